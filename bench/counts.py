@@ -23,7 +23,7 @@ from types import CodeType, FrameType
 
 import aiovec
 import aiovec_migrate
-from aiovec.backend import Backend
+from aiovec.backend.contract import Backend
 
 from .measure import Check, Result
 from .options import Options

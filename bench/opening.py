@@ -18,7 +18,8 @@ from .stores import TABLE, fill, fill_bare
 # Each prints the milliseconds it took.
 _WARM = """
 import asyncio, sys, time
-import pyarrow.compute, aiovec._input.rows, aiovec._settings.load, aiovec._core.store, aiovec_sqlite
+import pyarrow.compute, aiovec._input.rows, aiovec.backend.config
+import aiovec._store.store, aiovec_sqlite
 import anyio._backends._asyncio, importlib.metadata, sqlite_vec
 from aiovec_sqlite.driver import load_driver
 load_driver()

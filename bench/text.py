@@ -10,7 +10,7 @@ import numpy as np
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
-from aiovec._core.ranking import POOL
+from aiovec._store.rank import POOL
 
 from .keywords import ways
 from .keywords.corpus import Words, chinese_texts

@@ -19,14 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from aiovec.backend import (
-    StaleTableError,
-    give_permissions,
-    in_thread,
-    one_call,
-    remove_abandoned,
-    to_its_end,
-)
+from aiovec.backend.contract import StaleTableError
+from aiovec.backend.files import give_permissions, remove_abandoned
+from aiovec.backend.limits import one_call
+from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import to_its_end
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
 from .driver import lancedb

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import BulkLoad, Int64Array, TableHandle, off_loop
+from aiovec.backend import Int64Array
+from aiovec.backend.contract import BulkLoad, TableHandle
+from aiovec.backend.pool import off_loop
 from aiovec.errors import DuplicateIdError
 
 from .index import extremes

@@ -12,13 +12,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import (
-    Finding,
-    StaleTableError,
-    in_thread,
-    room_at,
-    version_of,
-)
+from aiovec.backend.contract import StaleTableError
+from aiovec.backend.doctor import Finding, room_at, version_of
+from aiovec.backend.pool import in_thread
 from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
 
 from .settings import LancedbSettings

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from aiovec.backend import bound_allocator
+from aiovec.backend.memory import bound_allocator
 
 # What lancedb reads for the level of its log, which goes to the standard error stream.
 LOG_LEVEL = "LANCEDB_LOG"

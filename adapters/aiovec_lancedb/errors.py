@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from aiovec.backend import NO_ROOM, cleaned, without_secrets
+from aiovec.backend import cleaned, without_secrets
+from aiovec.backend.files import NO_ROOM
 from aiovec.errors import (
     AiovecError,
     ConfigError,

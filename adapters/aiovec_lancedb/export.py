@@ -27,7 +27,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Columns, Expr, in_thread, off_loop, one_array, one_call
+from aiovec.backend import Expr, one_array
+from aiovec.backend.contract import Columns
+from aiovec.backend.limits import one_call
+from aiovec.backend.pool import in_thread, off_loop
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
 from .driver import without_blobs

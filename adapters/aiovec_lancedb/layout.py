@@ -14,7 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from aiovec.backend import Columns, Field, Schema, TableHandle
+from aiovec.backend import Field, Schema
+from aiovec.backend.contract import Columns, TableHandle
 from aiovec.errors import AiovecError, CorruptStoreError
 
 from .index.effort import KEY, Tuned, tuned_of

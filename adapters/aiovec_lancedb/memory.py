@@ -19,17 +19,10 @@ from contextlib import suppress
 
 import pyarrow as pa
 
-from aiovec.backend import (
-    Admission,
-    Alarm,
-    Background,
-    Patience,
-    PerLoop,
-    Share,
-    give_back,
-    in_thread,
-    resident_memory,
-)
+from aiovec.backend.limits import Admission, Alarm, Patience, Share
+from aiovec.backend.memory import give_back, resident_memory
+from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import Background, PerLoop
 
 # Work that takes less than this need not wait: it is over sooner than its turn would come.
 _FREE = 2 * 2**20

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiovec.backend import Kept, WriteKey
+from aiovec.backend.keys import Kept, WriteKey
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
 FILE = "_writes.sqlite"

@@ -6,17 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from aiovec.backend import (
-    AddressKey,
-    Backend,
-    BackendPlugin,
-    Finding,
-    Location,
-    is_url,
-    local_path,
-    path_of_url,
-    scheme_of,
-)
+from aiovec.backend.contract import Backend
+from aiovec.backend.doctor import Finding
+from aiovec.backend.locate import is_url, local_path, path_of_url, scheme_of
+from aiovec.backend.plugin import AddressKey, BackendPlugin, Location
 
 from .settings import LancedbSettings
 

@@ -25,19 +25,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from aiovec.backend import (
+from aiovec.backend import Expr
+from aiovec.backend.contract import (
     Columns,
-    Expr,
     Order,
-    Share,
     StaleTableError,
     StoredRows,
     TableHandle,
     VectorQuery,
-    in_thread,
-    is_over,
-    off_loop,
 )
+from aiovec.backend.limits import Share
+from aiovec.backend.pool import in_thread, off_loop
+from aiovec.backend.threads import is_over
 from aiovec.errors import AiovecError, CorruptStoreError
 
 from .driver import ColumnOrdering

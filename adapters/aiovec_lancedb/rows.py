@@ -8,16 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import (
-    LITTLE,
-    VALUES_A_COLUMN,
-    Columns,
-    Schema,
-    StoredRows,
-    payload_texts,
-    python_values,
-    to_matrix,
-)
+from aiovec.backend import Schema, payload_texts, python_values, to_matrix
+from aiovec.backend.contract import Columns, StoredRows
+from aiovec.backend.pool import LITTLE, VALUES_A_COLUMN
 
 from .layout import PAYLOAD
 

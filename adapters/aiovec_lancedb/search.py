@@ -20,16 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import (
-    Float32Array,
-    Found,
-    VectorQuery,
-    distances,
-    is_extreme,
-    nearest_first,
-    off_loop,
-    to_matrix,
-)
+from aiovec.backend import Float32Array, distances, is_extreme, nearest_first, to_matrix
+from aiovec.backend.contract import Found, VectorQuery
+from aiovec.backend.pool import off_loop
 
 from .index.effort import MARGIN, Effort, Tuned, named_effort
 from .index.info import vector_index

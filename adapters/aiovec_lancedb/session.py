@@ -18,15 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from aiovec.backend import (
-    Schema,
-    StaleTableError,
-    TableHandle,
-    check_table_name,
-    default_budget,
-    in_thread,
-    look_at,
-)
+from aiovec.backend import Schema, check_table_name
+from aiovec.backend.contract import StaleTableError, TableHandle
+from aiovec.backend.files import look_at
+from aiovec.backend.memory import default_budget
+from aiovec.backend.pool import in_thread
 from aiovec.errors import (
     AiovecError,
     ConfigError,

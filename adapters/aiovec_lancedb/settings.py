@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from aiovec.backend import BackendSettings, Duration, MemorySize, bytes_of, timedelta_of
+from aiovec.backend.settings import BackendSettings, Duration, MemorySize, bytes_of, timedelta_of
 
 
 class LancedbSettings(BackendSettings):

@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Order, off_loop
+from aiovec.backend.contract import Order
+from aiovec.backend.pool import off_loop
 
 from .rows import effort_of
 from .session import Session

@@ -11,51 +11,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiovec.backend import (
-    FINISHED,
-    OPEN,
-    Backend,
-    Backups,
-    BulkLoads,
-    Changes,
-    Clock,
-    Columns,
     Expr,
     Field,
     FieldIndex,
     Float32Array,
+    PayloadPatch,
+    Ref,
+    Schema,
+    Value,
+    is_extreme,
+)
+from aiovec.backend.clock import Clock
+from aiovec.backend.conditions import write_key
+from aiovec.backend.contract import (
+    Backend,
+    Backups,
+    BulkLoads,
+    Changes,
+    Columns,
     Found,
     IndexInfo,
-    Kept,
-    MoveRecord,
     Moves,
     Order,
-    Patience,
-    Pauses,
-    PayloadPatch,
     ReadOnly,
-    Ref,
     Restores,
-    Schema,
-    Share,
     Snapshots,
-    Steps,
     StoredRows,
     TableHandle,
     TableStats,
     TextQuery,
     TextSearch,
-    Value,
     VectorIndexes,
     VectorQuery,
-    WriteKey,
-    default_budget,
+)
+from aiovec.backend.keys import Kept, WriteKey
+from aiovec.backend.limits import (
+    Patience,
+    Pauses,
+    Share,
+    Steps,
     export_admission,
-    in_thread,
-    is_extreme,
     one_call,
     write_admission,
-    write_key,
 )
+from aiovec.backend.marks import FINISHED, OPEN, MoveRecord
+from aiovec.backend.memory import default_budget
+from aiovec.backend.pool import in_thread
 from aiovec.errors import (
     AiovecError,
     BackendNotInstalledError,

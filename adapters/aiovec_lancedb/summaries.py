@@ -12,7 +12,8 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Expr, Ref, Value, off_loop, python_values
+from aiovec.backend import Expr, Ref, Value, python_values
+from aiovec.backend.pool import off_loop
 
 from .reads import condition_of, filtered
 from .session import Opened, Session

@@ -12,15 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aiovec.backend import (
-    Field,
-    MoveMark,
-    Schema,
-    StaleTableError,
-    TableHandle,
-    TableStats,
-    in_thread,
-)
+from aiovec.backend import Field, Schema
+from aiovec.backend.contract import StaleTableError, TableHandle, TableStats
+from aiovec.backend.marks import MoveMark
+from aiovec.backend.pool import in_thread
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiovec.backend import MASK, is_url, redacted, secrets_in
+from aiovec.backend import MASK, redacted, secrets_in
+from aiovec.backend.locate import is_url
 from aiovec.errors import ConfigError
 
 from .plugin import MEMORY

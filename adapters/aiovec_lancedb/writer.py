@@ -14,23 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 
-from aiovec.backend import (
-    OPEN,
-    PAUSED,
-    Committer,
-    GroupCommit,
-    Held,
-    MoveMark,
-    Patience,
-    Pauses,
-    PerLoop,
-    StaleTableError,
-    Unstoppable,
-    WriteCall,
-    WriteKey,
-    copy_of_error,
-    in_thread,
-)
+from aiovec.backend.commit import Committer, GroupCommit, Held, WriteCall
+from aiovec.backend.contract import StaleTableError
+from aiovec.backend.keys import WriteKey
+from aiovec.backend.limits import Patience, Pauses
+from aiovec.backend.marks import OPEN, PAUSED, MoveMark
+from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import PerLoop, Unstoppable, copy_of_error
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,

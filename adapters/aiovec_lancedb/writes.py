@@ -16,23 +16,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from aiovec._input.rows import effort_of as effort_of_values
 from aiovec.backend import (
     Expr,
     Float32Array,
     PayloadPatch,
     Schema,
-    TableHandle,
     from_matrix,
-    in_thread,
     is_extreme,
     last_of_each_id,
-    off_loop,
     payload_array,
     payload_texts,
     to_matrix,
     without_vector,
 )
-from aiovec.backend import effort_of as effort_of_values
+from aiovec.backend.contract import TableHandle
+from aiovec.backend.pool import in_thread, off_loop
 from aiovec.errors import AiovecError, CorruptStoreError, DuplicateIdError
 
 from .index import extremes

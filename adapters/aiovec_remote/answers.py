@@ -7,18 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from aiovec.backend import (
-    IndexInfo,
-    Kept,
-    Message,
-    Ref,
-    Schema,
-    TableHandle,
-    TableStats,
-    Value,
-    WireError,
-    check_table_name,
-)
+from aiovec._http.wire import Message, WireError
+from aiovec.backend import Ref, Schema, Value, check_table_name
+from aiovec.backend.contract import IndexInfo, TableHandle, TableStats
+from aiovec.backend.keys import Kept
 from aiovec.errors import AiovecError
 
 _Types = Mapping[str, tuple[type, ...]]

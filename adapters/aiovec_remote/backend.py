@@ -14,49 +14,42 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from aiovec._http.wire import Message, WireError, exported_batch, found_rows, stored_rows
+from aiovec._input.rows import effort_of
 from aiovec.backend import (
-    FORKED,
-    NUMBERS_A_VALUE,
-    VALUES_A_COLUMN,
-    Backend,
-    Columns,
     Expr,
     Field,
     FieldIndex,
     Float32Array,
-    Found,
-    IndexInfo,
-    Kept,
-    Message,
-    Order,
-    Patience,
     PayloadPatch,
-    ReadOnly,
     Ref,
     Remove,
     Schema,
-    Share,
+    Value,
+    from_matrix,
+    without_vector,
+)
+from aiovec.backend.conditions import write_key
+from aiovec.backend.contract import (
+    Backend,
+    Columns,
+    Found,
+    IndexInfo,
+    Order,
+    ReadOnly,
     Snapshots,
     StoredRows,
     TableHandle,
     TableStats,
     TextQuery,
     TextSearch,
-    Value,
     VectorIndexes,
     VectorQuery,
-    WireError,
-    WriteKey,
-    effort_of,
-    exported_batch,
-    found_rows,
-    from_matrix,
-    off_loop,
-    stored_rows,
-    without_vector,
-    write_admission,
-    write_key,
 )
+from aiovec.backend.keys import Kept, WriteKey
+from aiovec.backend.limits import Patience, Share, write_admission
+from aiovec.backend.pool import NUMBERS_A_VALUE, VALUES_A_COLUMN, off_loop
+from aiovec.backend.threads import FORKED
 from aiovec.errors import (
     AiovecError,
     ConfigError,

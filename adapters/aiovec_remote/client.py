@@ -13,7 +13,8 @@ from typing import Any
 
 import aiohttp
 
-from aiovec.backend import (
+from aiovec._http.problems import error_of
+from aiovec._http.wire import (
     ARROW,
     BATCH_FRAME,
     FAILED_FRAME,
@@ -22,22 +23,19 @@ from aiovec.backend import (
     PROTOCOL,
     PROTOCOL_HEADER,
     STORE_HEADER,
-    Admission,
     Message,
-    Patience,
-    PerLoop,
-    StaleTableError,
     WireError,
     effort_of_body,
     effort_of_message,
-    error_of,
     frame_of,
-    off_loop,
     pack,
-    redacted,
-    to_its_end,
     unpack,
 )
+from aiovec.backend import redacted
+from aiovec.backend.contract import StaleTableError
+from aiovec.backend.limits import Admission, Patience
+from aiovec.backend.pool import off_loop
+from aiovec.backend.threads import PerLoop, to_its_end
 from aiovec.errors import (
     AiovecError,
     ConfigError,

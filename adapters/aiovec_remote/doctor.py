@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aiovec._http.sidecar import SidecarFolder
-from aiovec.backend import Finding, version_of
+from aiovec.backend.doctor import Finding, version_of
 from aiovec.errors import AiovecError
 
 from .settings import SCHEME

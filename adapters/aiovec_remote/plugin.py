@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from aiovec.backend import (
-    AddressKey,
-    Backend,
-    BackendPlugin,
-    Finding,
-    Location,
-    RetrievalSettings,
-    redacted,
-)
+from aiovec.backend import redacted
+from aiovec.backend.config import RetrievalSettings
+from aiovec.backend.contract import Backend
+from aiovec.backend.doctor import Finding
+from aiovec.backend.plugin import AddressKey, BackendPlugin, Location
 from aiovec.errors import ConfigError
 
 from .settings import SCHEME, RemoteSettings

@@ -7,7 +7,9 @@ from typing import Any
 
 import aiohttp
 
-from aiovec.backend import StaleTableError, error_of, retry_after_of, was_begun
+from aiovec._embed.failures import retry_after_of
+from aiovec._http.problems import error_of, was_begun
+from aiovec.backend.contract import StaleTableError
 from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError
 
 _PROBLEM = "application/problem+json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from aiovec.backend import BackendSettings
+from aiovec.backend.settings import BackendSettings
 
 SCHEME = "sidecar"
 """The scheme of a TOML file whose server is started when it is needed."""

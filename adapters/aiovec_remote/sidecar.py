@@ -25,7 +25,8 @@ from aiovec._http.sidecar import (
     SidecarFolder,
     digest_of,
 )
-from aiovec.backend import PerLoop, in_idle_thread, load_settings
+from aiovec.backend.config import load_settings
+from aiovec.backend.threads import PerLoop, in_idle_thread
 from aiovec.errors import AiovecError, ConfigError, StoreBusyError
 
 _HEALTH = 5.0  # seconds that a server may take to say that it is well

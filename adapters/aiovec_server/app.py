@@ -13,8 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aiovec import Embedder, VectorStore, __version__
+from aiovec._http.problems import Problem
 from aiovec.asgi import KEY, add_error_handlers, lifespan
-from aiovec.backend import Problem, ServerSettings, in_thread
+from aiovec.backend.pool import in_thread
+from aiovec.backend.server import ServerSettings
 
 from .asgi import path_of
 from .bodies import JsonBytes, dump

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from aiovec.backend import DamagedStreamError, read_stream
+from aiovec._http.ipc import DamagedStreamError, read_stream
 
 from .problems import RequestError
 

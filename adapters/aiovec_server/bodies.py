@@ -12,7 +12,7 @@ import pydantic_core
 from starlette.responses import Response
 
 from aiovec import Hit, Record, Results
-from aiovec.backend import LITTLE, NUMBERS_A_VALUE, in_thread
+from aiovec.backend.pool import LITTLE, NUMBERS_A_VALUE, in_thread
 
 from .bounds import check_answer, check_rows
 from .call import Call

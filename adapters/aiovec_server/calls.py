@@ -17,8 +17,9 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from aiovec import VectorStore
-from aiovec.asgi import get_store
-from aiovec.backend import (
+from aiovec._http.problems import Problem, problem_of
+from aiovec._http.serving import ServedCalls, effort_of_key, key_of
+from aiovec._http.wire import (
     BATCH_FRAME,
     END_FRAME,
     FAILED_FRAME,
@@ -26,20 +27,16 @@ from aiovec.backend import (
     PROTOCOL_HEADER,
     STORE_HEADER,
     Message,
-    Problem,
-    ServedCalls,
-    TableChangedError,
     WireError,
     effort_of_body,
-    effort_of_key,
     effort_of_message,
     frame,
-    key_of,
-    off_loop,
     pack,
-    problem_of,
     unpack,
 )
+from aiovec.asgi import get_store
+from aiovec.backend.conditions import TableChangedError
+from aiovec.backend.pool import off_loop
 from aiovec.errors import AiovecError
 
 from .bounds import BOUNDS, check_rows

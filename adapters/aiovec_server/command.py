@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from socket import socket
 
     from aiovec import VectorStore
-    from aiovec.backend import Origin, RetrievalSettings, ServerSettings
+    from aiovec.backend.config import RetrievalSettings
+    from aiovec.backend.origin import Origin
+    from aiovec.backend.server import ServerSettings
 
     from .running import Clients
     from .sockets import Address
@@ -203,7 +205,7 @@ def _source(
     store: str | None, config: str | None, retrieval: RetrievalSettings, settings: ServerSettings
 ) -> Origin:
     """Return the store that is served."""
-    from aiovec.backend import Origin
+    from aiovec.backend.origin import Origin
 
     name = "" if store is not None else settings.backend
     if store is None and not name and retrieval.backend == _REMOTE:

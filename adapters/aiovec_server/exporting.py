@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec import Schema
-from aiovec.backend import in_thread, payload_texts, python_values, to_matrix, without_vector
+from aiovec.backend import payload_texts, python_values, to_matrix, without_vector
+from aiovec.backend.pool import in_thread
 from aiovec.errors import InvalidArgumentError
 
 from .bodies import dump

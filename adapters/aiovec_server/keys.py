@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 from aiovec.errors import ConfigError
 
 from .access import Access

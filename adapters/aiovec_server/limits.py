@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from aiovec.backend import Problem, ServerSettings
+from aiovec._http.problems import Problem
+from aiovec.backend.server import ServerSettings
 
 from .access import Access, access_of, may_take_long
 from .asgi import (

@@ -19,7 +19,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TextIO
 
-from aiovec.backend import start_thread
+from aiovec.backend.threads import start_thread
 
 MOST_WAITING = 10_000
 """Lines that wait for the thread. More are dropped, and the next line says how many."""

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
-from aiovec.backend import HttpRequest, in_thread, problem_of, watch_request
+from aiovec._http.problems import problem_of
+from aiovec.backend import HttpRequest, watch_request
+from aiovec.backend.pool import in_thread
 
 from .asgi import (
     App,

@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from aiovec.backend import Conditions, WriteKey, problem_of, under
+from aiovec._http.problems import problem_of
+from aiovec.backend.conditions import Conditions, under
+from aiovec.backend.keys import WriteKey
 from aiovec.errors import AiovecError
 
 from .call import Call

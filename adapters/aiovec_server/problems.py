@@ -10,7 +10,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from aiovec import VectorStore
-from aiovec.backend import Problem, in_thread, problem_of
+from aiovec._http.problems import Problem, problem_of
+from aiovec.backend.pool import in_thread
 from aiovec.errors import AiovecError
 
 LOG = logging.getLogger("aiovec.server")

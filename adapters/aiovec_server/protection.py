@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from starlette.middleware import Middleware
 
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 
 from .access_log import AccessLog
 from .keys import keys_of

@@ -25,7 +25,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from aiovec._http.problems import Problem
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 
 from .connection import Bounds, Connection
 from .sockets import BACKLOG

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import urlsplit
 
-from aiovec.backend import Problem, ServerSettings, problem_of
+from aiovec._http.problems import Problem, problem_of
+from aiovec.backend.server import ServerSettings
 from aiovec.errors import UnsupportedError
 
 from .access import Access, access_of

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from aiovec import Hit, Record, Results
-from aiovec.backend import off_loop
+from aiovec.backend.pool import off_loop
 
 from .bodies import effort_of
 from .bounds import BOUNDS, check_answer

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from aiovec.backend import create_like, flush_folder, remove_abandoned, rename_new
+from aiovec.backend.files import create_like, flush_folder, remove_abandoned, rename_new
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
 from .connection import Ticket

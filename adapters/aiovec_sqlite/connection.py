@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from aiovec.backend import FORKED, let_go, settle_future, start_thread, wait_out
+from aiovec.backend.threads import FORKED, let_go, settle_future, start_thread, wait_out
 from aiovec.errors import AiovecError, StoreClosedError
 
 from .driver import load_driver

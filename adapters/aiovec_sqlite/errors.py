@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from aiovec.backend import NO_ROOM, writing_to
+from aiovec.backend.files import NO_ROOM, writing_to
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,

@@ -23,7 +23,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from aiovec.backend import Field, Schema, StaleTableError, TableHandle, check_table_name
+from aiovec.backend import Field, Schema, check_table_name
+from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
 from .driver import load_driver

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from aiovec.backend import PAUSED, MoveMark, MoveRecord, mark_of, unreadable_mark
+from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord, mark_of, unreadable_mark
 from aiovec.errors import CorruptStoreError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiovec.backend import look_at
+from aiovec.backend.files import look_at
 from aiovec.errors import (
     AiovecError,
     ConfigError,

@@ -6,18 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from aiovec.backend import (
-    AddressKey,
-    Backend,
-    BackendPlugin,
-    Finding,
-    Location,
-    claimed,
-    is_url,
-    local_path,
-    path_of_url,
-    redacted,
-)
+from aiovec.backend import redacted
+from aiovec.backend.contract import Backend
+from aiovec.backend.doctor import Finding
+from aiovec.backend.locate import is_url, local_path, path_of_url
+from aiovec.backend.plugin import AddressKey, BackendPlugin, Location
+from aiovec.backend.plugins import claimed
 from aiovec.errors import ConfigError
 
 from .settings import SqliteSettings

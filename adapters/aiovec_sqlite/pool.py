@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Protocol, TypeVar
 
-from aiovec.backend import Admission, Patience, PerLoop, Share, Unstoppable, let_go
+from aiovec.backend.limits import Admission, Patience, Share
+from aiovec.backend.threads import PerLoop, Unstoppable, let_go
 from aiovec.errors import AiovecError, CorruptStoreError, StoreClosedError, StoreReplacedError
 
 from .connection import CancelledWorkError, Connection, Ticket

@@ -25,21 +25,23 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec.backend import (
-    Changes,
-    ChangesPrunedError,
-    Columns,
     Expr,
     Float32Array,
     Int64Array,
+    from_matrix,
+    payload_array,
+    without_vector,
+)
+from aiovec.backend.contract import (
+    Changes,
+    ChangesPrunedError,
+    Columns,
     Order,
     StoredRows,
     TableHandle,
-    from_matrix,
-    in_thread,
-    payload_array,
-    remove_abandoned,
-    without_vector,
 )
+from aiovec.backend.files import remove_abandoned
+from aiovec.backend.pool import in_thread
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreClosedError
 
 from .connection import Ticket

@@ -17,17 +17,15 @@ import numpy as np
 from aiovec.backend import (
     Float32Array,
     Float64Array,
-    Found,
     Int64Array,
     Metric,
     Schema,
-    TableHandle,
-    VectorQuery,
     distances,
     is_extreme,
     nearest_first,
-    off_loop,
 )
+from aiovec.backend.contract import Found, TableHandle, VectorQuery
+from aiovec.backend.pool import off_loop
 
 from .connection import Ticket
 from .errors import DamageError

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from aiovec.backend import BackendSettings, MemorySize, bytes_of
+from aiovec.backend.settings import BackendSettings, MemorySize, bytes_of
 
 _PAGE_SIZES = tuple(512 << n for n in range(8))  # those that SQLite knows
 

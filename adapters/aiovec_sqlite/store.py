@@ -14,6 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from aiovec.backend import (
+    Expr,
+    Field,
+    FieldIndex,
+    Float32Array,
+    PayloadPatch,
+    Place,
+    Ref,
+    Schema,
+    Value,
+)
+from aiovec.backend.conditions import write_key
+from aiovec.backend.contract import (
     AdviceFacts,
     Advises,
     Backend,
@@ -21,40 +33,25 @@ from aiovec.backend import (
     ChangeFeed,
     Changes,
     Columns,
-    Expr,
-    Field,
-    FieldIndex,
-    Float32Array,
     Found,
-    Kept,
-    MoveRecord,
     Moves,
     Order,
-    Patience,
-    PayloadPatch,
-    PerLoop,
-    Place,
     ReadOnly,
-    Ref,
     Restores,
-    Schema,
-    Share,
-    Steps,
     StoredRows,
     TableHandle,
     TableStats,
     TextQuery,
     TextSearch,
-    Value,
     VectorQuery,
-    WriteKey,
-    default_budget,
-    export_admission,
-    in_thread,
     index_behind_change,
-    write_admission,
-    write_key,
 )
+from aiovec.backend.keys import Kept, WriteKey
+from aiovec.backend.limits import Patience, Share, Steps, export_admission, write_admission
+from aiovec.backend.marks import MoveRecord
+from aiovec.backend.memory import default_budget
+from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import PerLoop
 from aiovec.errors import (
     AiovecError,
     ConfigError,

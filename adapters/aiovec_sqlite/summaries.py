@@ -6,7 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from aiovec.backend import Expr, Kind, Ref, TableHandle, Value
+from aiovec.backend import Expr, Kind, Ref, Value
+from aiovec.backend.contract import TableHandle
 
 from .errors import check_stored
 from .layout import TableLayout, current_table, quoted

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from aiovec.backend import Field, FieldIndex, Schema, TableHandle
+from aiovec.backend import Field, FieldIndex, Schema
+from aiovec.backend.contract import TableHandle
 from aiovec.errors import InvalidArgumentError, TableExistsError, TableNotFoundError
 
 from .errors import check_stored

@@ -8,14 +8,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from aiovec.backend import (
-    AdviceFacts,
-    MemoryNeed,
-    TableHandle,
-    TableStats,
-    is_extreme,
-    without_vector,
-)
+from aiovec.backend import is_extreme, without_vector
+from aiovec.backend.contract import AdviceFacts, MemoryNeed, TableHandle, TableStats
 
 from .connection import Ticket
 from .errors import DamageError, check_stored, stored

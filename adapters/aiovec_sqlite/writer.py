@@ -11,20 +11,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from aiovec.backend import (
-    PAUSED,
-    Committer,
-    GroupCommit,
-    Held,
-    MoveMark,
-    Patience,
-    Pauses,
-    Share,
-    WriteCall,
-    WriteKey,
-    copy_of_error,
-    let_go,
-)
+from aiovec.backend.commit import Committer, GroupCommit, Held, WriteCall
+from aiovec.backend.keys import WriteKey
+from aiovec.backend.limits import Patience, Pauses, Share
+from aiovec.backend.marks import PAUSED, MoveMark
+from aiovec.backend.threads import copy_of_error, let_go
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,

@@ -16,15 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import (
-    Expr,
-    Float32Array,
-    PayloadPatch,
-    TableHandle,
-    is_extreme,
-    to_matrix,
-    without_vector,
-)
+from aiovec.backend import Expr, Float32Array, PayloadPatch, is_extreme, to_matrix, without_vector
+from aiovec.backend.contract import TableHandle
 from aiovec.errors import AiovecError, DuplicateIdError
 
 from .driver import load_driver

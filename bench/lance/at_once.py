@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import aiovec
-from aiovec._core.memory import default_budget
+from aiovec.backend.memory import default_budget
 
 from ..measure import Check, Result
 from ..options import Options

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 import aiovec
 import aiovec_migrate
-from aiovec._core.connect import Origin
-from aiovec._core.contract import Backend, BulkLoads, Columns
+from aiovec.backend.contract import Backend, BulkLoads, Columns
+from aiovec.backend.origin import Origin
 from aiovec_migrate import Event, Options
 
 from ..lance.memory import Peak
@@ -33,7 +33,7 @@ _WRITTEN = {"lancedb": 10_000, "sqlite": 4_000}
 def main() -> None:
     # Memory is compared between processes, so all of them have loaded the same.
     for module in (
-        "aiovec._core.store",
+        "aiovec._store.store",
         "aiovec._input.rows",
         "pyarrow.compute",
         "lancedb",

@@ -19,10 +19,10 @@ import pyarrow.compute
 import sqlite_vec
 
 import aiovec
-import aiovec._core.store
 import aiovec._input.rows
 import aiovec._input.vectors
-import aiovec._settings.load
+import aiovec._store.store
+import aiovec.backend.config
 import aiovec_sqlite
 from aiovec_sqlite.driver import load_driver
 
@@ -32,7 +32,7 @@ from .corpus import LIMIT, TABLE
 # Imported before the clock runs, as in any process that has opened a store before.
 LOADED = (
     anyio._backends._asyncio, pyarrow.compute, sqlite_vec, aiovec._input.rows,
-    aiovec._settings.load, aiovec._input.vectors, aiovec_sqlite, load_driver(),
+    aiovec.backend.config, aiovec._input.vectors, aiovec_sqlite, load_driver(),
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from aiovec import VectorStore
-from aiovec.backend import Columns, VectorQuery
+from aiovec.backend.contract import Columns, VectorQuery
 from aiovec_sqlite.connection import Ticket
 from aiovec_sqlite.copies.settle import STAGES, Snapshot, Timings
 from aiovec_sqlite.layout import current_table

@@ -9,16 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from aiovec.backend import (
-    ARROW,
-    PROTOCOL,
-    PROTOCOL_HEADER,
-    Columns,
-    Message,
-    from_matrix,
-    pack,
-    unpack,
-)
+from aiovec._http.wire import ARROW, PROTOCOL, PROTOCOL_HEADER, Message, pack, unpack
+from aiovec.backend import from_matrix
+from aiovec.backend.contract import Columns
 
 from ..searching.corpus import LIMIT, TABLE, Corpus, row_number
 from .client import request

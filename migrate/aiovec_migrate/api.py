@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiovec.backend import FINISHED, MoveMark, moves_of, to_its_end
+from aiovec.backend.contract import moves_of
+from aiovec.backend.marks import FINISHED, MoveMark
+from aiovec.backend.threads import to_its_end
 from aiovec.errors import (
     AiovecError,
     ConfigError,

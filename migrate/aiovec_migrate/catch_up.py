@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from aiovec.backend import Changes, ChangesPrunedError
+from aiovec.backend.contract import Changes, ChangesPrunedError
 from aiovec.errors import MigrationError
 
 from .ends import OpenTable, RunContext, row_bytes

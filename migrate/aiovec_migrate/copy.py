@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pyarrow as pa
 
-from aiovec.backend import BulkLoad, BulkLoads, StaleTableError
+from aiovec.backend.contract import BulkLoad, BulkLoads, StaleTableError
 from aiovec.errors import DuplicateIdError, MigrationError
 
 from .ends import OpenTable, RunContext, everything, row_bytes

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from aiovec.backend import Moves, moves_of
+from aiovec.backend.contract import Moves, moves_of
 from aiovec.errors import AiovecError, MigrationError
 
 from .catch_up import CatchUp, check_all

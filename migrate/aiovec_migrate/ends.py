@@ -7,18 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from aiovec.backend import (
-    Backend,
-    Columns,
-    Destination,
-    MoveMark,
-    MoveRecord,
-    Moves,
-    Schema,
-    StaleTableError,
-    TableHandle,
-    moves_of,
-)
+from aiovec.backend import Schema
+from aiovec.backend.contract import Backend, Columns, Moves, StaleTableError, TableHandle, moves_of
+from aiovec.backend.marks import Destination, MoveMark, MoveRecord
 from aiovec.errors import MigrationError, TableNotFoundError
 
 from .host import Host, Step

@@ -11,24 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiovec.backend import (
-    CONFIG_FILE,
-    CONFIG_VARIABLE,
-    Backend,
-    Location,
-    Origin,
-    backend_names,
-    create_backend,
-    is_url,
-    load_settings,
-    plugin_of,
-)
+from aiovec.backend.config import load_settings
+from aiovec.backend.contract import Backend
+from aiovec.backend.locate import is_url
+from aiovec.backend.origin import CONFIG_FILE, CONFIG_VARIABLE, Origin
+from aiovec.backend.plugin import Location
+from aiovec.backend.plugins import backend_names, create_backend, plugin_of
 from aiovec.errors import ConfigError, MigrationError
 
 from .state import Identity
 
 if TYPE_CHECKING:
-    from aiovec.backend import Backend, RetrievalSettings
+    from aiovec.backend.config import RetrievalSettings
+    from aiovec.backend.contract import Backend
 
 
 PathText = str | os.PathLike[str]

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from aiovec.backend import Schema, VectorIndexes, moves_of
+from aiovec.backend import Schema
+from aiovec.backend.contract import VectorIndexes, moves_of
 from aiovec.errors import MigrationError, TableExistsError
 
 from .catch_up import CatchUp, check_all, come_to_rest

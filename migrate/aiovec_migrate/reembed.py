@@ -17,15 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from aiovec.backend import (
-    EmbedderCaller,
-    Float32Array,
-    Origin,
-    Schema,
-    configured_embedder,
-    embedding_failure,
-    load_embedder,
-)
+from aiovec._embed.calling import Caller as EmbedderCaller
+from aiovec._embed.failures import failure_of as embedding_failure
+from aiovec._embed.making import load as load_embedder
+from aiovec._embed.registry import configured_embedder
+from aiovec.backend import Float32Array, Schema
+from aiovec.backend.origin import Origin
 from aiovec.errors import (
     AiovecError,
     ConfigError,

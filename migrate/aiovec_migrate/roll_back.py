@@ -8,7 +8,9 @@ from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 
-from aiovec.backend import MOVED, Backend, MoveMark, Schema, TableHandle, moves_of
+from aiovec.backend import Schema
+from aiovec.backend.contract import Backend, TableHandle, moves_of
+from aiovec.backend.marks import MOVED, MoveMark
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .catch_up import CatchUp, check_all

@@ -24,7 +24,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import InlineTable, Item, SingleKey, Table, Whitespace
 
-from aiovec.backend import flush_folder
+from aiovec.backend.files import flush_folder
 from aiovec.errors import ConfigError, MigrationError
 
 from .host import Host
@@ -266,7 +266,7 @@ def _backend_of(file: Path, document: Mapping[str, Any]) -> str:
 
 
 def _default() -> str:
-    from aiovec.backend import RetrievalSettings
+    from aiovec.backend.config import RetrievalSettings
 
     return str(RetrievalSettings.model_fields[KEY].default)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._core.connect import connect, restore
-from ._core.contract import IndexInfo, TableStats, Tuning
-from ._core.ids import new_id
-from ._core.patch import REMOVE
-from ._core.records import Hit, Record
-from ._core.results import Results
-from ._core.schema import Embed, Field, Schema
 from ._embed.protocol import Embedder
 from ._filters import F
+from ._model.ids import new_id
+from ._model.patch import REMOVE
+from ._model.records import Hit, Record
+from ._model.results import Results
+from ._model.schema import Embed, Field, Schema
+from ._store.connect import connect, restore
 from .errors import (
     AiovecError,
     BackendNotInstalledError,
@@ -42,17 +41,21 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from ._core.ranking import RRF, Weighted
-    from ._core.store import VectorStore
-    from ._core.table import Table
     from ._input.types import JsonValue, Rows, Vector, Vectors, Where
+    from ._store.rank import RRF, Weighted
+    from ._store.store import VectorStore
+    from ._store.table import Table
+    from .backend.contract import IndexInfo, TableStats, Tuning
 else:
     # connect() loads these off the event loop; before that, whoever asks for one does.
     _LATER = {
-        "RRF": "_core.ranking",
-        "Weighted": "_core.ranking",
-        "VectorStore": "_core.store",
-        "Table": "_core.table",
+        "IndexInfo": "backend.contract",
+        "TableStats": "backend.contract",
+        "Tuning": "backend.contract",
+        "RRF": "_store.rank",
+        "Weighted": "_store.rank",
+        "VectorStore": "_store.store",
+        "Table": "_store.table",
         "JsonValue": "_input.types",
         "Rows": "_input.types",
         "Vector": "_input.types",

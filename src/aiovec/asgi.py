@@ -21,10 +21,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from ._core.connect import PathText, connect
-from ._core.store import VectorStore  # here at run time too: Litestar resolves the annotations
 from ._embed.protocol import EmbedderOption
 from ._http.handlers import add_error_handlers
+from ._store.connect import connect
+from ._store.store import VectorStore  # here at run time too: Litestar resolves the annotations
+from .backend.origin import PathText
 from .errors import ConfigError
 
 KEY = "aiovec_store"

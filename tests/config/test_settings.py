@@ -12,7 +12,7 @@ from tests.connect.toy import install
 from tests.contract.base import case
 
 from aiovec import ConfigError
-from aiovec.backend import load_settings
+from aiovec.backend.config import load_settings
 
 Toml = Callable[[str | bytes], Path]
 

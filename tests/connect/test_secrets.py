@@ -19,7 +19,8 @@ from tests.harness.command import run
 
 import aiovec
 from aiovec import sync
-from aiovec.backend import load_settings, redacted
+from aiovec.backend import redacted
+from aiovec.backend.config import load_settings
 
 SECRET = "hush"  # the beginning of each planted one
 TOML = f"""

@@ -12,7 +12,8 @@ from tests.contract.base import case
 
 import aiovec
 from aiovec import ConfigError, Schema
-from aiovec.backend import locate, redacted
+from aiovec.backend import redacted
+from aiovec.backend.locate import locate
 
 URLS = {
     ":memory:": ("sqlite", ":memory:"),

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from aiovec.backend import Backend, BackendPlugin
+from aiovec.backend.contract import Backend
+from aiovec.backend.plugin import BackendPlugin
 
 
 def _unused(*_: Any, **__: Any) -> Any:

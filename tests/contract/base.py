@@ -16,7 +16,9 @@ from tests.harness.values import DIM, SMALL, small_rows
 
 import aiovec
 from aiovec import Schema, VectorStore
-from aiovec.backend import Backend, locate, plugin_of
+from aiovec.backend.contract import Backend
+from aiovec.backend.locate import locate
+from aiovec.backend.plugins import plugin_of
 
 ABILITIES = (
     "text", "indexes", "changes", "snapshots", "backup", "moves", "read-only", "restore", "advice",

@@ -14,7 +14,7 @@ from tests.contract.base import ContractBase
 from tests.harness.values import DIM, EVERY_KIND, python_rows, rows_of_every_kind, small_rows
 
 from aiovec import DuplicateIdError, VectorStore
-from aiovec.backend import Backend, ChangeFeed, ChangesPrunedError
+from aiovec.backend.contract import Backend, ChangeFeed, ChangesPrunedError
 
 
 class Follower:

@@ -14,7 +14,8 @@ from tests.harness.oracle import arrow_table
 from tests.harness.values import python_rows
 
 from aiovec import Schema, VectorStore
-from aiovec.backend import Backend, Destination, MoveRecord, TableHandle
+from aiovec.backend.contract import Backend, TableHandle
+from aiovec.backend.marks import Destination, MoveRecord
 from aiovec.errors import MigrationError, StoreMovedError, TableExistsError, TableNotFoundError
 
 SCHEMA = Schema(4, fields={"n": int})

@@ -13,7 +13,8 @@ from tests.contract.base import ContractBase, case
 from tests.harness.values import DIM, SMALL, small_rows
 
 from aiovec import VectorStore
-from aiovec.backend import Conditions, WriteKey, under
+from aiovec.backend.conditions import Conditions, under
+from aiovec.backend.keys import WriteKey
 from aiovec.errors import DuplicateIdError, InvalidArgumentError, TableNotFoundError
 
 Call = Callable[[VectorStore], Awaitable[Any]]

@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 
 import aiovec
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 from aiovec_server import create_app
 
 PATIENCE = 120

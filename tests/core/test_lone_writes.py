@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from aiovec import Schema, StoreBusyError, VectorStore, connect
-from aiovec.backend import Committer, GroupCommit, Held, MoveMark, Patience, Pauses, WriteCall
+from aiovec.backend.commit import Committer, GroupCommit, Held, WriteCall
+from aiovec.backend.limits import Patience, Pauses
+from aiovec.backend.marks import MoveMark
 
 # A call that may wait for 0 s waits for 0.25 s at least.
 LONGER = 0.4

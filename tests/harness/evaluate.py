@@ -25,12 +25,12 @@ from aiovec.backend import (
     Like,
     Not,
     Or,
-    Order,
     Ref,
     StartsWith,
     Value,
     fold_case,
 )
+from aiovec.backend.contract import Order
 
 Values = Callable[[Ref], object]
 """The value that one row has for a field, the id, or a key of the payload."""

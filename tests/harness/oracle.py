@@ -21,7 +21,8 @@ from tests.harness.evaluate import counted, ends_of, in_order, truth, within
 from tests.harness.values import assert_same_fields
 
 from aiovec import REMOVE, Field, Hit, Schema
-from aiovec.backend import Expr, Float32Array, Float64Array, Order, Ref, Value
+from aiovec.backend import Expr, Float32Array, Float64Array, Ref, Value
+from aiovec.backend.contract import Order
 from aiovec.errors import (
     DimensionMismatchError,
     DuplicateIdError,

@@ -18,7 +18,8 @@ import numpy as np
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
-from aiovec.backend import Conditions, WriteKey, under
+from aiovec.backend.conditions import Conditions, under
+from aiovec.backend.keys import WriteKey
 
 KINDS = ("sqlite", "lancedb")
 DIM = 4

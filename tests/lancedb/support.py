@@ -16,7 +16,9 @@ from tests.contract.base import toml_value
 
 import aiovec
 from aiovec import VectorStore
-from aiovec.backend import RetrievalSettings, create_backend, locate
+from aiovec.backend.config import RetrievalSettings
+from aiovec.backend.locate import locate
+from aiovec.backend.plugins import create_backend
 
 ROOT = Path(__file__).resolve().parents[2]
 

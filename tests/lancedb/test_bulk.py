@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from aiovec import Schema
-from aiovec.backend import BulkLoad
+from aiovec.backend.contract import BulkLoad
 from aiovec.errors import DuplicateIdError
 
 from .support import backend_on, opened

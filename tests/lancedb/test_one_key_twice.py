@@ -8,7 +8,8 @@ from asyncio import ensure_future, sleep
 from contextlib import suppress
 
 from aiovec import Schema, VectorStore, connect
-from aiovec.backend import Conditions, WriteKey, under
+from aiovec.backend.conditions import Conditions, under
+from aiovec.backend.keys import WriteKey
 
 
 async def upsert(store: VectorStore, id: str) -> None:

@@ -14,7 +14,10 @@ import pytest
 
 import aiovec
 from aiovec import Schema, StoreReplacedError, VectorStore
-from aiovec.backend import Moves, RetrievalSettings, create_backend, locate
+from aiovec.backend.config import RetrievalSettings
+from aiovec.backend.contract import Moves
+from aiovec.backend.locate import locate
+from aiovec.backend.plugins import create_backend
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files in their place")
 

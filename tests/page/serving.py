@@ -8,7 +8,7 @@ import sys
 import uvicorn
 
 import aiovec
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 from aiovec_server import create_app
 
 EMBEDDERS = {"default": {"kind": "demo"}}

@@ -15,7 +15,7 @@ import pytest
 from tests.server.apps import Wrapped
 
 import aiovec
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 from aiovec_server import create_app
 
 BASE = "http://127.0.0.1:4002"

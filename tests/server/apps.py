@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 import aiovec
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 from aiovec_server import create_app
 
 SCHEMA = {

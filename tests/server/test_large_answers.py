@@ -14,7 +14,7 @@ from tests.server.process import Served
 from tests.server.process import serving as in_a_process
 
 import aiovec
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 from aiovec_server import create_app
 
 SCHEMA = {"dim": 2, "fields": {"body": "text", "n": "int"}}

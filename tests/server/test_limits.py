@@ -12,7 +12,7 @@ from tests.harness.waiting import until
 from tests.server.apps import Connection, Wrapped, serving
 
 import aiovec
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 from aiovec_server import create_app
 
 SEARCH = "/tables/notes/search"

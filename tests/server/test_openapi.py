@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 from tests.server.apps import ROWS, SCHEMA
 
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 from aiovec_server import create_app
 
 schemathesis = pytest.importorskip("schemathesis")

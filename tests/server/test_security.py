@@ -15,7 +15,7 @@ from tests.harness.waiting import until
 
 import aiovec
 from aiovec import ConfigError
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 from aiovec_server import create_app
 
 WRITES = "w" * 16 + "-writes"

@@ -12,7 +12,8 @@ from tests.sqlite.support import backend_on, sql
 
 import aiovec
 from aiovec import Schema, VectorStore
-from aiovec.backend import Conditions, WriteKey, under
+from aiovec.backend.conditions import Conditions, under
+from aiovec.backend.keys import WriteKey
 
 SCHEMA = Schema(4, fields={"n": int})
 

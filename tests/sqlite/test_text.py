@@ -16,7 +16,8 @@ from tests.sqlite.support import backend_on, python, sql
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
-from aiovec.backend import Columns, TextClause, TextQuery
+from aiovec.backend import TextClause
+from aiovec.backend.contract import Columns, TextQuery
 from aiovec.errors import CorruptStoreError, UnsupportedError
 
 DIM = 4

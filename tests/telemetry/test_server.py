@@ -10,7 +10,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from tests.telemetry.conftest import Metrics, Spans
 
 import aiovec
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 from aiovec_server import create_app
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

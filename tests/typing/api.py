@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 import aiovec
 from aiovec import F, Field, Hit, IndexInfo, Record, Results, Schema, TableStats, sync
-from aiovec.backend import IndexOptions
+from aiovec.backend.contract import IndexOptions
 
 SCHEMA = Schema(
     2,

@@ -7,7 +7,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aiovec.backend import Field, StaleTableError, TableHandle, in_thread, size_text, total_memory
+from aiovec.backend import Field
+from aiovec.backend.contract import StaleTableError, TableHandle
+from aiovec.backend.memory import size_text, total_memory
+from aiovec.backend.pool import in_thread
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, TableNotFoundError
 
 from ..driver import indexing

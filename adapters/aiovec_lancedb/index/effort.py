@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from aiovec.backend import Tuning
+from aiovec.backend.contract import Tuning
 
 KEY = "aiovec.index"
 """The name of the metadata on the vector's column."""

@@ -13,15 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from aiovec.backend import (
-    Columns,
-    Float32Array,
-    TableHandle,
-    in_thread,
-    is_extreme,
-    to_matrix,
-    without_vector,
-)
+from aiovec.backend import Float32Array, is_extreme, to_matrix, without_vector
+from aiovec.backend.contract import Columns, TableHandle
+from aiovec.backend.pool import in_thread
 
 from ..layout import EXTREME
 from ..reads import rows_by_id

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aiovec.backend import IndexInfo, TableStats
+from aiovec.backend.contract import IndexInfo, TableStats
 from aiovec.errors import AiovecError
 
 from ..session import Opened, Session

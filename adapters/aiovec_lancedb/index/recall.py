@@ -18,15 +18,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from aiovec.backend import (
-    Float32Array,
-    Float64Array,
-    Int64Array,
-    Metric,
-    in_thread,
-    off_loop,
-    to_matrix,
-)
+from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, to_matrix
+from aiovec.backend.pool import in_thread, off_loop
 
 from ..limits import IndexLimits
 from ..session import Opened, Session

@@ -17,17 +17,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from aiovec.backend import (
-    Clock,
-    Field,
-    IndexInfo,
-    PerLoop,
-    StaleTableError,
-    TableHandle,
-    index_behind_change,
-    one_call,
-    wait_out,
-)
+from aiovec.backend import Field
+from aiovec.backend.clock import Clock
+from aiovec.backend.contract import IndexInfo, StaleTableError, TableHandle, index_behind_change
+from aiovec.backend.limits import one_call
+from aiovec.backend.threads import PerLoop, wait_out
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, StoreClosedError
 
 from ..limits import IndexLimits

@@ -45,7 +45,8 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
-from aiovec.backend import cleaned, secrets_in, start_thread
+from aiovec.backend import cleaned, secrets_in
+from aiovec.backend.threads import start_thread
 from aiovec.errors import AiovecError, StoreBusyError
 
 from ..errors import translate

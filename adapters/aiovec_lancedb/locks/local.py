@@ -20,7 +20,8 @@ from typing import ClassVar
 
 import anyio
 
-from aiovec.backend import PerLoop, in_idle_thread, in_thread
+from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import PerLoop, in_idle_thread
 
 from ..errors import translate
 

@@ -25,22 +25,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from aiovec.backend import (
-    PAUSED,
+from aiovec.backend import check_table_name, one_array
+from aiovec.backend.contract import (
     Changes,
     ChangesPrunedError,
     Columns,
-    MoveMark,
-    MoveRecord,
     StaleTableError,
     TableHandle,
-    check_table_name,
-    flush_folder,
-    in_thread,
-    off_loop,
-    one_array,
-    unreadable_mark,
 )
+from aiovec.backend.files import flush_folder
+from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord, unreadable_mark
+from aiovec.backend.pool import in_thread, off_loop
 from aiovec.errors import CorruptStoreError, InvalidNameError, StoreBusyError, UnsupportedError
 
 from ..errors import translated

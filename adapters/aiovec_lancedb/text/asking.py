@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Columns, in_thread
+from aiovec.backend.contract import Columns
+from aiovec.backend.pool import in_thread
 
 from ..driver import FullTextQuery
 from ..layout import column_names

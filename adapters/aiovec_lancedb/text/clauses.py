@@ -24,7 +24,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from aiovec.backend import Schema, TextClause, TextQuery
+from aiovec.backend import Schema, TextClause
+from aiovec.backend.contract import TextQuery
 
 from ..driver import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery
 

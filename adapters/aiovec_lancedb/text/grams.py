@@ -18,7 +18,9 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Columns, Schema, TextClause, TextQuery, off_loop
+from aiovec.backend import Schema, TextClause
+from aiovec.backend.contract import Columns, TextQuery
+from aiovec.backend.pool import off_loop
 
 from ..driver import FullTextQuery
 from ..reads import filtered

@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Columns, Found, Schema, TextQuery, off_loop
+from aiovec.backend import Schema
+from aiovec.backend.contract import Columns, Found, TextQuery
+from aiovec.backend.pool import off_loop
 
 from ..index.fields import text_columns
 from ..reads import condition_of, rows_by_id

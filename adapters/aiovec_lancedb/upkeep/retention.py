@@ -20,7 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiovec.backend import TableHandle, in_thread, to_its_end
+from aiovec.backend.contract import TableHandle
+from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import to_its_end
 from aiovec.errors import CorruptStoreError
 
 from ..errors import READ_ONLY, translate

@@ -24,19 +24,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiovec.backend import (
-    Background,
-    Clock,
-    Patience,
-    PerLoop,
-    Share,
-    StaleTableError,
-    TableHandle,
-    in_thread,
-    is_over,
-    one_call,
-    thread_limiter,
-)
+from aiovec.backend.clock import Clock
+from aiovec.backend.contract import StaleTableError, TableHandle
+from aiovec.backend.limits import Patience, Share, one_call
+from aiovec.backend.pool import in_thread, thread_limiter
+from aiovec.backend.threads import Background, PerLoop, is_over
 from aiovec.errors import (
     AiovecError,
     StoreBusyError,

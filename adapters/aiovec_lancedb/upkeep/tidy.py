@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from aiovec.backend import TableHandle, in_thread
+from aiovec.backend.contract import TableHandle
+from aiovec.backend.pool import in_thread
 
 from ..index.fields import filled_anew
 from ..session import Opened, Session

@@ -7,7 +7,8 @@ from typing import Any
 from starlette.responses import Response
 
 from aiovec import REMOVE
-from aiovec.backend import effort_of, off_loop
+from aiovec._input.rows import effort_of
+from aiovec.backend.pool import off_loop
 from aiovec.errors import InvalidArgumentError
 
 from ..bodies import (

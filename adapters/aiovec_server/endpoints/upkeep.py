@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from starlette.responses import Response
 
-from aiovec.backend import move_record_of
+from aiovec._http.migration import move_record_of
 
 from ..bodies import body_json, json_response
 from ..call import Call

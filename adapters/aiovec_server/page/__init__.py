@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from aiovec import VectorStore
-from aiovec.backend import ServerSettings
+from aiovec.backend.server import ServerSettings
 
 from .endpoints import page_routes
 from .figures import FiguresMiddleware

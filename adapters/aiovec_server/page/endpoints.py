@@ -16,7 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import aiovec
-from aiovec.backend import in_thread, problem_of
+from aiovec._http.problems import problem_of
+from aiovec.backend.pool import in_thread
 from aiovec.errors import AiovecError, InvalidArgumentError
 
 from ..call import Call

@@ -7,7 +7,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from aiovec.backend import in_thread, move_record_of
+from aiovec._http.migration import move_record_of
+from aiovec.backend.pool import in_thread
 from aiovec.errors import AiovecError
 
 if TYPE_CHECKING:

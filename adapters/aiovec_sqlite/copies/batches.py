@@ -13,16 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from aiovec.backend import (
-    Alarm,
-    Found,
-    Outcome,
-    Patience,
-    PerLoop,
-    TableHandle,
-    VectorQuery,
-    copy_of_error,
-)
+from aiovec.backend.contract import Found, TableHandle, VectorQuery
+from aiovec.backend.limits import Alarm, Patience
+from aiovec.backend.threads import Outcome, PerLoop, copy_of_error
 from aiovec.errors import StoreBusyError
 
 # Queries scanned together. More share the reading of the codes a little better, and let the first

@@ -21,7 +21,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from aiovec.backend import BoolArray, Expr, Found, Int64Array, VectorQuery, give_back
+from aiovec.backend import BoolArray, Expr, Int64Array
+from aiovec.backend.contract import Found, VectorQuery
+from aiovec.backend.memory import give_back
 
 from ..connection import Ticket
 from ..errors import check_stored

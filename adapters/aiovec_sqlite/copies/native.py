@@ -10,14 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from aiovec.backend import (
-    BoolArray,
-    Float32Array,
-    Float64Array,
-    Int64Array,
-    Metric,
-    distances,
-)
+from aiovec.backend import BoolArray, Float32Array, Float64Array, Int64Array, Metric, distances
 
 from .codes import QueryCodes, rounding
 from .kernel.library import (

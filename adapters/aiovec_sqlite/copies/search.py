@@ -13,20 +13,11 @@ from functools import partial
 
 import anyio
 
-from aiovec.backend import (
-    Admission,
-    Background,
-    Found,
-    PerLoop,
-    Place,
-    StaleTableError,
-    TableHandle,
-    VectorQuery,
-    in_thread,
-    is_over,
-    one_call,
-    watch_memory,
-)
+from aiovec.backend import Place, watch_memory
+from aiovec.backend.contract import Found, StaleTableError, TableHandle, VectorQuery
+from aiovec.backend.limits import Admission, one_call
+from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import Background, PerLoop, is_over
 
 from ..connection import Ticket
 from ..errors import failures

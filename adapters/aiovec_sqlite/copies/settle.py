@@ -19,14 +19,13 @@ from aiovec.backend import (
     BoolArray,
     Float32Array,
     Float64Array,
-    Found,
     Int64Array,
     Metric,
     Place,
-    VectorQuery,
     nearest_first,
     watch_searches,
 )
+from aiovec.backend.contract import Found, VectorQuery
 
 from ..connection import Ticket
 from ..layout import TableLayout, partition_value

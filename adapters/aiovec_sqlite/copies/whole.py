@@ -12,14 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aiovec.backend import (
-    BoolArray,
-    Float32Array,
-    Float64Array,
-    Int64Array,
-    Metric,
-    VectorQuery,
-)
+from aiovec.backend import BoolArray, Float32Array, Float64Array, Int64Array, Metric
+from aiovec.backend.contract import VectorQuery
 
 from .codes import RowCodes, rounding
 from .segments import State

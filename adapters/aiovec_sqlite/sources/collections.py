@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from aiovec.backend import Chunk, ForeignTable, Metric, Reject, Schema, legal_table_name, read_json
+from aiovec.backend import Metric, Schema, read_json
+from aiovec.backend.foreign import Chunk, ForeignTable, Reject, legal_table_name
 
 from ..layout import quoted
 from .blobs import batches, matrix_of

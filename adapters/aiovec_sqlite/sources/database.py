@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from aiovec.backend import Chunk, ForeignTable, Hints, Schema, Skipped, Source
+from aiovec.backend import Schema
+from aiovec.backend.foreign import Chunk, ForeignTable, Hints, Skipped, Source
 from aiovec.errors import AiovecError, ConfigError
 
 from ..driver import load_driver

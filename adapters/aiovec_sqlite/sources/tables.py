@@ -10,17 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from aiovec.backend import (
-    MAX_DIM,
-    Chunk,
-    ForeignTable,
-    Hints,
-    Metric,
-    Reject,
-    Schema,
-    Skipped,
-    legal_table_name,
-)
+from aiovec.backend import MAX_DIM, Metric, Schema
+from aiovec.backend.foreign import Chunk, ForeignTable, Hints, Reject, Skipped, legal_table_name
 from aiovec.errors import AiovecError, ConfigError
 
 from ..errors import failures

@@ -34,7 +34,6 @@ from aiovec.backend import (
     Like,
     Not,
     Or,
-    Order,
     Ref,
     Schema,
     StartsWith,
@@ -44,6 +43,7 @@ from aiovec.backend import (
     terms_of,
     word_of,
 )
+from aiovec.backend.contract import Order
 from aiovec.errors import FilterError
 
 from . import like, lists

@@ -15,16 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from aiovec.backend import (
-    SNIPPET_GAP,
-    Columns,
-    Found,
-    StoredRows,
-    TableHandle,
-    TextClause,
-    TextQuery,
-    snippets_of,
-)
+from aiovec.backend import SNIPPET_GAP, TextClause, snippets_of
+from aiovec.backend.contract import Columns, Found, StoredRows, TableHandle, TextQuery
 
 from ..connection import Ticket
 from ..driver import load_driver

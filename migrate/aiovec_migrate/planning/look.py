@@ -8,21 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiovec.backend import (
-    FINISHED,
+from aiovec.backend import IsNull, Ref, Schema
+from aiovec.backend.contract import (
     Backend,
-    IsNull,
-    MoveRecord,
-    Ref,
-    Schema,
     Snapshots,
     TableHandle,
     TableStats,
     TextSearch,
     VectorIndexes,
     moves_of,
-    to_its_end,
 )
+from aiovec.backend.marks import FINISHED, MoveRecord
+from aiovec.backend.threads import to_its_end
 from aiovec.errors import AiovecError, ConfigError, MigrationError
 
 from .. import toml

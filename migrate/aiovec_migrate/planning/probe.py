@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from aiovec.backend import Backend, BulkLoads, Columns, TableHandle, to_its_end
+from aiovec.backend.contract import Backend, BulkLoads, Columns, TableHandle
+from aiovec.backend.threads import to_its_end
 
 from ..host import Host
 from .report import Rates

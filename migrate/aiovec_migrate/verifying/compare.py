@@ -23,18 +23,14 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec.backend import (
-    Backend,
     BoolArray,
-    Columns,
     Schema,
-    StaleTableError,
-    StoredRows,
-    TableHandle,
     UInt64Array,
     from_matrix,
     payload_array,
     without_vector,
 )
+from aiovec.backend.contract import Backend, Columns, StaleTableError, StoredRows, TableHandle
 from aiovec.errors import MigrationError
 
 from ..ends import OpenTable, least_bytes, row_bytes

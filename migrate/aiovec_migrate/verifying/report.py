@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from aiovec.backend import Backend, VectorIndexes
+from aiovec.backend.contract import Backend, VectorIndexes
 from aiovec.errors import MigrationError, TableNotFoundError
 
 from ..ends import OpenTable

@@ -11,18 +11,9 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import (
-    Columns,
-    Float32Array,
-    Float64Array,
-    Found,
-    Schema,
-    StoredRows,
-    VectorQuery,
-    order_of,
-    to_matrix,
-    without_vector,
-)
+from aiovec._store.rank import order_of
+from aiovec.backend import Float32Array, Float64Array, Schema, to_matrix, without_vector
+from aiovec.backend.contract import Columns, Found, StoredRows, VectorQuery
 
 from .compare import Side, Sides, both
 

@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from aiovec.backend import Columns, Schema, TextClause, TextQuery, TextSearch
+from aiovec.backend import Schema, TextClause
+from aiovec.backend.contract import Columns, TextQuery, TextSearch
 
 from .compare import Side, Sides, both
 from .searches import sampled_ids, spread

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TextIO
 
-from .._core.files import NO_ROOM
+from ..backend.files import NO_ROOM
 
 # Of output for which there is no room, or whose other end has gone.
 _UNWRITABLE = frozenset({*NO_ROOM, errno.EIO, errno.EBADF})

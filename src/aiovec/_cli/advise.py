@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
-from .._core.advice import Advice, Growth, as_time, facts_of, growth_since, judge
-from .._core.contract import Advises
-from .._core.memory import size_text
-from .._core.schema import Schema
-from .._core.store import VectorStore
 from .._filters import F
-from .._settings.load import AdviseSettings
+from .._model.schema import Schema
+from .._store.advice import Advice, Growth, as_time, facts_of, growth_since, judge
+from .._store.store import VectorStore
+from ..backend.config import AdviseSettings
+from ..backend.contract import Advises
+from ..backend.memory import size_text
 from .output import out, print_facts, print_json
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, of_each_table, opened, source_of

@@ -17,15 +17,15 @@ import numpy as np
 import typer
 from rich.text import Text
 
-from .._core.connect import connect
-from .._core.contract import TableStats
-from .._core.plugin import BackendPlugin
-from .._core.records import Hit
-from .._core.schema import Embed, Field, Schema
-from .._core.store import VectorStore
 from .._demo import HashingEmbedder, Passage, stdlib_passages
-from .._locate import is_url, locate
-from .._plugins import plugins
+from .._model.records import Hit
+from .._model.schema import Embed, Field, Schema
+from .._store.connect import connect
+from .._store.store import VectorStore
+from ..backend.contract import TableStats
+from ..backend.locate import is_url, locate
+from ..backend.plugin import BackendPlugin
+from ..backend.plugins import plugins
 from ..errors import AiovecError, TableNotFoundError, UnsupportedError
 from .output import one_line, out, progress
 from .run import failing_clearly, run

@@ -7,8 +7,8 @@ from dataclasses import asdict
 import typer
 from rich.text import Text
 
-from .._core.doctor import Finding, examine
 from .._embed.findings import findings_of_embedders
+from ..backend.doctor import Finding, examine
 from ..errors import AiovecError, ConfigError
 from .output import one_line, out, print_json
 from .run import failing_clearly

@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from .._core.redaction import without_secrets
-from .._plugins import installed
+from .._model.redaction import without_secrets
+from ..backend.plugins import installed
 from .output import one_line, say_error
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .._core.contract import TableStats, abilities
-from .._core.schema import Schema
-from .._core.store import VectorStore
+from .._model.schema import Schema
+from .._store.store import VectorStore
+from ..backend.contract import TableStats, abilities
 from .output import out, print_facts, print_json, print_rows
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, of_each_table, opened

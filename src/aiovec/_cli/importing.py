@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from .._core.connect import Opening
+from .._store.connect import Opening
 from ..errors import ConfigError, TableNotFoundError
 from .output import counted, err, number_of, out, print_json, print_rows, progress
 from .run import failing_clearly, run
 from .stores import AsJson, Config, NoStoreError, expanded, opened, source_of
 
 if TYPE_CHECKING:
-    from .._core.schema import Schema
+    from .._model.schema import Schema
     from .._transfer import Input, Load, Loaded, Loading, RejectsFile
-    from .._transfer.sources import ForeignTable, Hints, Skipped
+    from ..backend.foreign import ForeignTable, Hints, Skipped
 
 _METRICS = ("cosine", "l2", "dot")
 _REASONS_SHOWN = 10
@@ -149,7 +149,7 @@ def import_(
     where anything with vectors was not taken, unless --allow-rejects is given.
     """
     from .._transfer import Loading, RejectsFile
-    from .._transfer.sources import Hints
+    from ..backend.foreign import Hints
 
     if metric not in (None, *_METRICS):
         raise typer.BadParameter(f"--metric must be one of {', '.join(_METRICS)}")
@@ -217,7 +217,7 @@ def _schema_there(
 
     Another process may drop it meanwhile: the table is made again then, as it was.
     """
-    from .._transfer.sources import legal_table_name
+    from ..backend.foreign import legal_table_name
 
     async def look() -> Schema | None:
         try:
@@ -253,7 +253,7 @@ def _loads(
     model: str | None,
 ) -> list[Load]:
     """The table that each part of the input goes to."""
-    from .._core.schema import check_table_name
+    from .._model.schema import check_table_name
     from .._transfer import Load
 
     if len(found) > 1 and (as_ is not None or schema is not None):
@@ -280,7 +280,7 @@ async def _import(
     from .._transfer import load
 
     opening = await asyncio.to_thread(source_of, store, config)
-    async with Opening(opening) as vectors:
+    async with Opening(lambda: opening) as vectors:
         with progress("rows") as bar:
             how.seen = _shown_on(bar, loads)
             done = await load(vectors, source, loads, rejects, how)

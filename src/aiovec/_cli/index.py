@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .._core.contract import IndexInfo
+from ..backend.contract import IndexInfo
 from .output import out, print_facts, print_json, progress
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, opened, store_and

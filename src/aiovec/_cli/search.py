@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypedDict
 import typer
 from typer.core import TyperCommand
 
-from .._core.records import Hit
-from .._core.schema import check_table_name
+from .._model.records import Hit
+from .._model.schema import check_table_name
 from ..errors import AiovecError, EmbeddingError, InvalidArgumentError, InvalidNameError
 from .output import err, print_json, print_rows
 from .rows import cell

@@ -11,9 +11,10 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from .._core.connect import Opening, Origin
-from .._core.store import VectorStore
-from .._plugins import backend_names
+from .._store.connect import Opening
+from .._store.store import VectorStore
+from ..backend.origin import Origin
+from ..backend.plugins import backend_names
 from ..errors import ConfigError, TableNotFoundError
 from .output import progress
 
@@ -81,13 +82,13 @@ async def opened(
     A command that is only ``reading`` works where nothing can be written, too.
     """
     source = await asyncio.to_thread(_existing, store, config, reading)
-    async with Opening(source) as opened_store:
+    async with Opening(lambda: source) as opened_store:
         yield opened_store
 
 
 async def open_or_create(source: Origin) -> VectorStore:
     """Open a store; one that does not exist is created."""
-    return await Opening(source)
+    return await Opening(lambda: source)
 
 
 async def of_each_table(

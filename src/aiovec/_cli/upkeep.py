@@ -96,7 +96,7 @@ def restore(
     json: AsJson = False,
 ) -> None:
     """Put a backup in the place of a store that nobody uses, after checking it."""
-    from .._core.connect import restore as restored
+    from .._store.connect import restore as restored
 
     kept = run(restored(backup, store, config=config, overwrite=overwrite))
     target = str(source_of(store, config).location())
@@ -110,7 +110,7 @@ def restore(
 
 def _copied_foreign(store: str, path: str) -> bool:
     """Copy a database that another program wrote; False where it is none that is known."""
-    from .._transfer.sources import Hints, source_for
+    from ..backend.foreign import Hints, source_for
 
     file = expanded(store)
     kind = source_for(file) if file.is_file() else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Float32Array
+from .._model.arrays import Float32Array
 from .failures import Failure
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Float32Array
-from .._core.pool import LITTLE, NUMBERS_A_VALUE, off_loop
-from .._core.schema import Schema
-from .._core.threads import PerLoop, in_idle_thread
+from .._model.arrays import Float32Array
+from .._model.schema import Schema
+from ..backend.pool import LITTLE, NUMBERS_A_VALUE, off_loop
+from ..backend.threads import PerLoop, in_idle_thread
 from ..errors import (
     AiovecError,
     DimensionMismatchError,

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
-from .._arrays import Float32Array
+from .._model.arrays import Float32Array
 from .protocol import Purpose
 
 # Python's objects of one entry: a key, an array and its buffer, a place in the dict.

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import anyio
 
-from .._core.threads import PerLoop, in_idle_thread
+from ..backend.threads import PerLoop, in_idle_thread
 from .protocol import AnyEmbedder, Purpose
 
 # Held while a thread calls a plain embedder, which several stores may share.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from .._core.schema import MAX_DIM, check_embedder_name
+from .._model.schema import MAX_DIM, check_embedder_name
 from ..errors import ConfigError, shown
 from .protocol import AnyEmbedder, EmbedderOption
 

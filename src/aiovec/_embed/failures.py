@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from .._core.redaction import MASK, cleaned, without_secrets
+from .._model.redaction import MASK, cleaned, without_secrets
 from ..errors import AiovecError, EmbeddingError
 
 # The same call would fail in the same way: mistakes in code, and values that it refuses.

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from .._core.doctor import Finding
-from .._core.redaction import redacted
+from .._model.redaction import redacted
+from ..backend.doctor import Finding
 from .making import made
 from .openai import key_name_of
 
 if TYPE_CHECKING:
-    from .._settings.embedders import EmbedderSettings
+    from ..backend.embedders import EmbedderSettings
 
 _PACKAGES = {
     "openai": "aiohttp",

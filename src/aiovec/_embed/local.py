@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .protocol import Purpose
 
 if TYPE_CHECKING:
-    from .._settings.embedders import EmbedderSettings
+    from ..backend.embedders import EmbedderSettings
 
 
 class LocalModel(ABC):

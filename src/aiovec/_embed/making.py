@@ -16,7 +16,7 @@ from .checks import check_embedder
 from .protocol import AnyEmbedder
 
 if TYPE_CHECKING:
-    from .._settings.embedders import EmbedderSettings
+    from ..backend.embedders import EmbedderSettings
 
 _MIB = 1024 * 1024
 

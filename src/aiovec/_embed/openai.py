@@ -17,17 +17,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from .._arrays import Float32Array
-from .._core.pool import in_thread, off_loop
-from .._core.redaction import redacted, secrets_in
-from .._core.threads import Background, PerLoop
+from .._model.arrays import Float32Array
+from .._model.redaction import redacted, secrets_in
+from ..backend.pool import in_thread, off_loop
+from ..backend.threads import Background, PerLoop
 from .failures import Failure, of_status, retry_after_of, shortened
 from .protocol import Purpose
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from .._settings.embedders import EmbedderSettings
+    from ..backend.embedders import EmbedderSettings
 
 OWN_HOST = "api.openai.com"
 OWN_KEY = "OPENAI_API_KEY"

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from .._core.pool import in_thread
-from .._core.schema import Embed
-from .._core.threads import PerLoop
+from .._model.schema import Embed
+from ..backend.pool import in_thread
+from ..backend.threads import PerLoop
 from ..errors import (
     AiovecError,
     ConfigError,
@@ -20,9 +20,9 @@ from .making import made
 from .protocol import AnyEmbedder
 
 if TYPE_CHECKING:
-    from .._core.contract import TableHandle
-    from .._settings.embedders import EmbedderSettings
-    from .._settings.load import RetrievalSettings
+    from ..backend.config import RetrievalSettings
+    from ..backend.contract import TableHandle
+    from ..backend.embedders import EmbedderSettings
 
 
 class Embedders:

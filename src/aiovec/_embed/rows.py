@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._arrays import Float32Array, Int64Array
-from .._arrow import from_matrix, one_array, to_matrix
-from .._core.schema import Embed, Schema
+from .._model.arrays import Float32Array, Int64Array
+from .._model.arrow import from_matrix, one_array, to_matrix
+from .._model.schema import Embed, Schema
 from ..errors import EmbeddingError, InvalidRowError
 
 _AT_ONCE = 1000

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, NoReturn
 
-from .._core.schema import Kind, Schema
+from .._model.schema import Kind, Schema
 from ..errors import FilterError
 from . import patterns
 from . import text as words

@@ -11,18 +11,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .._arrays import Float32Array
-from .._core.contract import Columns, Order, TextClause, TextQuery, Tuning
-from .._core.keys import WriteKey
-from .._core.patch import REMOVE, PayloadPatch, path_text
-from .._core.schema import Field, FieldIndex, Schema
 from .._filters.tree import Ref
 from .._input.arguments import check_count, check_tuning
-from .._input.json_text import read_json
 from .._input.rows import check_ids, check_patch, effort_of_update
 from .._input.selection import order_keys, value_ref
 from .._input.vectors import checked_query_vectors
-from .._text.query import text_fields
+from .._model.arrays import Float32Array
+from .._model.json_text import read_json
+from .._model.patch import REMOVE, PayloadPatch, path_text
+from .._model.schema import Field, FieldIndex, Schema
+from .._text.query import TextClause, text_fields
+from ..backend.contract import Columns, Order, TextQuery, Tuning
+from ..backend.keys import WriteKey
 from ..errors import InvalidArgumentError
 from .wire import Message
 

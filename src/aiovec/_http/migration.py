@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._core.contract import moves_of
-from .._core.moving import MoveRecord
 from .._telemetry.events import Operation
+from ..backend.contract import moves_of
+from ..backend.marks import MoveRecord
 
 if TYPE_CHECKING:
-    from .._core.engine import Engine
-    from .._core.store import VectorStore
+    from .._store.current import Engine
+    from .._store.store import VectorStore
 
 
 async def move_record_of(store: VectorStore) -> MoveRecord:

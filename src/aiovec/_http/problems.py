@@ -19,7 +19,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from .. import errors
-from .._core.redaction import without_secrets
+from .._model.redaction import without_secrets
 from ..errors import AiovecError, shown
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]

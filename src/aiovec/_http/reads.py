@@ -12,8 +12,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from .._core.conditions import Conditions, under
-from .._core.contract import (
+from .._input.arguments import ability_of
+from .._input.rows import effort_of
+from .._model.schema import Schema, check_table_name
+from .._store.current import Engine
+from .._telemetry.events import Operation
+from ..backend.conditions import Conditions, under
+from ..backend.contract import (
     Columns,
     Snapshots,
     StoredRows,
@@ -22,12 +27,7 @@ from .._core.contract import (
     VectorIndexes,
     VectorQuery,
 )
-from .._core.engine import Engine
-from .._core.pool import off_loop
-from .._core.schema import Schema, check_table_name
-from .._input.arguments import ability_of
-from .._input.rows import effort_of
-from .._telemetry.events import Operation
+from ..backend.pool import off_loop
 from ..errors import InvalidArgumentError
 from . import arguments as given
 from .served import Call, Part, done

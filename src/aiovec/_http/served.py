@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from .._core import once
-from .._core.contract import TableHandle
-from .._core.engine import Engine
-from .._core.pool import off_loop
-from .._core.schema import Schema, check_table_name
-from .._core.store import VectorStore
+from .._model.schema import Schema, check_table_name
+from .._store import once
+from .._store.current import Engine
+from .._store.store import VectorStore
 from .._telemetry.events import Operation
+from ..backend.contract import TableHandle
+from ..backend.pool import off_loop
 from ..errors import InvalidArgumentError
 from . import arguments as given
 from .wire import Message

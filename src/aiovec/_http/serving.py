@@ -7,13 +7,13 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import asdict
 
-from .._core.conditions import Conditions, under
-from .._core.contract import abilities
-from .._core.engine import Engine
-from .._core.keys import WriteKey
-from .._core.store import VectorStore
-from .._core.threads import wait_out
+from .._store.current import Engine
+from .._store.store import VectorStore
 from .._telemetry.events import Operation
+from ..backend.conditions import Conditions, under
+from ..backend.contract import abilities
+from ..backend.keys import WriteKey
+from ..backend.threads import wait_out
 from ..errors import InvalidArgumentError
 from . import arguments as given
 from .reads import Reads, Upkeep

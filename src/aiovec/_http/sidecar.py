@@ -28,7 +28,7 @@ import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .._settings.load import ENV_DELIMITER, ENV_PREFIX
+from ..backend.config import ENV_DELIMITER, ENV_PREFIX
 from ..errors import ConfigError
 
 LOG_SIZE = 1024 * 1024

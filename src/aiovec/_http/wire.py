@@ -22,13 +22,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._arrays import Float32Array
-from .._arrow import check_table, one_array, payload_texts, to_matrix
-from .._core.contract import Columns, Found, StoredRows
-from .._core.pool import LITTLE, NUMBERS_A_VALUE, VALUES_A_COLUMN
-from .._core.schema import Field, Schema
-from .._input.columns import python_values
 from .._input.rows import effort_of
+from .._model.arrays import Float32Array
+from .._model.arrow import check_table, one_array, payload_texts, python_values, to_matrix
+from .._model.schema import Field, Schema
+from ..backend.contract import Columns, Found, StoredRows
+from ..backend.pool import LITTLE, NUMBERS_A_VALUE, VALUES_A_COLUMN
 from ..errors import AiovecError
 from .ipc import DamagedStreamError, read_stream
 from .large_json import MOST_WORK, TooMuchAtOnceError, check_at_once

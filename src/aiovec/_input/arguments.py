@@ -10,8 +10,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from .._core.contract import Backend, TableHandle, Tuning
-from .._core.schema import Field, Schema
+from .._model.schema import Field, Schema
+from ..backend.contract import Backend, TableHandle, Tuning
 from ..errors import InvalidArgumentError, ModelMismatchError, UnsupportedError
 
 _T = TypeVar("_T")

@@ -6,7 +6,7 @@ import json
 import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from enum import Enum
 from itertools import accumulate
 from struct import pack
@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._arrow import check_weight, is_list, is_number
-from .._core.ids import id_text
-from .._core.schema import MAX_ID_BYTES, Field, Schema
 from .._filters.text import moment_text
+from .._model.arrow import check_weight, is_list, is_number, python_values, without_finer
+from .._model.ids import id_text
+from .._model.json_text import LossyJsonError, read_json
+from .._model.schema import MAX_ID_BYTES, Field, Schema
 from ..errors import InvalidRowError
-from .json_text import LossyJsonError, read_json
 
 Place = Callable[[int], tuple[int | None, str | None]]
 """Gives, for a position in a column, the row's number and id for an error."""
@@ -42,33 +42,6 @@ def encodable(text: str, error: Callable[[], Exception]) -> bytes:
         return text.encode()
     except UnicodeEncodeError as exc:
         raise error() from exc
-
-
-def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """The column's values as Python's own.
-
-    Arrow's ``to_pylist`` looks the zone of a datetime up in the machine's time zone database,
-    which means reading files, and which not every machine has.
-    """
-    kind = column.type
-    if pa.types.is_timestamp(kind) and kind.tz is not None:
-        numbers = _without_finer(column).cast(_MICROSECONDS).cast(pa.int64()).to_pylist()
-        return [None if n is None else _EPOCH + timedelta(microseconds=n) for n in numbers]
-    return cast("list[Any]", column.to_pylist())
-
-
-def _without_finer(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """The column without the digits of its datetimes that are finer than a microsecond.
-
-    Before 1970 too, where a cast would cut towards that year.
-    """
-    kind = column.type
-    if not pa.types.is_timestamp(kind) or kind.unit != "ns":
-        return column
-    finer = column.cast(pa.int64())
-    whole = pc.divide(finer, 1000)
-    whole = pc.subtract(whole, pc.less(finer, pc.multiply(whole, 1000)).cast(pa.int64()))
-    return whole.cast(pa.timestamp("us", kind.tz))
 
 
 def foreign_values(column: pa.Array, name: str) -> list[Any]:
@@ -349,7 +322,7 @@ def _arrow_column(name: str, field: Field, values: pa.Array, place: Place) -> pa
         raise InvalidRowError(_unfit(field, given), row=place(0)[0], field=name)
     else:
         # Finer than a microsecond is cut off; anything else that would change is refused.
-        cut = _without_finer(values)
+        cut = without_finer(values)
         try:
             column = cut.cast(wanted)
         except pa.ArrowException as exc:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .._arrow import array_of
-from .._core.records import Hit, Record
+from .._model.arrow import array_of
+from .._model.records import Hit, Record
 from ..errors import InvalidRowError
 
 

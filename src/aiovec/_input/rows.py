@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._arrays import Float32Array
-from .._arrow import (
+from .._model.arrays import Float32Array
+from .._model.arrow import (
     check_array,
     check_id_weight,
     check_table,
@@ -35,13 +35,14 @@ from .._arrow import (
     names_of,
     payload_array,
     plain,
+    python_values,
     table_of,
 )
-from .._core.ids import id_text, new_ids
-from .._core.patch import PayloadPatch, Remove, path_text
-from .._core.pool import LITTLE, NUMBERS_A_VALUE, VALUES_A_COLUMN
-from .._core.records import Record
-from .._core.schema import Schema
+from .._model.ids import id_text, new_ids
+from .._model.patch import PayloadPatch, Remove, path_text
+from .._model.records import Record
+from .._model.schema import Schema, may_lack_vectors
+from ..backend.pool import LITTLE, NUMBERS_A_VALUE, VALUES_A_COLUMN
 from ..errors import InvalidArgumentError, InvalidRowError, InvalidVectorError
 from .arguments import is_iterable, read_all
 from .columns import (
@@ -53,7 +54,6 @@ from .columns import (
     foreign_values,
     id_column,
     payload_column,
-    python_values,
 )
 from .foreign_rows import array_of_typed, as_row, columns_of_frame, is_frame, is_typed
 from .selection import path_of
@@ -260,16 +260,6 @@ def _from_whole(
     if isinstance(rows, Mapping):
         return _from_columns(rows, schema, first_row, make_ids=make_ids)
     return _from_arrow(table_of(rows), schema, first_row, make_ids=make_ids)
-
-
-def last_of_each_id(table: pa.Table, ids: Sequence[str] | None = None) -> pa.Table:
-    """Drop each row whose id comes again later; ``ids`` are those of the rows, if at hand."""
-    if table.num_rows < 2:
-        return table
-    if ids is None:
-        ids = table.column("id").to_pylist()
-    last = dict(zip(ids, range(len(ids)), strict=True))
-    return table if len(last) == len(ids) else table.take(sorted(last.values()))
 
 
 def first_of_each_id(table: pa.Table) -> pa.Table:
@@ -592,11 +582,6 @@ def _required(schema: Schema, make_ids: bool) -> list[str]:
     """The names of the columns that rows need; an embedder makes the vectors that are missing."""
     needed = [] if make_ids else ["id"]
     return needed if may_lack_vectors(schema) else [*needed, schema.vector]
-
-
-def may_lack_vectors(schema: Schema) -> bool:
-    """Return whether rows may come without a vector."""
-    return schema.embed is not None or schema.vector_nullable
 
 
 def _vector_column(given: Any, count: int, schema: Schema, place: Place) -> pa.Array:

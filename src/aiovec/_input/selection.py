@@ -11,13 +11,13 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .._arrays import Float32Array
-from .._core.contract import Columns, Order, StoredRows
-from .._core.pool import LITTLE, off_loop
-from .._core.records import Record
-from .._core.results import columns_of
-from .._core.schema import Field, Schema
 from .._filters.tree import Ref
+from .._model.arrays import Float32Array
+from .._model.records import Record
+from .._model.results import columns_of
+from .._model.schema import Field, Schema
+from ..backend.contract import Columns, Order, StoredRows
+from ..backend.pool import LITTLE, off_loop
 from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError
 from .arguments import is_iterable
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._arrays import Float32Array
-from .._arrow import check_array, is_number, one_array, plain
-from .._core.pool import LITTLE, NUMBERS_A_VALUE
-from .._core.schema import Schema
+from .._model.arrays import Float32Array
+from .._model.arrow import check_array, is_number, one_array, plain
+from .._model.schema import Schema
+from ..backend.pool import LITTLE, NUMBERS_A_VALUE
 from ..errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
 from .arguments import is_iterable, read_all
 from .columns import Place, encodable

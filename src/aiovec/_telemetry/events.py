@@ -9,11 +9,10 @@ OpenTelemetry is not loaded by ``import aiovec`` and not on the event loop.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from .._core.nothing import NOTHING
-from .._core.redaction import redacted
+from .._model.redaction import redacted
 
 if TYPE_CHECKING:
     from .observer import Observer, SearchObserver
@@ -108,19 +107,19 @@ class MemorySource(Protocol):
 def watch(operation: Operation, place: Place) -> AbstractContextManager[object, None]:
     """Tell of what is done within: a span that is the current one, and its metrics."""
     if _OBSERVER is None or not _OBSERVER.is_heard():
-        return NOTHING
+        return nullcontext()
     return _OBSERVER.watch(operation, place)
 
 
 def watch_embedding(embedding: Embedding, place: Place) -> AbstractContextManager[object]:
     """Tell of the vectors that are made within: a span that is the current one, and its metrics."""
-    return NOTHING if _OBSERVER is None else _OBSERVER.watch_embedding(embedding, place)
+    return nullcontext() if _OBSERVER is None else _OBSERVER.watch_embedding(embedding, place)
 
 
 def watch_request(request: HttpRequest) -> AbstractContextManager[object]:
     """Tell of a request: a span that is the current one, child of the caller's, and its metric."""
     if _OBSERVER is None or not _OBSERVER.is_heard():
-        return NOTHING
+        return nullcontext()
     return _OBSERVER.watch_request(request)
 
 

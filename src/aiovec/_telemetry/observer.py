@@ -11,14 +11,13 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry import context, metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-from .. import __version__
 
 if TYPE_CHECKING:
     from .events import Attributes, Embedding, HttpRequest, MemorySource, Operation, Place
@@ -54,8 +53,9 @@ class Observer:
     """Makes the spans and holds the instruments, of which there is one set for each process."""
 
     def __init__(self) -> None:
-        self._tracer = trace.get_tracer("aiovec", __version__)
-        meter = metrics.get_meter("aiovec", __version__)
+        release = version("aiovec")
+        self._tracer = trace.get_tracer("aiovec", release)
+        meter = metrics.get_meter("aiovec", release)
         self.durations = meter.create_histogram(
             "db.client.operation.duration",
             unit="s",

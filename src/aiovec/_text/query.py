@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from .._core.contract import TextClause
-from .._core.pool import off_loop
-from .._core.schema import Schema
+from .._model.schema import Schema
 from ..errors import InvalidArgumentError
 
 # Every clause is looked up by itself, and a query is seldom longer than a paragraph.
@@ -20,8 +19,6 @@ _MOST_CLAUSES = 1_000
 _MOST_CHARACTERS = 100_000
 # Engines look at each row that has a word of a phrase once for each word of the phrase.
 _MOST_PHRASE_WORDS = 1_000
-# A query of single letters takes as long to parse, for each character, as so many values to copy.
-_VALUES_A_CHARACTER = 4
 
 # NUL, halves of surrogate pairs and marks of direction, which pasted text has in front of words:
 # no engine stores the first two in a text, and none of them is seen by who typed the query.
@@ -43,9 +40,19 @@ _OPERATORS = frozenset('-*:"')
 _WORD = re.compile(r"[^\W_]+")
 
 
-async def parse_off_loop(text: str, schema: Schema) -> tuple[TextClause, ...]:
-    """``parse``, in a thread where the query is long."""
-    return await off_loop(_VALUES_A_CHARACTER * len(text), parse, text, schema)
+@dataclass(frozen=True, slots=True)
+class TextClause:
+    """One condition of a keyword search: a word, or words that stand next to each other.
+
+    ``text`` is as the user typed it, so the analyzer of the table decides where words begin and
+    end. ``field`` None means any field with ``text=True``. With ``prefix`` the last word is only
+    the beginning of one; ``excluded`` clauses must not match.
+    """
+
+    text: str
+    field: str | None = None
+    prefix: bool = False
+    excluded: bool = False
 
 
 def parse(text: str, schema: Schema) -> tuple[TextClause, ...]:

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
-from .._arrays import Int64Array
-from .._arrow import (
+from .._model.arrays import Int64Array
+from .._model.arrow import (
     check_array,
     check_id_weight,
     damaged_rows,
@@ -24,14 +24,14 @@ from .._arrow import (
     plain,
     take_sound,
 )
-from .._core.files import writing_to
-from .._core.schema import Schema
+from .._model.schema import Schema
+from ..backend.files import writing_to
+from ..backend.foreign import Chunk, Hints, Reject, nothing_there
 from ..errors import AiovecError, ConfigError, InvalidRowError
 from .arrow_rows import Fitting, suggested_schema
 from .foreign import BYTES_AT_ONCE, reading
 from .parquet_limits import check_limits
 from .parts import PartFile
-from .sources import Chunk, Hints, Reject, nothing_there
 from .streams import InputStream, OutputStream
 
 # A row group is gathered up to this size: large enough to read fast, small enough to hold.

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._arrow import is_list
-from .._core.schema import Field, Schema, check_field_name
-from .._input.rows import may_lack_vectors
+from .._model.arrow import is_list
+from .._model.schema import Field, Schema, check_field_name, may_lack_vectors
+from ..backend.foreign import Hints, UnclearVectorError, guessed_vector
 from ..errors import AiovecError, ConfigError, InvalidArgumentError
-from .sources import Hints, UnclearVectorError, guessed_vector
 
 _CARRIED = b"aiovec.schema"
 

@@ -15,13 +15,13 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from .._arrow import payload_texts
-from .._core.schema import Schema
-from .._input.json_text import LossyJsonError, read_json
+from .._model.arrow import payload_texts
+from .._model.json_text import LossyJsonError, read_json
+from .._model.schema import Schema
+from ..backend.foreign import Hints, Reject
 from ..errors import ConfigError
 from .foreign import LONGEST_LINE, reading
 from .jsonlines import JsonLines, Line, json_values, vector_texts
-from .sources import Hints, Reject
 from .streams import InputStream
 from .text_files import TextWriter
 

@@ -13,16 +13,12 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from .._arrays import Float32Array
-from .._arrow import payload_texts, to_matrix
-from .._core.ids import id_text
-from .._core.schema import Schema
-from .._input.columns import python_values
-from .._input.json_text import LossyJsonError, read_json
-from ..errors import AiovecError, ConfigError
-from .foreign import BYTES_AT_ONCE, LARGEST_SCHEMA, LONGEST_LINE, reading
-from .formats import sidecar_of
-from .sources import (
+from .._model.arrays import Float32Array
+from .._model.arrow import payload_texts, python_values, to_matrix
+from .._model.ids import id_text
+from .._model.json_text import LossyJsonError, read_json
+from .._model.schema import Schema
+from ..backend.foreign import (
     USUAL_VECTORS,
     Chunk,
     Hints,
@@ -31,6 +27,9 @@ from .sources import (
     guessed_vector,
     nothing_there,
 )
+from ..errors import AiovecError, ConfigError
+from .foreign import BYTES_AT_ONCE, LARGEST_SCHEMA, LONGEST_LINE, reading
+from .formats import sidecar_of
 from .streams import InputStream
 from .text_files import TextWriter
 

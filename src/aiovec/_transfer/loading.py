@@ -9,11 +9,12 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .._core.pool import in_thread
-from .._core.schema import Schema
-from .._core.store import VectorStore
 from .._filters import F
 from .._input.rows import CheckedRows
+from .._model.schema import Schema
+from .._store.store import VectorStore
+from ..backend.foreign import Chunk, ForeignTable, Reject
+from ..backend.pool import in_thread
 from ..errors import (
     AiovecError,
     ConfigError,
@@ -30,7 +31,6 @@ from .parts import check_apart
 from .reading import Input
 from .rejects import Reason, RejectsFile
 from .sifting import Sifted, sift, without_ids
-from .sources import Chunk, ForeignTable, Reject
 
 # One write of this much: large enough for any backend to be fast, small enough to hold twice.
 _BYTES_AT_ONCE = 16 * 1024 * 1024

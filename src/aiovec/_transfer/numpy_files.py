@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .._arrow import to_matrix
-from .._core.files import writing_to
-from .._core.schema import Schema
+from .._model.arrow import to_matrix
+from .._model.schema import Schema
+from ..backend.files import writing_to
+from ..backend.foreign import Chunk, Hints, Reject
 from ..errors import ConfigError, DimensionMismatchError
 from .foreign import BYTES_AT_ONCE, reading
 from .formats import records_of, sidecar_of
@@ -29,7 +30,6 @@ from .jsonlines import (
     with_text_id,
 )
 from .parts import PartFile, finish_together
-from .sources import Chunk, Hints, Reject
 from .text_files import SchemaFile
 
 # The header is written again when the number of rows is known, so it has a fixed length.

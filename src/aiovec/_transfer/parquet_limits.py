@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .._core.schema import MAX_DIM
+from .._model.schema import MAX_DIM
 from ..errors import ConfigError
 from .foreign import BYTES_AT_ONCE
 

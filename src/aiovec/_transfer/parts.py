@@ -9,12 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._core.files import create_like, flush_folder, rename_new
+from ..backend.files import create_like, flush_folder, rename_new
+from ..backend.foreign import kinds, source_for
 from ..errors import ConfigError
-from .sources import kinds, source_for
 
 if TYPE_CHECKING:
-    from .._core.store import VectorStore
+    from .._store.store import VectorStore
 
 
 class PartFile:

@@ -9,11 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from .._core.schema import Schema
-from ..errors import AiovecError, ConfigError
-from .foreign import reading
-from .formats import check_format, format_of_stream, format_to_read
-from .sources import (
+from .._model.schema import Schema
+from ..backend.foreign import (
     Chunk,
     ForeignTable,
     Hints,
@@ -23,6 +20,9 @@ from .sources import (
     nothing_there,
     source_for,
 )
+from ..errors import AiovecError, ConfigError
+from .foreign import reading
+from .formats import check_format, format_of_stream, format_to_read
 from .streams import InputStream
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from .._core.files import writing_to
+from ..backend.files import writing_to
+from ..backend.foreign import Reject
 from ..errors import AiovecError, ConfigError, StoreFullError
 from .parts import PartFile
-from .sources import Reject
 
 # A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
 _REASONS = 50

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from .._core.pool import in_thread
-from .._core.schema import Schema
-from .._core.store import VectorStore
 from .._input.selection import select_columns
 from .._input.types import Where
+from .._model.schema import Schema
+from .._store.store import VectorStore
+from ..backend.pool import in_thread
 from ..errors import ConfigError
 from .formats import (
     SUFFIXES_WITHOUT_SCHEMA,

@@ -16,12 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._arrays import BoolArray
-from .._arrow import is_list, is_number
-from .._core.schema import Embed, Schema
-from .._input.rows import may_lack_vectors, repeated_ids, to_table
+from .._input.rows import repeated_ids, to_table
+from .._model.arrays import BoolArray
+from .._model.arrow import is_list, is_number
+from .._model.schema import Embed, Schema, may_lack_vectors
+from ..backend.foreign import Chunk, Reject
 from ..errors import DimensionMismatchError, InvalidRowError, InvalidVectorError
-from .sources import Chunk, Reject
 
 # The last ones are what Arrow and Python stumble over in values that are made to do harm.
 _FAULTS = (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from .._core.files import writing_to
-from .._core.schema import Schema
+from .._model.schema import Schema
+from ..backend.files import writing_to
 from .formats import sidecar_of
 from .parts import PartFile, finish_together
 from .streams import OutputStream

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._core.connect import PathText
-from .._core.schema import Schema
 from .._filters import F
 from .._filters.tree import Expr, all_of
 from .._input.arguments import is_iterable
 from .._input.types import JsonValue, Vector
+from .._model.schema import Schema
+from ..backend.origin import PathText
 from ..errors import (
     InvalidArgumentError,
     InvalidRowError,

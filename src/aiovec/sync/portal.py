@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
-from .._core.threads import FORKED, start_thread, wait_out
+from ..backend.threads import FORKED, start_thread, wait_out
 from ..errors import StoreClosedError
 
 _T = TypeVar("_T")

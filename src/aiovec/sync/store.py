@@ -19,12 +19,12 @@ from collections.abc import (
 from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
 
-from .._core.connect import PathText
-from .._core.connect import connect as connect_async
-from .._core.redaction import redacted
-from .._core.store import VectorStore as AsyncStore
-from .._core.table import Table as AsyncTable
 from .._embed.protocol import EmbedderOption
+from .._model.redaction import redacted
+from .._store.connect import connect as connect_async
+from .._store.store import VectorStore as AsyncStore
+from .._store.table import Table as AsyncTable
+from ..backend.origin import PathText
 from ..errors import StoreClosedError
 from .portal import Portal
 

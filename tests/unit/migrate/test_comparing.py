@@ -16,7 +16,7 @@ from tests.harness.values import SMALL, small_rows
 
 import aiovec
 from aiovec import MigrationError, VectorStore
-from aiovec.backend import Origin
+from aiovec.backend.origin import Origin
 from aiovec_migrate.ends import OpenTable
 from aiovec_migrate.host import RealHost
 from aiovec_migrate.verifying.compare import Sides, differing_ids, sync, verify_ids

@@ -13,7 +13,7 @@ from collections import Counter
 
 import pytest
 
-from aiovec.backend import TableHandle
+from aiovec.backend.contract import TableHandle
 
 from .simulation.backend import FileBackend, LakeBackend, ModelBackend
 from .simulation.course import STEPS, Course, Scenario

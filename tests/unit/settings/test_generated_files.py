@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aiovec._settings.load import json_schema, retrieval_model
-from aiovec.backend import load_settings
+from aiovec.backend.config import json_schema, load_settings, retrieval_model
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "config/aiovec.toml"
@@ -62,10 +61,10 @@ def test_the_files_are_those_that_the_models_write(tmp_path: Path) -> None:
     assert without_rows != page
     (tmp_path / names[2]).write_text(without_rows, encoding="utf-8")
     subprocess.run(
-        [sys.executable, "-m", "aiovec._settings.generate"], cwd=tmp_path, check=True, timeout=120
+        [sys.executable, "-m", "aiovec.backend.generate"], cwd=tmp_path, check=True, timeout=120
     )
     for name in names:
         written = (tmp_path / name).read_text(encoding="utf-8")
         assert (ROOT / name).read_text(encoding="utf-8") == written, (
-            f"{name} is out of date; run: python -m aiovec._settings.generate"
+            f"{name} is out of date; run: python -m aiovec.backend.generate"
         )

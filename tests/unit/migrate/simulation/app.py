@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from aiovec import Schema
-from aiovec.backend import Columns, PayloadPatch, StaleTableError, TableHandle
+from aiovec.backend import PayloadPatch
+from aiovec.backend.contract import Columns, StaleTableError, TableHandle
 from aiovec.errors import MigrationError, StoreBusyError, StoreMovedError
 
 from .backend import ModelBackend

@@ -19,8 +19,8 @@ import pyarrow as pa
 from tests.harness.values import python_rows
 
 from aiovec import IndexInfo, Schema, TableStats
-from aiovec.backend import (
-    PAUSED,
+from aiovec.backend import Expr, PayloadPatch
+from aiovec.backend.contract import (
     Backend,
     BulkLoad,
     BulkLoads,
@@ -28,16 +28,13 @@ from aiovec.backend import (
     Changes,
     ChangesPrunedError,
     Columns,
-    Expr,
-    MoveMark,
-    MoveRecord,
     Moves,
-    PayloadPatch,
     StaleTableError,
     StoredRows,
     TableHandle,
     VectorIndexes,
 )
+from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord
 from aiovec.errors import DuplicateIdError, StoreBusyError, TableExistsError, TableNotFoundError
 
 from .disk import Disk, ModelTable, Row, place_of

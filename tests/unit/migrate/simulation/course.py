@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from aiovec.backend import TableHandle
+from aiovec.backend.contract import TableHandle
 from aiovec.errors import AiovecError, MigrationError
 from aiovec_migrate import Event, Migration, Options, migration
 from aiovec_migrate.limits import Limits

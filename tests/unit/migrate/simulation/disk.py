@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from aiovec import Schema
-from aiovec.backend import Changes, MoveMark, MoveRecord
+from aiovec.backend.contract import Changes
+from aiovec.backend.marks import MoveMark, MoveRecord
 
 from .loop import Process
 

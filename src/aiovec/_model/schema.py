@@ -1,0 +1,588 @@
+"""A table's vectors and fields, and their form in Arrow and JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache, cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from ..errors import InvalidArgumentError, InvalidNameError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Kind = Literal[
+    "text", "int", "float", "bool", "datetime", "list[text]", "list[int]", "list[float]"
+]  # fmt: skip
+Metric = Literal["cosine", "l2", "dot"]
+Index = Literal["btree", "bitmap"]
+FieldIndex = Literal["btree", "bitmap", "text"]
+"""A kind of index over a field, as ``create_field_index`` takes it."""
+Analyzer = Literal["plain", "english", "ngram"]
+FieldType = type[object] | Kind
+"""A field's type: a Python type such as ``int`` or ``list[str]``, or its name in JSON."""
+
+# sqlite-vec's own limit; LanceDB has none, but a table must be able to move in both directions.
+MAX_DIM = 8192
+MAX_PARTITIONS = 4
+MAX_ID_BYTES = 512
+
+_KINDS: dict[Any, Kind] = {
+    str: "text",
+    int: "int",
+    float: "float",
+    bool: "bool",
+    datetime: "datetime",
+    list[str]: "list[text]",
+    list[int]: "list[int]",
+    list[float]: "list[float]",
+}
+_KIND_NAMES = tuple(_KINDS.values())
+_METADATA_KEY = b"aiovec.schema"
+
+_TABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
+_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}\Z")
+EMBEDDER_NAME = "^[a-z][a-z0-9_-]{0,62}$"
+_EMBEDDER_RULE = (
+    "it must start with a lower-case letter and hold at most 63 lower-case letters, digits, "
+    "'_' or '-'"
+)
+
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def check_table_name(name: object) -> str:
+    """The name itself, or InvalidNameError."""
+    if not isinstance(name, str) or not _TABLE_NAME.match(name):
+        raise InvalidNameError(
+            name,
+            "table",
+            "it must start with a lower-case letter and hold at most 63 lower-case letters, "
+            "digits, '_' or '-'",
+        )
+    return name
+
+
+def check_embedder_name(name: object) -> str:
+    """The name itself, or InvalidNameError."""
+    if not isinstance(name, str) or not re.fullmatch(EMBEDDER_NAME[1:-1], name):
+        raise InvalidNameError(name, "embedder", _EMBEDDER_RULE)
+    return name
+
+
+def check_field_name(name: object) -> str:
+    """The name itself, or InvalidNameError."""
+    if not isinstance(name, str) or not _FIELD_NAME.match(name):
+        raise InvalidNameError(
+            name,
+            "field",
+            "it must start with a letter and hold at most 63 letters, digits or '_'",
+        )
+    return name
+
+
+@dataclass(frozen=True, init=False)
+class Field:
+    """One column of a table beside its id and its vector.
+
+    ``kind`` is the type's name in JSON: text, int, float, bool, datetime, list[text],
+    list[int] or list[float].
+    """
+
+    kind: Kind
+    nullable: bool = True
+    index: Index | None = None
+    partition: bool = False
+    text: bool = False
+
+    def __init__(
+        self,
+        type: FieldType,
+        *,
+        nullable: bool = True,
+        index: Index | None = None,
+        partition: bool = False,
+        text: bool = False,
+    ) -> None:
+        try:
+            kind = type if type in _KIND_NAMES else _KINDS.get(type)
+        except (TypeError, ValueError):  # what has no hash, or cannot be compared, is no type
+            kind = None
+        if kind is None:
+            raise InvalidArgumentError(
+                "a field's type",
+                type,
+                "one of str, int, float, bool, datetime, list[str], list[int], list[float], "
+                f"or in JSON {', '.join(_KIND_NAMES)}",
+            )
+        if index not in (None, "btree", "bitmap"):
+            raise InvalidArgumentError("index", index, "None, 'btree' or 'bitmap'")
+        if index is not None and kind.startswith("list["):
+            raise InvalidArgumentError("index", index, "None for a field of lists")
+        if partition and kind not in ("text", "int"):
+            raise InvalidArgumentError("partition", partition, f"False for a field of {kind}")
+        if text and kind != "text":
+            raise InvalidArgumentError("text", text, f"False for a field of {kind}")
+        for name, flag in (("nullable", nullable), ("partition", partition), ("text", text)):
+            if not isinstance(flag, bool):
+                raise InvalidArgumentError(name, flag, "True or False")
+        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "nullable", nullable)
+        object.__setattr__(self, "index", index)
+        object.__setattr__(self, "partition", partition)
+        object.__setattr__(self, "text", text)
+
+    @property
+    def type(self) -> Any:
+        """The Python type of the field's values."""
+        return next(python for python, kind in _KINDS.items() if kind == self.kind)
+
+    @property
+    def is_list(self) -> bool:
+        """True if the field holds lists."""
+        return self.kind.startswith("list[")
+
+    @property
+    def item_kind(self) -> Kind:
+        """The type of a single value: of an item, where the field holds lists."""
+        return cast("Kind", self.kind.removeprefix("list[").removesuffix("]"))
+
+    def with_index(self, kind: FieldIndex) -> Field:
+        """Return the field with this index: "text" beside another one, else in its place."""
+        if kind == "text":
+            return self._with(text=True)
+        return self._with(index=kind)
+
+    def without_index(self, kind: FieldIndex | None = None) -> Field:
+        """Return the field without this index, or without any."""
+        return self._with(
+            index=None if kind in (None, self.index) else self.index,
+            text=self.text and kind not in (None, "text"),
+        )
+
+    def _with(self, **options: Any) -> Field:
+        return Field(self.kind, **{**self._options(), **options})
+
+    def __repr__(self) -> str:
+        return f"Field({self._options_repr()})"
+
+    def _options_repr(self) -> str:
+        name = str(self.type) if self.is_list else self.type.__name__
+        return ", ".join([name, *(f"{k}={v!r}" for k, v in self._options().items())])
+
+    def _options(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        options: dict[str, Any] = {}
+        if not self.nullable:
+            options["nullable"] = False
+        if self.index is not None:
+            options["index"] = self.index
+        if self.partition:
+            options["partition"] = True
+        if self.text:
+            options["text"] = True
+        return options
+
+    def to_dict(self) -> str | dict[str, Any]:
+        """The JSON form: the type's name, or a mapping where options are set."""
+        options = self._options()
+        return {"type": self.kind, **options} if options else self.kind
+
+    @classmethod
+    def from_dict(cls, value: object) -> Field:
+        """The inverse of to_dict."""
+        if isinstance(value, str):
+            return cls(cast("Kind", value))  # checked there
+        if isinstance(value, Mapping) and "type" in value:
+            options = {k: v for k, v in value.items() if k != "type"}
+            unknown = sorted(set(options) - {"nullable", "index", "partition", "text"}, key=str)
+            if unknown:
+                raise InvalidArgumentError(
+                    "a field's options", unknown, "among nullable, index, partition, text"
+                )
+            return cls(value["type"], **options)
+        raise InvalidArgumentError("a field", value, "a type's name or a mapping with 'type'")
+
+    def arrow_type(self) -> pa.DataType:
+        return _arrow_types()[self.kind]
+
+
+@cache
+def _arrow_types() -> Mapping[Kind, pa.DataType]:
+    import pyarrow as pa
+
+    return {
+        "text": pa.utf8(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "bool": pa.bool_(),
+        "datetime": pa.timestamp("us", tz="UTC"),
+        "list[text]": pa.list_(pa.utf8()),
+        "list[int]": pa.list_(pa.int64()),
+        "list[float]": pa.list_(pa.float64()),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """The text field that a table's vectors are made from, and the name of the embedder.
+
+    ``using`` is a key of ``connect(embedders={...})`` or of ``[retrieval.embedders]`` in the TOML.
+    """
+
+    field: str
+    using: str = "default"
+
+    def __post_init__(self) -> None:
+        check_field_name(self.field)
+        check_embedder_name(self.using)
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the JSON form."""
+        return {"field": self.field, "using": self.using}
+
+    @classmethod
+    def from_dict(cls, value: object) -> Embed:
+        """Return the inverse of ``to_dict``; without ``using`` it is "default"."""
+        if not isinstance(value, Mapping) or not {"field"} <= set(value) <= {"field", "using"}:
+            raise InvalidArgumentError("embed", value, "a mapping with 'field' and perhaps 'using'")
+        return cls(**value)
+
+
+@dataclass(frozen=True, init=False)
+class Schema:
+    """The shape of a table. Immutable; equal schemas compare equal.
+
+    ``fields`` may give a Python type where no option is needed: ``{"year": int}``.
+    """
+
+    dim: int
+    metric: Metric
+    model: str | None
+    vector: str
+    fields: Mapping[str, Field]
+    payload: bool
+    analyzer: Analyzer
+    quantized: Literal["bit"] | None
+    embed: Embed | None
+    vector_nullable: bool
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        metric: Metric = "cosine",
+        model: str | None = None,
+        vector: str = "embedding",
+        fields: Mapping[str, Field | FieldType] | None = None,
+        payload: bool = True,
+        analyzer: Analyzer = "plain",
+        quantized: Literal["bit"] | None = None,
+        embed: Embed | None = None,
+        vector_nullable: bool = False,
+    ) -> None:
+        if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= MAX_DIM:
+            raise InvalidArgumentError("dim", dim, f"a whole number from 1 to {MAX_DIM}")
+        if metric not in ("cosine", "l2", "dot"):
+            raise InvalidArgumentError("metric", metric, "'cosine', 'l2' or 'dot'")
+        if model is not None and (not isinstance(model, str) or not model):
+            raise InvalidArgumentError("model", model, "None or a name")
+        if model is not None and _LONE_SURROGATE.search(model):
+            raise InvalidArgumentError("model", model, "None or a name of valid Unicode")
+        if not isinstance(payload, bool):
+            raise InvalidArgumentError("payload", payload, "True or False")
+        if analyzer not in ("plain", "english", "ngram"):
+            raise InvalidArgumentError("analyzer", analyzer, "'plain', 'english' or 'ngram'")
+        if quantized not in (None, "bit"):
+            raise InvalidArgumentError("quantized", quantized, "None or 'bit'")
+        if quantized and dim % 8:
+            raise InvalidArgumentError("dim", dim, "a multiple of 8 for quantized='bit'")
+        checked = _checked_fields(vector, {} if fields is None else fields)
+        _check_embed(embed, checked)
+        if not isinstance(vector_nullable, bool):
+            raise InvalidArgumentError("vector_nullable", vector_nullable, "True or False")
+        for name, value in (
+            ("dim", dim),
+            ("metric", metric),
+            ("model", model),
+            ("vector", vector),
+            ("fields", checked),
+            ("payload", payload),
+            ("analyzer", analyzer),
+            ("quantized", quantized),
+            ("embed", embed),
+            ("vector_nullable", vector_nullable),
+        ):
+            object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Schema.from_json, (self.to_json(),)  # a mapping proxy cannot be pickled
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    @classmethod
+    def context_vectors(cls, dim: int = 768) -> Schema:
+        """The schema of a table that was created without one."""
+        return cls(
+            dim,
+            fields={
+                "source_id": Field(str),
+                "source_type": Field(str),
+                "text_chunk": Field(str),
+                "created_at": Field(str),
+                "tags": Field(str),
+            },
+        )
+
+    def with_field(self, name: str, field: Field) -> Schema:
+        """The same schema with one more field, or InvalidNameError where the name is taken."""
+        if name in self.fields:
+            raise InvalidNameError(name, "field", "there is a field of this name")
+        return replace(self, fields={**self.fields, name: field})
+
+    def without_field(self, name: str) -> Schema:
+        """The same schema without a field, or InvalidArgumentError where it needs that one."""
+        if self.fields[name].partition:
+            reason = "no partition key, by which the rows lie in the store"
+            raise InvalidArgumentError("field", name, reason)
+        if self.embed is not None and self.embed.field == name:
+            reason = "another than the one that the table's vectors are made from"
+            raise InvalidArgumentError("field", name, reason)
+        return replace(self, fields={n: f for n, f in self.fields.items() if n != name})
+
+    def with_renamed_field(self, old: str, new: str) -> Schema:
+        """The same schema with another name of a field, or InvalidNameError where it is taken."""
+        if new in self.fields:
+            raise InvalidNameError(new, "field", "there is a field of this name")
+        fields = {new if name == old else name: field for name, field in self.fields.items()}
+        embed = self.embed
+        if embed is not None and embed.field == old:
+            embed = replace(embed, field=new)
+        return replace(self, fields=fields, embed=embed)
+
+    def with_changed_field(self, name: str, field: Field) -> Schema:
+        """The same schema with other options of a field that it has."""
+        return replace(self, fields={**self.fields, name: field})
+
+    def differences(self, other: Schema) -> list[str]:
+        """Return in words where an ``other`` schema differs; empty if both are the same."""
+        found = [
+            f"{key} is {getattr(self, key)!r}, not {getattr(other, key)!r}"
+            for key in (
+                "dim",
+                "metric",
+                "model",
+                "vector",
+                "payload",
+                "analyzer",
+                "quantized",
+                "embed",
+                "vector_nullable",
+            )
+            if getattr(self, key) != getattr(other, key)
+        ]
+        for name in [*self.fields, *(name for name in other.fields if name not in self.fields)]:
+            mine, theirs = self.fields.get(name), other.fields.get(name)
+            if mine != theirs:
+                found.append(f"field {name!r} is {mine or 'absent'}, not {theirs or 'absent'}")
+        if not found and list(self.fields) != list(other.fields):
+            found.append("the fields stand in another order")
+        return found
+
+    # JSON
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form as a mapping."""
+        form: dict[str, Any] = {
+            "dim": self.dim,
+            "metric": self.metric,
+            "model": self.model,
+            "vector": self.vector,
+            "payload": self.payload,
+            "fields": {name: field.to_dict() for name, field in self.fields.items()},
+        }
+        if self.analyzer != "plain":
+            form["analyzer"] = self.analyzer
+        if self.quantized is not None:
+            form["quantized"] = self.quantized
+        if self.embed is not None:
+            form["embed"] = self.embed.to_dict()
+        if self.vector_nullable:
+            form["vector_nullable"] = True
+        return form
+
+    def to_json(self) -> str:
+        """The schema as JSON text; ``from_json`` is the inverse."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, value: str | bytes | Mapping[str, Any]) -> Schema:
+        """A schema from its JSON form, as text or already read."""
+        if isinstance(value, (str, bytes)):
+            try:
+                value = json.loads(value)
+            except ValueError as exc:
+                raise InvalidArgumentError("a schema", value, f"JSON ({exc})") from exc
+            except RecursionError as exc:
+                wanted = "JSON that is not nested too deeply"
+                raise InvalidArgumentError("a schema", value, wanted) from exc
+        if not isinstance(value, Mapping) or "dim" not in value:
+            raise InvalidArgumentError("a schema", value, "a mapping with 'dim'")
+        known = {
+            "dim", "metric", "model", "vector", "payload", "fields", "analyzer", "quantized",
+            "embed", "vector_nullable",
+        }  # fmt: skip
+        unknown = sorted(set(value) - known, key=str)
+        if unknown:
+            raise InvalidArgumentError("a schema's keys", unknown, f"among {sorted(known)}")
+        options = dict(value)
+        fields = options.pop("fields", None)
+        fields = {} if fields is None else fields
+        if not isinstance(fields, Mapping):
+            raise InvalidArgumentError("fields", fields, "a mapping of names to types")
+        if options.get("embed") is not None:
+            options["embed"] = Embed.from_dict(options["embed"])
+        return cls(
+            options.pop("dim"),
+            fields={name: Field.from_dict(field) for name, field in fields.items()},
+            **options,
+        )
+
+    # Arrow
+
+    def to_arrow(self) -> pa.Schema:
+        """The Arrow schema of the table's batches; ``from_arrow`` is the inverse."""
+        return self._arrow
+
+    @cached_property
+    def _arrow(self) -> pa.Schema:
+        import pyarrow as pa
+
+        columns = [
+            pa.field("id", pa.utf8(), nullable=False),
+            pa.field(self.vector, pa.list_(pa.float32(), self.dim), self.vector_nullable),
+            *(
+                pa.field(name, field.arrow_type(), nullable=field.nullable)
+                for name, field in self.fields.items()
+            ),
+        ]
+        if self.payload:
+            columns.append(pa.field("payload", pa.json_(pa.utf8())))
+        return pa.schema(columns, metadata={_METADATA_KEY: self.to_json().encode()})
+
+    @classmethod
+    def from_arrow(cls, schema: pa.Schema) -> Schema:
+        """The schema that an Arrow schema carries, or the one that its columns suggest.
+
+        Without aiovec's metadata the vector is the only fixed-size list of floats, the metric
+        cosine, and the other columns become fields of the nearest type.
+        """
+        import pyarrow as pa
+
+        if not isinstance(schema, pa.Schema):
+            raise InvalidArgumentError("an Arrow schema", schema, "a pyarrow.Schema")
+        carried = (schema.metadata or {}).get(_METADATA_KEY)
+        if carried is not None:
+            return cls.from_json(carried)
+        vectors = [
+            column
+            for column in schema
+            if pa.types.is_fixed_size_list(column.type)
+            and pa.types.is_floating(column.type.value_type)
+        ]
+        if len(vectors) != 1:
+            raise InvalidArgumentError(
+                "an Arrow schema", schema.names, "one with a single fixed-size list of floats"
+            )
+        vector = vectors[0]
+        fields = {
+            column.name: Field(_kind_of_arrow(column), nullable=column.nullable)
+            for column in schema
+            if column.name not in ("id", "payload", vector.name)
+        }
+        return cls(
+            vector.type.list_size,
+            vector=vector.name,
+            fields=fields,
+            payload="payload" in schema.names,
+        )
+
+
+def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Mapping[str, Field]:
+    if not isinstance(fields, Mapping):
+        raise InvalidArgumentError("fields", fields, "a mapping of names to types")
+    if check_field_name(vector).lower() in ("id", "payload"):
+        raise InvalidNameError(vector, "field", "id and payload have their own columns")
+    checked: dict[str, Field] = {}
+    seen = {"id", "payload", vector.lower()}
+    for name, field in fields.items():
+        if check_field_name(name).lower() in seen:
+            raise InvalidNameError(
+                name,
+                "field",
+                "names are distinct ignoring case, and 'id', 'payload' and the vector's "
+                f"({vector!r}) are taken",
+            )
+        seen.add(name.lower())
+        checked[name] = field if isinstance(field, Field) else Field(field)
+    partitions = [name for name, field in checked.items() if field.partition]
+    if len(partitions) > MAX_PARTITIONS:
+        raise InvalidArgumentError("partition", partitions, f"at most {MAX_PARTITIONS} fields")
+    return MappingProxyType(checked)
+
+
+def _check_embed(embed: object, fields: Mapping[str, Field]) -> None:
+    if embed is None:
+        return
+    if not isinstance(embed, Embed):
+        raise InvalidArgumentError("embed", embed, 'Embed("field") or None')
+    field = fields.get(embed.field)
+    if field is None or field.kind != "text":
+        texts = ", ".join(name for name, each in fields.items() if each.kind == "text")
+        raise InvalidArgumentError(
+            "embed", embed.field, f"a text field of the schema ({texts or 'it has none'})"
+        )
+
+
+def _kind_of_arrow(column: pa.Field) -> Kind:
+    import pyarrow as pa
+
+    from .arrow import is_text
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+
+    if is_text(kind):
+        return "text"
+    if pa.types.is_boolean(kind):
+        return "bool"
+    if pa.types.is_integer(kind):
+        return "int"
+    if pa.types.is_floating(kind):
+        return "float"
+    if pa.types.is_timestamp(kind) and kind.tz:
+        return "datetime"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        if is_text(kind.value_type):
+            return "list[text]"
+        if pa.types.is_integer(kind.value_type):
+            return "list[int]"
+        if pa.types.is_floating(kind.value_type):
+            return "list[float]"
+    raise InvalidArgumentError(
+        f"the Arrow type of column {column.name!r}", str(kind),
+        "text, integer, float, boolean, a timestamp with a time zone, or a list of text or numbers",
+    )  # fmt: skip
+
+
+def may_lack_vectors(schema: Schema) -> bool:
+    """Return whether rows may come without a vector."""
+    return schema.embed is not None or schema.vector_nullable

@@ -1,1 +1,0 @@
-"""The settings: their models, how they are loaded, and what an error of theirs says."""

@@ -1,0 +1,179 @@
+"""Open a store, or replace one by a backup.
+
+Importing this module imports little: NumPy, pyarrow and the backends come when a store is opened,
+in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._embed.checks import check_embedders
+from ..errors import AiovecError, ConfigError, UnsupportedError
+
+if TYPE_CHECKING:
+    from .._embed.protocol import AnyEmbedder, EmbedderOption
+    from ..backend.contract import Backend
+    from ..backend.embedders import EmbedderSettings
+    from ..backend.origin import Origin, PathText, Resolved
+    from .store import VectorStore
+
+# What a store imports at its first calls.
+_HEAVY = ("pyarrow.compute", "aiovec._input.rows", "aiovec._store.store", "aiovec._store.table")
+
+
+def connect(
+    target: PathText | None = None,
+    *,
+    config: PathText | None = None,
+    read_only: bool = False,
+    embedders: Mapping[str, EmbedderOption] | None = None,
+) -> Opening:
+    """Open a store: ``async with connect("notes.db") as store`` or ``await connect("notes.db")``.
+
+    ``target`` is a path, ``":memory:"``, or a URL that an installed backend answers to, such as
+    ``lancedb:///path`` or ``s3://…``. A path is a SQLite file, or a folder with one in it.
+
+    ``config`` is a TOML file. Alone, its ``[retrieval]`` says what to open, and the store follows
+    it when it is switched to another backend. Beside a target it gives the settings only. With
+    neither, the file is ``$AIOVEC_CONFIG``, else ``./aiovec.toml``.
+
+    With ``read_only`` the store must exist and nothing of it is written, so it may lie where this
+    process cannot write; a call that writes raises UnsupportedError.
+
+    ``embedders`` make the vectors of tables whose schema has ``embed``, by the names used there;
+    they come before those of the TOML file's ``[retrieval.embedders]``. Each is an ``Embedder``, or
+    a mapping with the keys of such a section: ``{"default": {"kind": "demo"}}``.
+
+    Nothing is read and nothing is imported until the result is awaited or entered. That raises
+    ConfigError for a target or a file that cannot be used, BackendNotInstalledError for a backend
+    whose package is missing, and what the backend itself has to say.
+    """
+    return Opening(
+        lambda: _origin(target, config, read_only),
+        None if embedders is None else check_embedders(embedders),
+    )
+
+
+def _origin(target: PathText | None, config: PathText | None, read_only: bool) -> Origin:
+    from ..backend.origin import Origin
+
+    return Origin(target, config, read_only=read_only)
+
+
+class Opening:
+    """A store that is about to be opened, once: await it, or enter it."""
+
+    def __init__(
+        self, source: Callable[[], Origin], embedders: Mapping[str, EmbedderOption] | None = None
+    ) -> None:
+        self._source = source
+        self._embedders = embedders
+        self._used = False
+        self._store: VectorStore | None = None
+
+    def __await__(self) -> Generator[None, None, VectorStore]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> VectorStore:
+        self._store = await self._open()
+        return self._store
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._store is not None:
+            await self._store.__aexit__(kind)
+
+    async def _open(self) -> VectorStore:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise AiovecError(
+                "a store runs on an event loop of asyncio, and none runs here; under trio, or "
+                "without async, use aiovec.sync in a thread"
+            ) from None
+        if self._used:
+            raise RuntimeError("one connect() opens one store; call connect() again for another")
+        self._used = True
+        source, resolved, embedders = await asyncio.to_thread(self._resolve)
+        from ..backend.threads import to_its_end
+        from .store import VectorStore
+
+        try:
+            await resolved.backend.open()
+        except BaseException as exc:
+            try:
+                await to_its_end(resolved.backend.close())
+            except Exception as unclosed:  # noqa: BLE001 - the first failure is the one to tell
+                exc.add_note(f"closing it failed too: {unclosed!r}")
+            raise
+        followed = source if source.follows else None
+        return VectorStore(resolved.backend, resolved.settings, followed, embedders)
+
+    def _resolve(self) -> tuple[Origin, Resolved, dict[str, AnyEmbedder | EmbedderSettings]]:
+        """Resolve what to open, and import what the store needs: all that blocks, in a thread."""
+        _import_the_rest()
+        from ..backend.config import embedder_section
+
+        source = self._source()
+        embedders = {
+            name: embedder_section(name, given) if isinstance(given, Mapping) else given
+            for name, given in (self._embedders or {}).items()
+        }
+        return source, source.resolve_first(), embedders
+
+
+def _import_the_rest() -> None:
+    for module in _HEAVY:
+        importlib.import_module(module)
+    # anyio loads this at its first use, which would be on the event loop. It is not public, so
+    # where it is called otherwise that first use is just a little slow.
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module("anyio._backends._asyncio")
+
+
+async def restore(
+    backup: PathText,
+    target: PathText | None = None,
+    *,
+    config: PathText | None = None,
+    overwrite: bool = False,
+) -> Path | None:
+    """Put a backup in the place of a store; return where the old store was kept, if there was one.
+
+    ``backup`` is what ``VectorStore.backup`` wrote, ``target`` and ``config`` are as for
+    ``connect``. The backup is copied and checked first, and then replaces the store in one step,
+    with the files that belonged to the old one, such as a WAL. The old store is renamed, not
+    deleted, unless ``overwrite`` is true.
+
+    StoreBusyError where a process uses the store; CorruptStoreError where the backup is damaged or
+    is no store, or the target is something else than a store (``overwrite`` replaces that too);
+    UnsupportedError where the backend cannot do it.
+    """
+    path, backend = await asyncio.to_thread(_resolved, backup, target, config)
+    from ..backend.contract import Restores
+    from ..backend.threads import to_its_end
+
+    if not isinstance(backend, Restores):
+        raise UnsupportedError("restore", backend.name)
+    return await to_its_end(backend.restore_from(path, overwrite=overwrite))
+
+
+def _resolved(
+    backup: PathText, target: PathText | None, config: PathText | None
+) -> tuple[Path, Backend]:
+    from ..backend.locate import path_of_copy
+    from ..backend.origin import text_of
+
+    text = text_of(backup, "backup")
+    if isinstance(backup, str):
+        text = path_of_copy(text, "backup")
+    path = Path(os.path.abspath(os.path.expanduser(text)))
+    if not path.exists():
+        raise ConfigError(f"there is no backup at {path}", key="backup", accepted="a path")
+    return path, _origin(target, config, False).resolve_first().backend

@@ -1,0 +1,79 @@
+"""The searches of a store that are at work at once.
+
+Of thousands that are asked for at once a backend works on a few dozen. What a search holds while it
+waits deep inside (its frames, its query, its options) is some eighty objects, and Python's garbage
+collector looks through all of them, on the event loop: with 5,000 waiting it held the loop for
+0.3 s at a time. So searches wait before anything is made of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._telemetry.events import watch
+from ..backend.limits import Admission, Patience, Share
+
+if TYPE_CHECKING:
+    from .._telemetry.events import Operation
+    from .current import Engine
+
+
+class SearchTurns:
+    """The searches of a store: those by words alone take little, and have a queue of their own."""
+
+    __slots__ = ("by_vectors", "by_words")
+
+    def __init__(self) -> None:
+        reason = "other searches of this process take too long"
+        self.by_vectors, self.by_words = Admission(reason), Admission(reason)
+
+    def of(self, engine: Engine, operation: Operation, *, embeds: bool = False) -> SearchTurn:
+        """The turn of a search, to be held while it is at work."""
+        searches = self.by_words if operation.name == "search_text" else self.by_vectors
+        searches.calls = engine.backend.searches_at_once
+        return SearchTurn(searches, engine, operation, embeds=embeds)
+
+    def share_by_words(self, engine: Engine) -> Share:
+        """A place among the searches by words, for a part of another search."""
+        self.by_words.calls = engine.backend.searches_at_once
+        return self.by_words.share(0, Patience(engine.backend.busy_timeout))
+
+    def close(self, error: Exception) -> None:
+        """Have those that wait end with the error."""
+        self.by_vectors.close(error)
+        self.by_words.close(error)
+
+
+class SearchTurn(Share):
+    """A search's place, held by ``async with``, and left sooner by ``give_back``.
+
+    One that ``embeds`` takes it by ``take_late`` when its embedder has answered: no other search
+    waits for that.
+    """
+
+    __slots__ = ("_embeds", "_engine", "operation")
+
+    def __init__(
+        self, admission: Admission, engine: Engine, operation: Operation, *, embeds: bool
+    ) -> None:
+        patience = Patience(engine.backend.busy_timeout, new_call=True)
+        super().__init__(admission, 0, patience)
+        operation.began = patience.began
+        self.operation = operation
+        self._engine = engine
+        self._embeds = embeds
+
+    async def __aenter__(self) -> SearchTurn:
+        if not self._embeds:
+            try:
+                await self.take()
+            except BaseException:
+                with watch(self.operation, self._engine.place):
+                    raise
+        return self
+
+    async def take_late(self) -> None:
+        """Take it now, where it is not held. What it waits counts from the step's start."""
+        if self._state is None:
+            self.patience = Patience(self._engine.backend.busy_timeout)
+            await self.take()

@@ -1,0 +1,76 @@
+"""What a backend needs of aiovec: docs/BACKENDS.md shows how to write one.
+
+The modules are the interface. ``contract`` is what a backend implements; ``commit`` and ``limits``
+join and bound its calls; ``threads`` and ``files`` do its work off the event loop; ``marks`` are
+those of a migration; ``plugins``, ``locate`` and ``config`` find a backend and its settings. The
+names here come from the layers below: schemas, Arrow data, filters, snippets and redaction.
+"""
+
+from __future__ import annotations
+
+from .._filters import bind as bind
+from .._filters.patterns import ANY_CHARACTER as ANY_CHARACTER
+from .._filters.patterns import ANY_TEXT as ANY_TEXT
+from .._filters.patterns import fold_case as fold_case
+from .._filters.patterns import same_letter as same_letter
+from .._filters.terms import NEGATED_OPERATOR as NEGATED_OPERATOR
+from .._filters.terms import Word as Word
+from .._filters.terms import merged as merged
+from .._filters.terms import terms_of as terms_of
+from .._filters.terms import word_of as word_of
+from .._filters.tree import And as And
+from .._filters.tree import Compare as Compare
+from .._filters.tree import Const as Const
+from .._filters.tree import Contains as Contains
+from .._filters.tree import EqualsList as EqualsList
+from .._filters.tree import Expr as Expr
+from .._filters.tree import In as In
+from .._filters.tree import IsNull as IsNull
+from .._filters.tree import IsTrue as IsTrue
+from .._filters.tree import Like as Like
+from .._filters.tree import Not as Not
+from .._filters.tree import Or as Or
+from .._filters.tree import Ref as Ref
+from .._filters.tree import StartsWith as StartsWith
+from .._filters.tree import Value as Value
+from .._model.arrays import BoolArray as BoolArray
+from .._model.arrays import Float32Array as Float32Array
+from .._model.arrays import Float64Array as Float64Array
+from .._model.arrays import Int64Array as Int64Array
+from .._model.arrays import UInt64Array as UInt64Array
+from .._model.arrow import from_matrix as from_matrix
+from .._model.arrow import last_of_each_id as last_of_each_id
+from .._model.arrow import one_array as one_array
+from .._model.arrow import payload_array as payload_array
+from .._model.arrow import payload_texts as payload_texts
+from .._model.arrow import python_values as python_values
+from .._model.arrow import to_matrix as to_matrix
+from .._model.arrow import without_vector as without_vector
+from .._model.distance import distances as distances
+from .._model.distance import is_extreme as is_extreme
+from .._model.distance import nearest_first as nearest_first
+from .._model.json_text import LossyJsonError as LossyJsonError
+from .._model.json_text import read_json as read_json
+from .._model.patch import PayloadPatch as PayloadPatch
+from .._model.patch import Remove as Remove
+from .._model.redaction import MASK as MASK
+from .._model.redaction import cleaned as cleaned
+from .._model.redaction import redacted as redacted
+from .._model.redaction import secrets_in as secrets_in
+from .._model.redaction import without_secrets as without_secrets
+from .._model.schema import MAX_DIM as MAX_DIM
+from .._model.schema import Field as Field
+from .._model.schema import FieldIndex as FieldIndex
+from .._model.schema import Kind as Kind
+from .._model.schema import Metric as Metric
+from .._model.schema import Schema as Schema
+from .._model.schema import check_field_name as check_field_name
+from .._model.schema import check_table_name as check_table_name
+from .._telemetry.events import HttpRequest as HttpRequest
+from .._telemetry.events import Place as Place
+from .._telemetry.events import watch_memory as watch_memory
+from .._telemetry.events import watch_request as watch_request
+from .._telemetry.events import watch_searches as watch_searches
+from .._text.query import TextClause as TextClause
+from .._text.snippets import SNIPPET_GAP as SNIPPET_GAP
+from .._text.snippets import snippets_of as snippets_of

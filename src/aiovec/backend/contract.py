@@ -1,0 +1,816 @@
+"""The contract between ``VectorStore`` and a backend.
+
+``VectorStore`` checks names, rows, vectors, models and filters, ranks the hits and tells errors;
+a ``Backend`` stores and finds. It gets only what was checked: Arrow tables in the layout of
+``Schema.to_arrow()``, filter trees whose names and literals fit the schema, and contiguous
+float32 arrays. Abilities that not every engine has are classes of their own beside ``Backend``:
+``TextSearch``, ``VectorIndexes``, ``ChangeFeed``, ``Snapshots``, ``Backups``, ``BulkLoads``,
+``Moves``, ``ReadOnly`` and ``Advises``.
+
+Rules for every method:
+
+- It raises the errors of ``aiovec.errors`` only, with the driver's own as the cause.
+- A write is atomic and, when it returns, durable against ``kill -9`` and visible to every later
+  read in any process.
+- A cancelled write is wholly done or not at all; a cancelled call leaves the backend usable and
+  stops using the CPU soon.
+- It never blocks the event loop.
+- Calls may overlap in any number.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+
+from .._filters.tree import Expr, Ref, Value
+from .._model.arrays import Float32Array
+from .._model.patch import PayloadPatch
+from .._model.schema import Field, FieldIndex, Schema
+from .._text.query import TextClause
+from ..errors import (
+    AiovecError,
+    OutcomeUnknownError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreFullError,
+    StoreMovedError,
+)
+from .keys import Kept, WriteKey
+from .marks import Destination, MoveMark, MoveRecord
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .limits import Share
+
+
+# Seconds that the writes under way may take until a migration has begun.
+_FLUSH_LIMIT = 60.0
+
+
+class StaleTableError(Exception):
+    """The table is no longer what the handle says: altered, dropped, or made anew.
+
+    Never reaches a user: ``VectorStore`` opens the table again and repeats the call.
+    """
+
+
+class ChangesPrunedError(Exception):
+    """The changes asked for are no longer kept from ``floor`` down; read the whole table anew."""
+
+    def __init__(self, floor: int) -> None:
+        self.floor = floor
+        super().__init__(f"changes up to number {floor} are no longer kept")
+
+
+@dataclass(frozen=True, slots=True)
+class TableHandle:
+    """A table as it was when it was opened.
+
+    ``token`` is the backend's own mark of that state. A method that gets a handle whose token is
+    out of date raises StaleTableError and does nothing.
+    """
+
+    name: str
+    schema: Schema
+    token: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns to read of each row beside its id."""
+
+    fields: tuple[str, ...]
+    payload: bool = False
+    vector: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One key to sort rows by: a field, "id", or a key of the payload.
+
+    Nulls come last in either direction. Of a payload key, numbers come before text, text before
+    booleans (FALSE before TRUE), and every other value counts as null; ``descending`` turns this
+    around. Numbers are compared exactly, text by code points.
+    """
+
+    ref: Ref
+    descending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The effort of an approximate search. None leaves a value to the backend."""
+
+    nprobes: int | None = None
+    ef: int | None = None
+    refine: int | None = None
+    recall: float | None = None
+    dims: int | None = None
+    oversample: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VectorQuery:
+    vector: Float32Array
+    limit: int
+    where: Expr | None
+    columns: Columns
+    exact: bool = False
+    tuning: Tuning | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextQuery:
+    """A keyword search. A row matches that matches all clauses, or with ``any`` at least one.
+
+    No row matches that matches an excluded clause. At least one clause is not excluded.
+    ``highlight`` has the texts to put before and behind each matching word of the snippets.
+    """
+
+    clauses: tuple[TextClause, ...]
+    limit: int
+    where: Expr | None
+    columns: Columns
+    any: bool = False
+    highlight: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """Rows as columns of Python values, in the order that was asked for.
+
+    ``fields`` has one list for each of ``Columns.fields``; ``payloads`` holds JSON text or None,
+    ``vectors`` one row of float32 for each id, of NaN where it has no vector; both are None where
+    they were not asked for.
+    """
+
+    ids: Sequence[str]
+    fields: Mapping[str, Sequence[Any]]
+    payloads: Sequence[str | None] | None = None
+    vectors: Float32Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The rows that a query found, in any order.
+
+    ``measures`` has one number a row: for a vector search the distance in the table's metric
+    (``1 - cos``, Euclidean, ``-dot``), for a text search the BM25 score, higher is better.
+    """
+
+    rows: StoredRows
+    measures: Sequence[float]
+    highlights: Sequence[Mapping[str, str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """A page of the change feed: all that happened after ``since`` and up to ``number``.
+
+    Apply ``deleted`` first, then ``upserted``. ``complete`` tells that ``number`` is the newest.
+    """
+
+    number: int
+    upserted: pa.Table
+    deleted: Sequence[str]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableStats:
+    """The size and the costs of a table.
+
+    ``bytes`` is what it takes where it lies, ``index`` the state of its vector index in words,
+    ``unindexed_rows`` those that a search must scan, ``scan_memory`` the bytes that its resident
+    copy takes in this process. ``details`` is the backend's own.
+    """
+
+    table: str
+    backend: str
+    rows: int
+    bytes: int
+    index: str
+    unindexed_rows: int
+    scan_memory: int
+    last_optimize: datetime | None
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """One index: its kind and parameters, how many rows it covers, its measured recall."""
+
+    name: str
+    kind: str
+    column: str
+    parameters: Mapping[str, Any]
+    rows_indexed: int
+    rows_unindexed: int
+    recall: float | None = None
+
+
+class IndexOptions(TypedDict, total=False):
+    """Options of an approximate index. An index takes those of its kind and refuses others.
+
+    ``recall`` is the part of the true nearest rows that searches of the table shall find. The rest
+    are whole numbers: ``num_partitions`` or ``target_partition_size`` rows each, ``sample_rate``
+    and ``max_iterations`` of their training, ``m`` links and ``ef_construction`` candidates of a
+    graph (kinds named ``hnsw``), ``num_sub_vectors`` and ``num_bits`` of codes (``pq`` and ``rq``).
+    """
+
+    recall: float | None
+    num_partitions: int
+    target_partition_size: int
+    max_iterations: int
+    sample_rate: int
+    m: int
+    ef_construction: int
+    num_sub_vectors: int
+    num_bits: int
+
+
+class Backend(ABC):
+    """A place where tables lie. The constructor does no I/O."""
+
+    name: ClassVar[str]
+    """Its name in the TOML."""
+
+    promises: frozenset[str] = frozenset()
+    """Abilities without a class of their own: those of ``PROMISES``."""
+
+    @property
+    @abstractmethod
+    def target(self) -> str:
+        """Where the store lies, as a user would name it; never a secret."""
+
+    busy_timeout: float | None = None
+    """Seconds that a call waits for its turn before StoreBusyError; None without a limit.
+    ``VectorStore`` has a search wait for so long too before it asks the backend."""
+
+    searches_at_once: int = max(96, 32 * (os.cpu_count() or 1))
+    """The most searches by vectors, and as many by words, that gain by being at work at once.
+    ``VectorStore`` has further ones wait, in their order whatever their tables. By default as many
+    as fill a batch of SQLite's on each core, and the next one."""
+
+    keeps_keys: bool = False
+    """True if the keys of writes are kept, so that a caller without an answer may repeat a write:
+    by the promise "once", or with notes that miss only what a kill right behind a commit left."""
+
+    upkeep: bool = True
+    """Set to False before ``open`` by those who only look: no work begins in the background."""
+
+    @property
+    def address(self) -> str:
+        """Where the store lies, as ``connect`` takes it; never a secret."""
+        return self.target
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Make the store ready, and create it where it is not there yet."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish the writes that were accepted and let go of everything. Called once, last."""
+
+    async def finish(self) -> None:
+        """Do the upkeep that this store's writes made due, such as a first index.
+
+        Called before ``close`` where the app closes the store of its own accord, and cancelled
+        where it cannot wait. It takes no longer than a bound of the backend's own, and raises
+        nothing: what is left is for the next store that opens the table.
+        """
+        return
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Reach the store, or raise."""
+
+    def owns(self, path: Path) -> bool:
+        """Return whether a path belongs to the store: no export may replace it. Reads the disk."""
+        return False
+
+    # Tables
+
+    @abstractmethod
+    async def tables(self) -> list[str]:
+        """The tables' names, sorted."""
+
+    @abstractmethod
+    async def open_table(self, name: str) -> TableHandle:
+        """A handle, or TableNotFoundError."""
+
+    @abstractmethod
+    async def create_table(self, name: str, schema: Schema) -> None:
+        """Create an empty table, or raise TableExistsError. Of callers at once, one succeeds."""
+
+    @abstractmethod
+    async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
+        """Add a field that is null in the rows there are."""
+
+    @abstractmethod
+    async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
+        """Build an index over a field, which the schema then says; return when it is used.
+
+        The field exists and ``kind`` fits its type. "btree" and "bitmap" take each other's place,
+        "text" stands beside them. Where the same index exists, nothing changes, but what a killed
+        build has left undone is completed. Reads go on meanwhile.
+        """
+
+    @abstractmethod
+    async def drop_field_index(
+        self, table: TableHandle, field: str, kind: FieldIndex | None
+    ) -> None:
+        """Drop the index of this kind over a field, or all of its indexes; nothing without one.
+
+        The schema then says so, and no upkeep builds it again.
+        """
+
+    @abstractmethod
+    async def drop_field(self, table: TableHandle, field: str) -> None:
+        """Drop a field with its values and indexes. It is no partition key and not embedded."""
+
+    @abstractmethod
+    async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
+        """Give a field another name, which is free; values and indexes stay."""
+
+    @abstractmethod
+    async def rename_table(self, old: str, new: str) -> None:
+        """Give a table another name; rows, schema, indexes and changes stay.
+
+        TableNotFoundError or TableExistsError where it cannot be, UnsupportedError with the reason
+        where the place of the store knows no way to do it in one step.
+        """
+
+    @abstractmethod
+    async def drop_table(self, name: str) -> None:
+        """Drop the table with all its rows, or raise TableNotFoundError."""
+
+    # Writing
+
+    def writing(self, size: int) -> AbstractAsyncContextManager[Share | None]:
+        """A place among the writing calls under way, for about ``size`` bytes of rows.
+
+        ``VectorStore`` holds it while it checks the rows of an ``insert`` or ``upsert``, or the
+        vectors of ``set_vectors``, and writes them, so that calls that wait take no memory. The
+        other writing methods take one themselves.
+        StoreBusyError where none comes in time.
+        """
+        return nullcontext()
+
+    @abstractmethod
+    async def insert(
+        self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+    ) -> int:
+        """Add rows, whose ids are distinct, and return how many were added.
+
+        DuplicateIdError where one of the ids exists; with ``skip_existing`` its row is left out.
+        """
+
+    @abstractmethod
+    async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
+        """Add rows, whose ids are distinct, or replace whole rows of the same ids."""
+
+    @abstractmethod
+    async def update(
+        self,
+        table: TableHandle,
+        values: Mapping[str, Any],
+        payload: PayloadPatch,
+        *,
+        ids: Sequence[str] | None,
+        where: Expr | None,
+        vector: Float32Array | None = None,
+    ) -> int:
+        """Set fields, and change the payload, in the rows selected by both; how many those were.
+
+        ``ids`` are distinct; None for either selects every row. With ``vector``, each of these
+        rows gets this vector; with one of NaN they have none any more, as tables with
+        ``vector_nullable`` allow. Where ``payload.apply`` raises for a row, nothing is changed.
+        """
+
+    @abstractmethod
+    async def set_vectors(
+        self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
+    ) -> int:
+        """Give the rows with these ids, which are distinct, new vectors; how many existed.
+
+        ``vectors`` has one for each id. Fields stay, and ids that are absent are passed by.
+        """
+
+    @abstractmethod
+    async def delete(
+        self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
+    ) -> int:
+        """Delete the rows selected by both; how many those were."""
+
+    async def kept(self, key: WriteKey) -> Kept | None:
+        """The trace of a write that was done under this key, whatever has become of the store.
+
+        None where there is none: it was not done, or its key was forgotten since. What a killed
+        process has left undone of it, such as the build of an index, is completed.
+        InvalidArgumentError where another write has the key.
+        """
+        return None
+
+    # Reading
+
+    @abstractmethod
+    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
+        """The rows with these ids, which are distinct, in any order; absent ones are left out."""
+
+    @abstractmethod
+    async def find(
+        self,
+        table: TableHandle,
+        *,
+        where: Expr | None,
+        order_by: Sequence[Order],
+        limit: int,
+        offset: int,
+        columns: Columns,
+    ) -> StoredRows:
+        """Rows in the order of one or more keys; rows that are equal in all of them by id."""
+
+    @abstractmethod
+    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        """The nearest rows for each query: a filter selects before the nearest are taken."""
+
+    @abstractmethod
+    def export(
+        self,
+        table: TableHandle,
+        *,
+        where: Expr | None,
+        columns: Columns,
+        after: bytes | None,
+        batch_size: int,
+    ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
+        """All rows of one consistent snapshot, in constant memory, each batch with its cursor.
+
+        The batches have the columns of ``Schema.to_arrow()`` that were asked for, the id always.
+        A cursor goes on behind its batch in a new snapshot: rows that were there all the time
+        come exactly once.
+        """
+
+    @abstractmethod
+    async def count(self, table: TableHandle, where: Expr | None) -> int: ...
+
+    @abstractmethod
+    async def value_counts(
+        self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
+    ) -> Sequence[tuple[Value, int]]:
+        """The values of a field, "id" or a payload key, each with the number of rows that have it.
+
+        The most frequent first, equally frequent ones in the order of ``Order``; at most ``limit``.
+        Nulls are not counted. A row counts once for each different item of a list field. Integers
+        and floats that are equal are one value; booleans are never numbers.
+        """
+
+    @abstractmethod
+    async def bounds(
+        self, table: TableHandle, ref: Ref, where: Expr | None
+    ) -> tuple[Value, Value] | None:
+        """The first and the last value, nulls left out, in the order of ``Order``, of one state.
+
+        None where there is none. ``ref`` is no list field.
+        """
+
+    @abstractmethod
+    async def stats(self, table: TableHandle) -> TableStats: ...
+
+    @abstractmethod
+    async def optimize(self, table: TableHandle) -> None:
+        """Do now what keeps the table small and fast."""
+
+    def supports(self, ability: str) -> bool:
+        """Return whether the backend has the ability; ``VectorStore.supports`` lists the names."""
+        interface = ABILITIES.get(ability)
+        return ability in self.promises or (interface is not None and isinstance(self, interface))
+
+
+class TextSearch(ABC):
+    """Keyword search over the fields with ``text=True``."""
+
+    @abstractmethod
+    async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
+        """The best rows by BM25."""
+
+
+class VectorIndexes(ABC):
+    """Approximate indexes over the vectors."""
+
+    @abstractmethod
+    async def create_index(
+        self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
+    ) -> None: ...
+
+    @abstractmethod
+    async def indexes(self, table: TableHandle) -> list[IndexInfo]: ...
+
+    @abstractmethod
+    async def drop_index(self, table: TableHandle, name: str) -> None: ...
+
+    def index_for(self, schema: Schema, rows: int) -> str:
+        """Return in words the index that "auto" builds for a table of this size; "" if unknown.
+
+        Looks at no table, and may be asked before ``open``.
+        """
+        return ""
+
+
+class ChangeFeed(ABC):
+    """The rows that changed since a change number. Numbers rise within a table, never reused."""
+
+    @abstractmethod
+    async def change_number(self, table: TableHandle) -> int:
+        """The number of the newest change; 0 where there was none."""
+
+    @abstractmethod
+    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
+        """Some ``limit`` changes after ``since``; ChangesPrunedError where they are not kept."""
+
+
+class Snapshots(ABC):
+    """Earlier versions of a table."""
+
+    @abstractmethod
+    async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]: ...
+
+    @abstractmethod
+    async def restore(self, table: TableHandle, version: int) -> None: ...
+
+
+class Backups(ABC):
+    """A copy of the whole store while it is in use."""
+
+    @abstractmethod
+    async def backup(self, path: Path) -> None:
+        """Write one consistent copy to a path that does not exist yet."""
+
+
+class Restores(ABC):
+    """Putting a backup in the place of the store."""
+
+    @abstractmethod
+    async def restore_from(self, backup: Path, *, overwrite: bool) -> Path | None:
+        """Replace the store by a copy of ``backup``; return where the old one was kept.
+
+        Called in place of ``open``, on an object that is used for nothing else. Checks the backup
+        before it changes anything, and raises StoreBusyError where a process uses the store. What
+        is there stays under another name unless ``overwrite`` is true.
+        """
+
+
+class ReadOnly:
+    """Opening a store for reading only, also where nothing can be written."""
+
+    read_only: bool = False
+    """Set before ``open``. Then ``open`` raises ConfigError where there is no store, nothing is
+    created or written beside it (no lock, no upkeep, no mark) but what the driver itself needs to
+    read while others write, and a method that writes raises UnsupportedError."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes that a table's copy in memory takes, or would take, and the option that limits them."""
+
+    bytes: int
+    budget: int
+    option: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdviceFacts:
+    """Facts about a table that its backend reads from its own ``stats``.
+
+    ``created`` is the time when the table was created, as a datetime or RFC 3339 text, ``memory``
+    None where searches use no copy in memory, ``growing`` the part of a search's time that grows
+    with the rows (0 to 1), and ``loading`` true while searches are slower than they will be.
+    """
+
+    created: datetime | str | None = None
+    memory: MemoryNeed | None = None
+    growing: float = 1.0
+    loading: bool = False
+
+
+class Advises(ABC):
+    """Telling when another backend would serve a table better."""
+
+    successor: ClassVar[str]
+    """The name of that backend."""
+
+    @abstractmethod
+    def advice_facts(self, stats: TableStats, search_ms: float) -> AdviceFacts:
+        """Return the facts in ``stats`` of a table whose searches take ``search_ms`` on average.
+
+        Does no I/O.
+        """
+
+
+class BulkLoad(ABC):
+    """Rows on their way into a table that the caller has made and holds alone."""
+
+    @abstractmethod
+    async def add(self, rows: pa.Table) -> None:
+        """Add rows, whose ids are distinct; durable when it returns.
+
+        DuplicateIdError where the table had one of the ids when the load began, or an earlier
+        ``add`` of it brought one. Ids that others write meanwhile are not looked for.
+        """
+
+
+class BulkLoads(ABC):
+    """Filling a table faster than ``insert`` does, which looks every id up in the table."""
+
+    @abstractmethod
+    def bulk_load(self, table: TableHandle) -> BulkLoad: ...
+
+
+class Moves(ABC):
+    """A store that helps a migration away from it, by a mark that all its processes heed.
+
+    Every write reads the mark under the lock, or in the transaction, that commits the write. So a
+    write that began before a change of the mark is either committed when the call that changed it
+    returns, or looks again. The object on which ``begin_move`` was called acts for the run: it
+    reads and writes whatever the mark says. Every other one is held by it.
+
+    While a mark is open, ``changes`` tells which rows changed, as ``ChangeFeed`` does.
+    """
+
+    # What a backend implements
+
+    @abstractmethod
+    async def move_record(self) -> MoveRecord:
+        """The mark, whoever set it, and the generation; CorruptStoreError where it is damaged."""
+
+    @abstractmethod
+    async def change_move(
+        self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
+    ) -> tuple[MoveRecord, MoveRecord]:
+        """Replace the record by what ``change`` makes of it, in one step; both, before and after.
+
+        Calls ``change`` again where somebody else was faster. With ``anew`` the record counts as
+        empty where it cannot be read. A mark that comes to say "moved" ends every read and write
+        of every other object, whatever handles they hold.
+        """
+
+    @abstractmethod
+    async def flush_writers(self, limit: float) -> None:
+        """Return when every write that read an earlier mark is committed or will read it again.
+
+        StoreBusyError where one of them takes longer than ``limit`` seconds.
+        """
+
+    @abstractmethod
+    def act_for(self, run: str | None) -> None:
+        """Let this object read and write whatever the mark of that run says."""
+
+    @abstractmethod
+    async def change_number(self, table: TableHandle) -> int:
+        """The number of the newest change; 0 where there was none."""
+
+    @abstractmethod
+    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
+        """Some ``limit`` changes after ``since``; ChangesPrunedError where they are not kept."""
+
+    # What a migration does
+
+    async def move_mark(self) -> MoveMark | None:
+        """The mark, whoever set it; None where no migration has left one."""
+        return (await self.move_record()).mark
+
+    async def begin_move(self, run: str, destination: Destination | None = None) -> None:
+        """Act for this run from now on, and set the mark "open" where there is none.
+
+        When this returns, changes of schema raise MigrationError with the run's name, and every
+        later change of a row is in ``changes`` until the mark is removed. MigrationError where
+        another run's mark stands.
+        """
+        wanted = destination or Destination()
+        begun = uuid.uuid4().hex
+        _, after = await self.change_move(lambda record: record.begin(run, wanted, begun))
+        self.act_for(run)
+        if after.mark is not None and not after.mark.left:
+            await self.flush_writers(_FLUSH_LIMIT)
+
+    async def pause_writers(self, run: str, limit: float) -> None:
+        """Let every writer of every process wait.
+
+        When this returns, no write is under way. A waiting writer that has seen the pause for
+        ``limit`` seconds ends it for all, so a run that died holds nobody for ever.
+        """
+        pause = uuid.uuid4().hex
+        await self.change_move(lambda record: record.pause(run, limit, pause))
+        await self.flush_writers(limit)
+
+    async def resume_writers(self, run: str) -> bool:
+        """End the pause; False where a writer had ended it already."""
+        before, after = await self.change_move(lambda record: record.resume(run))
+        return before != after
+
+    async def set_moved(self, run: str, generation: int) -> bool:
+        """Turn the pause into "moved"; False, and nothing done, where the pause had ended.
+
+        From then on every call of every other object raises StoreMovedError. Done a second time
+        by the same run it is True.
+        """
+        _, after = await self.change_move(lambda record: record.move(run, generation))
+        return after.mark is not None and after.mark.left
+
+    async def arrive(self, run: str, generation: int) -> None:
+        """Put the store into use, to which a cut-over of this run has led.
+
+        Whoever was led here by the mark of the store that was left may do it: a mark of the same
+        run and an older generation is out of date. Done a second time it does nothing.
+        """
+        if (record := await self.move_record()) != record.arrive(run, generation):
+            await self.change_move(lambda record: record.arrive(run, generation))
+
+    async def reenter(self, run: str, source: str) -> None:
+        """Act for a run that leads into this store, which a finished one may have left.
+
+        MigrationError where the mark of another run stands that did not lead to ``source``.
+        """
+        if (record := await self.move_record()) != record.reenter(run, source):
+            await self.change_move(lambda record: record.reenter(run, source))
+        self.act_for(run)
+
+    async def fill(self, run: str, source: str, journal: str = "") -> None:
+        """Act for a run that copies the rows of ``source`` into this store, which is not in use.
+
+        When this returns nobody else's write is under way, and until the mark is removed, or the
+        run has led here (``arrive``), every other object's raises MigrationError. They still read.
+        MigrationError where another mark stands.
+        """
+        await self.change_move(lambda record: record.fill(run, source, journal))
+        self.act_for(run)
+        await self.flush_writers(_FLUSH_LIMIT)
+
+    async def end_move(self, run: str) -> None:
+        """Remove the mark; a store that was left keeps it for ever, as "finished".
+
+        Nothing where there is none.
+        """
+        await self.change_move(lambda record: record.end(run))
+
+    async def forget_move(self) -> None:
+        """Remove the mark of a finished migration, or one that cannot be read.
+
+        The store is then a store of its own again.
+        """
+        await self.change_move(lambda record: record.forget(), anew=True)
+
+
+@contextmanager
+def index_behind_change(target: str, table: str) -> Iterator[None]:
+    """Within, an index is built that a change of the schema wants, which is kept by now.
+
+    A failure must not say that nothing of the call was kept.
+    """
+    try:
+        yield
+    except (StoreClosedError, StoreMovedError):
+        raise
+    except AiovecError as exc:
+        # Theirs say that nothing was kept, or that it is not known.
+        told = (OutcomeUnknownError, StoreBusyError, StoreFullError)
+        why = exc.reason if isinstance(exc, told) else exc
+        reason = f"an index could not be completed: {why}; optimize({table!r}) completes it"
+        raise OutcomeUnknownError(target, reason) from exc
+
+
+def moves_of(backend: Backend) -> Moves | None:
+    """The backend as one that helps a migration; None where it cannot."""
+    return backend if isinstance(backend, Moves) and backend.supports("moves") else None
+
+
+PROMISES = ("once", "power-loss", "quantized", "text-prefix")
+"""The abilities without a class of their own. "once": the key of a write (``write_key``) is
+committed with it, so that a write which is repeated under its key is not done twice."""
+
+ABILITIES: Mapping[str, type] = {
+    "text": TextSearch,
+    "indexes": VectorIndexes,
+    "changes": ChangeFeed,
+    "snapshots": Snapshots,
+    "backup": Backups,
+    "moves": Moves,
+    "read-only": ReadOnly,
+    "restore": Restores,
+    "advice": Advises,
+}
+
+
+def abilities() -> list[str]:
+    """Return the names of all abilities."""
+    return [*ABILITIES, *PROMISES]

@@ -1,0 +1,100 @@
+"""The facts behind ``aiovec doctor``: the installed packages, their faults, and the cures.
+
+Each backend adds its own by ``BackendPlugin.findings``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from .plugin import Location
+from .plugins import backends
+
+# Below this the next larger write may fail, and optimize or a backup will.
+_LEAST_ROOM = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fact. Where it is not ``ok``, or could be better, ``cure`` says what to do about it."""
+
+    subject: str
+    value: str
+    ok: bool = True
+    cure: str | None = None
+
+
+def examine(location: Location | None = None) -> list[Finding]:
+    """Return the findings about Python, the packages and every installed backend.
+
+    A store's ``location`` is examined by its backend.
+    """
+    findings = [
+        Finding("python", f"{platform.python_implementation()} {platform.python_version()}"),
+        Finding("platform", f"{sys.platform} {platform.machine()}"),
+        version_of("aiovec"),
+        version_of("numpy"),
+        version_of("pyarrow"),
+    ]
+    installed = backends()
+    if not installed:
+        findings.append(
+            Finding(
+                "backends",
+                "none is registered",
+                ok=False,
+                cure="install aiovec with pip; its sources alone on the path name no backend",
+            )
+        )
+    for backend in installed:
+        wanted = location is not None and location.backend == backend.name
+        try:
+            findings += backend.usable().findings(location if wanted else None)
+        except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
+            findings.append(
+                Finding(
+                    backend.name,
+                    f"{type(exc).__name__}: {exc}",
+                    ok=False,
+                    cure=f'reinstall it: pip install --force-reinstall "{backend.install}"',
+                )
+            )
+    return findings
+
+
+def version_of(distribution: str) -> Finding:
+    """The installed version of a distribution."""
+    try:
+        return Finding(distribution, metadata.version(distribution))
+    except metadata.PackageNotFoundError:
+        return Finding(distribution, "not installed", ok=False, cure=f"pip install {distribution}")
+
+
+def room_at(folder: Path, why: str) -> Iterator[Finding]:
+    """Yield findings about free space and write access at a folder, which need not exist yet.
+
+    ``why`` says what writes there.
+    """
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        yield Finding(
+            "folder",
+            f"{folder}: this user cannot write here",
+            ok=False,
+            cure=f"give this user the right to write there: {why}",
+        )
+    free = shutil.disk_usage(folder).free
+    yield Finding(
+        "free space",
+        f"{free:,} bytes",
+        ok=free >= _LEAST_ROOM,
+        cure=None if free >= _LEAST_ROOM else f"make room on the volume of {folder}",
+    )

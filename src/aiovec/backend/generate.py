@@ -1,0 +1,182 @@
+"""The files that explain the settings, written from the models.
+
+``python -m aiovec.backend.generate``, run in the repository, writes ``config/aiovec.toml``,
+``config/aiovec.schema.json`` and the tables of ``docs/CONFIGURATION.md``. A test compares the files
+with what it writes. The first line of a description is the text in a table; the sample and the JSON
+Schema hold all lines.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from .config import RetrievalSettings, json_schema, retrieval_model
+from .embedders import EmbedderSettings
+from .explain import range_words
+from .settings import Section
+
+_WIDTH = 100
+
+_HEAD = """\
+#:schema ./aiovec.schema.json
+# The settings of aiovec: every key with its default. Leave out the keys that you do not change.
+#
+#   aiovec.connect(config="aiovec.toml")   reads this file. Without arguments, connect() reads the
+#                                          file that AIOVEC_CONFIG names, else ./aiovec.toml.
+#
+# An environment variable overrides a key: AIOVEC_, then the path of the key in capitals, joined by
+# two underscores, such as AIOVEC_RETRIEVAL__BACKEND=lancedb or
+# AIOVEC_RETRIEVAL__SQLITE__READERS=8. An empty variable counts as unset.
+#
+# Relative paths start at the folder of this file, also those in environment variables. ~ is the
+# home folder. An unknown key is an error."""
+
+_TAIL = """\
+# The backend of another package has a section by its name, [retrieval.<name>], with its own keys;
+# the key "url" is its address.
+"""
+
+
+def files(root: Path) -> dict[Path, str]:
+    """Return the text of each file that explains the settings, by its path below ``root``."""
+    page = root / "docs" / "CONFIGURATION.md"
+    text = page.read_text(encoding="utf-8")
+    retrieval = retrieval_model()
+    text = _with_table(text, "keys", _rows(retrieval, "retrieval."))
+    text = _with_table(text, "keys of an embedder", _rows(EmbedderSettings, ""))
+    return {
+        root / "config" / "aiovec.toml": _sample(),
+        root / "config" / "aiovec.schema.json": json.dumps(json_schema(), indent=2) + "\n",
+        page: text,
+    }
+
+
+def _sample() -> str:
+    values: list[str] = []
+    sections: list[tuple[bool, str]] = []
+    for name, field in retrieval_model().model_fields.items():
+        model = _section(field)
+        if model is None and not field.examples:
+            values.append("\n".join(_key(name, field)))
+            continue
+        head = [*_comment(_description(field)), f"[retrieval.{name}]"]
+        for example in field.examples or ():
+            head += _commented(example, f"retrieval.{name}")
+        keys = ["\n".join(_key(*item)) for item in model.model_fields.items()] if model else []
+        text = "\n".join(head) + "\n" + "\n\n".join(keys)
+        sections.append((name in RetrievalSettings.model_fields, text.rstrip()))
+    sections.sort(key=itemgetter(0))  # those of the backends first
+    first = "[retrieval]\n" + "\n\n".join(values)
+    return "\n\n".join([_HEAD, first, *(text for _, text in sections), _TAIL])
+
+
+def _key(name: str, field: FieldInfo) -> list[str]:
+    return [*_comment(_description(field), _range(field)), f"{name} = {_toml(_default(field))}"]
+
+
+def _commented(sections: Mapping[str, Mapping[str, object]], path: str) -> Iterator[str]:
+    """Yield the lines of an example that is no part of the settings."""
+    for name, values in sections.items():
+        yield f"#   [{path}.{name}]"
+        for key, value in values.items():
+            yield f"#   {key} = {_toml(value)}"
+
+
+def _comment(description: str, bounds: str = "") -> Iterator[str]:
+    """Yield a description as comments; a line of it that begins with a value hangs below it."""
+    *most, last = description.splitlines()
+    if bounds:
+        if last.startswith('"'):
+            most, last = [*most, last], bounds
+        else:
+            last = f"{last} {bounds}"
+    for line in [*most, last]:
+        value = re.match(r'"[^"]*": ', line)
+        first, later = ("#   ", "#     ") if value else ("# ", "# ")
+        yield from textwrap.wrap(
+            line, _WIDTH, initial_indent=first, subsequent_indent=later,
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+
+
+def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    """Yield the rows of the table of a model's keys, those of its sections last."""
+    later = []
+    for name, field in model.model_fields.items():
+        section = _section(field)
+        if section is not None:
+            later.append((section, f"{prefix}{name}."))
+        elif not field.examples:
+            meaning = _description(field).splitlines()[0].replace("|", r"\|")
+            yield f"| `{prefix}{name}` | `{_toml(_default(field))}` | {meaning} |"
+    for section, path in later:
+        yield from _rows(section, path)
+
+
+def _with_table(page: str, name: str, rows: Iterator[str]) -> str:
+    start = f"<!-- {name}: written by aiovec.backend.generate -->\n"
+    end = f"<!-- end of {name} -->"
+    before, _, rest = page.partition(start)
+    after = rest.partition(end)[2]
+    table = "\n".join(["", "| key | default | meaning |", "| --- | --- | --- |", *rows])
+    return f"{before}{start}{table}\n\n{end}{after}"
+
+
+def _section(field: FieldInfo) -> type[Section] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def _description(field: FieldInfo) -> str:
+    text = inspect.cleandoc(field.description or "")
+    if _section(field) is not None:  # a docstring, whose lines are wrapped
+        text = "\n".join(part.replace("\n", " ") for part in text.split("\n\n"))
+    return text.replace("``", "`")
+
+
+def _default(field: FieldInfo) -> object:
+    return field.get_default(call_default_factory=True, validated_data={})
+
+
+def _range(field: FieldInfo) -> str:
+    node: dict[str, Any] = {}
+    for limit in field.metadata:
+        for name, key in _LIMITS.items():
+            if hasattr(limit, name):
+                node[key] = getattr(limit, name)
+    words = range_words(node)
+    return words and f"{words[0].upper()}{words[1:]}."
+
+
+_LIMITS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "multiple_of": "multipleOf",
+}
+
+
+def _toml(value: object) -> str:
+    """Return a value as TOML. Texts, whole numbers, true and false, and lists are as in JSON."""
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def main() -> None:
+    """Write the files of the repository in the current folder."""
+    for path, text in files(Path()).items():
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""From a target, or the settings, to a location: the backend and where it stores."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._model.redaction import URL, redacted
+from ..errors import ConfigError, InvalidArgumentError
+from .plugins import backends, plugins
+
+if TYPE_CHECKING:
+    from .config import RetrievalSettings
+    from .plugin import BackendPlugin, Location
+
+MEMORY = ":memory:"
+
+
+def locate(target: str, base: Path | None = None) -> Location:
+    """Return the location that a target names: a path, or a URL of an installed backend.
+
+    A relative path counts from ``base``, or from the current folder. ConfigError if no backend
+    answers to the target, or the one that does says that nothing can be stored there.
+    """
+    _check_text(target)
+    scheme = scheme_of(target)
+    if scheme is None:
+        return locate_path(target, base)
+    return _plugin_for(scheme, target).locate(target, base)
+
+
+def locate_path(path: str, base: Path | None = None) -> Location:
+    """Return the location of a path, whose store belongs to the backend that takes paths."""
+    for plugin in plugins():
+        if plugin.takes_paths:
+            return plugin.locate(path, base)
+    raise ConfigError(
+        "no installed backend stores at a path; is aiovec installed, or are only its sources on "
+        "the path? install it with: pip install aiovec",
+        key="target",
+    )
+
+
+def locate_configured(
+    plugin: BackendPlugin, settings: RetrievalSettings, file: Path | None
+) -> Location:
+    """Return the location that the settings name for a backend.
+
+    ``file`` is the TOML file that they come from; relative paths count from its folder.
+    """
+    location = plugin.locate_configured(settings, file)
+    if location is not None:
+        return location
+    text = settings.address(plugin)
+    base = None if file is None else file.parent
+    _check_text(text)
+    scheme = scheme_of(text)
+    if scheme is None:
+        return plugin.locate(text, base)
+    meant = _plugin_for(scheme, text)
+    key = plugin.address_key
+    if key is not None and meant.name not in {plugin.name, *plugin.delegates}:
+        accepted = "a path" if plugin.takes_paths else f"an address of the {plugin.name} backend"
+        raise ConfigError(
+            f"{file}: retrieval.{key.name} must be {accepted}, not {redacted(text)!r}",
+            file=str(file),
+            key=f"retrieval.{key.name}",
+            accepted=accepted,
+        )
+    return meant.locate(text, base)
+
+
+def _check_text(text: str) -> None:
+    if text[:5].lower() == "file:":
+        raise ConfigError(
+            f"{redacted(text)}: a file: URI is no target; write the path alone, and pass "
+            "read_only=True to open it for reading only (a file of this name is ./file:...)",
+            key="target",
+            accepted="a path",
+        )
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as exc:
+        raise ConfigError(
+            f"{redacted(text)!r}: is not valid Unicode (a lone surrogate)", key="target"
+        ) from exc
+
+
+def _plugin_for(scheme: str, target: str) -> BackendPlugin:
+    found = backends()
+    for backend in found:
+        if backend.name == scheme:  # before the schemes: no other backend can take a name over
+            return backend.usable()
+    for backend in found:
+        if backend.plugin is not None and scheme in backend.plugin.schemes:
+            return backend.plugin
+    known = [
+        scheme
+        for backend in found
+        for scheme in (backend.name, *(backend.plugin.schemes if backend.plugin else ()))
+    ]
+    accepted = "a path, :memory:, " + ", ".join(f"{name}://" for name in known)
+    raise ConfigError(
+        f"{redacted(target)}: no backend here answers to {scheme}://; a target is {accepted}",
+        key="target",
+        accepted=accepted,
+    )
+
+
+def scheme_of(text: str) -> str | None:
+    """Return the scheme of a URL in lower case; None for a path."""
+    url = URL.match(text)
+    return None if url is None else url[1].lower()
+
+
+def path_of_url(text: str) -> str:
+    """Return the path in ``scheme://path``, taken as it is: no character of it is decoded.
+
+    ConfigError where there is a user with a password, or no path.
+    """
+    scheme, _, rest = text.partition("://")
+    scheme = scheme.lower()
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if at and ":" in user:
+        raise ConfigError(
+            f"{redacted(text)}: a {scheme}:// target is a path on this machine, without a user or "
+            "a password",
+            key="target", accepted=f"{scheme}:///path",
+        )  # fmt: skip
+    path = _without_slash_before_drive(rest)
+    if not path:
+        raise ConfigError(f"{redacted(text)}: names no path; write {scheme}:///path")
+    return path
+
+
+def _without_slash_before_drive(path: str) -> str:
+    """On Windows ``/C:/data`` means ``C:/data``."""
+    return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:([/\\]|$)", path) else path
+
+
+def path_of_copy(text: str, argument: str) -> str:
+    """The path of a backup: one may write it as the target that opens it.
+
+    InvalidArgumentError for a URL that leads elsewhere: as a path it would mean a folder "s3:".
+    """
+    if not is_url(text):
+        return text
+    location = locate(text)
+    if location.path is None:
+        raise InvalidArgumentError(
+            argument, redacted(text),
+            "a path on this machine; a backup is brought elsewhere as any other folder or file",
+        )  # fmt: skip
+    return str(location.path)
+
+
+def is_url(text: str) -> bool:
+    return URL.match(text) is not None
+
+
+def local_path(text: str, base: Path | None = None) -> str:
+    """Return the path as an absolute one, with ``~`` expanded.
+
+    A relative path counts from ``base``, or from the current folder; ConfigError where that was
+    removed. URLs and ``:memory:`` stay as they are.
+    """
+    if text == MEMORY or is_url(text):
+        return text
+    trailing = text.endswith(("/", os.sep))
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~") and expanded == text:
+        raise ConfigError(
+            f"{text} begins with the home folder of a user that does not exist; write ./{text} "
+            "for a path here",
+            accepted="a path",
+        )
+    try:
+        path = os.path.abspath(os.path.join(base or "", expanded))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{text} is relative to the current folder, which was removed; use an absolute path",
+            accepted="an absolute path",
+        ) from None
+    # A slash at the end tells a directory that is not there yet.
+    return path + os.sep if trailing and not path.endswith(os.sep) else path

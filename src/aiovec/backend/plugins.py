@@ -1,0 +1,186 @@
+"""Backends and other parts that installed packages bring by entry points."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from ..errors import BackendNotInstalledError, ConfigError, UnsupportedError
+from .contract import Backend, ReadOnly
+from .plugin import BackendPlugin, Location
+
+if TYPE_CHECKING:
+    from importlib import metadata
+
+    from .config import RetrievalSettings
+
+GROUP = "aiovec.backends"
+
+KEYS = frozenset({"backend", "dim", "server", "advise", "embedders"})
+"""The keys of ``[retrieval]`` that belong to no backend, so that none can have such a name."""
+
+
+def installed(group: str) -> Mapping[str, metadata.EntryPoint]:
+    """Return the entry points of a group, sorted by name.
+
+    Of two with one name the first on the path counts, as it does for modules. They are read again
+    once a package was installed or removed, or the path has changed.
+    """
+    return _entry_points(group, tuple((place, _changed(place)) for place in sys.path))
+
+
+def _changed(place: str) -> int:
+    try:
+        return os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return 0
+
+
+# Opening one store asks several times, and each reading takes milliseconds: a file a package.
+@lru_cache(maxsize=8)
+def _entry_points(
+    group: str, places: tuple[tuple[str, int], ...]
+) -> Mapping[str, metadata.EntryPoint]:
+    from importlib import metadata  # reads slowly, so not where aiovec is imported
+
+    found: dict[str, metadata.EntryPoint] = {}
+    for entry_point in metadata.entry_points(group=group):
+        found.setdefault(entry_point.name, entry_point)
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledBackend:
+    """The entry point of a backend and, unless it cannot be used, its plugin."""
+
+    name: str
+    entry_point: metadata.EntryPoint
+    plugin: BackendPlugin | None
+    error: ConfigError | BackendNotInstalledError | None = None
+
+    @property
+    def install(self) -> str:
+        """The requirement for ``pip install`` that brings it."""
+        if self.plugin is not None and self.plugin.install:
+            return self.plugin.install
+        return self.name if self.entry_point.dist is None else self.entry_point.dist.name
+
+    def usable(self) -> BackendPlugin:
+        """Return the plugin, or raise the error of a backend that cannot be used."""
+        if self.plugin is not None:
+            return self.plugin
+        raise self.error or self.unusable("it cannot be loaded")
+
+    def unusable(self, reason: object) -> ConfigError:
+        return ConfigError(
+            f"the backend {self.name!r} ({self.entry_point.value}) is unusable: {reason}"
+        )
+
+
+def backends() -> list[InstalledBackend]:
+    """Return the installed backends: first the one that takes paths, then by name."""
+    found = [_loaded(name, entry_point) for name, entry_point in installed(GROUP).items()]
+    return sorted(found, key=lambda one: one.plugin is None or not one.plugin.takes_paths)
+
+
+def _loaded(name: str, entry_point: metadata.EntryPoint) -> InstalledBackend:
+    broken = InstalledBackend(name, entry_point, None)
+    if name in KEYS:
+        taken = broken.unusable(f"retrieval.{name} is a key of every TOML file")
+        return InstalledBackend(name, entry_point, None, taken)
+    try:
+        made = entry_point.load()
+        if isinstance(made, type) and issubclass(made, BackendPlugin) and made.name == name:
+            return InstalledBackend(name, entry_point, _plugin(made))
+    except ModuleNotFoundError as exc:
+        missing = BackendNotInstalledError(name, broken.install)
+        missing.__cause__ = exc
+        return InstalledBackend(name, entry_point, None, missing)
+    except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
+        unusable = broken.unusable(exc)
+        unusable.__cause__ = exc
+        return InstalledBackend(name, entry_point, None, unusable)
+    return InstalledBackend(
+        name,
+        entry_point,
+        None,
+        broken.unusable(f"it is no subclass of BackendPlugin whose name is {name!r}"),
+    )
+
+
+@lru_cache(maxsize=64)
+def _plugin(kind: type[BackendPlugin]) -> BackendPlugin:
+    return kind()
+
+
+def plugins() -> Iterator[BackendPlugin]:
+    """Yield the plugins of the backends that can be used, in the order of ``backends``."""
+    for backend in backends():
+        if backend.plugin is not None:
+            yield backend.plugin
+
+
+def backend_names() -> list[str]:
+    """Return the names of the installed backends, in the order of ``backends``."""
+    return [backend.name for backend in backends()]
+
+
+def plugin_of(name: str) -> BackendPlugin:
+    """Return the plugin of a backend.
+
+    BackendNotInstalledError if a module of it is missing, ConfigError if no backend has this name
+    or its entry point names no plugin.
+    """
+    return _backend(name).usable()
+
+
+def _backend(name: str) -> InstalledBackend:
+    found = backends()
+    for backend in found:
+        if backend.name == name:
+            return backend
+    accepted = ", ".join(backend.name for backend in found)
+    raise ConfigError(
+        f"there is no backend {name!r}; the backends are: {accepted}", accepted=accepted
+    )
+
+
+def create_backend(
+    location: Location, settings: RetrievalSettings, *, read_only: bool = False
+) -> Backend:
+    """Return the backend of a location, not open yet.
+
+    BackendNotInstalledError if it, or a module that it needs, is missing; ConfigError if nothing
+    has this name or the plugin gives no backend; UnsupportedError if ``read_only`` is wanted and
+    the backend cannot promise that.
+    """
+    installed_backend = _backend(location.backend)
+    plugin = installed_backend.usable()
+    try:
+        backend = plugin.create(location.address, settings.of(plugin))
+    except ModuleNotFoundError as exc:
+        raise BackendNotInstalledError(plugin.name, installed_backend.install) from exc
+    except (ImportError, AttributeError, TypeError) as exc:
+        raise installed_backend.unusable(exc) from exc
+    if not isinstance(backend, Backend):
+        raise installed_backend.unusable(f"it gives {type(backend).__name__}, not a Backend")
+    if read_only:
+        if not isinstance(backend, ReadOnly):
+            raise UnsupportedError("read-only", backend.name, "open it without read_only=True")
+        backend.read_only = True
+    return backend
+
+
+def claimed(folder: Path) -> tuple[str, str] | None:
+    """Return the backend that recognises a folder as its store, and the target that opens it."""
+    for plugin in plugins():
+        target = plugin.claims(folder)
+        if target is not None:
+            return plugin.name, target
+    return None
