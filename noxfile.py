@@ -31,7 +31,7 @@ def lint(session: nox.Session) -> None:
 
     NumPy's types of its newest release differ, which older Pythons do not get.
     """
-    session.install("-e", ".[dev]")
+    session.install("--no-compile", "-e", ".[dev]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", "--strict")
@@ -41,7 +41,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(name="format")
 def format_(session: nox.Session) -> None:
     """Let ruff mend and format."""
-    session.install("-e", ".[dev]")
+    session.install("--no-compile", "-e", ".[dev]")
     session.run("ruff", "check", "--fix", ".")
     session.run("ruff", "format", ".")
 
@@ -57,7 +57,7 @@ def build(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the default and the slow tests; AIOVEC_LOOP=uvloop takes uvloop's event loop."""
-    session.install("-e", ".[dev]")
+    session.install("--no-compile", "-e", ".[dev]")
     options = session.posargs or ["-m", "not soak"]
     # The processes share the cores: NumPy's own threads would only wait for each other, busily.
     session.run("pytest", "-n", "logical", *options, env={"OPENBLAS_NUM_THREADS": "1"})
@@ -66,12 +66,12 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def soak(session: nox.Session) -> None:
     """Run the campaigns of kills, faults and fuzzing in full, which takes hours."""
-    session.install("-e", ".[dev]")
+    session.install("--no-compile", "-e", ".[dev]")
     session.run("pytest", "-m", "soak", "--timeout", "3600", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks."""
-    session.install("-e", ".[dev,bench]")
+    session.install("--no-compile", "-e", ".[dev,bench]")
     session.run("python", "-m", "bench", *session.posargs)
