@@ -1,0 +1,76 @@
+"""Estimate whether work is short enough for the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date
+from enum import Enum
+from itertools import chain, islice
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+
+from .._model.records import Hit, Record
+from .._model.schema import Schema
+from .contract import StoredRows
+
+INLINE_LIMIT = 2_000
+"""Values that Python code may touch on the event loop, in about a millisecond.
+
+A hop to a thread and back takes a tenth of that.
+"""
+
+# These take as long as one value: so many numbers of an array, so many bytes of text or of Arrow's
+# buffers. A column takes as long as so many values, however few its rows are.
+_NUMBERS, _BYTES, _COLUMN = 16, 128, 40
+_SINGLE = frozenset((int, float, bool, type(None)))
+_NUMERIC = frozenset((int, float))
+
+
+def weight(*things: Any) -> int:
+    """Return about how many Python values these things hold together.
+
+    Counting stops beyond ``INLINE_LIMIT``. An object of an unknown class may hold anything, so it
+    weighs more than that.
+    """
+    total = 0
+    waiting = list(things)
+    while waiting and total <= INLINE_LIMIT:
+        item = waiting.pop()
+        total += 1
+        if type(item) in _SINGLE:
+            continue
+        if isinstance(item, (str, bytes, bytearray, memoryview)):
+            total += len(item) // _BYTES
+        elif isinstance(item, (list, tuple)):
+            if len(item) <= _NUMBERS * INLINE_LIMIT and _NUMERIC.issuperset(map(type, item)):
+                total += len(item) // _NUMBERS
+            else:
+                total += len(item)
+                waiting += item[:INLINE_LIMIT]
+        elif isinstance(item, np.ndarray) and item.dtype != object:
+            total += item.size // _NUMBERS
+        elif isinstance(item, (Record, Hit)):
+            waiting += (item.vector, item.fields)
+        elif isinstance(item, Mapping):
+            total += len(item)
+            waiting += islice(chain.from_iterable(item.items()), INLINE_LIMIT)
+        elif isinstance(item, StoredRows):
+            total += len(item.ids) * (4 + len(item.fields))
+            waiting += (item.payloads, item.vectors)
+        elif isinstance(item, (pa.RecordBatch, pa.Table)):
+            # Its buffers may be damaged, so only the sizes of rows and buffers are read.
+            total += (item.num_rows + _COLUMN) * item.num_columns
+            total += item.get_total_buffer_size() // _BYTES
+        elif isinstance(item, Schema):
+            total += _COLUMN * len(item.fields)
+        elif isinstance(item, (np.generic, Enum, date, UUID)):
+            continue
+        elif is_dataclass(item) and not isinstance(item, type):
+            waiting += (getattr(item, field.name) for field in fields(item))
+        else:
+            total += INLINE_LIMIT
+    return total
