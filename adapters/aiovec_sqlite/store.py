@@ -19,7 +19,6 @@ from aiovec.backend import (
     FieldIndex,
     Float32Array,
     PayloadPatch,
-    Place,
     Ref,
     Schema,
     Value,
@@ -231,7 +230,6 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         return ResidentSearch(
             readers.run,
             aside,
-            place=Place(self.name, self._target),
             budget=budget,
             workers=1 if isinstance(readers, SharedConnection) else at_once,
             busy_timeout=self._settings.busy_timeout,

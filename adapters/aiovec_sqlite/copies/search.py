@@ -13,7 +13,6 @@ from functools import partial
 
 import anyio
 
-from aiovec.backend import Place, watch_memory
 from aiovec.backend.contract import Found, StaleTableError, TableHandle, VectorQuery
 from aiovec.backend.limits import Admission, one_call
 from aiovec.backend.pool import in_thread
@@ -153,7 +152,6 @@ class ResidentSearch:
         read: Read,
         aside: Callable[[], AbstractAsyncContextManager[Read]],
         *,
-        place: Place,
         budget: int,
         workers: int,
         busy_timeout: float,
@@ -166,7 +164,6 @@ class ResidentSearch:
         ``bits`` has tables that keep bit codes searched by these.
         """
         self._read = read
-        self._place = place
         # Reads for work in the background.
         self._aside = aside
         self._budget = budget
@@ -186,7 +183,6 @@ class ResidentSearch:
         # Also those of tables that were let go.
         self._tasks = Background()
         self._closed = False
-        watch_memory(place, self)
 
     async def search(
         self, table: TableHandle, queries: Sequence[VectorQuery]
@@ -412,7 +408,7 @@ class ResidentSearch:
     # Answering
 
     def _timings_of(self, name: str) -> Timings:
-        timings = self._timings.pop(name, None) or Timings(self._place, name)
+        timings = self._timings.pop(name, None) or Timings()
         self._timings[name] = timings
         while len(self._timings) > _MOST_TIMED:  # tables may come and go under ever new names
             del self._timings[next(iter(self._timings))]

@@ -21,9 +21,7 @@ from aiovec.backend import (
     Float64Array,
     Int64Array,
     Metric,
-    Place,
     nearest_first,
-    watch_searches,
 )
 from aiovec.backend.contract import Found, VectorQuery
 
@@ -47,14 +45,12 @@ STAGES = ("queue", "fresh", "filter", "scan", "rescore", "fetch")
 
 
 class Timings:
-    """Sums for one table, and what telemetry is told of it. Written by several threads.
+    """Sums for one table. Written by several threads.
 
     ``clock`` gives the seconds by which stages are timed.
     """
 
-    def __init__(
-        self, place: Place, table: str, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock
         self._lock = threading.Lock()
         self._seconds = dict.fromkeys(STAGES, 0.0)
@@ -62,7 +58,6 @@ class Timings:
         self._batches = 0
         self._candidates = 0
         self._largest_batch = 0
-        self._observer = watch_searches(place, table)
 
     def stage(self, name: str) -> Stage:
         """Count the time within as this stage of a batch."""
@@ -71,8 +66,6 @@ class Timings:
     def add(self, name: str, seconds: float) -> None:
         with self._lock:
             self._seconds[name] += seconds
-        if self._observer is not None:
-            self._observer.add_stage(name, seconds)
 
     def add_waiting(self, seconds: float) -> None:
         """One search waited for its batch."""
@@ -84,8 +77,6 @@ class Timings:
             self._batches += 1
             self._candidates += candidates
             self._largest_batch = max(self._largest_batch, searches)
-        if self._observer is not None:
-            self._observer.add_batch(searches, candidates)
 
     def to_dict(self) -> dict[str, float]:
         """Milliseconds a search in each stage, and the means of the counts."""

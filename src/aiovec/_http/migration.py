@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._telemetry.events import Operation
+from .._telemetry.calls import Operation
 from ..backend.contract import moves_of
 from ..backend.marks import MoveRecord
 

@@ -16,7 +16,7 @@ from .._input.arguments import ability_of
 from .._input.rows import effort_of
 from .._model.schema import Schema, check_table_name
 from .._store.current import Engine
-from .._telemetry.events import Operation
+from .._telemetry.calls import Operation
 from ..backend.conditions import Conditions, under
 from ..backend.contract import (
     Columns,
@@ -140,7 +140,7 @@ class Reads(Part):
             return columns, await self.where(facts, handle.schema)
 
         self.store._enter()
-        operation = Operation("export", name, filtered=facts.get("where") is not None)
+        operation = Operation("export", name)
         batches = self.store._batches(operation, name, size, after, prepared)
         async with aclosing(batches):
             while True:

@@ -13,7 +13,7 @@ from .._model.schema import Schema, check_table_name
 from .._store import once
 from .._store.current import Engine
 from .._store.store import VectorStore
-from .._telemetry.events import Operation
+from .._telemetry.calls import Operation
 from ..backend.contract import TableHandle
 from ..backend.pool import off_loop
 from ..errors import InvalidArgumentError

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from .._store.current import Engine
 from .._store.store import VectorStore
-from .._telemetry.events import Operation
+from .._telemetry.calls import Operation
 from ..backend.conditions import Conditions, under
 from ..backend.contract import abilities
 from ..backend.keys import WriteKey

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from .._telemetry.events import Place
+from .._telemetry.calls import place_of
 from ..backend.conditions import TableChangedError, state_of, wanted_state
 from ..backend.contract import Backend, Moves, ReadOnly, StaleTableError, TableHandle, moves_of
 from ..backend.marks import MOVED, MoveMark
@@ -64,7 +64,7 @@ class Engine:
     def __init__(self, backend: Backend, settings: RetrievalSettings) -> None:
         self.backend = backend
         self.settings = settings
-        self.place = Place(backend.name, backend.target)
+        self.place = place_of(backend.name, backend.target)
         self._handles: dict[str, TableHandle] = {}
         self._states: dict[str, tuple[TableHandle, str]] = {}
         self._calls = PerLoop(Calls)

@@ -70,7 +70,8 @@ from .._model.schema import (
     check_field_name,
     check_table_name,
 )
-from .._telemetry.events import Embedding, Operation, watch, watch_batches, watch_embedding
+from .._telemetry.calls import Operation
+from .._telemetry.spans import span
 from ..backend.conditions import is_retried, write_key
 from ..backend.contract import (
     Advises,
@@ -624,8 +625,7 @@ class VectorStore:
             fields = dict(fields)  # its owner may change it while the call waits
         effort = effort_of_update(fields, len(fields) if isinstance(fields, dict) else 0)
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
-        operation = Operation("update", table, filtered=where is not None)
-        operation.batch = None if wanted is None else len(wanted)
+        operation = Operation("update", table)
 
         async def update(engine: Engine, handle: TableHandle) -> int:
             values, payload = await off_loop(effort, check_patch, fields, handle.schema)
@@ -634,10 +634,10 @@ class VectorStore:
                 return 0
             vector = await self._vector_of_update(engine, handle, values)
             with own_time(vector is not None):
-                operation.affected = await engine.backend.update(
+                operation.rows = await engine.backend.update(
                     handle, values, payload, ids=wanted, where=condition, vector=vector
                 )
-            return operation.affected
+            return operation.rows
 
         return await self._on_table(operation, update)
 
@@ -708,10 +708,10 @@ class VectorStore:
             size = len(held[0]) * 4 * schema.dim
             async with backend.writing(size):
                 wanted, matrix = await off_loop(effort, check_new_vectors, listed, held[0], schema)
-                operation.batch = count = len(wanted)
+                count = len(wanted)
                 if count:
                     count = await backend.set_vectors(handle, wanted, matrix)
-            operation.affected = count
+            operation.rows = count
             return count
 
         try:
@@ -725,13 +725,12 @@ class VectorStore:
 
         wanted = await self._checked_ids(ids, distinct_ids)
         operation = Operation("delete", table)
-        operation.batch = len(wanted)
 
         async def delete(engine: Engine, handle: TableHandle) -> int:
             if not wanted:
                 return 0
-            operation.affected = await engine.backend.delete(handle, ids=wanted, where=None)
-            return operation.affected
+            operation.rows = await engine.backend.delete(handle, ids=wanted, where=None)
+            return operation.rows
 
         return await self._on_table(operation, delete)
 
@@ -739,12 +738,12 @@ class VectorStore:
         """Delete the rows that the filter selects; how many there were."""
         if where is None:
             raise InvalidArgumentError("where", where, "a filter; to delete every row pass 'TRUE'")
-        operation = Operation("delete_where", table, filtered=True)
+        operation = Operation("delete_where", table)
 
         async def delete(engine: Engine, handle: TableHandle) -> int:
             condition = await self._bind(where, handle.schema)
-            operation.affected = await engine.backend.delete(handle, ids=None, where=condition)
-            return operation.affected
+            operation.rows = await engine.backend.delete(handle, ids=None, where=condition)
+            return operation.rows
 
         return await self._on_table(operation, delete)
 
@@ -756,13 +755,12 @@ class VectorStore:
 
         wanted = await self._checked_ids(ids, distinct_ids)
         operation = Operation("exists", table)
-        operation.batch = len(wanted)
 
         async def exists(engine: Engine, handle: TableHandle) -> set[str]:
             if not wanted:
                 return set()
             rows = await engine.backend.get(handle, wanted, Columns(()))
-            operation.returned = len(rows.ids)
+            operation.rows = len(rows.ids)
             return await off_loop(len(rows.ids), set, rows.ids)
 
         return await self._on_table(operation, exists)
@@ -786,7 +784,6 @@ class VectorStore:
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
         operation = Operation("get", table)
-        operation.batch = len(asked)
 
         async def get(engine: Engine, handle: TableHandle) -> Results[Record]:
             chosen = await selection_of(handle.schema, names, include_vector=with_vector)
@@ -798,7 +795,7 @@ class VectorStore:
 
             def records() -> Results[Record]:
                 found = {record.id: record for record in chosen.records(rows)}
-                operation.returned = len(found)
+                operation.rows = len(found)
                 return Results((found[id] for id in asked if id in found), columns=columns)
 
             return await off_loop(chosen.effort(rows) + len(asked), records)
@@ -831,7 +828,7 @@ class VectorStore:
         keys = order_keys(order_by)
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
-        operation = Operation("find", table, limit=limit, filtered=where is not None)
+        operation = Operation("find", table)
 
         async def find(engine: Engine, handle: TableHandle) -> Results[Record]:
             schema = handle.schema
@@ -845,7 +842,7 @@ class VectorStore:
                 offset=offset,
                 columns=chosen.columns,
             )
-            operation.returned = len(rows.ids)
+            operation.rows = len(rows.ids)
 
             def records() -> Results[Record]:
                 return Results(chosen.records(rows), columns=chosen.first_columns(schema))
@@ -860,7 +857,7 @@ class VectorStore:
         async def count(engine: Engine, handle: TableHandle) -> int:
             return await engine.backend.count(handle, await self._bind(where, handle.schema))
 
-        return await self._on_table(Operation("count", table, filtered=where is not None), count)
+        return await self._on_table(Operation("count", table), count)
 
     async def distinct(
         self, table: str, field: str, where: Where = None, limit: int | None = None
@@ -882,11 +879,11 @@ class VectorStore:
             ref = value_ref(handle.schema, field, lists=True)
             condition = await self._bind(where, handle.schema)
             counts = [await engine.backend.value_counts(handle, ref, condition, limit)]
-            operation.returned = count = len(counts[0])
+            operation.rows = count = len(counts[0])
             # Freed in the thread too, as that of a million takes its time.
             return await off_loop(count, lambda: _dict_of(field, counts.pop()))
 
-        operation = Operation("distinct", table, limit=limit, filtered=where is not None)
+        operation = Operation("distinct", table)
         return await self._on_table(operation, counted)
 
     async def bounds(
@@ -903,7 +900,7 @@ class VectorStore:
             condition = await self._bind(where, handle.schema)
             return await engine.backend.bounds(handle, ref, condition)
 
-        return await self._on_table(Operation("bounds", table, filtered=where is not None), read)
+        return await self._on_table(Operation("bounds", table), read)
 
     def export(
         self,
@@ -939,7 +936,7 @@ class VectorStore:
         if after is not None and not isinstance(after, bytes):
             raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
         names = selected_names(select)
-        operation = Operation("export", table, filtered=where is not None)
+        operation = Operation("export", table)
 
         async def prepared(handle: TableHandle) -> tuple[Columns, Expr | None]:
             chosen = (
@@ -975,13 +972,13 @@ class VectorStore:
         prepared: Callable[[TableHandle], Awaitable[tuple[Columns, Expr | None]]],
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         batches = self._read_batches(operation, table, batch_size, after, prepared)
-        batches = watch_batches(operation, self._follower.engine.place, batches)
         self._exporting().add(batches)
-        async with contextlib.aclosing(batches):
-            async for found in batches:
-                yield found
-        if self._closed:  # which has ended it
-            raise StoreClosedError(self.target)
+        with span(operation, self._follower.engine.place, current=False):
+            async with contextlib.aclosing(batches):
+                async for found in batches:
+                    yield found
+            if self._closed:  # which has ended it
+                raise StoreClosedError(self.target)
 
     async def _read_batches(
         self,
@@ -991,7 +988,7 @@ class VectorStore:
         after: bytes | None,
         prepared: Callable[[TableHandle], Awaitable[tuple[Columns, Expr | None]]],
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        operation.returned = 0
+        operation.rows = 0
         for attempt in self._follower.attempts():
             async with attempt as engine:
                 operation.place = engine.place
@@ -1008,7 +1005,7 @@ class VectorStore:
                     async for batch, cursor in batches:
                         # Once a batch is out, a repeated attempt would give rows twice.
                         attempt.commit()
-                        operation.returned += int(batch.num_rows)
+                        operation.rows += int(batch.num_rows)
                         yield batch, cursor
                 finally:
                     await batches.aclose()
@@ -1065,7 +1062,7 @@ class VectorStore:
         )  # fmt: skip
         texts = _texts_of(vector)
         effort = effort_of_query(vector)
-        turn = self._turn(_search_operation("search", table, options), embeds=bool(texts))
+        turn = self._turn(Operation("search", table), embeds=bool(texts))
         if turn.waits:  # its caller may write the next one into the same place
             vector = kept_query(vector)
         async with turn:
@@ -1115,7 +1112,7 @@ class VectorStore:
         collected = await collect_vectors(vectors, self._read_in_thread)
         effort = effort_of(collected)
         texts = await off_loop(effort, texts_among, collected)
-        turn = self._turn(_search_operation("search_many", table, options), embeds=bool(texts))
+        turn = self._turn(Operation("search_many", table), embeds=bool(texts))
         if turn.waits:
             collected = kept_query(collected)
         async with turn:
@@ -1142,7 +1139,6 @@ class VectorStore:
                 turn.give_back()  # of an attempt before: the embedder may search itself
                 made = await self._vectors_of(engine, handle, texts, options.model)
             vectors = await off_loop(effort, queries, schema, made)
-            operation.batch = len(vectors)
             wheres = None
             if options.wheres is not None:
                 wheres = await self._bind_each(options.wheres, schema, len(vectors))
@@ -1155,7 +1151,7 @@ class VectorStore:
                 if vectors:
                     seconds = (time.perf_counter() - began) / len(vectors)
                     self._advisor.searched(engine, handle, seconds)
-            operation.returned = sum(map(len, hits))
+            operation.rows = sum(map(len, hits))
             return prepared.ranked(hits, vectors)
 
         return await self._searched(turn, options, search)
@@ -1212,7 +1208,7 @@ class VectorStore:
             include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
             min_score=min_score, max_distance=max_distance, group_by=group_by, per_group=per_group,
         )  # fmt: skip
-        operation = _search_operation("search_like", table, options)
+        operation = Operation("search_like", table)
 
         async def search(engine: Engine, handle: TableHandle) -> Ranked:
             condition = await self._bind(options.where, handle.schema)
@@ -1224,7 +1220,7 @@ class VectorStore:
             if vector is None or vector[0] != vector[0]:  # NaN
                 raise InvalidArgumentError("id", id, "the id of a row that has a vector")
             hits = await prepared.of_vectors([vector])
-            operation.returned = len(hits[0])
+            operation.rows = len(hits[0])
             return prepared.ranked(hits, [vector])
 
         async with self._turn(operation) as turn:
@@ -1293,14 +1289,14 @@ class VectorStore:
             highlight=highlight, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
             min_score=min_score, group_by=group_by, per_group=per_group,
         )  # fmt: skip
-        operation = _search_operation("search_text", table, options)
+        operation = Operation("search_text", table)
 
         async def search(engine: Engine, handle: TableHandle) -> Ranked:
             clauses = await clauses_of(engine.backend, handle, query)
             where = await self._bind(options.where, handle.schema)
             prepared = await Search.of(engine.backend, handle, options, where)
             hits = await prepared.of_clauses(clauses)
-            operation.returned = len(hits)
+            operation.rows = len(hits)
             return prepared.ranked([hits], None)
 
         async with self._turn(operation) as turn:
@@ -1355,7 +1351,7 @@ class VectorStore:
         )  # fmt: skip
         check_fusion(fusion)
         may_embed = vector is None or isinstance(vector, str)
-        operation = _search_operation("search_hybrid", table, options)
+        operation = Operation("search_hybrid", table)
 
         async def search(engine: Engine, handle: TableHandle) -> Ranked:
             clauses = await clauses_of(engine.backend, handle, query)
@@ -1379,19 +1375,19 @@ class VectorStore:
                 embedded = not known
                 if embedded:
                     known.append(await checked())
-                one = _search_operation("search", table, options, count)
-                with watch(one, engine.place), own_time(embedded):
+                one = Operation("search", table)
+                with span(one, engine.place), own_time(embedded):
                     if embedded:
                         await turn.take_late()
                     began = time.perf_counter()
                     listed = await prepared.list_by_vector(known[0], count)
                     self._advisor.searched(engine, handle, time.perf_counter() - began)
-                    one.returned = len(listed.ids)
+                    one.rows = len(listed.ids)
                     return listed
 
             async def by_text(count: int) -> Listed:
-                one = _search_operation("search_text", table, options, count)
-                with watch(one, engine.place):
+                one = Operation("search_text", table)
+                with span(one, engine.place):
                     # While the vector is made the search has no turn.
                     words = (
                         self._searches.share_by_words(engine)
@@ -1400,11 +1396,11 @@ class VectorStore:
                     )
                     async with words:
                         listed = await prepared.list_by_clauses(clauses, count, where)
-                    one.returned = len(listed.ids)
+                    one.rows = len(listed.ids)
                     return listed
 
             hits = await prepared.of_both(by_vector, by_text, fusion)
-            operation.returned = len(hits)
+            operation.rows = len(hits)
             return prepared.ranked([hits], None)
 
         turn = self._turn(operation, embeds=may_embed)
@@ -1531,7 +1527,7 @@ class VectorStore:
         self._enter()
         if operation.name in _WRITES:
             self._check_writable(operation.name)
-        with one_call(operation.began), watch(operation, self._follower.engine.place):
+        with one_call(operation.began), span(operation, self._follower.engine.place):
             for attempt in self._follower.attempts():
                 async with attempt as engine:
                     operation.place = engine.place
@@ -1647,25 +1643,15 @@ async def _embedded(
     engine: Engine, handle: TableHandle, embedder: Batcher, texts: list[str], kind: Purpose
 ) -> Float32Array:
     """Return one row for each text, or raise EmbeddingError with the text's place as ``row``."""
-    with watch_embedding(Embedding(handle.name, embedder.name, kind, len(texts)), engine.place):
+    operation = Operation("embed", handle.name)
+    operation.rows = len(texts)
+    with span(operation, engine.place):
         return await embedder.embed(texts, kind)
 
 
 def _check_query(query: object) -> None:
     if not isinstance(query, str):
         raise InvalidArgumentError("query", query, "text")
-
-
-def _search_operation(
-    name: str, table: str, options: SearchOptions, limit: int | None = None
-) -> Operation:
-    return Operation(
-        name,
-        table,
-        limit=options.limit if limit is None else limit,
-        filtered=options.where is not None or bool(options.wheres),
-        exact=None if name == "search_text" else options.exact,
-    )
 
 
 def _dict_of(field: str, counts: Sequence[tuple[Value, int]]) -> dict[Value, int]:

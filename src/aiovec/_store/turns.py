@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._telemetry.events import watch
+from .._telemetry.spans import span
 from ..backend.limits import Admission, Patience, Share
 
 if TYPE_CHECKING:
-    from .._telemetry.events import Operation
+    from .._telemetry.calls import Operation
     from .current import Engine
 
 
@@ -68,7 +68,7 @@ class SearchTurn(Share):
             try:
                 await self.take()
             except BaseException:
-                with watch(self.operation, self._engine.place):
+                with span(self.operation, self._engine.place):
                     raise
         return self
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .._input.types import OnConflict
     from .._model.schema import Schema
-    from .._telemetry.events import Operation
+    from .._telemetry.calls import Operation
     from ..backend.contract import TableHandle
     from .current import Engine
 
@@ -76,7 +76,7 @@ class RowsToWrite:
         with own_time(checked is not None):
             async with backend.writing(size) as share:
                 batch = await self._worked(schema) if checked is None else checked
-                self._operation.batch = count = int(batch.num_rows)
+                count = int(batch.num_rows)
                 if share is not None:
                     parts = batch.num_columns * batch.column(0).num_chunks
                     share.resize(await off_loop(parts, taken_by, batch))
@@ -85,7 +85,7 @@ class RowsToWrite:
                 elif count:
                     skip = self._on_conflict == "skip"
                     count = await once.insert(backend, handle, batch, skip_existing=skip)
-        self._operation.affected = count
+        self._operation.rows = count
         return count
 
     async def let_go(self) -> None:

@@ -1,1 +1,1 @@
-"""Spans and metrics of the calls."""
+"""Spans and durations of the calls of a store, if the app has set up OpenTelemetry."""

@@ -1,0 +1,37 @@
+"""Spans of calls: ``with span(operation, place): ...; operation.rows = 3``.
+
+``VectorStore`` imports this module, and ``connect`` imports ``VectorStore`` in a thread. So
+OpenTelemetry is not loaded by ``import aiovec`` and not on the event loop.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from .calls import Attributes, HttpRequest, Operation
+
+try:
+    from . import otel
+except (ImportError, AttributeError, TypeError):
+    otel = None  # type: ignore[assignment]  # not installed, or older than the extra "otel" asks for
+
+_NOTHING = nullcontext()
+
+
+def span(
+    operation: Operation, place: Attributes, *, current: bool = True
+) -> AbstractContextManager[object, None]:
+    """Report what is done within as one call.
+
+    A span that is not ``current`` may begin and end in different tasks.
+    """
+    if otel is None or not otel.is_configured():
+        return _NOTHING
+    return otel.span(operation, place, current=current)
+
+
+def watch_request(request: HttpRequest) -> AbstractContextManager[object, None]:
+    """Report what is done within as one request to the server, a child of the caller's span."""
+    if otel is None or not otel.is_configured():
+        return _NOTHING
+    return otel.watch_request(request)
