@@ -25,8 +25,6 @@ from aiovec.backend import (
 )
 from aiovec.backend.conditions import write_key
 from aiovec.backend.contract import (
-    AdviceFacts,
-    Advises,
     Backend,
     Backups,
     ChangeFeed,
@@ -92,11 +90,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, Restores, Advises):
+class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, Restores):
     """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
 
     name: ClassVar[str] = "sqlite"
-    successor: ClassVar[str] = "lancedb"
     keeps_keys = True
 
     def __init__(
@@ -612,9 +609,6 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
             scan_memory=self._resident.nbytes(table.name),
             details={**stats.details, **self._resident.details(table, stats.rows)},
         )
-
-    def advice_facts(self, stats: TableStats, search_ms: float) -> AdviceFacts:
-        return upkeep.advice_facts(stats, search_ms)
 
     async def optimize(self, table: TableHandle) -> None:
         step = Steps()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import numpy as np
 
 from aiovec.backend import is_extreme, without_vector
-from aiovec.backend.contract import AdviceFacts, MemoryNeed, TableHandle, TableStats
+from aiovec.backend.contract import TableHandle, TableStats
 
 from .connection import Ticket
 from .errors import DamageError, check_stored, stored
@@ -65,32 +64,6 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
             **text_details,
         },
     )
-
-
-def advice_facts(stats: TableStats, search_ms: float) -> AdviceFacts:
-    details = stats.details
-    memory = None
-    if "scan_budget" in details:
-        # Masks of filters and free room lie beside the codes, so the copy may take more.
-        need = max(details["scan_expected"], stats.scan_memory)
-        memory = MemoryNeed(need, details["scan_budget"], "scan_memory")
-    return AdviceFacts(
-        created=details.get("created"),
-        memory=memory,
-        growing=_growing_part(details.get("searches") or {}, search_ms),
-        loading="loaded" in details.get("searched", ""),
-    )
-
-
-def _growing_part(stages: Mapping[str, float], search_ms: float) -> float:
-    """Return the part of a search that grows with the rows: all of it if no stage was measured."""
-    times = {name: ms for name, ms in stages.items() if name.endswith("_ms")}
-    # A search in the queue waits for the same stages of others.
-    queue = times.pop("queue_ms", 0.0)
-    whole = max(sum(times.values()), search_ms - queue)
-    if not stages.get("searches") or whole <= 0:
-        return 1.0
-    return min(1.0, (times.get("scan_ms", 0.0) + times.get("filter_ms", 0.0)) / whole)
 
 
 def _moment(text: object) -> datetime:

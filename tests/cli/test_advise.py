@@ -1,11 +1,12 @@
-"""aiovec advise: what it measures, what it says by its thresholds, and that it changes nothing."""
+"""aiovec advise: what it measures, its verdict by the thresholds, and that it changes nothing."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
+from aiovec import Schema, sync
 
 from .conftest import Run
 
@@ -20,33 +21,54 @@ def advised(run: Run, *arguments: object) -> dict[str, Any]:
 def test_a_table_that_sqlite_serves_well(run: Run, store: Path) -> None:
     before = store.read_bytes()
     found = advised(run, store)
-    assert (found["store"], found["backend"], found["advised"]) == (str(store), "sqlite", True)
-    assert found["thresholds"].items() >= {
-        "rows": 100_000, "p95_ms": 200.0, "rows_a_day": 500.0
-    }.items()  # fmt: skip
-    (advice,) = found["tables"]
-    facts = advice["facts"]
-    assert (facts["table"], facts["rows"], facts["dim"]) == ("notes", 4, 3)
-    assert 0 < facts["searches"]["p50_ms"] <= facts["searches"]["p95_ms"]
-    assert advice["verdict"] == "later"
+    assert (found["store"], found["backend"]) == (str(store), "sqlite")
+    assert found["thresholds"] == {"rows": 100_000, "p95_ms": 200, "rows_a_day": 500}
+    (table,) = found["tables"]
+    assert (table["table"], table["rows"], table["dim"]) == ("notes", 4, 3)
+    assert 0 < table["p50_ms"] <= table["p95_ms"]
+    assert (table["verdict"], table["passed"], table["rows_a_day"]) == ("stay", [], None)
     shown = run("advise", store, "notes").out
     assert "4 of 3 dimensions" in shown
-    assert shown.endswith("No table needs to move now.\n")
+    assert shown.endswith("advise: no table needs to move\n")
     assert store.read_bytes() == before
 
 
-def test_a_table_beyond_the_thresholds(
-    run: Run, store: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = folder / "aiovec.toml"
-    config.write_text(
-        '[retrieval]\nsqlite_path = "notes.db"\n'
-        "[retrieval.advise]\nrows = 3\np95_ms = 0.000001\nrows_a_day = 1\n"
-    )
-    for arguments in (["--config", config], ["sqlite", "--config", config], []):
-        (advice,) = advised(run, *arguments)["tables"]
-        assert advice["verdict"] == "now", advice
-    for name, value in {"ROWS": 3, "P95_MS": 0.000001, "ROWS_A_DAY": 1}.items():
-        monkeypatch.setenv(f"AIOVEC_RETRIEVAL__ADVISE__{name}", str(value))
-    shown = run("advise", store).out
-    assert f"aiovec migrate plan --from {store} --to lancedb://PATH\n" in shown
+def test_the_verdict_by_the_thresholds(run: Run, store: Path) -> None:
+    for thresholds, passed, verdict in (
+        (["--rows", "3"], ["rows"], "watch"),
+        (["--p95-ms", "0"], ["p95_ms"], "watch"),
+        (["--rows", "3", "--p95-ms", "0"], ["rows", "p95_ms"], "move"),
+    ):
+        (table,) = advised(run, store, *thresholds)["tables"]
+        assert (table["passed"], table["verdict"]) == (passed, verdict)
+    shown = run("advise", store, *thresholds).out
+    assert "move: it has more than 3 rows; 5 % of the searches take longer than 0 ms" in shown
+    assert "advise: move notes; start with: aiovec migrate plan" in shown
+
+
+def test_growth_by_a_field_of_times(run: Run, folder: Path) -> None:
+    path = folder / "growing.db"
+    now = datetime.now(UTC)
+    ages = [timedelta(hours=1), timedelta(days=1), timedelta(days=9), timedelta(days=10)]
+    with sync.connect(path) as store:
+        for table, age in (("young", ages), ("old", [*ages, timedelta(days=300)])):
+            schema = Schema(2, fields={"seen": datetime, "text": str})
+            store.create_table(table, schema)
+            store.insert(
+                table,
+                [
+                    {"id": str(n), "embedding": [1, n], "seen": now - ago,
+                     "text": (now - ago).isoformat()}
+                    for n, ago in enumerate(age)
+                ],
+            )  # fmt: skip
+        store.create_table("empty", schema)
+    for field in ("seen", "text"):
+        tables = advised(run, path, "--created-field", field, "--rows-a-day", "0.2")["tables"]
+        found = {table["table"]: table for table in tables}
+        assert 0.39 < found["young"]["rows_a_day"] < 0.41
+        assert found["young"]["passed"] == ["rows_a_day"]
+        assert 0.13 < found["old"]["rows_a_day"] < 0.14
+        assert found["empty"]["rows_a_day"] is found["empty"]["p95_ms"] is None
+    assert "growth   0 rows a day" in run("advise", path, "old", "--created-field", "seen").out
+    assert run("advise", path, "--created-field", "absent").code == 1

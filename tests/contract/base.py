@@ -21,7 +21,7 @@ from aiovec.backend.locate import locate
 from aiovec.backend.plugins import plugin_of
 
 ABILITIES = (
-    "text", "indexes", "changes", "snapshots", "backup", "moves", "read-only", "restore", "advice",
+    "text", "indexes", "changes", "snapshots", "backup", "moves", "read-only", "restore",
     "once", "power-loss", "quantized", "text-prefix",
 )  # fmt: skip
 """What ``VectorStore.supports`` knows."""

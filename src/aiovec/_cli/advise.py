@@ -1,34 +1,78 @@
-"""``aiovec advise``: whether another backend would serve a store's tables better."""
+"""``aiovec advise``: measure the tables of a store, and say which should move to LanceDB."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from .._filters import F
-from .._model.schema import Schema
-from .._store.advice import Advice, Growth, as_time, facts_of, growth_since, judge
 from .._store.store import VectorStore
-from ..backend.config import AdviseSettings
-from ..backend.contract import Advises
 from ..backend.memory import size_text
 from .output import out, print_facts, print_json
 from .run import failing_clearly, run
-from .stores import AsJson, Config, Store, of_each_table, opened, source_of
+from .stores import AsJson, Config, Store, of_each_table, opened
 
-# The probe searches for this many stored vectors, from so many places of the table.
+# Queries of the probe: this many stored vectors from each of this many places of the table.
 _PLACES, _OF_EACH = 8, 12
-# It ends after so many seconds, but not before so many searches.
+# The probe ends after this time, once it has this many searches.
 _PROBE_SECONDS, _FEWEST = 3.0, 5
-# It waits at most so many times so many seconds until a table is in memory: a million rows take
-# some five seconds (``python -m bench search-million``).
-_MOST_POLLS, _POLL = 600, 0.1
+# The probe waits up to a minute until SQLite has loaded the table into memory: a million rows of
+# 384 dimensions take about five seconds (``python -m bench search-million``).
+_MOST_POLLS, _POLL_SECONDS = 600, 0.1
+# Growth is counted over this many days.
+_DAYS = 30
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """The thresholds of the verdict."""
+
+    rows: int
+    p95_ms: float
+    rows_a_day: float
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The facts of a table. None means unknown or not applicable."""
+
+    table: str
+    rows: int
+    dim: int
+    p50_ms: float | None
+    p95_ms: float | None
+    rows_a_day: float | None
+    memory: int
+    memory_budget: int | None
+
+    def passed(self, limits: _Limits) -> dict[str, str]:
+        """Return the thresholds that the table has passed, each with a reason."""
+        reasons = {}
+        if self.rows > limits.rows:
+            reasons["rows"] = f"it has more than {limits.rows:,} rows"
+        if self.p95_ms is not None and self.p95_ms > limits.p95_ms:
+            reasons["p95_ms"] = f"5 % of the searches take longer than {limits.p95_ms:g} ms"
+        if self.rows_a_day is not None and self.rows_a_day > limits.rows_a_day:
+            reasons["rows_a_day"] = f"it grows by more than {limits.rows_a_day:g} rows a day"
+        if self.memory_budget is not None and self.memory > self.memory_budget:
+            reasons["memory"] = "it does not fit into scan_memory, so searches read the file"
+        return reasons
+
+
+Verdict = Literal["move", "watch", "stay"]
+
+
+def _verdict(passed: dict[str, str]) -> Verdict:
+    """Slow searches alone may have other causes; with many or ever more rows they will not end."""
+    if "p95_ms" in passed and len(passed) > 1:
+        return "move"
+    return "watch" if passed else "stay"
 
 
 @failing_clearly
@@ -39,93 +83,99 @@ def advise(
         typer.Argument(metavar="TABLE", help="Only this table.", show_default=False),
     ] = None,
     created: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--created-field",
             metavar="FIELD",
-            help="Timestamp field used to estimate growth.",
+            help="Field with the time when a row was added, to measure growth. Without it, growth "
+            "is not measured.",
+            show_default=False,
         ),
-    ] = "created_at",
+    ] = None,
+    rows: Annotated[int, typer.Option(min=0, help="Threshold: rows of a table.")] = 100_000,
+    p95_ms: Annotated[
+        float, typer.Option(min=0, help="Threshold: milliseconds that 95 % of searches may take.")
+    ] = 200,
+    rows_a_day: Annotated[float, typer.Option(min=0, help="Threshold: new rows a day.")] = 500,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Measure the tables of a store and say whether another backend would serve them better.
+    """Measure each table of a SQLite store, and say whether it should move to LanceDB.
 
-    Changes nothing. The thresholds are in the TOML file, in the section retrieval.advise.
+    A table should move if its searches are slow and it has many rows, grows fast, or does not fit
+    into memory. Changes nothing.
     """
-    found = run(_advise(store, table, config, created))
+    limits = _Limits(rows, p95_ms, rows_a_day)
+    about, measured = run(_advise(store, table, config, created))
+    movable = about["backend"] == "sqlite"  # what grows beyond LanceDB has nowhere to go
+    verdicts = [
+        (one, passed := one.passed(limits), _verdict(passed) if movable else None)
+        for one in measured
+    ]
     if json:
-        print_json(
-            {
-                **found.about,
-                "advised": found.successor is not None,
-                "thresholds": found.limits.model_dump(),
-                "tables": [advice.to_dict() for advice in found.tables],
-            }
-        )
+        tables = [
+            {**asdict(one), "verdict": verdict, "passed": list(passed)}
+            for one, passed, verdict in verdicts
+        ]
+        print_json({**about, "thresholds": asdict(limits), "tables": tables})
+        return
+    print_facts(about)
+    for one, passed, verdict in verdicts:
+        out().print()
+        print_facts(_lines(one, passed, verdict))
+    out().print()
+    if not movable:
+        out().print("advise: only SQLite stores get a verdict")
+    elif moving := [one.table for one, _, verdict in verdicts if verdict == "move"]:
+        out().print(f"advise: move {', '.join(moving)}; start with: aiovec migrate plan --to …")
     else:
-        _show(found, "" if config is None else f" --config {config}", store)
+        out().print("advise: no table needs to move")
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The advice on each table; ``successor`` is None for a backend that gives none."""
-
-    about: dict[str, str]
-    successor: str | None
-    limits: AdviseSettings
-    tables: list[Advice]
-
-
-async def _advise(store: str | None, table: str | None, config: str | None, created: str) -> _Found:
-    limits = await asyncio.to_thread(lambda: source_of(store, config).settings().advise)
+async def _advise(
+    store: str | None, table: str | None, config: str | None, created: str | None
+) -> tuple[dict[str, str], list[_Measured]]:
     async with opened(store, config, reading=True) as vectors:
-        about = {"store": vectors.target, "backend": vectors.backend_name}
-        backend = vectors._advises
-        if backend is None:
-            return _Found(about, None, limits, [])
 
-        async def measured(name: str) -> Advice:
-            return await _measure(vectors, backend, name, limits, created)
+        async def measured(name: str) -> _Measured:
+            return await _measure(vectors, name, created)
 
         named = None if table is None else [table]
-        advices = await of_each_table(vectors, named, measured, "measuring")
-        return _Found(about, backend.successor, limits, advices)
+        tables = await of_each_table(vectors, named, measured, "measuring")
+        return {"store": vectors.target, "backend": vectors.backend_name}, tables
 
 
-async def _measure(
-    vectors: VectorStore, backend: Advises, name: str, limits: AdviseSettings, created: str
-) -> Advice:
-    schema = await vectors.schema(name)
-    growth = await _growth(vectors, name, schema, limits.days, created)
-    seconds = await _probe(vectors, backend, name, schema)
-    stats = await vectors.stats(name)
-    source = "a probe with stored vectors, one search at a time"
-    now = datetime.now(UTC)
-    return judge(facts_of(backend, stats, schema.dim, seconds, source, growth, now), limits)
+async def _measure(vectors: VectorStore, name: str, created: str | None) -> _Measured:
+    times = sorted(1000 * seconds for seconds in await _probe(vectors, name))
+    p50, p95 = (times[math.ceil(part * len(times)) - 1] if times else None for part in (0.5, 0.95))
+    growth = None if created is None else await _rows_a_day(vectors, name, created)
+    schema, stats = await vectors.schema(name), await vectors.stats(name)
+    return _Measured(
+        table=name,
+        rows=stats.rows,
+        dim=schema.dim,
+        p50_ms=p50,
+        p95_ms=p95,
+        rows_a_day=growth,
+        memory=max(stats.scan_memory, stats.details.get("scan_expected", 0)),
+        memory_budget=stats.details.get("scan_budget"),
+    )
 
 
-async def _probe(
-    vectors: VectorStore, backend: Advises, name: str, schema: Schema
-) -> Sequence[float]:
-    """Return the seconds of some searches, from memory if the table has a place there."""
-    rows = await vectors.count(name)
-    stored = {}
-    for place in range(_PLACES):  # all over the table
-        offset = rows * place // _PLACES
-        for record in await vectors.find(
-            name, limit=_OF_EACH, offset=offset, select=[schema.vector]
-        ):
-            stored[record.id] = record.vector
-    queries = [vector for vector in stored.values() if vector is not None]
+async def _probe(vectors: VectorStore, name: str) -> list[float]:
+    """Return the seconds of searches with stored vectors, one at a time."""
+    schema, rows = await vectors.schema(name), await vectors.count(name)
+    queries = []
+    for offset in sorted({rows * place // _PLACES for place in range(_PLACES)}):
+        found = await vectors.find(name, limit=_OF_EACH, offset=offset, select=[schema.vector])
+        queries += [record.vector for record in found if record.vector is not None]
     if not queries:
         return []
-    await vectors.search(name, queries[0])
+    await vectors.search(name, queries[0])  # SQLite begins to load the table
     for _ in range(_MOST_POLLS):
-        if not backend.advice_facts(await vectors.stats(name), 0.0).loading:
+        if "being loaded" not in (await vectors.stats(name)).details.get("searched", ""):
             break
-        await asyncio.sleep(_POLL)
-    await vectors.search(name, queries[0])
+        await asyncio.sleep(_POLL_SECONDS)
     seconds: list[float] = []
     end = time.monotonic() + _PROBE_SECONDS
     for query in queries:
@@ -137,65 +187,36 @@ async def _probe(
     return seconds
 
 
-async def _growth(
-    vectors: VectorStore, name: str, schema: Schema, days: float, created: str
-) -> Growth | None:
-    """Return the growth over the last days by a timestamp field; None without such a field."""
-    field = schema.fields.get(created)
-    if field is None or field.kind not in ("datetime", "text"):
-        return None
-    oldest = await vectors.find(
-        name, F[created].is_not_null(), order_by=created, limit=1, select=[created]
-    )
-    began = as_time(oldest[0].fields[created]) if oldest else None
-    if began is None:
+async def _rows_a_day(vectors: VectorStore, name: str, created: str) -> float | None:
+    """Return the mean of the last days, or of the table's age if it is younger."""
+    bounds: Any = await vectors.bounds(name, created)
+    if bounds is None:
         return None
     now = datetime.now(UTC)
-    since = max(began, now - timedelta(days=days))
-    # Text is compared as text: RFC 3339 in UTC sorts as time does.
-    moment = since if field.kind == "datetime" else since.isoformat()
-    rows = await vectors.count(name, F[created] >= moment)
-    return growth_since(rows, since, now, f"by {created}, over the last {{days}}")
+    since = now - timedelta(days=_DAYS)
+    if isinstance(bounds[0], str):  # RFC 3339 in UTC sorts as time does
+        oldest = datetime.fromisoformat(bounds[0])
+        rows = await vectors.count(name, F[created] >= since.isoformat())
+    else:
+        oldest = bounds[0]
+        rows = await vectors.count(name, F[created] >= since)
+    return rows / max(1.0, (now - max(oldest, since)).total_seconds() / 86_400)
 
 
-def _show(found: _Found, config: str, store: str | None) -> None:
-    say = out().print
-    print_facts(found.about)
-    if found.successor is None:
-        say("There is no advice for this store: no installed backend is a successor of this one.")
-        return
-    for advice in found.tables:
-        say()
-        print_facts(_lines(advice))
-    moving = [advice.facts.table for advice in found.tables if advice.verdict != "later"]
-    say()
-    if not moving:
-        say("No table needs to move now.")
-        return
-    to = "" if store is None else f" --from {store}"
-    to += f" --to {found.successor}" + ("" if store is None else "://PATH")
-    say(f"For {', '.join(moving)}, start with: aiovec migrate plan{config}{to}")
-    say("It measures how long the move takes on this machine.")
-
-
-def _lines(advice: Advice) -> dict[str, object]:
-    facts = advice.facts
-    search, memory = "not measured: there are no rows", "no copy is kept"
-    growth = "unknown: the table is younger than a day"
-    if (times := facts.searches) is not None:
-        search = (
-            f"{times.p50_ms:.3g} ms, p95 {times.p95_ms:.3g} ms, of {times.searches}; "
-            f"{times.growing:.0%} of it grows with the rows ({times.source})"
-        )
-    if facts.growth is not None:
-        growth = f"{facts.growth.rows_a_day:,.0f} rows a day ({facts.growth.known_by})"
-    if (scan := facts.scan) is not None:
-        memory = f"{size_text(scan.bytes)} of the {size_text(scan.budget)} of {scan.option}"
-    return {
-        "table": facts.table,
-        "rows": f"{facts.rows:,} of {facts.dim} dimensions",
-        "search": search,
-        "growth": growth,
-        "memory": memory,
-        "advice": advice.sentence,
+def _lines(one: _Measured, passed: dict[str, str], verdict: Verdict | None) -> dict[str, object]:
+    lines: dict[str, object] = {
+        "table": one.table,
+        "rows": f"{one.rows:,} of {one.dim} dimensions",
+        "search": "not measured: no row has a vector",
+        "memory": size_text(one.memory),
     }
+    if one.p95_ms is not None:
+        lines["search"] = f"{one.p50_ms:.3g} ms (median), {one.p95_ms:.3g} ms (p95)"
+    if one.memory_budget is not None:
+        lines["memory"] = f"{size_text(one.memory)}; scan_memory is {size_text(one.memory_budget)}"
+    if one.rows_a_day is not None:
+        lines["growth"] = f"{one.rows_a_day:,.0f} rows a day"
+    if verdict is not None:
+        why = "; ".join(passed.values()) or "everything is within the thresholds"
+        lines["verdict"] = f"{verdict}: {why}"
+    return lines

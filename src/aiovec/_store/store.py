@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import time
 import warnings
 import weakref
 from collections.abc import (
@@ -74,7 +73,6 @@ from .._telemetry.calls import Operation
 from .._telemetry.spans import span
 from ..backend.conditions import is_retried, write_key
 from ..backend.contract import (
-    Advises,
     Backend,
     Backups,
     Columns,
@@ -106,7 +104,6 @@ from ..errors import (
     UnsupportedError,
 )
 from . import once
-from .advice import Advisor
 from .current import REFUSALS, Engine, Follower
 from .rank import RRF, Fusion, Listed, Rerank, check_fusion
 from .search import Ranked, Search, SearchOptions, clauses_of, finished
@@ -177,7 +174,6 @@ class VectorStore:
         self._loop = OneLoop()
         self._searches = SearchTurns()
         # With nothing of it that leads back here: a store is gone with the last reference.
-        self._advisor = Advisor(self._threads)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
         self._exporting: PerLoop[weakref.WeakSet[AsyncGenerator[Any, None]]]
@@ -237,7 +233,6 @@ class VectorStore:
             raise
 
     async def _close(self) -> None:
-        await self._advisor.stop()
         self._searches.close(StoreClosedError(self.target))
         # A call that waits for its vectors has begun no write yet.
         await self._embedders.close(lambda: StoreClosedError(self.target))
@@ -253,7 +248,7 @@ class VectorStore:
 
     def supports(self, ability: str) -> bool:
         """Return whether the backend has an ability: "text", "text-prefix", "indexes", "changes",
-        "snapshots", "backup", "moves", "read-only", "restore", "advice", "once",
+        "snapshots", "backup", "moves", "read-only", "restore", "once",
         "power-loss" or "quantized"."""
         if not isinstance(ability, str):
             raise InvalidArgumentError("ability", ability, "the name of an ability")
@@ -264,12 +259,6 @@ class VectorStore:
         """True if the store was opened for reading only."""
         backend = self._follower.engine.backend
         return isinstance(backend, ReadOnly) and backend.read_only
-
-    @property
-    def _advises(self) -> Advises | None:
-        """The backend, if it tells when another one would serve a table better."""
-        backend = self._follower.engine.backend
-        return backend if isinstance(backend, Advises) else None
 
     def _owns(self, path: Path) -> bool:
         """Return whether a path belongs to the store. Reads the disk."""
@@ -1146,11 +1135,7 @@ class VectorStore:
             with own_time(bool(made)):
                 if made:
                     await turn.take_late()
-                began = time.perf_counter()
                 hits = await prepared.of_vectors(vectors, wheres)
-                if vectors:
-                    seconds = (time.perf_counter() - began) / len(vectors)
-                    self._advisor.searched(engine, handle, seconds)
             operation.rows = sum(map(len, hits))
             return prepared.ranked(hits, vectors)
 
@@ -1379,9 +1364,7 @@ class VectorStore:
                 with span(one, engine.place), own_time(embedded):
                     if embedded:
                         await turn.take_late()
-                    began = time.perf_counter()
                     listed = await prepared.list_by_vector(known[0], count)
-                    self._advisor.searched(engine, handle, time.perf_counter() - began)
                     one.rows = len(listed.ids)
                     return listed
 

@@ -56,43 +56,6 @@ def _known_backend(value: str) -> str:
     return value
 
 
-class AdviseSettings(Section):
-    """When ``aiovec advise`` and the log of a store advise to move a table to another backend.
-
-    They do so if the table has more than ``rows`` rows and its searches take longer than
-    ``p95_ms``; if it grows by more than ``rows_a_day`` and will be too large within ``days``; or if
-    it is too large for the memory that the searches of its backend may take.
-    """
-
-    rows: int = PydanticField(
-        default=100_000,
-        ge=0,
-        le=1_000_000_000_000,
-        description="Rows above which a move is advised if searches are slow as well.",
-    )
-    p95_ms: float = PydanticField(
-        default=200.0,
-        gt=0,
-        le=86_400_000,
-        description="Milliseconds within which 95 of 100 searches should be answered; above, "
-        "searches "
-        "count as slow.",
-    )
-    rows_a_day: float = PydanticField(
-        default=500.0,
-        ge=0,
-        le=1_000_000_000_000,
-        description="Rows per day above which the advice also forecasts when a table will outgrow "
-        "its backend.",
-    )
-    days: float = PydanticField(
-        default=30.0,
-        gt=0,
-        le=36_500,
-        description="Days that the forecast looks ahead.",
-    )
-
-
 class RetrievalSettings(Quiet):
     """The backend in use, and for each installed backend where it stores and its section.
 
@@ -116,10 +79,6 @@ class RetrievalSettings(Quiet):
     server: ServerSettings = PydanticField(
         default_factory=ServerSettings, description=ServerSettings.__doc__
     )
-    advise: AdviseSettings = PydanticField(
-        default_factory=AdviseSettings, description=AdviseSettings.__doc__
-    )
-
     embedders: dict[EmbedderName, EmbedderSettings] = PydanticField(
         default_factory=dict,
         description="Embedders make the vectors of the tables whose schema has embed. Each is a "

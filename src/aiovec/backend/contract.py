@@ -5,7 +5,7 @@ a ``Backend`` stores and finds. It gets only what was checked: Arrow tables in t
 ``Schema.to_arrow()``, filter trees whose names and literals fit the schema, and contiguous
 float32 arrays. Abilities that not every engine has are classes of their own beside ``Backend``:
 ``TextSearch``, ``VectorIndexes``, ``ChangeFeed``, ``Snapshots``, ``Backups``, ``BulkLoads``,
-``Moves``, ``ReadOnly`` and ``Advises``.
+``Moves`` and ``ReadOnly``.
 
 Rules for every method:
 
@@ -579,44 +579,6 @@ class ReadOnly:
     read while others write, and a method that writes raises UnsupportedError."""
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryNeed:
-    """Bytes that a table's copy in memory takes, or would take, and the option that limits them."""
-
-    bytes: int
-    budget: int
-    option: str
-
-
-@dataclass(frozen=True, slots=True)
-class AdviceFacts:
-    """Facts about a table that its backend reads from its own ``stats``.
-
-    ``created`` is the time when the table was created, as a datetime or RFC 3339 text, ``memory``
-    None where searches use no copy in memory, ``growing`` the part of a search's time that grows
-    with the rows (0 to 1), and ``loading`` true while searches are slower than they will be.
-    """
-
-    created: datetime | str | None = None
-    memory: MemoryNeed | None = None
-    growing: float = 1.0
-    loading: bool = False
-
-
-class Advises(ABC):
-    """Telling when another backend would serve a table better."""
-
-    successor: ClassVar[str]
-    """The name of that backend."""
-
-    @abstractmethod
-    def advice_facts(self, stats: TableStats, search_ms: float) -> AdviceFacts:
-        """Return the facts in ``stats`` of a table whose searches take ``search_ms`` on average.
-
-        Does no I/O.
-        """
-
-
 class BulkLoad(ABC):
     """Rows on their way into a table that the caller has made and holds alone."""
 
@@ -807,7 +769,6 @@ ABILITIES: Mapping[str, type] = {
     "moves": Moves,
     "read-only": ReadOnly,
     "restore": Restores,
-    "advice": Advises,
 }
 
 

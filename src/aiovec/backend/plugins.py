@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GROUP = "aiovec.backends"
 
-KEYS = frozenset({"backend", "dim", "server", "advise", "embedders"})
+KEYS = frozenset({"backend", "dim", "server", "embedders"})
 """The keys of ``[retrieval]`` that belong to no backend, so that none can have such a name."""
 
 
