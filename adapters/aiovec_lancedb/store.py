@@ -25,23 +25,15 @@ from aiovec.backend.clock import Clock
 from aiovec.backend.conditions import write_key
 from aiovec.backend.contract import (
     Backend,
-    Backups,
-    BulkLoads,
     Changes,
     Columns,
     Found,
     IndexInfo,
-    Moves,
     Order,
-    ReadOnly,
-    Restores,
-    Snapshots,
     StoredRows,
     TableHandle,
     TableStats,
     TextQuery,
-    TextSearch,
-    VectorIndexes,
     VectorQuery,
 )
 from aiovec.backend.keys import Kept, WriteKey
@@ -103,9 +95,12 @@ if TYPE_CHECKING:
     from .settings import LancedbSettings
 
 
-class LancedbBackend(
-    Backend, TextSearch, BulkLoads, VectorIndexes, Snapshots, Backups, Moves, ReadOnly, Restores
-):
+_ABLE = frozenset({
+    "text", "indexes", "snapshots", "backup", "restore", "read-only", "bulk-load",
+})  # fmt: skip
+
+
+class LancedbBackend(Backend):
     """Tables of LanceDB. ``target`` is a folder or a URL.
 
     It makes no promise against power loss: Lance does not flush its files to the disk.
@@ -265,7 +260,7 @@ class LancedbBackend(
         return BucketMarks(Bucket(self._target.key, self.target, self._settings.storage_options))
 
     def supports(self, ability: str) -> bool:
-        return super().supports(ability) and (ability != "moves" or self._fence.supported)
+        return ability in _ABLE or (ability == "moves" and self._fence.supported)
 
     async def close(self) -> None:
         if self._session.forked:  # what is under way belongs to the parent

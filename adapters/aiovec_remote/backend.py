@@ -36,14 +36,10 @@ from aiovec.backend.contract import (
     Found,
     IndexInfo,
     Order,
-    ReadOnly,
-    Snapshots,
     StoredRows,
     TableHandle,
     TableStats,
     TextQuery,
-    TextSearch,
-    VectorIndexes,
     VectorQuery,
 )
 from aiovec.backend.keys import Kept, WriteKey
@@ -83,7 +79,7 @@ _OF_SCHEMAS = frozenset(
 _EFFORT_OF_A_FILTER = 20
 
 
-class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
+class RemoteBackend(Backend):
     """The tables of an aiovec server."""
 
     name: ClassVar[str] = "remote"

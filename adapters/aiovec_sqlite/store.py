@@ -26,20 +26,14 @@ from aiovec.backend import (
 from aiovec.backend.conditions import write_key
 from aiovec.backend.contract import (
     Backend,
-    Backups,
-    ChangeFeed,
     Changes,
     Columns,
     Found,
-    Moves,
     Order,
-    ReadOnly,
-    Restores,
     StoredRows,
     TableHandle,
     TableStats,
     TextQuery,
-    TextSearch,
     VectorQuery,
     index_behind_change,
 )
@@ -90,7 +84,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, Restores):
+class SqliteBackend(Backend):
     """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
 
     name: ClassVar[str] = "sqlite"
@@ -124,17 +118,16 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         # The migration's run that this object acts for, whatever the file's mark says.
         self._run: str | None = None
         kept = self._target != MEMORY and settings.durability == "full"
-        promises = {"once", "quantized", "text-prefix"}
-        self.promises = frozenset(promises | {"power-loss"} if kept else promises)
+        able = {"changes", "backup", "restore", "moves", "read-only", "once", "quantized"}
+        if kept:
+            able.add("power-loss")
+        if has_fts5():
+            able |= {"text", "text-prefix"}
+        self.abilities = frozenset(able)
 
     @property
     def target(self) -> str:
         return self._target
-
-    def supports(self, ability: str) -> bool:
-        if ability in ("text", "text-prefix") and not has_fts5():
-            return False
-        return super().supports(ability)
 
     # Life
 
@@ -153,7 +146,6 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         with translated(self._target):
             await connection
         self._connection = connection  # from now on ``close`` closes it
-        await connection.run(lambda _: has_fts5())  # known from now on, without a look
         if not in_memory:
             with translated(self._target):
                 path, patience = Path(self._target), self._settings.busy_timeout

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 import aiovec
 import aiovec_migrate
-from aiovec.backend.contract import Backend, BulkLoads, Columns
+from aiovec.backend.contract import Backend, Columns
 from aiovec.backend.origin import Origin
 from aiovec_migrate import Event, Options
 
@@ -105,7 +105,7 @@ async def fill(target: str, rows: int, dim: int) -> dict[str, Any]:
     async with _backend(target) as backend:
         await backend.create_table(TABLE, schema(dim))
         handle = await backend.open_table(TABLE)
-        load = backend.bulk_load(handle) if isinstance(backend, BulkLoads) else None
+        load = backend.bulk_load(handle) if backend.supports("bulk-load") else None
         waiting: list[pa.RecordBatch] = []
         held = 0
         with Peak() as peak:

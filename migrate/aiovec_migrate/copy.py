@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pyarrow as pa
 
-from aiovec.backend.contract import BulkLoad, BulkLoads, StaleTableError
+from aiovec.backend.contract import BulkLoad, StaleTableError
 from aiovec.errors import DuplicateIdError, MigrationError
 
 from .ends import OpenTable, RunContext, everything, row_bytes
@@ -73,7 +73,7 @@ class TableFill:
         self._table = table
         self._again = again
         self._load: BulkLoad | None = None
-        bulk = isinstance(table.backend, BulkLoads)
+        bulk = table.backend.supports("bulk-load")
         self.most_bytes = limits.bulk_bytes if bulk else limits.insert_bytes
         self.most_rows = limits.bulk_rows if bulk else limits.insert_rows
 
@@ -94,7 +94,7 @@ class TableFill:
     async def _add(self, rows: pa.Table) -> None:
         table = self._table
         backend = table.backend
-        if not isinstance(backend, BulkLoads):
+        if not backend.supports("bulk-load"):
             await table.do(lambda handle: backend.insert(handle, rows))
             return
         for _ in range(2):

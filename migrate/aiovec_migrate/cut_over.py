@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from aiovec.backend.contract import Moves, moves_of
+from aiovec.backend.contract import Backend, moves_of
 from aiovec.errors import AiovecError, MigrationError
 
 from .catch_up import CatchUp, check_all
@@ -105,7 +105,7 @@ class Cutover:
             "from here"
         )
 
-    async def _move(self, origin: Moves) -> None:
+    async def _move(self, origin: Backend) -> None:
         work = self._work
         if work.goal.backend.name != work.origin.backend.name:
             notice = work.marked_at + work.host.limits.notice - work.host.now()
@@ -149,7 +149,7 @@ class Cutover:
                 await self._release(origin)
             work.state.longest_pause = max(work.state.longest_pause, work.host.now() - began)
 
-    async def _release(self, origin: Moves) -> None:
+    async def _release(self, origin: Backend) -> None:
         """Let the writers go on. Where even that fails, they do so by themselves."""
         with suppress(AiovecError):
             mark = await origin.move_mark()
@@ -199,13 +199,13 @@ class Cutover:
                 f"table {table.name!r} has {left} rows in the source and {reached} in the target"
             )
 
-    async def _next_generation(self, origin: Moves) -> int:
+    async def _next_generation(self, origin: Backend) -> int:
         """One above all that either store has seen."""
         goal = moves_of(self._work.goal.backend)
         seen = [(await moves.move_record()).generation for moves in (origin, goal) if moves]
         return max(seen) + 1
 
-    async def _set_moved(self, origin: Moves, generation: int) -> bool:
+    async def _set_moved(self, origin: Backend, generation: int) -> bool:
         try:
             return await origin.set_moved(self._work.run, generation)
         except AiovecError:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from aiovec.backend import Schema
-from aiovec.backend.contract import Backend, Columns, Moves, StaleTableError, TableHandle, moves_of
-from aiovec.backend.marks import Destination, MoveMark, MoveRecord
+from aiovec.backend.contract import Backend, Columns, StaleTableError, TableHandle, moves_of
+from aiovec.backend.marks import MoveMark, MoveRecord
 from aiovec.errors import MigrationError, TableNotFoundError
 
 from .host import Host, Step
@@ -191,7 +191,7 @@ class RunContext:
     def goal(self) -> Place:
         return self.ends.target
 
-    def leaving(self) -> Moves:
+    def leaving(self) -> Backend:
         """The origin as a store that can be left while it is in use."""
         moves = moves_of(self.origin.backend)
         if moves is None:
@@ -247,17 +247,18 @@ class RunContext:
             return
         switches = self.state.options.switch
         there = await mark_of(self.goal)
-        destination = Destination(
-            self.goal.backend.address,
-            self.goal.configured if switches else "",
-            config if switches else "",
+        mark = MoveMark(
+            self.run,
+            moved_to=self.goal.backend.address,
+            backend=self.goal.configured if switches else "",
+            config=config if switches else "",
             target=self.goal.backend.target,
             source=self.origin.backend.address,
             journal=self.journal.place,
             target_marked=there is not None and there.run == self.run,
         )
         try:
-            await self.leaving().begin_move(self.run, destination)
+            await self.leaving().begin_move(self.run, mark)
         except MigrationError:  # another run was faster
             if not self.state.begun:
                 await unmark(self.goal, self.run)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from aiovec.backend import Schema
-from aiovec.backend.contract import VectorIndexes, moves_of
+from aiovec.backend.contract import Backend, moves_of
 from aiovec.errors import MigrationError, TableExistsError
 
 from .catch_up import CatchUp, check_all, come_to_rest
@@ -220,9 +220,7 @@ async def put_in_order(work: RunContext, catch_ups: Sequence[CatchUp]) -> None:
             continue
         if await catch_up.target.count():
             await catch_up.target.do(target.optimize)
-            # A remote store has the class, and the ability only if its server's store has it.
-            wanted = work.state.options.index and target.supports("indexes")
-            if wanted and isinstance(target, VectorIndexes):
+            if work.state.options.index and target.supports("indexes"):
                 await _index(catch_up.target, target)
         table.indexed = True
         await work.save(table)
@@ -230,7 +228,7 @@ async def put_in_order(work: RunContext, catch_ups: Sequence[CatchUp]) -> None:
         work.tell("table", table=table.name)
 
 
-async def _index(table: OpenTable, backend: VectorIndexes) -> None:
+async def _index(table: OpenTable, backend: Backend) -> None:
     """Build what "auto" takes, where the target has not done so by itself."""
     there = await table.do(backend.indexes)
     if not any(index.column == table.schema.vector for index in there):

@@ -15,11 +15,14 @@ from tests.harness.values import python_rows
 
 from aiovec import Schema, VectorStore
 from aiovec.backend.contract import Backend, TableHandle
-from aiovec.backend.marks import Destination, MoveRecord
+from aiovec.backend.marks import MoveMark, MoveRecord
 from aiovec.errors import MigrationError, StoreMovedError, TableExistsError, TableNotFoundError
 
 SCHEMA = Schema(4, fields={"n": int})
-PLACE = Destination("lancedb:///x", "lancedb", "/c.toml", target="/x", source="/a", journal="/j")
+PLACE = MoveMark(
+    "r1", moved_to="lancedb:///x", backend="lancedb", config="/c.toml", target="/x", source="/a",
+    journal="/j",
+)  # fmt: skip
 
 
 def row(id: str, n: int = 0) -> dict[str, Any]:
@@ -55,7 +58,7 @@ class Replica:
 
 
 class MovingContract(ContractBase):
-    """``Moves``, where the backend offers it."""
+    """The marks of a migration, where the backend keeps them."""
 
     @pytest_asyncio.fixture
     async def one_row(self, store: VectorStore) -> VectorStore:

@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING
 from aiovec.backend import IsNull, Ref, Schema
 from aiovec.backend.contract import (
     Backend,
-    Snapshots,
     TableHandle,
     TableStats,
-    TextSearch,
-    VectorIndexes,
     moves_of,
 )
 from aiovec.backend.marks import FINISHED, MoveRecord
@@ -159,7 +156,7 @@ class _Look:
                     for plan in plans
                 ]
         free = await in_thread(free_room, there)
-        needed = self._look_at_room(free, plans, isinstance(shape, Snapshots))
+        needed = self._look_at_room(free, plans, shape.supports("snapshots"))
         return Plan(
             source=Identity(here.name, origin.target),
             target=Identity(there.name, shape.target),
@@ -306,7 +303,7 @@ class _Look:
             differences = other.schema.differences(schema)
             self._look_at_differences(name, schema, other, differences)
         index = "none: every search is exact"
-        if isinstance(shape, VectorIndexes) and self._options.index:
+        if shape.supports("indexes") and self._options.index:
             index = shape.index_for(schema, found.stats.rows) or "as the target chooses"
         elif not self._options.index:
             index = "none, as requested"
@@ -394,7 +391,7 @@ class _Look:
             for found in tables
             if any(field.text for field in found.schema.fields.values())
         ]
-        if texts and isinstance(origin, TextSearch) and not isinstance(shape, TextSearch):
+        if texts and origin.supports("text") and not shape.supports("text"):
             self._notes.append(
                 f"the {shape.name} backend has no keyword search, which these tables use: "
                 + ", ".join(texts)

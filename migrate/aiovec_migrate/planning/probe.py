@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from aiovec.backend.contract import Backend, BulkLoads, Columns, TableHandle
+from aiovec.backend.contract import Backend, Columns, TableHandle
 from aiovec.backend.threads import to_its_end
 
 from ..host import Host
@@ -64,7 +64,7 @@ async def _written(
         await memory.create_table(table.name, table.schema)
         handle = await memory.open_table(table.name)
         began = host.now()
-        if isinstance(memory, BulkLoads):
+        if memory.supports("bulk-load"):
             await memory.bulk_load(handle).add(merged)
         else:
             await memory.insert(handle, merged)

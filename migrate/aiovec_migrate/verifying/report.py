@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from aiovec.backend.contract import Backend, VectorIndexes
+from aiovec.backend.contract import Backend
 from aiovec.errors import MigrationError, TableNotFoundError
 
 from ..ends import OpenTable
@@ -323,7 +323,7 @@ async def _searches(
 
 
 async def _has_index(side: Side) -> bool:
-    if not isinstance(side.backend, VectorIndexes) or not side.backend.supports("indexes"):
+    if not side.backend.supports("indexes"):
         return False
     found = await side.backend.indexes(side.handle)
     return any(index.column == side.schema.vector for index in found)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from aiovec.backend import Schema, TextClause
-from aiovec.backend.contract import Columns, TextQuery, TextSearch
+from aiovec.backend.contract import Backend, Columns, TextQuery
 
 from .compare import Side, Sides, both
 from .searches import sampled_ids, spread
@@ -50,7 +50,7 @@ async def compared_keywords(
     """
     fields = [name for name, field in sides.source.schema.fields.items() if field.text]
     here, there = sides.source.backend, sides.target.backend
-    if not (fields and isinstance(here, TextSearch) and isinstance(there, TextSearch)):
+    if not (fields and here.supports("text") and there.supports("text")):
         return None
     words = await _sampled_words(sides.source, fields, count, rows)
     unlike_words: list[str] = []
@@ -103,7 +103,7 @@ async def _texts_of(side: Side, fields: Sequence[str], ids: Sequence[str]) -> di
     }
 
 
-async def _found(backend: TextSearch, side: Side, word: str) -> set[str]:
+async def _found(backend: Backend, side: Side, word: str) -> set[str]:
     query = TextQuery((TextClause(word),), _MOST, None, Columns(()))
     return set((await backend.search_text(side.handle, query)).rows.ids)
 

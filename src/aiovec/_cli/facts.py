@@ -11,7 +11,7 @@ import typer
 
 from .._model.schema import Schema
 from .._store.store import VectorStore
-from ..backend.contract import TableStats, abilities
+from ..backend.contract import ABILITIES, TableStats
 from .output import out, print_facts, print_json, print_rows
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, of_each_table, opened
@@ -82,7 +82,7 @@ async def _info(store: str | None, table: str | None, config: str | None) -> dic
         return {
             "target": vectors.target,
             "backend": vectors.backend_name,
-            "abilities": [name for name in abilities() if vectors.supports(name)],
+            "abilities": [name for name in ABILITIES if vectors.supports(name)],
             "tables": await of_each_table(vectors, named, partial(_table, vectors), "looking"),
         }
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from .._input.arguments import ability_of
 from .._input.rows import effort_of
 from .._model.schema import Schema, check_table_name
 from .._store.current import Engine
@@ -20,11 +19,8 @@ from .._telemetry.calls import Operation
 from ..backend.conditions import Conditions, under
 from ..backend.contract import (
     Columns,
-    Snapshots,
     StoredRows,
     TableHandle,
-    TextSearch,
-    VectorIndexes,
     VectorQuery,
 )
 from ..backend.pool import off_loop
@@ -118,11 +114,11 @@ class Reads(Part):
     async def search_text(self, asked: Message) -> Message:
         async def search(engine: Engine, handle: TableHandle) -> Message:
             facts, schema = asked.facts, handle.schema
-            searches = ability_of(engine.backend, TextSearch, "text")
+            engine.backend.check_able("text")
             columns = given.columns_in(facts, schema)
             where = await self.where(facts, schema)
             query = given.text_query_in(facts, schema, columns, where)
-            found = await searches.search_text(handle, query)
+            found = await engine.backend.search_text(handle, query)
             return await off_loop(effort_of_rows([found.rows]), table_of_found, [found], schema)
 
         return await self.on_table("search_text", asked, search, done)
@@ -209,16 +205,15 @@ class Upkeep(Part):
         options = given.one_of(facts, "options", dict)
 
         async def create(engine: Engine, handle: TableHandle) -> Message:
-            indexes = ability_of(engine.backend, VectorIndexes, "indexes")
-            await indexes.create_index(handle, kind, wait=wait, options=options)
+            await engine.backend.create_index(handle, kind, wait=wait, options=options)
             return Message()
 
         return await self.on_table("create_index", asked, create, done)
 
     async def indexes(self, asked: Message) -> Message:
         async def read(engine: Engine, handle: TableHandle) -> Message:
-            indexes = ability_of(engine.backend, VectorIndexes, "indexes")
-            return Message({"indexes": [asdict(one) for one in await indexes.indexes(handle)]})
+            found = await engine.backend.indexes(handle)
+            return Message({"indexes": [asdict(one) for one in found]})
 
         return await self.on_table("indexes", asked, read, done)
 
@@ -226,15 +221,15 @@ class Upkeep(Part):
         name = given.one_of(asked.facts, "name", str)
 
         async def drop(engine: Engine, handle: TableHandle) -> Message:
-            await ability_of(engine.backend, VectorIndexes, "indexes").drop_index(handle, name)
+            await engine.backend.drop_index(handle, name)
             return Message()
 
         return await self.on_table("drop_index", asked, drop, done)
 
     async def versions(self, asked: Message) -> Message:
         async def read(engine: Engine, handle: TableHandle) -> Message:
-            snapshots = ability_of(engine.backend, Snapshots, "snapshots")
-            return Message({"versions": [dict(one) for one in await snapshots.versions(handle)]})
+            found = await engine.backend.versions(handle)
+            return Message({"versions": [dict(one) for one in found]})
 
         return await self.on_table("versions", asked, read, done)
 
@@ -242,7 +237,7 @@ class Upkeep(Part):
         version = given.one_of(asked.facts, "version", int)
 
         async def restore(engine: Engine, handle: TableHandle) -> Message:
-            await ability_of(engine.backend, Snapshots, "snapshots").restore(handle, version)
+            await engine.backend.restore(handle, version)
             return Message()
 
         return await self.on_table("restore", asked, restore, done)

@@ -11,7 +11,7 @@ from .._store.current import Engine
 from .._store.store import VectorStore
 from .._telemetry.calls import Operation
 from ..backend.conditions import Conditions, under
-from ..backend.contract import abilities
+from ..backend.contract import ABILITIES
 from ..backend.keys import WriteKey
 from ..backend.threads import wait_out
 from ..errors import InvalidArgumentError
@@ -123,7 +123,7 @@ class ServedCalls:
         return await self.store._call(Operation("ping"), look)
 
     def _abilities(self, engine: Engine) -> list[str]:
-        return [name for name in abilities() if name in OFFERED and engine.backend.supports(name)]
+        return [name for name in ABILITIES if name in OFFERED and engine.backend.supports(name)]
 
     async def _open(self, asked: Message) -> Message:
         async def look(engine: Engine) -> Message:

@@ -6,15 +6,13 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 
 from .._model.schema import Field, Schema
-from ..backend.contract import Backend, TableHandle, Tuning
-from ..errors import InvalidArgumentError, ModelMismatchError, UnsupportedError
-
-_T = TypeVar("_T")
+from ..backend.contract import TableHandle, Tuning
+from ..errors import InvalidArgumentError, ModelMismatchError
 
 # Seconds between the pauses of a reading.
 _LONGEST_READ = 0.002
@@ -123,10 +121,3 @@ def existing_field(schema: Schema, name: object) -> Field:
         listed = ", ".join(schema.fields) or "the table has none"
         raise InvalidArgumentError("field", name, f"the name of a field ({listed})")
     return schema.fields[name]
-
-
-def ability_of(backend: Backend, interface: type[_T], ability: str) -> _T:
-    """The backend as what has this ability, or UnsupportedError."""
-    if not isinstance(backend, interface):
-        raise UnsupportedError(ability, backend.name)
-    return backend

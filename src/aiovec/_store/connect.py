@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._embed.checks import check_embedders
-from ..errors import AiovecError, ConfigError, UnsupportedError
+from ..errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
     from .._embed.protocol import AnyEmbedder, EmbedderOption
@@ -156,11 +156,9 @@ async def restore(
     UnsupportedError where the backend cannot do it.
     """
     path, backend = await asyncio.to_thread(_resolved, backup, target, config)
-    from ..backend.contract import Restores
     from ..backend.threads import to_its_end
 
-    if not isinstance(backend, Restores):
-        raise UnsupportedError("restore", backend.name)
+    backend.check_able("restore")
     return await to_its_end(backend.restore_from(path, overwrite=overwrite))
 
 

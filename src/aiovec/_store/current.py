@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .._telemetry.calls import place_of
 from ..backend.conditions import TableChangedError, state_of, wanted_state
-from ..backend.contract import Backend, Moves, ReadOnly, StaleTableError, TableHandle, moves_of
+from ..backend.contract import Backend, StaleTableError, TableHandle, moves_of
 from ..backend.marks import MOVED, MoveMark
 from ..backend.pool import in_thread
 from ..backend.threads import Background, PerLoop, to_its_end
@@ -254,7 +254,7 @@ class Follower:
         if not task.cancelled():
             task.exception()  # whatever it is, the first call behind the cut-over will tell
 
-    async def _load_what_comes(self, backend: Moves, source: Origin) -> None:
+    async def _load_what_comes(self, backend: Backend, source: Origin) -> None:
         """Open the backend to which a migration will lead once, and close it again.
 
         What its driver takes to be imported is otherwise what the first call behind the cut-over
@@ -341,7 +341,7 @@ class Follower:
             await backend.open()
             moves = moves_of(backend)
             if mark is not None and moves is not None:
-                reads = isinstance(backend, ReadOnly) and backend.read_only
+                reads = backend.read_only
                 if not mark.leads_to(await moves.move_record()):
                     if not by_toml:
                         raise _lost_error(mark, self.engine.backend)

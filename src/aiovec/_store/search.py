@@ -14,7 +14,7 @@ import anyio
 
 from .._filters import Expr
 from .._filters.tree import Ref
-from .._input.arguments import ability_of, check_flag, check_tuning, check_words, count_of
+from .._input.arguments import check_flag, check_tuning, check_words, count_of
 from .._input.selection import Selection, group_key, selected_names, selection_of
 from .._input.types import Where
 from .._model.records import Hit, Rank
@@ -27,7 +27,6 @@ from ..backend.contract import (
     StoredRows,
     TableHandle,
     TextQuery,
-    TextSearch,
     Tuning,
     VectorQuery,
 )
@@ -167,7 +166,7 @@ class Ranked:
 
 async def clauses_of(backend: Backend, handle: TableHandle, query: str) -> tuple[TextClause, ...]:
     """Return the clauses of a keyword search that this backend can answer on this table."""
-    ability_of(backend, TextSearch, "text")
+    backend.check_able("text")
     if not text_fields(handle.schema):
         raise UnsupportedError(
             "text", backend.name,
@@ -424,8 +423,7 @@ class Search:
             return of(_NONE_FOUND, limit, None)
         options = self._options
         asked = TextQuery(clauses, limit, where, self._chosen.columns, options.any, options.marks)
-        searches = ability_of(self._backend, TextSearch, "text")
-        answers = [await searches.search_text(self._handle, asked)]
+        answers = [await self._backend.search_text(self._handle, asked)]
         effort = self._effort(answers[0].rows)
         return await off_loop(effort, lambda: of(answers.pop(), limit, None))
 

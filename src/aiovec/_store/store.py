@@ -29,7 +29,6 @@ from .._embed.registry import Embedders
 from .._filters import Expr, bind
 from .._filters.tree import Combinable, Value, characters_of
 from .._input.arguments import (
-    ability_of,
     check_field_index,
     check_flag,
     check_model,
@@ -74,18 +73,13 @@ from .._telemetry.spans import span
 from ..backend.conditions import is_retried, write_key
 from ..backend.contract import (
     Backend,
-    Backups,
     Columns,
     IndexInfo,
     IndexOptions,
-    ReadOnly,
-    Snapshots,
     StaleTableError,
     TableHandle,
     TableStats,
-    TextSearch,
     Tuning,
-    VectorIndexes,
 )
 from ..backend.limits import one_call, own_time
 from ..backend.locate import path_of_copy
@@ -257,8 +251,7 @@ class VectorStore:
     @property
     def read_only(self) -> bool:
         """True if the store was opened for reading only."""
-        backend = self._follower.engine.backend
-        return isinstance(backend, ReadOnly) and backend.read_only
+        return self._follower.engine.backend.read_only
 
     def _owns(self, path: Path) -> bool:
         """Return whether a path belongs to the store. Reads the disk."""
@@ -387,7 +380,7 @@ class VectorStore:
         async def create(engine: Engine, handle: TableHandle) -> None:
             check_field_index(handle.schema, field, kind)
             if kind == "text":
-                ability_of(engine.backend, TextSearch, "text")
+                engine.backend.check_able("text")
             await engine.backend.create_field_index(handle, field, kind)
             engine.forget(table)
 
@@ -1428,8 +1421,7 @@ class VectorStore:
         wait = check_flag("wait", wait)
 
         async def create(engine: Engine, handle: TableHandle) -> None:
-            indexes = ability_of(engine.backend, VectorIndexes, "indexes")
-            await indexes.create_index(handle, kind, wait=wait, options=options)
+            await engine.backend.create_index(handle, kind, wait=wait, options=options)
 
         await self._on_table(Operation("create_index", table), create)
 
@@ -1437,7 +1429,7 @@ class VectorStore:
         """The indexes over the vectors."""
 
         async def indexes(engine: Engine, handle: TableHandle) -> list[IndexInfo]:
-            return await ability_of(engine.backend, VectorIndexes, "indexes").indexes(handle)
+            return await engine.backend.indexes(handle)
 
         return await self._on_table(Operation("indexes", table), indexes)
 
@@ -1446,7 +1438,7 @@ class VectorStore:
         check_words("name", name)
 
         async def drop(engine: Engine, handle: TableHandle) -> None:
-            await ability_of(engine.backend, VectorIndexes, "indexes").drop_index(handle, name)
+            await engine.backend.drop_index(handle, name)
 
         await self._on_table(Operation("drop_index", table), drop)
 
@@ -1454,7 +1446,7 @@ class VectorStore:
         """The earlier versions that are kept."""
 
         async def versions(engine: Engine, handle: TableHandle) -> list[Mapping[str, Any]]:
-            return await ability_of(engine.backend, Snapshots, "snapshots").versions(handle)
+            return await engine.backend.versions(handle)
 
         return await self._on_table(Operation("versions", table), versions)
 
@@ -1464,7 +1456,7 @@ class VectorStore:
             raise InvalidArgumentError("version", version, "a whole number")
 
         async def restore(engine: Engine, handle: TableHandle) -> None:
-            await ability_of(engine.backend, Snapshots, "snapshots").restore(handle, version)
+            await engine.backend.restore(handle, version)
 
         await self._on_table(Operation("restore", table), restore)
 
@@ -1473,7 +1465,7 @@ class VectorStore:
 
         async def backup(engine: Engine) -> None:
             target = await self._in_thread(_absolute, path)
-            await ability_of(engine.backend, Backups, "backup").backup(target)
+            await engine.backend.backup(target)
 
         await self._call(Operation("backup"), backup)
 

@@ -3,9 +3,8 @@
 ``VectorStore`` checks names, rows, vectors, models and filters, ranks the hits and tells errors;
 a ``Backend`` stores and finds. It gets only what was checked: Arrow tables in the layout of
 ``Schema.to_arrow()``, filter trees whose names and literals fit the schema, and contiguous
-float32 arrays. Abilities that not every engine has are classes of their own beside ``Backend``:
-``TextSearch``, ``VectorIndexes``, ``ChangeFeed``, ``Snapshots``, ``Backups``, ``BulkLoads``,
-``Moves`` and ``ReadOnly``.
+float32 arrays. A backend names the abilities that not every engine has in ``abilities``, and
+implements their methods; without the ability a method raises UnsupportedError.
 
 Rules for every method:
 
@@ -25,7 +24,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
@@ -42,9 +41,10 @@ from ..errors import (
     StoreClosedError,
     StoreFullError,
     StoreMovedError,
+    UnsupportedError,
 )
 from .keys import Kept, WriteKey
-from .marks import Destination, MoveMark, MoveRecord
+from .marks import MoveMark, MoveRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -244,8 +244,22 @@ class Backend(ABC):
     name: ClassVar[str]
     """Its name in the TOML."""
 
-    promises: frozenset[str] = frozenset()
-    """Abilities without a class of their own: those of ``PROMISES``."""
+    abilities: frozenset[str] = frozenset()
+    """What it is able to do, by the names of ``ABILITIES``, and "bulk-load". The abilities with
+    methods: "text", "indexes", "changes", "snapshots", "backup", "restore", "moves", "bulk-load".
+
+    - "once": the key of a write (``write_key``) is committed with it, so that a write which is
+      repeated under its key is not done twice.
+    - "power-loss": an acknowledged write survives a power failure.
+    - "quantized": it stores the bit codes of ``Schema(quantized="bit")``.
+    - "read-only": it heeds ``read_only``.
+    - "text-prefix": a word of a keyword search may end with ``*``.
+    """
+
+    read_only: bool = False
+    """Set before ``open``. Then ``open`` raises ConfigError where there is no store, nothing is
+    created or written next to it (no lock, no upkeep, no mark) but what the driver itself needs to
+    read while others write, and a method that writes raises UnsupportedError."""
 
     @property
     @abstractmethod
@@ -492,32 +506,35 @@ class Backend(ABC):
         """Do now what keeps the table small and fast."""
 
     def supports(self, ability: str) -> bool:
-        """Return whether the backend has the ability; ``VectorStore.supports`` lists the names."""
-        interface = ABILITIES.get(ability)
-        return ability in self.promises or (interface is not None and isinstance(self, interface))
+        """Return whether the backend has the ability."""
+        return ability in self.abilities
 
+    def check_able(self, ability: str) -> None:
+        """Raise UnsupportedError unless the backend has the ability."""
+        if not self.supports(ability):
+            raise UnsupportedError(ability, self.name)
 
-class TextSearch(ABC):
-    """Keyword search over the fields with ``text=True``."""
+    def _lacks(self, ability: str) -> UnsupportedError:
+        return UnsupportedError(ability, self.name)
 
-    @abstractmethod
+    # "text": keyword search over the fields with ``text=True``
+
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
         """The best rows by BM25."""
+        raise self._lacks("text")
 
+    # "indexes": approximate indexes over the vectors
 
-class VectorIndexes(ABC):
-    """Approximate indexes over the vectors."""
-
-    @abstractmethod
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
-    ) -> None: ...
+    ) -> None:
+        raise self._lacks("indexes")
 
-    @abstractmethod
-    async def indexes(self, table: TableHandle) -> list[IndexInfo]: ...
+    async def indexes(self, table: TableHandle) -> list[IndexInfo]:
+        raise self._lacks("indexes")
 
-    @abstractmethod
-    async def drop_index(self, table: TableHandle, name: str) -> None: ...
+    async def drop_index(self, table: TableHandle, name: str) -> None:
+        raise self._lacks("indexes")
 
     def index_for(self, schema: Schema, rows: int) -> str:
         """Return in words the index that "auto" builds for a table of this size; "" if unknown.
@@ -526,41 +543,31 @@ class VectorIndexes(ABC):
         """
         return ""
 
+    # "changes": the rows that changed since a change number; also what "moves" needs while a mark
+    # is open. Numbers rise within a table and are never reused.
 
-class ChangeFeed(ABC):
-    """The rows that changed since a change number. Numbers rise within a table, never reused."""
-
-    @abstractmethod
     async def change_number(self, table: TableHandle) -> int:
         """The number of the newest change; 0 where there was none."""
+        raise self._lacks("changes")
 
-    @abstractmethod
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
-        """Some ``limit`` changes after ``since``; ChangesPrunedError where they are not kept."""
+        """About ``limit`` changes after ``since``; ChangesPrunedError where they are not kept."""
+        raise self._lacks("changes")
 
+    # "snapshots": earlier versions of a table
 
-class Snapshots(ABC):
-    """Earlier versions of a table."""
+    async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
+        raise self._lacks("snapshots")
 
-    @abstractmethod
-    async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]: ...
+    async def restore(self, table: TableHandle, version: int) -> None:
+        raise self._lacks("snapshots")
 
-    @abstractmethod
-    async def restore(self, table: TableHandle, version: int) -> None: ...
+    # "backup": a copy of the whole store while it is in use, and "restore": one put in its place
 
-
-class Backups(ABC):
-    """A copy of the whole store while it is in use."""
-
-    @abstractmethod
     async def backup(self, path: Path) -> None:
         """Write one consistent copy to a path that does not exist yet."""
+        raise self._lacks("backup")
 
-
-class Restores(ABC):
-    """Putting a backup in the place of the store."""
-
-    @abstractmethod
     async def restore_from(self, backup: Path, *, overwrite: bool) -> Path | None:
         """Replace the store by a copy of ``backup``; return where the old one was kept.
 
@@ -568,54 +575,24 @@ class Restores(ABC):
         before it changes anything, and raises StoreBusyError where a process uses the store. What
         is there stays under another name unless ``overwrite`` is true.
         """
+        raise self._lacks("restore")
 
+    # "bulk-load": filling a table faster than ``insert`` does, which looks every id up
 
-class ReadOnly:
-    """Opening a store for reading only, also where nothing can be written."""
+    def bulk_load(self, table: TableHandle) -> BulkLoad:
+        raise self._lacks("bulk-load")
 
-    read_only: bool = False
-    """Set before ``open``. Then ``open`` raises ConfigError where there is no store, nothing is
-    created or written beside it (no lock, no upkeep, no mark) but what the driver itself needs to
-    read while others write, and a method that writes raises UnsupportedError."""
+    # "moves": helping a migration away from the store, by a mark that all its processes heed.
+    #
+    # Every write reads the mark under the lock, or in the transaction, that commits the write. So a
+    # write that began before a change of the mark is either committed when the call that changed it
+    # returns, or looks again. The object on which ``begin_move`` was called acts for the run: it
+    # reads and writes whatever the mark says. Every other one is held by it.
 
-
-class BulkLoad(ABC):
-    """Rows on their way into a table that the caller has made and holds alone."""
-
-    @abstractmethod
-    async def add(self, rows: pa.Table) -> None:
-        """Add rows, whose ids are distinct; durable when it returns.
-
-        DuplicateIdError where the table had one of the ids when the load began, or an earlier
-        ``add`` of it brought one. Ids that others write meanwhile are not looked for.
-        """
-
-
-class BulkLoads(ABC):
-    """Filling a table faster than ``insert`` does, which looks every id up in the table."""
-
-    @abstractmethod
-    def bulk_load(self, table: TableHandle) -> BulkLoad: ...
-
-
-class Moves(ABC):
-    """A store that helps a migration away from it, by a mark that all its processes heed.
-
-    Every write reads the mark under the lock, or in the transaction, that commits the write. So a
-    write that began before a change of the mark is either committed when the call that changed it
-    returns, or looks again. The object on which ``begin_move`` was called acts for the run: it
-    reads and writes whatever the mark says. Every other one is held by it.
-
-    While a mark is open, ``changes`` tells which rows changed, as ``ChangeFeed`` does.
-    """
-
-    # What a backend implements
-
-    @abstractmethod
     async def move_record(self) -> MoveRecord:
         """The mark, whoever set it, and the generation; CorruptStoreError where it is damaged."""
+        raise self._lacks("moves")
 
-    @abstractmethod
     async def change_move(
         self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
     ) -> tuple[MoveRecord, MoveRecord]:
@@ -625,42 +602,36 @@ class Moves(ABC):
         empty where it cannot be read. A mark that comes to say "moved" ends every read and write
         of every other object, whatever handles they hold.
         """
+        raise self._lacks("moves")
 
-    @abstractmethod
     async def flush_writers(self, limit: float) -> None:
         """Return when every write that read an earlier mark is committed or will read it again.
 
         StoreBusyError where one of them takes longer than ``limit`` seconds.
         """
+        raise self._lacks("moves")
 
-    @abstractmethod
     def act_for(self, run: str | None) -> None:
         """Let this object read and write whatever the mark of that run says."""
+        raise self._lacks("moves")
 
-    @abstractmethod
-    async def change_number(self, table: TableHandle) -> int:
-        """The number of the newest change; 0 where there was none."""
-
-    @abstractmethod
-    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
-        """Some ``limit`` changes after ``since``; ChangesPrunedError where they are not kept."""
-
-    # What a migration does
+    # What a migration does by these
 
     async def move_mark(self) -> MoveMark | None:
         """The mark, whoever set it; None where no migration has left one."""
         return (await self.move_record()).mark
 
-    async def begin_move(self, run: str, destination: Destination | None = None) -> None:
+    async def begin_move(self, run: str, mark: MoveMark | None = None) -> None:
         """Act for this run from now on, and set the mark "open" where there is none.
+
+        ``mark`` says where the run leads. A mark of the run that is there already leads there too.
 
         When this returns, changes of schema raise MigrationError with the run's name, and every
         later change of a row is in ``changes`` until the mark is removed. MigrationError where
         another run's mark stands.
         """
-        wanted = destination or Destination()
-        begun = uuid.uuid4().hex
-        _, after = await self.change_move(lambda record: record.begin(run, wanted, begun))
+        wanted = replace(mark or MoveMark(run), begun=uuid.uuid4().hex)
+        _, after = await self.change_move(lambda record: record.begin(wanted))
         self.act_for(run)
         if after.mark is not None and not after.mark.left:
             await self.flush_writers(_FLUSH_LIMIT)
@@ -733,6 +704,18 @@ class Moves(ABC):
         await self.change_move(lambda record: record.forget(), anew=True)
 
 
+class BulkLoad(ABC):
+    """Rows on their way into a table that the caller has made and holds alone."""
+
+    @abstractmethod
+    async def add(self, rows: pa.Table) -> None:
+        """Add rows, whose ids are distinct; durable when it returns.
+
+        DuplicateIdError where the table had one of the ids when the load began, or an earlier
+        ``add`` of it brought one. Ids that others write meanwhile are not looked for.
+        """
+
+
 @contextmanager
 def index_behind_change(target: str, table: str) -> Iterator[None]:
     """Within, an index is built that a change of the schema wants, which is kept by now.
@@ -751,27 +734,13 @@ def index_behind_change(target: str, table: str) -> Iterator[None]:
         raise OutcomeUnknownError(target, reason) from exc
 
 
-def moves_of(backend: Backend) -> Moves | None:
-    """The backend as one that helps a migration; None where it cannot."""
-    return backend if isinstance(backend, Moves) and backend.supports("moves") else None
+def moves_of(backend: Backend) -> Backend | None:
+    """The backend, if it helps a migration."""
+    return backend if backend.supports("moves") else None
 
 
-PROMISES = ("once", "power-loss", "quantized", "text-prefix")
-"""The abilities without a class of their own. "once": the key of a write (``write_key``) is
-committed with it, so that a write which is repeated under its key is not done twice."""
-
-ABILITIES: Mapping[str, type] = {
-    "text": TextSearch,
-    "indexes": VectorIndexes,
-    "changes": ChangeFeed,
-    "snapshots": Snapshots,
-    "backup": Backups,
-    "moves": Moves,
-    "read-only": ReadOnly,
-    "restore": Restores,
-}
-
-
-def abilities() -> list[str]:
-    """Return the names of all abilities."""
-    return [*ABILITIES, *PROMISES]
+ABILITIES = (
+    "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "restore", "moves",
+    "read-only", "once", "power-loss", "quantized",
+)  # fmt: skip
+"""The names that ``VectorStore.supports`` knows."""

@@ -32,33 +32,18 @@ MAX_PAUSE = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Destination:
-    """Where a migration leads.
+class MoveMark:
+    """The state that a store keeps about a migration away from it, or, "filling", into it.
 
     ``moved_to`` is the new place as a user would name it, and ``target`` as its backend does.
     ``backend`` is its name in the TOML file ``config``, whose stores go on there by themselves;
     both are empty where the run changes no TOML. ``source`` is the store that is left, and
     ``journal`` the file that tells how far the run is. With ``target_marked`` the new place carries
     a mark of the run too, so that a store without one is another.
-    """
-
-    moved_to: str = ""
-    backend: str = ""
-    config: str = ""
-    target: str = ""
-    source: str = ""
-    journal: str = ""
-    target_marked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class MoveMark:
-    """The state that a store keeps about a migration away from it, or, "filling", into it.
 
     ``generation`` rises with every cut-over, there and back; it is 0 before the first. ``pause``
     distinguishes one pause from the next, and ``limit`` is how long a pause may last, in seconds.
-    ``begun`` distinguishes this mark from others of the same run. The other fields are those of
-    ``Destination``.
+    ``begun`` distinguishes this mark from others of the same run.
     """
 
     run: str
@@ -137,14 +122,16 @@ class MoveRecord:
 
     # What a run does. Each returns the record as it shall be.
 
-    def begin(self, run: str, destination: Destination, begun: str) -> MoveRecord:
+    def begin(self, wanted: MoveMark) -> MoveRecord:
+        """The record with this mark; one that is there leads where this one does, if anywhere."""
         if self.mark is None:
-            mark = MoveMark(run, begun=begun, **asdict(destination))
-            return replace(self, mark=mark)
-        mark = self._own(run)
-        if mark.left or mark.filling or destination == Destination():
+            return replace(self, mark=wanted)
+        mark = self._own(wanted.run)
+        if mark.left or mark.filling or not wanted.moved_to:
             return self
-        return replace(self, mark=replace(mark, **asdict(destination)))
+        kept = ("state", "generation", "pause", "limit", "begun")
+        there = {name: getattr(mark, name) for name in kept}
+        return replace(self, mark=replace(wanted, **there))
 
     def pause(self, run: str, limit: float, pause: str) -> MoveRecord:
         mark = self._own(run)

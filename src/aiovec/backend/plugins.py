@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..errors import BackendNotInstalledError, ConfigError, UnsupportedError
-from .contract import Backend, ReadOnly
+from .contract import Backend
 from .plugin import BackendPlugin, Location
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def create_backend(
     if not isinstance(backend, Backend):
         raise installed_backend.unusable(f"it gives {type(backend).__name__}, not a Backend")
     if read_only:
-        if not isinstance(backend, ReadOnly):
+        if not backend.supports("read-only"):
             raise UnsupportedError("read-only", backend.name, "open it without read_only=True")
         backend.read_only = True
     return backend

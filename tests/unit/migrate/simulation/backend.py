@@ -23,16 +23,12 @@ from aiovec.backend import Expr, PayloadPatch
 from aiovec.backend.contract import (
     Backend,
     BulkLoad,
-    BulkLoads,
-    ChangeFeed,
     Changes,
     ChangesPrunedError,
     Columns,
-    Moves,
     StaleTableError,
     StoredRows,
     TableHandle,
-    VectorIndexes,
 )
 from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord
 from aiovec.errors import DuplicateIdError, StoreBusyError, TableExistsError, TableNotFoundError
@@ -57,7 +53,7 @@ def _unused(*args: Any, **kwargs: Any) -> Any:
 _Unused: Any = type("_Unused", (Backend,), dict.fromkeys(Backend.__abstractmethods__, _unused))
 
 
-class ModelBackend(_Unused, Moves):
+class ModelBackend(_Unused):
     """What both kinds have in common, the mark among it."""
 
     def __init__(self, disk: Disk, world: World, *, faulty: bool = False) -> None:
@@ -349,8 +345,9 @@ class ModelBackend(_Unused, Moves):
         return [there[id] for id in (there if ids is None else ids) if id in there]
 
 
-class FileBackend(ModelBackend, ChangeFeed):
+class FileBackend(ModelBackend):
     name: ClassVar[str] = "sqlite"
+    abilities = frozenset({"changes", "moves"})
 
     async def _commit(
         self, act: Callable[[], Any], table: str, touched: Callable[[], list[str]], *, schema: bool
@@ -386,10 +383,11 @@ class FileBackend(ModelBackend, ChangeFeed):
         return page
 
 
-class LakeBackend(ModelBackend, BulkLoads, VectorIndexes):
+class LakeBackend(ModelBackend):
     """A lock for each table, and notes of what changes while a mark is open."""
 
     name: ClassVar[str] = "lancedb"
+    abilities = frozenset({"bulk-load", "indexes", "moves"})
 
     async def _take(self, table: str, limit: float) -> None:
         """Take the table's lock."""
