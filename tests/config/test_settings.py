@@ -13,6 +13,8 @@ from tests.contract.base import case
 
 from aiovec import ConfigError
 from aiovec.backend.config import load_settings
+from aiovec.backend.locate import locate_configured
+from aiovec.backend.plugins import plugin_of
 
 Toml = Callable[[str | bytes], Path]
 
@@ -35,7 +37,7 @@ def toml(tmp_path: Path) -> Toml:
 
 
 def retrieval(file: Path | None) -> Any:
-    return load_settings(file).settings.retrieval
+    return load_settings(file).retrieval
 
 
 def fault(file: Path | None) -> ConfigError:
@@ -74,14 +76,13 @@ def test_relative_paths_count_from_the_files_folder(
         "data/x.db": f"{tmp_path}/data/x.db",
         "../x.db": f"{tmp_path.parent}/x.db",
         "~/x.db": os.path.expanduser("~/x.db"),
-        ":memory:": ":memory:",
         "s3://bucket/notes": "s3://bucket/notes",
         "http://127.0.0.1:4002": "http://127.0.0.1:4002",
     }.items():
         toml(f"[retrieval]\nlancedb_url = '{path}'\n[retrieval.server]\napi_keys_file = 'keys'\n")
         found = retrieval(Path(tmp_path.name) / "aiovec.toml")
-        assert found.lancedb_url == expected.replace("/", os.sep if "://" not in path else "/")
-        assert found.sqlite_path == str(tmp_path / "aiovec.db")
+        located = locate_configured(plugin_of("lancedb"), found, tmp_path / "aiovec.toml")
+        assert located.address == expected.replace("/", os.sep if "://" not in path else "/")
         assert found.server.api_keys_file == str(tmp_path / "keys")
 
 
@@ -121,15 +122,17 @@ FAULTS = [
     ("[retrieval.sqlite]\nreader = 1", "retrieval.sqlite.reader", "durability", "'readers'?"),
     ("[retrieval.sqlit]\nreaders = 1", "retrieval.sqlit", "lancedb", "'sqlite'?"),
     ("[retrieval]\nbackend = 'nosuch'", "retrieval.backend", "lancedb, remote", "'nosuch'"),
-    ("[retrieval]\nbackend = 3", "retrieval.backend", "sqlite", "not 3"),
-    ("[retrieval]\ndim = '768'", "retrieval.dim", "whole number from 1 to 8_192", "'768'"),
-    ("[retrieval]\ndim = 0", "retrieval.dim", "from 1", "not 0"),
-    ("[retrieval]\nsqlite_path = ''", "retrieval.sqlite_path", "not empty", "''"),
-    ("[retrieval]\nremote_url = 'x'", "retrieval.remote_url", "like 'http://", "'x'"),
-    ("retrieval = [1]", "retrieval", "a section", "a list"),
+    ("[retrieval]\nbackend = 3", "retrieval.backend", "sqlite, lancedb", "not 3"),
+    ("[retrieval]\ndim = '768'", "retrieval.dim", "a valid integer", "must be"),
+    ("[retrieval]\ndim = 0", "retrieval.dim", "greater than or equal to 1", "not 0"),
+    ("[retrieval]\nsqlite_path = ''", "retrieval.sqlite_path", "at least 1 character", "String"),
+    ("[retrieval]\nremote_url = 'x'", "retrieval.remote_url", "match pattern '^https?", "String"),
+    ("retrieval = [1]", "retrieval", "a section", "must be"),
     ("[retrieval.sqlite]\ndurability = 'no'", "retrieval.sqlite.durability", "'normal'", "no"),
-    ("[retrieval.sqlite]\nchunk_size = 12", "retrieval.sqlite.chunk_size", "of 8", "12"),
-    ("[retrieval.sqlite]\nbusy_timeout = -1", "retrieval.sqlite.busy_timeout", "from 0", "-1"),
+    ("[retrieval.sqlite]\nchunk_size = 12", "retrieval.sqlite.chunk_size",
+     "a multiple of 8", "not 12"),
+    ("[retrieval.sqlite]\nbusy_timeout = -1", "retrieval.sqlite.busy_timeout",
+     "greater than or equal to 0", "not -1"),
     ("[retrieval.sqlite]\nscan_memory = '5 TB'", "retrieval.sqlite.scan_memory",
      "'auto' or a size such as '512 MiB'", "not '5 TB'"),
     ("[retrieval.lancedb]\nkeep_versions = 'long'", "retrieval.lancedb.keep_versions",
@@ -173,12 +176,12 @@ def test_what_is_not_toml(toml: Toml, tmp_path: Path) -> None:
 
 
 ENVIRONMENT = [
-    ("AIOVEC_RETRIEVAL__DIM", "many", "whole number"),
-    ("AIOVEC_RETRIEVAL__SQLITE__READERS", "0", "from 1 to 64"),
+    ("AIOVEC_RETRIEVAL__DIM", "many", "a valid integer"),
+    ("AIOVEC_RETRIEVAL__SQLITE__READERS", "0", "greater than or equal to 1"),
     ("AIOVEC_RETRIEVAL__BACKEND", "nosuch", "sqlite"),
     ("AIOVEC_RETRIEVAL__BACKND", "sqlite", "backend"),
     ("AIOVEC_RETRIEVAL", "sqlite", "JSON object"),
-    ("AIOVEC_RETRIEVAL", '{"dim": 0}', "whole number"),
+    ("AIOVEC_RETRIEVAL", '{"dim": 0}', "greater than or equal to 1"),
     ("AIOVEC_RETRIEVAL__SQLITE", "fast", "JSON object"),
     ("AIOVEC_RETRIEVAL__SQLITE", "3", "section"),
 ]

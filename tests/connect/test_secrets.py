@@ -178,9 +178,9 @@ def test_a_place_that_cannot_be_reached(config: Path, caplog: pytest.LogCaptureF
 
 def test_what_settings_and_openings_show(config: Path) -> None:
     loaded = load_settings(config)
-    retrieval: Any = loaded.settings.retrieval
+    retrieval: Any = loaded.retrieval
     for one in (
-        loaded, loaded.settings, retrieval, retrieval.lancedb, aiovec.connect(config=config),
+        loaded, retrieval, retrieval.lancedb, aiovec.connect(config=config),
         aiovec.connect(TARGETS[0]),
     ):  # fmt: skip
         check(repr(one), str(one), f"{[one]}")

@@ -16,7 +16,7 @@ PUBLIC = ("aiovec", "asgi", "backend", "errors", "sync")
 # A line for each name, "module.name", sorted. A change of it is a change of the public API.
 RECORDED = Path(__file__).with_name("public_names.txt")
 HEAVY = (
-    "pyarrow", "pydantic", "pydantic_settings", "aiosqlite", "sqlite3", "pysqlite3", "typer",
+    "pyarrow", "pydantic", "aiosqlite", "sqlite3", "pysqlite3", "typer",
     "rich", "pandas", "polars", "lancedb", "httpx", "starlette", "importlib.metadata",
 )  # fmt: skip
 

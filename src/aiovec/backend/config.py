@@ -1,71 +1,63 @@
 """The settings: a TOML file, and the environment over it.
 
-The models of the sections say each key's default, bounds and meaning, once. The files that explain
-them to people and to editors are written from the models: see ``generate``.
+The models of the sections give each key's default, bounds and meaning, once.
+``config/generate.py`` writes the sample, the JSON Schema and the tables of the docs from them.
 """
 
 from __future__ import annotations
 
-import inspect
+import copy
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ValidationError, create_model
 from pydantic import Field as PydanticField
-from pydantic_core import InitErrorDetails, PydanticCustomError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
 
-from .._model.redaction import without_secrets
-from .._model.schema import MAX_DIM
-from ..errors import ConfigError
+from .._model.redaction import names_secret
+from .._model.schema import MAX_DIM, check_embedder_name
+from ..errors import ConfigError, shown
 from .embedders import EmbedderName, EmbedderSettings
-from .explain import check_environment, config_error, environment_name
 from .locate import local_path
-from .plugins import backend_names, backends, plugins
+from .plugins import backend_names, backends
 from .server import ServerSettings
-from .settings import AnySettings, BackendSettings, Quiet, Section
+from .settings import AnySettings, BackendSettings, Section
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from .plugin import BackendPlugin
 
 ENV_PREFIX = "AIOVEC_"
 ENV_DELIMITER = "__"
 
+_CONFIG = "AIOVEC_CONFIG"  # read by ``connect``
+_ROOT = f"{ENV_PREFIX}RETRIEVAL"
+_OF_CHOICES = ("literal_error", "value_error")  # faults of a value that is one of a few
 
-def _known_backend(value: str) -> str:
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _known_backend(value: object) -> object:
     if value not in backend_names():
-        raise PydanticCustomError("backend", "no backend has this name")
+        raise ValueError(f"one of {', '.join(backend_names())}")
     return value
 
 
-class RetrievalSettings(Quiet):
+class RetrievalSettings(Section):
     """The backend in use, and for each installed backend where it stores and its section.
 
     ``retrieval_model`` adds the keys of the installed backends.
     """
 
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Any] = PydanticField(init=False)
-
-    backend: Annotated[str, AfterValidator(_known_backend)] = PydanticField(
+    backend: Annotated[str, BeforeValidator(_known_backend)] = PydanticField(
         default="sqlite",
         description="The name of the backend in use; it must be installed.\n"
         "Changing this line is the whole switch: stores opened from this file follow it.",
@@ -98,38 +90,16 @@ class RetrievalSettings(Quiet):
         ],
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_unknown_keys(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        # The section of a backend that cannot be loaded is kept: another one may be in use.
-        unknown = sorted(set(value) - set(cls.model_fields), key=str)
-        if unknown:
-            kept = {backend.name for backend in backends() if backend.plugin is None}
-            unknown = [name for name in unknown if name not in kept]
-        if unknown:
-            raise ValidationError.from_exception_data(
-                cls.__name__,
-                [
-                    InitErrorDetails(type="extra_forbidden", loc=(name,), input=value[name])
-                    for name in unknown
-                ],
-            )
-        return value
-
     def section(self, backend: str) -> Mapping[str, Any]:
         """Return the keys of ``[retrieval.<backend>]``; empty if there is no such section."""
-        found = getattr(self, backend, None)
-        if isinstance(found, BaseModel):
-            return found.model_dump()
-        return found if isinstance(found, dict) else {}
+        section = getattr(self, backend, None)
+        return section.model_dump() if isinstance(section, BaseModel) else {}
 
     def of(self, plugin: BackendPlugin) -> BackendSettings:
         """Return the settings of a backend."""
         model = settings_model(plugin)
-        found = getattr(self, plugin.name, None)
-        return found if isinstance(found, model) else model.model_validate(found or {})
+        section = getattr(self, plugin.name, None)
+        return section if isinstance(section, model) else model()
 
     def address(self, plugin: BackendPlugin) -> str:
         """Return where the backend stores, as it is written in the TOML."""
@@ -146,75 +116,37 @@ def settings_model(plugin: BackendPlugin) -> type[BackendSettings]:
 
 def retrieval_model() -> type[RetrievalSettings]:
     """Return the model of ``[retrieval]`` with the keys of the installed backends."""
-    return _retrieval_model(tuple(plugins()))
+    return document_model().model_fields["retrieval"].annotation  # type: ignore[return-value]
+
+
+def document_model() -> type[Section]:
+    """Return the model of a TOML file."""
+    usable = tuple(backend.plugin for backend in backends() if backend.plugin is not None)
+    # The section of a backend that cannot be loaded is accepted: another one may be in use.
+    broken = tuple(backend.name for backend in backends() if backend.plugin is None)
+    return _document_model(usable, broken)
 
 
 @lru_cache(maxsize=16)
-def _retrieval_model(installed: tuple[BackendPlugin, ...]) -> type[RetrievalSettings]:
+def _document_model(usable: tuple[BackendPlugin, ...], broken: tuple[str, ...]) -> type[Section]:
     fields: dict[str, Any] = {}
-    for plugin in installed:
+    sections: dict[str, type[BackendSettings]] = dict.fromkeys(broken, AnySettings)
+    for plugin in usable:
         key = plugin.address_key
         if key is not None:
-            about = {"min_length": 1} if key.pattern is None else {"pattern": key.pattern}
-            fields[key.name] = (
-                str,
-                PydanticField(default=key.default, description=key.description, **about),
-            )
-    for plugin in installed:
+            bound = {"min_length": 1} if key.pattern is None else {"pattern": key.pattern}
+            field = PydanticField(default=key.default, description=key.description, **bound)
+            fields[key.name] = (str, field)
         model = settings_model(plugin)
-        if model is AnySettings and plugin.address_key is not None:
-            continue  # it has no section
-        fields[plugin.name] = (
-            model,
-            PydanticField(default_factory=model, description=model.__doc__),
-        )
-    made = create_model("RetrievalSettings", __base__=RetrievalSettings, **fields)
-    made.__doc__ = RetrievalSettings.__doc__
-    return made
-
-
-@lru_cache(maxsize=16)
-def _document_model(retrieval: type[RetrievalSettings]) -> type[Section]:
-    """Return the model of a TOML file."""
+        if model is not AnySettings or key is None:  # else it has no section
+            sections[plugin.name] = model
+    for name, model in sections.items():
+        fields[name] = (model, PydanticField(default_factory=model, description=model.__doc__))
+    retrieval = create_model("RetrievalSettings", __base__=RetrievalSettings, **fields)
+    retrieval.__doc__ = RetrievalSettings.__doc__
     return create_model(
         "Document",
         __base__=Section,
-        retrieval=(retrieval, PydanticField(default_factory=retrieval)),
-    )
-
-
-class Settings(BaseSettings):
-    """All settings. Built without arguments, they are what the environment says."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        env_nested_delimiter=ENV_DELIMITER,
-        env_ignore_empty=True,
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
-
-    retrieval: RetrievalSettings = PydanticField(default_factory=RetrievalSettings)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # What is passed in comes from the TOML file, and the environment overrides that.
-        return env_settings, init_settings
-
-
-@lru_cache(maxsize=16)
-def _settings_model(retrieval: type[RetrievalSettings]) -> type[Settings]:
-    return create_model(
-        "Settings",
-        __base__=Settings,
         retrieval=(retrieval, PydanticField(default_factory=retrieval)),
     )
 
@@ -228,7 +160,7 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 
 def stamp_of(file: Path) -> Stamp | None:
-    """The stamp of a file as it is now; None where it cannot be reached."""
+    """Return the stamp of a file as it is now; None if it cannot be read."""
     try:
         return _stamp(file.stat())
     except OSError:
@@ -239,90 +171,177 @@ def stamp_of(file: Path) -> Stamp | None:
 class LoadedSettings:
     """Settings, the file they came from, and its stamp when it was read."""
 
-    settings: Settings
+    retrieval: RetrievalSettings
     file: Path | None
     stamp: Stamp | None
 
 
 def load_settings(config: Path | None) -> LoadedSettings:
-    """The settings of a TOML file, or of none, with the environment over them.
+    """Return the settings of a TOML file, or of none, with the environment over them.
 
-    Relative paths count from the file's folder; without a file, from the current folder. So do
-    those that the environment gives. A fault raises ConfigError.
+    The addresses of the backends are as they were given; ``locate_configured`` resolves them.
+    Raises ConfigError if a key or a value is wrong.
     """
-    check_environment(ENV_PREFIX, _variables())
+    _check_environment()
     document: dict[str, Any] = {}
     stamp = None
+    model = document_model()
     if config is not None:
         document, stamp = _read(config)
-    settings = _validated(document, config)
-    retrieval = settings.retrieval
-    if config is not None or _has_current_folder():
-        base = None if config is None else Path(os.path.abspath(config)).parent
-        keys = [plugin.address_key.name for plugin in plugins() if plugin.address_key is not None]
-        places: dict[str, object] = {key: local_path(getattr(retrieval, key), base) for key in keys}
-        if key_file := retrieval.server.api_keys_file:
-            places["server"] = retrieval.server.model_copy(
-                update={"api_keys_file": local_path(key_file, base)}
-            )
-        given = set(retrieval.model_fields_set)
-        retrieval = retrieval.model_copy(update=places)
-        retrieval.model_fields_set.intersection_update(given)  # a default stays one
-    return LoadedSettings(settings.model_copy(update={"retrieval": retrieval}), config, stamp)
+        # Strictly, since TOML has types: only the text of the environment is converted.
+        settings = _validated(model, document, strict=True, place=str(config))
+    if config is None or any(_variables()):
+        settings = _validated(model, _with_environment(document), strict=False)
+    retrieval: RetrievalSettings = settings.retrieval  # type: ignore[attr-defined]
+    server = retrieval.server
+    if config is not None and server.api_keys_file:
+        keys = local_path(server.api_keys_file, Path(os.path.abspath(config)).parent)
+        server = server.model_copy(update={"api_keys_file": keys})
+        retrieval = retrieval.model_copy(update={"server": server})
+    return LoadedSettings(retrieval, config, stamp)
 
 
 def embedder_section(name: str, given: Mapping[str, object]) -> EmbedderSettings:
-    """Return the section of an embedder whose keys an app gave. A fault raises ConfigError."""
-    retrieval = retrieval_model()
+    """Return the section of an embedder whose keys an app gave. Raises ConfigError if one is wrong.
+
+    The keys are those of ``[retrieval.embedders.<name>]``.
+    """
+    within = ("retrieval", "embedders", check_embedder_name(name))
+    place = "connect(embedders=...)"
+    return _validated(EmbedderSettings, dict(given), strict=True, place=place, within=within)
+
+
+def _variables() -> Iterator[tuple[str, list[str], str]]:
+    """Yield the name, the key's path and the text of each variable, a section before its keys."""
+    for name in sorted(os.environ, key=str.upper):
+        root, *path = name.upper().split(ENV_DELIMITER)
+        if root == _ROOT and os.environ[name]:  # an empty one counts as unset
+            yield name, ["retrieval", *map(str.lower, path)], os.environ[name]
+
+
+def _with_environment(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document with the values of the environment, in which lists and sections are JSON.
+
+    The validation refuses a text in the place of a section.
+    """
+    merged = copy.deepcopy(dict(document))
+    for _, path, text in _variables():
+        value: Any = text
+        if text.startswith(("{", "[")):
+            with suppress(ValueError, RecursionError):
+                value = json.loads(text)
+        for key in reversed(path):
+            value = {key: value}
+        _merge(merged, value)
+    return merged
+
+
+def _merge(into: dict[str, Any], given: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        if not isinstance(value, dict) or key not in into:
+            into[key] = value
+        elif isinstance(into[key], dict):
+            _merge(into[key], value)
+
+
+def _validated(
+    model: type[_Model],
+    values: Mapping[str, Any],
+    *,
+    strict: bool,
+    place: str = "environment",
+    within: Sequence[str] = (),
+) -> _Model:
+    """Return the model of these values, which come from a ``place``: a file, or the environment.
+
+    ``within`` is the path of the section that has the values.
+    """
     try:
-        document = {"retrieval": {"embedders": {name: dict(given)}}}
-        settings: Any = _document_model(retrieval).model_validate(document, strict=True)
+        return model.model_validate(values, strict=strict)
     except ValidationError as exc:
-        fault = config_error(exc, json_schema(), place="connect(embedders=...)")
+        faults = exc.errors(include_url=False)
+    # Outside of the handler: what pydantic raises holds every value, so it is no context either.
+    fault = faults[0]
+    inner = [str(part) for part in fault["loc"] if part != "[key]"]
+    path = [*within, *inner]
+    key = ".".join(path)
+    accepted = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    accepted = accepted.partition(", unable to")[0]
+    if fault["type"] == "extra_forbidden":
+        accepted, message = _unknown_key(model, inner)
     else:
-        section: EmbedderSettings = settings.retrieval.embedders[name]
-        return section
-    raise fault
+        if fault["type"] in ("model_type", "dict_type"):
+            accepted = "a section" if strict else "a section as a JSON object"
+        message = accepted if accepted.startswith("String ") else f"must be {accepted}"
+        message += _shown(path, fault)
+    if place == "environment":
+        key, dotted = _variable_of(path), key
+        if key.upper() != _name_of(path):  # the variable holds a section
+            message = f"{dotted}: {message}"
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    file = place if strict and not within else None
+    raise ConfigError(f"{place}: {key}: {message}{more}", file=file, key=key, accepted=accepted)
 
 
-def _has_current_folder() -> bool:
-    """Return False where it was removed: a store with an absolute path needs none."""
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return False
-    return True
+def _unknown_key(model: type[BaseModel], path: Sequence[str]) -> tuple[str, str]:
+    """Return the known keys, and a message that names them and the one that may be meant."""
+    kind: Any = model
+    for part in path[:-1]:
+        fields = getattr(kind, "model_fields", None)  # else a mapping of names to sections
+        kind = fields[part].annotation if fields else get_args(kind)[-1]
+    known = list(kind.model_fields)
+    near = get_close_matches(path[-1].lower(), known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    accepted = ", ".join(known)
+    return accepted, f"is not a known key{hint} (the known keys: {accepted})"
 
 
-def _validated(document: dict[str, Any], config: Path | None) -> Settings:
-    """The settings of a document. What pydantic raises holds every value, so it is no cause."""
-    fault: ConfigError
-    retrieval = retrieval_model()
-    try:
-        if config is not None:
-            # Strictly, for TOML has types: only the environment's text is converted.
-            _document_model(retrieval).model_validate(document, strict=True)
-    except ValidationError as exc:
-        fault = config_error(exc, json_schema(), file=config)
-    else:
-        try:
-            return _settings_model(retrieval)(**document)
-        except ValidationError as exc:
-            fault = config_error(exc, json_schema(), prefix=ENV_PREFIX)
-        except SettingsError as exc:
-            fault = _not_json(exc)
-    raise fault
+def _shown(path: Sequence[str], fault: ErrorDetails) -> str:
+    """Return the wrong value for a message, unless it may be a secret or hold one."""
+    value = fault["input"]
+    plain = isinstance(value, (bool, int, float)) or fault["type"] in _OF_CHOICES
+    if not plain or "storage_options" in path or names_secret(path[-1]):
+        return ""
+    return f", not {str(value).lower() if isinstance(value, bool) else shown(value, 80)}"
 
 
-def _variables() -> list[str]:
-    """The environment variables that are read, those of whole sections too."""
-    names = [["retrieval"]]
+def _name_of(path: Sequence[str]) -> str:
+    return ENV_PREFIX + ENV_DELIMITER.join(path).upper()
+
+
+def _variable_of(path: Sequence[str]) -> str:
+    """Return the variable that gives the key, as it is spelled: its own, or that of a section."""
+    present = {name.upper(): name for name in os.environ}
+    names = [_name_of(path[:length]) for length in range(len(path), 0, -1)]
+    return next((present[name] for name in names if name in present), names[0])
+
+
+def _check_environment() -> None:
+    """Refuse a variable whose name is almost one of ours: aiovec would ignore it.
+
+    Variables that are like none, such as an app's own, are accepted.
+    """
+    known = {_CONFIG: _CONFIG}
     for name, field in retrieval_model().model_fields.items():
-        names.append(["retrieval", name])
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            names += [["retrieval", name, key] for key in kind.model_fields]
-    return [ENV_PREFIX + ENV_DELIMITER.join(path).upper() for path in names]
+        keys = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else ()
+        for path in (["retrieval", name], *(["retrieval", name, key] for key in keys)):
+            known[_name_of(path).replace("_", "")] = _name_of(path)
+    short = {letters.replace("RETRIEVAL", "", 1): name for letters, name in known.items()}
+    for name in sorted(os.environ):
+        upper = name.upper()
+        root = upper.split(ENV_DELIMITER)[0]
+        if not upper.startswith(ENV_PREFIX) or root in (_ROOT, _CONFIG) or not os.environ[name]:
+            continue
+        letters = upper.replace("_", "")
+        near = get_close_matches(letters, known, 1, cutoff=0.9)
+        right = short.get(letters) or (known[near[0]] if near else None)
+        if right is not None:
+            raise ConfigError(
+                f"environment: {name} is unknown; did you mean {right}? Two underscores join "
+                "sections and keys",
+                key=name, accepted=right,
+            )  # fmt: skip
 
 
 def _read(file: Path) -> tuple[dict[str, Any], Stamp]:
@@ -333,68 +352,18 @@ def _read(file: Path) -> tuple[dict[str, Any], Stamp]:
             content = stream.read()
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        if isinstance(exc, PermissionError) and file.is_dir():  # as Windows says it
+        if isinstance(exc, PermissionError) and file.is_dir():  # as Windows reports it
             reason = "is a directory"
         raise ConfigError(f"{file}: cannot be read: {reason}", file=str(file)) from exc
-    # Outside of the handlers, so that no error that holds the text is a cause or a context.
-    fault: ConfigError
     try:
         # Some editors of Windows put a mark before the text, which TOML does not know.
         return tomllib.loads(content.decode("utf-8-sig")), stamp
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
-        fault = ConfigError(
-            f"{file}: is not UTF-8 text (line {line})", file=str(file), accepted="UTF-8"
-        )
+        problem = f"is not UTF-8 text (line {line})"
     except ValueError as exc:
-        fault = ConfigError(f"{file}: is not TOML: {exc}", file=str(file))
+        problem = f"is not TOML: {exc}"
     except RecursionError:
-        fault = ConfigError(f"{file}: is nested too deeply", file=str(file))
-    raise fault
-
-
-def _not_json(error: SettingsError) -> ConfigError:
-    """A variable that names a whole section and does not hold it as JSON."""
-    accepted = "a JSON object"
-    sections = [
-        name
-        for name, field in retrieval_model().model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    ]
-    for path in (["retrieval"], *(["retrieval", name] for name in sections)):
-        key = environment_name(ENV_PREFIX, path)
-        try:
-            json.loads(os.environ.get(key) or "{}")
-        except ValueError:
-            return ConfigError(
-                f"environment: {key}: is a section, so its value must be {accepted}",
-                key=key,
-                accepted=accepted,
-            )
-    return ConfigError(f"environment: {without_secrets(str(error))}")
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of the TOML file."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "aiovec.toml",
-        **_tidied(_document_model(retrieval_model()).model_json_schema()),
-    }
-
-
-def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema without titles, which only repeat names, and with plain descriptions.
-
-    Pydantic leaves the indentation in a docstring of which Python 3.13 has taken the first part.
-    """
-    tidied: dict[str, Any] = {}
-    for key, value in schema.items():
-        if isinstance(value, dict):
-            tidied[key] = _tidied(value)
-        elif isinstance(value, str) and key in ("title", "description"):
-            if key == "description":
-                tidied[key] = inspect.cleandoc(value)
-        else:
-            tidied[key] = value
-    return tidied
+        problem = "is nested too deeply"
+    # Outside of the handlers, so that no error that holds the text is a cause or a context.
+    raise ConfigError(f"{file}: {problem}", file=str(file))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import Field as PydanticField
 from pydantic import StringConstraints
 
 from .._model.schema import EMBEDDER_NAME, MAX_DIM
-from .settings import ACCEPTED, Section
+from .settings import Section, matching
 
-KINDS = ("openai", "fastembed", "sentence-transformers", "demo")
-_KINDS_IN_WORDS = ", ".join(map(repr, KINDS)) + " or 'package.module:callable'"
-_KIND = rf"^({'|'.join(KINDS)}|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
+_KIND = re.compile(
+    r"^(openai|fastembed|sentence-transformers|demo|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
+)
+_KINDS = "'openai', 'fastembed', 'sentence-transformers', 'demo' or 'package.module:callable'"
 
 EmbedderName = Annotated[str, StringConstraints(pattern=EMBEDDER_NAME)]
 
@@ -20,10 +22,9 @@ EmbedderName = Annotated[str, StringConstraints(pattern=EMBEDDER_NAME)]
 class EmbedderSettings(Section):
     """An embedder, which makes the vectors of the tables whose schema names it."""
 
-    kind: str = PydanticField(
+    kind: Annotated[str, matching(_KIND, _KINDS)] = PydanticField(
         default="openai",
-        pattern=_KIND,
-        json_schema_extra={ACCEPTED: _KINDS_IN_WORDS},
+        json_schema_extra={"pattern": _KIND.pattern},
         description='What makes the vectors: "openai", "fastembed", "sentence-transformers", '
         '"demo", or "package.module:callable".\n'
         '"openai": every service with OpenAI\'s API, such as Ollama, vLLM or LM Studio.\n'

@@ -100,7 +100,7 @@ class Origin:
     def settings(self) -> RetrievalSettings:
         """The settings that are in force. Nothing is made or opened."""
         loaded, _ = self._read()
-        return loaded.settings.retrieval
+        return loaded.retrieval
 
     def changed(self) -> bool:
         """Return whether the TOML file changed since it was last read. Costs one ``stat``."""
@@ -169,7 +169,7 @@ class Origin:
             # Once, so that a change of the current folder does not lead elsewhere.
             self._file = self._config_file()
         loaded = load_settings(self._file)
-        retrieval = loaded.settings.retrieval
+        retrieval = loaded.retrieval
         wanted = ""
         if self._target is None:
             wanted = backend or self._backend or retrieval.backend
@@ -181,12 +181,12 @@ class Origin:
 
     def _create(self, loaded: LoadedSettings, identity: _Identity) -> Resolved:
         backend = self._backend_of(loaded, identity)
-        return Resolved(identity, loaded.settings.retrieval, backend, loaded.stamp)
+        return Resolved(identity, loaded.retrieval, backend, loaded.stamp)
 
     def _backend_of(self, loaded: LoadedSettings, identity: _Identity) -> Backend:
         """Return the backend of a place, not open yet."""
         return create_backend(
-            identity.location, loaded.settings.retrieval, read_only=self._read_only
+            identity.location, loaded.retrieval, read_only=self._read_only
         )
 
     def _config_file(self) -> Path | None:

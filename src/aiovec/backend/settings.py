@@ -11,24 +11,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
 from .._model.redaction import shown_value
 
-ACCEPTED = "x-accepted"
-"""In the JSON Schema of a text with a pattern: the words for what the pattern accepts."""
 
+class Section(BaseModel):
+    """A section in which every key is known. It may hold secrets, which nothing shows."""
 
-class Quiet(BaseModel):
-    """Settings may hold secrets, which neither ``repr`` nor an error of pydantic may show."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False
+    )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             yield name, shown_value(name or "", value)
-
-
-class Section(Quiet):
-    """A section in which every key is known."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class BackendSettings(Section):
@@ -46,22 +39,34 @@ class AnySettings(BackendSettings):
 
 
 _MEMORY = re.compile(r"^(auto|[0-9]+ ?([KMG]i?B)?)$")
-_A_SIZE = "'auto' or a size such as '512 MiB'"
+_DURATION = re.compile(r"^[0-9]+ (second|minute|hour|day)s?$")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
-def _memory(text: str) -> str:
-    if not _MEMORY.match(text):
-        raise ValueError(f"must be {_A_SIZE}")
-    return text
+def matching(pattern: re.Pattern[str], accepted: str) -> AfterValidator:
+    """Return the check of a text; ``accepted`` says in words what the pattern accepts."""
+
+    def check(text: str) -> str:
+        if not pattern.match(text):
+            raise ValueError(accepted)
+        return text
+
+    return AfterValidator(check)
 
 
 MemorySize = Annotated[
     str,
-    AfterValidator(_memory),
-    WithJsonSchema({"type": "string", "pattern": _MEMORY.pattern, ACCEPTED: _A_SIZE}),
+    matching(_MEMORY, "'auto' or a size such as '512 MiB'"),
+    WithJsonSchema({"type": "string", "pattern": _MEMORY.pattern}),
 ]
 """``"auto"`` or a size, as in "512 MiB"."""
+
+Duration = Annotated[
+    str,
+    matching(_DURATION, "a time such as '30 minutes' or '1 day'"),
+    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern}),
+]
+"""A time, as in "30 minutes" or "1 day"."""
 
 
 def bytes_of(size: str) -> int | None:
@@ -70,24 +75,6 @@ def bytes_of(size: str) -> int | None:
         return None
     digits = size.rstrip("KMGiB ")
     return int(digits) * _UNITS[size[len(digits) :].strip()]
-
-
-_DURATION = re.compile(r"^[0-9]+ (second|minute|hour|day)s?$")
-_A_TIME = "a time such as '30 minutes' or '1 day'"
-
-
-def _duration(text: str) -> str:
-    if not _DURATION.match(text):
-        raise ValueError(f"must be {_A_TIME}")
-    return text
-
-
-Duration = Annotated[
-    str,
-    AfterValidator(_duration),
-    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern, ACCEPTED: _A_TIME}),
-]
-"""A time, as in "30 minutes" or "1 day"."""
 
 
 def timedelta_of(duration: str) -> timedelta:

@@ -1,6 +1,6 @@
-"""The files that explain the settings, written from the models.
+"""Write the files that explain the settings from the models of the settings.
 
-``python -m aiovec.backend.generate``, run in the repository, writes ``config/aiovec.toml``,
+``python config/generate.py``, run in the repository, writes ``config/aiovec.toml``,
 ``config/aiovec.schema.json`` and the tables of ``docs/CONFIGURATION.md``. A test compares the files
 with what it writes. The first line of a description is the text in a table; the sample and the JSON
 Schema hold all lines.
@@ -20,10 +20,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from .config import RetrievalSettings, json_schema, retrieval_model
-from .embedders import EmbedderSettings
-from .explain import range_words
-from .settings import Section
+from aiovec.backend.config import RetrievalSettings, document_model, retrieval_model
+from aiovec.backend.embedders import EmbedderSettings
+from aiovec.backend.settings import Section
 
 _WIDTH = 100
 
@@ -124,7 +123,7 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _with_table(page: str, name: str, rows: Iterator[str]) -> str:
-    start = f"<!-- {name}: written by aiovec.backend.generate -->\n"
+    start = f"<!-- {name}: written by config/generate.py -->\n"
     end = f"<!-- end of {name} -->"
     before, _, rest = page.partition(start)
     after = rest.partition(end)[2]
@@ -149,22 +148,51 @@ def _default(field: FieldInfo) -> object:
 
 
 def _range(field: FieldInfo) -> str:
-    node: dict[str, Any] = {}
-    for limit in field.metadata:
-        for name, key in _LIMITS.items():
-            if hasattr(limit, name):
-                node[key] = getattr(limit, name)
-    words = range_words(node)
-    return words and f"{words[0].upper()}{words[1:]}."
+    limits = {name: getattr(each, name) for each in field.metadata for name in _LIMITS
+              if hasattr(each, name)}  # fmt: skip
+    if {"ge", "le"} <= limits.keys():
+        words = [f"from {limits.pop('ge'):_} to {limits.pop('le'):_}"]
+    else:
+        words = [f"{_LIMITS[name]} {limits.pop(name):_}" for name in _LIMITS if name in limits
+                 and name != "multiple_of"]  # fmt: skip
+    text = " and ".join(words)
+    if "multiple_of" in limits:
+        text += f", a multiple of {limits['multiple_of']}"
+    return text and f"{text[0].upper()}{text[1:]}."
 
 
 _LIMITS = {
-    "ge": "minimum",
-    "gt": "exclusiveMinimum",
-    "le": "maximum",
-    "lt": "exclusiveMaximum",
-    "multiple_of": "multipleOf",
+    "ge": "at least",
+    "gt": "above",
+    "le": "at most",
+    "lt": "below",
+    "multiple_of": "a multiple of",
 }
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the TOML file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "aiovec.toml",
+        **_tidied(document_model().model_json_schema()),
+    }
+
+
+def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema without titles, which only repeat names, and with plain descriptions.
+
+    Pydantic keeps the indentation in a docstring of which Python 3.13 has removed the first part.
+    """
+    tidied: dict[str, Any] = {}
+    for key, value in schema.items():
+        if isinstance(value, dict):
+            tidied[key] = _tidied(value)
+        elif key == "description" and isinstance(value, str):
+            tidied[key] = inspect.cleandoc(value)
+        elif key != "title" or not isinstance(value, str):
+            tidied[key] = value
+    return tidied
 
 
 def _toml(value: object) -> str:
