@@ -13,6 +13,7 @@ from tests.sqlite.support import backend_on, opened, sql
 
 import aiovec
 from aiovec import CorruptStoreError, Schema, StoreMovedError
+from aiovec.backend.contract import ChangesPrunedError
 
 SCHEMA = Schema(4, fields={"n": int})
 
@@ -41,7 +42,7 @@ async def test_while_it_is_open_no_deletion_is_forgotten(tmp_path: Path) -> None
             assert len((await moves.changes(handle, start)).deleted) == 51
             await moves.end_move("r1")
             await store.optimize("notes")
-            with pytest.raises(aiovec.backend.ChangesPrunedError):
+            with pytest.raises(ChangesPrunedError):
                 await moves.changes(handle, start)
 
 
