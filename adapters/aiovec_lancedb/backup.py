@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.files import give_permissions, remove_abandoned
-from aiovec.backend.limits import one_call
+from aiovec.backend.limits import renewed
 from aiovec.backend.pool import in_thread
 from aiovec.backend.threads import to_its_end
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
@@ -167,7 +167,7 @@ async def _of_one_moment(session: Session, moment: Moment) -> list[_Opened]:
             hold_off = _HoldOff(
                 others, moment.write, partial(_opened_twice, session), time.monotonic() + seconds
             )
-            with one_call():  # the looks before have not waited for it
+            with renewed():  # the looks before have not waited for it
                 both: tuple[list[_Opened], list[_Opened]]
                 both = await moment.write(name, hold_off, seconds)
             opened, again = both

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 
 from aiovec.backend import Expr, one_array
 from aiovec.backend.contract import Columns
-from aiovec.backend.limits import one_call
+from aiovec.backend.limits import renewed
 from aiovec.backend.pool import in_thread, off_loop
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
@@ -370,7 +370,7 @@ async def whole_rows(
         asked, rows, held = size.rows, 0, 0
         batches: list[pa.RecordBatch] = []
         query = without_blobs(lance.query().offset(given).limit(asked))
-        with one_call():
+        with renewed():
             async with admission.share(result_bytes(asked, asked, size.dim, size.beside)):
                 stream = await session.run(query.to_batches(max_batch_length=_FEW_ROWS))
                 with session.guarded():

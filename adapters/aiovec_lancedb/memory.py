@@ -13,16 +13,17 @@ same heap at that moment: 0.1 s for 600 MiB. So it is told when no large read is
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextvars import Context
 
 import pyarrow as pa
 
-from aiovec.backend.limits import Admission, Alarm, Patience, Share
+from aiovec.backend.limits import Gate, Place, current_deadline
 from aiovec.backend.memory import give_back, resident_memory
 from aiovec.backend.pool import in_thread
-from aiovec.backend.threads import Background, PerLoop
+from aiovec.backend.threads import Background
 
 # Work that takes less than this need not wait: it is over sooner than its turn would come.
 _FREE = 2 * 2**20
@@ -78,7 +79,7 @@ def _result_bytes(rows: int, dim: int, row: int = _ROW_BYTES) -> int:
     return rows * (dim * 4 + max(row, _ROW_BYTES)) * _COPIES
 
 
-class ReadAdmission(Admission):
+class ReadAdmission(Gate):
     """Shares of the memory that reads may take. Each waits for up to ``busy_timeout`` seconds."""
 
     def __init__(self, busy_timeout: float, memory: int = 0) -> None:
@@ -93,9 +94,8 @@ class ReadAdmission(Admission):
     def free(self, size: int = 0) -> bool:
         return size < _FREE or super().free(size)
 
-    def share(self, size: int = 0, patience: Patience | None = None) -> Share:
-        patience = patience or Patience(self._busy_timeout)
-        return super().share(0 if size < _FREE else size, patience)
+    def share(self, size: int = 0) -> Place:
+        return self.enter(current_deadline(self._busy_timeout), 0 if size < _FREE else size)
 
 
 # Seconds from a call to the look whether there is something to give back.
@@ -136,21 +136,26 @@ class Trimmer:
     def __init__(self, busy: Callable[[], bool]) -> None:
         """``busy`` is asked once for each look: whether to look again later."""
         self._busy = busy
-        self._alarm = PerLoop(lambda: Alarm(self._look))
+        self._timer: asyncio.TimerHandle | None = None
         self._tasks = Background()
 
     def used(self) -> None:
         """A call was made. Cheap."""
-        with suppress(RuntimeError):  # a call is collected whose loop was closed under it
-            self._alarm().within(_AFTER)
+        if self._timer is None:
+            # A context of its own: that of a call may hold whatever its app has put there.
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_AFTER, self._look, context=Context())
 
     def _look(self) -> None:
+        self._timer = None
         if self._busy():
             self.used()
         else:
             self._tasks.start(in_thread(_heap.trim))
 
     async def close(self) -> None:
-        self._alarm().cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._tasks.start(in_thread(_heap.trim))
         await self._tasks.wait()

@@ -34,7 +34,7 @@ from aiovec.backend.contract import (
     TableHandle,
     VectorQuery,
 )
-from aiovec.backend.limits import Share
+from aiovec.backend.limits import Place
 from aiovec.backend.pool import in_thread, off_loop
 from aiovec.backend.threads import is_over
 from aiovec.errors import AiovecError, CorruptStoreError
@@ -312,7 +312,7 @@ class TableReader:
 
         return await self._run(handle, size, act)
 
-    async def changing(self, handle: TableHandle, most: int | None) -> Share:
+    async def changing(self, handle: TableHandle, most: int | None) -> Place:
         """A share of the memory for changing payloads, of so many rows at most or of any."""
         opened = await self._session.opened(handle)
         view = _View(opened, handle.token, 0)

@@ -37,15 +37,7 @@ from aiovec.backend.contract import (
     VectorQuery,
 )
 from aiovec.backend.keys import Kept, WriteKey
-from aiovec.backend.limits import (
-    Patience,
-    Pauses,
-    Share,
-    Steps,
-    export_admission,
-    one_call,
-    write_admission,
-)
+from aiovec.backend.limits import Place, Steps, current_deadline, export_gate, renewed, write_gate
 from aiovec.backend.marks import FINISHED, OPEN, MoveRecord
 from aiovec.backend.memory import default_budget
 from aiovec.backend.pool import in_thread
@@ -129,9 +121,9 @@ class LancedbBackend(Backend):
             self._target.folder,
             self._limits.read,
         )
-        self._writing = write_admission(settings.write_queue)
+        self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
-        self._exports = export_admission()
+        self._exports = export_gate()
         self._planner = Planner(settings.recall_target, self._limits.read.candidate_bytes)
         self._indexing = Indexing(
             self._session,
@@ -144,7 +136,6 @@ class LancedbBackend(Backend):
         self._writers: Writers | None = None
         self._housekeeper: Housekeeper | None = None
         self._pins: Pins | None = None
-        self._pauses = Pauses()
         own = self._own_folder
         self._keys = None if own is None else Keys(own, self.target, settings.busy_timeout)
         self.keeps_keys = self._keys is not None
@@ -181,7 +172,7 @@ class LancedbBackend(Backend):
             lock_of=lock_of,
             busy_timeout=self._settings.busy_timeout,
             fence=self._fence,
-            pauses=self._pauses,
+            gate=self._writing,
             keys=self._keys,
         )
         self._pins = Pins(key, self._own_folder)
@@ -289,9 +280,9 @@ class LancedbBackend(Backend):
             raise StoreClosedError(self.target)
         return self._pins
 
-    def writing(self, size: int) -> Share:
+    def writing(self, size: int) -> Place:
         self._session.check()
-        return self._writing.share(size, Patience(self._settings.busy_timeout, self._pauses))
+        return self._writing.enter(current_deadline(self.busy_timeout), size)
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -541,9 +532,8 @@ class LancedbBackend(Backend):
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         pins = self._open_pins()
-        patience = Patience(self._settings.busy_timeout)
         async with (
-            self._exports.share(0, patience),
+            self._exports.enter(current_deadline(self.busy_timeout)),
             pins.reading(self._session, table) as opened,
         ):
             export = Export(
@@ -614,7 +604,7 @@ class LancedbBackend(Backend):
         await self._session.check_place()  # a pin would be made in its place
         async with self._open_pins().held(table.name, version):
             await tables.check_whole(self._session, table, version, self._rows_of)
-            with one_call():  # what was read is no time that it waited for others
+            with renewed():  # what was read is no time that it waited for others
                 await self._write(table.name, tables.Restore(table, version), write_key())
         self._indexing.restored(table)
 

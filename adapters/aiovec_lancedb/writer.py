@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 
-from aiovec.backend.commit import Committer, GroupCommit, Held, WriteCall
+from aiovec.backend.commit import Committer, GroupCommit, WriteCall
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.keys import WriteKey
-from aiovec.backend.limits import Patience, Pauses
+from aiovec.backend.limits import Deadline, Gate, copy_of_error, current_deadline
 from aiovec.backend.marks import OPEN, PAUSED, MoveMark
 from aiovec.backend.pool import in_thread
-from aiovec.backend.threads import PerLoop, Unstoppable, copy_of_error
+from aiovec.backend.threads import PerLoop, Unstoppable
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -147,8 +147,6 @@ class _Call(WriteCall):
 class TableWriter(Committer[_Call]):
     """Does the writes of one table one after another, alone among all processes."""
 
-    others = "others"
-
     def __init__(
         self,
         session: Session,
@@ -156,7 +154,7 @@ class TableWriter(Committer[_Call]):
         lock: WriteLock,
         threads: PerLoop[anyio.CapacityLimiter],
         fence: Fence,
-        pauses: Pauses,
+        gate: Gate,
         keys: Keys | None,
     ) -> None:
         self.target = session.target
@@ -173,10 +171,10 @@ class TableWriter(Committer[_Call]):
         self._lock = TaskLock(lock)
         self._write_lock = lock
         self._threads = threads
-        self._commits = GroupCommit(self, pauses)
+        self._commits = GroupCommit(self, gate)
 
     async def run(
-        self, work: WriteOperation, patience: Patience, key: WriteKey | None = None
+        self, work: WriteOperation, deadline: Deadline, key: WriteKey | None = None
     ) -> Any:
         """Have the work done; return its result after its commit.
 
@@ -187,7 +185,7 @@ class TableWriter(Committer[_Call]):
         unless it was held and would have to begin anew. Which of these it was is settled when this
         returns, however often it is cancelled.
         """
-        return await self._commits.run(_Call(work, key), patience)
+        return await self._commits.run(_Call(work, key), deadline)
 
     async def finish(self) -> None:
         """Wait for the writes that were accepted."""
@@ -204,14 +202,15 @@ class TableWriter(Committer[_Call]):
         await self._session.check_place()  # a lock would be made in its place
         with self._session.translated():
             taken = await self._lock.take(_LOCK_TRY, self._threads(), self._note_mark)
+        self.busy = None if taken else f"{self.target} is locked by others"
         return self._lock.release if taken else None
 
     def joins(self, group: list[_Call], call: _Call, size: int) -> bool:
         return size <= _MOST_ROWS and call.work.joins(group[0].work)
 
-    async def commit(self, group: list[_Call]) -> Held | None:
+    async def commit(self, group: list[_Call]) -> MoveMark | None:
         if self._mark is not None and self._mark.state == PAUSED:
-            return Held(self._mark)
+            return self._mark
         # A loop that is about to end cancels every task. What has begun is settled all the same,
         # and those who wait for it get its outcome.
         await Unstoppable(self._do([call for call in group if call.begin()]))
@@ -437,14 +436,13 @@ class Writers:
         lock_of: Callable[[str], WriteLock],
         busy_timeout: float,
         fence: Fence,
-        pauses: Pauses,
+        gate: Gate,
         keys: Keys | None,
     ) -> None:
         self._session = session
         self._keys = keys
         self._fence = fence
-        # For all tables: a pause holds every one of them.
-        self._pauses = pauses
+        self._gate = gate
         self._lock_of = lock_of
         self._busy_timeout = busy_timeout
         self._writers: dict[str, TableWriter] = {}
@@ -466,15 +464,15 @@ class Writers:
         if self._closed:
             raise StoreClosedError(self._session.target)
         self._session.check()
-        patience = Patience(self._busy_timeout if limit is None else limit, self._pauses)
-        return await self._writer(table).run(work, patience, key)
+        deadline = current_deadline(self._busy_timeout) if limit is None else Deadline.after(limit)
+        return await self._writer(table).run(work, deadline, key)
 
     def _writer(self, table: str) -> TableWriter:
         writer = self._writers.get(table)
         if writer is None:
             writer = self._writers[table] = TableWriter(
                 self._session, table, self._lock_of(table), self._threads, self._fence,
-                self._pauses, self._keys,
+                self._gate, self._keys,
             )  # fmt: skip
         return writer
 

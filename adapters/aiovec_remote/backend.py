@@ -43,7 +43,7 @@ from aiovec.backend.contract import (
     VectorQuery,
 )
 from aiovec.backend.keys import Kept, WriteKey
-from aiovec.backend.limits import Patience, Share, write_admission
+from aiovec.backend.limits import Place, current_deadline, write_gate
 from aiovec.backend.pool import NUMBERS_A_VALUE, VALUES_A_COLUMN, off_loop
 from aiovec.backend.threads import FORKED
 from aiovec.errors import (
@@ -86,7 +86,7 @@ class RemoteBackend(Backend):
 
     def __init__(self, url: str, settings: RemoteSettings) -> None:
         self._client = Client(url, settings)
-        self._writing = write_admission(_WRITES_AT_ONCE)
+        self._writing = write_gate(_WRITES_AT_ONCE)
         self.busy_timeout = settings.busy_timeout
         self.searches_at_once = settings.connections
         self._process = os.getpid()
@@ -166,8 +166,8 @@ class RemoteBackend(Backend):
 
     # Writing
 
-    def writing(self, size: int) -> AbstractAsyncContextManager[Share | None]:
-        return self._writing.share(size, Patience(self.busy_timeout))
+    def writing(self, size: int) -> AbstractAsyncContextManager[Place | None]:
+        return self._writing.enter(current_deadline(self.busy_timeout), size)
 
     async def insert(
         self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False

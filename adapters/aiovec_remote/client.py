@@ -33,7 +33,7 @@ from aiovec._http.wire import (
 )
 from aiovec.backend import redacted
 from aiovec.backend.contract import StaleTableError
-from aiovec.backend.limits import Admission, Patience
+from aiovec.backend.limits import Gate, current_deadline
 from aiovec.backend.pool import off_loop
 from aiovec.backend.threads import PerLoop, to_its_end
 from aiovec.errors import (
@@ -87,7 +87,7 @@ class Client:
             self._headers["Authorization"] = f"Bearer {key}"
         is_server = None if self._sidecar is None else self._sidecar.is_server
         self._connections = PerLoop(lambda: Connections(settings, is_server), Connections.abandon)
-        self._turns = Admission("too many calls are under way", calls=settings.connections)
+        self._turns = Gate("too many calls are under way", calls=settings.connections)
         self._writes = PerLoop(_Count)
         self._closed = False
         self.repeats_writes = False
@@ -116,7 +116,7 @@ class Client:
         self.check_open()
         kind, body = await off_loop(size + effort_of_message(message), pack, message)
         made = _Tries(self, writes=key is not None, once=not tries, may_be_done=retried)
-        async with self._turns.share(0, made.patience):
+        async with self._turns.enter(made.deadline):
             self.check_open()
             if key is None:
                 return await self._answered(call, kind, body, None, made, long=long)
@@ -142,7 +142,7 @@ class Client:
             except LateError as exc:
                 if key is not None:
                     raise OutcomeUnknownError(self.target, str(exc)) from exc
-                raise tries.patience.error(str(exc)) from exc
+                raise tries.deadline.error(str(exc)) from exc
             except AiovecError as exc:
                 # Who refuses the repeat for no reason of a store's knows nothing of the lost try.
                 if tries.may_be_done and type(exc) in (AiovecError, ConfigError):
@@ -283,7 +283,7 @@ class Client:
                 await tries.wait_after(exc)
                 continue
             except LateError as exc:
-                raise tries.patience.error(str(exc)) from exc
+                raise tries.deadline.error(str(exc)) from exc
             break
         async with contextlib.aclosing(parts):
             while first is not None:
@@ -373,7 +373,7 @@ class _Tries:
     ) -> None:
         self.may_be_done = may_be_done
         """True if the write may have been done by a try that had no answer."""
-        self.patience = Patience(client.settings.busy_timeout)
+        self.deadline = current_deadline(client.settings.busy_timeout)
         self._client = client
         self._writes = writes
         self._reconnects = 0.0 if once else client.settings.reconnect_timeout
@@ -385,10 +385,10 @@ class _Tries:
         error: AiovecError
         self._client.look_again()
         if isinstance(exc, RefusedError):
-            left = self.patience.left()
+            left = self.deadline.left()
             # The last try is at the end of the time, unless the server wants a longer wait.
             wait = max(min(next(self._waits), left), exc.after or 0.0)
-            error = self.patience.error(str(exc))
+            error = self.deadline.error(str(exc))
         else:
             # Since the first loss: the call itself may have taken longer than all tries may.
             now = time.monotonic()

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Protocol, TypeVar
 
-from aiovec.backend.limits import Admission, Patience, Share
+from aiovec.backend.limits import Gate, current_deadline
 from aiovec.backend.threads import PerLoop, Unstoppable, let_go
 from aiovec.errors import AiovecError, CorruptStoreError, StoreClosedError, StoreReplacedError
 
@@ -76,7 +76,7 @@ class ReaderPool:
         self._target = target
         self._size = size
         self._busy_timeout = busy_timeout
-        self._places = Admission(f"the {size} reading connections are in use", calls=size)
+        self._places = Gate(f"the {size} reading connections are in use", calls=size)
         self._readers = PerLoop(_Readers, self._take_over)
         self._closed = False
 
@@ -112,12 +112,12 @@ class ReaderPool:
         """
         self._check_open()
         readers = self._readers()
-        place = await self._places.share(0, Patience(self._busy_timeout)).take()
+        place = await self._places.enter(current_deadline(self._busy_timeout)).take()
         try:
             with translated(self._target):
                 connection = await self._take(readers)
         except BaseException as exc:
-            place.give_back()
+            place.leave()
             # Closing interrupts the opening of a connection too.
             if self._closed and isinstance(exc, AiovecError):
                 raise StoreClosedError(self._target) from exc
@@ -126,7 +126,7 @@ class ReaderPool:
         def give_back() -> None:
             if not self._closed:
                 readers.idle.append(connection)
-            place.give_back()
+            place.leave()
 
         try:
             run = _run_until_over if until_over else Connection.run_cancellable
@@ -177,7 +177,7 @@ class ReaderPool:
         await asyncio.gather(*(connection.close_now() for connection in list(readers.open)))
         # Calls whose connections were still being opened give back last.
         for _ in range(self._size):
-            await self._places.share().take()
+            await self._places.enter(None).take()
         readers.open.clear()
         readers.idle.clear()
 
@@ -192,12 +192,9 @@ class SharedConnection:
         self._connection = connection
         self._target = target
         self._busy_timeout = busy_timeout
-        self._turns = Admission("other calls are using the store", calls=1)
+        self.turns = Gate("other calls are using the store", calls=1)
+        """Those of the connection, for writes too."""
         self._closed = False
-
-    def turn(self) -> Share:
-        """The connection's for a write, however long others take."""
-        return self._turns.share()
 
     async def run(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
         """As ``ReaderPool.run``; the turn is what makes the snapshot."""
@@ -209,9 +206,9 @@ class SharedConnection:
         theirs between, writes too."""
 
         async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-            turn = await self.turn().take()
+            turn = await self.turns.enter(None).take()
             return await self._connection.run_cancellable(
-                lambda db, ticket: in_snapshot(db, ticket, work), turn.give_back
+                lambda db, ticket: in_snapshot(db, ticket, work), turn.leave
             )
 
         yield run
@@ -221,15 +218,15 @@ class SharedConnection:
     ) -> _T:
         """As ``ReaderPool.run_outside_snapshot``."""
         self._check_open()
-        turn = await self._turns.share(0, Patience(self._busy_timeout)).take()
+        turn = await self.turns.enter(current_deadline(self._busy_timeout)).take()
         try:
             self._check_open()
         except BaseException:
-            turn.give_back()
+            turn.leave()
             raise
         try:
             run = _run_until_over if until_over else Connection.run_cancellable
-            return await run(self._connection, partial(told, self._target, work), turn.give_back)
+            return await run(self._connection, partial(told, self._target, work), turn.leave)
         except CancelledWorkError as exc:
             if self._closed:
                 raise StoreClosedError(self._target) from exc
@@ -242,7 +239,7 @@ class SharedConnection:
     async def close(self) -> None:
         """Take no more reads, and wait for the one that runs."""
         self._closed = True
-        async with self._turns.share():
+        async with self.turns.enter(None):
             pass
 
 

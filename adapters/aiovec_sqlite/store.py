@@ -38,7 +38,7 @@ from aiovec.backend.contract import (
     index_behind_change,
 )
 from aiovec.backend.keys import Kept, WriteKey
-from aiovec.backend.limits import Patience, Share, Steps, export_admission, write_admission
+from aiovec.backend.limits import Gate, Place, Steps, current_deadline, export_gate, write_gate
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.memory import default_budget
 from aiovec.backend.pool import in_thread
@@ -109,9 +109,9 @@ class SqliteBackend(Backend):
         self._writer: Writer | None = None
         self._readers: ReaderPool | SharedConnection | None = None
         self._resident: ResidentSearch | None = None
-        self._exports = export_admission()
+        self._exports = export_gate()
         self._exporting: PerLoop[set[Connection]] = PerLoop(set, _abandon)
-        self._writing = write_admission(settings.write_queue)
+        self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
         self._closed = False
         self._file: OpenFile | None = None
@@ -152,13 +152,13 @@ class SqliteBackend(Backend):
                 self._file = await connection.run(
                     lambda db: OpenFile.of(path, db, patience, read_only=self.read_only)
                 )
-        turn: Callable[[], Share] | None = None
+        turns: Gate | None = None
         aside: Callable[[], AbstractAsyncContextManager[Read]]
         if in_memory:
             self._readers = shared = SharedConnection(
                 connection, self._target, self._settings.busy_timeout
             )
-            turn = shared.turn
+            turns = shared.turns
             aside = shared.reading_aside
         else:
             self._readers = ReaderPool(
@@ -176,8 +176,9 @@ class SqliteBackend(Backend):
         self._writer = Writer(
             connection,
             self._target,
+            gate=self._writing,
             busy_timeout=self._settings.busy_timeout,
-            turn=turn,
+            turns=turns,
             check_file=self._check_file,
         )
         await self._preload()
@@ -279,8 +280,9 @@ class SqliteBackend(Backend):
 
         return await self._read(read)
 
-    def writing(self, size: int) -> Share:
-        return self._writing.share(size, self._open_writer().patience())
+    def writing(self, size: int) -> Place:
+        self._open_writer()
+        return self._writing.enter(current_deadline(self.busy_timeout), size)
 
     async def _write(self, work: Callable[[Transaction], _T]) -> _T:
         async with self.writing(0):
@@ -495,7 +497,7 @@ class SqliteBackend(Backend):
         after: bytes | None,
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        async with self._exports.share(0, Patience(self._settings.busy_timeout)):
+        async with self._exports.enter(current_deadline(self.busy_timeout)):
             connection = await self._snapshot_connection()
             exporting = self._exporting()
             exporting.add(connection)
@@ -558,7 +560,7 @@ class SqliteBackend(Backend):
     async def _read_outside_snapshot(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         if not isinstance(self._readers, SharedConnection) or self._connection is None:
             raise StoreClosedError(self._target)
-        async with self._readers.turn():
+        async with self._readers.turns.enter(None):
             return await self._connection.run(work)
 
     # Changes

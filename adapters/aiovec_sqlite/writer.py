@@ -11,11 +11,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from aiovec.backend.commit import Committer, GroupCommit, Held, WriteCall
+from aiovec.backend.commit import Committer, GroupCommit, WriteCall
 from aiovec.backend.keys import WriteKey
-from aiovec.backend.limits import Patience, Pauses, Share
+from aiovec.backend.limits import Gate, copy_of_error, current_deadline
 from aiovec.backend.marks import PAUSED, MoveMark
-from aiovec.backend.threads import copy_of_error, let_go
+from aiovec.backend.threads import let_go
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -206,7 +206,6 @@ class Writer(Committer[_Call]):
       is committed: a visit of its own would cost as much as a small write.
     """
 
-    others = "another process"
     pause_poll = 0.005
 
     def __init__(
@@ -214,23 +213,23 @@ class Writer(Committer[_Call]):
         connection: Connection,
         target: str,
         *,
+        gate: Gate,
         busy_timeout: float,
-        turn: Callable[[], Share] | None = None,
+        turns: Gate | None = None,
         check_file: Callable[[], None] = lambda: None,
     ) -> None:
         self.target = target
         self._connection = connection
         self._busy_timeout = busy_timeout
         # For a connection that serves reads too.
-        self._turn = turn
+        self._turns = turns
         self._check_file = check_file
         self._was_full = False
         self._closed = False
         # The migration's run whose writes pass its own mark.
         self.run_acted_for: str | None = None
         self.keys = Keys()
-        self._pauses = Pauses()
-        self._commits = GroupCommit(self, self._pauses)
+        self._commits = GroupCommit(self, gate)
 
     async def run(
         self,
@@ -252,13 +251,8 @@ class Writer(Committer[_Call]):
         """
         if self._closed:
             raise StoreClosedError(self.target)
-        patience = self.patience()
         call = _Call(work, changes_mark=changes_mark, key=key, text_of=text_of)
-        return cast("_T", await self._commits.run(call, patience))
-
-    def patience(self) -> Patience:
-        """Return the time that the call under way may wait, without a migration's pauses."""
-        return Patience(self._busy_timeout, self._pauses)
+        return cast("_T", await self._commits.run(call, current_deadline(self._busy_timeout)))
 
     async def close(self) -> None:
         """Take no more, and wait for what was accepted."""
@@ -268,16 +262,16 @@ class Writer(Committer[_Call]):
     # The committer
 
     async def take(self) -> Callable[[], None]:
-        if self._turn is None:
+        if self._turns is None:
             return _nothing
-        turn = self._turn()
-        self.held_up = turn.waits
+        if not self._turns.free():
+            self.busy = "reads of this process take too long"
         try:
-            return (await turn.take()).give_back
+            return (await self._turns.enter(None).take()).leave
         finally:
-            self.held_up = False
+            self.busy = None
 
-    async def commit(self, group: list[_Call]) -> Held | None:
+    async def commit(self, group: list[_Call]) -> MoveMark | None:
         return await self._connection.run_to_its_end(partial(self._commit, group))
 
     def joins(self, group: list[_Call], call: _Call, size: int) -> bool:
@@ -321,7 +315,7 @@ class Writer(Committer[_Call]):
             return None
         return mark if mark.left or mark.filling or mark.state == PAUSED else None
 
-    def _commit(self, group: list[_Call], db: sqlite3.Connection) -> Held | None:
+    def _commit(self, group: list[_Call], db: sqlite3.Connection) -> MoveMark | None:
         """Run a group in one transaction. Calls that have not ended afterwards want another try."""
         applied: list[_Call] = []
         repeated: list[_Call] = []
@@ -333,14 +327,16 @@ class Writer(Committer[_Call]):
                 self._was_full = False
                 _cut_log(db)
             if not _begin(db):
-                return Held()
+                self.busy = f"{self.target} is locked by another process"
+                return None
+            self.busy = None
             self._check_file()
             state = dict(db.execute("SELECT key, value FROM aiovec_state").fetchall())
             mark = None if group[0].changes_mark else self._mark_to_heed(state)
             if mark is not None:
                 _roll_back(db)
                 if mark.state == PAUSED:
-                    return Held(mark)
+                    return mark
                 for call in group:
                     call.fail(mark.refusal(self.target))
                 return None

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from aiovec import Schema, StoreBusyError, VectorStore, connect
-from aiovec.backend.commit import Committer, GroupCommit, Held, WriteCall
-from aiovec.backend.limits import Patience, Pauses
+from aiovec.backend.commit import Committer, GroupCommit, WriteCall
+from aiovec.backend.limits import Deadline, Gate
 from aiovec.backend.marks import MoveMark
 
 # A call that may wait for 0 s waits for 0.25 s at least.
@@ -24,19 +24,18 @@ class Slow(Committer[WriteCall]):
     """Takes its time before a call begins: with the lock, or behind it."""
 
     target = "the store"
-    others = "somebody else"
     pause_poll = 0.0
 
-    def __init__(self, place: str, *, held_up: bool = False) -> None:
+    def __init__(self, place: str, *, busy: str | None = None) -> None:
         self.place = place
-        self.held_up = held_up
+        self.busy = busy
         self.go_on = asyncio.Event()
 
     async def take(self) -> Callable[[], None] | None:
         await self._slow("take")
         return lambda: None
 
-    async def commit(self, group: list[WriteCall]) -> Held | None:
+    async def commit(self, group: list[WriteCall]) -> MoveMark | None:
         await self._slow("commit")
         begun = [call for call in group if call.begin()]
         await self._slow("work")
@@ -60,23 +59,24 @@ class Slow(Committer[WriteCall]):
 @pytest.mark.parametrize("place", ["take", "commit", "work"])
 async def test_a_call_that_waits_for_nobody(place: str) -> None:
     slow = Slow(place)
-    call = asyncio.ensure_future(GroupCommit(slow, Pauses()).run(WriteCall(), Patience(0)))
+    commits = GroupCommit(slow, Gate("too many"))
+    call = asyncio.ensure_future(commits.run(WriteCall(), Deadline.after(0)))
     await asyncio.sleep(LONGER)
     slow.go_on.set()
     assert await call == "done"
 
 
 @pytest.mark.parametrize(
-    ("place", "held_up", "reason"),
-    [("work", False, "other writes of this process"), ("take", True, "reads of this process")],
+    ("place", "busy", "reason"),
+    [("work", None, "other writes of this process"), ("take", "locked", "locked")],
 )
-async def test_a_call_that_waits_for_others(place: str, held_up: bool, reason: str) -> None:
-    committer = Slow(place, held_up=held_up)
-    commits = GroupCommit(committer, Pauses())
-    first = asyncio.ensure_future(commits.run(WriteCall(), Patience(60)))
+async def test_a_call_that_waits_for_others(place: str, busy: str | None, reason: str) -> None:
+    committer = Slow(place, busy=busy)
+    commits = GroupCommit(committer, Gate("too many"))
+    first = asyncio.ensure_future(commits.run(WriteCall(), Deadline.after(60)))
     await asyncio.sleep(0)
     with pytest.raises(StoreBusyError, match=reason):
-        await commits.run(WriteCall(), Patience(0))
+        await commits.run(WriteCall(), Deadline.after(0))
     committer.go_on.set()
     assert await first == "done"
 

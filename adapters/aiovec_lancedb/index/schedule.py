@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from aiovec.backend import Field
 from aiovec.backend.clock import Clock
 from aiovec.backend.contract import IndexInfo, StaleTableError, TableHandle, index_behind_change
-from aiovec.backend.limits import one_call
+from aiovec.backend.limits import renewed
 from aiovec.backend.threads import PerLoop, wait_out
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, StoreClosedError
 
@@ -422,7 +422,7 @@ class Indexing:
         What is done within waits from its own start: the store's own upkeep may have taken long.
         """
         async with self._only_one(table):
-            with one_call():
+            with renewed():
                 yield
 
     async def stop(self, table: str) -> None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiovec.backend.clock import Clock
 from aiovec.backend.contract import StaleTableError, TableHandle
-from aiovec.backend.limits import Patience, Share, one_call
+from aiovec.backend.limits import Place, current_deadline, renewed
 from aiovec.backend.pool import in_thread, thread_limiter
 from aiovec.backend.threads import Background, PerLoop, is_over
 from aiovec.errors import (
@@ -384,7 +384,7 @@ class Housekeeper:
         """Do the whole upkeep at once, for ``optimize`` of a store."""
         await self._index_fields(handle)
         async with self.alone(handle.name):
-            with one_call():  # the store's own upkeep may have taken long
+            with renewed():  # the store's own upkeep may have taken long
                 await self._tidy_all(handle)
 
     async def _tidy_all(self, handle: TableHandle) -> None:
@@ -396,7 +396,7 @@ class Housekeeper:
                     return await self._tidy(handle, shape, alone=False, now=True)
                 except (StoreBusyError, TimeoutError):
                     continue
-            with one_call():  # what was in vain is no time that it waited for others
+            with renewed():  # what was in vain is no time that it waited for others
                 await self._tidy(handle, shape, alone=True, now=True)
 
     async def _index_fields(self, handle: TableHandle) -> None:
@@ -413,17 +413,15 @@ class Housekeeper:
     @asynccontextmanager
     async def alone(self, table: str) -> AsyncIterator[None]:
         """No upkeep of the table meanwhile, by this process or another: an index is built, say."""
-        deadline = Patience(self.busy_timeout).began + self.busy_timeout
+        deadline = current_deadline(self.busy_timeout)
         lock = self.lock_of(table)
         while not await self._take_lock(table):
             if self._closed:
                 raise StoreClosedError(self.session.target)
             if table in self._held():  # what this store does comes to its end
-                deadline = time.monotonic() + self.busy_timeout
-            if time.monotonic() > deadline:
-                raise StoreBusyError(
-                    f"another process is doing the upkeep of the table {table!r}", self.busy_timeout
-                )
+                deadline = deadline.renewed()
+            if deadline.left() <= 0:
+                raise deadline.error(f"another process is doing the upkeep of the table {table!r}")
             # A process that died may have left the lock of the table as well: both expire at once.
             if lock.confirmed:
                 await in_thread(lock.watch)
@@ -433,7 +431,7 @@ class Housekeeper:
         finally:
             self._release(table)
 
-    def _share(self, handle: TableHandle, shape: Shape) -> Share:
+    def _share(self, handle: TableHandle, shape: Shape) -> Place:
         return self.admission.share(scan_bytes(min(shape.rows, FULL_FILE), handle.schema.dim))
 
     async def _tidy(self, handle: TableHandle, shape: Shape, *, alone: bool, now: bool) -> None:

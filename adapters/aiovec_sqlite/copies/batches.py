@@ -7,15 +7,17 @@ at most: both batches would read all codes, and the one under way has all cores 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from functools import partial
 from typing import Any
 
 from aiovec.backend.contract import Found, TableHandle, VectorQuery
-from aiovec.backend.limits import Alarm, Patience
-from aiovec.backend.threads import Outcome, PerLoop, copy_of_error
+from aiovec.backend.limits import Deadline, copy_of_error, current_deadline
+from aiovec.backend.threads import PerLoop
 from aiovec.errors import StoreBusyError
 
 # Queries scanned together. More share the reading of the codes a little better, and let the first
@@ -32,33 +34,30 @@ _AT_ONCE = 8
 _BUSY = "the searches of this process take too long"
 
 
-class Call(Outcome[list[Found]]):
+class Call:
     """The queries of one caller, who may have gone meanwhile."""
 
-    __slots__ = ("batch", "future", "patience", "queries", "since")
+    __slots__ = ("batch", "deadline", "future", "queries", "since")
 
     def __init__(
         self,
         queries: Sequence[VectorQuery],
-        future: asyncio.Future[None],
-        patience: Patience,
+        future: asyncio.Future[list[Found]],
+        deadline: Deadline,
     ) -> None:
-        super().__init__()
         self.queries = queries
         self.future = future
-        self.patience = patience
+        self.deadline = deadline
         self.since = time.perf_counter()
         self.batch: _Batch | None = None
 
     def succeed(self, found: list[Found]) -> None:
         if not self.future.done():
-            self._result = found
-            self.future.set_result(None)
+            self.future.set_result(found)
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
-            self._error = error
-            self.future.set_result(None)
+            self.future.set_exception(error)
 
 
 class _Batch:
@@ -109,6 +108,40 @@ class _Queue:
         self.queries += sum(len(call.queries) for call in calls)
 
 
+class _Alarm:
+    """One timer for all who wait for something: ``look`` is called when the first may be late."""
+
+    __slots__ = ("_look", "_rings_at", "_timer")
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look = look
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
+
+    def within(self, seconds: float) -> None:
+        """Ring in so many seconds, unless it will ring sooner; never in infinitely many."""
+        if seconds == math.inf:
+            return
+        loop = asyncio.get_running_loop()
+        rings_at = loop.time() + max(seconds, 0.0)
+        if self._timer is not None:
+            if self._rings_at <= rings_at:
+                return
+            self._timer.cancel()
+        self._rings_at = rings_at
+        # A context of its own: that of one call may hold whatever its app has put there.
+        self._timer = loop.call_at(rings_at, self._ring, context=Context())
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._look()
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class _State:
     """The calls of one event loop by table, and the workers that answer them."""
 
@@ -120,7 +153,7 @@ class _State:
         self.working: set[asyncio.Task[Any]] = set()
         self.at_work = 0
         self.answering = 0  # of those, that have a batch
-        self.alarm = Alarm(partial(look, self))
+        self.alarm = _Alarm(partial(look, self))
 
     def queue(self, table: TableHandle) -> _Queue:
         queue = self.queues.get(id(table))
@@ -148,21 +181,20 @@ class Pipeline:
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         """The answers. A cancelled caller leaves its batch, which goes on without it."""
-        patience = Patience(self._busy_timeout)
+        deadline = current_deadline(self._busy_timeout)
         state = self._state()
         queue = state.queue(table)
-        call = Call(queries, asyncio.get_running_loop().create_future(), patience)
+        call = Call(queries, asyncio.get_running_loop().create_future(), deadline)
         queue.add(call)
         begins = queue.queries > _ONE_BATCH or not queue.workers
         if not (begins and self._add_worker(state, queue)):
-            self._look_within(state, patience.left())
+            self._look_within(state, deadline.left())
         try:
-            await call.future
+            return await call.future
         except asyncio.CancelledError:
             if call.batch is not None:
                 call.batch.look()
             raise
-        return call.outcome()
 
     @property
     def idle(self) -> bool:
@@ -233,7 +265,7 @@ class Pipeline:
                 batch.append(call)
                 queries += len(call.queries)
         if queue.calls and not (queue.queries > _FEW and self._add_worker(state, queue)):
-            self._look_within(state, queue.calls[0].patience.left())
+            self._look_within(state, queue.calls[0].deadline.left())
         return batch
 
     def _next_queue(self, state: _State) -> _Queue | None:
@@ -258,11 +290,11 @@ class Pipeline:
         for queue in list(state.queues.values()):
             for call in queue.calls:
                 if not call.future.done():
-                    left = call.patience.left()
+                    left = call.deadline.left()
                     if left > 0:
                         least = min(least, left)
                     else:
-                        call.fail(call.patience.error(_BUSY))
+                        call.fail(call.deadline.error(_BUSY))
             while queue.calls and queue.calls[0].future.done():
                 queue.pop()
             state.remove_if_empty(queue)
@@ -313,7 +345,7 @@ class Pipeline:
 def _refused(calls: list[Call], error: StoreBusyError) -> list[Call]:
     """Have the calls fail whose time is over; return the others. Without any such, all fail."""
     waiting = [call for call in calls if not call.future.done()]
-    over = [call for call in waiting if call.patience.left() <= 0]
+    over = [call for call in waiting if call.deadline.left() <= 0]
     for call in over or waiting:
-        call.fail(call.patience.error(error.reason) if over else copy_of_error(error))
+        call.fail(call.deadline.error(error.reason) if over else copy_of_error(error))
     return [call for call in waiting if not call.future.done()]

@@ -14,7 +14,7 @@ from functools import partial
 import anyio
 
 from aiovec.backend.contract import Found, StaleTableError, TableHandle, VectorQuery
-from aiovec.backend.limits import Admission, one_call
+from aiovec.backend.limits import Deadline, Gate
 from aiovec.backend.pool import in_thread
 from aiovec.backend.threads import Background, PerLoop, is_over
 
@@ -177,7 +177,7 @@ class ResidentSearch:
         self._workspace = Workspace(limits)
         self._answering = 0
         # Loading takes some memory beside the copy, so tables are loaded one after the other.
-        self._loaders = Admission("other tables are being loaded", calls=_MOST_LOADERS)
+        self._loaders = Gate("other tables are being loaded", calls=_MOST_LOADERS)
         # Those that have reserved memory, also where the table was let go and the thread runs on.
         self._loading: set[_Resident] = set()
         # Also those of tables that were let go.
@@ -308,7 +308,7 @@ class ResidentSearch:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._limits.head_start):
                         await resident.answered.wait()
-            async with self._loaders.share():
+            async with self._loaders.enter(None):
                 await self._load_now(table, resident)
         except StaleTableError:
             self._drop(table.name, resident)
@@ -416,7 +416,7 @@ class ResidentSearch:
 
     async def _answer(self, table: TableHandle, calls: Sequence[Call]) -> list[list[Found]]:
         queries = [query for call in calls for query in call.queries]
-        with one_call(min(call.patience.began for call in calls)):
+        with min((call.deadline for call in calls), key=Deadline.left).shared():
             answers = iter(await self._found(table, queries, [call.since for call in calls]))
         return [[next(answers) for _ in call.queries] for call in calls]
 

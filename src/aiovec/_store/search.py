@@ -30,7 +30,7 @@ from ..backend.contract import (
     Tuning,
     VectorQuery,
 )
-from ..backend.limits import call_began, one_call
+from ..backend.limits import current_deadline
 from ..backend.pool import LITTLE, NUMBERS_A_VALUE, off_loop
 from ..backend.threads import wait_out
 from ..errors import AiovecError, InvalidArgumentError, UnsupportedError
@@ -300,25 +300,23 @@ class Search:
     ) -> list[Hit]:
         """Return the fused hits of two searches for so many hits, which run at once."""
 
-        began: float | None = call_began()
+        deadline = current_deadline(None)
 
         async def both(count: int) -> dict[str, Listed]:
-            nonlocal began
             lists: dict[str, Listed] = {}
 
             async def vector() -> None:
-                with one_call(began):
+                with deadline.shared():
                     lists["vector"] = await by_vector(count)
 
             async def text() -> None:
                 # The other one takes longer, and two threads that begin at once keep each other
                 # waiting for the interpreter (``python -m bench text``).
                 await asyncio.sleep(0)
-                with one_call(began):
+                with deadline.shared():
                     lists["text"] = await by_text(count)
 
             await together(vector(), text())
-            began = None  # the work so far is no time that the store let it wait
             return lists
 
         if self._ref is None:

@@ -81,7 +81,7 @@ from ..backend.contract import (
     TableStats,
     Tuning,
 )
-from ..backend.limits import one_call, own_time
+from ..backend.limits import Deadline, renewed
 from ..backend.locate import path_of_copy
 from ..backend.pool import LITTLE, NUMBERS_A_VALUE, in_thread, off_loop
 from ..backend.threads import FORKED, Nested, OneLoop, PerLoop
@@ -615,7 +615,7 @@ class VectorStore:
             if wanted is not None and not wanted:
                 return 0
             vector = await self._vector_of_update(engine, handle, values)
-            with own_time(vector is not None):
+            with renewed(vector is not None):
                 operation.rows = await engine.backend.update(
                     handle, values, payload, ids=wanted, where=condition, vector=vector
                 )
@@ -1118,14 +1118,14 @@ class VectorStore:
             where = await self._bind(options.where, schema)
             made = {}
             if texts:
-                turn.give_back()  # of an attempt before: the embedder may search itself
+                turn.leave()  # of an attempt before: the embedder may search itself
                 made = await self._vectors_of(engine, handle, texts, options.model)
             vectors = await off_loop(effort, queries, schema, made)
             wheres = None
             if options.wheres is not None:
                 wheres = await self._bind_each(options.wheres, schema, len(vectors))
             prepared = await Search.of(engine.backend, handle, options, where)
-            with own_time(bool(made)):
+            with renewed(bool(made)):
                 if made:
                     await turn.take_late()
                 hits = await prepared.of_vectors(vectors, wheres)
@@ -1140,8 +1140,8 @@ class VectorStore:
         options: SearchOptions,
         act: Callable[[Engine, TableHandle], Awaitable[Ranked]],
     ) -> list[Results[Hit]]:
-        ranked = await self._on_table(turn.operation, act)
-        turn.give_back()  # no other search waits for what reranks
+        ranked = await self._on_table(turn.operation, act, deadline=turn.deadline)
+        turn.leave()  # no other search waits for what reranks
         return await finished(ranked, options, self._rerank_threads)
 
     def _turn(self, operation: Operation, *, embeds: bool = False) -> SearchTurn:
@@ -1341,7 +1341,7 @@ class VectorStore:
             async def checked() -> Any:
                 made = {}
                 if embeds:
-                    turn.give_back()  # of an attempt before: the embedder may search itself
+                    turn.leave()  # of an attempt before: the embedder may search itself
                     made = await self._vectors_of(engine, handle, texts, model)
                 given = made.get(0, vector)
                 return await off_loop(effort_of_query(given), query_vector, given, handle.schema)
@@ -1354,7 +1354,7 @@ class VectorStore:
                 if embedded:
                     known.append(await checked())
                 one = Operation("search", table)
-                with span(one, engine.place), own_time(embedded):
+                with span(one, engine.place), renewed(embedded):
                     if embedded:
                         await turn.take_late()
                     listed = await prepared.list_by_vector(known[0], count)
@@ -1366,7 +1366,7 @@ class VectorStore:
                 with span(one, engine.place):
                     # While the vector is made the search has no turn.
                     words = (
-                        self._searches.share_by_words(engine)
+                        self._searches.place_by_words(engine)
                         if embeds
                         else contextlib.nullcontext()
                     )
@@ -1493,6 +1493,7 @@ class VectorStore:
         act: Callable[..., Awaitable[_T]],
         result: Callable[[int | None], _T],
         table: str | None = None,
+        deadline: Deadline | None = None,
     ) -> _T:
         """Run ``act`` on the backend in use, again where the table or the backend changed.
 
@@ -1502,7 +1503,9 @@ class VectorStore:
         self._enter()
         if operation.name in _WRITES:
             self._check_writable(operation.name)
-        with one_call(operation.began), span(operation, self._follower.engine.place):
+        engine = self._follower.engine
+        deadline = deadline or Deadline.after(engine.backend.busy_timeout)
+        with deadline, span(operation, engine.place):
             for attempt in self._follower.attempts():
                 async with attempt as engine:
                     operation.place = engine.place
@@ -1529,8 +1532,10 @@ class VectorStore:
         operation: Operation,
         act: Callable[[Engine, TableHandle], Awaitable[_T]],
         result: Callable[[int | None], _T] = once.as_it_is,
+        *,
+        deadline: Deadline | None = None,
     ) -> Coroutine[Any, Any, _T]:
-        return self._run(operation, act, result, check_table_name(operation.table))
+        return self._run(operation, act, result, check_table_name(operation.table), deadline)
 
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
         """The ids that a user passed in, read once, as ``check`` gives them."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._telemetry.spans import span
-from ..backend.limits import Admission, Patience, Share
+from ..backend.limits import Deadline, Gate, Place, current_deadline
 
 if TYPE_CHECKING:
     from .._telemetry.calls import Operation
@@ -25,7 +25,7 @@ class SearchTurns:
 
     def __init__(self) -> None:
         reason = "other searches of this process take too long"
-        self.by_vectors, self.by_words = Admission(reason), Admission(reason)
+        self.by_vectors, self.by_words = Gate(reason), Gate(reason)
 
     def of(self, engine: Engine, operation: Operation, *, embeds: bool = False) -> SearchTurn:
         """The turn of a search, to be held while it is at work."""
@@ -33,10 +33,10 @@ class SearchTurns:
         searches.calls = engine.backend.searches_at_once
         return SearchTurn(searches, engine, operation, embeds=embeds)
 
-    def share_by_words(self, engine: Engine) -> Share:
+    def place_by_words(self, engine: Engine) -> Place:
         """A place among the searches by words, for a part of another search."""
         self.by_words.calls = engine.backend.searches_at_once
-        return self.by_words.share(0, Patience(engine.backend.busy_timeout))
+        return self.by_words.enter(current_deadline(engine.backend.busy_timeout))
 
     def close(self, error: Exception) -> None:
         """Have those that wait end with the error."""
@@ -44,8 +44,8 @@ class SearchTurns:
         self.by_words.close(error)
 
 
-class SearchTurn(Share):
-    """A search's place, held by ``async with``, and left sooner by ``give_back``.
+class SearchTurn(Place):
+    """A search's place, held by ``async with``, and left sooner by ``leave``.
 
     One that ``embeds`` takes it by ``take_late`` when its embedder has answered: no other search
     waits for that.
@@ -53,12 +53,9 @@ class SearchTurn(Share):
 
     __slots__ = ("_embeds", "_engine", "operation")
 
-    def __init__(
-        self, admission: Admission, engine: Engine, operation: Operation, *, embeds: bool
-    ) -> None:
-        patience = Patience(engine.backend.busy_timeout, new_call=True)
-        super().__init__(admission, 0, patience)
-        operation.began = patience.began
+    def __init__(self, gate: Gate, engine: Engine, operation: Operation, *, embeds: bool) -> None:
+        super().__init__(gate, Deadline.after(engine.backend.busy_timeout), 0)
+        operation.began = self.deadline.began
         self.operation = operation
         self._engine = engine
         self._embeds = embeds
@@ -74,6 +71,6 @@ class SearchTurn(Share):
 
     async def take_late(self) -> None:
         """Take it now, where it is not held. What it waits counts from the step's start."""
-        if self._state is None:
-            self.patience = Patience(self._engine.backend.busy_timeout)
+        if not self.is_held:
+            self.deadline = current_deadline(self._engine.backend.busy_timeout)
             await self.take()

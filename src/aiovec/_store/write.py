@@ -5,7 +5,6 @@ What a call holds is here, in one object: hundreds of them wait for their turn.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from .._input.rows import (
     to_table,
 )
 from .._model.arrow import last_of_each_id
-from ..backend.limits import own_time, worked
+from ..backend.limits import renewed
 from ..backend.pool import off_loop
 from ..errors import DuplicateIdError
 from . import once
@@ -73,9 +72,13 @@ class RowsToWrite:
         # Before the rows are turned into what is written, which takes memory.
         size = await off_loop(self._columns, bytes_of, self._held[0], schema)
         checked = await self._with_vectors(engine, handle, size)
-        with own_time(checked is not None):
+        with renewed(checked is not None):  # the embedder has time limits of its own
             async with backend.writing(size) as share:
-                batch = await self._worked(schema) if checked is None else checked
+                if checked is None:
+                    effort = self._effort_of(schema)
+                    batch = await off_loop(effort, self._check, schema)
+                else:
+                    batch = checked
                 count = int(batch.num_rows)
                 if share is not None:
                     parts = batch.num_columns * batch.column(0).num_chunks
@@ -113,12 +116,6 @@ class RowsToWrite:
     def _effort_of(self, schema: Schema) -> int:
         return self._effort + effort_of_columns(schema)
 
-    async def _worked(self, schema: Schema) -> pa.Table:
-        """The checked rows; what it takes is no time that the store let the call wait."""
-        batch, seconds = await off_loop(self._effort_of(schema), _timed, self._check, schema)
-        worked(seconds)
-        return batch
-
     def _check(self, schema: Schema) -> pa.Table:
         batch = to_table(self._held[0], schema, make_ids=True)
         if self._on_conflict == "replace":
@@ -129,9 +126,3 @@ class RowsToWrite:
         if repeated:
             raise DuplicateIdError(self._operation.table or "", repeated, within_call=True)
         return batch
-
-
-def _timed(check: Callable[[Schema], pa.Table], schema: Schema) -> tuple[pa.Table, float]:
-    """The checked rows, and the seconds that it took."""
-    began = time.monotonic()
-    return check(schema), time.monotonic() - began

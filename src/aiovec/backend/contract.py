@@ -49,7 +49,7 @@ from .marks import MoveMark, MoveRecord
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .limits import Share
+    from .limits import Place
 
 
 # Seconds that the writes under way may take until a migration has begun.
@@ -370,7 +370,7 @@ class Backend(ABC):
 
     # Writing
 
-    def writing(self, size: int) -> AbstractAsyncContextManager[Share | None]:
+    def writing(self, size: int) -> AbstractAsyncContextManager[Place | None]:
         """A place among the writing calls under way, for about ``size`` bytes of rows.
 
         ``VectorStore`` holds it while it checks the rows of an ``insert`` or ``upsert``, or the

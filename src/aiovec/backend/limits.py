@@ -1,437 +1,320 @@
-"""The time that a call waits for its turn, and bounds on what runs at once.
+"""How long a call may wait, and what may run at once.
 
-A call's time counts from its start, for all its waits together; that of a long call's step from the
-step's own. Memory is taken only after a share of it was given, in the order of asking; a call that
-waits longer than it may gets StoreBusyError.
+A call has one ``Deadline``, which counts from its start for all its waits together. It waits at a
+``Gate``, which lets in so many calls, or calls with so many bytes, in the order in which they came.
+A call that has to wait for nobody never fails for time: a free gate lets it in whatever the time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractContextManager, suppress
-from contextvars import Context, ContextVar, Token
-from functools import partial
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar, Token
+from typing import Self, TypeVar
 
 from ..errors import StoreBusyError, StoreFullError
-from .nothing import NOTHING
-from .threads import Outcome, PerLoop, copy_of_error
 
 _T = TypeVar("_T")
-_S = TypeVar("_S", bound="Share")
 
 # Seconds that a call waits at least: without any, of calls that begin together all but one would
 # fail, though none of them takes long.
 _LEAST = 0.25
-# Seconds between two looks at those who wait, at least: a look at thousands takes milliseconds.
-LOOK_APART = 0.05
-# Pauses that are remembered: those of the tries of some cut-overs.
-_MOST_PAUSES = 64
+# Seconds after which a call is looked at again that was out of time and could not be given up.
+_LOOK_AGAIN = 0.25
+# Seconds that a timer runs at most; event loops take no infinite ones.
+_LONGEST_TIMER = 3600.0
 
 
-class one_call:  # noqa: N801 - used as a function is
-    """A user's call: what it waits for within counts from here, or from when it ``began``."""
+class Deadline:
+    """When a call may no longer wait for others.
 
-    __slots__ = ("_token", "began", "task")
-    _token: Token[one_call | None]
+    Within ``with`` it is that of the call under way in this task, which ``current_deadline`` gives.
+    """
 
-    def __init__(self, began: float | None = None) -> None:
-        self.began = time.monotonic() if began is None else began
-        self.task: asyncio.Task[Any] | None = asyncio.current_task()
+    __slots__ = ("_extended", "_task", "_token", "_until", "began", "seconds")
 
-    def __enter__(self) -> None:
-        self._token = _CALL.set(self)
+    def __init__(self, began: float, seconds: float) -> None:
+        self.began = began
+        self.seconds = seconds
+        self._until = began + max(seconds, _LEAST)
+        self._extended = False
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.task = None  # a timer or task that outlives it may have its context
-        with suppress(ValueError):  # collected elsewhere, when its loop was closed under it
-            _CALL.reset(self._token)
+    @classmethod
+    def after(cls, seconds: float | None) -> Self:
+        """Return the deadline so many seconds from now; None is no limit."""
+        return cls(time.monotonic(), math.inf if seconds is None else seconds)
+
+    def left(self) -> float:
+        """Return the seconds that are left; not above 0 where none are."""
+        return self._until - time.monotonic()
+
+    def extend(self, seconds: float) -> None:
+        """Allow more time, once: for a pause in which a migration lets all writers wait."""
+        if not self._extended:
+            self._extended = True
+            self._until += seconds
+
+    def renewed(self) -> Deadline:
+        """Return a deadline of as many seconds from now, for the next step of a long call."""
+        return Deadline.after(self.seconds)
+
+    def shared(self) -> Deadline:
+        """Return the same deadline for another task of the call."""
+        return copy.copy(self)
+
+    def error(self, reason: str) -> StoreBusyError:
+        """Return the error of a call that has no time left."""
+        return StoreBusyError(reason, time.monotonic() - self.began)
+
+    async def wait(self, turn: asyncio.Future[_T], give_up: Callable[[], None]) -> _T:
+        """Return the result of ``turn``.
+
+        When no time is left, ``give_up`` is called, which may end it by an error; and again a
+        while later where it does not.
+        """
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal timer
+            if (left := self.left()) <= 0 and not turn.done():
+                give_up()
+                left = _LOOK_AGAIN
+            if not turn.done():
+                timer = loop.call_later(min(left, _LONGEST_TIMER), look)
+
+        timer = loop.call_later(min(max(self.left(), 0.0), _LONGEST_TIMER), look)
+        try:
+            return await turn
+        finally:
+            timer.cancel()
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        self._token: Token[Deadline | None] = _CALL.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _CALL.reset(self._token)
 
 
-_CALL: ContextVar[one_call | None] = ContextVar("aiovec_call", default=None)
+_CALL: ContextVar[Deadline | None] = ContextVar("aiovec_deadline", default=None)
 
 
-def own_time(starts: bool) -> AbstractContextManager[None]:
-    """With ``starts``, what a call waits for within counts from here: an embedder's time, which
-    has limits of its own, is no time that the store let it wait."""
-    return one_call() if starts else NOTHING
+def _deadline() -> Deadline | None:
+    """Return the deadline of the call under way.
+
+    A task that a call begins for work in the background inherits the call's context, but is no part
+    of the call: it has none.
+    """
+    deadline = _CALL.get()
+    if deadline is None or deadline._task is not asyncio.current_task():
+        return None
+    return deadline
 
 
-def call_began() -> float:
-    """When the call under way began. Work in the background, which is a task of its own, inherits
-    the context of the call that started it, but is no part of that call: it begins now."""
-    current = _CALL.get()
-    if current is None or current.task is not asyncio.current_task():
-        return time.monotonic()
-    return current.began
+def current_deadline(seconds: float | None) -> Deadline:
+    """Return the deadline of the call under way, or else a new one so many seconds from now."""
+    return _deadline() or Deadline.after(seconds)
 
 
-def worked(seconds: float) -> None:
-    """Take off what the call under way has worked itself: no time that the store let it wait."""
-    current = _CALL.get()
-    if current is not None and current.task is asyncio.current_task():
-        current.began += seconds
+def renewed(when: bool = True) -> AbstractContextManager[object]:
+    """Let what is done within wait from now on: it is a further step of a long call."""
+    deadline = _deadline() if when else None
+    return nullcontext() if deadline is None else deadline.renewed()
 
 
 class Steps:
-    """The steps of a long call, the first of which writes.
+    """The steps of a long call, which are kept one by one.
 
-    Each waits from its own start: the work of those before is no time that the call waited.
+    Each may wait as long as a call of its own. The error of a later one says that those before are
+    kept.
     """
 
-    __slots__ = ("_begun",)
+    __slots__ = ("_kept",)
 
     def __init__(self) -> None:
-        self._begun = False
+        self._kept = False
 
     async def __call__(self, step: Awaitable[_T]) -> _T:
-        """Do a step; its error tells where earlier ones are kept."""
         try:
-            with one_call():
+            with renewed():
                 result = await step
         except StoreBusyError as exc:
-            if not self._begun:
-                raise
-            raise StoreBusyError(exc.reason, exc.waited, in_part=True) from exc.__cause__
+            raise StoreBusyError(exc.reason, exc.waited, in_part=self._kept) from exc.__cause__
         except StoreFullError as exc:
-            if not self._begun:
-                raise
-            raise StoreFullError(exc.target, exc.reason, in_part=True) from exc.__cause__
-        self._begun = True
+            raise StoreFullError(exc.target, exc.reason, in_part=self._kept) from exc.__cause__
+        self._kept = True
         return result
 
 
-class Pauses:
-    """When a migration let the writers of a store wait, which is no part of a call's time."""
+class Gate:
+    """Lets in at most ``calls`` calls, and calls with at most ``memory`` bytes; None is no bound.
 
-    __slots__ = ("_over", "_under_way")
-
-    def __init__(self) -> None:
-        self._over: deque[tuple[float, float]] = deque(maxlen=_MOST_PAUSES)
-        self._under_way: list[float] = []
-
-    def begin(self, at: float) -> float:
-        """Note a pause that was seen then; what ``end`` takes."""
-        self._under_way.append(at)
-        return at
-
-    def end(self, began: float) -> None:
-        self._under_way.remove(began)
-        self._over.append((began, time.monotonic()))
-
-    def since(self, moment: float) -> float:
-        """The seconds since then in which writers waited; those of pauses that overlap, once."""
-        now = time.monotonic()
-        found = sorted([*self._over, *((began, now) for began in self._under_way)])
-        total, until = 0.0, moment
-        for began, ended in found:
-            total += max(0.0, ended - max(began, until))
-            until = max(until, ended)
-        return total
-
-
-class Patience:
-    """The time that a call has until its work begins.
-
-    It counts from the start of the call under way, or from now where this is a ``new_call``.
-    What ``pauses`` there are does not count.
+    Who comes first is let in first; who needs more memory than all of it runs alone. ``reason`` is
+    what StoreBusyError says to those who wait in vain: to the deadline, or behind ``max_waiting``.
     """
-
-    __slots__ = ("_pauses", "began", "limit")
 
     def __init__(
         self,
-        limit: float | None,
-        pauses: Pauses | None = None,
+        reason: str,
         *,
-        new_call: bool = False,
+        calls: int | None = None,
+        memory: int | None = None,
+        max_waiting: int = 10_000,
     ) -> None:
-        self.began = time.monotonic() if new_call else call_began()
-        self.limit = math.inf if limit is None else max(limit, _LEAST)
-        self._pauses = pauses
+        self.reason = reason
+        self.calls = calls
+        self.memory = memory
+        self.used = 0
+        """The bytes of those within."""
+        self._within = 0
+        self._max_waiting = max_waiting
+        self._waiting: OrderedDict[Place, asyncio.Future[None]] = OrderedDict()
 
-    def left(self) -> float:
-        """The seconds that are left; not above 0 where none are."""
-        left = self.began + self.limit - time.monotonic()
-        if left <= 0 and self._pauses is not None:
-            left += self._pauses.since(self.began)
-        return left
+    def enter(self, deadline: Deadline | None, size: int = 0) -> Place:
+        """A place within for ``size`` bytes, to be held by ``async with``. None waits for ever."""
+        return Place(self, deadline or Deadline.after(None), size)
 
-    def error(self, reason: str) -> StoreBusyError:
-        """Return the error of a call whose time has run out."""
-        return StoreBusyError(reason, time.monotonic() - self.began)
+    def free(self, size: int = 0) -> bool:
+        """Return whether a call of this size would be let in without waiting."""
+        size = self._bounded(size)
+        if not size and self.calls is None:
+            return True
+        return not self._waiting and self._fits(size)
 
+    def extend(self, seconds: float) -> None:
+        """Extend the deadline of all who wait."""
+        for place in self._waiting:
+            place.deadline.extend(seconds)
 
-class Alarm:
-    """One timer for all who wait for something: ``look`` is called when the first may be late."""
+    def close(self, error: Exception) -> None:
+        """Have those who wait end with the error."""
+        for turn in self._waiting.values():
+            if not turn.done():
+                turn.set_exception(copy_of_error(error))
 
-    __slots__ = ("_look", "_rings_at", "_timer")
+    def _bounded(self, size: int) -> int:
+        return size if self.memory is None else min(size, self.memory)
 
-    def __init__(self, look: Callable[[], None]) -> None:
-        self._look = look
-        self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = 0.0
+    def _fits(self, size: int) -> bool:
+        return (self.calls is None or self._within < self.calls) and (
+            self.memory is None or not size or self.used + size <= self.memory
+        )
 
-    def within(self, seconds: float) -> None:
-        """Ring in so many seconds, unless it will ring sooner; never in infinitely many."""
-        if seconds == math.inf:
+    async def _let_in(self, place: Place) -> None:
+        place.size = self._bounded(place.size)
+        if self.free(place.size):
+            self._hold(place)
             return
-        loop = asyncio.get_running_loop()
-        rings_at = loop.time() + max(seconds, 0.0)
-        if self._timer is not None:
-            if self._rings_at <= rings_at:
-                return
-            self._timer.cancel()
-        self._rings_at = rings_at
-        # A context of its own: that of one call may hold whatever its app has put there.
-        self._timer = loop.call_at(rings_at, self._ring, context=Context())
+        if len(self._waiting) >= self._max_waiting:
+            raise place.deadline.error(f"{self.reason}, and {self._max_waiting} calls wait")
+        turn = self._waiting[place] = asyncio.get_running_loop().create_future()
 
-    def _ring(self) -> None:
-        self._timer = None
-        self._look()
+        def give_up() -> None:
+            turn.set_exception(place.deadline.error(self.reason))
 
-    def cancel(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        try:
+            await place.deadline.wait(turn, give_up)
+        except BaseException:
+            place.leave()  # it may have been let in at the moment in which it was cancelled
+            if self._waiting.pop(place, None) is not None:
+                self._admit()
+            raise
+
+    def _hold(self, place: Place) -> None:
+        self._within += 1
+        self.used += place.size
+        place.is_held = True
+
+    def _resize(self, place: Place, size: int) -> None:
+        size = self._bounded(size)
+        self.used += size - place.size
+        place.size = size
+        self._admit()
+
+    def _leave(self, place: Place) -> None:
+        self._within -= 1
+        self.used -= place.size
+        self._admit()
+
+    def _admit(self) -> None:
+        """Let in those who wait, as many as fit, in their order."""
+        while self._waiting:
+            place, turn = next(iter(self._waiting.items()))
+            if not turn.done():
+                if not self._fits(place.size):
+                    return
+                self._hold(place)
+                turn.set_result(None)
+            del self._waiting[place]
 
 
+class Place:
+    """A call's place behind a gate, held by ``async with``, or from ``take`` to ``leave``."""
+
+    __slots__ = ("_gate", "deadline", "is_held", "size")
+
+    def __init__(self, gate: Gate, deadline: Deadline, size: int) -> None:
+        self._gate = gate
+        self.deadline = deadline
+        self.size = size
+        self.is_held = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether ``take`` would have to wait now."""
+        return not self._gate.free(self.size)
+
+    async def take(self) -> Self:
+        """Wait for it."""
+        await self._gate._let_in(self)
+        return self
+
+    __aenter__ = take
+
+    async def __aexit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Let the next ones in. Does nothing where it is not held."""
+        if self.is_held:
+            self.is_held = False
+            self._gate._leave(self)
+
+    def resize(self, size: int) -> None:
+        """Count so many bytes from now on, which turned out to be needed. Waits for none."""
+        if self.is_held:
+            self._gate._resize(self, size)
+
+
+def copy_of_error(error: Exception) -> Exception:
+    """Return the error for a further caller: each that raises one writes its traceback into it."""
+    try:
+        copied = copy.copy(error)
+    except Exception:  # noqa: BLE001 - an error of somebody else's work, made in its own way
+        return error
+    copied.__cause__ = error.__cause__
+    return copied
+
+
+# Exports of a store that are open at once: each holds a snapshot, and a connection or some rows.
+_EXPORTS_AT_ONCE = 8
 # Bytes of the rows of all writing calls that are under way: enough for the largest groups that are
 # committed together. One call with more rows runs alone.
 _WRITTEN_AT_ONCE = 64 * 2**20
 
 
-class _State:
-    """The shares of one event loop's calls."""
-
-    __slots__ = ("alarm", "calls", "gone", "used", "waiting")
-
-    def __init__(self, look: Callable[[_State], None]) -> None:
-        self.calls = 0
-        self.used = 0
-        self.waiting: deque[Share] = deque()
-        self.gone = 0  # about so many of ``waiting`` have left
-        self.alarm = Alarm(partial(look, self))
+def export_gate() -> Gate:
+    """For the exports of a store."""
+    return Gate(f"{_EXPORTS_AT_ONCE} exports are open", calls=_EXPORTS_AT_ONCE)
 
 
-class Admission:
-    """Shares of at most ``calls`` places and ``memory`` bytes; None is no bound.
-
-    Who asks first is served first; who asks for more memory than all of it runs alone. ``reason``
-    tells why there was no turn.
-    """
-
-    def __init__(self, reason: str, *, calls: int | None = None, memory: int | None = None) -> None:
-        self.reason = reason
-        self.calls = calls
-        self.memory = memory
-        self._state: PerLoop[_State] = PerLoop(lambda: _State(self._look))
-
-    @property
-    def used(self) -> int:
-        """The bytes that are taken now."""
-        return self._state().used
-
-    @property
-    def waiting(self) -> int:
-        """The number of callers that wait for a share."""
-        return sum(not share._gone for share in self._state().waiting)
-
-    def free(self, size: int = 0) -> bool:
-        """Return whether a share of this size is available without waiting."""
-        state = self._state()
-        return not state.waiting and self._fits(state, self._bounded(size))
-
-    def share(self, size: int = 0, patience: Patience | None = None) -> Share:
-        """A place and ``size`` bytes, to be held by ``async with``."""
-        return Share(self, size, patience)
-
-    def close(self, error: Exception) -> None:
-        """Have those that wait end with copies of the error."""
-        state = self._state()
-        state.alarm.cancel()
-        for share in state.waiting:
-            share._give_up(copy_of_error(error))  # one that many raised would have all their frames
-        state.waiting.clear()
-
-    def _bounded(self, size: int) -> int:
-        return size if self.memory is None else min(size, self.memory)
-
-    def _fits(self, state: _State, size: int) -> bool:
-        return (self.calls is None or state.calls < self.calls) and (
-            self.memory is None or not size or state.used + size <= self.memory
-        )
-
-    async def _take(self, share: _S) -> _S:
-        state = self._state()
-        share.size = size = self._bounded(share.size)
-        free = not size and self.calls is None
-        if free or (not state.waiting and self._fits(state, size)):
-            state.calls += 1
-            state.used += size
-            return share._hold(state)
-        state.waiting.append(share)
-        turn = share._begin_waiting()
-        if share.patience is not None:
-            state.alarm.within(share.patience.left())
-        try:
-            await turn
-            share.outcome()
-        except BaseException:
-            if share._came:  # and the caller was cancelled at the same moment
-                self._give_back(state, share.size)
-            else:
-                self._leave(state, share)
-            raise
-        return share._hold(state)
-
-    def _leave(self, state: _State, share: Share) -> None:
-        # To look for one among thousands takes long where all of them leave at once.
-        share._turn = None
-        state.gone += 1
-        if 2 * state.gone > len(state.waiting):
-            self._forget_gone(state)
-        self._admit(state)
-
-    def _forget_gone(self, state: _State) -> None:
-        state.waiting = deque(share for share in state.waiting if not share._gone)
-        state.gone = 0
-
-    def _give_back(self, state: _State, size: int) -> None:
-        state.calls -= 1
-        state.used -= size
-        self._admit(state)
-
-    def _admit(self, state: _State) -> None:
-        while state.waiting:
-            share = state.waiting[0]
-            if not share._gone:
-                if share.patience is not None and share.patience.left() <= 0:
-                    share._give_up(share.patience.error(self.reason))
-                elif not self._fits(state, share.size):
-                    return
-                else:
-                    state.calls += 1
-                    state.used += share.size
-                    share._begin()
-            state.waiting.popleft()
-
-    def _look(self, state: _State) -> None:
-        """Have those end whose time is over."""
-        soonest = math.inf
-        for share in state.waiting:
-            if share.patience is None or share._gone:
-                continue
-            left = share.patience.left()
-            if left <= 0:
-                share._give_up(share.patience.error(self.reason))
-            else:
-                soonest = min(soonest, left)
-        self._forget_gone(state)
-        self._admit(state)
-        if state.waiting:
-            state.alarm.within(max(soonest, LOOK_APART))
-
-
-class Share(Outcome[None]):
-    """A place among the calls that go on, and bytes for it.
-
-    Thousands may wait for theirs, and the garbage collector looks through all that they hold: so
-    this is all that the one who waits has of an ``Admission``.
-    """
-
-    __slots__ = ("_admission", "_came", "_state", "_turn", "patience", "size")
-
-    def __init__(self, admission: Admission, size: int, patience: Patience | None) -> None:
-        super().__init__()
-        self._admission = admission
-        self._state: _State | None = None
-        self.patience = patience
-        self.size = size
-        # While it waits.
-        self._turn: asyncio.Future[None] | None = None
-        self._came = False
-
-    def resize(self, size: int) -> None:
-        """Count so many bytes from now on, which turned out to be taken. Waits for none."""
-        if self._state is not None:
-            size = self._admission._bounded(size)
-            self._state.used += size - self.size
-            self.size = size
-            self._admission._admit(self._state)
-
-    def __aenter__(self) -> Coroutine[Any, Any, Self]:
-        return self.take()
-
-    @property
-    def waits(self) -> bool:
-        """True if it would have to wait now."""
-        return not self._admission.free(self.size)
-
-    def take(self) -> Coroutine[Any, Any, Self]:
-        return self._admission._take(self)
-
-    def _hold(self, state: _State) -> Self:
-        self._state, self._turn = state, None
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.give_back()
-
-    def give_back(self) -> None:
-        """Leave, once; the next ones get their turn."""
-        state, self._state = self._state, None
-        if state is not None:
-            self._admission._give_back(state, self.size)
-
-    # While it waits
-
-    @property
-    def _gone(self) -> bool:
-        """True if its caller has left, or cannot go on as its event loop was closed."""
-        turn = self._turn
-        return turn is None or turn.done() or turn.get_loop().is_closed()
-
-    def _begin_waiting(self) -> asyncio.Future[None]:
-        self._turn = asyncio.get_running_loop().create_future()
-        self._came, self._error = False, None  # it may have waited before
-        return self._turn
-
-    def _begin(self) -> None:
-        self._came = True
-        if self._turn is not None:
-            self._turn.set_result(None)
-
-    def _give_up(self, error: Exception) -> None:
-        if self._turn is not None and not self._turn.done():
-            self._error = error
-            self._turn.set_result(None)
-
-
-# Each holds a snapshot, and a connection or some blocks of rows.
-_EXPORTS_AT_ONCE = 8
-
-
-def export_admission() -> Admission:
-    """For the exports of a store that are open at once."""
-    return Admission(f"{_EXPORTS_AT_ONCE} exports are open", calls=_EXPORTS_AT_ONCE)
-
-
-def write_admission(calls: int) -> Admission:
-    """For the writing calls of a store: at most so many, and so many bytes of rows, at once."""
-    return Admission("too many writes are waiting", calls=calls, memory=_WRITTEN_AT_ONCE)
+def write_gate(calls: int) -> Gate:
+    """For the writing calls of a store: at most so many, and so many bytes of rows."""
+    return Gate("too many writes are waiting", calls=calls, memory=_WRITTEN_AT_ONCE)
