@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import errors
 from ._embed.protocol import Embedder
 from ._filters import F
 from ._model.ids import new_id
@@ -12,33 +13,7 @@ from ._model.records import Hit, Record
 from ._model.results import Results
 from ._model.schema import Embed, Field, Schema
 from ._store.connect import connect, restore
-from .errors import (
-    AiovecError,
-    BackendNotInstalledError,
-    ConfigError,
-    CorruptStoreError,
-    DimensionMismatchError,
-    DuplicateIdError,
-    EmbeddingError,
-    ExtensionUnavailableError,
-    FilterError,
-    InvalidArgumentError,
-    InvalidNameError,
-    InvalidRowError,
-    InvalidVectorError,
-    MigrationError,
-    ModelMismatchError,
-    OutcomeUnknownError,
-    SchemaMismatchError,
-    StoreBusyError,
-    StoreClosedError,
-    StoreFullError,
-    StoreMovedError,
-    StoreReplacedError,
-    TableExistsError,
-    TableNotFoundError,
-    UnsupportedError,
-)
+from .errors import *  # noqa: F403 - __all__ has them
 
 if TYPE_CHECKING:
     from ._input.types import JsonValue, Rows, Vector, Vectors, Where
@@ -79,45 +54,20 @@ __version__ = "0.1.0"
 __all__ = [
     "REMOVE",
     "RRF",
-    "AiovecError",
-    "BackendNotInstalledError",
-    "ConfigError",
-    "CorruptStoreError",
-    "DimensionMismatchError",
-    "DuplicateIdError",
     "Embed",
     "Embedder",
-    "EmbeddingError",
-    "ExtensionUnavailableError",
     "F",
     "Field",
-    "FilterError",
     "Hit",
     "IndexInfo",
-    "InvalidArgumentError",
-    "InvalidNameError",
-    "InvalidRowError",
-    "InvalidVectorError",
     "JsonValue",
-    "MigrationError",
-    "ModelMismatchError",
-    "OutcomeUnknownError",
     "Record",
     "Results",
     "Rows",
     "Schema",
-    "SchemaMismatchError",
-    "StoreBusyError",
-    "StoreClosedError",
-    "StoreFullError",
-    "StoreMovedError",
-    "StoreReplacedError",
     "Table",
-    "TableExistsError",
-    "TableNotFoundError",
     "TableStats",
     "Tuning",
-    "UnsupportedError",
     "Vector",
     "VectorStore",
     "Vectors",
@@ -127,3 +77,4 @@ __all__ = [
     "new_id",
     "restore",
 ]
+__all__ += errors.__all__

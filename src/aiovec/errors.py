@@ -8,19 +8,19 @@ AiovecError
 ├── InvalidNameError            a table, field or selected name that is not allowed
 ├── TableNotFoundError
 ├── TableExistsError
-├── SchemaMismatchError         a table is there with another schema
+├── SchemaMismatchError         the table exists with another schema
 ├── ModelMismatchError          vectors of one embedding model for a table of another
 ├── DimensionMismatchError      a vector of another length than the table's
 ├── InvalidVectorError          NaN, infinity, or a zero vector under cosine
-├── InvalidRowError             a row's field of the wrong type, or none where one must be
+├── InvalidRowError             a row's field of the wrong type, or a missing one
 ├── EmbeddingError              an embedder that is missing, failed, or gave no usable vectors
 ├── DuplicateIdError            an insert of an id that exists, or twice in one call
 ├── FilterError                 a filter that does not parse or does not fit the schema
 ├── UnsupportedError            an ability that this backend does not have
 ├── StoreClosedError
-├── StoreBusyError              the call got no turn within the time allowed
-├── StoreFullError              no room left where the store lies
-├── OutcomeUnknownError         a commit that failed so that it may be kept or not
+├── StoreBusyError              the store stayed busy until the timeout
+├── StoreFullError              no room left for the store's files
+├── OutcomeUnknownError         a commit that failed, so that the write may have been saved or not
 ├── StoreMovedError             the store has been migrated to another place
 ├── StoreReplacedError          the file under an open store was replaced or removed
 ├── CorruptStoreError           a file that is damaged, or not an aiovec store
@@ -33,11 +33,12 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import KW_ONLY, InitVar, dataclass
+from typing import Any, ClassVar
 
 
 def shown(value: object, most: int = 120) -> str:
-    """A user's value for a message, cut short. Whatever it is, this takes no time and succeeds."""
+    """Return a user's value for a message, cut short: quickly, and without raising."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = most
     short.maxlist = short.maxtuple = short.maxdict = short.maxset = 20
@@ -49,9 +50,17 @@ def shown(value: object, most: int = 120) -> str:
 
 
 def _listed(names: Sequence[object], most: int = 12) -> str:
-    """Names for a message: all of a few, the first of many."""
+    """Return names for a message: all of a few, the first of many."""
     listed = ", ".join(map(shown, names[:most]))
     return f"{listed} and {len(names) - most} more" if len(names) > most else listed or "none"
+
+
+def _place(row: int | None, id: str | None) -> str:
+    if row is None and id is None:
+        return ""
+    if id is None:
+        return f" of row {row}"
+    return f" of id {id!r}" if row is None else f" of row {row} (id {id!r})"
 
 
 def _rebuild(cls: type[AiovecError], args: tuple[Any, ...], facts: dict[str, Any]) -> AiovecError:
@@ -61,377 +70,471 @@ def _rebuild(cls: type[AiovecError], args: tuple[Any, ...], facts: dict[str, Any
     return error
 
 
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """How a server answers a request that fails with an error of this class."""
+
+    status: int
+    title: str
+    places: tuple[str, ...] = ()
+    """The facts that stay with the server, since they say where something is."""
+    machine: bool = True
+    """False if the message holds the caller's own values alone, and no path of the server."""
+    retry_after: int | None = None
+    """Seconds after which the same request may succeed."""
+
+
+_TARGET = ("target",)
+
+
 class AiovecError(Exception):
-    """The root. Raised itself only for a driver's failure that no class below describes."""
+    """The root. Raised itself only for a driver's failure that no class below describes.
+
+    The classes below are dataclasses: their fields are the facts, and ``_message`` is made of them.
+    """
+
+    http: ClassVar = HttpAnswer(500, "The store failed")
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
+
+    def __post_init__(self) -> None:
+        self.args = (self._message(),)
+
+    def _message(self) -> str:
+        raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Subclasses take their facts, not the message, so the default way back would not fit.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
+@dataclass(eq=False, repr=False)
 class ConfigError(AiovecError):
     """A target, a TOML file or an environment variable that cannot be used.
 
-    ``file`` and ``key`` name the place, ``accepted`` what may stand there.
+    ``file`` and ``key`` name the place, ``accepted`` says what it accepts.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        file: str | None = None,
-        key: str | None = None,
-        accepted: str | None = None,
-    ) -> None:
-        self.file = file
-        self.key = key
-        self.accepted = accepted
-        super().__init__(message)
+    http = HttpAnswer(500, "The server is not set up for this", places=("file",))
+
+    message: InitVar[str]
+    _: KW_ONLY
+    file: str | None = None
+    key: str | None = None
+    accepted: str | None = None
+
+    def __post_init__(self, message: str) -> None:
+        self.args = (message,)
 
 
+@dataclass(eq=False, repr=False)
 class BackendNotInstalledError(AiovecError):
     """The backend is known, but what it needs is not installed; ``extra`` names what brings it."""
 
-    def __init__(self, backend: str, extra: str) -> None:
-        self.backend = backend
-        self.extra = extra
-        super().__init__(
-            f'the backend {backend!r} is not installed; install it with: pip install "{extra}"'
+    http = HttpAnswer(500, "The backend is not installed")
+
+    backend: str
+    extra: str
+
+    def _message(self) -> str:
+        return (
+            f"the backend {self.backend!r} is not installed; install it with: "
+            f'pip install "{self.extra}"'
         )
 
 
+@dataclass(eq=False, repr=False)
 class ExtensionUnavailableError(AiovecError):
     """No SQLite driver here can load the sqlite-vec extension; ``cure`` says what to install."""
 
-    def __init__(self, reason: str, cure: str) -> None:
-        self.reason = reason
-        self.cure = cure
-        super().__init__(f"{reason}; {cure}")
+    http = HttpAnswer(500, "SQLite lacks an extension")
+
+    reason: str
+    cure: str
+
+    def _message(self) -> str:
+        return f"{self.reason}; {self.cure}"
 
 
+@dataclass(eq=False, repr=False)
 class InvalidArgumentError(AiovecError, ValueError):
     """An argument out of its range: ``argument``, ``value`` and ``expected``."""
 
-    def __init__(self, argument: str, value: object, expected: str) -> None:
-        self.argument = argument
-        self.value = value
-        self.expected = expected
-        super().__init__(f"{argument} must be {expected}, not {shown(value)}")
+    http = HttpAnswer(422, "Invalid argument", machine=False)
+
+    argument: str
+    value: object
+    expected: str
+
+    def _message(self) -> str:
+        return f"{self.argument} must be {self.expected}, not {shown(self.value)}"
 
 
+@dataclass(eq=False, repr=False)
 class InvalidNameError(AiovecError, ValueError):
     """A name that is not allowed: ``name``, the ``kind`` of thing it names, and the ``rule``."""
 
-    def __init__(self, name: object, kind: str, rule: str) -> None:
-        self.name = name
-        self.kind = kind
-        self.rule = rule
-        super().__init__(f"{shown(name)} cannot name a {kind}: {rule}")
+    http = HttpAnswer(422, "Invalid name", machine=False)
+
+    name: object
+    kind: str
+    rule: str
+
+    def _message(self) -> str:
+        return f"{shown(self.name)} cannot name a {self.kind}: {self.rule}"
 
 
+@dataclass(eq=False, repr=False)
 class TableNotFoundError(AiovecError, LookupError):
     """There is no such ``table``; ``tables`` are those that exist."""
 
-    def __init__(self, table: str, tables: Sequence[str] = ()) -> None:
-        self.table = table
-        self.tables = list(tables)
-        super().__init__(f"there is no table {table!r}; the tables are: {_listed(self.tables)}")
+    http = HttpAnswer(404, "No such table", machine=False)
+
+    table: str
+    tables: Sequence[str] = ()
+
+    def _message(self) -> str:
+        self.tables = list(self.tables)
+        return f"there is no table {self.table!r}; the tables are: {_listed(self.tables)}"
 
 
+@dataclass(eq=False, repr=False)
 class TableExistsError(AiovecError):
-    def __init__(self, table: str) -> None:
-        self.table = table
-        super().__init__(
-            f"the table {table!r} exists already; choose another name, or, to create_table, pass "
-            "exist_ok=True to accept it"
+    """The ``table`` already exists."""
+
+    http = HttpAnswer(409, "The table exists", machine=False)
+
+    table: str
+
+    def _message(self) -> str:
+        return (
+            f"the table {self.table!r} already exists; choose another name, or pass exist_ok=True "
+            "to create_table to accept it"
         )
 
 
+@dataclass(eq=False, repr=False)
 class SchemaMismatchError(AiovecError):
-    """The ``table`` is there with another schema; ``differences`` lists each one."""
+    """The ``table`` exists with another schema; ``differences`` lists each difference."""
 
-    def __init__(self, table: str, differences: Sequence[str]) -> None:
-        self.table = table
-        self.differences = list(differences)
-        super().__init__(f"the table {table!r} has another schema: " + "; ".join(differences))
+    http = HttpAnswer(409, "The table has another schema", machine=False)
+
+    table: str
+    differences: Sequence[str]
+
+    def _message(self) -> str:
+        self.differences = list(self.differences)
+        return f"the table {self.table!r} has another schema: {'; '.join(self.differences)}"
 
 
+@dataclass(eq=False, repr=False)
 class ModelMismatchError(AiovecError, ValueError):
     """Vectors of the model ``given`` were offered to a ``table`` of the model ``expected``."""
 
-    def __init__(self, table: str, expected: str | None, given: str | None) -> None:
-        self.table = table
-        self.expected = expected
-        self.given = given
-        super().__init__(
-            f"the table {table!r} holds vectors of the model {expected!r}, not {given!r}; "
-            "vectors of two models cannot be compared"
+    http = HttpAnswer(409, "The table has another embedding model", machine=False)
+
+    table: str
+    expected: str | None
+    given: str | None
+
+    def _message(self) -> str:
+        return (
+            f"the table {self.table!r} holds vectors of the model {self.expected!r}, not "
+            f"{self.given!r}; vectors of two models cannot be compared"
         )
 
 
+@dataclass(eq=False, repr=False)
 class DimensionMismatchError(AiovecError, ValueError):
-    """A vector of length ``given`` where ``expected`` is the table's; ``row``, ``id`` if known."""
+    """A vector of length ``given`` for a table of length ``expected``; ``row``, ``id`` if known."""
 
-    def __init__(
-        self, expected: int, given: int, *, row: int | None = None, id: str | None = None
-    ) -> None:
-        self.expected = expected
-        self.given = given
-        self.row = row
-        self.id = id
-        super().__init__(
-            f"the vector{_place(row, id)} has {given} dimensions; the table's have {expected}"
+    http = HttpAnswer(422, "The vector has another length", machine=False)
+
+    expected: int
+    given: int
+    _: KW_ONLY
+    row: int | None = None
+    id: str | None = None
+
+    def _message(self) -> str:
+        return (
+            f"the vector{_place(self.row, self.id)} has {self.given} dimensions; the table's have "
+            f"{self.expected}"
         )
 
 
+@dataclass(eq=False, repr=False)
 class InvalidVectorError(AiovecError, ValueError):
     """A vector that cannot be compared, or is none at all: ``reason``, ``row`` and ``id``."""
 
-    def __init__(self, reason: str, *, row: int | None = None, id: str | None = None) -> None:
-        self.reason = reason
-        self.row = row
-        self.id = id
-        super().__init__(f"the vector{_place(row, id)} {reason}")
+    http = HttpAnswer(422, "Invalid vector", machine=False)
+
+    reason: str
+    _: KW_ONLY
+    row: int | None = None
+    id: str | None = None
+
+    def _message(self) -> str:
+        return f"the vector{_place(self.row, self.id)} {self.reason}"
 
 
+@dataclass(eq=False, repr=False)
 class InvalidRowError(AiovecError, ValueError):
     """A value that does not fit the schema: ``row``, ``id``, ``field`` and ``reason``."""
 
-    def __init__(
-        self,
-        reason: str,
-        *,
-        row: int | None = None,
-        id: str | None = None,
-        field: str | None = None,
-    ) -> None:
-        self.reason = reason
-        self.row = row
-        self.id = id
-        self.field = field
-        where = (
-            f"field {shown(field)}"
-            if field is not None
-            else "the row"
-            if row is not None
-            else "rows"
-        )
-        super().__init__(f"{where}{_place(row, id)}: {reason}")
+    http = HttpAnswer(422, "Invalid row", machine=False)
+
+    reason: str
+    _: KW_ONLY
+    row: int | None = None
+    id: str | None = None
+    field: str | None = None
+
+    def _message(self) -> str:
+        subject = "rows" if self.row is None else "the row"
+        if self.field is not None:
+            subject = f"field {shown(self.field)}"
+        return f"{subject}{_place(self.row, self.id)}: {self.reason}"
 
 
+@dataclass(eq=False, repr=False)
 class EmbeddingError(AiovecError):
     """The ``embedder`` gave no usable vector for a text; nothing of the call was written.
 
     ``row`` and ``id`` name the row of the text, if it is one's, ``model`` is the embedder's,
-    ``status`` the HTTP status of its service, and ``retryable`` is true where the same call may
+    ``status`` is the HTTP status of its service, and ``retryable`` is true if the same call may
     succeed later.
     """
 
-    def __init__(
-        self,
-        embedder: str,
-        reason: str,
-        *,
-        model: str | None = None,
-        row: int | None = None,
-        id: str | None = None,
-        status: int | None = None,
-        retryable: bool = False,
-    ) -> None:
-        self.embedder = embedder
-        self.reason = reason
-        self.model = model
-        self.row = row
-        self.id = id
-        self.status = status
-        self.retryable = retryable
-        of = f" ({model})" if model else ""
-        later = "; the same call may succeed later" if retryable else ""
-        super().__init__(
-            f"the embedder {embedder!r}{of} gave no vector for the text{_place(row, id)}: "
-            f"{reason}{later}"
+    http = HttpAnswer(502, "The embedder gave no vector")
+
+    embedder: str
+    reason: str
+    _: KW_ONLY
+    model: str | None = None
+    row: int | None = None
+    id: str | None = None
+    status: int | None = None
+    retryable: bool = False
+
+    def _message(self) -> str:
+        of = f" ({self.model})" if self.model else ""
+        later = "; the same call may succeed later" if self.retryable else ""
+        return (
+            f"the embedder {self.embedder!r}{of} gave no vector for the text"
+            f"{_place(self.row, self.id)}: {self.reason}{later}"
         )
 
 
+@dataclass(eq=False, repr=False)
 class DuplicateIdError(AiovecError, ValueError):
-    """``ids`` that ``table`` has already, or with ``within_call`` that stand twice in one call."""
+    """``ids`` that ``table`` already has, or with ``within_call``, that the call has twice."""
 
-    def __init__(self, table: str, ids: Sequence[str], *, within_call: bool = False) -> None:
-        self.table = table
-        self.ids = list(ids)
-        self.within_call = within_call
-        what = "stand twice in the call" if within_call else f"exist already in table {table!r}"
-        super().__init__(f"these ids {what}: {_listed(self.ids)}; nothing was inserted")
+    http = HttpAnswer(409, "The id exists", machine=False)
+
+    table: str
+    ids: Sequence[str]
+    _: KW_ONLY
+    within_call: bool = False
+
+    def _message(self) -> str:
+        self.ids = list(self.ids)
+        what = f"already exist in the table {self.table!r}"
+        if self.within_call:
+            what = "occur more than once in this call"
+        return f"these ids {what}: {_listed(self.ids)}; nothing was inserted"
 
 
+@dataclass(eq=False, repr=False)
 class FilterError(AiovecError, ValueError):
     """A filter that cannot be used.
 
     For a text filter, ``position`` counts the characters before the fault and ``expected`` says
-    what could stand there.
+    what is accepted there.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        text: str | None = None,
-        position: int | None = None,
-        expected: str | None = None,
-    ) -> None:
-        self.text = text
-        self.position = position
-        self.expected = expected
-        shown = message
-        if expected is not None:
-            shown += f"; expected {expected}"
+    http = HttpAnswer(422, "Invalid filter", machine=False)
+
+    message: InitVar[str]
+    _: KW_ONLY
+    text: str | None = None
+    position: int | None = None
+    expected: str | None = None
+
+    def __post_init__(self, message: str) -> None:
+        if self.expected is not None:
+            message += f"; expected {self.expected}"
+        text, position = self.text, self.position
         if text is not None and position is not None:
             start, end = max(0, position - 30), position + 30
             excerpt = ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
-            shown += f" (at position {position}: {excerpt!r})"
-        super().__init__(shown)
+            message += f" (at position {position}: {excerpt!r})"
+        self.args = (message,)
 
 
+@dataclass(eq=False, repr=False)
 class UnsupportedError(AiovecError):
     """The ``backend``, or a ``table`` of it, does not have this ``ability``."""
 
-    def __init__(
-        self, ability: str, backend: str, hint: str | None = None, *, table: str | None = None
-    ) -> None:
-        self.ability = ability
-        self.backend = backend
-        self.table = table
-        lacks = f"the {backend} backend" if table is None else f"the table {table!r}"
-        super().__init__(f"{lacks} does not support {ability!r}" + (f"; {hint}" if hint else ""))
+    # Not 501, which says that the server knows no such request at all: another store would do it.
+    http = HttpAnswer(422, "The backend does not support this")
+
+    ability: str
+    backend: str
+    hint: str | None = None
+    _: KW_ONLY
+    table: str | None = None
+
+    def _message(self) -> str:
+        lacks = f"the {self.backend} backend" if self.table is None else f"the table {self.table!r}"
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{lacks} does not support {self.ability!r}{hint}"
 
 
+@dataclass(eq=False, repr=False)
 class StoreClosedError(AiovecError):
-    """The store at ``target`` cannot be used any more; ``reason`` where nobody closed it."""
+    """The store at ``target`` is closed; ``reason`` says why if the app did not close it."""
 
-    def __init__(self, target: str, reason: str | None = None) -> None:
-        self.target = target
-        self.reason = reason
-        super().__init__(f"the store {target} is closed" + (f": {reason}" if reason else ""))
+    http = HttpAnswer(503, "The store is closed", places=_TARGET, retry_after=5)
+
+    target: str
+    reason: str | None = None
+
+    def _message(self) -> str:
+        return f"the store {self.target} is closed" + (f": {self.reason}" if self.reason else "")
 
 
-_EARLIER_STEPS = "the earlier steps of the call are kept, and a repeat does the rest"
+_EARLIER_STEPS = "the earlier steps of the call are saved, and a repeat does the rest"
 
 
+@dataclass(eq=False, repr=False)
 class StoreBusyError(AiovecError):
-    """The call got no turn within ``waited`` seconds; nothing of it was done.
+    """The store stayed busy for ``waited`` seconds, until the timeout; nothing was done.
 
-    With ``in_part`` the call has several steps, as ``optimize`` has, and those before are kept.
+    With ``in_part``, the earlier steps of a call such as ``optimize`` are saved.
     """
 
-    def __init__(self, reason: str, waited: float, *, in_part: bool = False) -> None:
-        self.reason = reason
-        self.waited = waited
-        self.in_part = in_part
-        time = f" (waited {waited:.1f} s)" if waited else ""
-        done = _EARLIER_STEPS if in_part else "nothing of the call was done"
-        super().__init__(f"{reason}{time}; {done}")
+    http = HttpAnswer(503, "The store is busy", retry_after=1)
+
+    reason: str
+    waited: float
+    _: KW_ONLY
+    in_part: bool = False
+
+    def _message(self) -> str:
+        time = f" (waited {self.waited:.1f} s)" if self.waited else ""
+        return f"{self.reason}{time}; {_EARLIER_STEPS if self.in_part else 'nothing was done'}"
 
 
+@dataclass(eq=False, repr=False)
 class StoreFullError(AiovecError):
-    """No room is left where the store lies; nothing of the call was kept.
+    """No room is left for the files of the store; nothing of the call was saved.
 
-    With ``in_part`` the call has several steps, as ``optimize`` has, and those before are kept.
+    With ``in_part``, the earlier steps of a call such as ``optimize`` are saved.
     """
 
-    def __init__(self, target: str, reason: str, *, in_part: bool = False) -> None:
-        self.target = target
-        self.reason = reason
-        self.in_part = in_part
-        kept = _EARLIER_STEPS if in_part else "nothing of the call was kept"
-        super().__init__(
-            f"no room to write to {target} ({reason}); {kept}, what was acknowledged before is safe"
+    http = HttpAnswer(507, "The store is full", places=_TARGET)
+
+    target: str
+    reason: str
+    _: KW_ONLY
+    in_part: bool = False
+
+    def _message(self) -> str:
+        saved = _EARLIER_STEPS if self.in_part else "nothing of this call was saved"
+        return (
+            f"no room to write to {self.target} ({self.reason}); {saved}, and earlier writes are "
+            "safe"
         )
 
 
+@dataclass(eq=False, repr=False)
 class OutcomeUnknownError(AiovecError):
-    """Committing to ``target`` failed for ``reason`` in a way that may leave the call kept.
+    """The commit to ``target`` failed for ``reason``; the write may or may not have been saved.
 
-    All of the call is kept, or none of it. Look (``get``, ``count``) before you go on, or repeat
-    the call by ``upsert``, ``update`` or ``delete``, which is right in either case. Where the file
-    system failed, the rows may come to light only after the store is opened again.
+    All of the call is saved, or none of it. Check with ``get`` or ``count``, or repeat the call
+    with ``upsert``, ``update`` or ``delete``, which is right in either case. If the file system
+    failed, the rows may appear only after the store is opened again.
     """
 
-    def __init__(self, target: str, reason: str) -> None:
-        self.target = target
-        self.reason = reason
-        super().__init__(
-            f"whether the call was kept in {target} is not known, since its commit failed "
-            f"({reason}); look, or repeat it by upsert"
+    # Not 503: a client that repeats the request by itself may do it twice.
+    http = HttpAnswer(500, "The outcome is not known", places=_TARGET)
+
+    target: str
+    reason: str
+
+    def _message(self) -> str:
+        return (
+            f"the commit to {self.target} failed ({self.reason}); the write may or may not have "
+            "been saved. Check with get() or count(), or repeat it with upsert()"
         )
 
 
+@dataclass(eq=False, repr=False)
 class StoreMovedError(AiovecError):
     """The store has been migrated from ``target`` to ``moved_to``.
 
-    Stores that were opened from the TOML ``config`` go on there by themselves, with its
-    ``backend``; both are empty where the move changed no TOML. ``generation`` rises with every
-    cut-over, there and back.
+    Stores that were opened from the TOML file ``config`` follow by themselves, to its ``backend``;
+    both are empty if the move changed no TOML file. ``generation`` grows with every switch, in
+    either direction.
     """
 
-    def __init__(
-        self,
-        target: str,
-        moved_to: str,
-        *,
-        backend: str = "",
-        config: str = "",
-        generation: int = 0,
-        reason: str = "",
-    ) -> None:
-        self.target = target
-        self.moved_to = moved_to
-        self.backend = backend
-        self.config = config
-        self.generation = generation
-        super().__init__(
-            f"the store {target} has moved to {moved_to}" + (f"; {reason}" if reason else "")
-        )
+    http = HttpAnswer(
+        503, "The store has moved", places=("target", "moved_to", "config"), retry_after=2
+    )
+
+    target: str
+    moved_to: str
+    _: KW_ONLY
+    backend: str = ""
+    config: str = ""
+    generation: int = 0
+    reason: str = ""
+
+    def _message(self) -> str:
+        reason = f"; {self.reason}" if self.reason else ""
+        return f"the store {self.target} has moved to {self.moved_to}{reason}"
 
 
+@dataclass(eq=False, repr=False)
 class StoreReplacedError(AiovecError):
-    """Another store than the open one, or none, lies at ``target``; ``reason`` says what happened.
+    """The file or folder at ``target`` was replaced or removed; ``reason`` says what happened.
 
-    Nothing of the call is at ``target``: where a write had been committed already, its rows went to
-    the old file or folder. ``backup`` of a store in a SQLite file still copies the old one. Close
-    the store and open it again to use what is there now.
+    Nothing of the call is at ``target``: a write that was already committed went to the old file or
+    folder. ``backup`` of a store in a SQLite file still copies the old one. Close the store and
+    open it again to use the new one.
     """
 
-    def __init__(self, target: str, reason: str) -> None:
-        self.target = target
-        self.reason = reason
-        super().__init__(
-            f"{target} is no longer what this store has open: {reason}; nothing of this call was "
-            "kept there; close this store and open it again"
+    http = HttpAnswer(503, "The store was replaced", places=_TARGET, retry_after=10)
+
+    target: str
+    reason: str
+
+    def _message(self) -> str:
+        return (
+            f"{self.target} is no longer what this store has open: {self.reason}; nothing of this "
+            "call was saved there; close this store and open it again"
         )
 
 
+@dataclass(eq=False, repr=False)
 class CorruptStoreError(AiovecError):
     """The data at ``target`` is damaged, or is not a store that this version reads."""
 
-    def __init__(self, target: str, reason: str) -> None:
-        self.target = target
-        self.reason = reason
-        super().__init__(f"{target}: {reason}")
+    http = HttpAnswer(500, "The store is damaged", places=_TARGET)
+
+    target: str
+    reason: str
+
+    def _message(self) -> str:
+        return f"{self.target}: {self.reason}"
 
 
 class MigrationError(AiovecError):
-    """A migration that cannot start, go on or be trusted."""
+    """A migration that cannot start, continue or be trusted."""
 
-
-def _place(row: int | None, id: str | None) -> str:
-    if row is None and id is None:
-        return ""
-    if id is None:
-        return f" of row {row}"
-    return f" of id {id!r}" if row is None else f" of row {row} (id {id!r})"
+    http = HttpAnswer(409, "The migration cannot do this")
 
 
 __all__ = [

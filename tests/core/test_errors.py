@@ -112,6 +112,6 @@ async def test_a_name_that_is_taken_tells_what_to_do() -> None:
         for name in ("a", "b"):
             await store.create_table(name, aiovec.Schema(2))
         with pytest.raises(
-            aiovec.TableExistsError, match="'b' exists already; choose another name"
+            aiovec.TableExistsError, match="'b' already exists; choose another name"
         ):
             await store.rename_table("a", "b")

@@ -1,8 +1,9 @@
-"""Errors as HTTP tells them, by RFC 9457, and back: one table from error class to status.
+"""Errors as HTTP problems by RFC 9457, and back.
 
-``problem_of`` makes the answer to an error, ``error_of`` gives a client the same error again.
+``problem_of`` makes the answer to an error, ``error_of`` gives a client the same error again. Each
+class of ``aiovec.errors`` says how, as its ``http``.
 
-No path of this machine leaves, no target, traceback or cause: only the facts named in the table do,
+No path of this machine leaves, no target, traceback or cause: only the facts that the class names,
 and the texts that this machine writes (a driver's message, an operating system's) have their places
 taken out. A message made of the caller's own values goes as it is.
 """
@@ -10,13 +11,13 @@ taken out. A message made of the caller's own values goes as it is.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass, field, fields, is_dataclass
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any
 
 from .. import errors
 from .._model.redaction import without_secrets
@@ -84,214 +85,44 @@ class Problem:
         return found
 
 
-class _Fact(NamedTuple):
-    """A kind of attribute: to JSON, and from JSON of somebody else."""
-
-    given: Callable[[object], Json]
-    read: Callable[[object], object]
-
-
-def _text_given(value: object) -> Json:
-    return None if value is None else _short(value if isinstance(value, str) else shown(value))
-
-
-def _text_read(value: object) -> str:
-    return _short(value) if isinstance(value, str) else ""
-
-
-def _number_given(value: object) -> Json:
-    finite = isinstance(value, (int, float)) and -(2**63) <= value < 2**63
-    return value if finite and isinstance(value, (int, float)) else None
-
-
-def _integer_read(value: object) -> int:
-    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-    return value if whole and isinstance(value, int) else 0
-
-
-def _seconds_read(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return 0.0
-    return float(value) if 0 <= value < 1e9 else 0.0
-
-
-def _texts_given(value: object) -> Json:
-    items = value if isinstance(value, (list, tuple)) else []
-    return [_text_given(item) for item in items[:MOST_ITEMS]]
-
-
-def _texts_read(value: object) -> list[str]:
-    items = value if isinstance(value, list) else []
-    return [_short(item) for item in items[:MOST_ITEMS] if isinstance(item, str)]
-
-
-def _value_given(value: object) -> Json:
-    """Return any value that a caller gave: as it is if JSON has it, else as a message shows it."""
-    if value is None or isinstance(value, (bool, str)):
-        return _short(value) if isinstance(value, str) else value
-    if type(value) is int and abs(value) < 2**63:
+def _json(value: object) -> Json:
+    """Return any value as JSON, cut to a length: as it is if JSON has it, else as text."""
+    if value is None or isinstance(value, bool):
         return value
-    if type(value) is float and math.isfinite(value):
-        return value
-    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value[:1000]):
-        return _texts_given(value)
-    return shown(value)
-
-
-def _value_read(value: object) -> object:
-    if isinstance(value, list):
-        return _texts_read(value)
     if isinstance(value, str):
         return _short(value)
-    return value if value is None or isinstance(value, (bool, int, float)) else shown(value)
+    if isinstance(value, (int, float)) and -(2**63) <= value < 2**63:  # which NaN is not
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_short(one if isinstance(one, str) else shown(one)) for one in value[:MOST_ITEMS]]
+    return _short(shown(value))
 
 
-def _or_none(fact: _Fact) -> _Fact:
-    return _Fact(fact.given, lambda value: None if value is None else fact.read(value))
+def _facts_of(cls: type[AiovecError]) -> dict[str, Any]:
+    """Return the facts of a class that leave, each with its value for a client that gets none."""
+    found = fields(cls) if is_dataclass(cls) else ()
+    return {one.name: _EMPTY.get(str(one.type)) for one in found if one.name not in cls.http.places}
 
 
-_TEXT = _Fact(_text_given, _text_read)
-_INTEGER = _Fact(_number_given, _integer_read)
-_SECONDS = _Fact(_number_given, _seconds_read)
-_FLAG = _Fact(lambda value: value is True, lambda value: value is True)
-_TEXTS = _Fact(_texts_given, _texts_read)
-_VALUE = _Fact(_value_given, _value_read)
-_TEXT_OR_NONE = _or_none(_TEXT)
-_INTEGER_OR_NONE = _or_none(_INTEGER)
+def _of_kind(value: Json, default: Any) -> Any:
+    """Return the value if it has the type of the default, else the default."""
+    kinds = (int, float) if isinstance(default, float) else type(default)
+    if default is None:
+        return value
+    fits = isinstance(value, kinds) and isinstance(value, bool) is isinstance(default, bool)
+    return value if fits else copy(default)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    status: int
-    title: str
-    facts: Mapping[str, _Fact] = field(default_factory=dict)
-    """The attributes that leave."""
-    places: Mapping[str, str] = field(default_factory=dict)
-    """The attributes that say where something is. They stay, and these words leave instead."""
-    machine: bool = False
-    """True if this machine wrote a part of the message, so that a path may be in it."""
-    retry_after: int | None = None
-
-
-_STORE = {"target": "the store"}
-_OF_ROW = {"row": _INTEGER_OR_NONE, "id": _TEXT_OR_NONE}
-
-_TABLE: dict[type[AiovecError], _Row] = {
-    AiovecError: _Row(500, "The store failed", machine=True),
-    errors.ConfigError: _Row(
-        500,
-        "The server is not set up for this",
-        {"key": _TEXT_OR_NONE, "accepted": _TEXT_OR_NONE},
-        places={"file": "the settings"},
-        machine=True,
-    ),
-    errors.BackendNotInstalledError: _Row(
-        500, "The backend is not installed", {"backend": _TEXT, "extra": _TEXT}, machine=True
-    ),
-    errors.ExtensionUnavailableError: _Row(
-        500, "SQLite lacks an extension", {"reason": _TEXT, "cure": _TEXT}, machine=True
-    ),
-    errors.InvalidArgumentError: _Row(
-        422, "Invalid argument", {"argument": _TEXT, "value": _VALUE, "expected": _TEXT}
-    ),
-    errors.InvalidNameError: _Row(
-        422, "Invalid name", {"name": _VALUE, "kind": _TEXT, "rule": _TEXT}
-    ),
-    errors.TableNotFoundError: _Row(404, "No such table", {"table": _TEXT, "tables": _TEXTS}),
-    errors.TableExistsError: _Row(409, "The table exists", {"table": _TEXT}),
-    errors.SchemaMismatchError: _Row(
-        409, "The table has another schema", {"table": _TEXT, "differences": _TEXTS}
-    ),
-    errors.ModelMismatchError: _Row(
-        409,
-        "The table has another embedding model",
-        {"table": _TEXT, "expected": _TEXT_OR_NONE, "given": _TEXT_OR_NONE},
-    ),
-    errors.DimensionMismatchError: _Row(
-        422,
-        "The vector has another length",
-        {"expected": _INTEGER, "given": _INTEGER, **_OF_ROW},
-    ),
-    errors.InvalidVectorError: _Row(422, "Invalid vector", {"reason": _TEXT, **_OF_ROW}),
-    errors.InvalidRowError: _Row(
-        422, "Invalid row", {"reason": _TEXT, "field": _TEXT_OR_NONE, **_OF_ROW}
-    ),
-    errors.EmbeddingError: _Row(
-        502,  # 503 if a retry may help: see problem_of
-        "The embedder gave no vector",
-        {
-            "embedder": _TEXT,
-            "reason": _TEXT,
-            "model": _TEXT_OR_NONE,
-            "status": _INTEGER_OR_NONE,
-            "retryable": _FLAG,
-            **_OF_ROW,
-        },
-        machine=True,
-    ),
-    errors.DuplicateIdError: _Row(
-        409, "The id exists", {"table": _TEXT, "ids": _TEXTS, "within_call": _FLAG}
-    ),
-    errors.FilterError: _Row(
-        422,
-        "Invalid filter",
-        {"text": _TEXT_OR_NONE, "position": _INTEGER_OR_NONE, "expected": _TEXT_OR_NONE},
-    ),
-    # Not 501, which says that the server knows no such request at all: another store would do it.
-    errors.UnsupportedError: _Row(
-        422,
-        "The backend does not support this",
-        {"ability": _TEXT, "backend": _TEXT, "table": _TEXT_OR_NONE},
-        machine=True,  # a hint may name the target
-    ),
-    errors.StoreClosedError: _Row(
-        503,
-        "The store is closed",
-        {"reason": _TEXT_OR_NONE},
-        places=_STORE,
-        machine=True,
-        retry_after=5,
-    ),
-    errors.StoreBusyError: _Row(
-        503,
-        "The store is busy",
-        {"reason": _TEXT, "waited": _SECONDS, "in_part": _FLAG},
-        machine=True,
-        retry_after=1,
-    ),
-    errors.StoreFullError: _Row(
-        507,
-        "The store is full",
-        {"reason": _TEXT, "in_part": _FLAG},
-        places=_STORE,
-        machine=True,
-    ),
-    # Not 503: a client that repeats the request by itself may do it twice.
-    errors.OutcomeUnknownError: _Row(
-        500, "The outcome is not known", {"reason": _TEXT}, places=_STORE, machine=True
-    ),
-    errors.StoreMovedError: _Row(
-        503,
-        "The store has moved",
-        {"backend": _TEXT, "generation": _INTEGER},
-        places={**_STORE, "moved_to": "another place", "config": ""},
-        machine=True,
-        retry_after=2,
-    ),
-    errors.StoreReplacedError: _Row(
-        503,
-        "The store was replaced",
-        {"reason": _TEXT},
-        places=_STORE,
-        machine=True,
-        retry_after=10,
-    ),
-    errors.CorruptStoreError: _Row(
-        500, "The store is damaged", {"reason": _TEXT}, places=_STORE, machine=True
-    ),
-    errors.MigrationError: _Row(409, "The migration cannot do this", machine=True),
+_BY_NAME = {name: getattr(errors, name) for name in errors.__all__}
+# What stands in the place of the attributes that stay with the server.
+_PLACES = {
+    "target": "the store",
+    "moved_to": "another place",
+    "config": "",
+    "file": "the settings",
 }
-_BY_NAME = {cls.__name__: cls for cls in _TABLE}
+# By the annotation of a fact; one of another type is None.
+_EMPTY = {"str": "", "int": 0, "float": 0.0, "bool": False, "Sequence[str]": []}
 _EMBEDDER_RETRY = 5
 
 
@@ -301,48 +132,46 @@ def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
     ``places`` are further texts that must not leave, such as the target of the store; the error's
     own target, paths, addresses and secrets never do. An error that is none of ours says nothing.
     """
-    cls = next((base for base in type(error).__mro__ if base in _TABLE), None)
-    if cls is None or not isinstance(error, AiovecError):
+    if not isinstance(error, AiovecError):
         return Problem.plain(500, "the server failed; its log has the reason")
-    row = _TABLE[cls]
+    # A subclass of somebody else is answered as ours.
+    cls = next(base for base in type(error).__mro__ if base.__name__ in _BY_NAME)
+    answer = error.http
     hidden: list[tuple[object, str]] = [(place, "the store") for place in places]
-    hidden += [(getattr(error, name, None), words) for name, words in row.places.items()]
+    hidden += [(getattr(error, name, None), _PLACES[name]) for name in answer.places]
     facts: dict[str, Json] = {}
-    for name, fact in row.facts.items():
+    for name in _facts_of(cls):
         value = getattr(error, name, None)
-        if row.machine and isinstance(value, str) and name != "id":  # a caller's own
+        if answer.machine and isinstance(value, str) and name != "id":  # a caller's own
             value = _without_places(value, hidden)
-        facts[name] = fact.given(value)
+        facts[name] = _json(value)
     detail = str(error)
-    detail = _short(_without_places(detail, hidden) if row.machine else detail)
-    status, retry_after = row.status, row.retry_after
+    detail = _short(_without_places(detail, hidden) if answer.machine else detail)
+    status, retry_after = answer.status, answer.retry_after
     if isinstance(error, errors.EmbeddingError) and error.retryable:
         status, retry_after = 503, _EMBEDDER_RETRY
-    return Problem(status, row.title, detail, cls.__name__, facts, retry_after)
+    return Problem(status, answer.title, detail, cls.__name__, facts, retry_after)
 
 
 def error_of(document: object, *, target: str = "the server's store") -> AiovecError:
-    """Return the error that a server's problem tells of: its class, its message and its facts.
+    """Return the error that a server's problem names: its class, its message and its facts.
 
-    ``document`` is the JSON as it was read, from a server that may be none of ours: an unknown
-    class gives ``AiovecError``, and a fact of another type the one for "nothing". ``target``
-    stands where the error names its store, whose place the server keeps for itself.
+    ``document`` is JSON from a server that may be none of ours: an unknown class gives
+    ``AiovecError``, and a fact of another type its default. ``target`` is the store that the error
+    names, since the server keeps its own place to itself.
     """
     members = document if isinstance(document, Mapping) else {}
     name, detail, given = (members.get(key) for key in ("error", "detail", "facts"))
     cls = _BY_NAME.get(name, AiovecError) if isinstance(name, str) else AiovecError
-    row = _TABLE[cls]
     facts = given if isinstance(given, Mapping) else {}
     error = cls.__new__(cls)
     text = detail if isinstance(detail, str) and detail else members.get("title")
-    message = text if isinstance(text, str) and text else "the server told of no reason"
+    message = text if isinstance(text, str) and text else "the server gave no reason"
     error.args = (_short(message),)
-    attributes: dict[str, object] = {
-        name: fact.read(facts.get(name)) for name, fact in row.facts.items()
-    }
-    for name, words in row.places.items():
-        attributes[name] = target if name == "target" else words
-    error.__dict__.update(attributes)
+    for name, default in _facts_of(cls).items():
+        setattr(error, name, _of_kind(_json(facts.get(name)), default))
+    for name in cls.http.places:
+        setattr(error, name, target if name == "target" else _PLACES[name])
     return error
 
 
