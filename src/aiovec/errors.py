@@ -87,6 +87,7 @@ class HttpAnswer:
 _TARGET = ("target",)
 
 
+@dataclass(init=False, eq=False, repr=False)
 class AiovecError(Exception):
     """The root. Raised itself only for a driver's failure that no class below describes.
 

@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from http import HTTPStatus
 from typing import Any
 
@@ -100,8 +100,8 @@ def _json(value: object) -> Json:
 
 def _facts_of(cls: type[AiovecError]) -> dict[str, Any]:
     """Return the facts of a class that leave, each with its value for a client that gets none."""
-    found = fields(cls) if is_dataclass(cls) else ()
-    return {one.name: _EMPTY.get(str(one.type)) for one in found if one.name not in cls.http.places}
+    facts = {one.name: _EMPTY.get(str(one.type)) for one in fields(cls)}
+    return {name: value for name, value in facts.items() if name not in cls.http.places}
 
 
 def _of_kind(value: Json, default: Any) -> Any:
@@ -113,7 +113,7 @@ def _of_kind(value: Json, default: Any) -> Any:
     return value if fits else copy(default)
 
 
-_BY_NAME = {name: getattr(errors, name) for name in errors.__all__}
+_BY_NAME: dict[str, type[AiovecError]] = {name: getattr(errors, name) for name in errors.__all__}
 # What stands in the place of the attributes that stay with the server.
 _PLACES = {
     "target": "the store",
