@@ -19,8 +19,8 @@ import numpy as np
 
 from aiovec._embed.calling import Caller as EmbedderCaller
 from aiovec._embed.failures import failure_of as embedding_failure
-from aiovec._embed.making import load as load_embedder
 from aiovec._embed.registry import configured_embedder
+from aiovec._embed.registry import load as load_embedder
 from aiovec.backend import Float32Array, Schema
 from aiovec.backend.origin import Origin
 from aiovec.errors import (
@@ -170,9 +170,9 @@ class Reembedding(Transform):
         for attempt in range(1, self._attempts + 1):
             try:
                 async with cast("asyncio.Semaphore", self._calls):
-                    given = await self._call(list(texts), "document")
-                # Outside the turn, and not tried again: it would only say the same once more.
-                return await self._host.in_thread(_checked, given, len(texts), dim)
+                    return await self._call(
+                        list(texts), "document", lambda given: _checked(given, len(texts), dim)
+                    )
             except AiovecError:
                 raise
             except Exception as exc:

@@ -84,11 +84,10 @@ async def test_rows_and_searches_go_through_the_service(service: Service, opened
         assert service.connections == 1
 
 
-async def test_base64_and_a_requested_dim(service: Service, opened: Open) -> None:
-    async with opened(base64=True, request_dim=True, cache_mb=0) as store:
+async def test_a_requested_dim_and_no_cache(service: Service, opened: Open) -> None:
+    async with opened(request_dim=True, cache_mb=0) as store:
         await with_table(store)
         await store.insert("notes", rows(2))
-        assert service.requests[0].document["encoding_format"] == "base64"
         assert service.requests[0].document["dimensions"] == DIM
         (record,) = await store.get("notes", "r1")
         assert np.asarray(record.vector).tolist() == vector_of("text 1")
@@ -224,14 +223,14 @@ WRONG: dict[str, tuple[Any, str]] = {
     "fewer": ({"data": [item(0, GOOD)]}, "1 vectors for 2 texts"),
     "no data": ({"object": "list"}, "no list 'data'"),
     "null": (None, "no list 'data'"),
-    "twice": ({"data": [item(1, GOOD), item(1, GOOD)]}, "index 1 stands twice"),
+    "twice": ({"data": [item(1, GOOD), item(1, GOOD)]}, "an index occurs twice"),
     "index": ({"data": [item(0, GOOD), item(2, GOOD)]}, "has the index 2"),
     "index of text": ({"data": [item(0, GOOD), {"index": "1", "embedding": GOOD}]}, "index '1'"),
     "long vector": ({"data": [item(0, GOOD), item(1, [*GOOD, 1.0])]}, "9 dimensions, not 8"),
-    "texts": ({"data": [item(0, GOOD), item(1, ["1"] * DIM)]}, "no list of numbers"),
-    "flags": ({"data": [item(0, GOOD), item(1, [True] * DIM)]}, "no list of numbers"),
-    "base64": ({"data": [item(0, GOOD), item(1, "AAA=!")]}, "no list of numbers"),
-    "huge": ({"data": [item(0, GOOD), item(1, [10**400] * DIM)]}, "no list of numbers"),
+    "texts": ({"data": [item(0, GOOD), item(1, ["1"] * DIM)]}, "list of numbers"),
+    "flags": ({"data": [item(0, GOOD), item(1, [True] * DIM)]}, "list of numbers"),
+    "base64": ({"data": [item(0, GOOD), item(1, "AAA=!")]}, "list of numbers"),
+    "huge": ({"data": [item(0, GOOD), item(1, [10**400] * DIM)]}, "lists of numbers"),
     "no embedding": ({"data": [item(0, GOOD), {"index": 1}]}, "no 'embedding'"),
     "NaN": ({"data": [item(0, GOOD), item(1, [math.nan] * DIM)]}, "NaN or infinity"),
     "zero": ({"data": [item(0, GOOD), item(1, [0.0] * DIM)]}, "zero"),

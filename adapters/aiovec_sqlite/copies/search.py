@@ -252,10 +252,6 @@ class ResidentSearch:
         resident = self._tables.get(table)
         return 0 if resident is None else resident.nbytes
 
-    def memory_by_table(self) -> list[tuple[str, int]]:
-        """For telemetry: what each table takes."""
-        return [(name, resident.nbytes) for name, resident in list(self._tables.items())]
-
     def index(self, table: TableHandle) -> str | None:
         """For ``stats``: what is approximate; None where every search is exact."""
         if not self.by_bits(table):

@@ -7,7 +7,7 @@ from typing import cast
 
 from .._model.schema import MAX_DIM, check_embedder_name
 from ..errors import ConfigError, shown
-from .protocol import AnyEmbedder, EmbedderOption
+from .protocol import Embedder, EmbedderOption
 
 
 def check_embedders(given: object) -> dict[str, EmbedderOption]:
@@ -32,7 +32,7 @@ def check_embedders(given: object) -> dict[str, EmbedderOption]:
     return checked
 
 
-def check_embedder(name: str, embedder: object) -> AnyEmbedder:
+def check_embedder(name: str, embedder: object) -> Embedder:
     """Return an embedder that has all it needs, or raise ConfigError."""
     model, dim = getattr(embedder, "model", None), getattr(embedder, "dim", None)
     fault = ""
@@ -48,4 +48,4 @@ def check_embedder(name: str, embedder: object) -> AnyEmbedder:
             "and has the attributes model and dim, or a mapping such as {'kind': 'demo'}",
             key=f"embedders.{name}", accepted="an aiovec.Embedder",
         )  # fmt: skip
-    return cast("AnyEmbedder", embedder)
+    return cast("Embedder", embedder)

@@ -52,48 +52,44 @@ class Failure(Exception):  # noqa: N818 - never leaves the package
         super().__init__(reason)
 
 
-def failure_of(error: Exception, secrets: Iterable[str] = ()) -> Failure:
+def failure_of(error: Exception) -> Failure:
     """Return what an exception of an embedder means."""
     if isinstance(error, Failure):
         return error
-    secrets = tuple(secrets)
     with contextlib.suppress(Exception):  # one that keeps its arguments to itself
-        cleaned(error, secrets)
+        cleaned(error, ())
     if isinstance(error, EmbeddingError):
         return Failure(
-            shortened(error.reason, secrets), retryable=error.retryable,
-            divisible=not error.retryable, status=error.status, cause=error,
+            shortened(error.reason), retryable=error.retryable, divisible=not error.retryable,
+            status=error.status, cause=error,
         )  # fmt: skip
     said = str(error)
-    reason = shortened(f"{type(error).__name__}: {said}" if said else type(error).__name__, secrets)
+    reason = shortened(f"{type(error).__name__}: {said}" if said else type(error).__name__)
     response = getattr(error, "response", None)
     status = _status_of(error) or _status_of(response)
     if status is not None:
-        return of_status(
-            status, reason, retry_after_of(getattr(response, "headers", None)), cause=error
-        )
-    if isinstance(error, AiovecError):
-        return Failure(reason, cause=error)
-    lasting = isinstance(error, _LASTING)
-    return Failure(reason, retryable=not lasting, divisible=lasting, cause=error)
+        failure = of_status(status, reason, getattr(response, "headers", None))
+        failure.cause = error
+        return failure
+    lasting = isinstance(error, (*_LASTING, AiovecError))
+    divisible = isinstance(error, _LASTING)
+    return Failure(reason, retryable=not lasting, divisible=divisible, cause=error)
 
 
-def of_status(
-    status: int,
-    reason: str,
-    retry_after: float | None = None,
-    *,
-    cause: BaseException | None = None,
-) -> Failure:
+def of_status(status: int, reason: str, headers: Any) -> Failure:
     """Return the failure that an HTTP status means."""
     return Failure(
         reason,
         retryable=status in _PASSING_STATUS or status >= 500,
         divisible=status in _DIVISIBLE_STATUS,
         status=status,
-        retry_after=retry_after,
-        cause=cause,
+        retry_after=retry_after_of(headers),
     )
+
+
+def missing(extra: str, module: str) -> Failure:
+    """Return the failure of an embedder whose package is not installed."""
+    return Failure(f'it needs {module}; install it with: pip install "aiovec[{extra}]"')
 
 
 def shortened(text: str, secrets: Iterable[str] = ()) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from .._model.redaction import redacted
 from ..backend.doctor import Finding
-from .making import made
 from .openai import key_name_of
+from .registry import made
 
 if TYPE_CHECKING:
     from ..backend.embedders import EmbedderSettings
@@ -31,7 +31,7 @@ def findings_of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator
 def _finding(name: str, settings: EmbedderSettings) -> Finding:
     subject = f"embedder {name}"
     try:
-        embedder, _ = made(name, settings)
+        embedder = made(name, settings)
     except Exception as exc:  # noqa: BLE001 - an app's module may raise anything when imported
         cure = f"correct [retrieval.embedders.{name}] in the TOML file, or the module it names"
         return Finding(subject, f"{settings.kind}: {redacted(str(exc))}", ok=False, cure=cure)

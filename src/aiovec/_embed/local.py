@@ -1,43 +1,57 @@
-"""Models that run on this machine."""
+"""Models that run on this machine, by fastembed or sentence-transformers."""
 
 from __future__ import annotations
 
+import importlib
 import threading
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from .failures import missing
 from .protocol import Purpose
 
 if TYPE_CHECKING:
     from ..backend.embedders import EmbedderSettings
 
 
-class LocalModel(ABC):
+class LocalModel:
     """A model that is loaded at its first use. Called in a thread, by one caller at a time."""
 
     def __init__(self, settings: EmbedderSettings) -> None:
         self.model = settings.model
         self.dim = settings.dim
-        self.batch_size = settings.batch_size
-        self._lock = threading.Lock()  # stores of two event loops may share a thread's end
+        self._kind = settings.kind
+        self._batch_size = settings.batch_size
+        self._lock = threading.Lock()  # while it is loaded
         self._loaded: Any = None
 
     def prepare(self) -> None:
-        """Load the model, which may be downloaded first."""
+        """Load the model, which may be downloaded first. Failure if its package is missing."""
         with self._lock:
             if self._loaded is None:
-                self._loaded = self.load()
+                self._loaded = self._load()
 
     def __call__(self, texts: list[str], *, kind: Purpose = "document") -> Any:
         """Return the vectors of texts."""
         self.prepare()
-        with self._lock:
-            return self.embed(self._loaded, texts, kind)
+        is_query = kind == "query"
+        if self._kind == "fastembed":
+            if is_query:
+                return np.stack(list(self._loaded.query_embed(texts)))
+            return np.stack(list(self._loaded.passage_embed(texts, batch_size=self._batch_size)))
+        # Since version 5 a model may have an instruction of its own for each.
+        name = "encode_query" if is_query else "encode_document"
+        encode = getattr(self._loaded, name, self._loaded.encode)
+        return encode(
+            texts, batch_size=self._batch_size, show_progress_bar=False, convert_to_numpy=True
+        )
 
-    @abstractmethod
-    def load(self) -> Any:
-        """Return the model, or raise Failure where its package is not installed."""
-
-    @abstractmethod
-    def embed(self, model: Any, texts: list[str], kind: Purpose) -> Any:
-        """Return the vectors of texts."""
+    def _load(self) -> Any:
+        try:
+            library = importlib.import_module(self._kind.replace("-", "_"))
+        except ModuleNotFoundError as exc:
+            raise missing(self._kind, self._kind) from exc
+        if self._kind == "fastembed":
+            return library.TextEmbedding(model_name=self.model)
+        return library.SentenceTransformer(self.model)

@@ -16,30 +16,10 @@ class Embedder(Protocol):
     """A callable that makes a vector of each text, in their order.
 
     An asynchronous one is awaited on the event loop; a plain one runs in a thread, one call at a
-    time. It gets at most 64 texts in a call, or ``batch_size`` if it has such an attribute. One
-    without the parameter ``kind`` is called without it. An exception that is no TypeError,
-    ValueError or the like is taken for a passing failure, and the call is repeated.
+    time. It gets at most 64 texts in a call, or ``batch_size`` if it has such an attribute. If it
+    has a parameter ``kind``, that is ``"document"`` or ``"query"``. An exception other than
+    TypeError, ValueError and the like counts as passing, and the call is repeated.
     """
-
-    @property
-    def model(self) -> str:
-        """The name of the model, which a table of its vectors keeps."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """The length of its vectors."""
-        ...
-
-    def __call__(
-        self, texts: list[str], *, kind: Purpose = "document"
-    ) -> Awaitable[Vectors] | Vectors:
-        """Return or await one vector for each text."""
-        ...
-
-
-class SimpleEmbedder(Protocol):
-    """An embedder that makes no difference between documents and queries."""
 
     @property
     def model(self) -> str:
@@ -56,7 +36,5 @@ class SimpleEmbedder(Protocol):
         ...
 
 
-AnyEmbedder = Embedder | SimpleEmbedder
-
-EmbedderOption = AnyEmbedder | Mapping[str, object]
+EmbedderOption = Embedder | Mapping[str, object]
 """An embedder, or the keys of one as in ``[retrieval.embedders.<name>]`` of the TOML file."""

@@ -1,71 +1,58 @@
-"""The embedders of one store by their names."""
+"""The embedders of one store by their names, and how they are made of their settings."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from .._model.schema import Embed
 from ..backend.pool import in_thread
-from ..backend.threads import PerLoop
-from ..errors import (
-    AiovecError,
-    ConfigError,
-    EmbeddingError,
-    ModelMismatchError,
-)
-from .batcher import LARGEST_BATCH, Batcher, Limits
-from .making import made
-from .protocol import AnyEmbedder
+from ..errors import AiovecError, ConfigError, EmbeddingError, ModelMismatchError, shown
+from .batcher import Batcher, Limits
+from .checks import check_embedder
+from .protocol import Embedder
 
 if TYPE_CHECKING:
     from ..backend.config import RetrievalSettings
     from ..backend.contract import TableHandle
     from ..backend.embedders import EmbedderSettings
 
+_MIB = 1024 * 1024
+LARGEST_BATCH = 2048
+"""Texts in a request, at most: the event loop puts them together."""
+
 
 class Embedders:
     """Finds an embedder by name: among those that the app gave, then in the settings."""
 
-    def __init__(self, given: Mapping[str, AnyEmbedder | EmbedderSettings]) -> None:
-        self._given: dict[str, AnyEmbedder] = {}
-        self._described: dict[str, EmbedderSettings] = {}
-        for name, one in given.items():
-            if callable(one):
-                self._given[name] = one
-            else:
-                self._described[name] = one
+    def __init__(self, given: Mapping[str, Embedder | EmbedderSettings]) -> None:
+        self._given = given
         self._batchers: dict[str, Batcher] = {}
-        # Those that sections describe or did before, with their sections and what has to be closed.
-        self._sections: dict[str, EmbedderSettings] = {}
-        self._services: list[Batcher] = []
-        self._making: PerLoop[asyncio.Lock] = PerLoop(asyncio.Lock)
+        self._made: list[Batcher] = []  # of settings, so this store closes them
+        self._making = asyncio.Lock()
         self._closed: Callable[[], AiovecError] | None = None
 
     async def find(self, name: str, settings: RetrievalSettings) -> Batcher | None:
         """Return the embedder, made at its first use; None where there is none of this name."""
-        self._check_open()
-        given = self._given.get(name)
-        if given is not None:
-            if name not in self._batchers:
-                self._batchers[name] = Batcher(name, given, limits_of(given))
-            return self._batchers[name]
-        section = self._described.get(name) or settings.embedders.get(name)
-        if section is None:
-            return None
-        async with self._making():
-            if self._sections.get(name) != section:
-                made_now = await in_thread(_made, name, section)
-                self._check_open()
-                self._batchers[name] = made_now
-                self._sections[name] = section
-                self._services.append(made_now)
-            return self._batchers[name]
-
-    def _check_open(self) -> None:
-        if self._closed is not None:
-            raise self._closed()
+        async with self._making:
+            if self._closed is not None:
+                raise self._closed()
+            given = self._given.get(name) or settings.embedders.get(name)
+            if name in self._batchers or given is None:
+                return self._batchers.get(name)
+            if callable(given):
+                made = Batcher(name, given, _limits_of(given))
+            else:
+                made = await in_thread(_batcher, name, given)
+                self._made.append(made)
+            self._batchers[name] = made
+            return made
 
     async def of_table(
         self, handle: TableHandle, embed: Embed, settings: RetrievalSettings, model: str | None
@@ -91,16 +78,16 @@ class Embedders:
         return found
 
     async def close(self, error: Callable[[], AiovecError]) -> None:
-        """End what is under way with an error. May be called again, on another event loop."""
+        """End what is under way with an error; later calls raise it too."""
         self._closed = error
-        for batcher in {*self._batchers.values(), *self._services}:
+        for batcher in self._batchers.values():
             batcher.close(error)
-        for service in self._services:
-            await service.close_service()
+        for batcher in self._made:
+            await batcher.close_service()
 
 
 def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
-    """Return the embedder of ``[retrieval.embedders.<name>]``, to be closed by who asks for it.
+    """Return the embedder of ``[retrieval.embedders.<name>]``, for the caller to close.
 
     ConfigError where there is no such section, or nothing can be made of it. May import the app's
     code.
@@ -112,17 +99,107 @@ def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
             f"the TOML file has no embedder {name!r}; it has: {listed}",
             key=f"retrieval.embedders.{name}", accepted="the name of an embedder",
         )  # fmt: skip
-    return _made(name, section)
+    return _batcher(name, section)
 
 
-def _made(name: str, section: EmbedderSettings) -> Batcher:
-    embedder, limits = made(name, section)
-    return Batcher(name, embedder, limits)
+def _batcher(name: str, settings: EmbedderSettings) -> Batcher:
+    limits = Limits(
+        batch_size=settings.batch_size,
+        concurrency=settings.concurrency,
+        timeout=settings.timeout,
+        total_timeout=settings.total_timeout,
+        retries=settings.retries,
+        cache_bytes=settings.cache_mb * _MIB,
+        query_prefix=settings.query_prefix,
+        document_prefix=settings.document_prefix,
+    )
+    return Batcher(name, made(name, settings), limits)
 
 
-def limits_of(embedder: object) -> Limits:
+def _limits_of(embedder: object) -> Limits:
     """Return the bounds for an app's own embedder, which may name a ``batch_size``."""
     size = getattr(embedder, "batch_size", None)
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return Limits(batch_size=min(size, LARGEST_BATCH))
     return Limits()
+
+
+def made(name: str, settings: EmbedderSettings) -> Embedder:
+    """Return the embedder that a section describes.
+
+    ConfigError where the section does not suit its kind, or its callable cannot be imported. May
+    import the app's code, so it belongs into a thread.
+    """
+    if settings.kind == "demo":
+        from .._demo.embedder import HashingEmbedder
+
+        demo = HashingEmbedder()
+        return check_embedder(name, _named(demo.embed_many, demo.model, demo.dim))
+    if ":" in settings.kind:
+        found = load(settings.kind)
+        if settings.model or settings.dim:
+            model = settings.model or getattr(found, "model", None)
+            found = _named(found, model, settings.dim or getattr(found, "dim", None))
+        return check_embedder(name, found)
+    for key in ("model", "dim"):
+        if not getattr(settings, key):
+            place = f"retrieval.embedders.{name}.{key}"
+            raise ConfigError(
+                f"{place}: the kind {settings.kind!r} needs it", key=place,
+                accepted="the model's name" if key == "model" else "the length of its vectors",
+            )  # fmt: skip
+    if settings.kind == "openai":
+        from .openai import OpenAIEmbedder
+
+        return OpenAIEmbedder(settings)
+    from .local import LocalModel
+
+    return LocalModel(settings)
+
+
+def _named(function: Callable[..., Any], model: Any, dim: Any) -> Any:
+    """Return the function as an object that also has the name and length of its model."""
+    named: Any = partial(function)
+    named.model, named.dim = model, dim
+    return named
+
+
+def load(path: str) -> Callable[..., Any]:
+    """Return the callable that ``package.module:name`` names, also one in the current folder.
+
+    A class is called without arguments. ConfigError where there is no such callable.
+    """
+    module_name, _, name = path.partition(":")
+    if not (module_name and name):
+        raise ConfigError(
+            f"{shown(path)} names no callable", key="kind", accepted="package.module:callable"
+        )
+    with _current_folder_first():
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ImportError as exc:
+            raise ConfigError(
+                f"the module {module_name!r} cannot be imported: {exc}", key="kind"
+            ) from exc
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as exc:
+            raise ConfigError(f"the module {module_name!r} has no {name!r}", key="kind") from exc
+    if isinstance(found, type):
+        found = found()
+    if not callable(found):
+        raise ConfigError(f"{path} is not callable", key="kind", accepted="a callable")
+    return cast("Callable[..., Any]", found)
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """As ``python -m`` does, for a console script has its own folder there instead."""
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)

@@ -18,7 +18,7 @@ from .._embed.checks import check_embedders
 from ..errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
-    from .._embed.protocol import AnyEmbedder, EmbedderOption
+    from .._embed.protocol import Embedder, EmbedderOption
     from ..backend.contract import Backend
     from ..backend.embedders import EmbedderSettings
     from ..backend.origin import Origin, PathText, Resolved
@@ -115,7 +115,7 @@ class Opening:
         followed = source if source.follows else None
         return VectorStore(resolved.backend, resolved.settings, followed, embedders)
 
-    def _resolve(self) -> tuple[Origin, Resolved, dict[str, AnyEmbedder | EmbedderSettings]]:
+    def _resolve(self) -> tuple[Origin, Resolved, dict[str, Embedder | EmbedderSettings]]:
         """Resolve what to open, and import what the store needs: all that blocks, in a thread."""
         _import_the_rest()
         from ..backend.config import embedder_section

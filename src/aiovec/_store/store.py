@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import anyio
 
-from .._embed.protocol import AnyEmbedder
+from .._embed.protocol import Embedder
 from .._embed.registry import Embedders
 from .._filters import Expr, bind
 from .._filters.tree import Combinable, Value, characters_of
@@ -156,7 +156,7 @@ class VectorStore:
         backend: Backend,
         settings: RetrievalSettings,
         source: Origin | None = None,
-        embedders: Mapping[str, AnyEmbedder | EmbedderSettings] | None = None,
+        embedders: Mapping[str, Embedder | EmbedderSettings] | None = None,
     ) -> None:
         self._embedders = Embedders(embedders or {})
         self._threads = PerLoop(lambda: anyio.CapacityLimiter(4))

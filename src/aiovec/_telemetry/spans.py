@@ -7,6 +7,7 @@ OpenTelemetry is not loaded by ``import aiovec`` and not on the event loop.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 from .calls import Attributes, HttpRequest, Operation
 
@@ -15,23 +16,24 @@ try:
 except (ImportError, AttributeError, TypeError):
     otel = None  # type: ignore[assignment]  # not installed, or older than the extra "otel" asks for
 
+Watch = AbstractContextManager[object, None]
+"""Within it something is reported. It lets every exception pass."""
+
 _NOTHING = nullcontext()
 
 
-def span(
-    operation: Operation, place: Attributes, *, current: bool = True
-) -> AbstractContextManager[object, None]:
+def span(operation: Operation, place: Attributes, *, current: bool = True) -> Watch:
     """Report what is done within as one call.
 
     A span that is not ``current`` may begin and end in different tasks.
     """
     if otel is None or not otel.is_configured():
         return _NOTHING
-    return otel.span(operation, place, current=current)
+    return cast("Watch", otel.span(operation, place, current=current))
 
 
-def watch_request(request: HttpRequest) -> AbstractContextManager[object, None]:
+def watch_request(request: HttpRequest) -> Watch:
     """Report what is done within as one request to the server, a child of the caller's span."""
     if otel is None or not otel.is_configured():
         return _NOTHING
-    return otel.watch_request(request)
+    return cast("Watch", otel.watch_request(request))

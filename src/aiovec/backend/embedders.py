@@ -58,11 +58,6 @@ class EmbedderSettings(Section):
         default=False,
         description='For "openai": ask the service to shorten the vectors to dim.',
     )
-    base64: bool = PydanticField(
-        default=False,
-        description='For "openai": ask for vectors in base64, which are smaller than JSON\'s '
-        "numbers. Not every service offers it.",
-    )
     query_prefix: str = PydanticField(
         default="",
         description="Text before each query, for models that want an instruction there.",
