@@ -10,8 +10,8 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from aiovec.backend.contract import StaleTableError
-from aiovec.backend.files import give_permissions, remove_abandoned
+from aiovec.backend.files import remove_abandoned
 from aiovec.backend.limits import renewed
 from aiovec.backend.pool import in_thread
 from aiovec.backend.threads import to_its_end
@@ -234,7 +234,6 @@ def _prepare(path: Path, partial: Path, folder: Path | None) -> None:
             partial.mkdir(parents=True)
         else:  # nobody may read it who cannot read the store
             partial.mkdir((folder.stat().st_mode & 0o777) | 0o700, parents=True)
-            _give_permissions_of_copy(partial, folder, partial.stat().st_mode)
 
 
 def _finish(partial: Path, path: Path, generation: int) -> None:
@@ -270,10 +269,8 @@ def copy_beside(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, P
             _copy_folder(backup, partial)
             generations = [generation_in(store / FOLDER) for store in (backup, folder)]
             write_generation(partial / FOLDER, max(generations))
-            if folder.exists():
-                _give_permissions(partial, folder)
-            else:
-                _give_permissions_of_copy(partial, backup, backup.stat().st_mode | 0o700)
+            model = folder if folder.exists() else backup
+            partial.chmod((model.stat().st_mode & 0o777) | 0o700)
     except BaseException:
         remove_folder(partial)
         raise
@@ -318,60 +315,6 @@ def _let_owner_write(copy: Path) -> None:
             for name in names:
                 path = os.path.join(at, name)
                 os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | rights)
-
-
-def _give_permissions_of_copy(copy: Path, folder: Path, mode: int) -> None:
-    """Let those get into a copy who could get into the folder."""
-    if not hasattr(os, "fwalk"):  # Windows, which has no such permissions
-        return
-    descriptor = os.open(copy, os.O_RDONLY)
-    try:
-        give_permissions(descriptor, folder, mode, owner=False)
-    finally:
-        os.close(descriptor)
-
-
-def _give_permissions(copy: Path, folder: Path) -> None:
-    """Let those use the copy who could use the folder, as far as may be.
-
-    The copy itself is as open as the folder, and nothing within is more open. There, whoever may
-    read may write where the folder lets such users write: a process keeps that right from new
-    files, so from those of a backup.
-
-    Nobody gets in before all is done, and no link is followed: a user who gets files of root's must
-    not choose which.
-    """
-    if not hasattr(os, "fwalk"):  # Windows, which has no such permissions
-        return
-    found = folder.stat()
-    if not found.st_mode & stat.S_ISVTX:
-        (copy / FOLDER).chmod(0o777)  # whoever writes to the store makes files there
-    for at, _, names, descriptor in os.fwalk(copy, topdown=False):
-        for name in names:
-            with _at(name, descriptor) as file:
-                give_permissions(file, folder, _opened_for_writers(file, found), owner=True)
-        top = Path(at) == copy
-        mode = found.st_mode if top else _opened_for_writers(descriptor, found)
-        give_permissions(descriptor, folder, mode, owner=True)
-
-
-@contextmanager
-def _at(name: str, folder: int) -> Iterator[int]:
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _opened_for_writers(descriptor: int, found: os.stat_result) -> int:
-    mode = os.fstat(descriptor).st_mode & (found.st_mode | ~0o077)
-    # Where they may each change only what is their own, the files were those of whoever wrote them.
-    if not found.st_mode & stat.S_ISVTX:
-        for reads, writes in ((0o040, 0o020), (0o004, 0o002)):
-            if mode & reads:
-                mode |= found.st_mode & writes
-    return mode | (found.st_mode & stat.S_ISGID if stat.S_ISDIR(mode) else 0)
 
 
 def put_in_place(partial: Path, folder: Path, *, overwrite: bool) -> Path | None:

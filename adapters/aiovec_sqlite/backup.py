@@ -48,7 +48,7 @@ def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
     try:
         with copying_to(str(path)):
             if store := _file_of(db):
-                create_like(partial, store, replaces=False)
+                create_like(partial, store)
             db.execute("VACUUM INTO ?", (str(partial),))
             _settle_copy(partial)
             with partial.open("rb+") as file:
@@ -91,8 +91,7 @@ def restore(
             closing(connect_read_only(backup, settings.busy_timeout)) as source,
             copying_to(str(target)),
         ):
-            replaces = target.exists()
-            create_like(partial, target if replaces else backup, replaces=replaces)
+            create_like(partial, target if target.exists() else backup)
             _copy(source, partial, str(backup))
         with _held_alone(target, overwrite=overwrite) as newest:
             if newest:

@@ -31,7 +31,7 @@ class PartFile:
 
     def begin(self) -> Path:
         """Return the path to write to, of a file with the permissions of one that it replaces."""
-        create_like(self.part, self.path, replaces=True)
+        create_like(self.part, self.path)
         return self.part
 
     def flush(self) -> None:

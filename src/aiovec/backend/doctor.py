@@ -1,6 +1,6 @@
-"""The facts behind ``aiovec doctor``: the installed packages, their faults, and the cures.
+"""What ``aiovec doctor`` reports: the installed packages, their faults, and the cures.
 
-Each backend adds its own by ``BackendPlugin.findings``.
+Each backend adds its own findings by ``BackendPlugin.findings``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from .plugin import Location
 from .plugins import backends
 
-# Below this the next larger write may fail, and optimize or a backup will.
+# With less, the next larger write may fail, and optimize or a backup will.
 _LEAST_ROOM = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fact. Where it is not ``ok``, or could be better, ``cure`` says what to do about it."""
+    """One fact. If it is not ``ok``, or could be better, ``cure`` says what to do about it."""
 
     subject: str
     value: str
@@ -39,38 +39,25 @@ def examine(location: Location | None = None) -> list[Finding]:
     findings = [
         Finding("python", f"{platform.python_implementation()} {platform.python_version()}"),
         Finding("platform", f"{sys.platform} {platform.machine()}"),
-        version_of("aiovec"),
-        version_of("numpy"),
-        version_of("pyarrow"),
+        *map(version_of, ("aiovec", "numpy", "pyarrow")),
     ]
     installed = backends()
     if not installed:
-        findings.append(
-            Finding(
-                "backends",
-                "none is registered",
-                ok=False,
-                cure="install aiovec with pip; its sources alone on the path name no backend",
-            )
-        )
+        cure = "install aiovec with pip; its sources alone on the path name no backend"
+        findings.append(Finding("backends", "none is registered", ok=False, cure=cure))
     for backend in installed:
         wanted = location is not None and location.backend == backend.name
         try:
             findings += backend.usable().findings(location if wanted else None)
         except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
-            findings.append(
-                Finding(
-                    backend.name,
-                    f"{type(exc).__name__}: {exc}",
-                    ok=False,
-                    cure=f'reinstall it: pip install --force-reinstall "{backend.install}"',
-                )
-            )
+            cure = f'reinstall it: pip install --force-reinstall "{backend.install}"'
+            problem = f"{type(exc).__name__}: {exc}"
+            findings.append(Finding(backend.name, problem, ok=False, cure=cure))
     return findings
 
 
 def version_of(distribution: str) -> Finding:
-    """The installed version of a distribution."""
+    """Return the installed version of a distribution."""
     try:
         return Finding(distribution, metadata.version(distribution))
     except metadata.PackageNotFoundError:
@@ -85,16 +72,8 @@ def room_at(folder: Path, why: str) -> Iterator[Finding]:
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     if not os.access(folder, os.W_OK):
-        yield Finding(
-            "folder",
-            f"{folder}: this user cannot write here",
-            ok=False,
-            cure=f"give this user the right to write there: {why}",
-        )
+        cure = f"give this user the right to write there: {why}"
+        yield Finding("folder", f"{folder}: this user cannot write here", ok=False, cure=cure)
     free = shutil.disk_usage(folder).free
-    yield Finding(
-        "free space",
-        f"{free:,} bytes",
-        ok=free >= _LEAST_ROOM,
-        cure=None if free >= _LEAST_ROOM else f"make room on the volume of {folder}",
-    )
+    low = f"make room on the volume of {folder}" if free < _LEAST_ROOM else None
+    yield Finding("free space", f"{free:,} bytes", ok=low is None, cure=low)
