@@ -1,16 +1,17 @@
-"""Filter text to a tree. Neither nesting nor length makes it recurse or backtrack."""
+"""Filter text to a tree, by recursive descent without backtracking."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
 
 from ..errors import FilterError
 from . import patterns
 from . import text as words
 from .tokens import END, Token, Tokens
 from .tree import (
+    MAX_DEPTH,
     Compare,
     Const,
     Contains,
@@ -38,20 +39,16 @@ _MIRRORED: dict[Operator, Operator] = {
     "=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<=",
 }  # fmt: skip
 
-# An open parenthesis costs some 200 bytes and one copy of what stood in it; a megabyte of them
-# must cost little.
-_MOST_OPEN = 10_000
-
 _A_CONDITION = "a field, a literal, NOT or '('"
 _A_LITERAL = "a number, 'text', TRUE, FALSE or TIMESTAMP '...'"
 _PREDICATES = ("IN", "BETWEEN", "LIKE", "ILIKE", "CONTAINS", "CONTAINS_TEXT", "STARTSWITH")
-_A_PREDICATE_BEHIND_NOT = f"{', '.join(_PREDICATES[:-1])} or {_PREDICATES[-1]}"
+_A_PREDICATE_AFTER_NOT = f"{', '.join(_PREDICATES[:-1])} or {_PREDICATES[-1]}"
 _A_PREDICATE = f"= != < <= > >= IS {' '.join(_PREDICATES)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a condition stands in its text: its field's first character, and its literals'."""
+    """The positions of a condition in its text: of its field, and of its literals."""
 
     field: int
     values: tuple[int, ...] = ()
@@ -59,30 +56,23 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A tree, and where in ``text`` each condition of it stands first."""
+    """A tree, and the first position in ``text`` of each condition."""
 
     text: str
     expr: Expr
     places: Mapping[Expr, Place]
 
 
-@dataclass(slots=True)
-class _Open:
-    """An expression not read to its end: OR of AND of conditions, and the NOTs that wait."""
-
-    position: int
-    ors: list[Expr] = field(default_factory=list)
-    ands: list[Expr] = field(default_factory=list)
-    negate: bool = False
+_T = TypeVar("_T")
 
 
 def parse(text: str) -> Expr:
-    """The tree that ``text`` means, or FilterError with the position and what was expected."""
+    """Return the tree of a filter text, or raise FilterError with the position and what fits."""
     return parse_with_places(text).expr
 
 
 def parse_with_places(text: object) -> Parsed:
-    """As ``parse``, and tells where each condition stands."""
+    """Return the tree of a filter text with the positions of its conditions."""
     if not isinstance(text, str):
         raise FilterError(f"a filter is text or an expression of F, not {words.shown(text)}")
     if not text.strip():
@@ -96,52 +86,57 @@ class _Parser:
         self.tokens = Tokens(text)
         self.places: dict[Expr, Place] = {}
         self.literals = 0
+        self.open = 0
 
     def parse(self) -> Parsed:
-        tokens = self.tokens
-        stack = [_Open(0)]
-        while True:
-            # A condition stands here.
-            while tokens.take_word("NOT"):
-                stack[-1].negate = not stack[-1].negate
-            if opening := tokens.take("("):
-                if len(stack) > _MOST_OPEN:
-                    raise FilterError(
-                        f"more than {_MOST_OPEN:,} parentheses are open",
-                        text=self.text, position=opening.position, expected="fewer parentheses",
-                    )  # fmt: skip
-                stack.append(_Open(opening.position))
-                continue
-            self._add(stack[-1], self._condition())
-            # AND, OR, ) or the end stands here.
-            while True:
-                token = tokens.next
-                if tokens.take_word("AND"):
-                    break
-                if tokens.take_word("OR"):
-                    self._end_ands(stack[-1])
-                    break
-                if len(stack) > 1 and tokens.take(")"):
-                    inner = stack.pop()
-                    self._add(stack[-1], self._truth_of(self._end(inner), inner.position))
-                    continue
-                if len(stack) == 1 and token.kind == END:
-                    return Parsed(self.text, self._end(stack.pop()), self.places)
-                tokens.fail("AND, OR or ')'" if len(stack) > 1 else "AND, OR or the end")
+        expr = self._any_of(0)
+        if self.tokens.next.kind != END:
+            self.tokens.fail("AND, OR or the end")
+        return Parsed(self.text, expr, self.places)
 
-    def _truth_of(self, inner: Expr, position: int) -> Expr:
-        """Return the condition in parentheses, with an IS [NOT] TRUE or FALSE behind them."""
-        if not self.tokens.take_word("IS"):
-            return inner
-        isnot = self.tokens.take_word("NOT")
+    def _any_of(self, position: int) -> Expr:
+        """Parse conditions with AND and OR; ``position`` is that of the parenthesis around them."""
+        terms = []
+        while True:
+            factors = [self._term(position)]
+            while self.tokens.take_word("AND"):
+                factors.append(self._term(position))
+            terms.append(self._made(all_of, factors, position))
+            if not self.tokens.take_word("OR"):
+                return self._made(any_of, terms, position)
+
+    def _term(self, position: int) -> Expr:
+        """Parse a condition, or one in parentheses, with any number of NOT before it."""
+        negate = False
+        while self.tokens.take_word("NOT"):
+            negate = not negate
+        opening = self.tokens.take("(")
+        expr = self._condition() if opening is None else self._in_parentheses(opening.position)
+        return self._made(negated, expr, position) if negate else expr
+
+    def _in_parentheses(self, position: int) -> Expr:
+        """Parse what follows an open parenthesis, and an IS [NOT] TRUE or FALSE after it."""
+        tokens = self.tokens
+        if self.open == MAX_DEPTH:
+            raise FilterError(
+                f"more than {MAX_DEPTH} parentheses are open",
+                text=self.text, position=position, expected="fewer parentheses",
+            )  # fmt: skip
+        self.open += 1
+        expr = self._any_of(position)
+        self.open -= 1
+        if not tokens.take(")"):
+            tokens.fail("AND, OR or ')'")
+        if not tokens.take_word("IS"):
+            return expr
+        isnot = tokens.take_word("NOT")
         truth = self._truth()
         if truth is None:
-            self.tokens.fail("TRUE or FALSE" if isnot else "TRUE, FALSE, NOT TRUE or NOT FALSE")
-        try:
-            found = is_true(inner if truth else negated(inner))
-            return negated(found) if isnot else found
-        except FilterError as exc:
-            self._fail_at(position, exc)
+            tokens.fail("TRUE or FALSE" if isnot else "TRUE, FALSE, NOT TRUE or NOT FALSE")
+        if not truth:
+            expr = self._made(negated, expr, position)
+        expr = self._made(is_true, expr, position)
+        return self._made(negated, expr, position) if isnot else expr
 
     def _truth(self) -> bool | None:
         """Go on if TRUE or FALSE is next, and return which."""
@@ -149,26 +144,12 @@ class _Parser:
             return True
         return False if self.tokens.take_word("FALSE") else None
 
-    def _add(self, to: _Open, expr: Expr) -> None:
+    def _made(self, make: Callable[[_T], Expr], of: _T, position: int) -> Expr:
+        """Return ``make(of)``; a filter that is too large fails at the position."""
         try:
-            to.ands.append(negated(expr) if to.negate else expr)
+            return make(of)
         except FilterError as exc:
-            self._fail_at(to.position, exc)
-        to.negate = False
-
-    def _end_ands(self, of: _Open) -> None:
-        try:
-            of.ors.append(all_of(of.ands))
-        except FilterError as exc:
-            self._fail_at(of.position, exc)
-        of.ands = []
-
-    def _end(self, of: _Open) -> Expr:
-        self._end_ands(of)
-        try:
-            return any_of(of.ors)
-        except FilterError as exc:
-            self._fail_at(of.position, exc)
+            self._fail_at(position, exc)
 
     def _fail_at(
         self, position: int, exc: FilterError, expected: str = "a smaller filter"
@@ -228,7 +209,7 @@ class _Parser:
             return negated(found) if isnot else found
         if token.word == "NOT":
             tokens.advance()
-            return negated(self._named_predicate(start, ref, _A_PREDICATE_BEHIND_NOT))
+            return negated(self._named_predicate(start, ref, _A_PREDICATE_AFTER_NOT))
         if token.word in _PREDICATES:
             return self._named_predicate(start, ref, _A_PREDICATE)
         if token.kind == END or token.text == ")" or token.word in ("AND", "OR"):
@@ -250,15 +231,16 @@ class _Parser:
         for word in ("LIKE", "ILIKE"):
             if tokens.take_word(word):
                 return self._like(at, ref, ignore_case=word == "ILIKE")
-        if tokens.take_word("CONTAINS_TEXT"):
+        for word in ("CONTAINS_TEXT", "CONTAINS", "STARTSWITH"):
+            if not tokens.take_word(word):
+                continue
             value_at = tokens.next.position
-            return self._placed(contains_text(ref, self._text()), at, value_at)
-        if tokens.take_word("CONTAINS"):
-            value_at = tokens.next.position
-            return self._placed(Contains(ref, self._literal()), at, value_at)
-        if tokens.take_word("STARTSWITH"):
-            value_at = tokens.next.position
-            return self._placed(StartsWith(ref, self._text()), at, value_at)
+            if word == "CONTAINS":
+                found: Expr = Contains(ref, self._literal())
+            else:
+                make = contains_text if word == "CONTAINS_TEXT" else StartsWith
+                found = make(ref, self._text())
+            return self._placed(found, at, value_at)
         tokens.fail(expected)
 
     def _like(self, at: int, ref: Ref, *, ignore_case: bool) -> Expr:
@@ -276,7 +258,7 @@ class _Parser:
             try:
                 patterns.marked(pattern, escape)
             except FilterError as exc:
-                self._fail_at(value_at, exc, "a pattern with a character behind each escape")
+                self._fail_at(value_at, exc, "a pattern with a character after each escape")
         return self._placed(Like(ref, pattern, escape, ignore_case), at, value_at)
 
     def _startswith_call(self) -> Expr:
@@ -303,7 +285,7 @@ class _Parser:
         return self._placed(In(ref, values), start.position, *positions)
 
     def _literals(self, closing: str) -> tuple[tuple[Value, ...], list[int]]:
-        """The literals up to the closing bracket, and where each stands."""
+        """Parse the literals up to the closing bracket; return them and their positions."""
         tokens = self.tokens
         values: list[Value] = []
         positions: list[int] = []
@@ -322,7 +304,7 @@ class _Parser:
         return leaf
 
     def _ref(self) -> Ref:
-        """A field, and behind dots the keys within it."""
+        """Parse a field, and after dots the keys within it."""
         names = [self._name(any_word=False)]
         while self.tokens.take("."):
             names.append(self._name(any_word=True))
@@ -369,7 +351,7 @@ class _Parser:
             )  # fmt: skip
         if token.starts_name:
             raise FilterError(
-                "a field can be compared with a literal only; text stands in single quotes",
+                "a field can be compared with a literal only; put text in single quotes",
                 text=self.text, position=token.position, expected=_A_LITERAL,
             )  # fmt: skip
         self.tokens.fail(_A_LITERAL)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ..errors import FilterError
 from . import patterns, text
@@ -30,6 +30,10 @@ MAX_NAMES = 64
 _REPR_LENGTH = 1_000
 
 
+def _listed(values: Iterable[Value]) -> str:
+    return ", ".join(map(text.literal, values))
+
+
 class Combinable(ABC):
     """Something that is a condition, or can be taken as one: combine with ``&``, ``|``, ``~``."""
 
@@ -37,7 +41,7 @@ class Combinable(ABC):
 
     @abstractmethod
     def as_condition(self) -> Expr:
-        """The condition that this stands for."""
+        """Return this as a condition."""
 
     def __and__(self, other: object) -> Expr:
         return all_of((self.as_condition(), condition(other)))
@@ -55,15 +59,15 @@ class Combinable(ABC):
         return negated(self.as_condition())
 
     def is_true(self) -> Expr:
-        """Two-valued: a row matches where this is true, and its negation where it is not.
+        """Return the two-valued form: it matches if this is true, and its negation otherwise.
 
-        Rows where the condition is null, because a field is null, absent or of another type, count
-        as not matching.
+        Rows for which this is null, because a field is null, absent or of another type, do not
+        match.
         """
         return is_true(self.as_condition())
 
     def is_not_true(self) -> Expr:
-        """The negation of ``is_true``: false or null."""
+        """Return the negation of ``is_true``: false or null."""
         return negated(is_true(self.as_condition()))
 
     def __bool__(self) -> bool:
@@ -81,6 +85,7 @@ class Expr(Combinable):
     """
 
     __slots__ = ()
+    __match_args__: ClassVar[tuple[str, ...]]
 
     @property
     def depth(self) -> int:
@@ -94,12 +99,19 @@ class Expr(Combinable):
         return self
 
     @abstractmethod
-    def _key(self) -> tuple[Any, ...]:
-        """The parts that tell this condition from others of its class."""
+    def _text(self, no: str) -> str:
+        """Return filter text for the condition, or with "NOT " as ``no`` for its negation."""
 
-    @abstractmethod
     def __str__(self) -> str:
-        """Filter text that parses to an equal tree."""
+        return self._text("")
+
+    def _key(self) -> tuple[Any, ...]:
+        """Return the parts of the condition, with the types of its literals."""
+        key: list[Any] = []
+        for name in self.__match_args__:
+            part = getattr(self, name)
+            key += [part, tuple(map(type, part)) if isinstance(part, tuple) else type(part)]
+        return tuple(key)
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -131,11 +143,8 @@ class Ref:
 class Const(Expr):
     value: bool
 
-    def _key(self) -> tuple[Any, ...]:
-        return (self.value,)
-
-    def __str__(self) -> str:
-        return text.literal(self.value)
+    def _text(self, no: str) -> str:
+        return f"{no}{text.literal(self.value)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -144,11 +153,8 @@ class Compare(Expr):
     op: Operator
     value: Value
 
-    def _key(self) -> tuple[Any, ...]:
-        return self.ref, self.op, type(self.value), self.value
-
-    def __str__(self) -> str:
-        return f"{self.ref} {self.op} {text.literal(self.value)}"
+    def _text(self, no: str) -> str:
+        return f"{no}{self.ref} {self.op} {text.literal(self.value)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -162,27 +168,21 @@ class In(Expr):
     def literals(self) -> int:
         return len(self.values)
 
-    def _key(self) -> tuple[Any, ...]:
-        return self.ref, tuple(map(type, self.values)), self.values
-
-    def __str__(self) -> str:
-        return f"{self.ref} IN ({', '.join(map(text.literal, self.values))})"
+    def _text(self, no: str) -> str:
+        return f"{self.ref} {no}IN ({_listed(self.values)})"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class IsNull(Expr):
     ref: Ref
 
-    def _key(self) -> tuple[Any, ...]:
-        return (self.ref,)
-
-    def __str__(self) -> str:
-        return f"{self.ref} IS NULL"
+    def _text(self, no: str) -> str:
+        return f"{self.ref} IS {no}NULL"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Like(Expr):
-    """``%`` stands for any text, ``_`` for one character, unless ``escape`` stands before them.
+    """``%`` matches any text, ``_`` one character, unless ``escape`` precedes them.
 
     ``ignore_case`` is ILIKE. A backend reads ``marked``, in which no character is special.
     """
@@ -197,17 +197,10 @@ class Like(Expr):
         """The pattern with ``ANY_TEXT`` and ``ANY_CHARACTER`` for its wildcards."""
         return patterns.marked(self.pattern, self.escape)
 
-    def _key(self) -> tuple[Any, ...]:
-        return self.ref, self.pattern, self.escape, self.ignore_case
-
-    def __str__(self) -> str:
-        return self.text(negate=False)
-
-    def text(self, *, negate: bool) -> str:
-        """Filter text for the condition, or for its negation."""
-        words = f"{'NOT ' if negate else ''}{'ILIKE' if self.ignore_case else 'LIKE'}"
+    def _text(self, no: str) -> str:
+        word = "ILIKE" if self.ignore_case else "LIKE"
         escape = "" if self.escape is None else f" ESCAPE {text.literal(self.escape)}"
-        return f"{self.ref} {words} {text.literal(self.pattern)}{escape}"
+        return f"{self.ref} {no}{word} {text.literal(self.pattern)}{escape}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -215,11 +208,8 @@ class StartsWith(Expr):
     ref: Ref
     prefix: str
 
-    def _key(self) -> tuple[Any, ...]:
-        return self.ref, self.prefix
-
-    def __str__(self) -> str:
-        return f"{self.ref} STARTSWITH {text.literal(self.prefix)}"
+    def _text(self, no: str) -> str:
+        return f"{no}{self.ref} STARTSWITH {text.literal(self.prefix)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -229,11 +219,8 @@ class Contains(Expr):
     ref: Ref
     value: Value
 
-    def _key(self) -> tuple[Any, ...]:
-        return self.ref, type(self.value), self.value
-
-    def __str__(self) -> str:
-        return f"{self.ref} CONTAINS {text.literal(self.value)}"
+    def _text(self, no: str) -> str:
+        return f"{self.ref} {no}CONTAINS {text.literal(self.value)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -247,40 +234,24 @@ class EqualsList(Expr):
     def literals(self) -> int:
         return len(self.values) or 1
 
-    def _key(self) -> tuple[Any, ...]:
-        return self.ref, tuple(map(type, self.values)), self.values
-
-    def __str__(self) -> str:
-        return self.text(negate=False)
-
-    def text(self, *, negate: bool) -> str:
-        """Filter text for the condition, or for its negation."""
+    def _text(self, no: str) -> str:
         if not self.values:
-            return f"{self.ref} IS {'NOT ' if negate else ''}EMPTY"
-        listed = ", ".join(map(text.literal, self.values))
-        return f"{self.ref} {'!=' if negate else '='} [{listed}]"
+            return f"{self.ref} IS {no}EMPTY"
+        return f"{self.ref} {'!=' if no else '='} [{_listed(self.values)}]"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class IsTrue(Expr):
-    """TRUE where ``item`` is, else FALSE, also where ``item`` is null. Build with ``is_true``."""
+    """TRUE if ``item`` is true, FALSE if it is false or null. Build with ``is_true``."""
 
     item: Expr
     depth: int = field()
     literals: int = field()
 
-    def _key(self) -> tuple[Any, ...]:
-        return (self.item,)
-
-    def __str__(self) -> str:
-        return self.text(negate=False)
-
-    def text(self, *, negate: bool) -> str:
-        """Filter text for the condition, or for its negation."""
-        item, truth = (
-            (self.item.item, "FALSE") if isinstance(self.item, Not) else (self.item, "TRUE")
-        )
-        return f"({item}) IS {'NOT ' if negate else ''}{truth}"
+    def _text(self, no: str) -> str:
+        if isinstance(self.item, Not):
+            return f"({self.item.item}) IS {no}FALSE"
+        return f"({self.item}) IS {no}TRUE"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -291,23 +262,8 @@ class Not(Expr):
     depth: int = field()
     literals: int = field()
 
-    def _key(self) -> tuple[Any, ...]:
-        return (self.item,)
-
-    def __str__(self) -> str:
-        match self.item:
-            case In(ref, values):
-                return f"{ref} NOT IN ({', '.join(map(text.literal, values))})"
-            case IsNull(ref):
-                return f"{ref} IS NOT NULL"
-            case Like() | EqualsList() | IsTrue() as item:
-                return item.text(negate=True)
-            case Contains(ref, value):
-                return f"{ref} NOT CONTAINS {text.literal(value)}"
-            case And() | Or():
-                return f"NOT ({self.item})"
-            case _:
-                return f"NOT {self.item}"
+    def _text(self, no: str) -> str:
+        return self.item._text("NOT ")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -318,11 +274,9 @@ class And(Expr):
     depth: int = field()
     literals: int = field()
 
-    def _key(self) -> tuple[Any, ...]:
-        return self.items
-
-    def __str__(self) -> str:
-        return " AND ".join(f"({i})" if isinstance(i, Or) else str(i) for i in self.items)
+    def _text(self, no: str) -> str:
+        joined = " AND ".join(f"({one})" if isinstance(one, Or) else str(one) for one in self.items)
+        return f"NOT ({joined})" if no else joined
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -333,15 +287,13 @@ class Or(Expr):
     depth: int = field()
     literals: int = field()
 
-    def _key(self) -> tuple[Any, ...]:
-        return self.items
-
-    def __str__(self) -> str:
-        return " OR ".join(map(str, self.items))
+    def _text(self, no: str) -> str:
+        joined = " OR ".join(map(str, self.items))
+        return f"NOT ({joined})" if no else joined
 
 
 def condition(obj: object) -> Expr:
-    """``obj`` as a condition: one that is, or a field that stands for ``field = TRUE``."""
+    """Return an object as a condition: itself, or for a field ``field = TRUE``."""
     if isinstance(obj, Combinable):
         return obj.as_condition()
     raise FilterError(
@@ -351,17 +303,17 @@ def condition(obj: object) -> Expr:
 
 
 def all_of(items: Iterable[Expr]) -> Expr:
-    """AND over ``items``; TRUE where there are none."""
+    """Return AND over ``items``; TRUE without any."""
     return _joined(And, items, empty=True)
 
 
 def any_of(items: Iterable[Expr]) -> Expr:
-    """OR over ``items``; FALSE where there are none."""
+    """Return OR over ``items``; FALSE without any."""
     return _joined(Or, items, empty=False)
 
 
 def negated(expr: Expr) -> Expr:
-    """NOT ``expr``, without the NOT where there were two."""
+    """Return NOT ``expr``; of a negation, what it negates."""
     if isinstance(expr, Not):
         return expr.item
     if isinstance(expr, Const):
@@ -370,13 +322,13 @@ def negated(expr: Expr) -> Expr:
 
 
 def contains_text(ref: Ref, part: str) -> Expr:
-    """``ref`` LIKE any text with ``part`` in it."""
+    """Return ``ref`` LIKE any text that contains ``part``."""
     any_text = patterns.ANY_TEXT
     return Like(ref, *patterns.written(f"{any_text}{part}{any_text}"))
 
 
 def is_true(expr: Expr) -> Expr:
-    """``expr`` IS TRUE, or ``expr`` itself where that cannot be null."""
+    """Return ``expr`` IS TRUE, or ``expr`` itself if that cannot be null."""
     inner = expr.item if isinstance(expr, Not) else expr
     if isinstance(inner, (Const, IsNull, IsTrue)):
         return expr
@@ -420,7 +372,7 @@ def characters_of(expr: Expr) -> int:
 
 
 def check_literals(count: int) -> int:
-    """``count``, or FilterError when a filter must not hold so many literals."""
+    """Return the count, or raise FilterError if a filter cannot hold so many literals."""
     if count > MAX_LITERALS:
         raise FilterError(f"the filter holds more than {MAX_LITERALS:,} literals")
     return count
