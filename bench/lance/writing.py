@@ -75,7 +75,7 @@ async def _bulk(corpus: Corpus, options: Options, rounds: int) -> Result:
     async def through_aiovec(folder: Path) -> float:
         async with aiovec.connect(f"lancedb://{folder}") as store:
             await store.create_table(TABLE, corpus.schema())
-            backend: Any = store._follower.engine.backend
+            backend: Any = store._current.engine.backend
             load = backend.bulk_load(await backend.open_table(TABLE))
             tables = _checked(batches, corpus.schema())
             began = time.perf_counter()

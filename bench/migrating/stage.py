@@ -174,7 +174,7 @@ async def index(target: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _backend(target: str) -> AsyncIterator[Backend]:
-    backend = Origin(target, None).resolve_first().backend
+    backend = Origin(target, None).resolve().backend
     await backend.open()
     try:
         yield backend

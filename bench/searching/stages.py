@@ -58,7 +58,7 @@ async def _ask_all(ask: Ask, corpus: Corpus, clients: int, searches: int) -> Non
 
 async def _stages(store: VectorStore, corpus: Corpus, rounds: int) -> dict[str, float]:
     """Seconds of CPU for each stage of a batch, on the one thread that answers it."""
-    backend: Any = store._follower.engine.backend
+    backend: Any = store._current.engine.backend
     resident = backend._resident
     copy = resident._tables[TABLE].copy
     handle = await backend.open_table(TABLE)

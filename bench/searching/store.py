@@ -37,7 +37,7 @@ async def fill_open(
 
 def copy_bytes(store: VectorStore) -> int:
     """Return the bytes of the copy in memory, 0 until it is ready. Cheaper than ``stats``."""
-    backend: Any = store._follower.engine.backend
+    backend: Any = store._current.engine.backend
     resident = backend._resident._tables.get(TABLE)
     return int(resident.nbytes) if resident is not None and resident.ready else 0
 

@@ -18,8 +18,7 @@ from .errors import *  # noqa: F403 - __all__ has them
 if TYPE_CHECKING:
     from ._input.types import JsonValue, Rows, Vector, Vectors, Where
     from ._store.rank import RRF, Weighted
-    from ._store.store import VectorStore
-    from ._store.table import Table
+    from ._store.store import Table, VectorStore
     from .backend.contract import IndexInfo, TableStats, Tuning
 else:
     # connect() loads these off the event loop; before that, whoever asks for one does.
@@ -30,7 +29,7 @@ else:
         "RRF": "_store.rank",
         "Weighted": "_store.rank",
         "VectorStore": "_store.store",
-        "Table": "_store.table",
+        "Table": "_store.store",
         "JsonValue": "_input.types",
         "Rows": "_input.types",
         "Vector": "_input.types",

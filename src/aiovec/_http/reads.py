@@ -15,7 +15,7 @@ import pyarrow as pa
 from .._input.rows import effort_of
 from .._model.schema import Schema, check_table_name
 from .._store.current import Engine
-from .._telemetry.calls import Operation
+from .._store.search import bound_filters, weight_of
 from ..backend.conditions import Conditions, under
 from ..backend.contract import (
     Columns,
@@ -102,7 +102,10 @@ class Reads(Part):
             ]  # fmt: skip
 
         effort = _EFFORT_OF_A_KIND * len(told)
-        wheres = await self.store._bind_each(await off_loop(effort, wheres_told), schema, len(told))
+        given_wheres = tuple(await off_loop(effort, wheres_told))
+        wheres = await off_loop(
+            weight_of(given_wheres), bound_filters, given_wheres, schema, len(told)
+        )
         kinds = await off_loop(effort, kinds_told)
         vectors = await off_loop(effort_of(asked.rows), given.vectors_in, asked, schema)
         if len(which) != len(vectors) or not all(
@@ -131,20 +134,18 @@ class Reads(Part):
         name = check_table_name(facts.get("table"))
         conditions = Conditions(state=given.state_in(facts))
 
-        async def prepared(handle: TableHandle) -> tuple[Columns, Any]:
-            columns = given.columns_in(facts, handle.schema)
-            return columns, await self.where(facts, handle.schema)
+        async def prepared(schema: Schema) -> tuple[Columns, Any]:
+            return given.columns_in(facts, schema), await self.where(facts, schema)
 
-        self.store._enter()
-        operation = Operation("export", name)
-        batches = self.store._batches(operation, name, size, after, prepared)
+        batches = self.store._export(name, size, after, prepared)
         async with aclosing(batches):
             while True:
                 try:
                     with under(conditions):  # the first step opens the table
-                        batch, cursor = await anext(batches)
+                        batch = await anext(batches)
                 except StopAsyncIteration:
                     return
+                cursor = batch.schema.metadata[b"aiovec.cursor"]
                 yield Message({"cursor": cursor.hex()}, pa.Table.from_batches([batch]))
 
     async def count(self, asked: Message) -> Message:

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from .._model.schema import Schema, check_table_name
-from .._store import once
 from .._store.current import Engine
 from .._store.store import VectorStore
 from .._telemetry.calls import Operation
@@ -92,7 +91,7 @@ class Tables(Part):
 
         async def create(engine: Engine) -> Message:
             # Not by the store's own method: a table that a migration brings keeps every option.
-            await once.create_table(engine.backend, name, schema)
+            await engine.backend.create_table(name, schema)
             return Message()
 
         return await self.store._call(Operation("create_table", name), create, done)

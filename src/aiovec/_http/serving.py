@@ -52,7 +52,7 @@ class ServedCalls:
 
     def store_mark(self) -> str:
         """Return a text that changes when the server has come to serve another store."""
-        engine = self.store._follower.engine
+        engine = self.store._current.engine
         text = "\0".join((engine.backend.name, engine.backend.target, *self._abilities(engine)))
         return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
 

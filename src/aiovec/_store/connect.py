@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .store import VectorStore
 
 # What a store imports at its first calls.
-_HEAVY = ("pyarrow.compute", "aiovec._input.rows", "aiovec._store.store", "aiovec._store.table")
+_HEAVY = ("pyarrow.compute", "aiovec._input.rows", "aiovec._store.store")
 
 
 def connect(
@@ -41,8 +41,9 @@ def connect(
     ``lancedb:///path`` or ``s3://…``. A path is a SQLite file, or a folder with one in it.
 
     ``config`` is a TOML file. Alone, its ``[retrieval]`` says what to open, and the store follows
-    it when it is switched to another backend. Beside a target it gives the settings only. With
-    neither, the file is ``$AIOVEC_CONFIG``, else ``./aiovec.toml``.
+    ``aiovec migrate run --switch`` to another backend; a line changed by hand counts at the next
+    ``connect``. With a target it gives the settings only. With neither, the file is
+    ``$AIOVEC_CONFIG``, else ``./aiovec.toml``.
 
     With ``read_only`` the store must exist and nothing of it is written, so it may lie where this
     process cannot write; a call that writes raises UnsupportedError.
@@ -112,8 +113,7 @@ class Opening:
             except Exception as unclosed:  # noqa: BLE001 - the first failure is the one to tell
                 exc.add_note(f"closing it failed too: {unclosed!r}")
             raise
-        followed = source if source.follows else None
-        return VectorStore(resolved.backend, resolved.settings, followed, embedders)
+        return VectorStore(resolved.backend, resolved.settings, source, embedders)
 
     def _resolve(self) -> tuple[Origin, Resolved, dict[str, Embedder | EmbedderSettings]]:
         """Resolve what to open, and import what the store needs: all that blocks, in a thread."""
@@ -125,7 +125,7 @@ class Opening:
             name: embedder_section(name, given) if isinstance(given, Mapping) else given
             for name, given in (self._embedders or {}).items()
         }
-        return source, source.resolve_first(), embedders
+        return source, source.resolve(), embedders
 
 
 def _import_the_rest() -> None:
@@ -174,4 +174,4 @@ def _resolved(
     path = Path(os.path.abspath(os.path.expanduser(text)))
     if not path.exists():
         raise ConfigError(f"there is no backup at {path}", key="backup", accepted="a path")
-    return path, _origin(target, config, False).resolve_first().backend
+    return path, _origin(target, config, False).resolve().backend

@@ -1,18 +1,14 @@
-"""From distances to ranked hits: scores, ties, fusion, diversity and reranking.
-
-It stands once, in front of every backend.
-"""
+"""From distances to ranked hits: scores, ties, fusion, diversity and reranking."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
-from contextvars import ContextVar, copy_context
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
+from operator import lt
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -20,18 +16,14 @@ import anyio
 import numpy as np
 import numpy.typing as npt
 
+from .._input.selection import Selection
 from .._model.arrays import Float64Array
 from .._model.records import Hit, Rank
 from .._model.schema import Metric
-from ..backend.pool import off_loop
-from ..backend.threads import in_idle_thread
+from ..backend.contract import Found
+from ..backend.pool import off_loop as hop
+from ..backend.weight import weight
 from ..errors import AiovecError, InvalidArgumentError, shown
-
-# How many times the limit is fetched for a step that picks from more than it returns.
-POOL = 4
-
-# Whether the running code was called by a user's plain function that reranks.
-_INSIDE: ContextVar[bool] = ContextVar("aiovec_reranking", default=False)
 
 Reranked = Sequence[float] | Sequence[Hit]
 Rerank = Callable[[list[Hit]], Reranked | Awaitable[Reranked]]
@@ -72,23 +64,16 @@ def _is_finite(value: object) -> bool:
 
 Fusion = RRF | Weighted
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
-def score_of(metric: Metric, distance: float) -> float:
-    """The score, higher is better, of a distance, lower is better."""
-    if metric == "cosine":
-        return 1.0 - distance
-    if metric == "l2":
-        return 1.0 / (1.0 + distance)
-    return -distance
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def scores_of(metric: Metric, distances: Sequence[float]) -> list[float]:
-    """``score_of`` for each distance."""
+    """The score, higher is better, of each distance, lower is better."""
     if metric == "cosine":
         return [1.0 - distance for distance in distances]
-    return [score_of(metric, distance) for distance in distances]
+    if metric == "l2":
+        return [1.0 / (1.0 + distance) for distance in distances]
+    return [-distance for distance in distances]
 
 
 def best_first(hits: list[Hit]) -> list[Hit]:
@@ -106,56 +91,124 @@ def order_of(measures: Sequence[float], ids: Sequence[str], limit: int) -> list[
     return sorted(range(len(ids)), key=lambda i: (measures[i], ids[i]))[:limit]
 
 
-MakeHit = Callable[[int, float, Mapping[str, Rank], Mapping[str, str]], Hit]
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The rows of an answer, best first: ``order`` has their places in it, ``scores`` one a place.
 
-
-@dataclass(slots=True)
-class Listed:
-    """One of the two lists of a hybrid search: the ids of its rows, best first, and their scores.
-
-    ``hit`` makes the hit at a place of the list with the fused score, the ranks and the
-    highlights. Most rows are in no fused list, and no hit is made of them.
+    Without a metric it is the answer of a keyword search.
     """
 
-    ids: Sequence[str]
+    found: Found
+    order: Sequence[int]
     scores: Sequence[float]
-    hit: MakeHit
-    highlights: Sequence[Mapping[str, str]] | None = None
+    metric: Metric | None
+
+    def hit(
+        self,
+        selection: Selection,
+        i: int,
+        fields: Mapping[str, Any],
+        score: float,
+        ranks: Mapping[str, Rank] = _NOTHING,
+        highlights: Mapping[str, str] = _NOTHING,
+    ) -> Hit:
+        """Return the row at a place of the answer as a hit."""
+        rows = self.found.rows
+        return Hit(
+            rows.ids[i],
+            score,
+            None if self.metric is None else self.found.measures[i],
+            fields,
+            selection.vector_of(rows, i) if selection.shows_vector else None,
+            ranks,
+            highlights,
+            selection.vector_name,
+        )
 
 
-def fuse(vector: Listed, text: Listed, fusion: Fusion, limit: int) -> list[Hit]:
-    """Return one list of two. ``ranks`` tells where a hit stood in each.
+def rank(
+    found: Found,
+    limit: int,
+    metric: Metric | None,
+    *,
+    min_score: float | None = None,
+    max_distance: float | None = None,
+    left_out: str | None = None,
+) -> Ranking:
+    """Rank the rows of an answer, and keep the best of those within the bounds."""
+    ids, measures = found.rows.ids, found.measures
+    for name, values in (("measures", measures), ("highlights", found.highlights)):
+        if values is not None and len(values) != len(ids):
+            raise AiovecError(
+                f"the backend gave {len(values)} {name} for {len(ids)} rows; "
+                "it must give one for each"
+            )
+    scores = measures if metric is None else scores_of(metric, measures)
+    lowest_first = measures if metric is not None else [-measure for measure in measures]
+    order: Sequence[int] = range(len(ids))
+    if not all(map(lt, lowest_first, lowest_first[1:])):
+        order = order_of(lowest_first, ids, len(ids))
+    if metric is not None and max_distance is not None:
+        order = [i for i in order if measures[i] <= max_distance]
+    if min_score is not None:
+        order = [i for i in order if scores[i] >= min_score]
+    if left_out is not None:
+        order = [i for i in order if ids[i] != left_out]
+    return Ranking(found, order[:limit], scores, metric)
 
-    A list of weight 0 brings no hits of its own.
+
+def hits_of(ranking: Ranking, selection: Selection) -> list[Hit]:
+    """Return the ranked rows as hits."""
+    order, scores, highlights = ranking.order, ranking.scores, ranking.found.highlights
+    each = selection.fields_of_each(ranking.found.rows, order)
+    return [
+        ranking.hit(
+            selection, i, fields, scores[i], _NOTHING, highlights[i] if highlights else _NOTHING
+        )
+        for i, fields in zip(order, each, strict=True)
+    ]
+
+
+def fuse(
+    vector: Ranking, text: Ranking, fusion: Fusion, limit: int, selection: Selection
+) -> list[Hit]:
+    """Return one list of two. ``ranks`` tells the place of a hit in each.
+
+    A list of weight 0 brings no hits of its own. Most rows are in no fused list, and no hit is made
+    of them.
     """
-    scores: dict[str, float] = {}
-    for name, listed in (("vector", vector), ("text", text)):
+    fused: dict[str, float] = {}
+    places: dict[str, dict[str, int]] = {}
+    for name, ranking in (("vector", vector), ("text", text)):
+        ids = [ranking.found.rows.ids[i] for i in ranking.order]
+        places[name] = dict(zip(ids, range(len(ids)), strict=True))
         if isinstance(fusion, RRF):
-            parts = [1.0 / (fusion.k + rank) for rank in range(1, len(listed.ids) + 1)]
-        elif weight := getattr(fusion, name):
-            parts = [weight * part for part in _scaled(listed.scores)]
+            parts = [1.0 / (fusion.k + place) for place in range(1, len(ids) + 1)]
+        elif weight_of_list := getattr(fusion, name):
+            scores = [ranking.scores[i] for i in ranking.order]
+            parts = [weight_of_list * part for part in _scaled(scores)]
         else:
             continue
-        known = scores.get
-        for id, part in zip(listed.ids, parts, strict=True):
-            scores[id] = known(id, 0.0) + part
-    places = [dict(zip(one.ids, range(len(one.ids)), strict=True)) for one in (vector, text)]
-    by_vector, by_text = (one.get for one in places)
-    fused = []
-    for id in _best_of(scores, limit):
+        for id, part in zip(ids, parts, strict=True):
+            fused[id] = fused.get(id, 0.0) + part
+    hits = []
+    for id in _best_of(fused, limit):
         ranks: dict[str, Rank] = {}
         highlights = _NOTHING
-        listed, place = vector, by_vector(id)
-        if place is not None:
-            ranks["vector"] = Rank(place + 1, vector.scores[place])
-        in_text = by_text(id)
-        if in_text is not None:
-            ranks["text"] = Rank(in_text + 1, text.scores[in_text])
-            highlights = text.highlights[in_text] if text.highlights else _NOTHING
+        at: tuple[Ranking, int] | None = None
+        for name, ranking in (("text", text), ("vector", vector)):
+            place = places[name].get(id)
             if place is None:
-                listed, place = text, in_text
-        fused.append(listed.hit(cast("int", place), scores[id], ranks, highlights))
-    return fused
+                continue
+            i = ranking.order[place]
+            at = ranking, i
+            ranks[name] = Rank(place + 1, ranking.scores[i])
+            if ranking.found.highlights:
+                highlights = ranking.found.highlights[i]
+        ranking, i = cast("tuple[Ranking, int]", at)
+        fields = selection.fields_of(ranking.found.rows, i)
+        hits.append(ranking.hit(selection, i, fields, fused[id], ranks, highlights))
+    return hits
 
 
 def _best_of(scores: Mapping[str, float], limit: int) -> list[str]:
@@ -181,7 +234,6 @@ def diversify(
     query: npt.NDArray[Any] | None,
     diversity: float,
     limit: int,
-    stopped: Collection[object] = (),
 ) -> list[Hit]:
     """Pick hits that are near the query and unlike those picked before.
 
@@ -189,8 +241,7 @@ def diversify(
     ``1 - diversity`` and the cosine as similarity, whatever the table's metric: each pick has the
     highest ``lambda * cos(hit, query) - (1 - lambda) * max(cos(hit, picked))``, the first the
     highest ``cos(hit, query)``. Without a query the hits' scores, scaled to 0…1, stand for their
-    nearness to it. Every hit needs its vector. It ends, with fewer hits, once something is in
-    ``stopped``.
+    nearness to it. Every hit needs its vector.
     """
     if len(hits) < 2:
         return list(hits[:limit])
@@ -204,7 +255,7 @@ def diversify(
     picked = [int(np.argmax(relevance))]
     while True:
         open_[picked[-1]] = False
-        if len(picked) == min(limit, len(hits)) or stopped:
+        if len(picked) == min(limit, len(hits)):
             return [hits[i] for i in picked]
         likeness = np.maximum(likeness, vectors @ vectors[picked[-1]])
         worth = (1.0 - diversity) * relevance - diversity * likeness
@@ -226,66 +277,24 @@ def _unit(vectors: npt.NDArray[Any]) -> Float64Array:
     return vectors / np.where(norms > 0, norms, 1.0)
 
 
-async def reranked(
-    held: list[list[Hit]], rerank: Rerank, threads: anyio.CapacityLimiter
-) -> list[Hit]:
+async def reranked(hits: list[Hit], rerank: Rerank, threads: anyio.CapacityLimiter) -> list[Hit]:
     """Return hits in the order of a user's function, which gives scores, or hits in its own order.
 
-    ``held`` has the list of hits and is emptied: a long one is freed in a thread. A plain function
-    runs in a thread; a coroutine function is awaited.
+    A plain function runs in a thread; a coroutine function is awaited.
     """
-    count = len(held[0])
-    if not count:
-        return held.pop()
+    if not hits:
+        return hits
     call = getattr(rerank, "__call__", rerank)  # noqa: B004 - an object's async __call__ counts too
+    outcome: Any
     if inspect.iscoroutinefunction(rerank) or inspect.iscoroutinefunction(call):
-        outcome = await cast("Awaitable[Reranked]", rerank([*held[0]]))
+        outcome = await cast("Awaitable[Reranked]", rerank([*hits]))
     else:
-        outcome = await _in_thread(rerank, [*held[0]], threads)
+        # Who is cancelled leaves the function alone with its own list.
+        work = partial(rerank, [*hits])
+        outcome = await anyio.to_thread.run_sync(work, limiter=threads, abandon_on_cancel=True)
         if inspect.isawaitable(outcome):
             outcome = await outcome
-    outcomes = [outcome]
-    del outcome
-    return await off_loop(4 * count, lambda: _in_order(held.pop(), outcomes.pop(), rerank))
-
-
-async def _in_thread(rerank: Rerank, hits: list[Hit], threads: anyio.CapacityLimiter) -> Any:
-    """Return the result of a plain function, within the limit.
-
-    When cancelled it returns at once: the hits are the function's own. It keeps its place until it
-    has ended. One that searches the store itself, and reranks there, is one of those that have the
-    places: were it to wait for another place, all of them could wait for one another.
-    """
-    loop = asyncio.get_running_loop()
-    limit = anyio.CapacityLimiter(1) if _INSIDE.get() else threads
-    place = object()
-
-    def inside() -> Any:
-        _INSIDE.set(True)  # in a context of its own
-        return rerank(hits)
-
-    def work() -> tuple[Any, BaseException | None]:
-        try:
-            return context.run(inside), None
-        except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
-            return None, exc
-        finally:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants a place
-                loop.call_soon_threadsafe(limit.release_on_behalf_of, place)
-
-    context = copy_context()
-    await limit.acquire_on_behalf_of(place)
-    try:
-        outcome, error = await in_idle_thread(work)
-    except AiovecError:  # no thread was begun
-        limit.release_on_behalf_of(place)
-        raise
-    if error is None:
-        return outcome
-    try:
-        raise error
-    finally:
-        del error  # it refers to this frame
+    return await hop(weight(hits), _in_order, hits, outcome, rerank)
 
 
 def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:

@@ -1,25 +1,30 @@
-"""Searches by vector, by keywords and by both: one way from the arguments to the hits."""
+"""Searches by vector, by keywords and by both.
+
+Each takes three steps: ``prepare`` makes a ``Plan`` of the arguments, ``ask`` and its like put it
+to the backend and rank what comes back, and ``finish`` reranks, diversifies and cuts.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
-from operator import lt
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import anyio
 
-from .._filters import Expr
-from .._filters.tree import Ref
+from .._filters import Expr, bind
+from .._filters.tree import In, IsNull, Ref, all_of, any_of
 from .._input.arguments import check_flag, check_tuning, check_words, count_of
-from .._input.selection import Selection, group_key, selected_names, selection_of
+from .._input.selection import Selection, group_key, select_columns, selected_names
 from .._input.types import Where
-from .._model.records import Hit, Rank
+from .._model.arrays import Float32Array
+from .._model.records import Hit
 from .._model.results import Results, columns_of
-from .._model.schema import Field, Metric
+from .._model.schema import Schema
 from .._text.query import TextClause, check_phrases, parse, text_fields
 from ..backend.contract import (
     Backend,
@@ -31,49 +36,45 @@ from ..backend.contract import (
     VectorQuery,
 )
 from ..backend.limits import current_deadline
-from ..backend.pool import LITTLE, NUMBERS_A_VALUE, off_loop
-from ..backend.threads import wait_out
-from ..errors import AiovecError, InvalidArgumentError, UnsupportedError
-from .grouping import Ask, Group, Grouping, group_of, picked
+from ..backend.pool import off_loop as hop
+from ..backend.weight import weight
+from ..errors import AiovecError, FilterError, InvalidArgumentError, UnsupportedError
 from .rank import (
-    POOL,
     Fusion,
-    Listed,
+    Ranking,
     Rerank,
     check_bound,
     check_diversity,
     check_rerank,
     diversify,
     fuse,
-    order_of,
+    hits_of,
+    nearest_first,
+    rank,
     reranked,
-    scores_of,
 )
 
+# How many times the limit is fetched for a step that picks from more than it returns, and how many
+# times more rows are asked for where they had too few groups.
+POOL = 4
+# A filter names so many groups at most.
+_MOST_NAMED = 2_000
+# A filter's text takes longer to parse than other text does to copy: so much of it as one value.
+_CHARACTERS_A_VALUE = 2
+
 _T = TypeVar("_T")
-# A query of single letters takes as long to parse, for each character, as so many values to copy.
-_VALUES_A_CHARACTER = 4
 
 Marks = tuple[str, str]
 _MARKS = ("<mark>", "</mark>")
-# So many hits are put into another list as fast as one value is copied.
-_HITS_A_VALUE = 16
-# A row of one list of two takes its place there as fast as so many values are copied.
-_VALUES_A_LISTED_ROW = 4
-# Fusing looks at a hit as long as it takes to copy so many values.
-_VALUES_A_FUSED_HIT = 8
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
-_NONE_FOUND = Found(StoredRows([], {}), [])
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
     """The arguments of a search, checked, for every query of one call."""
 
     limit: int = 10
-    where: Where = None
-    wheres: Sequence[Where] | None = None
-    """A filter for each vector of ``search_many``, in place of ``where``."""
+    where: Where | Sequence[Where] = None
+    """A filter for all vectors, or a tuple with one for each."""
     select: Iterable[str] | None = None
     model: str | None = None
     include_vector: bool = False
@@ -88,33 +89,36 @@ class SearchOptions:
     max_distance: float | None = None
     group_by: str | None = None
     per_group: int = 1
-    names: list[str] | None = field(default=None, init=False)
-    """``select``, read once."""
 
     def __post_init__(self) -> None:
-        self.limit = count_of("limit", self.limit)
-        self.exact = check_flag("exact", self.exact)
-        self.include_vector = check_flag("include_vector", self.include_vector)
-        self.any = check_flag("any", self.any)
-        self.diversity = check_diversity(self.diversity)
+        limit = count_of("limit", self.limit)
+        fetch_k = self.fetch_k
+        if fetch_k is not None:
+            fetch_k = count_of("fetch_k", fetch_k)
+            if fetch_k < limit:
+                expected = f"None, or at least the limit of {limit}"
+                raise InvalidArgumentError("fetch_k", fetch_k, expected)
         check_rerank(self.rerank)
         if self.tuning is not None and not isinstance(self.tuning, Tuning):
             raise InvalidArgumentError("tuning", self.tuning, "an aiovec.Tuning or None")
-        if self.fetch_k is not None:
-            self.fetch_k = count_of("fetch_k", self.fetch_k)
-            if self.fetch_k < self.limit:
-                raise InvalidArgumentError(
-                    "fetch_k", self.fetch_k, f"None, or at least the limit of {self.limit}"
-                )
         self._check_marks()
-        self.min_score = check_bound("min_score", self.min_score)
-        self.max_distance = check_bound("max_distance", self.max_distance)
-        self.per_group = count_of("per_group", self.per_group)
-        if self.group_by is not None and self.diversity:
+        diversity = check_diversity(self.diversity)
+        if self.group_by is not None and diversity:
             raise InvalidArgumentError(
-                "diversity", self.diversity, "None with group_by, which is for variety as well"
+                "diversity", diversity, "None with group_by, which is for variety as well"
             )
-        self.names = selected_names(self.select)
+        checked = {
+            "limit": limit, "fetch_k": fetch_k, "diversity": diversity,
+            "select": selected_names(self.select),
+            "exact": check_flag("exact", self.exact),
+            "include_vector": check_flag("include_vector", self.include_vector),
+            "any": check_flag("any", self.any),
+            "min_score": check_bound("min_score", self.min_score),
+            "max_distance": check_bound("max_distance", self.max_distance),
+            "per_group": count_of("per_group", self.per_group),
+        }  # fmt: skip
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @property
     def pool(self) -> int:
@@ -122,17 +126,14 @@ class SearchOptions:
         return self.limit * POOL if self.fetch_k is None else self.fetch_k
 
     @property
-    def fetched(self) -> int:
-        """The number of hits to rank before the steps that choose."""
-        chooses = self.diversity or self.rerank is not None
-        return self.pool if chooses else self.limit
+    def chooses(self) -> bool:
+        """True if further steps choose among the hits."""
+        return bool(self.diversity) or self.rerank is not None
 
     @property
-    def marks(self) -> Marks | None:
-        """The texts around each matching word of a snippet; None without snippets."""
-        if isinstance(self.highlight, tuple):
-            return self.highlight
-        return _MARKS if self.highlight else None
+    def fetched(self) -> int:
+        """The number of hits, or of groups, to rank before the steps that choose."""
+        return self.pool if self.chooses else self.limit
 
     def _check_marks(self) -> None:
         given: object = self.highlight
@@ -142,29 +143,111 @@ class SearchOptions:
             good = given is None or isinstance(given, bool)
         if not good:
             raise InvalidArgumentError(
-                "highlight", given, "True, False, or a tuple of the texts before and behind a word"
+                "highlight", given, "True, False, or a tuple of the texts before and after a word"
             )
         for mark in given if isinstance(given, tuple) else ():
             check_words("highlight", mark)
 
 
-@dataclass(slots=True)
-class Ranked:
-    """The hits of each query of a call, and what the last steps need to know of them.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A search of one table: the queries, and what becomes of the rows that they find.
 
-    ``vectors`` are the queries, None where nearness to them is not what ranked the hits.
-    ``added`` are names of fields that were read for reranking alone.
+    ``added`` are names of fields that are read for its own steps alone, and with ``hides_vector``
+    the vector is too. The row ``left_out`` is no hit. What is ``fused`` has its least score in the
+    fused list.
     """
 
-    hits: list[list[Hit]]
-    vectors: Sequence[Any] | None
-    strips_vectors: bool = False
+    options: SearchOptions
+    schema: Schema
+    selection: Selection
+    queries: Sequence[VectorQuery] = ()
+    text: TextQuery | None = None
+    group: Ref | None = None
     added: frozenset[str] = frozenset()
-    groups: Mapping[str, Group] | None = None
-    columns: Mapping[str, Field | None] = field(default_factory=dict)
+    hides_vector: bool = False
+    left_out: str | None = None
+
+    @property
+    def fused(self) -> bool:
+        return self.text is not None and bool(self.queries)
 
 
-async def clauses_of(backend: Backend, handle: TableHandle, query: str) -> tuple[TextClause, ...]:
+def prepare(
+    backend: Backend,
+    handle: TableHandle,
+    options: SearchOptions,
+    *,
+    vectors: Callable[[Schema], Sequence[Float32Array]] | None = None,
+    words: str | None = None,
+    left_out: str | None = None,
+) -> Plan:
+    """Return the plan of a search for ``vectors``, as checked by the schema, or ``words``."""
+    schema = handle.schema
+    if options.tuning is not None:
+        check_tuning(options.tuning, schema.dim)
+    chosen = select_columns(
+        schema,
+        options.select,  # type: ignore[arg-type]  # a list by now
+        include_vector=options.include_vector,
+        needs_vector=bool(options.diversity),
+    )
+    group = None if options.group_by is None else group_key(schema, options.group_by)
+    # What reranks reads the texts, whatever the caller wants to keep of them.
+    needed = [] if options.rerank is None else text_fields(schema)
+    if group is not None and not group.path:
+        needed.append(group.name)
+    columns = chosen.columns
+    added = [name for name in dict.fromkeys(needed) if name not in columns.fields]
+    if added:
+        columns = replace(columns, fields=(*columns.fields, *added))
+    if group is not None and group.path and not columns.payload:
+        columns, chosen = replace(columns, payload=True), replace(chosen, keys={})
+    hides = bool(options.diversity) and not chosen.shows_vector
+    if hides or columns is not chosen.columns:
+        chosen = replace(chosen, columns=columns, shows_vector=hides or chosen.shows_vector)
+    plan = Plan(options, schema, chosen, (), None, group, frozenset(added), hides, left_out)
+    where = options.where
+    if words is not None:
+        clauses = _clauses(backend, handle, words)
+        marks = options.highlight if isinstance(options.highlight, tuple) else _MARKS
+        limit = options.fetched if vectors is None else options.pool
+        text = TextQuery(
+            clauses, limit, bind(where, schema), columns, options.any,
+            marks if options.highlight else None,
+        )  # fmt: skip
+        plan = replace(plan, text=text)
+    if vectors is not None:
+        arrays = vectors(schema)
+        limit = options.fetched if words is None else options.pool
+        limit += left_out is not None
+        conditions = bound_filters(where, schema, len(arrays))
+        queries = [
+            VectorQuery(array, limit, condition, columns, options.exact, options.tuning)
+            for array, condition in zip(arrays, conditions, strict=True)
+        ]
+        plan = replace(plan, queries=queries)
+    return plan
+
+
+def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:
+    """Return a bound filter for each of so many vectors; equal texts are read once."""
+    if not isinstance(where, tuple):
+        return [bind(where, schema)] * count
+    if len(where) != count:
+        raise InvalidArgumentError(
+            "where", list(where),
+            f"one filter, or one for each of the {count} vectors (there are {len(where)})",
+        )  # fmt: skip
+    bound: dict[str | int, Expr | None] = {}
+    for each in where:
+        key = each if isinstance(each, str) else id(each)
+        if key not in bound:
+            bound[key] = bind(each, schema)
+    return [bound[each if isinstance(each, str) else id(each)] for each in where]
+
+
+def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextClause, ...]:
     """Return the clauses of a keyword search that this backend can answer on this table."""
     backend.check_able("text")
     if not text_fields(handle.schema):
@@ -174,8 +257,8 @@ async def clauses_of(backend: Backend, handle: TableHandle, query: str) -> tuple
             "of text, and add_field(table, name, Field(str, text=True)) adds one",
             table=handle.name,
         )  # fmt: skip
-    clauses = await off_loop(_VALUES_A_CHARACTER * len(query), parse, query, handle.schema)
-    await off_loop(len(query), check_phrases, query, clauses, handle.schema)
+    clauses = parse(words, handle.schema)
+    check_phrases(words, clauses, handle.schema)
     for clause in clauses:
         if clause.prefix and not backend.supports("text-prefix"):
             raise UnsupportedError(
@@ -186,455 +269,306 @@ async def clauses_of(backend: Backend, handle: TableHandle, query: str) -> tuple
     return clauses
 
 
-class Search:
-    """One call's search of a table, on one attempt.
+def weight_of(text: object) -> int:
+    """Return the weight of a filter, or of the words of a search."""
+    if isinstance(text, tuple):
+        return sum(map(weight_of, text))
+    return len(text) // _CHARACTERS_A_VALUE if isinstance(text, str) else weight(text)
 
-    ``left_out`` is the id of a row that is no hit. What ``fuses`` has its least score, and its
-    groups, in the fused list.
-    """
 
-    def __init__(
-        self,
-        backend: Backend,
-        handle: TableHandle,
-        options: SearchOptions,
-        where: Expr | None,
-        chosen: Selection,
-        added: Sequence[str],
-        ref: Ref | None,
-        *,
-        left_out: str | None = None,
-        fuses: bool = False,
-    ) -> None:
-        self._backend = backend
-        self._handle = handle
-        self._options = options
-        self._where = where
-        self._left_out = left_out
-        self._fuses = fuses
-        self._ref = ref
-        self._groups: dict[str, Group] = {}
-        self._left_to_make = 0
-        self._strips_vectors = bool(options.diversity) and not chosen.shows_vector
-        self._added = frozenset(added)
-        columns = chosen.columns
-        if added:
-            columns = replace(columns, fields=(*columns.fields, *added))
-        if ref is not None and ref.path and not columns.payload:
-            columns = replace(columns, payload=True)
-            chosen = replace(chosen, keys={})
-        shows = chosen.shows_vector or self._strips_vectors
-        if columns is not chosen.columns or shows is not chosen.shows_vector:
-            chosen = replace(chosen, columns=columns, shows_vector=shows)
-        self._chosen = chosen
+# From the plan to the hits
 
-    @classmethod
-    async def of(
-        cls,
-        backend: Backend,
-        handle: TableHandle,
-        options: SearchOptions,
-        where: Expr | None,
-        *,
-        left_out: str | None = None,
-        fuses: bool = False,
-    ) -> Search:
-        """Return the search with the columns that its steps need; ``where`` is bound."""
-        schema = handle.schema
-        if options.tuning is not None:
-            check_tuning(options.tuning, schema.dim)
-        chosen = await selection_of(
-            schema,
-            options.names,
-            include_vector=options.include_vector,
-            needs_vector=bool(options.diversity),
+
+class Group(NamedTuple):
+    """The value that rows of one group share, and its type: 1 and TRUE are not the same."""
+
+    type: str
+    value: Any
+
+
+_NULL = Group("null", None)
+
+
+@dataclass(slots=True)
+class Answer:
+    """The hits of each query of a plan, best first, and the group of each, by its id."""
+
+    plan: Plan
+    hits: list[list[Hit]] = field(default_factory=list)
+    groups: dict[str, Group] = field(default_factory=dict)
+
+    def ranking(self, found: Found, limit: int, *, by_vector: bool) -> Ranking:
+        """Return the order of an answer's rows, and note their groups."""
+        plan, options = self.plan, self.plan.options
+        ranking = rank(
+            found,
+            limit,
+            plan.schema.metric if by_vector else None,
+            min_score=None if plan.fused else options.min_score,
+            max_distance=options.max_distance,
+            left_out=plan.left_out,
         )
-        ref = None if options.group_by is None else group_key(schema, options.group_by)
-        # What reranks reads the texts, whatever the caller wants to keep of them.
-        needed = [] if options.rerank is None else text_fields(schema)
-        if ref is not None and not ref.path:
-            needed.append(ref.name)
-        known = set(chosen.columns.fields)
-        added = [name for name in dict.fromkeys(needed) if name not in known]
-        return cls(
-            backend, handle, options, where, chosen, added, ref, left_out=left_out, fuses=fuses
-        )
+        if plan.group is not None:
+            for i in ranking.order:
+                self.groups[found.rows.ids[i]] = _group_of(found.rows, i, plan.group)
+        return ranking
 
-    # The hits of each query, best first, with all that its options ask for but the last steps
+    def ranked(self, found: Found, limit: int, *, by_vector: bool) -> list[Hit]:
+        ranking = self.ranking(found, limit, by_vector=by_vector)
+        return hits_of(ranking, self.plan.selection)
 
-    async def of_vectors(
-        self, vectors: Sequence[Any], wheres: Sequence[Expr | None] | None = None
-    ) -> list[list[Hit]]:
-        """Return the hits of each vector; ``wheres`` has a filter for each of them."""
-        if self._ref is None:
-            return await self.by_vectors(vectors, self._options.fetched, wheres)
-        found = []
-        for n, vector in enumerate(vectors):
+    def fused(
+        self, vector: Found, text: Found, fusion: Fusion, count: int, limit: int
+    ) -> list[Hit]:
+        """Return one list of both, each of ``count`` rows at most."""
+        hits = fuse(
+            self.ranking(vector, count, by_vector=True), self.ranking(text, count, by_vector=False),
+            fusion, limit, self.plan.selection,
+        )  # fmt: skip
+        least = self.plan.options.min_score
+        return hits if least is None else [hit for hit in hits if hit.score >= least]
 
-            async def ask(
-                where: Expr | None, count: int, vector: Any = vector
-            ) -> tuple[list[Hit], bool]:
-                (hits,) = await self.by_vectors([vector], count, [where])
-                return hits, len(hits) < count
+    def cut(self, hits: Sequence[Hit]) -> list[Hit]:
+        """Return the hits of the best groups, or the best ones."""
+        options = self.plan.options
+        if self.plan.group is None:
+            return list(hits[: options.limit])
+        return _picked(hits, self.groups, options.limit, options.per_group)
 
-            where = self._where if wheres is None else wheres[n]
-            found.append(await self._grouping(self._ref, ask, where, narrows=True))
-        return found
 
-    async def of_clauses(self, clauses: tuple[TextClause, ...]) -> list[Hit]:
-        """Return the hits of a keyword search."""
-        if self._ref is None:
-            return await self.by_clauses(clauses, self._options.fetched, self._where)
+async def ask_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Answer:
+    """Search for the plan's vectors."""
+    answer = Answer(plan)
+    limit = plan.options.fetched
+    if plan.group is None:
+        found = await _found(backend, handle, plan.queries)
 
-        async def ask(where: Expr | None, count: int) -> tuple[list[Hit], bool]:
-            hits = await self.by_clauses(clauses, count, where)
+        def ranked() -> None:
+            answer.hits = [answer.ranked(one, limit, by_vector=True) for one in found]
+
+        await hop(weight(*found), ranked)
+        return answer
+    for query in plan.queries:
+
+        async def ask(where: Expr | None, count: int, query: VectorQuery = query) -> _Asked:
+            wanted = count + (plan.left_out is not None)
+            (one,) = await _found(backend, handle, [replace(query, limit=wanted, where=where)])
+            hits = await hop(weight(one), partial(answer.ranked, one, count, by_vector=True))
             return hits, len(hits) < count
 
-        return await self._grouping(self._ref, ask, self._where)
+        answer.hits.append(await _grouped(ask, answer, plan.group, query.where, fills=True))
+    return answer
 
-    async def of_both(
-        self,
-        by_vector: Callable[[int], Awaitable[Listed]],
-        by_text: Callable[[int], Awaitable[Listed]],
-        fusion: Fusion,
-    ) -> list[Hit]:
-        """Return the fused hits of two searches for so many hits, which run at once."""
 
-        deadline = current_deadline(None)
+async def ask_words(backend: Backend, handle: TableHandle, plan: Plan) -> Answer:
+    """Search for the plan's words."""
+    answer, text = Answer(plan), cast("TextQuery", plan.text)
 
-        async def both(count: int) -> dict[str, Listed]:
-            lists: dict[str, Listed] = {}
+    async def ask(where: Expr | None, count: int) -> _Asked:
+        found = await _found_words(backend, handle, replace(text, limit=count))
+        hits = await hop(weight(found), partial(answer.ranked, found, count, by_vector=False))
+        return hits, len(hits) < count
 
-            async def vector() -> None:
-                with deadline.shared():
-                    lists["vector"] = await by_vector(count)
+    if plan.group is None:
+        hits, _ = await ask(text.where, text.limit)
+    else:
+        hits = await _grouped(ask, answer, plan.group, text.where)
+    answer.hits.append(hits)
+    return answer
 
-            async def text() -> None:
-                # The other one takes longer, and two threads that begin at once keep each other
-                # waiting for the interpreter (``python -m bench text``).
-                await asyncio.sleep(0)
-                with deadline.shared():
-                    lists["text"] = await by_text(count)
 
-            await together(vector(), text())
-            return lists
+async def ask_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fusion) -> Answer:
+    """Search for a vector and for words at once, and fuse both lists."""
+    answer, text = Answer(plan), cast("TextQuery", plan.text)
+    deadline = current_deadline(backend.busy_timeout)
 
-        if self._ref is None:
-            lists = await both(self._options.pool)
-            return await self._fused(lists, fusion, self._options.fetched)
+    async def part(work: Awaitable[_T]) -> _T:
+        with deadline.shared():
+            return await work
 
-        async def ask(where: Expr | None, count: int) -> tuple[list[Hit], bool]:
-            lists = await both(count)
-            over = all(len(one.ids) < count for one in lists.values())
-            return await self._fused(lists, fusion, 2 * count), over
+    async def fused(count: int, limit: int) -> tuple[list[Hit], bool]:
+        queries, words = [replace(plan.queries[0], limit=count)], replace(text, limit=count)
+        try:
+            async with asyncio.TaskGroup() as both:
+                by_vector = both.create_task(part(_found(backend, handle, queries)))
+                by_words = both.create_task(part(_found_words(backend, handle, words)))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        (near,), matching = by_vector.result(), by_words.result()
+        effort = weight(near, matching)
+        hits = await hop(effort, answer.fused, near, matching, fusion, count, limit)
+        over = max(len(near.rows.ids), len(matching.rows.ids)) < count
+        return hits, over
 
-        return await self._grouping(self._ref, ask, self._where)
-
-    async def _grouping(
-        self, ref: Ref, ask: Ask, where: Expr | None, *, narrows: bool = False
-    ) -> list[Hit]:
-        options = self._options
-        grouping = Grouping(
-            self._handle.schema, ref, self._groups, options.fetched, options.per_group,
-            narrows=narrows,
-        )  # fmt: skip
-        return await grouping.run(ask, where, options.pool)
-
-    # What the backend is asked for
-
-    async def by_vectors(
-        self, vectors: Sequence[Any], limit: int, wheres: Sequence[Expr | None] | None = None
-    ) -> list[list[Hit]]:
-        """Return the nearest of each vector, best first."""
-        return await self._by_vectors(vectors, limit, wheres, self._hits)
-
-    async def by_clauses(
-        self, clauses: tuple[TextClause, ...], limit: int, where: Expr | None
-    ) -> list[Hit]:
-        """Return the best rows by keywords, best first."""
-        return await self._by_clauses(clauses, limit, where, self._hits)
-
-    async def list_by_vector(self, vector: Any, limit: int) -> Listed:
-        """Return the nearest of a vector, to be fused."""
-        (listed,) = await self._by_vectors([vector], limit, None, self._listed)
-        return listed
-
-    async def list_by_clauses(
-        self, clauses: tuple[TextClause, ...], limit: int, where: Expr | None
-    ) -> Listed:
-        """Return the best rows by keywords, to be fused."""
-        return await self._by_clauses(clauses, limit, where, self._listed)
-
-    async def _by_vectors(
-        self,
-        vectors: Sequence[Any],
-        limit: int,
-        wheres: Sequence[Expr | None] | None,
-        of: Callable[[Found, int, Metric | None], _T],
-    ) -> list[_T]:
-        options = self._options
-        wanted = limit if self._left_out is None else limit + 1
-
-        def asked() -> list[VectorQuery]:
-            conditions = [self._where] * len(vectors) if wheres is None else wheres
-            return [
-                VectorQuery(
-                    vector, wanted, where, self._chosen.columns, options.exact, options.tuning
-                )
-                for vector, where in zip(vectors, conditions, strict=True)
-            ]
-
-        queries = await off_loop(len(vectors), asked)
-        if not queries:
-            return []
-        answers = list(await self._backend.search(self._handle, queries))
-        if len(answers) != len(queries):
-            raise AiovecError(
-                f"the backend gave {len(answers)} answers to {len(queries)} queries; "
-                "it must give one for each"
-            )
-        effort = len(answers)
-        if effort <= LITTLE:
-            for found in answers:
-                effort += self._effort(found.rows)
-                if effort > LITTLE:
-                    break
-
-        def hits() -> list[_T]:
-            made = []
-            answers.reverse()
-            while answers:  # freed one by one, and in the thread, as the queries are
-                made.append(of(answers.pop(), limit, self._handle.schema.metric))
-            queries.clear()
-            return made
-
-        return await off_loop(effort, hits)
-
-    async def _by_clauses(
-        self,
-        clauses: tuple[TextClause, ...],
-        limit: int,
-        where: Expr | None,
-        of: Callable[[Found, int, Metric | None], _T],
-    ) -> _T:
-        if all(clause.excluded for clause in clauses):
-            return of(_NONE_FOUND, limit, None)
-        options = self._options
-        asked = TextQuery(clauses, limit, where, self._chosen.columns, options.any, options.marks)
-        answers = [await self._backend.search_text(self._handle, asked)]
-        effort = self._effort(answers[0].rows)
-        return await off_loop(effort, lambda: of(answers.pop(), limit, None))
-
-    def _effort(self, rows: StoredRows) -> int:
-        """Return how many values it takes to list the rows; what is fused is made later."""
-        effort = self._chosen.effort(rows)
-        if not self._fuses:
-            return effort
-        self._left_to_make += effort
-        return effort if self._ref is not None else _VALUES_A_LISTED_ROW * len(rows.ids)
-
-    def _hits(self, found: Found, limit: int, metric: Metric | None) -> list[Hit]:
-        """Return the hits of one answer, best first; without a metric, of a keyword search."""
-        best, scores = self._best(found, limit, metric)
-        rows, chosen, highlights = found.rows, self._chosen, found.highlights
-        fields = chosen.fields_of_each(rows, best)
-        shows, name = chosen.shows_vector, self._handle.schema.vector
-        return [
-            Hit(
-                rows.ids[i],
-                scores[i],
-                None if metric is None else found.measures[i],
-                own,
-                chosen.vector_of(rows, i) if shows else None,
-                _NOTHING,
-                highlights[i] if highlights else _NOTHING,
-                name,
-            )
-            for i, own in zip(best, fields, strict=True)
-        ]
-
-    def _listed(self, found: Found, limit: int, metric: Metric | None) -> Listed:
-        """Return the rows of one answer, to be fused."""
-        best, scores = self._best(found, limit, metric)
-        rows, chosen, name = found.rows, self._chosen, self._handle.schema.vector
-
-        def hit(
-            place: int, score: float, ranks: Mapping[str, Rank], highlights: Mapping[str, str]
-        ) -> Hit:
-            i = best[place]
-            return Hit(
-                rows.ids[i],
-                score,
-                None if metric is None else found.measures[i],
-                chosen.fields_of(rows, i),
-                chosen.vector_of(rows, i),
-                ranks,
-                highlights,
-                name,
-            )
-
-        return Listed(
-            [rows.ids[i] for i in best],
-            [scores[i] for i in best],
-            hit,
-            [found.highlights[i] for i in best] if found.highlights else None,
+    if plan.group is None:
+        hits, _ = await fused(plan.options.pool, plan.options.fetched)
+    else:
+        hits = await _grouped(
+            lambda _, count: fused(count, 2 * count), answer, plan.group, text.where
         )
-
-    def _best(
-        self, found: Found, limit: int, metric: Metric | None
-    ) -> tuple[Sequence[int], Sequence[float]]:
-        """Return positions in an answer, best first, and the score at every position."""
-        rows, measures = _rows_of(found), found.measures
-        scores = measures if metric is None else scores_of(metric, measures)
-        lowest_first = measures if metric is not None else [-measure for measure in measures]
-        order: Sequence[int] = range(len(measures))
-        if not all(map(lt, lowest_first, lowest_first[1:])):
-            order = order_of(lowest_first, rows.ids, len(rows.ids))
-        farthest = self._options.max_distance
-        if metric is not None and farthest is not None:
-            order = [i for i in order if measures[i] <= farthest]
-        least = None if self._fuses else self._options.min_score
-        if least is not None:
-            order = [i for i in order if scores[i] >= least]
-        if self._left_out is not None:
-            order = [i for i in order if rows.ids[i] != self._left_out]
-        best = order[:limit]
-        if self._ref is not None:
-            for i in best:
-                self._groups[rows.ids[i]] = group_of(rows, i, self._ref)
-        return best, scores
-
-    async def _fused(self, lists: dict[str, Listed], fusion: Fusion, limit: int) -> list[Hit]:
-        """Return one list of both, which are emptied."""
-        rows = sum(len(one.ids) for one in lists.values())
-        effort = _VALUES_A_FUSED_HIT * rows + self._left_to_make
-        self._left_to_make = 0
-        least = self._options.min_score
-
-        def fused() -> list[Hit]:
-            hits = fuse(lists["vector"], lists["text"], fusion, limit)
-            lists.clear()  # in the thread: it takes its time to free the hits
-            return hits if least is None else [hit for hit in hits if hit.score >= least]
-
-        return await off_loop(effort, fused)
-
-    def ranked(self, hits: list[list[Hit]], vectors: Sequence[Any] | None) -> Ranked:
-        groups = None if self._ref is None else self._groups
-        names = [name for name in self._chosen.columns.fields if name not in self._added]
-        vector = self._chosen.shows_vector and not self._strips_vectors
-        columns = columns_of(self._handle.schema, names, hits=True, vector=vector)
-        return Ranked(hits, vectors, self._strips_vectors, self._added, groups, columns)
+    answer.hits.append(hits)
+    return answer
 
 
-def _rows_of(found: Found) -> StoredRows:
-    """Return the rows of an answer, which are paired with its measures by position."""
-    count = len(found.rows.ids)
-    for name, values in (("measures", found.measures), ("highlights", found.highlights)):
-        if values is not None and len(values) != count:
-            raise AiovecError(
-                f"the backend gave {len(values)} {name} for {count} rows; it must give one for each"
-            )
-    return found.rows
+async def _found(
+    backend: Backend, handle: TableHandle, queries: Sequence[VectorQuery]
+) -> Sequence[Found]:
+    found = await backend.search(handle, queries) if queries else []
+    if len(found) != len(queries):
+        raise AiovecError(
+            f"the backend gave {len(found)} answers to {len(queries)} queries; "
+            "it must give one for each"
+        )
+    return found
 
 
-async def together(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
-    """Run both at once. Where one fails, or the caller is cancelled, both have ended then."""
-    over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    left = 2
+async def _found_words(backend: Backend, handle: TableHandle, query: TextQuery) -> Found:
+    if all(clause.excluded for clause in query.clauses):
+        return Found(StoredRows([], {}), [])
+    return await backend.search_text(handle, query)
 
-    def end() -> None:
-        if not over.done():
-            over.set_result(None)
 
-    async def watched(work: Coroutine[Any, Any, None]) -> None:
-        nonlocal left
-        try:
-            await work
-            left -= 1
-        except BaseException:
-            left = 0
-            raise
-        finally:
-            if not left:  # said here, the caller goes on a round of the loop sooner
-                end()
+# Groups: rows of the same value in a field or in a key of the payload
 
-    tasks = [asyncio.ensure_future(watched(one)), asyncio.ensure_future(watched(other))]
-    for task in tasks:  # one that is cancelled before it begins says nothing
-        task.add_done_callback(lambda done: end() if done.cancelled() else None)
-    cancelled = None
+_Asked = tuple[list[Hit], bool]
+
+
+async def _grouped(
+    ask: Callable[[Expr | None, int], Awaitable[_Asked]],
+    answer: Answer,
+    group: Ref,
+    where: Expr | None,
+    *,
+    fills: bool = False,
+) -> list[Hit]:
+    """Return the best hits of the best groups.
+
+    ``ask`` gives so many of the best hits that a filter selects, and True where there are no more.
+    It is asked for more until there are enough groups. With ``fills`` it is then asked for more
+    rows of the groups that have too few. Scores of keywords may depend on the filter, and fused
+    ones on the number of hits: there a group has the rows that were found with the others.
+    """
+    options, groups = answer.plan.options, answer.groups
+    wanted, per_group = options.fetched, options.per_group
+
+    def picked(hits: Sequence[Hit]) -> list[Hit]:
+        return _picked(hits, groups, wanted, per_group)
+
+    def merged(hits: list[Hit], more: list[Hit]) -> list[Hit]:
+        known = {hit.id: hit for hit in (*hits, *more)}
+        return picked(nearest_first([*known.values()]))
+
+    count = options.pool * per_group
+    found, over = await ask(where, count)
+    hits = await hop(weight(found), picked, found)
+    while not over and len({groups[hit.id] for hit in hits}) < wanted:
+        count *= POOL
+        found, over = await ask(where, count)
+        hits = await hop(weight(found), picked, found)
+    count = POOL * per_group * wanted
+    while fills and not over and (small := _small(hits, groups, per_group)):
+        within = _within(answer.plan.schema, group, small, where)
+        if within is None:
+            break
+        more, over = await ask(within, count)
+        hits = await hop(weight(more), merged, hits, more)
+        count *= POOL
+    return hits
+
+
+def _small(hits: Iterable[Hit], groups: Mapping[str, Group], per_group: int) -> set[Group]:
+    """Return the groups with fewer hits than wanted. JSON cannot be compared in a filter."""
+    sizes: dict[Group, int] = {}
+    for hit in hits:
+        sizes[groups[hit.id]] = sizes.get(groups[hit.id], 0) + 1
+    return {group for group, size in sizes.items() if size < per_group and group.type != "json"}
+
+
+def _within(schema: Schema, ref: Ref, groups: set[Group], where: Expr | None) -> Expr | None:
+    """Return the filter for rows of these groups; None where it would be too large."""
+    values = tuple(group.value for group in groups if group is not _NULL)
+    if len(values) > _MOST_NAMED:
+        return None
+    terms: list[Expr] = [In(ref, values)] if values else []
+    if _NULL in groups:
+        terms.append(IsNull(ref))
     try:
-        await over
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            if not task.done():
-                cancelled = await wait_out(task) or cancelled
-        failures = [task.exception() for task in tasks if not task.cancelled()]
-        del task
-        tasks.clear()
-    if cancelled is not None:
-        raise cancelled
-    stopped = len(failures) < 2
-    failure = next(filter(None, failures), None)
-    failures.clear()
-    if failure is not None:
-        try:
-            raise failure
-        finally:
-            del failure  # it refers to this frame
-    if stopped:
-        raise asyncio.CancelledError
+        bound = bind(any_of(terms), schema)
+        return bound if where is None or bound is None else all_of([where, bound])
+    except FilterError:  # the caller's filter is as deep or as large as filters may be
+        return None
 
 
-async def finished(
-    ranked: Ranked, options: SearchOptions, threads: Callable[[], anyio.CapacityLimiter]
-) -> list[Results[Hit]]:
+def _group_of(rows: StoredRows, i: int, ref: Ref) -> Group:
+    """Return the group of a row. Lists and objects of the payload are compared as JSON."""
+    if not ref.path:
+        value = rows.fields[ref.name][i]
+    else:
+        text = rows.payloads[i] if rows.payloads is not None else None
+        value = None if text is None else json.loads(text)
+        for key in ref.path:
+            value = value.get(key) if isinstance(value, dict) else None
+    if value is None:
+        return _NULL
+    if isinstance(value, (bool, str, datetime)):
+        return Group(type(value).__name__, value)
+    if isinstance(value, (int, float)):
+        return Group("number", value)
+    return Group("json", json.dumps(value, sort_keys=True))
+
+
+def _picked(
+    hits: Iterable[Hit], groups: Mapping[str, Group], limit: int, per_group: int
+) -> list[Hit]:
+    """Return the hits of the first ``limit`` groups, at most ``per_group`` of each."""
+    sizes: dict[Group, int] = {}
+    chosen = []
+    for hit in hits:
+        group = groups[hit.id]
+        size = sizes.get(group, 0)
+        if size < per_group and (size or len(sizes) < limit):
+            sizes[group] = size + 1
+            chosen.append(hit)
+    return chosen
+
+
+# From the hits to the results
+
+
+async def finish(answer: Answer, threads: anyio.CapacityLimiter) -> list[Results[Hit]]:
     """Rerank and diversify each query's hits where that was asked for; cut to the limit."""
-    lists = ranked.hits
-
-    def results(hits: list[list[Hit]]) -> list[Results[Hit]]:
-        return [Results(one, columns=ranked.columns) for one in hits]
-
-    if options.rerank is None and not options.diversity and not ranked.added:
-        effort = len(lists) + sum(map(len, lists)) // _HITS_A_VALUE
-        return await off_loop(effort, partial(results, lists))
+    plan, options, lists = answer.plan, answer.plan.options, answer.hits
     if options.rerank is not None:
-        for n in range(len(lists)):
-            held, lists[n] = [lists[n]], []
-            lists[n] = await reranked(held, options.rerank, threads())
-    stopped: list[bool] = []
+        lists = [await reranked(hits, options.rerank, threads) for hits in lists]
+    shows = plan.selection.shows_vector and not plan.hides_vector
+    names = [name for name in plan.selection.columns.fields if name not in plan.added]
+    columns = columns_of(plan.schema, names, hits=True, vector=shows)
 
-    def last_steps() -> list[Results[Hit]]:
+    def results() -> list[Results[Hit]]:
         made = []
-        # What reranks knows better than the vector.
-        queries = ranked.vectors if options.rerank is None else None
-        for n in range(len(lists)):
-            hits, lists[n] = lists[n], []  # what is left over is freed here, in the thread
+        for n, hits in enumerate(lists):
             if options.diversity:
-                query = None if queries is None else queries[n]
-                hits = diversify(hits, query, options.diversity, options.limit, stopped)
-            if ranked.groups is None:
-                hits = hits[: options.limit]
-            else:
-                hits = picked(hits, ranked.groups, options.limit, options.per_group)
-            made.append([_stripped(hit, ranked) for hit in hits])
-        return results(made)
+                # What reranks knows better than the vector.
+                near = options.rerank is None and bool(plan.queries) and not plan.fused
+                query = plan.queries[n].vector if near else None
+                hits = diversify(hits, query, options.diversity, options.limit)
+            hits = answer.cut(hits)
+            if plan.hides_vector or plan.added:
+                hits = [_stripped(hit, plan) for hit in hits]
+            made.append(Results(hits, columns=columns))
+        return made
 
-    count = sum(map(len, lists))
+    effort = weight(*lists) if options.chooses or plan.added else len(lists)
     if options.diversity:  # each pick is compared with all hits that are left
-        vectors = (hit.vector for hits in lists for hit in hits if hit.vector is not None)
-        first = next(vectors, None)
-        length = 0 if first is None else len(first)
-        count *= options.limit * (1 + length // NUMBERS_A_VALUE)
-    return await off_loop(count, last_steps, stop=lambda: stopped.append(True))
+        effort *= options.limit
+    return await hop(effort, results)
 
 
-def _stripped(hit: Hit, ranked: Ranked) -> Hit:
+def _stripped(hit: Hit, plan: Plan) -> Hit:
     """Return the hit without what the caller did not ask for."""
-    if ranked.strips_vectors:
+    if plan.hides_vector:
         hit = hit.__replace__(vector=None)
-    if not ranked.added.isdisjoint(hit.fields):
-        kept = {name: value for name, value in hit.fields.items() if name not in ranked.added}
+    if not plan.added.isdisjoint(hit.fields):
+        kept = {name: value for name, value in hit.fields.items() if name not in plan.added}
         hit = hit.__replace__(fields=kept)
     return hit

@@ -1,9 +1,8 @@
-"""VectorStore: the one class users hold, whatever the backend."""
+"""VectorStore, the one class users hold whatever the backend, and Table, its handle on a table."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import warnings
@@ -12,22 +11,24 @@ from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Mapping,
     Sequence,
-    Sized,
 )
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 import anyio
+import numpy as np
+import pyarrow as pa
 
-from .._embed.protocol import Embedder
+from .._embed.protocol import Embedder, Purpose
 from .._embed.registry import Embedders
+from .._embed.rows import check_made, of_text
 from .._filters import Expr, bind
-from .._filters.tree import Combinable, Value, characters_of
+from .._filters.tree import Combinable, Value
 from .._input.arguments import (
     check_field_index,
     check_flag,
@@ -35,13 +36,21 @@ from .._input.arguments import (
     check_words,
     count_of,
     existing_field,
-    is_iterable,
+)
+from .._input.rows import (
+    CheckedRows,
+    check_ids,
+    check_new_vectors,
+    check_patch,
+    collect,
+    collect_ids,
+    distinct_ids,
 )
 from .._input.selection import (
     Selection,
     order_keys,
+    select_columns,
     selected_names,
-    selection_of,
     sort_order,
     value_ref,
 )
@@ -56,6 +65,16 @@ from .._input.types import (
     Vectors,
     Where,
 )
+from .._input.vectors import (
+    check_query_texts,
+    collect_vectors,
+    many_queries,
+    one_query,
+    query_vector,
+    texts_among,
+)
+from .._model.arrays import Float32Array
+from .._model.ids import id_text
 from .._model.patch import Remove
 from .._model.records import Hit, Record
 from .._model.results import Results
@@ -70,7 +89,7 @@ from .._model.schema import (
 )
 from .._telemetry.calls import Operation
 from .._telemetry.spans import span
-from ..backend.conditions import is_retried, write_key
+from ..backend.conditions import write_key
 from ..backend.contract import (
     Backend,
     Columns,
@@ -81,11 +100,14 @@ from ..backend.contract import (
     TableStats,
     Tuning,
 )
-from ..backend.limits import Deadline, renewed
+from ..backend.limits import Deadline, current_deadline, renewed
 from ..backend.locate import path_of_copy
-from ..backend.pool import LITTLE, NUMBERS_A_VALUE, in_thread, off_loop
-from ..backend.threads import FORKED, Nested, OneLoop, PerLoop
+from ..backend.pool import in_thread
+from ..backend.pool import off_loop as hop
+from ..backend.threads import FORKED
+from ..backend.weight import weight
 from ..errors import (
+    AiovecError,
     ConfigError,
     EmbeddingError,
     InvalidArgumentError,
@@ -93,33 +115,34 @@ from ..errors import (
     ModelMismatchError,
     SchemaMismatchError,
     StoreClosedError,
+    StoreMovedError,
     TableExistsError,
     TableNotFoundError,
     UnsupportedError,
 )
-from . import once
-from .current import REFUSALS, Engine, Follower
-from .rank import RRF, Fusion, Listed, Rerank, check_fusion
-from .search import Ranked, Search, SearchOptions, clauses_of, finished
-from .turns import SearchTurn, SearchTurns
+from .current import MOST_ATTEMPTS, REFUSALS, Current, Engine
+from .rank import RRF, Fusion, Rerank, check_fusion
+from .search import (
+    Answer,
+    Plan,
+    SearchOptions,
+    ask_both,
+    ask_vectors,
+    ask_words,
+    finish,
+    prepare,
+    weight_of,
+)
+from .write import RowsToWrite, once
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from .._embed.batcher import Batcher
-    from .._embed.protocol import Purpose
-    from .._input.rows import CheckedRows
-    from .._model.arrays import Float32Array
     from ..backend.config import RetrievalSettings
     from ..backend.embedders import EmbedderSettings
     from ..backend.origin import Origin
-    from .table import Table
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# So much filter text takes as long to parse as one value takes to check, and so much of a literal
-# as long to look for wildcards in.
-_CHARACTERS_A_VALUE, _CHARACTERS_OF_A_LITERAL = 2, 16
 # Rows of an exported batch: more than fit into one, and a number that every backend can take.
 _LARGEST_BATCH = 2**31 - 1
 # What a store that was opened for reading only refuses. "create_table" may find that all is there.
@@ -131,10 +154,13 @@ _WRITES = frozenset(
         "delete_where", "optimize", "create_index", "drop_index", "restore",
     }
 )  # fmt: skip
-
-
 # The calls that are done once under a key.
 _ONCE = (_WRITES | {"create_table"}) - {"optimize"}
+
+
+def _as_it_is(outcome: int | None) -> Any:
+    """Return the outcome that was kept of a write, which is its result."""
+    return outcome
 
 
 class VectorStore:
@@ -149,6 +175,7 @@ class VectorStore:
     - It never blocks the event loop, and calls may overlap in any number.
     - It raises ``StoreClosedError`` after ``close``, ``TableNotFoundError`` where the table is
       missing, and no error but those of ``aiovec.errors``.
+    - It belongs to the event loop that opened the store: on another one it raises an error.
     """
 
     def __init__(
@@ -158,20 +185,16 @@ class VectorStore:
         source: Origin | None = None,
         embedders: Mapping[str, Embedder | EmbedderSettings] | None = None,
     ) -> None:
+        self._current = Current(Engine(backend, settings), source)
         self._embedders = Embedders(embedders or {})
-        self._threads = PerLoop(lambda: anyio.CapacityLimiter(4))
         # What an app's own code takes as long as it likes for: nothing else waits for these.
-        self._rerank_threads = PerLoop(lambda: anyio.CapacityLimiter(4))
-        self._reader_threads = PerLoop(lambda: anyio.CapacityLimiter(4))
-        self._follower = Follower(Engine(backend, settings), source, self._threads)
+        self._rerank_threads = anyio.CapacityLimiter(4)
+        self._reader_threads = anyio.CapacityLimiter(4)
         self._process = os.getpid()
-        self._loop = OneLoop()
-        self._searches = SearchTurns()
-        # With nothing of it that leads back here: a store is gone with the last reference.
+        self._loop = asyncio.get_running_loop()
+        self._exports: weakref.WeakSet[AsyncGenerator[Any, None]] = weakref.WeakSet()
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
-        self._exporting: PerLoop[weakref.WeakSet[AsyncGenerator[Any, None]]]
-        self._exporting = PerLoop(weakref.WeakSet)
         # Whoever closes it waits for nothing that can be done later.
         self._hurried = False
 
@@ -180,12 +203,12 @@ class VectorStore:
     @property
     def target(self) -> str:
         """Where the store lies."""
-        return self._follower.engine.backend.target
+        return self._current.engine.backend.target
 
     @property
     def backend_name(self) -> str:
         """The name of the backend in use now."""
-        return self._follower.engine.backend.name
+        return self._current.engine.backend.name
 
     def __repr__(self) -> str:
         state = "closed " if self._closing is not None else ""
@@ -210,12 +233,10 @@ class VectorStore:
         """
         if os.getpid() != self._process:
             return  # what is under way belongs to the parent
+        self._check_loop()
         task = asyncio.current_task()
         self._hurried |= task is not None and task.cancelling() > 0
-        # A loop that ended while the store was being closed, or a failure, is followed by another
-        # try.
-        again = self._loop.enter(self.target) and not self._closed
-        if again or self._closing is None or (self._closing.done() and not self._closed):
+        if self._closing is None or (self._closing.done() and not self._closed):  # it failed
             self._closing = asyncio.ensure_future(self._close())
         if self._closed:
             return
@@ -223,17 +244,16 @@ class VectorStore:
             await asyncio.shield(self._closing)
         except asyncio.CancelledError:
             self._hurried = True
-            self._follower.hurry()
+            self._current.hurry()
             raise
 
     async def _close(self) -> None:
-        self._searches.close(StoreClosedError(self.target))
         # A call that waits for its vectors has begun no write yet.
         await self._embedders.close(lambda: StoreClosedError(self.target))
-        await self._follower.close(finish=not self._hurried)
+        await self._current.close(finish=not self._hurried)
         self._closed = True
-        # The loop would end their parts in no order. One that is read just now ends by itself.
-        left = [batches.aclose() for batches in self._exporting()]
+        # One that is read just now ends by itself.
+        left = [batches.aclose() for batches in self._exports]
         await asyncio.gather(*left, return_exceptions=True)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
@@ -242,20 +262,20 @@ class VectorStore:
 
     def supports(self, ability: str) -> bool:
         """Return whether the backend has an ability: "text", "text-prefix", "indexes", "changes",
-        "snapshots", "backup", "moves", "read-only", "restore", "once",
-        "power-loss" or "quantized"."""
+        "snapshots", "backup", "restore", "moves", "read-only", "once", "power-loss" or
+        "quantized"."""
         if not isinstance(ability, str):
             raise InvalidArgumentError("ability", ability, "the name of an ability")
-        return self._follower.engine.backend.supports(ability)
+        return self._current.engine.backend.supports(ability)
 
     @property
     def read_only(self) -> bool:
         """True if the store was opened for reading only."""
-        return self._follower.engine.backend.read_only
+        return self._current.engine.backend.read_only
 
     def _owns(self, path: Path) -> bool:
         """Return whether a path belongs to the store. Reads the disk."""
-        return self._follower.engine.backend.owns(path)
+        return self._current.engine.backend.owns(path)
 
     def _check_writable(self, call: str) -> None:
         if self.read_only:
@@ -269,8 +289,6 @@ class VectorStore:
 
     def table(self, name: str) -> Table:
         """A light handle: ``store.table("docs").search(vector)``. Reads nothing."""
-        from .table import Table
-
         return Table(self, check_table_name(name))
 
     # Tables
@@ -294,45 +312,29 @@ class VectorStore:
         exist_ok = check_flag("exist_ok", exist_ok)
 
         async def create(engine: Engine) -> None:
+            backend = engine.backend
             wanted = schema or Schema.context_vectors(engine.settings.dim)
             if wanted.embed is not None:
                 wanted = await self._with_model_of_embedder(engine, table, wanted, wanted.embed)
             try:
-                if self.read_only:
-                    # As a no-op it is for an app that begins with it.
-                    if not exist_ok or table not in await engine.backend.tables():
-                        self._check_writable("create_table")
-                    raise TableExistsError(table)
-                if wanted.quantized and not engine.backend.supports("quantized"):
-                    # A table that a migration brought here keeps the option, for the way back.
-                    if not exist_ok or table not in await engine.backend.tables():
-                        raise UnsupportedError(
-                            "quantized", engine.backend.name,
-                            "it stores no bit codes; leave quantized out of the schema",
-                        )  # fmt: skip
-                    raise TableExistsError(table)
-                try:
-                    await once.create_table(engine.backend, table, wanted)
-                except (UnsupportedError, ConfigError):
-                    # So it is where a server refuses whatever writes.
-                    if not exist_ok or table not in await engine.backend.tables():
-                        raise
-                    raise TableExistsError(table) from None
+                self._check_writable("create_table")
+                if wanted.quantized and not backend.supports("quantized"):
+                    raise UnsupportedError(
+                        "quantized", backend.name,
+                        "it stores no bit codes; leave quantized out of the schema",
+                    )  # fmt: skip
+                await backend.create_table(table, wanted)
             except TableExistsError:
                 if not exist_ok:
                     raise
-                try:
-                    there = (await engine.open_table(table, fresh=True)).schema
-                except TableNotFoundError:
-                    raise StaleTableError(table) from None  # dropped meanwhile: once more
-                if wanted.embed is not None and wanted.model is None:
-                    # Without its embedder the store has no name of a model to compare with.
-                    wanted = _with_model(wanted, there.model)
-                differences = there.differences(wanted)
-                if differences and not there.differences(_with_model(wanted, there.model)):
-                    raise ModelMismatchError(table, there.model, wanted.model) from None
-                if differences:
-                    raise SchemaMismatchError(table, differences) from None
+            except (UnsupportedError, ConfigError):
+                # An app may begin with it on a store that it only reads, or that a migration has
+                # brought here with all its options.
+                if not exist_ok or table not in await backend.tables():
+                    raise
+            else:
+                return
+            await _check_same(engine, table, wanted)
 
         await self._call(Operation("create_table", table), create)
 
@@ -357,14 +359,12 @@ class VectorStore:
                 "field", added, "nullable and no partition key, since rows may be there already"
             )
 
-        async def add(engine: Engine, handle: TableHandle) -> None:
-            if once.is_field_added(handle.schema, name, added):
-                return
-            handle.schema.with_field(name, added)  # raises InvalidNameError where it cannot be
-            await engine.backend.add_field(handle, name, added)
-            engine.forget(table)
-
-        await self._on_table(Operation("add_field", table), add)
+        await self._alter(
+            "add_field", table,
+            # It raises InvalidNameError where it cannot be.
+            lambda schema: schema.with_field(name, added),
+            lambda backend, handle: backend.add_field(handle, name, added),
+        )  # fmt: skip
 
     async def create_field_index(self, table: str, field: str, kind: FieldIndex) -> None:
         """Build an index over an existing field: "btree" or "bitmap" for filters, "text" for
@@ -377,14 +377,15 @@ class VectorStore:
         already; then ``optimize`` completes it.
         """
 
-        async def create(engine: Engine, handle: TableHandle) -> None:
-            check_field_index(handle.schema, field, kind)
+        def check(schema: Schema) -> None:
+            check_field_index(schema, field, kind)
             if kind == "text":
-                engine.backend.check_able("text")
-            await engine.backend.create_field_index(handle, field, kind)
-            engine.forget(table)
+                self._current.engine.backend.check_able("text")
 
-        await self._on_table(Operation("create_field_index", table), create)
+        await self._alter(
+            "create_field_index", table, check,
+            lambda backend, handle: backend.create_field_index(handle, field, kind),
+        )  # fmt: skip
 
     async def drop_field_index(
         self, table: str, field: str, kind: FieldIndex | None = None
@@ -394,12 +395,11 @@ class VectorStore:
         The field and its values stay. Does nothing where there is no such index.
         """
 
-        async def drop(engine: Engine, handle: TableHandle) -> None:
-            check_field_index(handle.schema, field, "btree" if kind is None else kind)
-            await engine.backend.drop_field_index(handle, field, kind)
-            engine.forget(table)
-
-        await self._on_table(Operation("drop_field_index", table), drop)
+        await self._alter(
+            "drop_field_index", table,
+            lambda schema: check_field_index(schema, field, "btree" if kind is None else kind),
+            lambda backend, handle: backend.drop_field_index(handle, field, kind),
+        )  # fmt: skip
 
     async def drop_field(self, table: str, field: str) -> None:
         """Drop a field with its values and its indexes.
@@ -408,15 +408,13 @@ class VectorStore:
         same name, hidden until then, is seen again.
         """
 
-        async def drop(engine: Engine, handle: TableHandle) -> None:
-            if once.is_field_dropped(handle.schema, field):
-                return
-            existing_field(handle.schema, field)
-            handle.schema.without_field(field)  # raises where it cannot be
-            await engine.backend.drop_field(handle, field)
-            engine.forget(table)
+        def check(schema: Schema) -> None:
+            existing_field(schema, field)
+            schema.without_field(field)  # raises where it cannot be
 
-        await self._on_table(Operation("drop_field", table), drop)
+        await self._alter(
+            "drop_field", table, check, lambda backend, handle: backend.drop_field(handle, field)
+        )
 
     async def rename_field(self, table: str, old: str, new: str) -> None:
         """Give a field another name. Its values and indexes stay.
@@ -425,15 +423,30 @@ class VectorStore:
         """
         check_field_name(new)
 
-        async def rename(engine: Engine, handle: TableHandle) -> None:
-            if once.is_field_renamed(handle.schema, old, new):
-                return
-            existing_field(handle.schema, old)
-            handle.schema.with_renamed_field(old, new)  # raises InvalidNameError where it is taken
-            await engine.backend.rename_field(handle, old, new)
+        def check(schema: Schema) -> None:
+            existing_field(schema, old)
+            schema.with_renamed_field(old, new)  # raises InvalidNameError where it is taken
+
+        await self._alter(
+            "rename_field", table, check,
+            lambda backend, handle: backend.rename_field(handle, old, new),
+        )  # fmt: skip
+
+    async def _alter(
+        self,
+        name: str,
+        table: str,
+        check: Callable[[Schema], object],
+        change: Callable[[Backend, TableHandle], Awaitable[None]],
+    ) -> None:
+        """Change a table's schema, which ``check`` has looked at."""
+
+        async def alter(engine: Engine, handle: TableHandle) -> None:
+            check(handle.schema)
+            await change(engine.backend, handle)
             engine.forget(table)
 
-        await self._on_table(Operation("rename_field", table), rename)
+        await self._on_table(Operation(name, table), alter)
 
     async def rename_table(self, old: str, new: str) -> None:
         """Give a table another name. Rows, schema, indexes and the change feed stay.
@@ -447,11 +460,7 @@ class VectorStore:
         async def rename(engine: Engine) -> None:
             engine.forget(old)
             engine.forget(new)
-            try:
-                await engine.backend.rename_table(old, new)
-            except TableNotFoundError as exc:
-                if not (is_retried() and new in exc.tables):
-                    raise
+            await engine.backend.rename_table(old, new)
 
         await self._call(Operation("rename_table", old), rename)
 
@@ -465,7 +474,7 @@ class VectorStore:
             try:
                 await engine.backend.drop_table(table)
             except TableNotFoundError:
-                if not (missing_ok or is_retried()):
+                if not missing_ok:
                     raise
 
         await self._call(Operation("drop_table", table), drop)
@@ -529,56 +538,40 @@ class VectorStore:
     ) -> int:
         """Insert or upsert. ``CheckedRows`` are an import's, which has checked each row."""
         self._check_writable(call)
-        from .._input.rows import collect
-        from .write import RowsToWrite
-
         held = await collect(rows, self._read_in_thread)
+        writing = RowsToWrite(
+            held, model, on_conflict, checked=isinstance(rows, CheckedRows), embed=self._embed
+        )
         operation = Operation(call, table)
-        writing = RowsToWrite(rows, held, model, on_conflict, operation, self._with_vectors)
-        del held  # it is let go of there
-        try:
-            return await self._on_table(operation, writing.write)
-        finally:
-            await writing.let_go()
 
-    async def _with_vectors(
+        async def write(engine: Engine, handle: TableHandle) -> int:
+            operation.rows = await writing.write(engine, handle)
+            return operation.rows
+
+        return await self._on_table(operation, write)
+
+    async def _embed(
         self,
         engine: Engine,
         handle: TableHandle,
-        rows: pa.Table,
-        model: str | None,
-        on_conflict: OnConflict,
-    ) -> pa.Table:
-        """Return the rows with vectors from the embedder where they have none.
+        texts: list[str],
+        purpose: Purpose,
+        model: str | None = None,
+    ) -> Float32Array:
+        """Return a vector for each text; EmbeddingError has the text's place as ``row``.
 
-        Rows that would be made for nothing, as ``on_conflict`` skips them, are left out.
+        ``model`` is the one that the caller names.
         """
-        from .._embed.rows import filled, lacking, of_row, without
-        from .._input.rows import effort_of
-
-        schema = handle.schema
-        embed = schema.embed
-        if embed is None or not rows.column(schema.vector).null_count:
-            return rows
-        effort = effort_of(rows) + rows.num_rows * (1 + schema.dim // NUMBERS_A_VALUE)
-        found = await off_loop(effort, lacking, rows, schema, embed)
-        if found.texts and on_conflict == "skip":
-            there = (await engine.backend.get(handle, found.ids, Columns(()))).ids
-            rows, found = await off_loop(effort, without, rows, found, there)
-        if not found.texts:  # rows may stay without a vector
-            return rows
+        schema, embed = handle.schema, handle.schema.embed
+        if embed is None:
+            raise ValueError(f"the table {handle.name!r} makes no vectors of texts")
         embedder = await self._embedders.of_table(handle, embed, engine.settings, model)
-        try:
-            vectors = await _embedded(engine, handle, embedder, found.texts, "document")
-        except EmbeddingError as exc:
-            # Repeated ids have moved the rows, unless they are an error.
-            error = of_row(exc, found, numbered=on_conflict == "fail")
-        else:
-            return await off_loop(effort, filled, rows, schema, found, vectors, embedder.name)
-        try:
-            raise error
-        finally:
-            del error  # it refers to this frame
+        operation = Operation("embed", handle.name)
+        operation.rows = len(texts)
+        with span(operation, engine.place):
+            vectors = await embedder.embed(texts, purpose)
+        await hop(weight(vectors), check_made, vectors, schema, embedder.name)
+        return vectors
 
     async def update(
         self,
@@ -597,20 +590,18 @@ class VectorStore:
         ``where="TRUE"``. A new text in the field that the vectors are made of gives the rows its
         vector in the same write; no text, where rows may have no vector, takes theirs.
         """
-        from .._input.rows import check_patch, distinct_ids, effort_of_update
-
         if ids is None and where is None:
             raise InvalidArgumentError(
                 "ids or where", None, "given; to update every row pass where='TRUE'"
             )
         if isinstance(fields, Mapping):
             fields = dict(fields)  # its owner may change it while the call waits
-        effort = effort_of_update(fields, len(fields) if isinstance(fields, dict) else 0)
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
+        effort = weight(fields, *fields) if isinstance(fields, dict) else 0
         operation = Operation("update", table)
 
         async def update(engine: Engine, handle: TableHandle) -> int:
-            values, payload = await off_loop(effort, check_patch, fields, handle.schema)
+            values, payload = await hop(effort, check_patch, fields, handle.schema)
             condition = await self._bind(where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
@@ -625,39 +616,27 @@ class VectorStore:
 
     async def _vector_of_update(
         self, engine: Engine, handle: TableHandle, values: Mapping[str, Any]
-    ) -> Any:
+    ) -> Float32Array | None:
         """Return the vector of a new text in the embedded field; None if the update has none.
 
         NaN where rows without a text have no vector.
         """
-        import numpy as np
-
-        from .._embed.rows import check_made, of_text
-        from .._input.vectors import query_vector
-
-        embed = handle.schema.embed
+        schema, embed = handle.schema, handle.schema.embed
         if embed is None or embed.field not in values:
             return None
         text = values[embed.field]
-        if not text and handle.schema.vector_nullable:
-            return np.full(handle.schema.dim, np.nan, dtype=np.float32)
+        if not text and schema.vector_nullable:
+            return np.full(schema.dim, np.nan, dtype=np.float32)
         if not text:
             raise InvalidRowError(
                 "there is no text to make the vectors of; pass one, or set other fields",
                 field=embed.field,
             )
-        embedder = await self._embedders.of_table(handle, embed, engine.settings, None)
         try:
-            vectors = await _embedded(engine, handle, embedder, [text], "document")
-            check_made(vectors, handle.schema, embedder.name)
+            (vector,) = await self._embed(engine, handle, [text], "document")
         except EmbeddingError as exc:
-            error = of_text(exc, [0])
-        else:
-            return query_vector(vectors[0], handle.schema)
-        try:
-            raise error
-        finally:
-            del error  # it refers to this frame
+            raise of_text(exc, [0]) from exc.__cause__
+        return query_vector(vector, schema)
 
     async def set_vectors(
         self,
@@ -675,36 +654,25 @@ class VectorStore:
         vectors; another than the table's raises ModelMismatchError.
         """
         self._check_writable("set_vectors")
-        from .._input.rows import check_new_vectors, collect_ids, effort_of
-        from .._input.vectors import collect_vectors
-
         listed = await collect_ids(ids)
         listed = list(listed) if isinstance(listed, (list, tuple)) else listed
-        held = [await collect_vectors(vectors, self._read_in_thread)]
-        effort = effort_of(listed) + effort_of(held[0])
+        held = await collect_vectors(vectors, self._read_in_thread)
+        effort = weight(listed, held)
         operation = Operation("set_vectors", table)
 
         async def write(engine: Engine, handle: TableHandle) -> int:
             check_model(handle, model)
             schema, backend = handle.schema, engine.backend
-            size = len(held[0]) * 4 * schema.dim
-            async with backend.writing(size):
-                wanted, matrix = await off_loop(effort, check_new_vectors, listed, held[0], schema)
+            async with backend.writing(len(held) * 4 * schema.dim):
+                wanted, matrix = await hop(effort, check_new_vectors, listed, held, schema)
                 count = len(wanted)
-                if count:
-                    count = await backend.set_vectors(handle, wanted, matrix)
-            operation.rows = count
-            return count
+                operation.rows = count and await backend.set_vectors(handle, wanted, matrix)
+            return operation.rows
 
-        try:
-            return await self._on_table(operation, write)
-        finally:
-            await off_loop(effort, held.clear)
+        return await self._on_table(operation, write)
 
     async def delete(self, table: str, ids: Ids) -> int:
         """Delete the rows with these ids; how many were there."""
-        from .._input.rows import distinct_ids
-
         wanted = await self._checked_ids(ids, distinct_ids)
         operation = Operation("delete", table)
 
@@ -733,8 +701,6 @@ class VectorStore:
 
     async def exists(self, table: str, ids: Ids) -> set[str]:
         """Return those of the ids that exist."""
-        from .._input.rows import distinct_ids
-
         wanted = await self._checked_ids(ids, distinct_ids)
         operation = Operation("exists", table)
 
@@ -743,7 +709,7 @@ class VectorStore:
                 return set()
             rows = await engine.backend.get(handle, wanted, Columns(()))
             operation.rows = len(rows.ids)
-            return await off_loop(len(rows.ids), set, rows.ids)
+            return set(rows.ids)
 
         return await self._on_table(operation, exists)
 
@@ -760,27 +726,25 @@ class VectorStore:
         ``select`` names the fields to read, as in ``find``. The vector comes with them unless
         ``include_vector`` is false.
         """
-        from .._input.rows import check_ids, distinct_ids
-
         asked = await self._checked_ids(ids, check_ids)
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
         operation = Operation("get", table)
 
         async def get(engine: Engine, handle: TableHandle) -> Results[Record]:
-            chosen = await selection_of(handle.schema, names, include_vector=with_vector)
+            chosen = await self._selected(handle.schema, names, include_vector=with_vector)
             columns = chosen.first_columns(handle.schema)
             if not asked:
                 return Results(columns=columns)
-            distinct = await off_loop(len(asked), distinct_ids, asked)
+            distinct = list(dict.fromkeys(asked))
             rows = await engine.backend.get(handle, distinct, chosen.columns)
 
             def records() -> Results[Record]:
                 found = {record.id: record for record in chosen.records(rows)}
-                operation.rows = len(found)
                 return Results((found[id] for id in asked if id in found), columns=columns)
 
-            return await off_loop(chosen.effort(rows) + len(asked), records)
+            operation.rows = len(rows.ids)
+            return await hop(weight(rows), records)
 
         return await self._on_table(operation, get)
 
@@ -814,7 +778,7 @@ class VectorStore:
 
         async def find(engine: Engine, handle: TableHandle) -> Results[Record]:
             schema = handle.schema
-            chosen = await selection_of(schema, names, include_vector=with_vector)
+            chosen = await self._selected(schema, names, include_vector=with_vector)
             order = sort_order(schema, keys, descending=falling)
             rows = await engine.backend.find(
                 handle,
@@ -829,7 +793,7 @@ class VectorStore:
             def records() -> Results[Record]:
                 return Results(chosen.records(rows), columns=chosen.first_columns(schema))
 
-            return await off_loop(chosen.effort(rows), records)
+            return await hop(weight(rows), records)
 
         return await self._on_table(operation, find)
 
@@ -860,10 +824,9 @@ class VectorStore:
         async def counted(engine: Engine, handle: TableHandle) -> dict[Value, int]:
             ref = value_ref(handle.schema, field, lists=True)
             condition = await self._bind(where, handle.schema)
-            counts = [await engine.backend.value_counts(handle, ref, condition, limit)]
-            operation.rows = count = len(counts[0])
-            # Freed in the thread too, as that of a million takes its time.
-            return await off_loop(count, lambda: _dict_of(field, counts.pop()))
+            counts = await engine.backend.value_counts(handle, ref, condition, limit)
+            operation.rows = len(counts)
+            return await hop(len(counts), _dict_of, field, counts)
 
         operation = Operation("distinct", table)
         return await self._on_table(operation, counted)
@@ -901,97 +864,61 @@ class VectorStore:
         holds its snapshot until it is collected. A store has eight open at most; a further one
         waits for its turn, ``busy_timeout`` at most.
         """
-        return self._export(table, batch_size, where, select, after)
+        batch_size = min(count_of("batch_size", batch_size), _LARGEST_BATCH)
+        if after is not None and not isinstance(after, bytes):
+            raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
+        names = selected_names(select)
+
+        async def prepared(schema: Schema) -> tuple[Columns, Expr | None]:
+            chosen = Selection.everything(schema)
+            if names is not None:
+                select = partial(select_columns, whole_payload=True)
+                chosen = await hop(weight(names), select, schema, names)
+            return chosen.columns, await self._bind(where, schema)
+
+        return self._export(check_table_name(table), batch_size, after, prepared)
 
     async def _export(
         self,
         table: str,
         batch_size: int,
-        where: Where,
-        select: Iterable[str] | None,
         after: bytes | None,
+        prepared: Callable[[Schema], Awaitable[tuple[Columns, Expr | None]]],
     ) -> AsyncGenerator[pa.RecordBatch, None]:
-        check_table_name(table)
-        batch_size = count_of("batch_size", batch_size)
-        batch_size = min(batch_size, _LARGEST_BATCH)
+        """Yield the batches of an export; ``prepared`` gives what to read of a table."""
         self._enter()
-        if after is not None and not isinstance(after, bytes):
-            raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
-        names = selected_names(select)
         operation = Operation("export", table)
-
-        async def prepared(handle: TableHandle) -> tuple[Columns, Expr | None]:
-            chosen = (
-                Selection.everything(handle.schema)
-                if names is None
-                else await selection_of(handle.schema, names, whole_payload=True)
-            )
-            return chosen.columns, await self._bind(where, handle.schema)
-
-        batches = self._batches(operation, table, batch_size, after, prepared)
-        async with contextlib.aclosing(batches):
-            async for batch, cursor in batches:
-                metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
-                yield batch.replace_schema_metadata(metadata)
-
-    def _batches(
-        self,
-        operation: Operation,
-        table: str,
-        batch_size: int,
-        after: bytes | None,
-        prepared: Callable[[TableHandle], Awaitable[tuple[Columns, Expr | None]]],
-    ) -> Nested[tuple[pa.RecordBatch, bytes]]:
-        """The batches of an export with their cursors; ``prepared`` gives what to read."""
-        return Nested(self._watched_batches(operation, table, batch_size, after, prepared))
-
-    async def _watched_batches(
-        self,
-        operation: Operation,
-        table: str,
-        batch_size: int,
-        after: bytes | None,
-        prepared: Callable[[TableHandle], Awaitable[tuple[Columns, Expr | None]]],
-    ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        batches = self._read_batches(operation, table, batch_size, after, prepared)
-        self._exporting().add(batches)
-        with span(operation, self._follower.engine.place, current=False):
-            async with contextlib.aclosing(batches):
-                async for found in batches:
-                    yield found
-            if self._closed:  # which has ended it
-                raise StoreClosedError(self.target)
-
-    async def _read_batches(
-        self,
-        operation: Operation,
-        table: str,
-        batch_size: int,
-        after: bytes | None,
-        prepared: Callable[[TableHandle], Awaitable[tuple[Columns, Expr | None]]],
-    ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         operation.rows = 0
-        for attempt in self._follower.attempts():
-            async with attempt as engine:
-                operation.place = engine.place
-                handle = await engine.open_table(table)
+        with span(operation, self._current.engine.place, current=False):
+            for attempt in range(1, MOST_ATTEMPTS + 1):
+                engine = self._current.engine
+                engine.enter()
                 try:
-                    columns, where = await prepared(handle)
-                except REFUSALS:
-                    await engine.check_current(handle)
-                    raise
-                batches = engine.backend.export(
-                    handle, where=where, columns=columns, after=after, batch_size=batch_size
-                )
-                try:
-                    async for batch, cursor in batches:
-                        # Once a batch is out, a repeated attempt would give rows twice.
-                        attempt.commit()
-                        operation.rows += int(batch.num_rows)
-                        yield batch, cursor
+                    handle = await engine.open_table(table)
+                    try:
+                        columns, where = await prepared(handle.schema)
+                    except REFUSALS:
+                        await engine.check_current(handle)
+                        raise
+                    batches = engine.backend.export(
+                        handle, where=where, columns=columns, after=after, batch_size=batch_size
+                    )
+                    self._exports.add(batches)
+                    async with aclosing(batches):
+                        async for batch, cursor in batches:
+                            operation.rows += batch.num_rows
+                            metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
+                            yield batch.replace_schema_metadata(metadata)
+                    if self._closed:  # which has ended it
+                        raise StoreClosedError(self.target)
+                    return
+                except (StaleTableError, StoreMovedError) as exc:
+                    error = exc
                 finally:
-                    await batches.aclose()
-                return
+                    engine.leave()
+                # Once a row is out, a further attempt would give it twice.
+                last = operation.rows > 0 or attempt == MOST_ATTEMPTS
+                await self._current.mend(engine, error, last=last)
 
     # Searching
 
@@ -1034,21 +961,15 @@ class VectorStore:
         With ``group_by``, a field or ``payload.<key>``, the hits are the best ``per_group`` rows
         of each of the ``limit`` best values. Rows without a value are a group of their own.
         """
-        from .._input.rows import effort_of_query
-        from .._input.vectors import kept_query, one_query
-
         options = SearchOptions(
             limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
             include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
             min_score=min_score, max_distance=max_distance, group_by=group_by, per_group=per_group,
         )  # fmt: skip
-        texts = _texts_of(vector)
-        effort = effort_of_query(vector)
-        turn = self._turn(Operation("search", table), embeds=bool(texts))
-        if turn.waits:  # its caller may write the next one into the same place
-            vector = kept_query(vector)
-        async with turn:
-            found = await self._search(turn, partial(one_query, vector), effort, texts, options)
+        texts = {0: vector} if isinstance(vector, str) else {}
+        found = await self._search(
+            Operation("search", table), options, weight(vector), partial(one_query, vector), texts
+        )
         return found[0]
 
     async def search_many(
@@ -1076,79 +997,51 @@ class VectorStore:
         ``where`` is one filter for all of them, or a sequence with one for each. With
         ``group_by``, each vector is searched for by itself.
         """
-        from .._input.rows import effort_of
-        from .._input.vectors import collect_vectors, kept_query, many_queries, texts_among
-
-        one: Where = None
-        wheres: tuple[Where, ...] | None = None
         if isinstance(where, Sequence) and not isinstance(where, str):
-            wheres = tuple(where)
-        else:
-            one = where
+            where = tuple(where)
         options = SearchOptions(
-            limit=limit, where=one, wheres=wheres, select=select, model=model, exact=exact,
+            limit=limit, where=where, select=select, model=model, exact=exact,
             tuning=tuning, include_vector=include_vector, diversity=diversity, rerank=rerank,
             fetch_k=fetch_k, min_score=min_score, max_distance=max_distance, group_by=group_by,
             per_group=per_group,
         )  # fmt: skip
         collected = await collect_vectors(vectors, self._read_in_thread)
-        effort = effort_of(collected)
-        texts = await off_loop(effort, texts_among, collected)
-        turn = self._turn(Operation("search_many", table), embeds=bool(texts))
-        if turn.waits:
-            collected = kept_query(collected)
-        async with turn:
-            return await self._search(
-                turn, partial(many_queries, collected), effort, texts, options
-            )
+        queries = partial(many_queries, collected)
+        operation = Operation("search_many", table)
+        texts = texts_among(collected)
+        return await self._search(operation, options, weight(collected), queries, texts)
 
     async def _search(
         self,
-        turn: SearchTurn,
-        queries: Callable[[Schema, Mapping[int, Any]], Sequence[Any]],
+        operation: Operation,
+        options: SearchOptions,
         effort: int,
+        queries: Callable[[Schema, Mapping[int, Any]], Sequence[Float32Array]],
         texts: Mapping[int, str],
-        options: SearchOptions,
     ) -> list[Results[Hit]]:
-        operation = turn.operation
+        """Search for vectors, which ``queries`` makes, also of the vectors of ``texts``."""
 
-        async def search(engine: Engine, handle: TableHandle) -> Ranked:
+        async def search(engine: Engine, handle: TableHandle) -> Answer:
             check_model(handle, options.model)
-            schema = handle.schema
-            where = await self._bind(options.where, schema)
-            made = {}
-            if texts:
-                turn.leave()  # of an attempt before: the embedder may search itself
-                made = await self._vectors_of(engine, handle, texts, options.model)
-            vectors = await off_loop(effort, queries, schema, made)
-            wheres = None
-            if options.wheres is not None:
-                wheres = await self._bind_each(options.wheres, schema, len(vectors))
-            prepared = await Search.of(engine.backend, handle, options, where)
+            made = await self._vectors_of(engine, handle, texts, options.model)
+            plan = partial(prepare, vectors=lambda schema: queries(schema, made))
+            # The embedder has time limits of its own.
             with renewed(bool(made)):
-                if made:
-                    await turn.take_late()
-                hits = await prepared.of_vectors(vectors, wheres)
-            operation.rows = sum(map(len, hits))
-            return prepared.ranked(hits, vectors)
+                return await _planned(engine, handle, options, effort, plan, ask_vectors)
 
-        return await self._searched(turn, options, search)
+        return await self._answered(operation, search)
 
-    async def _searched(
-        self,
-        turn: SearchTurn,
-        options: SearchOptions,
-        act: Callable[[Engine, TableHandle], Awaitable[Ranked]],
+    async def _answered(
+        self, operation: Operation, search: Callable[[Engine, TableHandle], Awaitable[Answer]]
     ) -> list[Results[Hit]]:
-        ranked = await self._on_table(turn.operation, act, deadline=turn.deadline)
-        turn.leave()  # no other search waits for what reranks
-        return await finished(ranked, options, self._rerank_threads)
+        """Return the results of a search, whose last steps keep no other search waiting."""
 
-    def _turn(self, operation: Operation, *, embeds: bool = False) -> SearchTurn:
-        """A search's turn among those of this store."""
-        check_table_name(operation.table)
-        self._enter()
-        return self._searches.of(self._follower.engine, operation, embeds=embeds)
+        async def act(engine: Engine, handle: TableHandle) -> Answer:
+            answer = await search(engine, handle)
+            operation.rows = sum(map(len, answer.hits))
+            return answer
+
+        return await finish(await self._on_table(operation, act), self._rerank_threads)
 
     async def search_like(
         self,
@@ -1174,9 +1067,6 @@ class VectorStore:
         The options are those of ``search``. InvalidArgumentError where there is no such row, or
         where it has no vector.
         """
-        from .._input.rows import check_ids
-        from .._model.ids import id_text
-
         text = id_text(id)
         if text is None:
             raise InvalidArgumentError("id", id, "the id of a row: text, a whole number or a UUID")
@@ -1186,49 +1076,32 @@ class VectorStore:
             include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
             min_score=min_score, max_distance=max_distance, group_by=group_by, per_group=per_group,
         )  # fmt: skip
-        operation = Operation("search_like", table)
 
-        async def search(engine: Engine, handle: TableHandle) -> Ranked:
-            condition = await self._bind(options.where, handle.schema)
-            prepared = await Search.of(engine.backend, handle, options, condition, left_out=wanted)
+        async def search(engine: Engine, handle: TableHandle) -> Answer:
             rows = await engine.backend.get(handle, [wanted], Columns((), vector=True))
             if not rows.ids:
                 raise InvalidArgumentError("id", id, f"the id of a row of the table {table!r}")
             vector = None if rows.vectors is None else rows.vectors[0]
             if vector is None or vector[0] != vector[0]:  # NaN
                 raise InvalidArgumentError("id", id, "the id of a row that has a vector")
-            hits = await prepared.of_vectors([vector])
-            operation.rows = len(hits[0])
-            return prepared.ranked(hits, [vector])
+            plan = partial(prepare, vectors=lambda _: [vector], left_out=wanted)
+            return await _planned(engine, handle, options, 0, plan, ask_vectors)
 
-        async with self._turn(operation) as turn:
-            return (await self._searched(turn, options, search))[0]
+        return (await self._answered(Operation("search_like", table), search))[0]
 
     async def _vectors_of(
         self, engine: Engine, handle: TableHandle, texts: Mapping[int, str], model: str | None
-    ) -> dict[int, Any]:
+    ) -> Mapping[int, Any]:
         """Return the vectors of texts to search for, by their places; none for a table of
         vectors alone, where a text is refused as any other value."""
-        from .._embed.rows import check_made, of_text
-        from .._input.vectors import check_query_texts
-
-        embed = handle.schema.embed
-        if embed is None:
+        if not texts or handle.schema.embed is None:
             return {}
-        listed = await off_loop(len(texts), check_query_texts, texts)
-        embedder = await self._embedders.of_table(handle, embed, engine.settings, model)
+        listed = await hop(len(texts), check_query_texts, texts)
         try:
-            found = await _embedded(engine, handle, embedder, listed, "query")
-            effort = len(found) * (1 + handle.schema.dim // NUMBERS_A_VALUE)
-            await off_loop(effort, check_made, found, handle.schema, embedder.name)
+            found = await self._embed(engine, handle, listed, "query", model)
         except EmbeddingError as exc:
-            error = of_text(exc, list(texts))
-        else:
-            return dict(zip(texts, found, strict=True))
-        try:
-            raise error
-        finally:
-            del error  # it refers to this frame
+            raise of_text(exc, list(texts)) from exc.__cause__
+        return dict(zip(texts, found, strict=True))
 
     async def search_text(
         self,
@@ -1267,18 +1140,12 @@ class VectorStore:
             highlight=highlight, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
             min_score=min_score, group_by=group_by, per_group=per_group,
         )  # fmt: skip
-        operation = Operation("search_text", table)
 
-        async def search(engine: Engine, handle: TableHandle) -> Ranked:
-            clauses = await clauses_of(engine.backend, handle, query)
-            where = await self._bind(options.where, handle.schema)
-            prepared = await Search.of(engine.backend, handle, options, where)
-            hits = await prepared.of_clauses(clauses)
-            operation.rows = len(hits)
-            return prepared.ranked([hits], None)
+        async def search(engine: Engine, handle: TableHandle) -> Answer:
+            effort, plan = weight_of(query), partial(prepare, words=query)
+            return await _planned(engine, handle, options, effort, plan, ask_words)
 
-        async with self._turn(operation) as turn:
-            return (await self._searched(turn, options, search))[0]
+        return (await self._answered(Operation("search_text", table), search))[0]
 
     async def search_hybrid(
         self,
@@ -1317,9 +1184,6 @@ class VectorStore:
         Where the table's schema has ``embed``, ``vector`` may be a text, and without one it is made
         of the query as it is, with these in it.
         """
-        from .._input.rows import effort_of_query
-        from .._input.vectors import kept_query, query_vector
-
         _check_query(query)
         options = SearchOptions(
             limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
@@ -1328,62 +1192,24 @@ class VectorStore:
             group_by=group_by, per_group=per_group,
         )  # fmt: skip
         check_fusion(fusion)
-        may_embed = vector is None or isinstance(vector, str)
-        operation = Operation("search_hybrid", table)
+        texts = {0: query} if vector is None else {}
+        if isinstance(vector, str):
+            texts = {0: vector}
 
-        async def search(engine: Engine, handle: TableHandle) -> Ranked:
-            clauses = await clauses_of(engine.backend, handle, query)
+        async def search(engine: Engine, handle: TableHandle) -> Answer:
+            engine.backend.check_able("text")
             check_model(handle, options.model)
-            where = await self._bind(options.where, handle.schema)
-            texts = {0: query} if vector is None else _texts_of(vector)
-            embeds = handle.schema.embed is not None and texts
+            made = await self._vectors_of(engine, handle, texts, options.model)
+            # The embedder has time limits of its own.
+            effort = weight(vector) + weight_of(query)
+            plan = partial(
+                prepare, words=query, vectors=lambda schema: one_query(vector, schema, made)
+            )
+            with renewed(bool(made)):
+                ask = partial(ask_both, fusion=fusion)
+                return await _planned(engine, handle, options, effort, plan, ask)
 
-            async def checked() -> Any:
-                made = {}
-                if embeds:
-                    turn.leave()  # of an attempt before: the embedder may search itself
-                    made = await self._vectors_of(engine, handle, texts, model)
-                given = made.get(0, vector)
-                return await off_loop(effort_of_query(given), query_vector, given, handle.schema)
-
-            known = [] if embeds else [await checked()]
-            prepared = await Search.of(engine.backend, handle, options, where, fuses=True)
-
-            async def by_vector(count: int) -> Listed:
-                embedded = not known
-                if embedded:
-                    known.append(await checked())
-                one = Operation("search", table)
-                with span(one, engine.place), renewed(embedded):
-                    if embedded:
-                        await turn.take_late()
-                    listed = await prepared.list_by_vector(known[0], count)
-                    one.rows = len(listed.ids)
-                    return listed
-
-            async def by_text(count: int) -> Listed:
-                one = Operation("search_text", table)
-                with span(one, engine.place):
-                    # While the vector is made the search has no turn.
-                    words = (
-                        self._searches.place_by_words(engine)
-                        if embeds
-                        else contextlib.nullcontext()
-                    )
-                    async with words:
-                        listed = await prepared.list_by_clauses(clauses, count, where)
-                    one.rows = len(listed.ids)
-                    return listed
-
-            hits = await prepared.of_both(by_vector, by_text, fusion)
-            operation.rows = len(hits)
-            return prepared.ranked([hits], None)
-
-        turn = self._turn(operation, embeds=may_embed)
-        if turn.waits:
-            vector = kept_query(vector)
-        async with turn:
-            return (await self._searched(turn, options, search))[0]
+        return (await self._answered(Operation("search_hybrid", table), search))[0]
 
     # Upkeep
 
@@ -1420,178 +1246,141 @@ class VectorStore:
             check_words(option, value)
         wait = check_flag("wait", wait)
 
-        async def create(engine: Engine, handle: TableHandle) -> None:
-            await engine.backend.create_index(handle, kind, wait=wait, options=options)
-
-        await self._on_table(Operation("create_index", table), create)
+        await self._on_table(
+            Operation("create_index", table),
+            lambda engine, handle: engine.backend.create_index(
+                handle, kind, wait=wait, options=options
+            ),
+        )
 
     async def indexes(self, table: str) -> list[IndexInfo]:
         """The indexes over the vectors."""
-
-        async def indexes(engine: Engine, handle: TableHandle) -> list[IndexInfo]:
-            return await engine.backend.indexes(handle)
-
-        return await self._on_table(Operation("indexes", table), indexes)
+        return await self._on_table(
+            Operation("indexes", table), lambda engine, handle: engine.backend.indexes(handle)
+        )
 
     async def drop_index(self, table: str, name: str) -> None:
         """Drop an index."""
         check_words("name", name)
-
-        async def drop(engine: Engine, handle: TableHandle) -> None:
-            await engine.backend.drop_index(handle, name)
-
-        await self._on_table(Operation("drop_index", table), drop)
+        await self._on_table(
+            Operation("drop_index", table),
+            lambda engine, handle: engine.backend.drop_index(handle, name),
+        )
 
     async def versions(self, table: str) -> list[Mapping[str, Any]]:
         """The earlier versions that are kept."""
-
-        async def versions(engine: Engine, handle: TableHandle) -> list[Mapping[str, Any]]:
-            return await engine.backend.versions(handle)
-
-        return await self._on_table(Operation("versions", table), versions)
+        return await self._on_table(
+            Operation("versions", table), lambda engine, handle: engine.backend.versions(handle)
+        )
 
     async def restore(self, table: str, version: int) -> None:
         """Make an earlier version the present one."""
         if isinstance(version, bool) or not isinstance(version, int):
             raise InvalidArgumentError("version", version, "a whole number")
-
-        async def restore(engine: Engine, handle: TableHandle) -> None:
-            await engine.backend.restore(handle, version)
-
-        await self._on_table(Operation("restore", table), restore)
+        await self._on_table(
+            Operation("restore", table),
+            lambda engine, handle: engine.backend.restore(handle, version),
+        )
 
     async def backup(self, path: str | Path) -> None:
         """Copy the whole store, as it is at one moment, to a path that does not exist yet."""
 
         async def backup(engine: Engine) -> None:
-            target = await self._in_thread(_absolute, path)
-            await engine.backend.backup(target)
+            engine.backend.check_able("backup")
+            await engine.backend.backup(await in_thread(_absolute, path))
 
         await self._call(Operation("backup"), backup)
 
     # Inside
 
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise AiovecError(
+                f"the store {self.target} belongs to the event loop that opened it; open a store "
+                "on each loop, or use aiovec.sync, whose stores all threads may share"
+            )
+
     def _enter(self) -> None:
-        """Let a call begin: in the process that opened the store, on one loop at a time."""
+        """Let a call begin: in the process and on the event loop that opened the store."""
         if os.getpid() != self._process:
             raise StoreClosedError(self.target, FORKED)
         if self._closing is not None:
             raise StoreClosedError(self.target)
-        self._loop.enter(self.target)
+        self._check_loop()
 
-    def _call(
+    async def _call(
         self,
         operation: Operation,
         act: Callable[[Engine], Awaitable[_T]],
-        result: Callable[[int | None], _T] = once.as_it_is,
-    ) -> Coroutine[Any, Any, _T]:
-        return self._run(operation, act, result)
-
-    async def _run(
-        self,
-        operation: Operation,
-        act: Callable[..., Awaitable[_T]],
-        result: Callable[[int | None], _T],
-        table: str | None = None,
-        deadline: Deadline | None = None,
+        result: Callable[[int | None], _T] = _as_it_is,
     ) -> _T:
-        """Run ``act`` on the backend in use, again where the table or the backend changed.
+        """Run ``act`` on the backend in use, again where the backend changed.
 
-        It gets the engine, and the handle of a ``table``. ``result`` makes what it returns of the
-        outcome that is kept of a write.
+        ``result`` makes what it returns of the outcome that is kept of a write.
         """
         self._enter()
+        key = None
         if operation.name in _WRITES:
             self._check_writable(operation.name)
-        engine = self._follower.engine
-        deadline = deadline or Deadline.after(engine.backend.busy_timeout)
-        with deadline, span(operation, engine.place):
-            for attempt in self._follower.attempts():
-                async with attempt as engine:
-                    operation.place = engine.place
-                    key = write_key() if operation.name in _ONCE else None
-                    if key is not None:
-                        write = partial(self._attempt, engine, act, table)
-                        return await once.once(engine.backend, key, write, result)
-                    return await self._attempt(engine, act, table)
-        raise StoreClosedError(self.target)  # never reached: the last attempt raises
+        if operation.name in _ONCE and (key := write_key()) is not None:
+            act = partial(once, key, act, result)
+        engine = self._current.engine
+        with Deadline.after(engine.backend.busy_timeout), span(operation, engine.place):
+            return await self._current.run(act)
 
-    @staticmethod
-    async def _attempt(engine: Engine, act: Callable[..., Awaitable[_T]], table: str | None) -> _T:
-        if table is None:
-            return await act(engine)
-        handle = await engine.open_table(table)
-        try:
-            return await act(engine, handle)
-        except REFUSALS:
-            await engine.check_current(handle)
-            raise
-
-    def _on_table(
+    async def _on_table(
         self,
         operation: Operation,
         act: Callable[[Engine, TableHandle], Awaitable[_T]],
-        result: Callable[[int | None], _T] = once.as_it_is,
-        *,
-        deadline: Deadline | None = None,
-    ) -> Coroutine[Any, Any, _T]:
-        return self._run(operation, act, result, check_table_name(operation.table), deadline)
+        result: Callable[[int | None], _T] = _as_it_is,
+    ) -> _T:
+        """Run ``act`` on a table, again where the table or the backend changed."""
+        table = check_table_name(operation.table)
+
+        async def on_table(engine: Engine) -> _T:
+            operation.place = engine.place
+            handle = await engine.open_table(table)
+            try:
+                return await act(engine, handle)
+            except REFUSALS:
+                await engine.check_current(handle)
+                raise
+
+        return await self._call(operation, on_table, result)
 
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
         """The ids that a user passed in, read once, as ``check`` gives them."""
-        from .._input.rows import collect_ids
-
         listed = await collect_ids(ids)
-        return await off_loop(
-            len(listed) if isinstance(listed, Sized) and is_iterable(listed) else 0, check, listed
-        )
+        return await hop(weight(listed), check, listed)
 
     async def _bind(self, where: Where, schema: Schema) -> Expr | None:
-        return await off_loop(_effort_of(where), bind, where, schema)
+        return await hop(weight_of(where), bind, where, schema)
 
-    async def _bind_each(
-        self, wheres: Sequence[Where], schema: Schema, count: int
-    ) -> list[Expr | None]:
-        """Return a bound filter for each of so many vectors; equal texts are read once."""
-        if len(wheres) != count:
-            raise InvalidArgumentError(
-                "where", list(wheres),
-                f"one filter, or one for each of the {count} vectors (there are {len(wheres)})",
-            )  # fmt: skip
-        distinct = {where if isinstance(where, str) else id(where): where for where in wheres}
-
-        stopped = False
-
-        def stop() -> None:
-            nonlocal stopped
-            stopped = True
-
-        def bound() -> list[Expr | None]:
-            made: dict[str | int, Expr | None] = {}
-            for key, where in distinct.items():
-                if stopped:  # nobody waits for the result
-                    return []
-                made[key] = bind(where, schema)
-            return [made[where if isinstance(where, str) else id(where)] for where in wheres]
-
-        effort = len(wheres)
-        for where in distinct.values():
-            if effort > LITTLE:
-                break
-            effort += _effort_of(where)
-        return await off_loop(effort, bound, stop=stop)
-
-    async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
-        return await in_thread(work, *args, limit=self._threads())
+    async def _selected(
+        self, schema: Schema, names: list[str] | None, *, include_vector: bool
+    ) -> Selection:
+        select = partial(select_columns, include_vector=include_vector)
+        return await hop(weight(names), select, schema, names)
 
     async def _read_in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
         """Read what a user passed in, which may wait for anything."""
-        return await in_thread(work, *args, limit=self._reader_threads())
+        return await in_thread(work, *args, limit=self._reader_threads)
 
 
-def _texts_of(vector: object) -> dict[int, str]:
-    """Return a text in the place of a single query, as ``texts_among`` does for many."""
-    return {0: vector} if isinstance(vector, str) else {}
+async def _check_same(engine: Engine, table: str, wanted: Schema) -> None:
+    """Check that the table which is there has the schema that is wanted."""
+    try:
+        there = (await engine.open_table(table, fresh=True)).schema
+    except TableNotFoundError:
+        raise StaleTableError(table) from None  # dropped meanwhile: once more
+    if wanted.embed is not None and wanted.model is None:
+        # Without its embedder the store has no name of a model to compare with.
+        wanted = _with_model(wanted, there.model)
+    differences = there.differences(wanted)
+    if differences and not there.differences(_with_model(wanted, there.model)):
+        raise ModelMismatchError(table, there.model, wanted.model)
+    if differences:
+        raise SchemaMismatchError(table, differences)
 
 
 def _absolute(path: str | Path) -> Path:
@@ -1619,19 +1408,26 @@ def _absolute(path: str | Path) -> Path:
     return target
 
 
-async def _embedded(
-    engine: Engine, handle: TableHandle, embedder: Batcher, texts: list[str], kind: Purpose
-) -> Float32Array:
-    """Return one row for each text, or raise EmbeddingError with the text's place as ``row``."""
-    operation = Operation("embed", handle.name)
-    operation.rows = len(texts)
-    with span(operation, engine.place):
-        return await embedder.embed(texts, kind)
-
-
 def _check_query(query: object) -> None:
     if not isinstance(query, str):
         raise InvalidArgumentError("query", query, "text")
+
+
+async def _planned(
+    engine: Engine,
+    handle: TableHandle,
+    options: SearchOptions,
+    effort: int,
+    plan: Callable[[Backend, TableHandle, SearchOptions], Plan],
+    ask: Callable[[Backend, TableHandle, Plan], Awaitable[Answer]],
+) -> Answer:
+    """Plan a search and ask the backend, when it is its turn."""
+    # Searches by words take little, and have a queue of their own.
+    gate = engine.word_searches if ask is ask_words else engine.vector_searches
+    async with gate.enter(current_deadline(engine.backend.busy_timeout)):
+        effort += weight_of(options.where)
+        planned = await hop(effort, plan, engine.backend, handle, options)
+        return await ask(engine.backend, handle, planned)
 
 
 def _dict_of(field: str, counts: Sequence[tuple[Value, int]]) -> dict[Value, int]:
@@ -1646,17 +1442,85 @@ def _dict_of(field: str, counts: Sequence[tuple[Value, int]]) -> dict[Value, int
     return found
 
 
-def _effort_of(where: Where) -> int:
-    """Return the number of values in a filter, for ``off_loop``."""
-    if isinstance(where, str):
-        return len(where) // _CHARACTERS_A_VALUE
-    if not isinstance(where, Expr):
-        return 0
-    effort = 4 * where.literals
-    if effort > LITTLE:  # counting more would take long itself
-        return effort
-    return effort + characters_of(where) // _CHARACTERS_OF_A_LITERAL
-
-
 def _with_model(schema: Schema, model: str | None) -> Schema:
     return Schema.from_json({**schema.to_dict(), "model": model})
+
+
+def _bound(
+    method: Callable[Concatenate[VectorStore, str, _P], Awaitable[_T]],
+) -> Callable[Concatenate[Table, _P], Awaitable[_T]]:
+    """The store's method with the table's name filled in."""
+
+    def call(self: Table, /, *args: _P.args, **kwargs: _P.kwargs) -> Awaitable[_T]:
+        return method(self.store, self.name, *args, **kwargs)
+
+    call.__name__ = method.__name__
+    call.__doc__ = method.__doc__
+    return call
+
+
+class Table:
+    """A light handle on one table: the store's methods without the table's name.
+
+    It reads nothing when it is made, and stays valid when the table is dropped and made anew.
+    """
+
+    __slots__ = ("name", "store")
+
+    def __init__(self, store: VectorStore, name: str) -> None:
+        self.store = store
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Table {self.name} of {self.store!r}>"
+
+    create = _bound(VectorStore.create_table)
+    drop = _bound(VectorStore.drop_table)
+    schema = _bound(VectorStore.schema)
+    add_field = _bound(VectorStore.add_field)
+    create_field_index = _bound(VectorStore.create_field_index)
+    drop_field_index = _bound(VectorStore.drop_field_index)
+    drop_field = _bound(VectorStore.drop_field)
+    rename_field = _bound(VectorStore.rename_field)
+    insert = _bound(VectorStore.insert)
+    upsert = _bound(VectorStore.upsert)
+    update = _bound(VectorStore.update)
+    set_vectors = _bound(VectorStore.set_vectors)
+    delete = _bound(VectorStore.delete)
+    delete_where = _bound(VectorStore.delete_where)
+    exists = _bound(VectorStore.exists)
+    get = _bound(VectorStore.get)
+    find = _bound(VectorStore.find)
+    count = _bound(VectorStore.count)
+    distinct = _bound(VectorStore.distinct)
+    bounds = _bound(VectorStore.bounds)
+    search = _bound(VectorStore.search)
+    search_many = _bound(VectorStore.search_many)
+    search_like = _bound(VectorStore.search_like)
+    search_text = _bound(VectorStore.search_text)
+    search_hybrid = _bound(VectorStore.search_hybrid)
+    stats = _bound(VectorStore.stats)
+    optimize = _bound(VectorStore.optimize)
+    indexes = _bound(VectorStore.indexes)
+    drop_index = _bound(VectorStore.drop_index)
+    versions = _bound(VectorStore.versions)
+    restore = _bound(VectorStore.restore)
+
+    async def create_index(
+        self, /, kind: str = "auto", *, wait: bool = True, **options: Unpack[IndexOptions]
+    ) -> None:
+        """As ``VectorStore.create_index``."""
+        await self.store.create_index(self.name, kind, wait=wait, **options)
+
+    def export(
+        self,
+        *,
+        batch_size: int = 1000,
+        where: Where = None,
+        select: Iterable[str] | None = None,
+        after: bytes | None = None,
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        """As ``VectorStore.export``."""
+        return self.store.export(
+            self.name, batch_size=batch_size, where=where, select=select, after=after
+        )

@@ -1,67 +1,58 @@
-"""The rows of an insert or upsert on their way into a table.
-
-What a call holds is here, in one object: hundreds of them wait for their turn.
-"""
+"""The rows of an insert or upsert on their way into a table, and writes that are done once."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import pyarrow as pa
+
+from .._embed.protocol import Purpose
+from .._embed.rows import filled, lacking, of_row, without
 from .._input.arguments import check_model
-from .._input.rows import (
-    CheckedRows,
-    bytes_of,
-    effort_of,
-    effort_of_columns,
-    first_of_each_id,
-    repeated_ids,
-    taken_by,
-    to_table,
-)
+from .._input.rows import bytes_of, first_of_each_id, repeated_ids, to_table
+from .._input.types import OnConflict
+from .._model.arrays import Float32Array
 from .._model.arrow import last_of_each_id
+from .._model.schema import Schema
+from ..backend.conditions import is_retried
+from ..backend.contract import Backend, Columns, TableHandle, moves_of
+from ..backend.keys import WriteKey
 from ..backend.limits import renewed
-from ..backend.pool import off_loop
-from ..errors import DuplicateIdError
-from . import once
+from ..backend.pool import off_loop as hop
+from ..backend.weight import weight
+from ..errors import DuplicateIdError, EmbeddingError, OutcomeUnknownError
+from .current import Engine
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    Embeds = Callable[
+        [Engine, TableHandle, list[str], Purpose, str | None], Awaitable[Float32Array]
+    ]
 
-    from .._input.types import OnConflict
-    from .._model.schema import Schema
-    from .._telemetry.calls import Operation
-    from ..backend.contract import TableHandle
-    from .current import Engine
-
-    Embeds = Callable[[Engine, TableHandle, pa.Table, str | None, OnConflict], Awaitable[pa.Table]]
+_T = TypeVar("_T")
 
 
 class RowsToWrite:
-    """``rows`` are those that the caller gave, and ``held`` what was read of them."""
+    """The rows of one call, as ``collect`` gives them.
 
-    __slots__ = (
-        "_checked", "_columns", "_effort", "_embedded", "_embeds", "_held", "_model",
-        "_on_conflict", "_operation",
-    )  # fmt: skip
+    Those that are ``checked`` have no id twice. ``embed`` makes vectors of texts.
+    """
 
     def __init__(
         self,
-        rows: object,
-        held: Any,
+        rows: Any,
         model: str | None,
         on_conflict: OnConflict,
-        operation: Operation,
-        embeds: Embeds,
+        *,
+        checked: bool,
+        embed: Embeds,
     ) -> None:
-        self._held = [held]
-        self._checked = isinstance(rows, CheckedRows)
-        self._columns = len(held) if isinstance(rows, Mapping) else 0
-        self._effort = effort_of(held)
+        self._rows = rows
+        self._weight = weight(rows)
         self._model = model
         self._on_conflict = on_conflict
-        self._operation = operation
-        self._embeds = embeds
+        self._checked = checked
+        self._embed = embed
         # A repeated attempt asks the embedder no second time.
         self._embedded: dict[Schema, pa.Table] = {}
 
@@ -69,60 +60,95 @@ class RowsToWrite:
         """Write them, on one attempt; how many those are."""
         check_model(handle, self._model)
         schema, backend = handle.schema, engine.backend
-        # Before the rows are turned into what is written, which takes memory.
-        size = await off_loop(self._columns, bytes_of, self._held[0], schema)
-        checked = await self._with_vectors(engine, handle, size)
-        with renewed(checked is not None):  # the embedder has time limits of its own
-            async with backend.writing(size) as share:
-                if checked is None:
-                    effort = self._effort_of(schema)
-                    batch = await off_loop(effort, self._check, schema)
-                else:
-                    batch = checked
+        embeds = schema.embed is not None
+        batch = await self._with_vectors(engine, handle) if embeds else None
+        with renewed(embeds):  # the embedder has time limits of its own
+            # Before the rows are turned into what is written, which takes memory.
+            async with backend.writing(bytes_of(self._rows, schema)):
+                if batch is None:
+                    batch = await self._checked_rows(handle)
                 count = int(batch.num_rows)
-                if share is not None:
-                    parts = batch.num_columns * batch.column(0).num_chunks
-                    share.resize(await off_loop(parts, taken_by, batch))
                 if count and self._on_conflict == "replace":
                     await backend.upsert(handle, batch)
                 elif count:
-                    skip = self._on_conflict == "skip"
-                    count = await once.insert(backend, handle, batch, skip_existing=skip)
-        self._operation.rows = count
+                    skips = self._on_conflict == "skip"
+                    count = await backend.insert(handle, batch, skip_existing=skips)
         return count
 
-    async def let_go(self) -> None:
-        """Rows that an iterable gave are nobody else's, and freeing them takes its time."""
-        self._embedded.clear()
-        await off_loop(self._effort, self._held.clear)
+    async def _checked_rows(self, handle: TableHandle) -> pa.Table:
+        return await hop(self._weight + weight(handle.schema), self._check, handle)
 
-    async def _with_vectors(
-        self, engine: Engine, handle: TableHandle, size: int
-    ) -> pa.Table | None:
-        """The checked rows with vectors of the embedder; None where the table has none."""
-        schema = handle.schema
-        if schema.embed is None:
-            return None
-        # Which rows are there already may have changed since an attempt before.
-        if self._on_conflict == "skip" or schema not in self._embedded:
-            # No other write waits for memory while the embedder works.
-            async with engine.backend.writing(size):
-                batch = await off_loop(self._effort_of(schema), self._check, schema)
-            self._embedded[schema] = await self._embeds(
-                engine, handle, batch, self._model, self._on_conflict
-            )
-        return self._embedded[schema]
-
-    def _effort_of(self, schema: Schema) -> int:
-        return self._effort + effort_of_columns(schema)
-
-    def _check(self, schema: Schema) -> pa.Table:
-        batch = to_table(self._held[0], schema, make_ids=True)
+    def _check(self, handle: TableHandle) -> pa.Table:
+        batch = to_table(self._rows, handle.schema, make_ids=True)
         if self._on_conflict == "replace":
             return last_of_each_id(batch)
         if self._on_conflict == "skip":
             return first_of_each_id(batch)
         repeated = [] if self._checked else repeated_ids(batch)
         if repeated:
-            raise DuplicateIdError(self._operation.table or "", repeated, within_call=True)
+            raise DuplicateIdError(handle.name, repeated, within_call=True)
         return batch
+
+    async def _with_vectors(self, engine: Engine, handle: TableHandle) -> pa.Table:
+        """Return the checked rows, with vectors of the embedder where they have none.
+
+        Rows that would be made for nothing, as they are skipped, are left out.
+        """
+        schema, embed = handle.schema, handle.schema.embed
+        skips = self._on_conflict == "skip"
+        # Which rows are there already may have changed since an attempt before.
+        if not skips and schema in self._embedded:
+            return self._embedded[schema]
+        rows = await self._checked_rows(handle)
+        effort = weight(rows)
+        if embed is not None and rows.column(schema.vector).null_count:
+            found = await hop(effort, lacking, rows, schema, embed)
+            if found.texts and skips:
+                there = (await engine.backend.get(handle, found.ids, Columns(()))).ids
+                rows, found = await hop(effort, without, rows, found, there)
+            if found.texts:  # rows may stay without a vector
+                try:
+                    vectors = await self._embed(
+                        engine, handle, found.texts, "document", self._model
+                    )
+                except EmbeddingError as exc:
+                    # Repeated ids have moved the rows, unless they are an error.
+                    numbered = self._on_conflict == "fail"
+                    raise of_row(exc, found, numbered=numbered) from exc.__cause__
+                rows = await hop(
+                    effort + weight(vectors), filled, rows, schema, found, vectors, embed.using
+                )
+        self._embedded[schema] = rows
+        return rows
+
+
+async def once(
+    key: WriteKey,
+    write: Callable[[Engine], Awaitable[_T]],
+    result: Callable[[int | None], _T],
+    engine: Engine,
+) -> _T:
+    """Do a write under a key, or return what ``result`` makes of the outcome that was kept of it.
+
+    OutcomeUnknownError where it may have been done before and nothing tells.
+    """
+    backend = engine.backend
+    kept = await backend.kept(key)
+    if kept is not None and kept.done:
+        return result(kept.outcome)
+    if kept is not None or (is_retried() and await _forgets(backend)):
+        raise OutcomeUnknownError(
+            backend.target, "this write was asked for before, and its outcome was not kept"
+        )
+    return await write(engine)
+
+
+async def _forgets(backend: Backend) -> bool:
+    """Return whether a write may have been done of which the store has no key.
+
+    Nothing else holds for a store that another was moved to, where that keeps its keys.
+    """
+    if not backend.supports("once"):
+        return True
+    moves = moves_of(backend)
+    return moves is not None and (await moves.move_record()).generation > 0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from .locate import local_path, locate, locate_configured, locate_path
 from .plugins import create_backend, plugin_of
 
 if TYPE_CHECKING:
-    from .config import LoadedSettings, RetrievalSettings, Stamp
+    from .config import RetrievalSettings
     from .contract import Backend
     from .plugin import Location
 
@@ -27,31 +26,16 @@ _CHOOSING = frozenset({"AIOVEC_RETRIEVAL__BACKEND", "AIOVEC_RETRIEVAL"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Identity:
-    """Equal ones are the same place, used in the same way."""
+class Resolved:
+    """The backend that a target or a TOML file names, not open yet.
+
+    ``configured`` is its name in the TOML file, empty where a target was named.
+    """
 
     location: Location
-    section: str = field(repr=False)  # may hold secrets
-    configured: str = field(default="", compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """The backend that a target or a TOML file names, not open yet."""
-
-    identity: _Identity
     settings: RetrievalSettings
     backend: Backend
-    stamp: Stamp | None
-
-    @property
-    def location(self) -> Location:
-        return self.identity.location
-
-    @property
-    def configured(self) -> str:
-        """The backend's name in the TOML file, empty where a target was named."""
-        return self.identity.configured
+    configured: str = ""
 
     def exists(self) -> bool:
         """Return whether a store may exist there, so that opening it makes nothing new."""
@@ -84,110 +68,51 @@ class Origin:
         self._config = config
         self._backend = backend
         self._file: Path | None = None
-        self._stamp: Stamp | None = None
-        self._identity: _Identity | None = None
-
-    @property
-    def follows(self) -> bool:
-        """True if the store follows a TOML file; False if its user named a target."""
-        return self._target is None and self._backend is None
 
     def location(self) -> Location:
         """Return where the store lies. Nothing is made or opened."""
-        _, identity = self._read()
-        return identity.location
+        return self._read()[0]
 
     def settings(self) -> RetrievalSettings:
         """The settings that are in force. Nothing is made or opened."""
-        loaded, _ = self._read()
-        return loaded.retrieval
+        return self._read()[1]
 
-    def changed(self) -> bool:
-        """Return whether the TOML file changed since it was last read. Costs one ``stat``."""
-        if not self.follows or self._file is None:
-            return False
-        from .config import stamp_of
-
-        return stamp_of(self._file) != self._stamp
-
-    def resolve_first(self) -> Resolved:
-        """Resolve the target or the TOML file for the first time."""
-        resolved = self._create(*self._read())
-        self.settle(resolved)
-        return resolved
-
-    def resolve(self) -> Resolved | None:
-        """Resolve the TOML file again; None if it names the same place and settings.
-
-        Until ``settle`` is called with it, ``changed`` stays true, so that it is tried again.
-        """
-        loaded, identity = self._read()
-        if identity == self._identity:
-            self._stamp = loaded.stamp
-            return None
-        return self._create(loaded, identity)
+    def resolve(self) -> Resolved:
+        """Return the backend of the target, or the one that the TOML file names now."""
+        return self._resolved(None)
 
     def resolve_moved(self, backend: str, config: str) -> Resolved | None:
-        """Where a store has moved that its users reach by the TOML file ``config``.
+        """Return where a store has moved that its users reach by the TOML file ``config``.
 
-        None where this is another file, or where an environment variable keeps its users where
-        they are: then they have to be told.
+        None where they named a target or another file, or where an environment variable keeps its
+        users where they are: then they have to be told.
         """
-        if not self._is_led_by(backend, config):
+        if self._target is not None or self._backend is not None:
             return None
-        loaded, identity = self._read(backend)
-        return None if identity == self._identity else self._create(loaded, identity)
-
-    def foresee(self, backend: str, config: str) -> Backend | None:
-        """The backend to which a migration is about to lead. Nothing is changed by the question."""
-        if not self._is_led_by(backend, config):
+        if not (backend and config and self._file):
             return None
-        loaded, identity = self._read(backend)
-        if identity == self._identity:
-            return None
-        return self._backend_of(loaded, identity)
-
-    def _is_led_by(self, backend: str, config: str) -> bool:
-        if not (self.follows and backend and self._file and config):
-            return False
         pinned = {name.upper() for name in os.environ} & _CHOOSING
-        return not pinned and os.path.realpath(self._file) == os.path.realpath(config)
+        if pinned or os.path.realpath(self._file) != os.path.realpath(config):
+            return None
+        return self._resolved(backend)
 
-    def leads_to(self, resolved: Resolved) -> bool:
-        """Return whether the TOML, as it is now, names this place itself."""
-        _, identity = self._read()
-        return identity == resolved.identity
-
-    def settle(self, resolved: Resolved) -> None:
-        """The store is there now."""
-        self._stamp, self._identity = resolved.stamp, resolved.identity
-
-    def _read(self, backend: str | None = None) -> tuple[LoadedSettings, _Identity]:
+    def _read(self, backend: str | None = None) -> tuple[Location, RetrievalSettings, str]:
+        """Return the place, the settings, and the name of the backend in the TOML file."""
         from .config import load_settings
 
         if self._file is None:
             # Once, so that a change of the current folder does not lead elsewhere.
             self._file = self._config_file()
-        loaded = load_settings(self._file)
-        retrieval = loaded.retrieval
-        wanted = ""
-        if self._target is None:
-            wanted = backend or self._backend or retrieval.backend
-            location = locate_configured(plugin_of(wanted), retrieval, self._file)
-        else:
-            location = _located(self._target)
-        section = json.dumps(retrieval.section(location.backend), sort_keys=True, default=str)
-        return loaded, _Identity(location, section, wanted)
+        retrieval = load_settings(self._file).retrieval
+        if self._target is not None:
+            return _located(self._target), retrieval, ""
+        wanted = backend or self._backend or retrieval.backend
+        return locate_configured(plugin_of(wanted), retrieval, self._file), retrieval, wanted
 
-    def _create(self, loaded: LoadedSettings, identity: _Identity) -> Resolved:
-        backend = self._backend_of(loaded, identity)
-        return Resolved(identity, loaded.retrieval, backend, loaded.stamp)
-
-    def _backend_of(self, loaded: LoadedSettings, identity: _Identity) -> Backend:
-        """Return the backend of a place, not open yet."""
-        return create_backend(
-            identity.location, loaded.retrieval, read_only=self._read_only
-        )
+    def _resolved(self, backend: str | None) -> Resolved:
+        location, settings, configured = self._read(backend)
+        made = create_backend(location, settings, read_only=self._read_only)
+        return Resolved(location, settings, made, configured)
 
     def _config_file(self) -> Path | None:
         """The TOML file as an absolute path; None where the target needs none."""

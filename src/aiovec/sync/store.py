@@ -22,8 +22,8 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
 from .._embed.protocol import EmbedderOption
 from .._model.redaction import redacted
 from .._store.connect import connect as connect_async
+from .._store.store import Table as AsyncTable
 from .._store.store import VectorStore as AsyncStore
-from .._store.table import Table as AsyncTable
 from ..backend.origin import PathText
 from ..errors import StoreClosedError
 from .portal import Portal

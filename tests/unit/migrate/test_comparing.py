@@ -45,7 +45,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
         for name in ("a.db", "b.db"):
             store = await stack.enter_async_context(aiovec.connect(tmp_path / name))
             await store.create_table("notes", SMALL)
-            resolved = await asyncio.to_thread(Origin(str(tmp_path / name), None).resolve_first)
+            resolved = await asyncio.to_thread(Origin(str(tmp_path / name), None).resolve)
             stack.push_async_callback(resolved.backend.close)
             await resolved.backend.open()
             stores.append(store)
