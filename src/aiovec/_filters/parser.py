@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NoReturn, TypeVar
 
 from ..errors import FilterError
@@ -64,6 +65,7 @@ class Parsed:
 
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def parse(text: str) -> Expr:
@@ -144,19 +146,16 @@ class _Parser:
             return True
         return False if self.tokens.take_word("FALSE") else None
 
-    def _made(self, make: Callable[[_T], Expr], of: _T, position: int) -> Expr:
-        """Return ``make(of)``; a filter that is too large fails at the position."""
+    def _made(
+        self, make: Callable[[_T], _R], of: _T, position: int, expected: str = "a smaller filter"
+    ) -> _R:
+        """Return ``make(of)``; its FilterError gets the position and what was expected."""
         try:
             return make(of)
         except FilterError as exc:
-            self._fail_at(position, exc)
-
-    def _fail_at(
-        self, position: int, exc: FilterError, expected: str = "a smaller filter"
-    ) -> NoReturn:
-        raise FilterError(
-            exc.args[0], text=self.text, position=position, expected=expected
-        ) from None
+            raise FilterError(
+                exc.args[0], text=self.text, position=position, expected=expected
+            ) from None
 
     def _condition(self) -> Expr:
         tokens = self.tokens
@@ -251,15 +250,12 @@ class _Parser:
         if tokens.take_word("ESCAPE"):
             escape_at = tokens.next.position
             escape = self._text()
-            try:
-                patterns.checked_escape(escape)
-            except FilterError as exc:
-                self._fail_at(escape_at, exc, "one character in single quotes, such as '\\\\'")
-            try:
-                patterns.marked(pattern, escape)
-            except FilterError as exc:
-                self._fail_at(value_at, exc, "a pattern with a character after each escape")
-        return self._placed(Like(ref, pattern, escape, ignore_case), at, value_at)
+            one = "one character in single quotes, such as '\\\\'"
+            self._made(patterns.checked_escape, escape, escape_at, one)
+        like = Like(ref, pattern, escape, ignore_case)
+        whole = "a pattern with a character after each escape"
+        self._made(attrgetter("marked"), like, value_at, whole)
+        return self._placed(like, at, value_at)
 
     def _startswith_call(self) -> Expr:
         tokens = self.tokens
@@ -314,10 +310,8 @@ class _Parser:
         token = self.tokens.next
         if not (token.starts_name or (any_word and token.kind == "name")):
             self.tokens.fail("a key of the payload" if any_word else "a field")
-        try:
-            name = words.checked_text(token.value)
-        except FilterError as exc:
-            self._fail_at(token.position, exc, "a name of valid Unicode")
+        unicode = "a name of valid Unicode"
+        name = self._made(words.checked_text, token.value, token.position, unicode)
         self.tokens.advance()
         return name
 
@@ -329,29 +323,19 @@ class _Parser:
     def _literal(self) -> Value:
         tokens = self.tokens
         token = tokens.next
-        try:
-            check_literals(self.literals + 1)
-        except FilterError as exc:
-            self._fail_at(token.position, exc)
-        try:
-            value = token.literal()
-        except FilterError as exc:
-            self._fail_at(token.position, exc, _A_LITERAL)
+        self.literals = self._made(check_literals, self.literals + 1, token.position)
+        value = self._made(Token.literal, token, token.position, _A_LITERAL)
         if value is None:
             self._fail_literal(token)
-        self.literals += 1
         tokens.advance()
         return value
 
     def _fail_literal(self, token: Token) -> NoReturn:
+        problem = ""
         if token.word == "NULL":
-            raise FilterError(
-                "a comparison with NULL is never true; use IS NULL or IS NOT NULL",
-                text=self.text, position=token.position, expected=_A_LITERAL,
-            )  # fmt: skip
-        if token.starts_name:
-            raise FilterError(
-                "a field can be compared with a literal only; put text in single quotes",
-                text=self.text, position=token.position, expected=_A_LITERAL,
-            )  # fmt: skip
+            problem = "a comparison with NULL is never true; use IS NULL or IS NOT NULL"
+        elif token.starts_name:
+            problem = "a field can be compared with a literal only; put text in single quotes"
+        if problem:
+            raise FilterError(problem, text=self.text, position=token.position, expected=_A_LITERAL)
         self.tokens.fail(_A_LITERAL)
