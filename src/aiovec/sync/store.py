@@ -6,7 +6,6 @@ import warnings
 import weakref
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
     Awaitable,
     Callable,
     Generator,
@@ -57,7 +56,7 @@ def _blocking(
 
 
 def _iterating(
-    method: Callable[Concatenate[_A, _P], AsyncIterator[_R]],
+    method: Callable[Concatenate[_A, _P], AsyncGenerator[_R, None]],
 ) -> Callable[Concatenate[_Blocking[_A], _P], Generator[_R, None, None]]:
     """The method as a plain iterator. Leave it early by its ``close()``."""
 
@@ -65,36 +64,19 @@ def _iterating(
     def call(
         self: _Blocking[_A], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> Generator[_R, None, None]:
-        return _iterated(self, method(self._awaited, *args, **kwargs))
+        return _iterated(self._portal, method(self._awaited, *args, **kwargs))
 
     return call
 
 
-def _iterated(face: _Blocking[_A], items: AsyncIterator[_R]) -> Generator[_R, None, None]:
-    portal = face._portal  # the face itself stays in use as long as its iterator
-
-    async def advance() -> tuple[_R] | None:
-        async for item in items:
-            return (item,)
-        return None
-
-    async def close() -> None:
-        if isinstance(items, AsyncGenerator):
-            try:
-                await items.aclose()
-            finally:
-                portal.iterated.discard(items)
-
-    if isinstance(items, AsyncGenerator):
-        portal.iterated.add(items)
+def _iterated(portal: Portal, items: AsyncGenerator[_R, None]) -> Generator[_R, None, None]:
+    ended = object()
     try:
-        while (item := portal.run(advance)) is not None:
-            yield item[0]
-    except BaseException:
+        while (item := portal.run(lambda: anext(items, ended))) is not ended:
+            yield cast("_R", item)
+    finally:
         # Perhaps from the garbage collector, which runs in any thread, also in the portal's own.
-        portal.begin(close)
-        raise
-    portal.iterated.discard(items)
+        portal.begin(items.aclose)
 
 
 # Iterables that hold what they give, or have a form that is read as a whole.
