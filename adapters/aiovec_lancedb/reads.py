@@ -36,7 +36,6 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.limits import Place
 from aiovec.backend.pool import in_thread, off_loop
-from aiovec.backend.threads import is_over
 from aiovec.errors import AiovecError, CorruptStoreError
 
 from .driver import ColumnOrdering
@@ -358,7 +357,7 @@ class TableReader:
                 failed = exc
             newest = await looking
         finally:
-            if not is_over(looking):
+            if not looking.done():
                 looking.cancel()
         if newest is not kept:
             self._keep(newest)

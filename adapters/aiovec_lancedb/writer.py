@@ -20,7 +20,7 @@ from aiovec.backend.keys import WriteKey
 from aiovec.backend.limits import Deadline, Gate, copy_of_error, current_deadline
 from aiovec.backend.marks import OPEN, PAUSED, MoveMark
 from aiovec.backend.pool import in_thread
-from aiovec.backend.threads import PerLoop, Unstoppable
+from aiovec.backend.threads import to_its_end
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -152,7 +152,7 @@ class TableWriter(Committer[_Call]):
         session: Session,
         table: str,
         lock: WriteLock,
-        threads: PerLoop[anyio.CapacityLimiter],
+        threads: anyio.CapacityLimiter,
         fence: Fence,
         gate: Gate,
         keys: Keys | None,
@@ -201,7 +201,7 @@ class TableWriter(Committer[_Call]):
     async def take(self) -> Callable[[], None] | None:
         await self._session.check_place()  # a lock would be made in its place
         with self._session.translated():
-            taken = await self._lock.take(_LOCK_TRY, self._threads(), self._note_mark)
+            taken = await self._lock.take(_LOCK_TRY, self._threads, self._note_mark)
         self.busy = None if taken else f"{self.target} is locked by others"
         return self._lock.release if taken else None
 
@@ -211,9 +211,8 @@ class TableWriter(Committer[_Call]):
     async def commit(self, group: list[_Call]) -> MoveMark | None:
         if self._mark is not None and self._mark.state == PAUSED:
             return self._mark
-        # A loop that is about to end cancels every task. What has begun is settled all the same,
-        # and those who wait for it get its outcome.
-        await Unstoppable(self._do([call for call in group if call.begin()]))
+        # What has begun is settled, and those who wait for it get its outcome.
+        await to_its_end(self._do([call for call in group if call.begin()]))
         return None
 
     async def _do(self, group: list[_Call]) -> None:
@@ -447,7 +446,7 @@ class Writers:
         self._busy_timeout = busy_timeout
         self._writers: dict[str, TableWriter] = {}
         # Threads of their own for those that wait for locks, so that they keep no work waiting.
-        self._threads = PerLoop(lambda: anyio.CapacityLimiter(16))
+        self._threads = anyio.CapacityLimiter(16)
         self._closed = False
 
     async def run(

@@ -35,7 +35,7 @@ from aiovec.backend import redacted
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.limits import Gate, current_deadline
 from aiovec.backend.pool import off_loop
-from aiovec.backend.threads import PerLoop, to_its_end
+from aiovec.backend.threads import to_its_end
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -86,9 +86,10 @@ class Client:
         if key := _key_of(settings):
             self._headers["Authorization"] = f"Bearer {key}"
         is_server = None if self._sidecar is None else self._sidecar.is_server
-        self._connections = PerLoop(lambda: Connections(settings, is_server), Connections.abandon)
+        self._is_server = is_server
+        self._connections: Connections | None = None
         self._turns = Gate("too many calls are under way", calls=settings.connections)
-        self._writes = PerLoop(_Count)
+        self._writes = _Count()
         self._closed = False
         self.repeats_writes = False
         """True if the server's store does a write with a key once, however often it is asked."""
@@ -96,9 +97,8 @@ class Client:
         """Of the newest answer: which store the server serves."""
 
     def __del__(self) -> None:
-        connections = getattr(self, "_connections", None)
-        if connections is not None and (left := connections.drop()) is not None:
-            left.abandon()
+        if (connections := getattr(self, "_connections", None)) is not None:
+            connections.abandon()
 
     # Calls
 
@@ -120,7 +120,7 @@ class Client:
             self.check_open()
             if key is None:
                 return await self._answered(call, kind, body, None, made, long=long)
-            with self._writes():
+            with self._writes:
                 try:
                     return await self._answered(call, kind, body, key, made, long=long)
                 except asyncio.CancelledError:
@@ -230,7 +230,9 @@ class Client:
             headers["Idempotency-Key"] = key
             if retried:
                 headers["Idempotency-Retry"] = "1"
-        session = await self._connections().begin()
+        if self._connections is None:
+            self._connections = Connections(self.settings, self._is_server)
+        session = await self._connections.begin()
         begun = False
         try:
             async with session.post(
@@ -341,8 +343,9 @@ class Client:
         """Wait for the writes that are under way, then end everything else."""
         self._closed = True
         self._turns.close(StoreClosedError(self.target))
-        await self._writes().idle.wait()
-        await self._connections().close()
+        await self._writes.idle.wait()
+        if self._connections is not None:
+            await self._connections.close()
         if self._sidecar is not None:
             self._sidecar.close()
 

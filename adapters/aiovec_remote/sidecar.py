@@ -26,7 +26,7 @@ from aiovec._http.sidecar import (
     digest_of,
 )
 from aiovec.backend.config import load_settings
-from aiovec.backend.threads import PerLoop, in_idle_thread
+from aiovec.backend.threads import in_daemon_thread
 from aiovec.errors import AiovecError, ConfigError, StoreBusyError
 
 _HEALTH = 5.0  # seconds that a server may take to say that it is well
@@ -39,7 +39,7 @@ class Sidecar:
     def __init__(self, config: Path) -> None:
         self._config = config
         self._folder = SidecarFolder.of(config)
-        self._turn = PerLoop(asyncio.Lock)
+        self._turn = asyncio.Lock()
         self._server: RunningServer | None = None
         self._doubted = False
         self._using: Lock | None = None
@@ -52,11 +52,11 @@ class Sidecar:
         # must be told neither rows nor that they are stored.
         found = self._trusted()
         if found is None:
-            async with self._turn():
+            async with self._turn:
                 found = self._trusted()
                 if found is None:
                     self._doubted = False
-                    self._server = found = await in_idle_thread(self._find)
+                    self._server = found = await in_daemon_thread(self._find)
         return found.told
 
     def _trusted(self) -> RunningServer | None:

@@ -8,6 +8,7 @@ import ctypes
 import os
 import sqlite3
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from aiovec.backend.threads import FORKED, let_go, settle_future, start_thread, wait_out
+from aiovec.backend.threads import FORKED, settle_future, start_thread, wait_out
 from aiovec.errors import AiovecError, StoreClosedError
 
 from .driver import load_driver
@@ -64,8 +65,6 @@ class Connection(aiosqlite.Connection):
 
     aiosqlite serialises statements, not transactions: tasks that share a connection could
     interleave inside one. So a transaction is one function here, never a row of awaits.
-
-    It outlives the event loop that it was opened on, and may be used from the next one.
     """
 
     def __init__(self, connector: Callable[[], sqlite3.Connection], name: str) -> None:
@@ -248,6 +247,21 @@ class Connection(aiosqlite.Connection):
         return work(self._conn)
 
 
+def clear_frames_of(error: BaseException) -> None:
+    """Drop the variables of the functions that an error, and those behind it, came through.
+
+    A cursor among them would be reset where the error is dropped, on another thread: that waits for
+    the statement which runs here, and it crashes where this thread is just closing.
+    """
+    left, seen = [error], set[int]()
+    while left:
+        one = left.pop()
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        behind = (one.__cause__, one.__context__)
+        left += [exc for exc in behind if exc is not None and id(exc) not in seen]
+
+
 _STOP = object()
 
 # So that a fork finds them.
@@ -264,7 +278,7 @@ def _serve(queue: Any) -> None:
             with GATE:
                 result = work()
         except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
-            let_go(exc)
+            clear_frames_of(exc)
             error = exc
         if waiting is not None:
             with suppress(RuntimeError):  # the loop is closed

@@ -10,10 +10,10 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from aiovec.backend.limits import Gate, current_deadline
-from aiovec.backend.threads import PerLoop, Unstoppable, let_go
+from aiovec.backend.threads import wait_out
 from aiovec.errors import AiovecError, CorruptStoreError, StoreClosedError, StoreReplacedError
 
-from .connection import CancelledWorkError, Connection, Ticket
+from .connection import CancelledWorkError, Connection, Ticket, clear_frames_of
 from .errors import failures, may_pass, translate, translated
 
 _T = TypeVar("_T")
@@ -52,14 +52,6 @@ async def reading_aside(connect: Callable[[], Connection]) -> AsyncGenerator[Rea
         await connection.close()
 
 
-class _Readers:
-    """The connections of a pool that the calls of one event loop use."""
-
-    def __init__(self) -> None:
-        self.idle: list[Connection] = []
-        self.open: set[Connection] = set()
-
-
 class ReaderPool:
     """At most ``size`` connections. Readers in WAL mode never wait for the writer."""
 
@@ -77,17 +69,9 @@ class ReaderPool:
         self._size = size
         self._busy_timeout = busy_timeout
         self._places = Gate(f"the {size} reading connections are in use", calls=size)
-        self._readers = PerLoop(_Readers, self._take_over)
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
         self._closed = False
-
-    def _take_over(self, before: _Readers) -> None:
-        """From the loop before, where nobody gives back any more what was in use."""
-        for connection in before.open.difference(before.idle):
-            connection.abandon()
-        readers = self._readers()
-        readers.idle += before.idle
-        readers.open.update(before.idle)
-        before.idle.clear()
 
     async def run(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
         """Run the work on a connection of its own, in one snapshot of the file.
@@ -111,11 +95,10 @@ class ReaderPool:
         taken effect: the work does nothing any more then.
         """
         self._check_open()
-        readers = self._readers()
         place = await self._places.enter(current_deadline(self._busy_timeout)).take()
         try:
             with translated(self._target):
-                connection = await self._take(readers)
+                connection = await self._take()
         except BaseException as exc:
             place.leave()
             # Closing interrupts the opening of a connection too.
@@ -125,7 +108,7 @@ class ReaderPool:
 
         def give_back() -> None:
             if not self._closed:
-                readers.idle.append(connection)
+                self._idle.append(connection)
             place.leave()
 
         try:
@@ -151,17 +134,17 @@ class ReaderPool:
                 # It also explains what failed.
                 self._check_file()
 
-    async def _take(self, readers: _Readers) -> Connection:
+    async def _take(self) -> Connection:
         self._check_open()
-        if readers.idle:
-            return readers.idle.pop()
+        if self._idle:
+            return self._idle.pop()
         connection = self._connect()
-        readers.open.add(connection)
+        self._open.add(connection)
         try:
             await connection
             self._check_open()  # it may have been closed meanwhile
         except BaseException:
-            readers.open.discard(connection)
+            self._open.discard(connection)
             connection.begin_closing()
             raise
         return connection
@@ -173,13 +156,12 @@ class ReaderPool:
     async def close(self) -> None:
         """Interrupt what runs and close every connection."""
         self._closed = True
-        readers = self._readers()
-        await asyncio.gather(*(connection.close_now() for connection in list(readers.open)))
+        await asyncio.gather(*(connection.close_now() for connection in list(self._open)))
         # Calls whose connections were still being opened give back last.
         for _ in range(self._size):
             await self._places.enter(None).take()
-        readers.open.clear()
-        readers.idle.clear()
+        self._open.clear()
+        self._idle.clear()
 
 
 class SharedConnection:
@@ -248,16 +230,16 @@ async def _run_until_over(
     work: Callable[[sqlite3.Connection, Ticket], _T],
     give_back: Callable[[], None],
 ) -> _T:
-    over = asyncio.Event()
+    over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def finished() -> None:
         give_back()
-        over.set()
+        over.set_result(None)
 
     try:
         return await connection.run_cancellable(work, finished)
     except asyncio.CancelledError:
-        await Unstoppable(over.wait())
+        await wait_out(over)
         raise
 
 
@@ -313,7 +295,7 @@ def in_snapshot(
         return work(db, ticket)
     except BaseException as exc:
         # SQLite forgets an interrupt when no statement runs any more, so no cursor may be left.
-        let_go(exc)
+        clear_frames_of(exc)
         raise
     finally:
         _end_transaction(db, ticket)

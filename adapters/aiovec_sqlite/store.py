@@ -42,7 +42,6 @@ from aiovec.backend.limits import Gate, Place, Steps, current_deadline, export_g
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.memory import default_budget
 from aiovec.backend.pool import in_thread
-from aiovec.backend.threads import PerLoop
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -110,7 +109,7 @@ class SqliteBackend(Backend):
         self._readers: ReaderPool | SharedConnection | None = None
         self._resident: ResidentSearch | None = None
         self._exports = export_gate()
-        self._exporting: PerLoop[set[Connection]] = PerLoop(set, _abandon)
+        self._exporting: set[Connection] = set()
         self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
         self._closed = False
@@ -241,7 +240,7 @@ class SqliteBackend(Backend):
             await self._writer.close()
         if self._resident is not None:
             await self._resident.close()
-        for connection in list(self._exporting()):
+        for connection in list(self._exporting):
             await connection.close_now()
         if self._readers is not None:
             await self._readers.close()
@@ -499,8 +498,7 @@ class SqliteBackend(Backend):
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         async with self._exports.enter(current_deadline(self.busy_timeout)):
             connection = await self._snapshot_connection()
-            exporting = self._exporting()
-            exporting.add(connection)
+            self._exporting.add(connection)
 
             async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
                 if self._closed:
@@ -528,8 +526,8 @@ class SqliteBackend(Backend):
                 while (found := await run(lambda _, ticket: walk.next_batch(ticket))) is not None:
                     yield found
             finally:
-                exporting.discard(connection)
-                if bounding is not None and not bounding.get_loop().is_closed():
+                self._exporting.discard(connection)
+                if bounding is not None:
                     bounding.cancel()
                 # Behind what runs, which a cancelled caller has left.
                 connection.begin_closing()
@@ -675,11 +673,6 @@ def _copy_of_memory(db: sqlite3.Connection) -> sqlite3.Connection:
     copy = connect(MEMORY)
     db.backup(copy)
     return copy
-
-
-def _abandon(connections: set[Connection]) -> None:
-    for connection in connections:
-        connection.abandon()
 
 
 def _nothing() -> None: ...

@@ -15,7 +15,6 @@ from aiovec.backend.commit import Committer, GroupCommit, WriteCall
 from aiovec.backend.keys import WriteKey
 from aiovec.backend.limits import Gate, copy_of_error, current_deadline
 from aiovec.backend.marks import PAUSED, MoveMark
-from aiovec.backend.threads import let_go
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -25,7 +24,7 @@ from aiovec.errors import (
     StoreReplacedError,
 )
 
-from .connection import CancelledWorkError, Connection
+from .connection import CancelledWorkError, Connection, clear_frames_of
 from .driver import load_driver
 from .errors import failures, is_busy, may_pass, translate
 from .layout import change_number
@@ -174,7 +173,7 @@ class _Call(WriteCall):
         return self.begun
 
     def fail(self, error: BaseException) -> None:
-        let_go(error)
+        clear_frames_of(error)
         super().fail(error)
 
     def retry(self, translated: Callable[[], Exception]) -> bool:

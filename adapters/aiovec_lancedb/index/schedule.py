@@ -21,7 +21,7 @@ from aiovec.backend import Field
 from aiovec.backend.clock import Clock
 from aiovec.backend.contract import IndexInfo, StaleTableError, TableHandle, index_behind_change
 from aiovec.backend.limits import renewed
-from aiovec.backend.threads import PerLoop, wait_out
+from aiovec.backend.threads import wait_out
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, StoreClosedError
 
 from ..limits import IndexLimits
@@ -49,8 +49,8 @@ class _BuildEndedError(AiovecError):
 class _IndexState:
     """The state of one table in this store."""
 
-    lock: PerLoop[asyncio.Lock] = field(default_factory=lambda: PerLoop(asyncio.Lock))
-    tasks: PerLoop[set[asyncio.Task[None]]] = field(default_factory=lambda: PerLoop(set))
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
     handle: TableHandle | None = None
     added: int = 0
     look_after: int = 1
@@ -165,7 +165,7 @@ class Indexing:
         state.last_write = self._clock.now()
         if loading:
             state.put_off_since = state.last_write
-        if state.added < state.look_after or state.tasks() or self._closed:
+        if state.added < state.look_after or state.tasks or self._closed:
             return
         state.added = 0
         state.put_off_since = state.last_write
@@ -174,7 +174,7 @@ class Indexing:
     async def look(self, handle: TableHandle) -> None:
         """Begin in the background what an earlier store left to do."""
         state = self._state(handle.name)
-        if not state.tasks() and not self._closed and await self._due(handle):
+        if not state.tasks and not self._closed and await self._due(handle):
             self._start(handle, self._tend_quietly(handle, state))
 
     async def finish(self, seconds: float) -> None:
@@ -203,7 +203,7 @@ class Indexing:
         if index is None or index.tuned.measured or self._closed:
             return
         state = self._state(handle.name)
-        if state.tasks() or index.uuid in state.tried or self._clock.now() < state.rest_until:
+        if state.tasks or index.uuid in state.tried or self._clock.now() < state.rest_until:
             return
         state.tried.add(index.uuid)
         self._start(handle, self._tend_quietly(handle, state))
@@ -375,7 +375,7 @@ class Indexing:
             raise StoreClosedError(self._session.target)
         state = self._state(handle.name)
         task: asyncio.Task[None] = asyncio.ensure_future(work)
-        tasks = state.tasks()
+        tasks = state.tasks
         tasks.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -404,7 +404,7 @@ class Indexing:
     @asynccontextmanager
     async def _only_one(self, table: str) -> AsyncIterator[None]:
         """No other build, measuring or upkeep of the table meanwhile."""
-        async with self._state(table).lock(), self._alone(table):
+        async with self._state(table).lock, self._alone(table):
             yield
 
     @asynccontextmanager
@@ -428,7 +428,7 @@ class Indexing:
     async def stop(self, table: str) -> None:
         """End what is under way for the table."""
         state = self._states.get(table)
-        if state is not None and (tasks := list(state.tasks())):
+        if state is not None and (tasks := list(state.tasks)):
             for task in tasks:
                 task.cancel()
             cancelled = [await wait_out(task) for task in tasks]

@@ -28,7 +28,7 @@ from aiovec.backend.clock import Clock
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.limits import Place, current_deadline, renewed
 from aiovec.backend.pool import in_thread, thread_limiter
-from aiovec.backend.threads import Background, PerLoop, is_over
+from aiovec.backend.threads import Background
 from aiovec.errors import (
     AiovecError,
     StoreBusyError,
@@ -176,7 +176,7 @@ class Housekeeper:
     clock: Clock
     _tables: dict[str, _UpkeepState] = field(default_factory=dict)
     _locks: dict[str, TaskLock] = field(default_factory=dict)
-    _held: PerLoop[set[str]] = field(default_factory=lambda: PerLoop(set))
+    _held: set[str] = field(default_factory=set)
     # Tables that were opened, those of them that wait for a first look, and those that had it.
     _known: set[str] = field(default_factory=set)
     _seen: set[str] = field(default_factory=set)
@@ -214,7 +214,7 @@ class Housekeeper:
 
     def _start(self) -> bool:
         """Return whether the task had ended, or never begun."""
-        if not is_over(self._task):
+        if self._task is not None and not self._task.done():
             return False
         self._wake = asyncio.Event()
         self._task = self._background.start(self._run())
@@ -225,7 +225,7 @@ class Housekeeper:
         self._finishing = True
         if any(state.wrote for state in self._tables.values()):
             self._start()  # a loop that has ended may have left it undone
-        if self._task is not None and not is_over(self._task):
+        if self._task is not None and not self._task.done():
             self._wake.set()
             await asyncio.wait({self._task})
 
@@ -234,7 +234,7 @@ class Housekeeper:
         self._closed = True
         if self._work is not None:
             self._work.stop()
-        if self._task is not None and not is_over(self._task):
+        if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait({self._task})
         for lock in list(self._locks.values()):
@@ -418,7 +418,7 @@ class Housekeeper:
         while not await self._take_lock(table):
             if self._closed:
                 raise StoreClosedError(self.session.target)
-            if table in self._held():  # what this store does comes to its end
+            if table in self._held:  # what this store does comes to its end
                 deadline = deadline.renewed()
             if deadline.left() <= 0:
                 raise deadline.error(f"another process is doing the upkeep of the table {table!r}")
@@ -460,9 +460,9 @@ class Housekeeper:
             lock = self._locks[table] = TaskLock(self.lock_of(f"{table}.upkeep"))
         taken = await lock.take(0.0, thread_limiter())
         if taken:
-            self._held().add(table)
+            self._held.add(table)
         return taken
 
     def _release(self, table: str) -> None:
-        self._held().discard(table)
+        self._held.discard(table)
         self._locks[table].release()

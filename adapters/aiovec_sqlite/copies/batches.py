@@ -17,7 +17,6 @@ from typing import Any
 
 from aiovec.backend.contract import Found, TableHandle, VectorQuery
 from aiovec.backend.limits import Deadline, copy_of_error, current_deadline
-from aiovec.backend.threads import PerLoop
 from aiovec.errors import StoreBusyError
 
 # Queries scanned together. More share the reading of the codes a little better, and let the first
@@ -143,7 +142,7 @@ class _Alarm:
 
 
 class _State:
-    """The calls of one event loop by table, and the workers that answer them."""
+    """The calls by table, and the workers that answer them."""
 
     __slots__ = ("alarm", "answering", "at_work", "queues", "working")
 
@@ -177,12 +176,12 @@ class Pipeline:
         self._answer = answer
         self._workers = workers
         self._busy_timeout = busy_timeout
-        self._state = PerLoop(lambda: _State(self._look))
+        self._state = _State(self._look)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         """The answers. A cancelled caller leaves its batch, which goes on without it."""
         deadline = current_deadline(self._busy_timeout)
-        state = self._state()
+        state = self._state
         queue = state.queue(table)
         call = Call(queries, asyncio.get_running_loop().create_future(), deadline)
         queue.add(call)
@@ -199,11 +198,11 @@ class Pipeline:
     @property
     def idle(self) -> bool:
         """True while no call waits or is being answered."""
-        return not self._state().queues
+        return not self._state.queues
 
     async def close(self) -> None:
         """Wait until every call has its answer, or the error that there is none any more."""
-        state = self._state()
+        state = self._state
         while state.working:
             await asyncio.wait(state.working)
         state.alarm.cancel()

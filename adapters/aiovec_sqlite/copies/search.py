@@ -16,7 +16,7 @@ import anyio
 from aiovec.backend.contract import Found, StaleTableError, TableHandle, VectorQuery
 from aiovec.backend.limits import Deadline, Gate
 from aiovec.backend.pool import in_thread
-from aiovec.backend.threads import Background, PerLoop, is_over
+from aiovec.backend.threads import Background
 
 from ..connection import Ticket
 from ..errors import failures
@@ -173,7 +173,7 @@ class ResidentSearch:
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
         self._backoff = Backoff(limits, clock)
         self._timings: dict[str, Timings] = {}
-        self._threads = PerLoop(lambda: anyio.CapacityLimiter(1))
+        self._threads = anyio.CapacityLimiter(1)
         self._workspace = Workspace(limits)
         self._answering = 0
         # Loading takes some memory beside the copy, so tables are loaded one after the other.
@@ -230,8 +230,7 @@ class ResidentSearch:
             if self._closed or self._backoff.holds(table):
                 return False
             resident = _Resident(table.token)
-        if resident.copy is None and is_over(resident.loading):
-            # It was never begun, or the loop ended meanwhile.
+        if resident.copy is None and _is_over(resident.loading):
             resident.answered = asyncio.Event() if searched else None
             resident.loading = self._tasks.start(self._load(table, resident))
         self._tables[name] = resident
@@ -387,7 +386,7 @@ class ResidentSearch:
         self._drop(table.name, resident)
         if is_news:  # in a thread, since a log may be a file
             say = partial(LOG.warning, "table %s is searched from the file: %s", table.name, reason)
-            self._tasks.start(in_thread(say, limit=self._threads()))
+            self._tasks.start(in_thread(say, limit=self._threads))
 
     def _drop(self, name: str, resident: _Resident) -> None:
         if self._tables.get(name) is resident:
@@ -398,7 +397,7 @@ class ResidentSearch:
     def _let_go(resident: _Resident) -> None:
         resident.copy = None
         loading = resident.loading
-        if loading is not None and not is_over(loading) and loading is not asyncio.current_task():
+        if loading is not None and not loading.done() and loading is not asyncio.current_task():
             loading.cancel()
 
     # Answering
@@ -479,10 +478,10 @@ class ResidentSearch:
         if copy is None:
             return
         cuts, compacts, regroups = copy.may_cut(), needs_compaction(state), copy.may_regroup()
-        if (cuts or compacts) and is_over(resident.compacting):
+        if (cuts or compacts) and _is_over(resident.compacting):
             work = copy.cut if cuts else copy.compact
-            resident.compacting = self._tasks.start(in_thread(work, limit=self._threads()))
-        if regroups and is_over(resident.regrouping):
+            resident.compacting = self._tasks.start(in_thread(work, limit=self._threads))
+        if regroups and _is_over(resident.regrouping):
             resident.regrouping = self._tasks.start(self._tend(table, copy.regroup))
         self._measure(table, resident)
         if state.whole and not (cuts or compacts or regroups):
@@ -491,7 +490,7 @@ class ResidentSearch:
     def _measure(self, table: TableHandle, resident: _Resident) -> None:
         """Find out how much searches by bits find, where that is not known."""
         copy = resident.copy
-        if copy is not None and copy.may_measure() and is_over(resident.measuring):
+        if copy is not None and copy.may_measure() and _is_over(resident.measuring):
             resident.measuring = self._tasks.start(self._tend(table, copy.measure))
 
     async def _tend(
@@ -509,6 +508,10 @@ class ResidentSearch:
         with suppress(StaleTableError, OlderSnapshotError, *failures()):
             async with self._aside() as read:
                 await read(run)
+
+
+def _is_over(task: asyncio.Task[None] | None) -> bool:
+    return task is None or task.done()
 
 
 def _rankable(db: sqlite3.Connection, table: TableHandle) -> TableLayout:
