@@ -25,13 +25,11 @@ def place_of(backend: str, target: str) -> Attributes:
 class Operation:
     """One call of a user: its method, its table, and how many rows it came to."""
 
-    __slots__ = ("began", "name", "place", "rows", "table")
+    __slots__ = ("name", "place", "rows", "table")
 
     def __init__(self, name: str, table: str | None = None) -> None:
         self.name = name
         self.table = table
-        self.began: float | None = None
-        """The time of the call by ``time.monotonic``, if that was before its span begins."""
         self.place: Attributes | None = None
         """The backend that answered, if the store followed a migration during the call."""
         self.rows: int | None = None

@@ -62,14 +62,10 @@ def span(operation: Operation, place: Attributes, *, current: bool) -> Iterator[
     if operation.table is not None:
         attributes["db.collection.name"] = operation.table
         name = f"{name} {operation.table}"
-    waited = 0.0 if operation.began is None else max(0.0, time.monotonic() - operation.began)
-    started = time.time_ns() - round(waited * 1e9) if waited else None
-    made = _TRACER.start_span(
-        name, kind=trace.SpanKind.CLIENT, attributes=attributes, start_time=started
-    )
+    made = _TRACER.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
     within = trace.set_span_in_context(made)
     token = context.attach(within) if current else None
-    began = time.perf_counter() - waited
+    began = time.perf_counter()
     late: dict[str, str | int] = {}
     try:
         yield
