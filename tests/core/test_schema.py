@@ -197,7 +197,7 @@ def test_differences_name_each_one() -> None:
     for word in ("dim", "metric", "model", "payload", "'a'", "'b'", "'c'"):
         assert any(word in difference for difference in found), word
     assert one.differences(Schema(3, fields={"b": int, "a": str})) == [
-        "the fields stand in another order"
+        "the fields are in another order"
     ]
 
 

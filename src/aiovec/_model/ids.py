@@ -19,7 +19,7 @@ _last = 0
 
 
 def _free_in_child() -> None:
-    """In a process that was forked, the thread that held the lock is not there."""
+    """Free the lock in a forked process, in which the thread that held it does not run."""
     global _lock
     _lock = threading.Lock()
 
@@ -29,7 +29,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def new_id() -> str:
-    """Return a new id: a UUIDv7 as text. Ids made later in this process sort behind it."""
+    """Return a new id: a UUIDv7 as text. Ids made later in this process sort after it."""
     return new_ids(1)[0]
 
 
@@ -52,21 +52,18 @@ def _text(number: int) -> str:
 
 
 def id_text(value: object) -> str | None:
-    """Return the id that a value stands for: text as it is, a whole number in decimal digits, a
-    UUID in its canonical lower-case form. None for anything else, True and False among them."""
+    """Return a value as an id: text as it is, a whole number in decimal digits, a UUID in its
+    canonical lower-case form. None for anything else, including True and False."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, bool):
         return None
-    # NumPy's whole numbers are registered as such, and its durations among them; an array of one
-    # number is none.
+    # NumPy registers its whole numbers as such, and its durations with them.
     is_duration = getattr(getattr(value, "dtype", None), "kind", "") == "m"
-    return _digits(value) if isinstance(value, Integral) and not is_duration else None
-
-
-def _digits(value: Integral) -> str | None:
+    if not isinstance(value, Integral) or is_duration:
+        return None
     try:
         return str(int(value))
     except ValueError:  # more digits than Python makes text of, and than an id may have

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
@@ -22,16 +22,12 @@ if TYPE_CHECKING:
 _R = TypeVar("_R", bound="_Row")
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-# The names that a hit's own facts have in its flat form. A stored key that looks so gets one more.
+# The names of a hit's own facts in its flat form. A stored key like that gets one more underscore.
 _OWN = re.compile(r"_+(score|distance|ranks|highlights)\Z")
 _SHOWN_FIELDS = 6
 _SHOWN_LENGTH = 40
-
-
-def _same_vector(one: Any, other: Any) -> bool:
-    if one is None or other is None:
-        return one is other
-    return bool(np.array_equal(one, other))
+# Rows set their attributes by this, since nobody else can.
+_put = object.__setattr__
 
 
 class _Row(Mapping[str, Any]):
@@ -70,13 +66,15 @@ class _Row(Mapping[str, Any]):
         return 1 + len(self.fields)
 
     def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
+        if not isinstance(other, type(self)) or not isinstance(self, type(other)):
             return NotImplemented
-        return all(
-            getattr(self, name) == getattr(other, name)
-            for name in self._facts
-            if name not in ("vector", "vector_name")
-        ) and _same_vector(self.vector, getattr(other, "vector"))  # noqa: B009 - mypy sees no type
+        names = [name for name in self._facts if name not in ("vector", "vector_name")]
+        if any(getattr(self, name) != getattr(other, name) for name in names):
+            return False
+        mine, others = self.vector, other.vector
+        return mine is others or (
+            mine is not None and others is not None and np.array_equal(mine, others)
+        )
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -105,7 +103,7 @@ class _Row(Mapping[str, Any]):
 
 
 class Record(_Row):
-    """A row: its id, its vector (None where it was not asked for) and its fields.
+    """A row: its id, its vector (None if it was not asked for) and its fields.
 
     It is a mapping of ``id`` and the fields. ``vector_name`` is what the vector is called in the
     flat mapping that ``to_dict`` gives and ``insert`` takes.
@@ -122,21 +120,21 @@ class Record(_Row):
         fields: Mapping[str, Any] = _NOTHING,
         vector_name: str = "embedding",
     ) -> None:
-        _put_id(self, id)
-        _put_vector(self, vector)
-        _put_fields(self, fields)
-        _put_vector_name(self, vector_name)
+        _put(self, "id", id)
+        _put(self, "vector", vector)
+        _put(self, "fields", fields)
+        _put(self, "vector_name", vector_name)
 
     def __repr__(self) -> str:
         return self._repr()
 
     def to_dict(self) -> dict[str, Any]:
-        """The flat mapping that ``insert`` takes; the vector as a list of floats, if it is here."""
+        """Return the flat mapping that ``insert`` takes, with the vector, if any, as a list."""
         return {"id": self.id, **self._vector(), **self.fields}
 
 
 class Rank(int):
-    """A place, from 1, in one of the lists of a hybrid search, and the ``score`` there."""
+    """A row's number, from 1, in one list of a hybrid search, with its ``score`` there."""
 
     score: float
 
@@ -164,9 +162,9 @@ class Hit(_Row):
     """A row that a search found: a mapping of ``id`` and the fields.
 
     ``score`` is higher for the better hit, ``distance`` lower (None for a text search). ``ranks``
-    has the places of this row in the lists of a hybrid search, "vector" and "text": each is a
-    number from 1 whose ``score`` is the row's score in that list. ``highlights`` has a snippet of
-    each text field in which a keyword search found something, if that was asked for.
+    has the row's rank in each list of a hybrid search, "vector" and "text": a number from 1 whose
+    ``score`` is the row's score in that list. ``highlights`` has a snippet of each text field that
+    a keyword search matched, if that was asked for.
     """
 
     __slots__ = ("distance", "highlights", "ranks", "score")
@@ -191,24 +189,24 @@ class Hit(_Row):
         highlights: Mapping[str, str] = _NOTHING,
         vector_name: str = "embedding",
     ) -> None:
-        _put_id(self, id)
-        _put_score(self, score)
-        _put_distance(self, distance)
-        _put_fields(self, fields)
-        _put_vector(self, vector)
-        _put_ranks(self, ranks)
-        _put_highlights(self, highlights)
-        _put_vector_name(self, vector_name)
+        _put(self, "id", id)
+        _put(self, "score", score)
+        _put(self, "distance", distance)
+        _put(self, "fields", fields)
+        _put(self, "vector", vector)
+        _put(self, "ranks", ranks)
+        _put(self, "highlights", highlights)
+        _put(self, "vector_name", vector_name)
 
     def __repr__(self) -> str:
         distance = "" if self.distance is None else f"distance={self.distance:.6g}"
         return self._repr(*filter(None, (f"score={self.score:.6g}", distance)))
 
     def to_dict(self) -> dict[str, Any]:
-        """The row as one flat dict, with ``_score`` and ``_distance`` behind the id.
+        """Return the row as one flat dict, with ``_score`` and ``_distance`` after the id.
 
-        The vector is in it, under its column's name, if the search read it; ``_ranks`` and
-        ``_highlights`` are, if the search gives them. A stored key with such a name gets one more
+        It has the vector, under its column's name, if the search read it, and ``_ranks`` and
+        ``_highlights`` if the search gives them. A stored key with such a name gets one more
         underscore in front, so ``_score`` is always the hit's.
         """
         flat: dict[str, Any] = {
@@ -225,20 +223,3 @@ class Hit(_Row):
         for name, value in self.fields.items():
             flat[f"_{name}" if _OWN.match(name) else name] = value
         return flat
-
-
-def _setter(kind: type, name: str) -> Callable[[object, object], None]:
-    put: Callable[[object, object], None] = vars(kind)[name].__set__
-    return put
-
-
-# A row's attributes cannot be set. Its own methods do so by these, which is quicker than
-# ``object.__setattr__``: a search makes many hits on the event loop.
-_put_id = _setter(_Row, "id")
-_put_vector = _setter(_Row, "vector")
-_put_fields = _setter(_Row, "fields")
-_put_vector_name = _setter(_Row, "vector_name")
-_put_score = _setter(Hit, "score")
-_put_distance = _setter(Hit, "distance")
-_put_ranks = _setter(Hit, "ranks")
-_put_highlights = _setter(Hit, "highlights")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from html import escape
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast, overload
 
@@ -60,18 +61,11 @@ class Results(list[_R]):
         """
         import pyarrow as pa
 
-        arrays = {}
-        for name, values in self._flat().items():
-            field = self._columns.get(name)
-            kind = None
-            if field is not None:
-                kind = field.arrow_type()
-            elif name == "id":
-                kind = pa.utf8()
-            elif name in _OF_HITS and name in self._columns:
-                kind = pa.float64()
-            arrays[name] = _array(values, kind)
-        return pa.table(arrays)
+        kinds = {name: field.arrow_type() for name, field in self._columns.items() if field}
+        kinds |= {name: pa.float64() for name in _OF_HITS if name in self._columns}
+        kinds["id"] = pa.utf8()
+        flat = self._flat().items()
+        return pa.table({name: _array(values, kinds.get(name)) for name, values in flat})
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the rows as a DataFrame of pandas, which has to be installed."""
@@ -142,30 +136,15 @@ def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
 
     if kind is not None:
         return pa.array(values, kind)
-    if _are_alike(values):
-        try:
-            return pa.array(values)
-        except (pa.ArrowException, OverflowError, TypeError, ValueError):
-            pass  # nested too unevenly, or a number that is no float beside one that is
+    with suppress(pa.ArrowException, OverflowError, TypeError, ValueError):  # values of two types
+        array = pa.array(values)
+        if "struct" not in str(array.type):
+            return array
     texts = [
         None if value is None else json.dumps(value, ensure_ascii=False, default=str)
         for value in values
     ]
     return pa.array(texts, pa.utf8())
-
-
-def _are_alike(values: Iterable[Any]) -> bool:
-    """Return whether Arrow has a type for the values in which each stays what it is."""
-    values = [value for value in values if value is not None]
-    kinds = set(map(type, values))
-    while kinds == {list}:
-        inner: set[type] = set()
-        for value in values:
-            inner.update(map(type, value))
-        kinds = inner - {type(None)}
-        if list in kinds:
-            values = [item for value in values for item in value if item is not None]
-    return dict not in kinds and (len(kinds) < 2 or kinds == {int, float})
 
 
 def _cell(value: object) -> str:

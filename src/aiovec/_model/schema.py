@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import cache, cached_property
 from types import MappingProxyType
@@ -45,51 +45,56 @@ _KINDS: dict[Any, Kind] = {
 _KIND_NAMES = tuple(_KINDS.values())
 _METADATA_KEY = b"aiovec.schema"
 
+EMBEDDER_NAME = "^[a-z][a-z0-9_-]{0,62}$"
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}\Z")
-EMBEDDER_NAME = "^[a-z][a-z0-9_-]{0,62}$"
-_EMBEDDER_RULE = (
+_LOWER_CASE = (
     "it must start with a lower-case letter and hold at most 63 lower-case letters, digits, "
     "'_' or '-'"
 )
-
-
+_ANY_CASE = "it must start with a letter and hold at most 63 letters, digits or '_'"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def check_table_name(name: object) -> str:
-    """The name itself, or InvalidNameError."""
-    if not isinstance(name, str) or not _TABLE_NAME.match(name):
-        raise InvalidNameError(
-            name,
-            "table",
-            "it must start with a lower-case letter and hold at most 63 lower-case letters, "
-            "digits, '_' or '-'",
-        )
-    return name
+    """Return the name, or raise InvalidNameError."""
+    return _checked_name(name, "table", _TABLE_NAME, _LOWER_CASE)
 
 
 def check_embedder_name(name: object) -> str:
-    """The name itself, or InvalidNameError."""
-    if not isinstance(name, str) or not re.fullmatch(EMBEDDER_NAME[1:-1], name):
-        raise InvalidNameError(name, "embedder", _EMBEDDER_RULE)
-    return name
+    """Return the name, or raise InvalidNameError."""
+    return _checked_name(name, "embedder", _TABLE_NAME, _LOWER_CASE)
 
 
 def check_field_name(name: object) -> str:
-    """The name itself, or InvalidNameError."""
-    if not isinstance(name, str) or not _FIELD_NAME.match(name):
-        raise InvalidNameError(
-            name,
-            "field",
-            "it must start with a letter and hold at most 63 letters, digits or '_'",
-        )
+    """Return the name, or raise InvalidNameError."""
+    return _checked_name(name, "field", _FIELD_NAME, _ANY_CASE)
+
+
+def _checked_name(name: object, kind: str, pattern: re.Pattern[str], rule: str) -> str:
+    if not isinstance(name, str) or not pattern.match(name):
+        raise InvalidNameError(name, kind, rule)
     return name
+
+
+def _check_choices(**options: tuple[object, tuple[str | bool | None, ...]]) -> None:
+    """Raise InvalidArgumentError for an option whose value is none of its choices."""
+    for name, (value, choices) in options.items():
+        # By the type first: 1 equals True, and an array equals nothing.
+        if type(value) not in set(map(type, choices)) or value not in choices:
+            *most, last = map(repr, choices)
+            raise InvalidArgumentError(name, value, f"{', '.join(most)} or {last}")
+
+
+_FLAG = (True, False)
+_INDEXES = (None, "btree", "bitmap")
+_METRICS = ("cosine", "l2", "dot")
+_ANALYZERS = ("plain", "english", "ngram")
 
 
 @dataclass(frozen=True, init=False)
 class Field:
-    """One column of a table beside its id and its vector.
+    """One column of a table besides its id and its vector.
 
     ``kind`` is the type's name in JSON: text, int, float, bool, datetime, list[text],
     list[int] or list[float].
@@ -121,22 +126,21 @@ class Field:
                 "one of str, int, float, bool, datetime, list[str], list[int], list[float], "
                 f"or in JSON {', '.join(_KIND_NAMES)}",
             )
-        if index not in (None, "btree", "bitmap"):
-            raise InvalidArgumentError("index", index, "None, 'btree' or 'bitmap'")
+        _check_choices(
+            index=(index, _INDEXES),
+            nullable=(nullable, _FLAG),
+            partition=(partition, _FLAG),
+            text=(text, _FLAG),
+        )
         if index is not None and kind.startswith("list["):
             raise InvalidArgumentError("index", index, "None for a field of lists")
         if partition and kind not in ("text", "int"):
             raise InvalidArgumentError("partition", partition, f"False for a field of {kind}")
         if text and kind != "text":
             raise InvalidArgumentError("text", text, f"False for a field of {kind}")
-        for name, flag in (("nullable", nullable), ("partition", partition), ("text", text)):
-            if not isinstance(flag, bool):
-                raise InvalidArgumentError(name, flag, "True or False")
-        object.__setattr__(self, "kind", kind)
-        object.__setattr__(self, "nullable", nullable)
-        object.__setattr__(self, "index", index)
-        object.__setattr__(self, "partition", partition)
-        object.__setattr__(self, "text", text)
+        values = (kind, nullable, index, partition, text)
+        for field, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, field.name, value)
 
     @property
     def type(self) -> Any:
@@ -150,11 +154,11 @@ class Field:
 
     @property
     def item_kind(self) -> Kind:
-        """The type of a single value: of an item, where the field holds lists."""
+        """The type of a single value: of an item, if the field holds lists."""
         return cast("Kind", self.kind.removeprefix("list[").removesuffix("]"))
 
     def with_index(self, kind: FieldIndex) -> Field:
-        """Return the field with this index: "text" beside another one, else in its place."""
+        """Return the field with this index; "text" is kept next to another one."""
         if kind == "text":
             return self._with(text=True)
         return self._with(index=kind)
@@ -177,40 +181,34 @@ class Field:
         return ", ".join([name, *(f"{k}={v!r}" for k, v in self._options().items())])
 
     def _options(self) -> dict[str, Any]:
-        """The options that differ from their defaults."""
-        options: dict[str, Any] = {}
-        if not self.nullable:
-            options["nullable"] = False
-        if self.index is not None:
-            options["index"] = self.index
-        if self.partition:
-            options["partition"] = True
-        if self.text:
-            options["text"] = True
-        return options
+        """Return the options that differ from their defaults."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+        return {name: value for name, value in options.items() if value != _DEFAULTS[name]}
 
     def to_dict(self) -> str | dict[str, Any]:
-        """The JSON form: the type's name, or a mapping where options are set."""
+        """Return the JSON form: the type's name, or a mapping if options are set."""
         options = self._options()
         return {"type": self.kind, **options} if options else self.kind
 
     @classmethod
     def from_dict(cls, value: object) -> Field:
-        """The inverse of to_dict."""
+        """Return the field of a JSON form; the inverse of ``to_dict``."""
         if isinstance(value, str):
             return cls(cast("Kind", value))  # checked there
         if isinstance(value, Mapping) and "type" in value:
             options = {k: v for k, v in value.items() if k != "type"}
-            unknown = sorted(set(options) - {"nullable", "index", "partition", "text"}, key=str)
+            unknown = sorted(set(options) - set(_DEFAULTS), key=str)
             if unknown:
-                raise InvalidArgumentError(
-                    "a field's options", unknown, "among nullable, index, partition, text"
-                )
+                expected = f"among {', '.join(_DEFAULTS)}"
+                raise InvalidArgumentError("a field's options", unknown, expected)
             return cls(value["type"], **options)
         raise InvalidArgumentError("a field", value, "a type's name or a mapping with 'type'")
 
     def arrow_type(self) -> pa.DataType:
         return _arrow_types()[self.kind]
+
+
+_DEFAULTS = {"nullable": True, "index": None, "partition": False, "text": False}
 
 
 @cache
@@ -289,36 +287,26 @@ class Schema:
     ) -> None:
         if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= MAX_DIM:
             raise InvalidArgumentError("dim", dim, f"a whole number from 1 to {MAX_DIM}")
-        if metric not in ("cosine", "l2", "dot"):
-            raise InvalidArgumentError("metric", metric, "'cosine', 'l2' or 'dot'")
         if model is not None and (not isinstance(model, str) or not model):
             raise InvalidArgumentError("model", model, "None or a name")
         if model is not None and _LONE_SURROGATE.search(model):
             raise InvalidArgumentError("model", model, "None or a name of valid Unicode")
-        if not isinstance(payload, bool):
-            raise InvalidArgumentError("payload", payload, "True or False")
-        if analyzer not in ("plain", "english", "ngram"):
-            raise InvalidArgumentError("analyzer", analyzer, "'plain', 'english' or 'ngram'")
-        if quantized not in (None, "bit"):
-            raise InvalidArgumentError("quantized", quantized, "None or 'bit'")
+        _check_choices(
+            metric=(metric, _METRICS),
+            payload=(payload, _FLAG),
+            analyzer=(analyzer, _ANALYZERS),
+            quantized=(quantized, (None, "bit")),
+            vector_nullable=(vector_nullable, _FLAG),
+        )
         if quantized and dim % 8:
             raise InvalidArgumentError("dim", dim, "a multiple of 8 for quantized='bit'")
         checked = _checked_fields(vector, {} if fields is None else fields)
         _check_embed(embed, checked)
-        if not isinstance(vector_nullable, bool):
-            raise InvalidArgumentError("vector_nullable", vector_nullable, "True or False")
-        for name, value in (
-            ("dim", dim),
-            ("metric", metric),
-            ("model", model),
-            ("vector", vector),
-            ("fields", checked),
-            ("payload", payload),
-            ("analyzer", analyzer),
-            ("quantized", quantized),
-            ("embed", embed),
-            ("vector_nullable", vector_nullable),
-        ):
+        values = (
+            dim, metric, model, vector, checked, payload, analyzer, quantized, embed,
+            vector_nullable,
+        )  # fmt: skip
+        for name, value in zip(_NAMES, values, strict=True):
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -329,7 +317,7 @@ class Schema:
 
     @classmethod
     def context_vectors(cls, dim: int = 768) -> Schema:
-        """The schema of a table that was created without one."""
+        """Return the schema of a table that is created without one."""
         return cls(
             dim,
             fields={
@@ -342,15 +330,15 @@ class Schema:
         )
 
     def with_field(self, name: str, field: Field) -> Schema:
-        """The same schema with one more field, or InvalidNameError where the name is taken."""
+        """Return the schema with one more field. Raises InvalidNameError if the name is taken."""
         if name in self.fields:
             raise InvalidNameError(name, "field", "there is a field of this name")
         return replace(self, fields={**self.fields, name: field})
 
     def without_field(self, name: str) -> Schema:
-        """The same schema without a field, or InvalidArgumentError where it needs that one."""
+        """Return the schema without a field. Raises InvalidArgumentError if it needs the field."""
         if self.fields[name].partition:
-            reason = "no partition key, by which the rows lie in the store"
+            reason = "no partition key, by which the rows are stored"
             raise InvalidArgumentError("field", name, reason)
         if self.embed is not None and self.embed.field == name:
             reason = "another than the one that the table's vectors are made from"
@@ -358,7 +346,7 @@ class Schema:
         return replace(self, fields={n: f for n, f in self.fields.items() if n != name})
 
     def with_renamed_field(self, old: str, new: str) -> Schema:
-        """The same schema with another name of a field, or InvalidNameError where it is taken."""
+        """Return the schema with a field renamed. Raises InvalidNameError if the name is taken."""
         if new in self.fields:
             raise InvalidNameError(new, "field", "there is a field of this name")
         fields = {new if name == old else name: field for name, field in self.fields.items()}
@@ -368,38 +356,28 @@ class Schema:
         return replace(self, fields=fields, embed=embed)
 
     def with_changed_field(self, name: str, field: Field) -> Schema:
-        """The same schema with other options of a field that it has."""
+        """Return the schema with other options of one of its fields."""
         return replace(self, fields={**self.fields, name: field})
 
     def differences(self, other: Schema) -> list[str]:
-        """Return in words where an ``other`` schema differs; empty if both are the same."""
+        """Return in words how an ``other`` schema differs; empty if both are the same."""
         found = [
             f"{key} is {getattr(self, key)!r}, not {getattr(other, key)!r}"
-            for key in (
-                "dim",
-                "metric",
-                "model",
-                "vector",
-                "payload",
-                "analyzer",
-                "quantized",
-                "embed",
-                "vector_nullable",
-            )
-            if getattr(self, key) != getattr(other, key)
+            for key in _NAMES
+            if key != "fields" and getattr(self, key) != getattr(other, key)
         ]
         for name in [*self.fields, *(name for name in other.fields if name not in self.fields)]:
             mine, theirs = self.fields.get(name), other.fields.get(name)
             if mine != theirs:
                 found.append(f"field {name!r} is {mine or 'absent'}, not {theirs or 'absent'}")
         if not found and list(self.fields) != list(other.fields):
-            found.append("the fields stand in another order")
+            found.append("the fields are in another order")
         return found
 
     # JSON
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form as a mapping."""
+        """Return the JSON form as a mapping."""
         form: dict[str, Any] = {
             "dim": self.dim,
             "metric": self.metric,
@@ -419,12 +397,12 @@ class Schema:
         return form
 
     def to_json(self) -> str:
-        """The schema as JSON text; ``from_json`` is the inverse."""
+        """Return the schema as JSON text; ``from_json`` is the inverse."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, value: str | bytes | Mapping[str, Any]) -> Schema:
-        """A schema from its JSON form, as text or already read."""
+        """Return the schema of a JSON form, as text or already parsed."""
         if isinstance(value, (str, bytes)):
             try:
                 value = json.loads(value)
@@ -435,13 +413,9 @@ class Schema:
                 raise InvalidArgumentError("a schema", value, wanted) from exc
         if not isinstance(value, Mapping) or "dim" not in value:
             raise InvalidArgumentError("a schema", value, "a mapping with 'dim'")
-        known = {
-            "dim", "metric", "model", "vector", "payload", "fields", "analyzer", "quantized",
-            "embed", "vector_nullable",
-        }  # fmt: skip
-        unknown = sorted(set(value) - known, key=str)
+        unknown = sorted(set(value) - set(_NAMES), key=str)
         if unknown:
-            raise InvalidArgumentError("a schema's keys", unknown, f"among {sorted(known)}")
+            raise InvalidArgumentError("a schema's keys", unknown, f"among {sorted(_NAMES)}")
         options = dict(value)
         fields = options.pop("fields", None)
         fields = {} if fields is None else fields
@@ -458,7 +432,7 @@ class Schema:
     # Arrow
 
     def to_arrow(self) -> pa.Schema:
-        """The Arrow schema of the table's batches; ``from_arrow`` is the inverse."""
+        """Return the Arrow schema of the table's batches; ``from_arrow`` is the inverse."""
         return self._arrow
 
     @cached_property
@@ -479,7 +453,7 @@ class Schema:
 
     @classmethod
     def from_arrow(cls, schema: pa.Schema) -> Schema:
-        """The schema that an Arrow schema carries, or the one that its columns suggest.
+        """Return the schema that an Arrow schema carries, or the one that its columns suggest.
 
         Without aiovec's metadata the vector is the only fixed-size list of floats, the metric
         cosine, and the other columns become fields of the nearest type.
@@ -513,6 +487,9 @@ class Schema:
             fields=fields,
             payload="payload" in schema.names,
         )
+
+
+_NAMES = tuple(field.name for field in fields(Schema))
 
 
 def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Mapping[str, Field]:
