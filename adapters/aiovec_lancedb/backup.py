@@ -22,8 +22,7 @@ import pyarrow as pa
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.files import remove_abandoned
 from aiovec.backend.limits import renewed
-from aiovec.backend.pool import in_thread
-from aiovec.backend.threads import to_its_end
+from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
 from .driver import lancedb

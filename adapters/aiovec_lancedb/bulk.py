@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from aiovec.backend import Int64Array
 from aiovec.backend.contract import BulkLoad, TableHandle
-from aiovec.backend.pool import off_loop
+from aiovec.backend.threads import hop
 from aiovec.errors import DuplicateIdError
 
 from .index import extremes
@@ -39,7 +39,7 @@ class Load(BulkLoad):
     async def add(self, rows: pa.Table) -> None:
         if not rows.num_rows:
             return
-        prepared, found = await off_loop(effort_of(rows), partial(_prepared, rows, self._table))
+        prepared, found = await hop(effort_of(rows), partial(_prepared, rows, self._table))
         await self._write(self._table.name, _Add(self, self._table, prepared, found))
         self._wrote(self._table, rows.num_rows)
 
@@ -52,7 +52,7 @@ class Load(BulkLoad):
             )
             with session.guarded():
                 async for batch in batches:
-                    await off_loop(effort_of(batch), partial(_note, seen, batch))
+                    await hop(effort_of(batch), partial(_note, seen, batch))
             self._seen = seen
         return self._seen
 
@@ -71,13 +71,11 @@ class _Add(WriteOperation):
         table = await session.opened(self.handle)
         seen = await self.load.seen(session, table)
         ids = self.prepared.ids
-        suspects = await off_loop(
-            len(ids), lambda: [ids[place] for place in seen.places(self.hashes)]
-        )
+        suspects = await hop(len(ids), lambda: [ids[place] for place in seen.places(self.hashes)])
         if suspects:
             twice = await existing_ids(session, table, suspects)
             if twice:
-                raise await off_loop(len(suspects), _exist_already, table.name, suspects, twice)
+                raise await hop(len(suspects), _exist_already, table.name, suspects, twice)
         if self.prepared.extreme:
             await extremes.mark(session, table)
         await session.run(table.lance.add(self.prepared.rows))

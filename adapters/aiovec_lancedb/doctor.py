@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.doctor import Finding, room_at, version_of
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
 
 from .settings import LancedbSettings

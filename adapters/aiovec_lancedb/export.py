@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from aiovec.backend import Expr, one_array
 from aiovec.backend.contract import Columns
 from aiovec.backend.limits import renewed
-from aiovec.backend.pool import in_thread, off_loop
+from aiovec.backend.threads import hop, in_thread
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
 from .driver import without_blobs
@@ -239,7 +239,7 @@ class Export:
                 ids = await self._ids_at(lance, condition, given, asked)
                 block = await self._as_now(ids, base, size)
                 if block.num_rows:
-                    places = await off_loop(len(ids), _places, ids, block, given)
+                    places = await hop(len(ids), _places, ids, block, given)
                     yield _Block(size.after(block), partial(_cursor_behind, begin, block, places))
                 if len(ids) < asked:
                     return
@@ -273,7 +273,7 @@ class Export:
         except CorruptStoreError as exc:
             # Upkeep of another process removes it. If the newest one is damaged, its rows tell.
             raise _GoByIdsError from exc
-        ids: list[str] = await off_loop(count, found.column("id").to_pylist)
+        ids: list[str] = await hop(count, found.column("id").to_pylist)
         return ids
 
     async def _first_new(self, base: Any) -> int:
@@ -289,15 +289,15 @@ class Export:
     async def _as_now(self, ids: Sequence[str], base: Any, size: _BlockSize) -> pa.Table:
         """The rows with these ids, in their order, as far as they exist and are not in the base."""
         if base is not None and ids:
-            condition = await self._and(await off_loop(len(ids), ids_to_sql, ids))
+            condition = await self._and(await hop(len(ids), ids_to_sql, ids))
             known = await self._fetch(base, ["id"], condition)
-            ids = await off_loop(len(ids), _without, ids, known)
+            ids = await hop(len(ids), _without, ids, known)
         if not ids:
             return self._schema().empty_table()
-        condition = await self._and(await off_loop(len(ids), ids_to_sql, ids))
+        condition = await self._and(await hop(len(ids), ids_to_sql, ids))
         async with self.admission.share(result_bytes(len(ids), len(ids), size.dim, size.beside)):
             found = await self._fetch(self.table.lance, self._names, condition)
-            return await off_loop(effort_of(found), _ordered, found, ids)
+            return await hop(effort_of(found), _ordered, found, ids)
 
     # In the order of ids
 
@@ -313,7 +313,7 @@ class Export:
                 share = result_bytes(len(ids), end - start, size.dim, size.beside)
                 async with self.admission.share(share):
                     found = await self._fetch(self.table.lance, names, condition)
-                    found = await off_loop(effort_of(found), partial(found.sort_by, "id"))
+                    found = await hop(effort_of(found), partial(found.sort_by, "id"))
                 yield _Block(size.after(found), partial(_id_behind, found))
                 start = end
 
@@ -332,7 +332,7 @@ class Export:
                 some = np.arange(0, batch.num_rows, every)
                 sample.append(batch.column("id").take(pa.array(some)))
         marks = pa.chunked_array(sample, pa.utf8()).combine_chunks()
-        marks = await off_loop(len(marks), lambda: marks.take(pc.sort_indices(marks)))
+        marks = await hop(len(marks), lambda: marks.take(pc.sort_indices(marks)))
         step = max(1, self.limits.sorted_ids // (2 * every))
         edges = marks.take(pa.array(np.arange(step, len(marks), step))).to_pylist()
         lows: list[str | None] = [first, *edges]
@@ -342,7 +342,7 @@ class Export:
         condition = await self._and(id_range_to_sql(high=high, beyond=low))
         found = await self._fetch(self.table.lance, ["id"], condition)
         column = found.column("id").combine_chunks()
-        return await off_loop(len(column), lambda: column.take(pc.sort_indices(column)))
+        return await hop(len(column), lambda: column.take(pc.sort_indices(column)))
 
 
 RowsOf = Callable[["AsyncTable"], AsyncGenerator[pa.Table, None]]

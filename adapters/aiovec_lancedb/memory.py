@@ -22,8 +22,7 @@ import pyarrow as pa
 
 from aiovec.backend.limits import Gate, Place, current_deadline
 from aiovec.backend.memory import give_back, resident_memory
-from aiovec.backend.pool import in_thread
-from aiovec.backend.threads import Background
+from aiovec.backend.threads import Background, in_thread
 
 # Work that takes less than this need not wait: it is over sooner than its turn would come.
 _FREE = 2 * 2**20

@@ -35,7 +35,7 @@ from aiovec.backend.contract import (
     VectorQuery,
 )
 from aiovec.backend.limits import Place
-from aiovec.backend.pool import in_thread, off_loop
+from aiovec.backend.threads import hop, in_thread
 from aiovec.errors import AiovecError, CorruptStoreError
 
 from .driver import ColumnOrdering
@@ -58,7 +58,7 @@ _Query = TypeVar("_Query", bound="AsyncStandardQuery")
 _BLOCK = 10_000
 # Lance takes no larger limit or offset; it is far above the rows that a fragment may have.
 MOST = 2**31 - 1
-# For ``off_loop``: a literal, most of all one of the payload, takes as long to turn into SQL as so
+# For ``hop``: a literal, most of all one of the payload, takes as long to turn into SQL as so
 # many values of a record; so much SQL takes lancedb as long to parse as one.
 _EFFORT = 16
 _CHARACTERS_A_VALUE = 8
@@ -68,14 +68,14 @@ async def condition_of(where: Expr | None) -> str | None:
     """A filter as Lance's SQL. One with many literals takes a while."""
     if where is None:
         return None
-    return await off_loop(_EFFORT * where.literals, partial(to_sql, where))
+    return await hop(_EFFORT * where.literals, partial(to_sql, where))
 
 
 async def filtered(query: _Query, condition: str | None) -> _Query:
     """The query with a condition, which lancedb parses at once."""
     if condition is None:
         return query
-    return await off_loop(len(condition) // _CHARACTERS_A_VALUE, query.where, condition)
+    return await hop(len(condition) // _CHARACTERS_A_VALUE, query.where, condition)
 
 
 async def rows_by_id(
@@ -89,7 +89,7 @@ async def rows_by_id(
     blocks = []
     for start in range(0, len(ids), _BLOCK):
         block = ids[start : start + _BLOCK]
-        condition = await off_loop(len(block), ids_to_sql, block)
+        condition = await hop(len(block), ids_to_sql, block)
         query = await filtered(table.lance.query().select(names), condition)
         blocks.append(await session.fetch(query))
     return pa.concat_tables(blocks)
@@ -113,7 +113,7 @@ async def get(
             taken = found.take(pa.array([place[id] for id in ids if id in place], pa.int64()))
         return rows_of(taken, columns, table.schema.vector)
 
-    return await off_loop(effort_of(found), rows)
+    return await hop(effort_of(found), rows)
 
 
 async def find(
@@ -147,9 +147,9 @@ async def find(
     query = await filtered(query, await condition_of(where))
     found = await session.fetch(query.limit(min(limit, MOST)).offset(min(offset, MOST)))
     if later:
-        ids = await off_loop(found.num_rows, found.column("id").to_pylist)
+        ids = await hop(found.num_rows, found.column("id").to_pylist)
         return await get(session, table, ids, columns, ordered=True)
-    return await off_loop(effort_of(found), lambda: rows_of(found, columns, table.schema.vector))
+    return await hop(effort_of(found), lambda: rows_of(found, columns, table.schema.vector))
 
 
 async def count(session: Session, table: Opened, where: Expr | None) -> int:

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from aiovec.backend import Float32Array, distances, is_extreme, nearest_first, to_matrix
 from aiovec.backend.contract import Found, VectorQuery
-from aiovec.backend.pool import off_loop
+from aiovec.backend.threads import hop
 
 from .index.effort import MARGIN, Effort, Tuned, named_effort
 from .index.info import vector_index
@@ -90,9 +90,7 @@ async def _by_lance(
 ) -> tuple[Found, bool]:
     asked = await filtered(_lance_query(table, query, plan), condition)
     candidates = await session.fetch(asked)
-    return await off_loop(
-        effort_of(candidates), lambda: _ranked(table, query, candidates, plan.asked)
-    )
+    return await hop(effort_of(candidates), lambda: _ranked(table, query, candidates, plan.asked))
 
 
 def _lance_query(table: Opened, query: VectorQuery, plan: SearchPlan) -> AsyncVectorQuery:
@@ -173,10 +171,10 @@ async def _by_scan(session: Session, table: Opened, query: VectorQuery, *, whole
     with session.guarded():
         async for batch in batches:
             effort = effort_of(batch) + len(best)
-            best = await off_loop(effort, partial(_nearer, best, batch, table, query))
+            best = await hop(effort, partial(_nearer, best, batch, table, query))
     measures = {id: measure for measure, id in best}
     rows = await rows_by_id(session, table, list(measures), query.columns)
-    found = await off_loop(effort_of(rows), lambda: rows_of(rows, query.columns, vector))
+    found = await hop(effort_of(rows), lambda: rows_of(rows, query.columns, vector))
     return Found(found, [measures[id] for id in found.ids])
 
 

@@ -22,7 +22,7 @@ from aiovec.backend import Schema, check_table_name
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.files import look_at
 from aiovec.backend.memory import default_budget
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import (
     AiovecError,
     ConfigError,

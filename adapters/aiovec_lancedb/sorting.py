@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec.backend.contract import Order
-from aiovec.backend.pool import off_loop
+from aiovec.backend.threads import hop
 
 from .rows import effort_of
 from .session import Session
@@ -24,7 +24,7 @@ from .sql.values import PayloadValue, name
 _BATCH = 4096
 # Rows that are held besides those kept, before all are sorted: fewer sorts, some megabytes more.
 _MOST_WAITING = 65_536
-# Values of a key in Python that one row of a batch takes to sort, for ``off_loop``.
+# Values of a key in Python that one row of a batch takes to sort, for ``hop``.
 _EFFORT_A_KEY = 8
 
 # Types of JSON values in their order.
@@ -56,16 +56,16 @@ async def sorted_ids(
     with session.guarded():
         async for batch in batches:
             effort = batch.num_rows * _EFFORT_A_KEY * len(order_by) + effort_of(batch)
-            kept.append(await off_loop(effort, partial(_sortable, batch, order_by)))
+            kept.append(await hop(effort, partial(_sortable, batch, order_by)))
             rows += batch.num_rows
             if rows > most + _MOST_WAITING:
                 effort = sum(map(effort_of, kept))
-                kept = [await off_loop(effort, partial(_first, kept, order_by, most))]
+                kept = [await hop(effort, partial(_first, kept, order_by, most))]
                 rows = kept[0].num_rows
     if not kept:
         return []
     effort = sum(map(effort_of, kept))
-    first = await off_loop(effort, partial(_first, kept, order_by, most))
+    first = await hop(effort, partial(_first, kept, order_by, most))
     wanted: list[str] = first.column("id").slice(min(offset, rows)).to_pylist()
     return wanted
 

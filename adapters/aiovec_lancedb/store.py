@@ -40,7 +40,7 @@ from aiovec.backend.keys import Kept, WriteKey
 from aiovec.backend.limits import Place, Steps, current_deadline, export_gate, renewed, write_gate
 from aiovec.backend.marks import FINISHED, OPEN, MoveRecord
 from aiovec.backend.memory import default_budget
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import (
     AiovecError,
     BackendNotInstalledError,

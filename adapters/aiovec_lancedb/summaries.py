@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec.backend import Expr, Ref, Value, python_values
-from aiovec.backend.pool import off_loop
+from aiovec.backend.threads import hop
 
 from .reads import condition_of, filtered
 from .session import Opened, Session
@@ -36,15 +36,15 @@ async def value_counts(
     held: list[pa.Table] = []
     rows = 0
     async for values in _batches(session, table, ref, where):
-        held.append(await off_loop(_effort(values), partial(_counted, values)))
+        held.append(await hop(_effort(values), partial(_counted, values)))
         rows += held[-1].num_rows
         if rows > MOST_HELD + held[0].num_rows:
-            held = [await off_loop(rows, partial(_added, held, ["value"]))]
+            held = [await hop(rows, partial(_added, held, ["value"]))]
             rows = held[0].num_rows
     if not held:
         return []
     most_frequent = _most_frequent_in_payload if ref.path else _most_frequent
-    return await off_loop(sum(map(_effort, held)), partial(most_frequent, held, limit))
+    return await hop(sum(map(_effort, held)), partial(most_frequent, held, limit))
 
 
 def _effort(values: pa.Array | pa.Table) -> int:
@@ -58,7 +58,7 @@ async def bounds(
     ends_of = _ends_in_payload if ref.path else _ends
     ends: pa.Table | None = None
     async for values in _batches(session, table, ref, where):
-        ends = await off_loop(_effort(values), partial(ends_of, values, ends))
+        ends = await hop(_effort(values), partial(ends_of, values, ends))
     if ends is None or not ends.num_rows:
         return None
     values = _of_parts(ends) if ref.path else python_values(ends.column("value"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from aiovec.backend import Field, Schema
 from aiovec.backend.contract import StaleTableError, TableHandle, TableStats
 from aiovec.backend.marks import MoveMark
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,

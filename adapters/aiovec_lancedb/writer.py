@@ -19,8 +19,7 @@ from aiovec.backend.contract import StaleTableError
 from aiovec.backend.keys import WriteKey
 from aiovec.backend.limits import Deadline, Gate, copy_of_error, current_deadline
 from aiovec.backend.marks import OPEN, PAUSED, MoveMark
-from aiovec.backend.pool import in_thread
-from aiovec.backend.threads import to_its_end
+from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,

@@ -31,7 +31,7 @@ from aiovec.backend import (
     without_vector,
 )
 from aiovec.backend.contract import TableHandle
-from aiovec.backend.pool import in_thread, off_loop
+from aiovec.backend.threads import hop, in_thread
 from aiovec.errors import AiovecError, CorruptStoreError, DuplicateIdError
 
 from .index import extremes
@@ -69,7 +69,7 @@ class Prepared:
     @classmethod
     async def of(cls, rows: pa.Table, schema: Schema) -> Prepared:
         """Looked at before their turn to be written: other calls' commits go on meanwhile."""
-        return await off_loop(effort_of(rows), partial(cls.now, rows, schema))
+        return await hop(effort_of(rows), partial(cls.now, rows, schema))
 
     @classmethod
     def now(cls, rows: pa.Table, schema: Schema) -> Prepared:
@@ -127,9 +127,9 @@ class RowsWrite(WriteOperation):
             return [work.size for work in works]
         there = await existing_ids(session, table, every_id)
         if self.on_conflict == "skip":
-            added = await off_loop(len(every_id), _absent, works, there)
+            added = await hop(len(every_id), _absent, works, there)
         else:
-            added = await off_loop(len(every_id), _accepted, works, there)
+            added = await hop(len(every_id), _accepted, works, there)
         parts = [part for part in added if isinstance(part, pa.Table) and part.num_rows]
         if parts:
             await self._write(session, table, works, pa.concat_tables(parts), merge=False)
@@ -204,17 +204,17 @@ async def existing_ids(session: Session, table: Opened, ids: Sequence[str]) -> s
         return set()
     found: set[str] = set()
     if len(ids) * _COST_IN_LIST > count * _COST_IN_TABLE:
-        wanted, between = await off_loop(len(ids), _sought, ids)
+        wanted, between = await hop(len(ids), _sought, ids)
         query = table.lance.query().select(["id"]).where(between)
         batches = await session.run(query.to_batches(max_batch_length=_BATCH))
         with session.guarded():
             async for batch in batches:
-                await off_loop(effort_of(batch), _add_ids, found, batch, wanted)
+                await hop(effort_of(batch), _add_ids, found, batch, wanted)
         return found
     for start in range(0, len(ids), _BLOCK):
         condition = await selection(ids[start : start + _BLOCK], None)
         rows = await session.fetch(await filtered(table.lance.query().select(["id"]), condition))
-        await off_loop(effort_of(rows), _add_ids, found, rows)
+        await hop(effort_of(rows), _add_ids, found, rows)
     return found
 
 
@@ -237,7 +237,7 @@ async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None
     """The condition for the rows that both select; None for every row."""
     parts = []
     if ids is not None:
-        parts.append(await off_loop(len(ids), ids_to_sql, ids))
+        parts.append(await hop(len(ids), ids_to_sql, ids))
     sql = await condition_of(where)
     if sql is not None:
         parts.append(f"({sql})" if parts else sql)
@@ -257,7 +257,7 @@ async def selected_ids(
         query = query.where(condition)
     found = await session.fetch(query)
     column = found.column("id")
-    return await off_loop(len(column), lambda: cast("list[str]", column.to_pylist()))
+    return await hop(len(column), lambda: cast("list[str]", column.to_pylist()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -299,7 +299,7 @@ class Delete(WriteOperation):
         calls = [work.ids or () for work in (self, *others) if isinstance(work, Delete)]
         there = await existing_ids(session, table, [id for ids in calls for id in ids])
         if there:
-            condition = await off_loop(len(there), lambda: ids_to_sql(sorted(there)))
+            condition = await hop(len(there), lambda: ids_to_sql(sorted(there)))
             await session.run(table.lance.delete(condition))
         counts = []
         for ids in calls:
@@ -329,12 +329,12 @@ class Update(WriteOperation):
             await extremes.mark(session, table)
         if self.payload:
             return [await self._merge(session, table, condition)]
-        values = await off_loop(self._effort(), self._assigned, table.schema, takes)
+        values = await hop(self._effort(), self._assigned, table.schema, takes)
         result = await session.run(table.lance.update(updates_sql=values, where=condition))
         return [int(result.rows_updated)]
 
     def _effort(self) -> int:
-        """Return how many values it takes to write the new ones as SQL, for ``off_loop``."""
+        """Return how many values it takes to write the new ones as SQL, for ``hop``."""
         return effort_of_values(dict(self.values)) + (
             0 if self.vector is None else self.vector.size
         )

@@ -44,8 +44,8 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.keys import Kept, WriteKey
 from aiovec.backend.limits import Place, current_deadline, write_gate
-from aiovec.backend.pool import NUMBERS_A_VALUE, VALUES_A_COLUMN, off_loop
-from aiovec.backend.threads import FORKED
+from aiovec.backend.threads import FORKED, hop
+from aiovec.backend.weight import NUMBERS_A_VALUE, VALUES_A_COLUMN
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -201,7 +201,7 @@ class RemoteBackend(Backend):
         effort = effort_of(dict(values)) + effort_of(changes)
         facts = {
             "values": dict(values),
-            "payload": await off_loop(effort, json.dumps, changes),
+            "payload": await hop(effort, json.dumps, changes),
             "ids": None if ids is None else list(ids), "where": await _text(where),
         }  # fmt: skip
         size = effort + len(ids or ())
@@ -253,7 +253,7 @@ class RemoteBackend(Backend):
         wheres = {id(query.where): query.where for query in queries}
         effort = len(queries) * (1 + table.schema.dim // NUMBERS_A_VALUE)
         effort += sum(map(_effort_of, wheres.values()))
-        asked, rows = await off_loop(effort, _asked, table.schema.vector, queries)
+        asked, rows = await hop(effort, _asked, table.schema.vector, queries)
         facts = {**_of(table), "columns": _columns(columns), **asked}
         read = _found(table, columns, len(queries))
         return await self._ask(read, "search", facts, rows, size=len(queries))
@@ -289,7 +289,7 @@ class RemoteBackend(Backend):
             async for part in parts:
                 effort = 0 if part.rows is None else part.rows.num_rows
                 try:
-                    found = await off_loop(effort, exported_batch, part, table.schema, columns)
+                    found = await hop(effort, exported_batch, part, table.schema, columns)
                 except WireError as exc:
                     raise self._client.unreadable(exc) from exc
                 yield found
@@ -378,7 +378,7 @@ class RemoteBackend(Backend):
             call, message, key=key, size=size, long=long, retried=retried
         )
         try:
-            return await off_loop(_effort(answer), read, answer)
+            return await hop(_effort(answer), read, answer)
         except WireError as exc:
             raise self._client.unreadable(exc, writes=key is not None) from exc
 
@@ -484,12 +484,12 @@ def _columns(columns: Columns) -> dict[str, Any]:
 
 
 def _effort_of(where: Expr | None) -> int:
-    """Return how many values it takes to write a filter as text, for ``off_loop``."""
+    """Return how many values it takes to write a filter as text, for ``hop``."""
     return 0 if where is None else _EFFORT_OF_A_FILTER + 4 * where.literals
 
 
 async def _text(where: Expr | None) -> str | None:
-    return None if where is None else await off_loop(_effort_of(where), str, where)
+    return None if where is None else await hop(_effort_of(where), str, where)
 
 
 def _name_of(ref: Ref) -> list[str]:

@@ -34,8 +34,7 @@ from aiovec._http.wire import (
 from aiovec.backend import redacted
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.limits import Gate, current_deadline
-from aiovec.backend.pool import off_loop
-from aiovec.backend.threads import to_its_end
+from aiovec.backend.threads import hop, to_its_end
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -114,7 +113,7 @@ class Client:
         that it may have been done by an earlier call.
         """
         self.check_open()
-        kind, body = await off_loop(size + effort_of_message(message), pack, message)
+        kind, body = await hop(size + effort_of_message(message), pack, message)
         made = _Tries(self, writes=key is not None, once=not tries, may_be_done=retried)
         async with self._turns.enter(made.deadline):
             self.check_open()
@@ -185,7 +184,7 @@ class Client:
                 ) from exc
         self.store_mark = response.headers.get(STORE_HEADER, "")[:100]
         try:
-            return await off_loop(effort_of_body(data), unpack, content_type, data)
+            return await hop(effort_of_body(data), unpack, content_type, data)
         except WireError as exc:
             raise self.unreadable(exc, writes=key is not None) from exc
 
@@ -323,7 +322,7 @@ class Client:
                         raise error_of(json_object(data), target=self.target)
                     if what != BATCH_FRAME:
                         return
-                    yield await off_loop(effort_of_body(data), unpack, ARROW, data)
+                    yield await hop(effort_of_body(data), unpack, ARROW, data)
             except asyncio.IncompleteReadError as exc:
                 raise LostError("the answer was cut off", sent=True) from exc
             except WireError as exc:

@@ -15,8 +15,8 @@ from starlette.responses import Response
 from aiovec import Embedder, VectorStore, __version__
 from aiovec._http.problems import Problem
 from aiovec.asgi import KEY, add_error_handlers, lifespan
-from aiovec.backend.pool import in_thread
 from aiovec.backend.server import ServerSettings
+from aiovec.backend.threads import in_thread
 
 from .asgi import path_of
 from .bodies import JsonBytes, dump

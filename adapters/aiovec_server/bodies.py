@@ -12,7 +12,8 @@ import pydantic_core
 from starlette.responses import Response
 
 from aiovec import Hit, Record, Results
-from aiovec.backend.pool import LITTLE, NUMBERS_A_VALUE, in_thread
+from aiovec.backend.threads import INLINE_LIMIT, in_thread
+from aiovec.backend.weight import NUMBERS_A_VALUE
 
 from .bounds import check_answer, check_rows
 from .call import Call
@@ -27,7 +28,7 @@ _Of = TypeVar("_Of")
 SMALL_BODY = 64 * 1024
 # Lists and objects that are looked at there too, each for half a microsecond.
 _FEW_LISTS = 1000
-# What a row of an answer takes besides its values, for ``off_loop``.
+# What a row of an answer takes besides its values, for ``hop``.
 _VALUES_A_ROW = 8
 _QUERY = re.compile("_+query")
 # Levels of a payload's lists that are Arrow's own; deeper ones are JSON text. Streams carry 64.
@@ -219,7 +220,7 @@ async def json_parts(
     and so are its ``rows`` let go of.
     """
     here: list[bytes] = []
-    if effort <= LITTLE:
+    if effort <= INLINE_LIMIT:
         room = _LITTLE_TEXT
         for piece in pieces:
             here.append(piece)
@@ -233,7 +234,7 @@ async def json_parts(
 
 
 def effort_of(rows: Sequence[Hit] | Sequence[Record]) -> int:
-    """Return how many values it takes to write rows, for ``off_loop``."""
+    """Return how many values it takes to write rows, for ``hop``."""
     if not rows:
         return 0
     first = rows[0]

@@ -36,7 +36,7 @@ from aiovec._http.wire import (
 )
 from aiovec.asgi import get_store
 from aiovec.backend.conditions import TableChangedError
-from aiovec.backend.pool import off_loop
+from aiovec.backend.threads import hop
 from aiovec.errors import AiovecError
 
 from .bounds import BOUNDS, check_rows
@@ -117,7 +117,7 @@ class BackendCalls:
         if name := _text(headers, b"idempotency-key"):
             if len(name) > _LONGEST_KEY:
                 raise WireError(f"a write's key has at most {_LONGEST_KEY} characters")
-            key = await off_loop(effort_of_key(body), key_of, name, call, body)
+            key = await hop(effort_of_key(body), key_of, name, call, body)
         retried = _text(headers, _RETRY, "0") != "0"
         told = await served.run(call, asked, key, retried=retried)
         if cut and told.rows is not None:
@@ -164,7 +164,7 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": problem.body()})
 
     async def message(self, message: Message) -> None:
-        kind, data = await off_loop(effort_of_message(message), pack, message)
+        kind, data = await hop(effort_of_message(message), pack, message)
         await self._begin(200, {"content-type": kind}, len(data))
         if len(data) > _PART:
             await self._parts(data)
@@ -175,7 +175,7 @@ class _Answer:
     async def export(self, batches: AsyncGenerator[Message, None]) -> None:
         async with contextlib.aclosing(batches):
             async for message in batches:
-                _, data = await off_loop(effort_of_message(message), pack, message)
+                _, data = await hop(effort_of_message(message), pack, message)
                 if not self._begun:
                     await self._begin(200, {"content-type": _EXPORT}, None)
                 await self._frame(BATCH_FRAME, data)
@@ -213,7 +213,7 @@ class _Answer:
 
 async def _asked(headers: Mapping[bytes, bytes], body: bytearray) -> Message:
     read = partial(unpack, _text(headers, b"content-type"), body, bounded=True)
-    return await off_loop(effort_of_body(body), read)
+    return await hop(effort_of_body(body), read)
 
 
 def _cut_limits(facts: Mapping[str, Any], most: int) -> bool:

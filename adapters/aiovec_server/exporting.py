@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from aiovec import Schema
 from aiovec.backend import payload_texts, python_values, to_matrix, without_vector
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidArgumentError
 
 from .bodies import dump

@@ -27,7 +27,7 @@ from prometheus_client.utils import floatToGoString
 from starlette.responses import Response
 
 from aiovec import VectorStore
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, TableNotFoundError
 
 from .call import Call

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from aiovec._http.problems import problem_of
 from aiovec.backend import HttpRequest, watch_request
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 
 from .asgi import (
     App,

@@ -17,7 +17,7 @@ import pydantic_core
 from aiovec._http import large_json
 from aiovec._http.large_json import TooMuchAtOnceError, check_at_once, load_in_pieces, work_of
 from aiovec.backend import LossyJsonError, read_json
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidArgumentError
 
 from .bounds import check_rows, check_work

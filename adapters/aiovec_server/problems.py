@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from aiovec import VectorStore
 from aiovec._http.problems import Problem, problem_of
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError
 
 LOG = logging.getLogger("aiovec.server")

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from aiovec import Hit, Record, Results
-from aiovec.backend.pool import off_loop
+from aiovec.backend.threads import hop
 
 from .bodies import effort_of
 from .bounds import BOUNDS, check_answer
@@ -42,7 +42,7 @@ async def rows_with_ids(
         part = await call.store.get(
             call.table, ids[start : start + step], select=select, include_vector=include_vector
         )
-        nbytes += await off_loop(effort_of(part), bytes_of, part)
+        nbytes += await hop(effort_of(part), bytes_of, part)
         check_answer(nbytes)
         if found is None:
             found = part
@@ -64,9 +64,7 @@ async def hits_of(
     if is_small(most):
         return await search(options)
     answers = await search({**options, "select": [], "include_vector": False})
-    ids = await off_loop(
-        most, lambda: list(dict.fromkeys(hit.id for one in answers for hit in one))
-    )
+    ids = await hop(most, lambda: list(dict.fromkeys(hit.id for one in answers for hit in one)))
     rows = await rows_with_ids(
         call, ids, options.get("select"), include_vector=options.get("include_vector", False)
     )
@@ -75,7 +73,7 @@ async def hits_of(
         by_id = {row.id: row for row in rows}
         return [hits._with_rows(rows, by_id) for hits in answers]
 
-    return await off_loop(most + len(rows), filled)
+    return await hop(most + len(rows), filled)
 
 
 def bytes_of(rows: Results[Record]) -> int:

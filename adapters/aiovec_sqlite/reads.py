@@ -41,7 +41,7 @@ from aiovec.backend.contract import (
     TableHandle,
 )
 from aiovec.backend.files import remove_abandoned
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreClosedError
 
 from .connection import Ticket

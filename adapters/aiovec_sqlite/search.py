@@ -25,7 +25,7 @@ from aiovec.backend import (
     nearest_first,
 )
 from aiovec.backend.contract import Found, TableHandle, VectorQuery
-from aiovec.backend.pool import off_loop
+from aiovec.backend.threads import hop
 
 from .connection import Ticket
 from .errors import DamageError
@@ -107,7 +107,7 @@ _MARGIN = 16
 _SMALLEST_DISTANCE = 1e-17
 # Where a filter leaves no more rows than this, reading them is quicker than a scan of all.
 _FEW = 2000
-# Looking at one query takes as long as a record's so many values, for ``off_loop``.
+# Looking at one query takes as long as a record's so many values, for ``hop``.
 _EFFORT = 20
 
 
@@ -143,7 +143,7 @@ async def can_rank_all(queries: Sequence[VectorQuery]) -> bool:
     """Return whether float32 can measure distances to each of these queries."""
     if len(queries) == 1:
         return can_rank(queries[0])
-    return await off_loop(_EFFORT * len(queries), lambda: all(map(can_rank, queries)))
+    return await hop(_EFFORT * len(queries), lambda: all(map(can_rank, queries)))
 
 
 def _candidates(

@@ -41,7 +41,7 @@ from aiovec.backend.keys import Kept, WriteKey
 from aiovec.backend.limits import Gate, Place, Steps, current_deadline, export_gate, write_gate
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.memory import default_budget
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import (
     AiovecError,
     ConfigError,

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import anyio
 
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 
 from .limits import Limits
 

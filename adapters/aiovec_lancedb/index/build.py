@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from aiovec.backend import Field
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.memory import size_text, total_memory
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, TableNotFoundError
 
 from ..driver import indexing

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from aiovec.backend import Float32Array, is_extreme, to_matrix, without_vector
 from aiovec.backend.contract import Columns, TableHandle
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 
 from ..layout import EXTREME
 from ..reads import rows_by_id

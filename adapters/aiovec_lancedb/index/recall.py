@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, to_matrix
-from aiovec.backend.pool import in_thread, off_loop
+from aiovec.backend.threads import hop, in_thread
 
 from ..limits import IndexLimits
 from ..session import Opened, Session
@@ -315,7 +315,7 @@ async def _true_nearest(
     batches = await session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
     with session.guarded():
         async for batch in batches:
-            truth = await off_loop(
+            truth = await hop(
                 _SCAN_BATCH,
                 lambda batch=batch, truth=truth: _nearer(
                     truth, batch, vector, metric, questions, count

@@ -20,8 +20,7 @@ from typing import ClassVar
 
 import anyio
 
-from aiovec.backend.pool import in_thread
-from aiovec.backend.threads import in_daemon_thread
+from aiovec.backend.threads import in_daemon_thread, in_thread
 
 from ..errors import translate
 

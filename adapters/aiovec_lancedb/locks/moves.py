@@ -35,7 +35,7 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.files import flush_folder
 from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord, unreadable_mark
-from aiovec.backend.pool import in_thread, off_loop
+from aiovec.backend.threads import hop, in_thread
 from aiovec.errors import CorruptStoreError, InvalidNameError, StoreBusyError, UnsupportedError
 
 from ..errors import translated
@@ -516,7 +516,7 @@ async def changes(
         columns = Columns(tuple(table.schema.fields), table.schema.payload, vector=True)
         async with session.reading(table) as opened:
             found = await rows_by_id(session, opened, noted.ids, columns)
-        rows = await off_loop(effort_of(found), _in_layout, found, layout)
+        rows = await hop(effort_of(found), _in_layout, found, layout)
     else:
         async with session.reading(table):
             pass  # raises where the table is no longer what the handle says
@@ -525,7 +525,7 @@ async def changes(
         there = set(rows.column("id").to_pylist())
         return [id for id in noted.ids if id not in there]
 
-    return Changes(noted.number, rows, await off_loop(len(noted.ids), deleted), noted.complete)
+    return Changes(noted.number, rows, await hop(len(noted.ids), deleted), noted.complete)
 
 
 def _in_layout(found: pa.Table, layout: pa.Schema) -> pa.Table:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec.backend.contract import Columns
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 
 from ..driver import FullTextQuery
 from ..layout import column_names

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from aiovec.backend import Schema, TextClause
 from aiovec.backend.contract import Columns, TextQuery
-from aiovec.backend.pool import off_loop
+from aiovec.backend.threads import hop
 
 from ..driver import FullTextQuery
 from ..reads import filtered
@@ -126,7 +126,7 @@ class Matching:
 
 async def search(session: Session, table: Opened, query: TextQuery, where: str | None) -> pa.Table:
     """Return the ids and scores of rows that match, the best among them."""
-    matching = await off_loop(
+    matching = await hop(
         sum(len(clause.text) for clause in query.clauses), Matching.of, table.schema, query
     )
     if not matching.positive:
@@ -139,8 +139,8 @@ async def search(session: Session, table: Opened, query: TextQuery, where: str |
     while True:
         rows = await ask(session, table, conditions.whole(), columns, where, asked)
         effort = matching.effort(rows)
-        matches = await off_loop(effort, matching.matching, rows)
-        if await off_loop(effort, none_left_out, rows, matches, query.limit, asked):
+        matches = await hop(effort, matching.matching, rows)
+        if await hop(effort, none_left_out, rows, matches, query.limit, asked):
             return ranking(matches.column("id"), matches.column(SCORE))
         asked = min(asked * TIMES, ALL)
 
@@ -262,5 +262,5 @@ async def _by_scan(
     batches = await session.run(reading.to_batches(max_batch_length=_SCAN_BATCH))
     with session.guarded():
         async for batch in batches:
-            await off_loop(matching.effort(batch), partial(scan.take, batch))
-    return await off_loop(scan.rows, scan.ranked)
+            await hop(matching.effort(batch), partial(scan.take, batch))
+    return await hop(scan.rows, scan.ranked)

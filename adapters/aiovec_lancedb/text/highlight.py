@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from aiovec.backend import SNIPPET_GAP, Schema, snippets_of
 from aiovec.backend.contract import Found, TextQuery
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import UnsupportedError
 
 from .clauses import fields_of, text_fields

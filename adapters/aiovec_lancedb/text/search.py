@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from aiovec.backend import Schema
 from aiovec.backend.contract import Columns, Found, TextQuery
-from aiovec.backend.pool import off_loop
+from aiovec.backend.threads import hop
 
 from ..index.fields import text_columns
 from ..reads import condition_of, rows_by_id
@@ -22,7 +22,7 @@ from .asking import ALL, MORE, SCORE, TIMES, ask, none_left_out, ranking
 from .clauses import MOST, Conditions, conditions_of, fields_of, text_fields
 from .highlight import highlighted
 
-# For ``off_loop``: a clause takes as long to turn into Lance's form as so many values to copy.
+# For ``hop``: a clause takes as long to turn into Lance's form as so many values to copy.
 _EFFORT = 32
 _IDS = Columns(())
 # Ids that are asked for beside what a search has a share of the memory for.
@@ -42,7 +42,7 @@ async def plan_of(schema: Schema, query: TextQuery) -> Conditions | None:
     if schema.analyzer == "ngram":
         return None
     effort = _EFFORT * len(query.clauses)
-    return await off_loop(effort, conditions_of, schema, query)
+    return await hop(effort, conditions_of, schema, query)
 
 
 async def lacking_columns(session: Session, table: Opened, query: TextQuery) -> list[str]:
@@ -75,9 +75,9 @@ async def search_text(
             ranked = await grams.search(session, table, query, where)
         else:
             ranked = await _in_parts(session, table, conditions, where)
-        ranked = await off_loop(ranked.num_rows, _best, ranked, query.limit)
+        ranked = await hop(ranked.num_rows, _best, ranked, query.limit)
         rows = await _with_columns(session, table, query, ranked)
-    found = await off_loop(effort_of(rows), partial(_found, table, query, rows))
+    found = await hop(effort_of(rows), partial(_found, table, query, rows))
     if query.highlight is None:
         return found
     return await highlighted(table.schema, query, rows, found)
@@ -103,15 +103,15 @@ async def _first(
     limit, asked = query.limit, min(query.limit + MORE, ALL)
     columns = columns_of(table.schema, query)
     rows = await ask(session, table, conditions.whole(), columns, where, asked)
-    if await off_loop(rows.num_rows, none_left_out, rows, rows, limit, asked):
-        return await off_loop(effort_of(rows), _best, rows, limit)
+    if await hop(rows.num_rows, none_left_out, rows, rows, limit, asked):
+        return await hop(effort_of(rows), _best, rows, limit)
     while True:
         asked = min(asked * TIMES, ALL)
         if asked > _MOST_BESIDE and not whole:
             raise ManyEqualError
         rows = await ask(session, table, conditions.whole(), _IDS, where, asked)
-        if await off_loop(rows.num_rows, none_left_out, rows, rows, limit, asked):
-            ranked = await off_loop(rows.num_rows, _best, rows, limit)
+        if await hop(rows.num_rows, none_left_out, rows, rows, limit, asked):
+            ranked = await hop(rows.num_rows, _best, rows, limit)
             return await _with_columns(session, table, query, ranked)
 
 
@@ -123,14 +123,14 @@ async def _in_parts(
     for part in conditions.parts():
         matches = [await ask(session, table, query, _IDS, where, ALL) for query in part]
         effort = sum(rows.num_rows for rows in matches)
-        found = await off_loop(effort, _merged, found, matches)
+        found = await hop(effort, _merged, found, matches)
         if not found.num_rows:
             break
     if found is None:
         return ranking([], [])
     for query in conditions.excluding():
         gone = await ask(session, table, query, _IDS, where, ALL)
-        found = await off_loop(gone.num_rows, _without, found, gone)
+        found = await hop(gone.num_rows, _without, found, gone)
     return found
 
 
@@ -161,14 +161,14 @@ async def _with_columns(
     session: Session, table: Opened, query: TextQuery, ranked: pa.Table
 ) -> pa.Table:
     """The same rows with the columns that the query asks for."""
-    ids = await off_loop(ranked.num_rows, ranked.column("id").to_pylist)
+    ids = await hop(ranked.num_rows, ranked.column("id").to_pylist)
     rows = await rows_by_id(session, table, ids, columns_of(table.schema, query))
 
     def scored() -> pa.Table:
         places = pc.index_in(rows.column("id"), value_set=ranked.column("id"))
         return rows.append_column(SCORE, ranked.column(SCORE).take(places))
 
-    return await off_loop(rows.num_rows, scored)
+    return await hop(rows.num_rows, scored)
 
 
 def _found(table: Opened, query: TextQuery, rows: pa.Table) -> Found:

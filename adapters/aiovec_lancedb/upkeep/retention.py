@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiovec.backend.contract import TableHandle
-from aiovec.backend.pool import in_thread
-from aiovec.backend.threads import to_its_end
+from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import CorruptStoreError
 
 from ..errors import READ_ONLY, translate

@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiovec.backend.clock import Clock
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.limits import Place, current_deadline, renewed
-from aiovec.backend.pool import in_thread, thread_limiter
-from aiovec.backend.threads import Background
+from aiovec.backend.threads import Background, in_thread, thread_limiter
 from aiovec.errors import (
     AiovecError,
     StoreBusyError,

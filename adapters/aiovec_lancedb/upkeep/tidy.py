@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiovec.backend.contract import TableHandle
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 
 from ..index.fields import filled_anew
 from ..session import Opened, Session

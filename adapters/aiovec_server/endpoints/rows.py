@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from aiovec import REMOVE
 from aiovec._input.rows import effort_of
-from aiovec.backend.pool import off_loop
+from aiovec.backend.threads import hop
 from aiovec.errors import InvalidArgumentError
 
 from ..bodies import (
@@ -182,7 +182,7 @@ async def existing_ids(call: Call) -> Response:
     def body() -> bytes:
         return dump({"ids": [id for id in dict.fromkeys(map(str, ids)) if id in there]})
 
-    return JsonBytes(await off_loop(len(ids), body))
+    return JsonBytes(await hop(len(ids), body))
 
 
 @ENDPOINTS.add(
@@ -215,7 +215,7 @@ async def distinct_values(call: Call) -> Response:
         check_answer(len(text))
         return text
 
-    return JsonBytes(await off_loop(effort_of(found), body))
+    return JsonBytes(await hop(effort_of(found), body))
 
 
 @ENDPOINTS.add(
@@ -231,7 +231,7 @@ async def bounds_of_values(call: Call) -> Response:
     found = await call.store.bounds(call.table, **BOUNDS.of_body(await body_json(call)))
     least, greatest = (None, None) if found is None else found
     ends = {"min": least, "max": greatest}
-    return JsonBytes(await off_loop(effort_of(ends), dump, ends))
+    return JsonBytes(await hop(effort_of(ends), dump, ends))
 
 
 @ENDPOINTS.add(

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 import aiovec
 from aiovec._http.problems import problem_of
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, InvalidArgumentError
 
 from ..call import Call

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 
 from ..access import Access, access_of
 from ..asgi import path_of

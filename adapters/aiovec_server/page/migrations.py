@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from aiovec._http.migration import move_record_of
-from aiovec.backend.pool import in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError
 
 if TYPE_CHECKING:

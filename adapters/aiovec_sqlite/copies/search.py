@@ -15,8 +15,7 @@ import anyio
 
 from aiovec.backend.contract import Found, StaleTableError, TableHandle, VectorQuery
 from aiovec.backend.limits import Deadline, Gate
-from aiovec.backend.pool import in_thread
-from aiovec.backend.threads import Background
+from aiovec.backend.threads import Background, in_thread
 
 from ..connection import Ticket
 from ..errors import failures

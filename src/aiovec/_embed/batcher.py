@@ -19,8 +19,7 @@ import numpy as np
 
 from .._model.arrays import Float32Array
 from .._model.schema import Schema
-from ..backend.pool import in_thread
-from ..backend.threads import in_idle_thread
+from ..backend.threads import in_daemon_thread, in_thread
 from ..errors import AiovecError, DimensionMismatchError, EmbeddingError, ModelMismatchError
 from .answers import checked_matrix
 from .calling import Caller, is_async
@@ -230,7 +229,7 @@ class Batcher:
         texts = {key: part.texts[at] for part in parts for key, at in part.places.items()}
         try:
             if self._prepare is not None:
-                await in_idle_thread(self._prepare)
+                await in_daemon_thread(self._prepare)
                 self._prepare = None
         except Exception as exc:  # noqa: BLE001 - a library may raise anything
             outcomes: _Outcomes = dict.fromkeys(texts, failure_of(exc))

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
-from ..backend.pool import in_thread
-from ..backend.threads import NoThreadError, in_idle_thread
+from ..backend.threads import NoThreadError, in_daemon_thread, in_thread
 from .protocol import Purpose
 
 _T = TypeVar("_T")
@@ -60,7 +59,7 @@ class Caller:
 
         await self._places.acquire()
         try:
-            return await in_idle_thread(job)
+            return await in_daemon_thread(job)
         except NoThreadError:
             self._places.release()
             raise

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .._model.redaction import redacted, secrets_in
-from ..backend.pool import in_thread
+from ..backend.threads import in_thread
 from .failures import Failure, missing, of_status, shortened
 from .protocol import Purpose
 

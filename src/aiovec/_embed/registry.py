@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from .._model.schema import Embed
-from ..backend.pool import in_thread
+from ..backend.threads import in_thread
 from ..errors import AiovecError, ConfigError, EmbeddingError, ModelMismatchError, shown
 from .batcher import Batcher, Limits
 from .checks import check_embedder

@@ -176,7 +176,7 @@ def _column(message: Message, schema: Schema) -> Any:
 
 
 def effort_of_patch(facts: Facts) -> int:
-    """Return how many values it takes to read an update, for ``off_loop``."""
+    """Return how many values it takes to read an update, for ``hop``."""
     values, payload = facts.get("values"), facts.get("payload")
     changes = len(values) if isinstance(values, dict) else 0
     if isinstance(payload, str):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any
 
-from ..backend.pool import in_thread
+from ..backend.threads import in_thread
 from ..errors import AiovecError, InvalidArgumentError
 from .problems import problem_of
 

@@ -23,14 +23,14 @@ from ..backend.contract import (
     TableHandle,
     VectorQuery,
 )
-from ..backend.pool import off_loop
+from ..backend.threads import hop
 from ..errors import InvalidArgumentError
 from . import arguments as given
 from .served import Call, Part, done
 from .wire import Message, effort_of_rows, table_of_found, table_of_rows
 
 _LARGEST_BATCH = 2**31 - 1
-# Reading one kind of search takes as long as so many values, for ``off_loop``.
+# Reading one kind of search takes as long as so many values, for ``hop``.
 _EFFORT_OF_A_KIND = 10
 
 
@@ -74,7 +74,7 @@ class Reads(Part):
             queries = await self._queries(asked, handle.schema)
             found = await engine.backend.search(handle, queries) if queries else []
             effort = effort_of_rows(one.rows for one in found)
-            return await off_loop(effort, table_of_found, found, handle.schema)
+            return await hop(effort, table_of_found, found, handle.schema)
 
         many = asked.rows is not None and asked.rows.num_rows > 1
         return await self.on_table("search_many" if many else "search", asked, search, done)
@@ -102,12 +102,10 @@ class Reads(Part):
             ]  # fmt: skip
 
         effort = _EFFORT_OF_A_KIND * len(told)
-        given_wheres = tuple(await off_loop(effort, wheres_told))
-        wheres = await off_loop(
-            weight_of(given_wheres), bound_filters, given_wheres, schema, len(told)
-        )
-        kinds = await off_loop(effort, kinds_told)
-        vectors = await off_loop(effort_of(asked.rows), given.vectors_in, asked, schema)
+        given_wheres = tuple(await hop(effort, wheres_told))
+        wheres = await hop(weight_of(given_wheres), bound_filters, given_wheres, schema, len(told))
+        kinds = await hop(effort, kinds_told)
+        vectors = await hop(effort_of(asked.rows), given.vectors_in, asked, schema)
         if len(which) != len(vectors) or not all(
             type(n) is int and 0 <= n < len(kinds) for n in which
         ):
@@ -122,7 +120,7 @@ class Reads(Part):
             where = await self.where(facts, schema)
             query = given.text_query_in(facts, schema, columns, where)
             found = await engine.backend.search_text(handle, query)
-            return await off_loop(effort_of_rows([found.rows]), table_of_found, [found], schema)
+            return await hop(effort_of_rows([found.rows]), table_of_found, [found], schema)
 
         return await self.on_table("search_text", asked, search, done)
 
@@ -245,5 +243,5 @@ class Upkeep(Part):
 
 
 async def _rows_message(rows: StoredRows, schema: Schema) -> Message:
-    table = await off_loop(effort_of_rows([rows]), table_of_rows, rows, schema)
+    table = await hop(effort_of_rows([rows]), table_of_rows, rows, schema)
     return Message(rows=table)

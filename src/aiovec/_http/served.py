@@ -14,7 +14,7 @@ from .._store.current import Engine
 from .._store.store import VectorStore
 from .._telemetry.calls import Operation
 from ..backend.contract import TableHandle
-from ..backend.pool import off_loop
+from ..backend.threads import hop
 from ..errors import InvalidArgumentError
 from . import arguments as given
 from .wire import Message
@@ -42,7 +42,7 @@ class Part:
 
     async def ids(self, facts: given.Facts) -> list[str]:
         ids = given.one_of(facts, "ids", list)
-        return await off_loop(len(ids), given.ids_in, facts)
+        return await hop(len(ids), given.ids_in, facts)
 
     async def where(self, facts: given.Facts, schema: Schema) -> Any:
         return await self.store._bind(given.optional(facts, "where", str), schema)
@@ -168,7 +168,7 @@ class Writes(Part):
             if ids == []:
                 return counted(0)
             vector = given.vector_in(asked, schema)
-            values, payload = await off_loop(
+            values, payload = await hop(
                 given.effort_of_patch(facts),
                 lambda: given.patch_in(facts, schema, alone=vector is None),
             )

@@ -150,7 +150,7 @@ def key_of(name: str, call: str, body: bytes | bytearray | memoryview) -> WriteK
 
 
 def effort_of_key(body: bytes | bytearray | memoryview) -> int:
-    """Return how many values it takes to make the key of a write, for ``off_loop``."""
+    """Return how many values it takes to make the key of a write, for ``hop``."""
     return len(body) // _HASHED_A_VALUE
 
 

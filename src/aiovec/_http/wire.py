@@ -27,7 +27,8 @@ from .._model.arrays import Float32Array
 from .._model.arrow import check_table, one_array, payload_texts, python_values, to_matrix
 from .._model.schema import Field, Schema
 from ..backend.contract import Columns, Found, StoredRows
-from ..backend.pool import LITTLE, NUMBERS_A_VALUE, VALUES_A_COLUMN
+from ..backend.threads import INLINE_LIMIT
+from ..backend.weight import NUMBERS_A_VALUE, VALUES_A_COLUMN
 from ..errors import AiovecError
 from .ipc import DamagedStreamError, read_stream
 from .large_json import MOST_WORK, TooMuchAtOnceError, check_at_once
@@ -82,7 +83,7 @@ class Message:
 
 
 def effort_of_body(data: Body) -> int:
-    """Return how many values it takes to read a body, for ``off_loop``."""
+    """Return how many values it takes to read a body, for ``hop``."""
     return len(data) // _BYTES_A_VALUE
 
 
@@ -259,12 +260,12 @@ def _columns_of(stored: StoredRows, schema: Schema) -> dict[str, pa.Array]:
 
 
 def effort_of_rows(answers: Iterable[StoredRows]) -> int:
-    """Return how many values it takes to turn rows into Arrow, for ``off_loop``."""
+    """Return how many values it takes to turn rows into Arrow, for ``hop``."""
     effort = 0
     for rows in answers:
         effort += len(rows.ids) * (len(rows.fields) + 2) + VALUES_A_COLUMN * len(rows.fields)
         effort += 0 if rows.vectors is None else rows.vectors.size // NUMBERS_A_VALUE
-        if effort <= LITTLE:
+        if effort <= INLINE_LIMIT:
             effort += sum(_held(values) for values in rows.fields.values())
             effort += 0 if rows.payloads is None else _held(rows.payloads)
     return effort

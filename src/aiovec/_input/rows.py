@@ -42,7 +42,8 @@ from .._model.ids import id_text, new_ids
 from .._model.patch import PayloadPatch, Remove, path_text
 from .._model.records import Record
 from .._model.schema import Schema, may_lack_vectors
-from ..backend.pool import LITTLE, NUMBERS_A_VALUE, VALUES_A_COLUMN
+from ..backend.threads import INLINE_LIMIT
+from ..backend.weight import NUMBERS_A_VALUE, VALUES_A_COLUMN
 from ..errors import InvalidArgumentError, InvalidRowError, InvalidVectorError
 from .arguments import is_iterable, read_all
 from .columns import (
@@ -65,7 +66,7 @@ pa.array([0])
 _PAUSE_EVERY = 256
 _SINGLE = frozenset((int, float, bool, type(None), datetime))
 _NUMBERS = frozenset((int, float))
-# For ``off_loop``, what takes as long as one value does: text, bytes of Arrow's buffers.
+# For ``hop``, what takes as long as one value does: text, bytes of Arrow's buffers.
 _CHARACTERS_A_VALUE = 256
 _BUFFER_A_VALUE = 64
 # What lists of numbers take besides, whose items are checked as a column of their own.
@@ -145,14 +146,14 @@ async def collect_ids(ids: Any) -> Any:
 
 
 def effort_of(given: Any) -> int:
-    """Return how many values it takes to check what a user passed in, for ``off_loop``.
+    """Return how many values it takes to check what a user passed in, for ``hop``.
 
-    It stops counting where that is more than ``off_loop`` does on the event loop. What it does not
+    It stops counting where that is more than ``hop`` does on the event loop. What it does not
     know may hold anything, so it counts as much.
     """
     effort = 0
     waiting = [given]
-    while waiting and effort <= LITTLE:
+    while waiting and effort <= INLINE_LIMIT:
         item = waiting.pop()
         kind = type(item)
         effort += 1
@@ -161,16 +162,16 @@ def effort_of(given: Any) -> int:
         if kind is str:
             effort += len(item) // _CHARACTERS_A_VALUE
         elif isinstance(item, (list, tuple)):
-            if len(item) <= NUMBERS_A_VALUE * LITTLE and set(map(type, item)) <= _NUMBERS:
+            if len(item) <= NUMBERS_A_VALUE * INLINE_LIMIT and set(map(type, item)) <= _NUMBERS:
                 effort += len(item) // NUMBERS_A_VALUE
             else:
                 effort += len(item)
-                waiting += item[:LITTLE]
+                waiting += item[:INLINE_LIMIT]
         elif isinstance(item, np.ndarray) and item.dtype != object:
             effort += item.size // NUMBERS_A_VALUE
         elif isinstance(item, dict):
             effort += len(item)
-            waiting += islice(chain.from_iterable(item.items()), LITTLE)
+            waiting += islice(chain.from_iterable(item.items()), INLINE_LIMIT)
         elif isinstance(item, Record):
             waiting += (item.vector, item.fields)
         elif isinstance(item, CheckedRows):
@@ -180,7 +181,7 @@ def effort_of(given: Any) -> int:
             effort += item.num_rows * item.num_columns
             effort += item.get_total_buffer_size() // _BUFFER_A_VALUE
         else:
-            effort += LITTLE
+            effort += INLINE_LIMIT
     return effort
 
 

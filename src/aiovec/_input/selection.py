@@ -17,7 +17,7 @@ from .._model.records import Record
 from .._model.results import columns_of
 from .._model.schema import Field, Schema
 from ..backend.contract import Columns, Order, StoredRows
-from ..backend.pool import LITTLE, off_loop
+from ..backend.threads import INLINE_LIMIT, hop
 from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError
 from .arguments import is_iterable
 
@@ -90,9 +90,9 @@ class Selection:
         return None if vector[0] != vector[0] else vector  # NaN: the row has none
 
     def effort(self, rows: StoredRows) -> int:
-        """Return how many values it takes to turn the rows into records, for ``off_loop``."""
+        """Return how many values it takes to turn the rows into records, for ``hop``."""
         effort = len(rows.ids) * (len(rows.fields) + 4)
-        if rows.payloads is not None and effort <= LITTLE:
+        if rows.payloads is not None and effort <= INLINE_LIMIT:
             effort += sum(len(text) for text in rows.payloads if text) // _CHARACTERS_A_VALUE
         return effort
 
@@ -190,9 +190,9 @@ async def selection_of(
         )  # fmt: skip
 
     effort = len(select or ())
-    if select is not None and effort <= LITTLE:
+    if select is not None and effort <= INLINE_LIMIT:
         effort += sum(len(name) for name in select if isinstance(name, str)) // _NAME_A_VALUE
-    return await off_loop(effort, chosen)
+    return await hop(effort, chosen)
 
 
 # Keys in an order, characters of one, and names in a key of the payload: LanceDB's parser goes some

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from .._model.arrays import Float32Array
 from .._model.arrow import check_array, is_number, one_array, plain
 from .._model.schema import Schema
-from ..backend.pool import LITTLE, NUMBERS_A_VALUE
+from ..backend.threads import INLINE_LIMIT
+from ..backend.weight import NUMBERS_A_VALUE
 from ..errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
 from .arguments import is_iterable, read_all
 from .columns import Place, encodable
@@ -38,9 +39,9 @@ def kept_query(given: Any) -> Any:
 
     What is large is read in a thread in any case, and its caller must leave it alone meanwhile.
     """
-    if type(given) is list and len(given) <= LITTLE:
+    if type(given) is list and len(given) <= INLINE_LIMIT:
         return list(given)
-    if type(given) is np.ndarray and given.size <= NUMBERS_A_VALUE * LITTLE:
+    if type(given) is np.ndarray and given.size <= NUMBERS_A_VALUE * INLINE_LIMIT:
         return given.copy()
     return given
 
@@ -83,13 +84,13 @@ def _refuse_long(vector: Any, schema: Schema) -> None:
         if schema.embed is None and (vector is None or isinstance(vector, str)):
             reason += "; the table makes no vectors of texts, since its schema has no embed"
         raise InvalidVectorError(reason)
-    if isinstance(vector, np.ndarray) and vector.ndim != 1 and vector.size > LITTLE:
+    if isinstance(vector, np.ndarray) and vector.ndim != 1 and vector.size > INLINE_LIMIT:
         raise InvalidVectorError("is not a flat sequence of numbers")
     try:
         length = len(vector)
     except Exception:  # noqa: BLE001 - any class may be a vector; its conversion names the fault
         return
-    if length > max(LITTLE, schema.dim):
+    if length > max(INLINE_LIMIT, schema.dim):
         raise DimensionMismatchError(schema.dim, length)
 
 

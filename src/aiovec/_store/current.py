@@ -17,8 +17,7 @@ from ..backend.conditions import TableChangedError, state_of, wanted_state
 from ..backend.contract import Backend, StaleTableError, TableHandle, moves_of
 from ..backend.limits import Gate
 from ..backend.marks import MOVED, MoveMark
-from ..backend.pool import in_thread
-from ..backend.threads import to_its_end
+from ..backend.threads import in_thread, to_its_end
 from ..errors import (
     DimensionMismatchError,
     FilterError,

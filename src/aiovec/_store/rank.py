@@ -21,7 +21,7 @@ from .._model.arrays import Float64Array
 from .._model.records import Hit, Rank
 from .._model.schema import Metric
 from ..backend.contract import Found
-from ..backend.pool import off_loop as hop
+from ..backend.threads import hop
 from ..backend.weight import weight
 from ..errors import AiovecError, InvalidArgumentError, shown
 

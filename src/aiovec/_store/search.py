@@ -36,7 +36,7 @@ from ..backend.contract import (
     VectorQuery,
 )
 from ..backend.limits import current_deadline
-from ..backend.pool import off_loop as hop
+from ..backend.threads import hop
 from ..backend.weight import weight
 from ..errors import AiovecError, FilterError, InvalidArgumentError, UnsupportedError
 from .rank import (

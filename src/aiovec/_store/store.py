@@ -102,9 +102,7 @@ from ..backend.contract import (
 )
 from ..backend.limits import Deadline, current_deadline, renewed
 from ..backend.locate import path_of_copy
-from ..backend.pool import in_thread
-from ..backend.pool import off_loop as hop
-from ..backend.threads import FORKED
+from ..backend.threads import FORKED, hop, in_thread
 from ..backend.weight import weight
 from ..errors import (
     AiovecError,

@@ -19,7 +19,7 @@ from ..backend.conditions import is_retried
 from ..backend.contract import Backend, Columns, TableHandle, moves_of
 from ..backend.keys import WriteKey
 from ..backend.limits import renewed
-from ..backend.pool import off_loop as hop
+from ..backend.threads import hop
 from ..backend.weight import weight
 from ..errors import DuplicateIdError, EmbeddingError, OutcomeUnknownError
 from .current import Engine

@@ -14,7 +14,7 @@ from .._input.rows import CheckedRows
 from .._model.schema import Schema
 from .._store.store import VectorStore
 from ..backend.foreign import Chunk, ForeignTable, Reject
-from ..backend.pool import in_thread
+from ..backend.threads import in_thread
 from ..errors import (
     AiovecError,
     ConfigError,

@@ -15,7 +15,7 @@ from .._input.selection import select_columns
 from .._input.types import Where
 from .._model.schema import Schema
 from .._store.store import VectorStore
-from ..backend.pool import in_thread
+from ..backend.threads import in_thread
 from ..errors import ConfigError
 from .formats import (
     SUFFIXES_WITHOUT_SCHEMA,

@@ -10,14 +10,13 @@ import asyncio
 import atexit
 import os
 import queue
-import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio.lowlevel import RunVar
@@ -251,122 +250,3 @@ async def to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
             task.exception()  # so that it does not count as never retrieved
         raise cancelled
     return task.result()
-
-
-# Until nothing uses them any more
-
-in_idle_thread = in_daemon_thread
-
-
-class PerLoop(Generic[_T]):
-    """A value for the running event loop; the one of the loop before is dropped.
-
-    ``replaced`` is called with a dropped value, on the loop that follows.
-    """
-
-    __slots__ = ("_loop", "_make", "_replaced", "_value")
-
-    def __init__(
-        self, make: Callable[[], _T], replaced: Callable[[_T], None] | None = None
-    ) -> None:
-        self._make = make
-        self._replaced = replaced
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._value: _T | None = None
-
-    def __call__(self) -> _T:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            before, self._value, self._loop = self._value, self._make(), loop
-            if before is not None and self._replaced is not None:
-                self._replaced(before)
-        return self._value  # type: ignore[return-value]  # it was made for this loop
-
-    def drop(self) -> _T | None:
-        """Return the value of the newest loop, if there is one, and forget it. Needs no loop."""
-        value, self._value, self._loop = self._value, None, None
-        return value
-
-
-class OneLoop:
-    """The event loop that uses a store now. ``target`` names the store in errors."""
-
-    __slots__ = ("_loop",)
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def enter(self, target: str) -> bool:
-        """Take the running loop for the store's; whether it is another than before.
-
-        AiovecError where that other one is still running, in another thread.
-        """
-        loop = asyncio.get_running_loop()
-        if loop is self._loop:
-            return False
-        if self._loop is not None and self._loop.is_running():
-            raise AiovecError(
-                f"the store {target} is in use by another event loop, which is running; open a "
-                "store for each loop, or use aiovec.sync, whose stores all threads may share"
-            )
-        before, self._loop = self._loop, loop
-        return before is not None
-
-
-class Nested(AsyncIterator[_T]):
-    """An async generator of which no event loop knows, nor of those that it iterates.
-
-    A loop that ends closes all that it knows at once: one that iterates another would find that
-    closing already, or be found so by it. Who iterates this one closes it.
-
-    One whose step is collected in the middle, as its loop was closed under it, is left as it is:
-    what it would await to clean up has no loop, and Python up to 3.12 takes it to be running on.
-    """
-
-    def __init__(self, generator: AsyncGenerator[_T, None]) -> None:
-        self._generator = generator
-        self._left = False
-
-    async def __anext__(self) -> _T:
-        try:
-            return await _Unknown(self._generator.__anext__)
-        except GeneratorExit:
-            self._left = True
-            raise
-
-    async def aclose(self) -> None:
-        if not self._left:
-            await _Unknown(self._generator.aclose)
-
-
-class _Unknown(Awaitable[_T]):
-    """A step of an async generator, to await once."""
-
-    def __init__(self, begin: Callable[[], Awaitable[_T]]) -> None:
-        self._begin = begin
-
-    def __await__(self) -> Generator[Any, Any, _T]:
-        steps: Any = None
-        error: BaseException | None = None
-        while True:
-            hooks = sys.get_asyncgen_hooks()
-            sys.set_asyncgen_hooks(firstiter=None, finalizer=_leave)
-            try:
-                if steps is None:
-                    steps = self._begin().__await__()
-                waited_for = steps.send(None) if error is None else steps.throw(error)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            finally:
-                sys.set_asyncgen_hooks(*hooks)
-                error = None
-            try:
-                yield waited_for
-            except GeneratorExit:
-                raise
-            except BaseException as exc:  # noqa: BLE001 - it is the generator's
-                error = exc
-
-
-def _leave(generator: object) -> None:
-    """Of one that is collected: whoever iterated it was collected with it."""
