@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aiovec.backend.contract import Backend
 from aiovec.backend.doctor import Finding
-from aiovec.backend.locate import is_url, local_path, path_of_url, scheme_of
+from aiovec.backend.locate import is_url, local_path, path_of_url
 from aiovec.backend.plugin import AddressKey, BackendPlugin, Location
 
 from .settings import LancedbSettings
@@ -39,7 +39,7 @@ class LancedbPlugin(BackendPlugin):
         return LancedbBackend(address, settings)
 
     def locate(self, target: str, base: Path | None = None) -> Location:
-        if scheme_of(target) == self.name:
+        if target.lower().startswith(f"{self.name}://"):
             target = path_of_url(target)
         address = local_path(target, base)
         if is_url(address):

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiovec.backend import MASK, redacted, secrets_in
+from aiovec.backend import redacted, secrets_in
 from aiovec.backend.locate import is_url
 from aiovec.errors import ConfigError
 
@@ -76,7 +76,7 @@ class StoreTarget:
 
     def connection_options(self, settings: LancedbSettings) -> dict[str, Any]:
         """Return the options for ``lancedb.connect_async``."""
-        if not self.in_memory and self.folder is None and f"://{MASK}@" in self.shown:
+        if not self.in_memory and self.folder is None and "://***@" in self.shown:
             # Lance takes such an address for a path and stores in a folder of that name.
             raise ConfigError(
                 f"{self.shown}: an address must not contain a user or a password; put credentials "

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from aiovec import REMOVE
 from aiovec._http.wire import Message, WireError, exported_batch, found_rows, stored_rows
 from aiovec._input.rows import effort_of
 from aiovec.backend import (
@@ -23,7 +24,6 @@ from aiovec.backend import (
     Float32Array,
     PayloadPatch,
     Ref,
-    Remove,
     Schema,
     Value,
     from_matrix,
@@ -195,7 +195,7 @@ class RemoteBackend(Backend):
             rows = pa.table({table.schema.vector: column})
         # As a text, in which no object of the user's is taken for one of the protocol's.
         changes = [
-            [list(path)] if isinstance(value, Remove) else [list(path), value]
+            [list(path)] if value is REMOVE else [list(path), value]
             for path, value in payload.changes
         ]
         effort = effort_of(dict(values)) + effort_of(changes)

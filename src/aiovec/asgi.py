@@ -1,4 +1,4 @@
-"""A store for web apps: opened with the app, closed with it, at hand in each request.
+"""A store for web apps: opened and closed with the app, and available in each request.
 
     from aiovec.asgi import add_error_handlers, get_store, lifespan
 
@@ -9,7 +9,7 @@
     async def search(query: Query, store: Annotated[VectorStore, Depends(get_store)]): ...
 
 It works with Starlette, FastAPI and Litestar (``Litestar(lifespan=[lifespan(...)])``), and with
-whatever else hands on the ASGI scope; no framework is imported here.
+every framework that passes on the ASGI scope; no framework is imported here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .backend.origin import PathText
 from .errors import ConfigError
 
 KEY = "aiovec_store"
-"""Under which name the store stands in the state of the app and of each request."""
+"""The name of the store in the state of the app and of each request."""
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
 
@@ -88,7 +88,7 @@ class Scoped(Protocol):
 
 
 class _GetStore:
-    """Gives the store to a request.
+    """Returns the store of a request.
 
     An object rather than a function for FastAPI, which reads a dependency's signature: only a
     parameter that is annotated with Starlette's class gets the request, and no other would serve
@@ -135,7 +135,7 @@ def _in_state(state: Any) -> Any:
 get_store = _GetStore()
 """The store that the app's ``lifespan`` opened: ``get_store(request)``, ``Depends(get_store)``.
 
-It takes a request, a web socket or the ASGI scope itself. ConfigError where no lifespan ran.
+It takes a request, a web socket or the ASGI scope itself. Raises ConfigError if no lifespan ran.
 """
 
 __all__ = ["add_error_handlers", "get_store", "lifespan"]

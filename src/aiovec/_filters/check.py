@@ -53,7 +53,7 @@ _MOST_ITEMS = 1_000
 
 
 def bind(where: object, schema: Schema) -> Expr | None:
-    """The tree that ``where`` means for tables of ``schema``; None where it is None.
+    """Return the tree of ``where`` for tables of ``schema``; None if it is None.
 
     ``where`` is an expression of ``F``, filter text, or a tree. In the tree that comes back every
     name is known, every literal has exactly its field's type (on a payload key: its own), and
@@ -129,7 +129,7 @@ class _Binder:
         if not kept:
             return _never(ref, kind)
         # IN is the OR of its equalities. On a payload key, those with a literal of another type
-        # than the value are null, so literals of each type stand apart.
+        # than the value are null, so the literals of each type make one IN.
         alike: dict[str, list[Value]] = {}
         for value in kept.values():
             alike.setdefault(_type_of(value), []).append(value)
@@ -173,7 +173,7 @@ class _Binder:
     def _item(
         self, leaf: Expr, ref: Ref, kind: Kind | Literal["payload"], value: Value, index: int
     ) -> Value | None:
-        """The literal as an item of the list; None where no item can equal it."""
+        """Return the literal as an item of the list; None if no item can equal it."""
         if kind == "payload":
             value = _fitted(ref, kind, value)
             self._check_value(leaf, ref, kind, value, index)
@@ -262,7 +262,7 @@ def _literal(value: Value) -> Value:
 
 
 def _fitting(value: Value, kind: str) -> Value | None:
-    """A literal in exactly the type of ``kind``; None where no value of the type equals it."""
+    """Return a literal in exactly the type of ``kind``; None if no value of the type equals it."""
     if kind == "int" and isinstance(value, float):
         return int(value) if value.is_integer() and _fits(int(value)) else None
     if kind == "float" and type(value) is int:
@@ -271,7 +271,7 @@ def _fitting(value: Value, kind: str) -> Value | None:
 
 
 def _kind_of(value: Value) -> str:
-    """The name of the kind of fields that hold such values."""
+    """Return the kind of the fields that hold such values."""
     if isinstance(value, str):
         return "text"
     return "datetime" if isinstance(value, datetime) else type(value).__name__
@@ -311,7 +311,7 @@ def _always(ref: Ref, kind: str) -> Expr:
 
 
 def _compare_int(ref: Ref, op: Operator, value: float) -> Expr:
-    """An int field against a fraction: the same truth, told with an int."""
+    """Compare an int field with a fraction by an int that has the same answers."""
     below, above = math.floor(value), math.ceil(value)
     match op:
         case "=" | "!=":
@@ -328,9 +328,9 @@ def _compare_int(ref: Ref, op: Operator, value: float) -> Expr:
 
 
 def _compare_float(ref: Ref, op: Operator, value: int) -> Expr:
-    """A float field against an int: the same truth, told with a float.
+    """Compare a float field with an int by a float that has the same answers.
 
-    Above 2**53 not every int is a float; then the floats on both sides of it say the same.
+    Above 2**53 not every int is a float; then the floats on both sides of it decide.
     """
     near = float(value)
     if int(near) == value:

@@ -30,7 +30,7 @@ from .tree import (
     negated,
 )
 
-# What a literal may be given as.
+# The types that a literal can be given as.
 Given = Value | date | UUID | Enum
 
 
@@ -82,7 +82,7 @@ class FieldRef(Combinable):
         return self._compare(">=", other)
 
     def in_(self, values: Iterable[Given]) -> Expr:
-        """Equal to one of ``values``; FALSE where there are none."""
+        """Equal to one of ``values``; FALSE without any."""
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
             raise FilterError(f"in_ takes a list of values, not {text.shown(values)}")
         checked = text.checked_values(values)
@@ -116,9 +116,9 @@ class FieldRef(Combinable):
         return negated(self.is_empty())
 
     def like(self, pattern: str, *, escape: str | None = None) -> Expr:
-        """``%`` stands for any text, ``_`` for one character; case counts.
+        """``%`` matches any text, ``_`` one character; case counts.
 
-        Behind ``escape``, a single character, every character stands for itself.
+        After ``escape``, a single character, every character is literal.
         """
         return self._like(pattern, escape, ignore_case=False)
 

@@ -141,7 +141,7 @@ class _Parser:
         return self._made(negated, expr, position) if isnot else expr
 
     def _truth(self) -> bool | None:
-        """Go on if TRUE or FALSE is next, and return which."""
+        """Move on if TRUE or FALSE is next, and return which."""
         if self.tokens.take_word("TRUE"):
             return True
         return False if self.tokens.take_word("FALSE") else None

@@ -1,4 +1,4 @@
-"""LIKE patterns with their wildcards told from literal characters, and case folding for ILIKE.
+"""LIKE patterns with their wildcards marked, and case folding for ILIKE.
 
 The case rule is Unicode's simple case folding: two characters are the same letter where the table
 below maps them to one. So a character matches one character, whatever the language and the text
@@ -17,17 +17,17 @@ from . import text as words
 
 # Lone surrogates, which no stored text and no pattern can hold.
 ANY_TEXT, ANY_CHARACTER = "\ud825", "\ud85f"
-"""The wildcards of a marked pattern, in which every other character is literal."""
+"""The wildcards of a marked pattern; every other character in it is literal."""
 
 ESCAPE = "\\"
-"""The escape of patterns that ``written`` gives."""
+"""The escape of patterns that ``written`` returns."""
 
 _MARKS = {ord("%"): ANY_TEXT, ord("_"): ANY_CHARACTER}
 _SPECIAL = re.compile(r"[%_\\]")
 
 
 def checked_escape(escape: object) -> str:
-    """The character of an ESCAPE, or FilterError."""
+    """Return the character of an ESCAPE, or raise FilterError."""
     character = words.checked_text(escape)
     if len(character) != 1:
         raise FilterError(f"ESCAPE takes a single character, not {words.shown(character)}")
@@ -35,9 +35,9 @@ def checked_escape(escape: object) -> str:
 
 
 def marked(pattern: str, escape: str | None = None) -> str:
-    """The pattern with marks in the place of its wildcards, and without its escapes.
+    """Return the pattern with marks in place of its wildcards, and without its escapes.
 
-    A character behind ``escape`` is literal, whatever it is. FilterError where none follows.
+    Any character after ``escape`` is literal. Raises FilterError if none follows.
     """
     if escape is None:
         return pattern.replace("%", ANY_TEXT).replace("_", ANY_CHARACTER)
@@ -50,15 +50,14 @@ def marked(pattern: str, escape: str | None = None) -> str:
         literal = next(rest, None)
         if literal is None:
             raise FilterError(
-                f"the pattern ends with its escape {words.shown(escape)}, behind which a character "
-                "is missing"
+                f"the pattern ends with its escape {words.shown(escape)}; a character must follow"
             )
         found.append(literal)
     return "".join(found)
 
 
 def written(pattern: str) -> tuple[str, str | None]:
-    """A marked pattern as users write it, and its escape; the inverse of ``marked``."""
+    """Return a marked pattern as users write it, and its escape; the inverse of ``marked``."""
     escape = ESCAPE if "%" in pattern or "_" in pattern else None
     if escape is not None:
         pattern = _SPECIAL.sub(r"\\\g<0>", pattern)
@@ -66,12 +65,12 @@ def written(pattern: str) -> tuple[str, str | None]:
 
 
 def fold_case(text: str) -> str:
-    """The text with each character in place of all that are the same letter."""
+    """Return the text with one character for all that are the same letter."""
     return text.lower() if text.isascii() else text.translate(_folded())
 
 
 def same_letter(character: str) -> str:
-    """The characters that are the same letter as this one, itself included, sorted."""
+    """Return the characters that are the same letter as this one, including itself, sorted."""
     return _letters().get(fold_case(character), character)
 
 

@@ -1,7 +1,7 @@
-"""The terms of AND and OR with NOT carried down to the conditions, for what compiles filters.
+"""The terms of AND and OR with NOT moved down to the conditions, for compilers of filters.
 
-``NOT (a AND b)`` is ``NOT a OR NOT b``, also where one of them is null, so a term comes with
-whether it is negated.
+``NOT (a AND b)`` is ``NOT a OR NOT b``, also if one of them is null, so each term comes with a
+flag that says if it is negated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def word_of(expr: And | Or, negate: bool) -> Word:
 
 
 def terms_of(expr: And | Or, negate: bool) -> Iterator[tuple[Expr, bool]]:
-    """The terms and whether each is negated; those joined by the same word are flattened."""
+    """Yield the terms and whether each is negated; those joined by the same word are flattened."""
     word = word_of(expr, negate)
     for item in expr.items:
         negated = negate
@@ -40,10 +40,10 @@ def terms_of(expr: And | Or, negate: bool) -> Iterator[tuple[Expr, bool]]:
 def merged(
     word: Word, terms: Iterable[tuple[Expr, bool]], *, kind_of: Callable[[Value], Hashable]
 ) -> list[tuple[Expr, bool]]:
-    """Comparisons with many values of one field as one IN: ``a = 1 OR a = 2``, or the opposite.
+    """Merge comparisons of one field with several values into one IN or NOT IN.
 
-    Values of one kind go together: those for which the IN is null exactly where each comparison
-    with one of them is.
+    ``a = 1 OR a = 2`` is one IN. Values of one kind go together: those for which the IN is null
+    exactly if each comparison is.
     """
     merged: list[tuple[Expr, bool]] = []
     places: dict[tuple[Ref, Hashable], int] = {}

@@ -16,11 +16,10 @@ from ..errors import FilterError
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
 MAX_TEXT = 1024 * 1024
-"""Bytes of a text in a filter, in UTF-8: a longer one would hold up the event loop while it is
-passed from hand to hand."""
+"""Bytes of a text in a filter, in UTF-8: a longer one would block the event loop."""
 
-# CONTAINS, STARTSWITH and TIMESTAMP are words of the language only where a name cannot stand, so
-# a field may have them as its name.
+# CONTAINS, STARTSWITH and TIMESTAMP are keywords only where no name can be, so a field can have
+# such a name.
 RESERVED = frozenset(("AND", "OR", "NOT", "IN", "BETWEEN", "IS", "NULL", "LIKE", "TRUE", "FALSE"))
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -31,7 +30,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def name(value: str) -> str:
-    """A name as it stands in filter text, quoted where it must be."""
+    """Return a name as filter text, quoted if it has to be."""
     if _PLAIN_NAME.match(value) and value.upper() not in RESERVED:
         return value
     return quoted(value)
@@ -42,12 +41,12 @@ def quoted(value: str) -> str:
 
 
 def reference(field: str, path: Sequence[str]) -> str:
-    # A word behind a dot is always a key, but quoting the reserved ones reads better.
+    # A word after a dot is always a key, but quoting the reserved ones reads better.
     return ".".join(map(name, (field, *path)))
 
 
 def literal(value: str | int | float | bool | datetime) -> str:
-    """A literal as it stands in filter text."""
+    """Return a literal as filter text."""
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, str):
@@ -58,14 +57,14 @@ def literal(value: str | int | float | bool | datetime) -> str:
 
 
 def shown(value: object) -> str:
-    """A value for an error message, cut short."""
+    """Return a value for an error message, cut short."""
     return errors.shown(value, 80)
 
 
 def checked_value(value: object) -> str | int | float | bool | datetime:
-    """A Python value as a literal of exactly one of our types, or FilterError.
+    """Return a Python value as a literal of exactly one of our types, or raise FilterError.
 
-    Subclasses and NumPy scalars become the plain types; a datetime is told in UTC.
+    Subclasses and NumPy scalars become the plain types, and a datetime one in UTC.
     """
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
         kind = getattr(getattr(value, "dtype", None), "kind", "")
@@ -108,7 +107,7 @@ def _no_literal(value: object) -> FilterError:
 
 
 def checked_values(values: Iterable[object]) -> tuple[str | int | float | bool | datetime, ...]:
-    """Python values as literals; many of one plain type, as ids are, are checked at once."""
+    """Return Python values as literals; many of one plain type are checked at once."""
     listed = values if isinstance(values, (list, tuple)) else list(values)
     kinds = set(map(type, listed))
     if kinds == {str} and all(map(str.isascii, listed)) and max(map(len, listed)) <= MAX_TEXT:
@@ -119,7 +118,7 @@ def checked_values(values: Iterable[object]) -> tuple[str | int | float | bool |
 
 
 def checked_text(value: object) -> str:
-    """A plain str that can be stored as UTF-8, or FilterError."""
+    """Return a plain str that can be stored as UTF-8, or raise FilterError."""
     if not isinstance(value, str):
         raise FilterError(f"{shown(value)} is not text")
     plain = str.__str__(value)
@@ -131,7 +130,7 @@ def checked_text(value: object) -> str:
 
 def check_length(text: str) -> None:
     """Raise FilterError if a text is too long for a filter."""
-    # No character takes more than four bytes, so most lengths tell it without counting them.
+    # No character takes more than four bytes, so most texts need no counting.
     if len(text) <= MAX_TEXT // 4:
         return
     if len(text) > MAX_TEXT or (
@@ -141,13 +140,13 @@ def check_length(text: str) -> None:
 
 
 def too_long(characters: int) -> str:
-    """Say that a text has too many characters for a filter."""
+    """Return the message for a text with too many characters."""
     most = MAX_TEXT // 2**20
     return f"a text of {characters:,} characters is too long: in a filter it has at most {most} MiB"
 
 
 def timestamp(value: str) -> datetime:
-    """The moment that RFC 3339 text names, or FilterError."""
+    """Return the moment of an RFC 3339 text, or raise FilterError."""
     if not _TIMESTAMP.match(value):
         raise FilterError(f"{shown(value)} is not a timestamp such as '2024-01-31T12:00:00.5Z'")
     try:
@@ -157,7 +156,7 @@ def timestamp(value: str) -> datetime:
 
 
 def moment_text(value: datetime) -> str:
-    """The text that stands for a moment in the payload. Texts of moments sort as the moments do."""
+    """Return the text of a moment in the payload. Such texts sort as the moments do."""
     return _in_utc(value).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 

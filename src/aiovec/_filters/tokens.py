@@ -52,7 +52,7 @@ class Token:
         return self.kind in ("number", "text", "timestamp") or self.word in ("TRUE", "FALSE")
 
     def literal(self) -> str | int | float | bool | datetime | None:
-        """The literal's value; None where this is no literal."""
+        """Return the literal's value; None if this is no literal."""
         if self.kind == "text":
             return words.checked_text(self.value)
         if self.kind == "number":
@@ -63,31 +63,31 @@ class Token:
 
 
 class Tokens:
-    """A text's tokens: ``next`` is the one that is looked at."""
+    """The tokens of a text; ``next`` is the current one."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self.next = self._cut(0)
 
     def advance(self) -> Token:
-        """Go on to the token behind ``next``; gives the one left behind."""
+        """Move on to the token after ``next``; return the one left."""
         token = self.next
         self.next = self._cut(token.position + len(token.text))
         return token
 
     def take(self, symbol: str) -> Token | None:
-        """Go on if ``symbol`` is next."""
+        """Move on if ``symbol`` is next, and return its token."""
         return self.advance() if self.next.kind == "symbol" and self.next.text == symbol else None
 
     def take_word(self, word: str) -> bool:
-        """Go on if the keyword ``word`` is next."""
+        """Move on if the keyword ``word`` is next, and return whether it was."""
         if self.next.word != word:
             return False
         self.advance()
         return True
 
     def after_next_is(self, symbol: str) -> bool:
-        """Return whether ``symbol`` stands behind ``next``."""
+        """Return whether ``symbol`` follows ``next``."""
         return self._cut(self.next.position + len(self.next.text)).text == symbol
 
     def fail(self, expected: str) -> NoReturn:
@@ -122,7 +122,7 @@ class Tokens:
         if kind == "number" and text[match.end() : match.end() + 1].isidentifier():
             raise FilterError(
                 "a number ends in a letter", text=text, position=match.end(),
-                expected="a space or an operator behind a number",
+                expected="a space or an operator after a number",
             )  # fmt: skip
         return Token(kind, position, found)
 

@@ -1,4 +1,4 @@
-"""Answers to errors for apps of one's own, in the way of each framework, without importing one."""
+"""Answers to errors in apps of FastAPI, Starlette and Litestar, without importing these."""
 
 from __future__ import annotations
 

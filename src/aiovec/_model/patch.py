@@ -29,7 +29,7 @@ REMOVE: Final = Remove()
 
 @dataclass(frozen=True, slots=True)
 class PayloadPatch:
-    """The changes of an update to the payload of each row: a value or REMOVE by a key's path.
+    """An update's changes to the payload of each row: a value or REMOVE by the path of a key.
 
     No path is the beginning of another one.
     """
@@ -38,18 +38,17 @@ class PayloadPatch:
 
     @classmethod
     def of(cls, keys: Mapping[str, Any]) -> PayloadPatch:
-        """The patch that sets keys of the payload itself."""
+        """Return the patch that sets keys of the payload itself."""
         return cls(tuple(((key,), value) for key, value in keys.items()))
 
     def __bool__(self) -> bool:
         return bool(self.changes)
 
     def apply(self, payload: str | None, id: str) -> str | None:
-        """Return the payload of the row ``id`` as it becomes, as JSON text, or None if it is empty.
+        """Return the new payload of the row ``id`` as JSON text, or None if it is empty.
 
-        A path leads through objects; those that are absent or null are made. InvalidRowError where
-        a value is to be set within something else. ValueError where ``payload`` is not a JSON
-        object.
+        A path leads through objects; absent and null ones are made. Raises InvalidRowError if a
+        value would be set within something else, ValueError if ``payload`` is no JSON object.
         """
         root = json.loads(payload) if payload else {}
         if type(root) is not dict:
@@ -88,7 +87,7 @@ def _remove(root: dict[str, Any], path: Path) -> None:
 
 
 def path_text(path: Path) -> str:
-    """The path as it is written in ``update``, ``select`` and filters."""
+    """Return the path as ``update``, ``select`` and filters write it."""
     return ".".join(["payload", *map(_key_text, path)])
 
 

@@ -1,4 +1,4 @@
-"""Secrets out of whatever is shown: targets, messages, errors with their causes, settings.
+"""Remove secrets from everything shown: targets, messages, errors with causes, settings.
 
 Users put secrets into the user or the query of a URL, into options such as ``storage_options``, and
 into environment variables. None of them may reach a message, a log, a report or a traceback.
@@ -16,7 +16,7 @@ MASK = "***"
 
 # At least two letters, for C:// is a drive of Windows.
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
-# Begins behind the scheme, which stays: so a long word is looked at once, not from each letter.
+# Begins after the scheme, which stays: so a long word is matched once, not from each letter.
 _URL_IN_TEXT = re.compile(r"(?<=[A-Za-z0-9+.-]{2})://[^\s'\"<>`]+")
 
 _NAME = re.compile(
@@ -24,7 +24,7 @@ _NAME = re.compile(
     r"|\bkey\b|_key\b|credential|signature|\bsig\b|\bsas\b|sas_|auth",
     re.IGNORECASE,
 )
-# What authorises by standing in an address or in an echoed header: a whole word, then its value.
+# Names of credentials in an address or in an echoed header: a whole word, then its value.
 _NAME_OF_PAIR = re.compile(r"(?<![\w-])([\w-]++)[\"']?\s*+[=:]")
 _AUTHORISES = re.compile(
     r"(?:sig|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token|token|api[-_]?key"
@@ -32,7 +32,7 @@ _AUTHORISES = re.compile(
     re.IGNORECASE,
 )
 _VALUE_OF_PAIR = re.compile(r"(\s*[\"']?)(?:(?:bearer|basic)\s+)?[^&\s\"'),}]+", re.IGNORECASE)
-# What a server repeats of a request that it could not verify.
+# The parts of a request that a server repeats if it could not verify it.
 _ECHO = re.compile(r"<(AWSAccessKeyId|StringToSign\w*|CanonicalRequest\w*|SignatureProvided)>[^<]*")
 
 # Options that say where and how, which a message may need.
@@ -45,7 +45,7 @@ _SHORTEST = 6
 
 
 def redacted(text: str) -> str:
-    """A target without the secrets that a URL may carry: its user, its query, its fragment."""
+    """Return a target without the secrets of a URL: its user, its query, its fragment."""
     url = URL.match(text)
     if url is None:
         return text
@@ -68,7 +68,7 @@ def names_secret(name: str) -> bool:
 
 
 def secrets_in(target: str, options: Mapping[str, str] | None = None) -> frozenset[str]:
-    """The secrets that a URL and its options hold, as they may come back in a message."""
+    """Return the secrets of a URL and its options, in the forms that a message may repeat."""
     found = _secrets_of_url(target)
     for name, value in (options or {}).items():
         found |= _secrets_of_url(value)
@@ -92,8 +92,8 @@ def _secrets_of_url(text: str) -> set[str]:
 
 
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:
-    """A message without the secrets that it repeats: known ones, those of the environment, and
-    what stands where a URL or a header has one."""
+    """Return a message without secrets: known ones, those of the environment, and the parts of
+    URLs and headers that hold one."""
     values = {*known, *_in_environment()}
     for secret in sorted((v for v in values if len(v) >= _SHORTEST), key=len, reverse=True):
         text = text.replace(secret, MASK)
@@ -118,7 +118,7 @@ def _in_environment() -> Iterable[str]:
 
 
 def cleaned(error: BaseException, known: Iterable[str] = ()) -> None:
-    """Take the secrets out of an error, its causes and its notes, in place."""
+    """Remove the secrets from an error, its causes and its notes, in place."""
     secrets = tuple(known)
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
@@ -144,7 +144,7 @@ def _cleaned_value(value: Any, known: Iterable[str]) -> Any:
 
 
 def shown_value(name: str, value: Any) -> Any:
-    """An option's value for a ``repr``: hidden where its name says so, else without a user."""
+    """Return an option's value for a ``repr``: hidden if its name says so, else without a user."""
     if isinstance(value, Mapping):
         return {key: shown_value(str(key), item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,7 @@
 """The query language of keyword search: from what a user types to clauses.
 
 Words, ``"exact phrases"``, ``-without``, ``field:word`` and ``prefix*``. Anything else is text, so
-no query is a syntax error: a quote that is not closed, a lone ``-`` or a colon behind a word that
+no query is a syntax error: a quote that is not closed, a lone ``-`` or a colon after a word that
 is no field separate words as punctuation does.
 """
 
@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from .._model.schema import Schema
 from ..errors import InvalidArgumentError
 
-# Every clause is looked up by itself, and a query is seldom longer than a paragraph.
+# Every clause is looked up by itself, and few queries are longer than a paragraph.
 _MOST_CLAUSES = 1_000
 _MOST_CHARACTERS = 100_000
-# Engines look at each row that has a word of a phrase once for each word of the phrase.
+# Engines read each row that has a word of a phrase once per word of the phrase.
 _MOST_PHRASE_WORDS = 1_000
 
 # NUL, halves of surrogate pairs and marks of direction, which pasted text has in front of words:
 # no engine stores the first two in a text, and none of them is seen by who typed the query.
 _UNSEEN = re.compile("[\0\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
-# A clause begins behind white space or a quote: the minus sign within a word is punctuation.
+# A clause begins after white space or a quote: the minus sign within a word is punctuation.
 _CLAUSE = re.compile(
     r"""
     (?P<minus>-(?=[^\s-]))?
@@ -56,7 +56,7 @@ class TextClause:
 
 
 def parse(text: str, schema: Schema) -> tuple[TextClause, ...]:
-    """Return the clauses of a query, each once, in their order; without any where no word is."""
+    """Return the clauses of a query, each once, in order; empty if it has no word."""
     if len(text) > _MOST_CHARACTERS:
         raise InvalidArgumentError("query", text, f"at most {_MOST_CHARACTERS:,} characters")
     found = tuple(dict.fromkeys(_clauses(_UNSEEN.sub(" ", text), schema)))
@@ -68,7 +68,7 @@ def parse(text: str, schema: Schema) -> tuple[TextClause, ...]:
 
 
 def check_phrases(text: str, clauses: Sequence[TextClause], schema: Schema) -> None:
-    """Raise InvalidArgumentError where the phrases of a query take too long to look for.
+    """Raise InvalidArgumentError if the phrases of a query take too long to search.
 
     Parts of a text, on an ngram table, have no words to count.
     """

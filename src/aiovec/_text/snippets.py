@@ -2,9 +2,9 @@
 
 A table in memory has the texts of some rows alone, so that one query serves all of them. FTS5
 compares each match of a text with every other one to choose its snippet, and cannot be
-interrupted meanwhile: a text of 1 MB that repeats a word takes it hours. So a long text is looked
-at in pieces, and the snippet is that of the best of them. And its snippets end at a NUL, so it gets
-another character in the place of each.
+interrupted: a text of 1 MB that repeats a word takes hours. So a long text is searched in pieces,
+and the snippet is that of the best one. FTS5 ends a snippet at a NUL, so it gets another character
+instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 SNIPPET_GAP = "…"
 _WORDS = 32
-# Bytes of a text, in UTF-8, beyond which it is looked at in pieces.
+# Bytes of a text, in UTF-8, above which it is searched in pieces.
 _LONG_TEXT = 4_000
 
 # No word has one of these in it either.
@@ -78,7 +78,7 @@ def snippets_of(
 
 
 def _is_long(text: str) -> bool:
-    """Return whether a text has to be looked at in pieces, or has NULs to be replaced."""
+    """Return whether a text has to be searched in pieces, or has NULs to be replaced."""
     return "\0" in text or (len(text) * 4 > _LONG_TEXT and len(text.encode()) > _LONG_TEXT)
 
 
@@ -94,7 +94,7 @@ def _snippet_of(
     """Return a part of a text with its matches between marks; None if no piece matches.
 
     ``match`` is a query of FTS5 for a table of these columns, of which ``column`` has the text.
-    The table is made anew, and gone afterwards.
+    The table exists only during the call.
     """
     stand_in = next((char for char in _CONTROLS if char not in text), _CONTROLS[0])
     # None of the text's own characters can be taken for these.
@@ -127,7 +127,7 @@ def _snippet_of(
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Give overlapping pieces, which begin and end between words where words are short."""
+    """Yield overlapping pieces, which begin and end between words if words are short."""
     start = 0
     while True:
         end = start + _PIECE

@@ -18,14 +18,20 @@ if TYPE_CHECKING:
 MEMORY = ":memory:"
 
 
+def _scheme_of(text: str) -> str | None:
+    """Return the scheme of a URL in lower case; None for a path."""
+    url = URL.match(text)
+    return None if url is None else url[1].lower()
+
+
 def locate(target: str, base: Path | None = None) -> Location:
     """Return the location that a target names: a path, or a URL of an installed backend.
 
-    A relative path counts from ``base``, or from the current folder. ConfigError if no backend
-    answers to the target, or the one that does says that nothing can be stored there.
+    A relative path counts from ``base``, or from the current folder. Raises ConfigError if no
+    backend accepts the target.
     """
     _check_text(target)
-    scheme = scheme_of(target)
+    scheme = _scheme_of(target)
     if scheme is None:
         return locate_path(target, base)
     return _plugin_for(scheme, target).locate(target, base)
@@ -37,8 +43,8 @@ def locate_path(path: str, base: Path | None = None) -> Location:
         if plugin.takes_paths:
             return plugin.locate(path, base)
     raise ConfigError(
-        "no installed backend stores at a path; is aiovec installed, or are only its sources on "
-        "the path? install it with: pip install aiovec",
+        "no installed backend stores at a path; if only aiovec's sources are on the path, install "
+        "it with: pip install aiovec",
         key="target",
     )
 
@@ -56,7 +62,7 @@ def locate_configured(
     text = settings.address(plugin)
     base = None if file is None else file.parent
     _check_text(text)
-    scheme = scheme_of(text)
+    scheme = _scheme_of(text)
     if scheme is None:
         return plugin.locate(text, base)
     meant = _plugin_for(scheme, text)
@@ -103,22 +109,17 @@ def _plugin_for(scheme: str, target: str) -> BackendPlugin:
     ]
     accepted = "a path, :memory:, " + ", ".join(f"{name}://" for name in known)
     raise ConfigError(
-        f"{redacted(target)}: no backend here answers to {scheme}://; a target is {accepted}",
+        f"{redacted(target)}: no installed backend has the scheme {scheme}://; a target is "
+        f"{accepted}",
         key="target",
         accepted=accepted,
     )
 
 
-def scheme_of(text: str) -> str | None:
-    """Return the scheme of a URL in lower case; None for a path."""
-    url = URL.match(text)
-    return None if url is None else url[1].lower()
-
-
 def path_of_url(text: str) -> str:
-    """Return the path in ``scheme://path``, taken as it is: no character of it is decoded.
+    """Return the path in ``scheme://path`` as it is: no character of it is decoded.
 
-    ConfigError where there is a user with a password, or no path.
+    Raises ConfigError if the URL has a user with a password, or no path.
     """
     scheme, _, rest = text.partition("://")
     scheme = scheme.lower()
@@ -129,21 +130,17 @@ def path_of_url(text: str) -> str:
             "a password",
             key="target", accepted=f"{scheme}:///path",
         )  # fmt: skip
-    path = _without_slash_before_drive(rest)
-    if not path:
+    if not rest:
         raise ConfigError(f"{redacted(text)}: names no path; write {scheme}:///path")
-    return path
-
-
-def _without_slash_before_drive(path: str) -> str:
-    """On Windows ``/C:/data`` means ``C:/data``."""
-    return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:([/\\]|$)", path) else path
+    if os.name == "nt" and re.match(r"/[A-Za-z]:([/\\]|$)", rest):
+        return rest[1:]  # on Windows, /C:/data is C:/data
+    return rest
 
 
 def path_of_copy(text: str, argument: str) -> str:
-    """The path of a backup: one may write it as the target that opens it.
+    """Return the path of a backup, which may be written as the target that opens it.
 
-    InvalidArgumentError for a URL that leads elsewhere: as a path it would mean a folder "s3:".
+    Raises InvalidArgumentError for a URL of another machine: as a path it would be a folder "s3:".
     """
     if not is_url(text):
         return text
@@ -151,20 +148,21 @@ def path_of_copy(text: str, argument: str) -> str:
     if location.path is None:
         raise InvalidArgumentError(
             argument, redacted(text),
-            "a path on this machine; a backup is brought elsewhere as any other folder or file",
+            "a path on this machine; copy a backup elsewhere like any other folder or file",
         )  # fmt: skip
     return str(location.path)
 
 
 def is_url(text: str) -> bool:
+    """Return whether a target is a URL, not a path."""
     return URL.match(text) is not None
 
 
 def local_path(text: str, base: Path | None = None) -> str:
     """Return the path as an absolute one, with ``~`` expanded.
 
-    A relative path counts from ``base``, or from the current folder; ConfigError where that was
-    removed. URLs and ``:memory:`` stay as they are.
+    A relative path counts from ``base``, or from the current folder; raises ConfigError if that
+    was removed. URLs and ``:memory:`` stay as they are.
     """
     if text == MEMORY or is_url(text):
         return text
@@ -183,5 +181,5 @@ def local_path(text: str, base: Path | None = None) -> str:
             f"{text} is relative to the current folder, which was removed; use an absolute path",
             accepted="an absolute path",
         ) from None
-    # A slash at the end tells a directory that is not there yet.
+    # A slash at the end marks a directory that does not exist yet.
     return path + os.sep if trailing and not path.endswith(os.sep) else path

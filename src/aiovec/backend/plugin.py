@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a store lies."""
+    """Where a store keeps its data."""
 
     backend: str
     address: str = field(repr=False)  # may hold secrets
     """An absolute path, or a URL: the argument of ``BackendPlugin.create``."""
 
     path: Path | None = None
-    """The file or folder on this machine; None for a store that lies elsewhere, or in memory."""
+    """The file or folder on this machine; None for a store elsewhere, or in memory."""
 
     folder: Path | None = None
-    """The folder that holds the store's files; None where ``path`` is None."""
+    """The folder with the store's files; None if ``path`` is None."""
 
     in_memory: bool = False
     """The store keeps nothing, and no other process can see it."""
@@ -42,7 +42,7 @@ class Location:
         return redacted(self.address)
 
     def same_as(self, other: Location) -> bool:
-        """Return whether both are one place. Reads the disk."""
+        """Return whether both are the same place. Reads the disk."""
         if self.backend != other.backend or (self.path is None) != (other.path is None):
             return False
         if self.path is None or other.path is None:
@@ -67,7 +67,7 @@ class BackendPlugin(ABC):
     """The backend's name: in the TOML, as a URL scheme, and as the entry point's name."""
 
     schemes: ClassVar[tuple[str, ...]] = ()
-    """The URL schemes that it answers to besides its name."""
+    """The URL schemes that it accepts besides its name."""
 
     takes_paths: ClassVar[bool] = False
     """A target without a scheme, a path, means this backend. Only one backend may say so."""
@@ -79,7 +79,7 @@ class BackendPlugin(ABC):
     """The key in ``[retrieval]`` with its address; None means ``url`` in its own section."""
 
     delegates: ClassVar[frozenset[str]] = frozenset()
-    """Backends whose URLs may stand in ``address_key`` too; such a URL opens that backend."""
+    """Backends whose URLs ``address_key`` also accepts; such a URL opens that backend."""
 
     requires: ClassVar[tuple[str, ...]] = ()
     """The modules that an extra brings and without which no store can be opened."""
@@ -103,20 +103,20 @@ class BackendPlugin(ABC):
 
         ``target`` is a URL with one of the schemes or, if ``takes_paths``, a path; a value of
         ``address_key`` may always be a path. Relative paths count from ``base``, or from the
-        current folder. Raises ConfigError for a target that cannot be a store. May look at the
-        disk, and makes nothing.
+        current folder. Raises ConfigError for a target that cannot be a store. May read the disk,
+        and creates nothing.
         """
         return Location(self.name, target)
 
     def locate_configured(self, settings: Any, file: Path | None) -> Location | None:
-        """Return the location if other settings than the address say it.
+        """Return the location if settings other than the address give it.
 
         ``settings`` is the ``[retrieval]`` of the TOML file ``file``.
         """
         return None
 
     def exists(self, location: Location) -> bool:
-        """Return whether a store may exist there, so that opening it makes nothing new."""
+        """Return whether a store may exist there, so that opening it creates nothing."""
         return location.path is None or location.path.exists()
 
     def scratch(self, location: Location) -> str | None:
@@ -126,8 +126,8 @@ class BackendPlugin(ABC):
     def claims(self, folder: Path) -> str | None:
         """Return the target that opens a folder as this backend's store; None if it is no store.
 
-        Called before a path is taken for a new store of the backend that takes paths. Where
-        nothing is there, its name may tell.
+        Called before a path becomes a new store of the backend that takes paths. If the folder
+        does not exist, its name may decide.
         """
         return None
 

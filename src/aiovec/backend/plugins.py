@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -29,8 +29,8 @@ KEYS = frozenset({"backend", "dim", "server", "embedders"})
 def installed(group: str) -> Mapping[str, metadata.EntryPoint]:
     """Return the entry points of a group, sorted by name.
 
-    Of two with one name the first on the path counts, as it does for modules. They are read again
-    once a package was installed or removed, or the path has changed.
+    Of two with one name, the first on the path wins, as with modules. They are read again after a
+    package was installed or removed, or the path has changed.
     """
     return _entry_points(group, tuple((place, _changed(place)) for place in sys.path))
 
@@ -42,12 +42,12 @@ def _changed(place: str) -> int:
         return 0
 
 
-# Opening one store asks several times, and each reading takes milliseconds: a file a package.
+# Opening a store needs them several times, and reading them takes milliseconds: a file per package.
 @lru_cache(maxsize=8)
 def _entry_points(
     group: str, places: tuple[tuple[str, int], ...]
 ) -> Mapping[str, metadata.EntryPoint]:
-    from importlib import metadata  # reads slowly, so not where aiovec is imported
+    from importlib import metadata  # a slow import, so not when aiovec is imported
 
     found: dict[str, metadata.EntryPoint] = {}
     for entry_point in metadata.entry_points(group=group):
@@ -90,28 +90,22 @@ def backends() -> list[InstalledBackend]:
 
 
 def _loaded(name: str, entry_point: metadata.EntryPoint) -> InstalledBackend:
-    broken = InstalledBackend(name, entry_point, None)
-    if name in KEYS:
-        taken = broken.unusable(f"retrieval.{name} is a key of every TOML file")
-        return InstalledBackend(name, entry_point, None, taken)
+    found = InstalledBackend(name, entry_point, None)
+    error: ConfigError | BackendNotInstalledError
     try:
+        if name in KEYS:
+            raise ValueError(f"retrieval.{name} is a key of every TOML file")
         made = entry_point.load()
         if isinstance(made, type) and issubclass(made, BackendPlugin) and made.name == name:
-            return InstalledBackend(name, entry_point, _plugin(made))
+            return replace(found, plugin=_plugin(made))
+        raise TypeError(f"it is no subclass of BackendPlugin whose name is {name!r}")
     except ModuleNotFoundError as exc:
-        missing = BackendNotInstalledError(name, broken.install)
-        missing.__cause__ = exc
-        return InstalledBackend(name, entry_point, None, missing)
+        error = BackendNotInstalledError(name, found.install)
+        error.__cause__ = exc
     except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
-        unusable = broken.unusable(exc)
-        unusable.__cause__ = exc
-        return InstalledBackend(name, entry_point, None, unusable)
-    return InstalledBackend(
-        name,
-        entry_point,
-        None,
-        broken.unusable(f"it is no subclass of BackendPlugin whose name is {name!r}"),
-    )
+        error = found.unusable(exc)
+        error.__cause__ = exc
+    return replace(found, error=error)
 
 
 @lru_cache(maxsize=64)
@@ -134,8 +128,8 @@ def backend_names() -> list[str]:
 def plugin_of(name: str) -> BackendPlugin:
     """Return the plugin of a backend.
 
-    BackendNotInstalledError if a module of it is missing, ConfigError if no backend has this name
-    or its entry point names no plugin.
+    Raises BackendNotInstalledError if a module of it is missing, ConfigError if no backend has
+    this name or its entry point names no plugin.
     """
     return _backend(name).usable()
 
@@ -145,10 +139,8 @@ def _backend(name: str) -> InstalledBackend:
     for backend in found:
         if backend.name == name:
             return backend
-    accepted = ", ".join(backend.name for backend in found)
-    raise ConfigError(
-        f"there is no backend {name!r}; the backends are: {accepted}", accepted=accepted
-    )
+    names = ", ".join(backend.name for backend in found)
+    raise ConfigError(f"there is no backend {name!r}; the backends are: {names}", accepted=names)
 
 
 def create_backend(
@@ -156,9 +148,9 @@ def create_backend(
 ) -> Backend:
     """Return the backend of a location, not open yet.
 
-    BackendNotInstalledError if it, or a module that it needs, is missing; ConfigError if nothing
-    has this name or the plugin gives no backend; UnsupportedError if ``read_only`` is wanted and
-    the backend cannot promise that.
+    Raises BackendNotInstalledError if it, or a module that it needs, is missing; ConfigError if no
+    backend has this name or the plugin gives none; UnsupportedError if the backend has no
+    ``read_only``.
     """
     installed_backend = _backend(location.backend)
     plugin = installed_backend.usable()

@@ -115,7 +115,7 @@ class ServerSettings(Section):
         default=300.0,
         gt=0,
         le=86_400,
-        description="Seconds that a client may take to read a part of an answer, some 100 KiB to a "
+        description="Seconds that a client may take to read a part of an answer, 100 KiB to a "
         "few MiB.",
     )
     keep_alive: float = PydanticField(
