@@ -171,7 +171,10 @@ class Reembedding(Transform):
             try:
                 async with cast("asyncio.Semaphore", self._calls):
                     return await self._call(
-                        list(texts), "document", lambda given: _checked(given, len(texts), dim)
+                        list(texts),
+                        "document",
+                        lambda given: _checked(given, len(texts), dim),
+                        len(texts) * dim,
                     )
             except AiovecError:
                 raise

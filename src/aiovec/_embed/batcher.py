@@ -19,7 +19,7 @@ import numpy as np
 
 from .._model.arrays import Float32Array
 from .._model.schema import Schema
-from ..backend.threads import in_daemon_thread, in_thread
+from ..backend.threads import hop, in_daemon_thread
 from ..errors import AiovecError, DimensionMismatchError, EmbeddingError, ModelMismatchError
 from .answers import checked_matrix
 from .calling import Caller, is_async
@@ -33,8 +33,8 @@ _GATHERING = 0.005
 # Seconds between tries: doubled each time, and up to half less at random, so that the clients that
 # a busy service refused do not come back at the same moment.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
-# Numbers of an answer and characters of texts that the event loop may work on: under 1 ms.
-_FEW_NUMBERS, _FEW_CHARACTERS = 16_384, 65_536
+# These take as long as one Python value: numbers of a list, numbers of an array, characters.
+_NUMBERS, _NUMBERS_OF_AN_ARRAY, _CHARACTERS = 16, 256, 512
 # Bytes of an entry of the cache besides its numbers: a key, an array, a place in the dict.
 _OVERHEAD = 400
 
@@ -101,8 +101,8 @@ class Batcher:
 
         If cancelled, drop its texts; what is under way for other calls goes on.
         """
-        few = sum(map(len, texts)) + 64 * len(texts) <= _FEW_CHARACTERS
-        keys = _keys(texts, kind) if few else await in_thread(_keys, texts, kind)
+        weight = len(texts) + sum(map(len, texts)) // _CHARACTERS
+        keys = await hop(weight, _keys, texts, kind)
         if self._closed is not None:
             raise self._closed()
         found = {key: vector for key in keys if (vector := self._cached(key)) is not None}
@@ -113,8 +113,7 @@ class Batcher:
         if missing:
             found |= await self._asked(texts, missing, kind)
         rows = [found[key] for key in keys]
-        few = len(rows) * self.dim <= _FEW_NUMBERS
-        return np.stack(rows) if few else await in_thread(np.stack, rows)
+        return await hop(len(rows) * self.dim // _NUMBERS_OF_AN_ARRAY, np.stack, rows)
 
     def close(self, error: Callable[[], AiovecError]) -> None:
         """End the calls under way with an error; later calls raise it too."""
@@ -289,12 +288,12 @@ class Batcher:
         limits = self._limits
         prefix = limits.query_prefix if kind == "query" else limits.document_prefix
         finish = partial(checked_matrix, count=len(texts), dim=self.dim)
-        inline = len(texts) * self.dim <= _FEW_NUMBERS
+        weight = len(texts) * self.dim // _NUMBERS
         failure: Failure
         try:
             async with asyncio.timeout(seconds) as timer:
                 given = [prefix + text for text in texts]
-                matrix = await self._caller(given, kind, finish, inline=inline)
+                matrix = await self._caller(given, kind, finish, weight)
         except asyncio.CancelledError:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
-from ..backend.threads import NoThreadError, in_daemon_thread, in_thread
+from ..backend.threads import NoThreadError, hop, in_daemon_thread, in_thread
 from .protocol import Purpose
 
 _T = TypeVar("_T")
@@ -28,20 +28,19 @@ class Caller:
         self._places = asyncio.Semaphore(at_once)
 
     async def __call__(
-        self, texts: list[str], kind: Purpose, finish: Callable[[Any], _T], *, inline: bool = False
+        self, texts: list[str], kind: Purpose, finish: Callable[[Any], _T], weight: int
     ) -> _T:
-        """Return what ``finish`` makes of the embedder's answer.
+        """Return what ``finish``, work of this ``weight``, makes of the embedder's answer.
 
-        It runs in a thread, unless it is short enough to be called ``inline``. The list of texts
-        becomes the embedder's own.
+        The list of texts becomes the embedder's own.
         """
         call = partial(self._embedder, texts, **({"kind": kind} if self._takes_kind else {}))
         if not self.is_async:
             return await self._in_thread(lambda: finish(call()))
         answer = await call()
-        if inline and not isinstance(answer, Iterator):  # which may compute its vectors lazily
-            return finish(answer)
-        return await in_thread(finish, answer)
+        if isinstance(answer, Iterator):  # which may compute its vectors when it is read
+            return await in_thread(finish, answer)
+        return await hop(weight, finish, answer)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         """Return the result of the work.
