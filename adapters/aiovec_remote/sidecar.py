@@ -99,7 +99,7 @@ class Sidecar:
 
     def _searched(self) -> RunningServer:
         folder = self._folder
-        settings = load_settings(self._config).retrieval.server
+        settings = load_settings(self._config).server
         patience = settings.start_timeout + settings.shutdown_timeout + _HEALTH
         with folder.searching() as search:
             began = time.monotonic()

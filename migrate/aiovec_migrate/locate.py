@@ -110,7 +110,7 @@ def locate(text: PathText | None, config: PathText | None) -> Located:
             f"configure the store in the TOML file and name its backend, {location.backend}"
         )
     file = config_file(config) if named or config is not None else None
-    settings = load_settings(file).retrieval
+    settings = load_settings(file)
     configured = "" if not named else settings.backend if text is None else str(text)
     return Located(location, configured, settings)
 

@@ -37,7 +37,7 @@ def toml(tmp_path: Path) -> Toml:
 
 
 def retrieval(file: Path | None) -> Any:
-    return load_settings(file).retrieval
+    return load_settings(file)
 
 
 def fault(file: Path | None) -> ConfigError:

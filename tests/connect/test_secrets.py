@@ -177,10 +177,9 @@ def test_a_place_that_cannot_be_reached(config: Path, caplog: pytest.LogCaptureF
 
 
 def test_what_settings_and_openings_show(config: Path) -> None:
-    loaded = load_settings(config)
-    retrieval: Any = loaded.retrieval
+    retrieval: Any = load_settings(config)
     for one in (
-        loaded, retrieval, retrieval.lancedb, aiovec.connect(config=config),
+        retrieval, retrieval.lancedb, aiovec.connect(config=config),
         aiovec.connect(TARGETS[0]),
     ):  # fmt: skip
         check(repr(one), str(one), f"{[one]}")

@@ -14,8 +14,12 @@ import pytest
 PACKAGE = '''
 """Tables in one JSON file a folder: slow, small, and not ours."""
 
-from aiovec.backend import BackendPlugin, BackendSettings, Finding, Location, path_of_url
 from pathlib import Path
+
+from aiovec.backend.doctor import Finding
+from aiovec.backend.locate import path_of_url
+from aiovec.backend.plugin import BackendPlugin, Location
+from aiovec.backend.settings import BackendSettings
 
 
 class DrawerSettings(BackendSettings):
@@ -49,7 +53,7 @@ class DrawerPlugin(BackendPlugin):
 STORE = '''
 from pathlib import Path
 
-from aiovec.backend import plugin_of
+from aiovec.backend.plugins import plugin_of
 from aiovec_sqlite import SqliteBackend
 
 

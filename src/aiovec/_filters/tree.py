@@ -355,22 +355,6 @@ def _joined(kind: type[And] | type[Or], items: Iterable[Expr], *, empty: bool) -
     return kind(tuple(flat), _checked_depth(depth + 1), check_literals(literals))
 
 
-def characters_of(expr: Expr) -> int:
-    """Return the number of characters in the texts of a condition."""
-    match expr:
-        case And(items) | Or(items):
-            return sum(map(characters_of, items))
-        case Not(item) | IsTrue(item):
-            return characters_of(item)
-        case Like(_, given) | StartsWith(_, given):
-            return len(given)
-        case Compare(_, _, str(given)) | Contains(_, str(given)):
-            return len(given)
-        case In(_, values) | EqualsList(_, values):
-            return sum(len(value) for value in values if isinstance(value, str))
-    return 0
-
-
 def check_literals(count: int) -> int:
     """Return the count, or raise FilterError if a filter cannot hold so many literals."""
     if count > MAX_LITERALS:

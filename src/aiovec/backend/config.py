@@ -12,7 +12,6 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -60,7 +59,7 @@ class RetrievalSettings(Section):
     backend: Annotated[str, BeforeValidator(_known_backend)] = PydanticField(
         default="sqlite",
         description="The name of the backend in use; it must be installed.\n"
-        "Changing this line is the whole switch: stores opened from this file follow it.",
+        "Changing this line is the whole switch: it counts when a store is opened from this file.",
     )
     dim: int = PydanticField(
         default=768,
@@ -151,32 +150,7 @@ def _document_model(usable: tuple[BackendPlugin, ...], broken: tuple[str, ...]) 
     )
 
 
-Stamp = tuple[int, int, int, int]
-"""Figures that change when a file is written or replaced."""
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
-
-
-def stamp_of(file: Path) -> Stamp | None:
-    """Return the stamp of a file as it is now; None if it cannot be read."""
-    try:
-        return _stamp(file.stat())
-    except OSError:
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedSettings:
-    """Settings, the file they came from, and its stamp when it was read."""
-
-    retrieval: RetrievalSettings
-    file: Path | None
-    stamp: Stamp | None
-
-
-def load_settings(config: Path | None) -> LoadedSettings:
+def load_settings(config: Path | None) -> RetrievalSettings:
     """Return the settings of a TOML file, or of none, with the environment over them.
 
     The addresses of the backends are as they were given; ``locate_configured`` resolves them.
@@ -184,10 +158,9 @@ def load_settings(config: Path | None) -> LoadedSettings:
     """
     _check_environment()
     document: dict[str, Any] = {}
-    stamp = None
     model = document_model()
     if config is not None:
-        document, stamp = _read(config)
+        document = _read(config)
         # Strictly, since TOML has types: only the text of the environment is converted.
         settings = _validated(model, document, strict=True, place=str(config))
     if config is None or any(_variables()):
@@ -198,7 +171,7 @@ def load_settings(config: Path | None) -> LoadedSettings:
         keys = local_path(server.api_keys_file, Path(os.path.abspath(config)).parent)
         server = server.model_copy(update={"api_keys_file": keys})
         retrieval = retrieval.model_copy(update={"server": server})
-    return LoadedSettings(retrieval, config, stamp)
+    return retrieval
 
 
 def embedder_section(name: str, given: Mapping[str, object]) -> EmbedderSettings:
@@ -344,12 +317,9 @@ def _check_environment() -> None:
             )  # fmt: skip
 
 
-def _read(file: Path) -> tuple[dict[str, Any], Stamp]:
+def _read(file: Path) -> dict[str, Any]:
     try:
-        with file.open("rb") as stream:
-            # Of the open file and before reading it, so that a change while it is read is seen.
-            stamp = _stamp(os.fstat(stream.fileno()))
-            content = stream.read()
+        content = file.read_bytes()
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
         if isinstance(exc, PermissionError) and file.is_dir():  # as Windows reports it
@@ -357,7 +327,7 @@ def _read(file: Path) -> tuple[dict[str, Any], Stamp]:
         raise ConfigError(f"{file}: cannot be read: {reason}", file=str(file)) from exc
     try:
         # Some editors of Windows put a mark before the text, which TOML does not know.
-        return tomllib.loads(content.decode("utf-8-sig")), stamp
+        return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
         problem = f"is not UTF-8 text (line {line})"

@@ -103,7 +103,7 @@ class Origin:
         if self._file is None:
             # Once, so that a change of the current folder does not lead elsewhere.
             self._file = self._config_file()
-        retrieval = load_settings(self._file).retrieval
+        retrieval = load_settings(self._file)
         if self._target is not None:
             return _located(self._target), retrieval, ""
         wanted = backend or self._backend or retrieval.backend

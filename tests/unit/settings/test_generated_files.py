@@ -35,7 +35,7 @@ def test_the_sample_has_every_key_with_its_default_and_an_explanation() -> None:
 
 
 def test_the_sample_loads() -> None:
-    loaded = load_settings(SAMPLE).retrieval
+    loaded = load_settings(SAMPLE)
     assert loaded.model_dump() == retrieval_model()().model_dump()
 
 
