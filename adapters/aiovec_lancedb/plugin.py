@@ -31,7 +31,6 @@ class LancedbPlugin(BackendPlugin):
         'It needs: pip install "aiovec[lancedb]"',
     )
     delegates = frozenset({"remote"})
-    demo_path = "aiovec-demo.lance"
 
     def create(self, address: str, settings: LancedbSettings) -> Backend:
         from .store import LancedbBackend

@@ -16,7 +16,7 @@ import typer
 
 from aiovec._cli.output import one_line
 from aiovec._cli.run import failing_clearly
-from aiovec._cli.stores import AsJson, Config, Store, open_or_create, source_of
+from aiovec._cli.stores import AsJson, Config, Store, open_origin, origin_of
 from aiovec.errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
@@ -36,9 +36,8 @@ Host = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Address to listen at. One that other machines reach needs an API key. "
-        "Default: 127.0.0.1, or the TOML file's.",
-        show_default=False,
+        help="Address to listen on. An address that other machines can reach needs an API key. "
+        "Default: that of the TOML file, or else 127.0.0.1.",
     ),
 ]
 Port = Annotated[
@@ -46,21 +45,17 @@ Port = Annotated[
     typer.Option(
         min=0,
         max=65_535,
-        help="Port to listen at; 0 takes a free one. Default: 4002, or the TOML file's.",
-        show_default=False,
+        help="Port to listen on; 0 takes a free one. Default: that of the TOML file, or else 4002.",
     ),
 ]
 AllowWrites = Annotated[
-    bool, typer.Option("--allow-writes", help="Let the page at / delete rows and optimize tables.")
+    bool, typer.Option("--allow-writes", help="Let the web page delete rows and optimize tables.")
 ]
-ReadOnly = Annotated[bool, typer.Option("--read-only", help="Refuse every call that writes.")]
+ReadOnly = Annotated[bool, typer.Option("--read-only", help="Refuse all writes.")]
 IdleTimeout = Annotated[
     float | None,
     typer.Option(
-        metavar="SECONDS",
-        min=0.1,
-        help="Stop after this time without a request. Default: never.",
-        show_default=False,
+        metavar="SECONDS", min=0.1, help="Stop after this long without a request. Default: never."
     ),
 ]
 Shared = Annotated[
@@ -90,13 +85,14 @@ def serve(
     json: AsJson = False,
     sidecar: Shared = False,
 ) -> None:
-    """Serve a store over HTTP, to other machines and languages, and as a page at /.
+    """Serve a store over HTTP, with a REST API and a web page at /.
 
-    SIGTERM and Ctrl+C stop it: calls in progress end first. A second signal stops it at once.
+    SIGTERM and Ctrl+C stop the server after the calls in progress. A second signal stops it at
+    once.
     """
     _check_installed()
     _open_standard_streams()
-    retrieval = source_of(store, config).settings()
+    retrieval = origin_of(store, config).settings()
     server = retrieval.server
     settings = server.model_copy(
         update={
@@ -213,7 +209,7 @@ def _source(
     if name:
         source = Origin(None, config, backend=name, read_only=settings.read_only)
     else:
-        source = source_of(store, config, read_only=settings.read_only)
+        source = origin_of(store, config, read_only=settings.read_only)
     if source.location().backend == _REMOTE:
         raise ConfigError(
             f"{source.location()} is served by another server already; name the backend to serve "
@@ -256,7 +252,7 @@ async def _serve(
 
     room = room_for_connections(settings.max_connections)
     settings = settings.model_copy(update={"max_connections": room})
-    store = await unless(stop, open_or_create(source))
+    store = await unless(stop, open_origin(source))
     if store is None:
         return
     async with store:

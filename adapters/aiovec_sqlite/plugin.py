@@ -35,7 +35,6 @@ class SqlitePlugin(BackendPlugin):
         "The file of the SQLite backend, or a folder that holds vectors.sqlite.\n"
         'A path without a suffix is a folder. ":memory:" keeps nothing on disk.',
     )
-    demo_path = "aiovec-demo.db"
 
     def create(self, address: str, settings: SqliteSettings) -> Backend:
         from .store import SqliteBackend

@@ -43,7 +43,7 @@ class Server:
 @asynccontextmanager
 async def serving(path: Path) -> AsyncIterator[Server]:
     """Run ``aiovec serve`` with what it does by default, on a free port."""
-    command = [sys.executable, "-m", "aiovec", "serve", str(path), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "aiovec", "serve", "-s", str(path), "--port", "0", "--json"]
     async with running(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         line = await asyncio.to_thread(process.stdout.readline)

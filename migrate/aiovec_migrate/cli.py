@@ -29,15 +29,12 @@ if TYPE_CHECKING:
 From = Annotated[
     str | None,
     typer.Option(
-        "--from",
-        metavar="STORE",
-        help="Source store. Default: the TOML file's current backend.",
-        show_default=False,
+        "--from", metavar="STORE", help="Source store. Default: the TOML file's current backend."
     ),
 ]
 To = Annotated[
     str | None,
-    typer.Option("--to", metavar="STORE", help="Target store.", show_default=False),
+    typer.Option("--to", metavar="STORE", help="Target store."),
 ]
 Marked = Annotated[
     str | None,
@@ -45,7 +42,6 @@ Marked = Annotated[
         "--from",
         metavar="STORE",
         help="If the journal is lost: the store with the mark of the migration.",
-        show_default=False,
     ),
 ]
 Journal = Annotated[
@@ -54,17 +50,11 @@ Journal = Annotated[
         "--journal",
         metavar="FILE",
         help="Journal file of the run. Default: .aiovec/migration.db beside the TOML file.",
-        show_default=False,
     ),
 ]
 Tables = Annotated[
     list[str] | None,
-    typer.Option(
-        "--table",
-        metavar="TABLE",
-        help="Move only this table. Can be repeated.",
-        show_default=False,
-    ),
+    typer.Option("--table", metavar="TABLE", help="Move only this table. Can be repeated."),
 ]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, max=MAX_BATCH, help="Rows read at once.")
@@ -100,7 +90,6 @@ Report = Annotated[
     typer.Option(
         metavar="FILE",
         help="Write the verification report to this file: JSON if it ends in .json, else text.",
-        show_default=False,
     ),
 ]
 Events = Annotated[
@@ -113,12 +102,11 @@ Reembed = Annotated[
         metavar="NAME|MODULE:CALLABLE",
         help="Compute new vectors with this embedder of the TOML file, or with this callable: "
         "list of texts in, list of vectors out.",
-        show_default=False,
     ),
 ]
 FromField = Annotated[
     str | None,
-    typer.Option("--from-field", metavar="FIELD", help="Text field to embed.", show_default=False),
+    typer.Option("--from-field", metavar="FIELD", help="Text field to embed."),
 ]
 Model = Annotated[
     str | None,
@@ -126,7 +114,6 @@ Model = Annotated[
         "--model",
         metavar="NAME",
         help="Model name of the target tables. Default: that of the TOML file's embedder.",
-        show_default=False,
     ),
 ]
 Dim = Annotated[
@@ -135,7 +122,6 @@ Dim = Annotated[
         "--dim",
         min=1,
         help="Length of the new vectors. Default: that of the TOML file's embedder, or unchanged.",
-        show_default=False,
     ),
 ]
 EmbedBatch = Annotated[
@@ -447,8 +433,7 @@ def abort_(
     config: Config = None,
     journal: Journal = None,
     keep_target: Annotated[
-        bool,
-        typer.Option("--keep-target", help="Keep the tables made in the target."),
+        bool, typer.Option("--keep-target", help="Keep the tables made in the target.")
     ] = False,
     json: Events = False,
 ) -> None:

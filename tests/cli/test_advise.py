@@ -20,14 +20,14 @@ def advised(run: Run, *arguments: object) -> dict[str, Any]:
 
 def test_a_table_that_sqlite_serves_well(run: Run, store: Path) -> None:
     before = store.read_bytes()
-    found = advised(run, store)
+    found = advised(run, "-s", store)
     assert (found["store"], found["backend"]) == (str(store), "sqlite")
     assert found["thresholds"] == {"rows": 100_000, "p95_ms": 200, "rows_a_day": 500}
     (table,) = found["tables"]
     assert (table["table"], table["rows"], table["dim"]) == ("notes", 4, 3)
     assert 0 < table["p50_ms"] <= table["p95_ms"]
     assert (table["verdict"], table["passed"], table["rows_a_day"]) == ("stay", [], None)
-    shown = run("advise", store, "notes").out
+    shown = run("advise", "-s", store, "notes").out
     assert "4 of 3 dimensions" in shown
     assert shown.endswith("advise: no table needs to move\n")
     assert store.read_bytes() == before
@@ -39,9 +39,9 @@ def test_the_verdict_by_the_thresholds(run: Run, store: Path) -> None:
         (["--p95-ms", "0"], ["p95_ms"], "watch"),
         (["--rows", "3", "--p95-ms", "0"], ["rows", "p95_ms"], "move"),
     ):
-        (table,) = advised(run, store, *thresholds)["tables"]
+        (table,) = advised(run, "-s", store, *thresholds)["tables"]
         assert (table["passed"], table["verdict"]) == (passed, verdict)
-    shown = run("advise", store, *thresholds).out
+    shown = run("advise", "-s", store, *thresholds).out
     assert "move: it has more than 3 rows; 5 % of the searches take longer than 0 ms" in shown
     assert "advise: move notes; start with: aiovec migrate plan" in shown
 
@@ -64,11 +64,13 @@ def test_growth_by_a_field_of_times(run: Run, folder: Path) -> None:
             )  # fmt: skip
         store.create_table("empty", schema)
     for field in ("seen", "text"):
-        tables = advised(run, path, "--created-field", field, "--rows-a-day", "0.2")["tables"]
+        by = ("--created-field", field, "--rows-a-day", "0.2")
+        tables = advised(run, "-s", path, *by)["tables"]
         found = {table["table"]: table for table in tables}
         assert 0.39 < found["young"]["rows_a_day"] < 0.41
         assert found["young"]["passed"] == ["rows_a_day"]
         assert 0.13 < found["old"]["rows_a_day"] < 0.14
         assert found["empty"]["rows_a_day"] is found["empty"]["p95_ms"] is None
-    assert "growth   0 rows a day" in run("advise", path, "old", "--created-field", "seen").out
-    assert run("advise", path, "--created-field", "absent").code == 1
+    shown = run("advise", "-s", path, "old", "--created-field", "seen").out
+    assert "growth   0 rows a day" in shown
+    assert run("advise", "-s", path, "--created-field", "absent").code == 1

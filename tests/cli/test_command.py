@@ -32,30 +32,36 @@ def test_help_and_version(run: Run) -> None:
 WRONG_USAGE = """
 unknown
 tables --unknown
+tables notes.db
 backup
-export notes.db
+export
+export notes
 import
-import notes.db n.db --metric l3
-import a.csv n.db --rejects a.csv
-import - n.db --format csv
+import a.csv n.db
+import a.csv -s n.db --metric l3
+import a.csv -s n.db --rejects a.csv
+import - -s n.db --format csv
 index
 rows
-rows notes.db notes --csv --json
-rows notes.db notes --limit 0
-distinct notes.db
+rows notes --csv --json
+rows notes --limit 0
+distinct notes
 search
-search notes.db notes
-search notes.db notes one-too-many --like a
-search notes.db notes --vector [1,0,0] --like a
-search notes.db notes --vector [1,0
-search notes.db notes --vector {}
-search notes.db notes --vector [true]
-search notes.db notes --vector @missing.json
-search notes.db notes --like a --limit 0
-search notes.db notes words --text --hybrid
-search notes.db notes words --text --max-distance 1
-search notes.db notes --vector [1,0,0] --any
-search notes.db notes --vector [1,0,0] --per-group 0
+search notes
+search notes words one-too-many
+search notes words --like a
+search notes --by text
+search notes --vector [1,0,0] --like a
+search notes --vector [1,0
+search notes --vector {}
+search notes --vector [true]
+search notes --vector @missing.json
+search notes --like a --limit 0
+search notes words --by both
+search notes words --by text --max-distance 1
+search notes words --by vector --any
+search notes --vector [1,0,0] --any
+search notes --vector [1,0,0] --per-group 0
 """.strip().splitlines()
 
 
@@ -67,33 +73,34 @@ def test_wrong_usage_ends_with_2_and_writes_nothing(run: Run, store: Path, folde
         finished = run(*line.split())
         assert (finished.code, finished.out) == (2, ""), line
         assert "Usage: aiovec" in finished.err
-    assert run("search", store, "notes", "--vector", "[" * 100_000).code == 2
+    assert run("search", "notes", "--vector", "[" * 100_000).code == 2
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
 FAILURES = {
-    "search notes.db notes --vector [1,0]": "2 dimensions",
-    "search notes.db notes --vector [0,0,0]": "zero",
-    "search notes.db notes --vector [NaN,0,0]": "nan",
-    "search notes.db notes --like absent": "--like must be the id of a row",
-    "search notes.db notes --like a --where lang=": "position",
-    "search notes.db notes --like a --where absent=1": "absent",
-    "search notes.db notes --like a --select absent": "absent",
-    "search notes.db notes words": "--vector or --like",
-    "search notes.db notes --vector words": "has no embedder",
-    "rows notes.db absent": "there is no table 'absent'; the tables are: 'notes'",
-    "rows notes.db notes --order-by absent": "absent",
-    "distinct notes.db notes absent": "absent",
-    "info notes.db absent": "there is no table 'absent'; the tables are: 'notes'",
-    "optimize notes.db absent": "absent",
-    "advise notes.db absent": "there is no table 'absent'",
-    "index notes.db notes": "indexes",
-    "backup notes.db other.db": "other.db",
-    "tables other.db": "another application",
+    "search notes --vector [1,0] -s notes.db": "2 dimensions",
+    "search notes --vector [0,0,0] -s notes.db": "zero",
+    "search notes --vector [NaN,0,0] -s notes.db": "nan",
+    "search notes --like absent -s notes.db": "--like must be the id of a row",
+    "search notes --like a --where lang= -s notes.db": "position",
+    "search notes --like a --where absent=1 -s notes.db": "absent",
+    "search notes --like a --select absent -s notes.db": "absent",
+    "search notes words -s notes.db": "--vector or --like",
+    "search notes words --by text -s notes.db": "text=True",
+    "rows absent -s notes.db": "there is no table 'absent'; the tables are: 'notes'",
+    "rows notes --order-by absent -s notes.db": "absent",
+    "distinct notes absent -s notes.db": "absent",
+    "info absent -s notes.db": "there is no table 'absent'; the tables are: 'notes'",
+    "optimize absent -s notes.db": "absent",
+    "advise absent -s notes.db": "there is no table 'absent'",
+    "index notes -s notes.db": "indexes",
+    "backup other.db -s notes.db": "other.db",
+    "tables -s other.db": "another application",
     "tables": "AIOVEC_CONFIG",
+    "tables -s lancedb": "AIOVEC_CONFIG",
     "tables --config absent.toml": "absent.toml",
-}  # fmt: skip
-MISSING = ("missing.db", "missing/deep.db", "missing", "sqlite", "lancedb://missing")
+}
+MISSING = ("missing.db", "missing/deep.db", "missing", "./sqlite", "lancedb://missing")
 
 
 def test_a_failure_ends_with_1_and_one_line(run: Run, store: Path, folder: Path) -> None:
@@ -101,7 +108,7 @@ def test_a_failure_ends_with_1_and_one_line(run: Run, store: Path, folder: Path)
         other.execute("CREATE TABLE theirs (x)")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     cases = FAILURES | {
-        f"{command} {target}": "there is no store at "
+        f"{command} -s {target}": "there is no store at "
         for command in ("tables", "info", "optimize", "advise")
         for target in MISSING
     }
@@ -121,17 +128,18 @@ def test_which_store(
         return about["backend"], about["target"]
 
     ours = ("sqlite", str(store))
+    assert used("-s", "notes.db") == used("--store=notes.db") == ours
     assert used("--config", config) == ours
-    assert used("notes.db", "--config", config) == ours
+    assert used("-s", "notes.db", "--config", config) == ours
     monkeypatch.setenv("AIOVEC_CONFIG", str(config))
-    assert used() == ours
+    assert used() == used("-s", "sqlite") == ours
     monkeypatch.delenv("AIOVEC_CONFIG")
-    (folder / "aiovec.toml").write_text('[retrieval]\nsqlite_path = "notes.db"\n', "utf-8")
-    assert used() == ours
-    # With a TOML file a backend's name is a store, whichever backend the file uses now.
+    # A backend's name is a store of the TOML file, whichever backend that selects.
     remote = '[retrieval]\nbackend = "remote"\nremote_url = "http://127.0.0.1:1"\n'
     config.write_text(f'{remote}sqlite_path = "../notes.db"\n', "utf-8")
-    assert used("sqlite", "--config", config) == ours
+    assert used("-s", "sqlite", "--config", config) == ours
     without = run("info", "--config", config)
     assert without.code == 1
     assert "no server answers at http://127.0.0.1:1" in without.err
+    (folder / "aiovec.toml").write_text('[retrieval]\nsqlite_path = "notes.db"\n', "utf-8")
+    assert used() == used("-s", "sqlite") == ours

@@ -7,14 +7,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tests.harness.command import COMMAND, command_without, run_process
+from tests.harness.command import command_without, run_process
 
 import aiovec
 from aiovec import sync
 
 from .conftest import Run
-
-WITHOUT_LANCEDB = command_without("lancedb")
 
 
 @pytest.mark.slow
@@ -25,33 +23,33 @@ WITHOUT_LANCEDB = command_without("lancedb")
         pytest.param("lancedb", "lancedb://aiovec-demo.lance", marks=pytest.mark.soak),
     ],
 )
-def test_what_it_shows_and_what_it_says_to_type_next(run: Run, backend: str, target: str) -> None:
-    command = WITHOUT_LANCEDB if backend == "sqlite" else COMMAND
-    shown = run_process(
-        "demo", "--backend", backend, command=command, PYTHONIOENCODING="utf-8", COLUMNS="120"
-    )
+def test_what_it_shows_and_what_it_says_to_try_next(run: Run, backend: str, target: str) -> None:
+    options = [] if backend == "sqlite" else ["-s", target]
+    shown = run_process("demo", *options, PYTHONIOENCODING="utf-8", COLUMNS="120")
     assert (shown.code, shown.err) == (0, "")
     text = shown.out
     assert not re.search(r"[\x1b\r━]", text)
-    assert text.count("  3 hits in ") == 7
-    by_query = dict(re.findall(r'^Vectors: "(.*)"\n.*?\d  (\S+)$', text, re.MULTILINE))
-    assert by_query["compress a file with gzip"].startswith("gzip.")
-    assert by_query["temporary directory that is removed afterwards"].startswith("tempfile.")
-    assert by_query["wait until several tasks are done"].startswith("asyncio.")
+    found = re.findall(r"^(\S.*)\n  [\d.]+  (\S+)$", text, re.MULTILINE)
+    best = dict(found)
+    assert best['Vectors: "compress a file with gzip"'].startswith("gzip.")
+    assert best['Vectors: "temporary directory that is removed afterwards"'].startswith("tempfile.")
+    assert best['Vectors: "wait until several tasks are done"'].startswith("asyncio.")
+    assert best['Keywords: "RFC 2822" -header'].startswith("email.")
+    kinds = [title.split(":")[0].split(",")[0] for title, _ in found]
+    assert kinds == ["Vectors"] * 3 + ["Filter", "Keywords", "Hybrid"]
     with sync.connect(target) as store:
         assert store.backend_name == backend
         schema = store.schema("stdlib")
         assert (schema.dim, schema.model) == (256, "aiovec-demo-hash-256")
-        assert store.count("stdlib") > 3_000
+        rows = store.count("stdlib")
+        assert rows > 3_000
         (row,) = store.get("stdlib", "json.decoder.JSONDecoder")
         assert (row["module"], row["kind"]) == ("json.decoder", "class")
     *_, last = text.splitlines()
-    assert re.fullmatch(r"demo: done in [\d.]+ s", last)
-    commands = re.findall(r"^  aiovec (.+)$", text, re.MULTILINE)
-    if backend == "sqlite":
-        assert '  pip install "aiovec[lancedb]"\n' in text
-        assert commands.pop() == "demo --backend lancedb"
-    assert len(commands) == 5
+    assert re.fullmatch(rf"demo: done in [\d.]+ s; {rows:,} passages are in .*aiovec-demo\S+", last)
+    *commands, other = re.findall(r"^  aiovec (.+)$", text, re.MULTILINE)
+    assert other == "demo -s lancedb://aiovec-demo.lance"
+    assert len(commands) == 3
     for command_line in commands:
         finished = run(*shlex.split(command_line))
         assert finished.code == 0, command_line
@@ -60,7 +58,8 @@ def test_what_it_shows_and_what_it_says_to_type_next(run: Run, backend: str, tar
 
 @pytest.mark.slow
 def test_without_lancedb_it_says_what_to_install(folder: Path) -> None:
-    asked = run_process("demo", "--backend", "lancedb", command=WITHOUT_LANCEDB)
+    without = command_without("lancedb")
+    asked = run_process("demo", "-s", "lancedb://aiovec-demo.lance", command=without)
     assert (asked.code, asked.err.count("\n")) == (1, 1)
     assert 'pip install "aiovec[lancedb]"' in asked.err
     assert list(folder.iterdir()) == []
@@ -70,10 +69,10 @@ def test_what_is_not_the_demos_is_left_alone(run: Run, folder: Path) -> None:
     with sync.connect("mine.db") as store:
         store.create_table("stdlib", aiovec.Schema(2))
         store.insert("stdlib", [{"id": "mine", "embedding": [1, 0]}])
-    finished = run("demo", "--path", "mine.db")
+    finished = run("demo", "-s", "mine.db")
     assert finished.code == 1
-    assert "is not the demo's; name another --path" in finished.err
-    assert run("tables", "mine.db").lines[1][:2] == ["stdlib", "1"]
+    assert "is not the demo's; name another --store" in finished.err
+    assert run("tables", "-s", "mine.db").lines[1][:2] == ["stdlib", "1"]
     (folder / "text.txt").write_text("no database, but long enough to hold a header " * 10)
-    finished = run("demo", "--path", "text.txt")
+    finished = run("demo", "-s", "text.txt")
     assert (finished.code, finished.err.count("\n")) == (1, 1)

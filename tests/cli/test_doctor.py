@@ -46,7 +46,7 @@ def test_nothing_is_wrong(run: Run, store: Path, config: Path, folder: Path) -> 
     *lines, last = finished.out.splitlines()
     assert all(line.startswith("ok ") for line in lines)
     assert last == "doctor: nothing is wrong"
-    finished = run("doctor", store, "--json")
+    finished = run("doctor", "-s", store, "--json")
     assert (finished.code, finished.json["ok"]) == (0, True)
     facts = found(finished)
     assert facts["aiovec"]["value"] == aiovec.__version__
@@ -56,7 +56,7 @@ def test_nothing_is_wrong(run: Run, store: Path, config: Path, folder: Path) -> 
     assert facts["integrity"]["value"] == "sound"
     assert facts["table notes"]["value"] == "4 rows"
     assert found(run("doctor", "--config", config, "--json"))["table notes"]["ok"]
-    missing = run("doctor", "missing.db", "--json")  # is not made
+    missing = run("doctor", "-s", "missing.db", "--json")  # is not made
     assert missing.code == 0
     assert found(missing)["store"]["value"].endswith("missing.db: does not exist yet")
     assert contents(folder) == before
@@ -65,7 +65,7 @@ def test_nothing_is_wrong(run: Run, store: Path, config: Path, folder: Path) -> 
 def test_a_store_in_use(run: Run, store: Path) -> None:
     with sync.connect(store) as vectors:
         vectors.delete("notes", "a")
-        facts = found(run("doctor", store, "--json"))
+        facts = found(run("doctor", "-s", store, "--json"))
         assert facts["table notes"]["value"] == "3 rows"
         assert facts["integrity"]["ok"]
         assert vectors.count("notes") == 3
@@ -114,11 +114,11 @@ def test_what_is_wrong_with_a_file(run: Run, store: Path, folder: Path) -> None:
         shutil.copy(store, path)
         harm(path)
         before = path.read_bytes()
-        finding = wrong(run("doctor", path, "--json"))[subject]
+        finding = wrong(run("doctor", "-s", path, "--json"))[subject]
         assert value in finding["value"], harm
         assert cure in (finding["cure"] or ""), harm
         assert path.read_bytes() == before
-    assert run("doctor", "damaged.db").out.endswith("doctor: 1 thing is wrong\n")
+    assert run("doctor", "-s", "damaged.db").out.endswith("doctor: 1 thing is wrong\n")
 
 
 def test_what_is_wrong_with_a_toml_file(run: Run, config: Path) -> None:

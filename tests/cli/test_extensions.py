@@ -67,7 +67,7 @@ def test_a_command_of_another_package(folder: Path, beside: Run) -> None:
 
 def test_our_own_commands_cannot_be_replaced(folder: Path, beside: Run) -> None:
     install(folder / "site", "tables", "impostor", "raise SystemExit('it was imported')")
-    done = beside("tables", "absent.db")
+    done = beside("tables", "-s", "absent.db")
     assert done.code == 1
     assert "there is no store at" in done.err
 

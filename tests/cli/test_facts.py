@@ -14,13 +14,13 @@ def facts_of(text: str) -> dict[str, str]:
 
 
 def test_tables(run: Run, store: Path) -> None:
-    finished = run("tables", store)
+    finished = run("tables", "-s", store)
     assert (finished.code, finished.err) == (0, "")
     assert finished.lines == [
         ["table", "rows", "dim", "metric", "model"],
         ["notes", "4", "3", "cosine", "test-model"],
     ]
-    assert run("tables", store, "--json").json == {
+    assert run("tables", "-s", store, "--json").json == {
         "tables": [
             {"name": "notes", "rows": 4, "dim": 3, "metric": "cosine", "model": "test-model"}
         ]
@@ -28,7 +28,7 @@ def test_tables(run: Run, store: Path) -> None:
 
 
 def test_info(run: Run, store: Path, folder: Path) -> None:
-    facts = facts_of(run("info", store).out)
+    facts = facts_of(run("info", "-s", store).out)
     assert (
         facts.items()
         >= {
@@ -42,7 +42,7 @@ def test_info(run: Run, store: Path, folder: Path) -> None:
             "embedder": "none",
         }.items()
     )
-    found = run("info", store, "notes", "--json").json
+    found = run("info", "-s", store, "notes", "--json").json
     assert found["target"] == str(store)
     assert "backup" in found["abilities"]
     (table,) = found["tables"]
@@ -53,36 +53,36 @@ def test_info(run: Run, store: Path, folder: Path) -> None:
     schema = Schema(256, fields=fields, analyzer="english", embed=Embed("body"))
     with sync.connect("texts.db", embedders={"default": {"kind": "demo"}}) as texts:
         texts.create_table("docs", schema)
-    facts = facts_of(run("info", "texts.db").out)
+    facts = facts_of(run("info", "-s", "texts.db").out)
     assert facts["keywords"] == "title, body (analyzer english)"
     assert facts["embedder"] == "default, of the field body"
     assert facts["model"] == "aiovec-demo-hash-256"
 
 
 def test_optimize(run: Run, store: Path) -> None:
-    assert run("info", store, "--json").json["tables"][0]["last_optimize"] is None
-    finished = run("optimize", store)
+    assert run("info", "-s", store, "--json").json["tables"][0]["last_optimize"] is None
+    finished = run("optimize", "-s", store)
     assert (finished.code, finished.err) == (0, "")
     assert finished.out.startswith("optimized notes in ")
-    assert run("info", store, "--json").json["tables"][0]["last_optimize"] is not None
-    (table,) = run("optimize", store, "notes", "--json").json["tables"]
+    assert run("info", "-s", store, "--json").json["tables"][0]["last_optimize"] is not None
+    (table,) = run("optimize", "-s", store, "notes", "--json").json["tables"]
     assert (table["name"], table["bytes"] > 0) == ("notes", True)
 
 
 def test_backup_and_restore(run: Run, store: Path, config: Path, folder: Path) -> None:
-    finished = run("backup", store, "copy.db")
+    finished = run("backup", "-s", store, "copy.db")
     assert finished.code == 0
     assert finished.out.startswith(f"copied {store} to copy.db in ")
-    assert run("tables", "copy.db").lines == run("tables", store).lines
+    assert run("tables", "-s", "copy.db").lines == run("tables", "-s", store).lines
     assert run("backup", "again.db", "--config", config, "--json").json["store"] == str(store)
-    again = run("backup", store, "copy.db")  # never onto what exists
+    again = run("backup", "-s", store, "copy.db")  # never onto what exists
     assert (again.code, again.err.count("\n")) == (1, 1)
     with sync.connect(store) as vectors:
         vectors.delete("notes", "a")
-    finished = run("restore", "copy.db", store)
+    finished = run("restore", "copy.db", "-s", store)
     assert finished.code == 0, finished.err
     assert "the replaced store is now " in finished.out
-    assert run("tables", store).lines[1][:2] == ["notes", "4"]
+    assert run("tables", "-s", store).lines[1][:2] == ["notes", "4"]
     kept = finished.out.split("the replaced store is now ")[1].strip()
-    assert run("tables", kept).lines[1][:2] == ["notes", "3"]
-    assert run("restore", "copy.db", store, "--overwrite", "--json").json["kept"] is None
+    assert run("tables", "-s", kept).lines[1][:2] == ["notes", "3"]
+    assert run("restore", "copy.db", "-s", store, "--overwrite", "--json").json["kept"] is None

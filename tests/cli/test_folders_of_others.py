@@ -15,7 +15,7 @@ from .conftest import Run
 def test_the_commands_in_the_error_bring_the_rows_in(run: Run, folder: Path, named: str) -> None:
     rows = [{"id": "a", "vector": [1.0, 0.0], "title": "x"}, {"id": "b", "vector": [0.0, 1.0]}]
     lancedb.connect(folder / "others db").create_table("my.docs", rows)
-    refused = run("import", named, "new.db")
+    refused = run("import", named, "-s", "new.db")
     assert refused.code == 1
     assert "a folder of LanceDB" in refused.err
     export, load = refused.err.partition("import that: ")[2].split(" && ")
@@ -24,10 +24,10 @@ def test_the_commands_in_the_error_bring_the_rows_in(run: Run, folder: Path, nam
     exec(program, {})
     done = run(*load.replace("STORE", "new.db").split()[1:])
     assert done.code == 0, done.err
-    assert run("tables", "new.db").lines[1][:3] == ["my-docs", "2", "2"]
+    assert run("tables", "-s", "new.db").lines[1][:3] == ["my-docs", "2", "2"]
 
 
 def test_a_folder_that_is_none_of_lancedb(run: Run, folder: Path) -> None:
     (folder / "files").mkdir()
-    refused = run("import", "files", "new.db")
+    refused = run("import", "files", "-s", "new.db")
     assert refused.err == "error: files is a folder; import takes a file\n"

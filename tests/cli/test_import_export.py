@@ -51,7 +51,7 @@ def written(path: Path, *rows: Any) -> Path:
 
 
 def test_export(run: Run, store: Path, config: Path, folder: Path) -> None:
-    finished = run("export", store, "notes", "notes.csv")
+    finished = run("export", "-s", store, "notes", "notes.csv")
     assert (finished.code, finished.err) == (0, "")
     assert finished.out.startswith("exported 4 rows of notes to notes.csv, notes.schema.json in ")
     part = ("--where", "year >= 2021", "--select", "year,lang", "--config", config, "--json")
@@ -76,12 +76,12 @@ def test_failures_of_export(run: Run, store: Path, folder: Path) -> None:
         (["-", "--format", "parquet"], "needs a file"),
         (["~nosuchuser/x.parquet"], "~nosuchuser"),
     ):
-        finished = run("export", store, "notes", *arguments)
+        finished = run("export", "-s", store, "notes", *arguments)
         assert (finished.code, finished.err.count("\n")) == (1, 1), arguments
         assert said in finished.err
     assert (folder / "there.parquet").read_text() == "mine"
-    assert run("export", store, "notes", "there.parquet", "--overwrite").code == 0
-    assert run("export", store, "notes", "x.what", "--format", "jsonl").code == 0
+    assert run("export", "-s", store, "notes", "there.parquet", "--overwrite").code == 0
+    assert run("export", "-s", store, "notes", "x.what", "--format", "jsonl").code == 0
 
 
 # Import
@@ -91,8 +91,8 @@ def test_what_is_not_taken_makes_the_exit_code_1(run: Run, folder: Path) -> None
     good = [{"id": str(i % 8), "embedding": [1, i]} for i in range(10)]
     bad = [{"id": f"b{i}", "embedding": [1] * (3 + i % 2)} for i in range(5)]
     path = written(folder / "rows.jsonl", *good, *bad)
-    assert run("import", path, "new.db", "--upsert", "--allow-rejects").code == 0
-    finished = run("import", path, "new.db", "--upsert", "--json")
+    assert run("import", path, "-s", "new.db", "--upsert", "--allow-rejects").code == 0
+    finished = run("import", path, "-s", "new.db", "--upsert", "--json")
     assert finished.code == 1
     assert finished.json["complete"] is False
     (table,) = finished.json["tables"]
@@ -104,48 +104,48 @@ def test_what_is_not_taken_makes_the_exit_code_1(run: Run, folder: Path) -> None
         }
         for length, lines in ((3, (0, 2, 4)), (4, (1, 3)))
     ]  # fmt: skip
-    told = run("import", path, "other.db", "--upsert")
+    told = run("import", path, "-s", "other.db", "--upsert")
     assert "imported 10 rows" in told.out
-    assert "2 of which replaced another" in told.out
-    assert "rows: not taken: 3 rows, such as b0: the vector has 3 dimensions, not 2" in told.err
+    assert "of which 2 replaced existing rows" in told.out
+    assert "rows: rejected 3 rows, such as b0: the vector has 3 dimensions, not 2" in told.err
     assert len((folder / "rows.jsonl.rejects.jsonl").read_text().splitlines()) == 5
-    assert run("import", written(path, *good), "third.db", "--upsert", "--json").json["complete"]
+    assert run("import", written(path, *good), "-s", "x.db", "--upsert", "--json").json["complete"]
     assert not (folder / "rows.jsonl.rejects.jsonl").exists()  # it told of rows that are there now
 
 
 def test_strict_upsert_and_a_given_schema(run: Run, folder: Path) -> None:
     path = written(folder / "rows.jsonl", {"id": "a", "embedding": [1, 2], "year": 3})
     (folder / "schema.json").write_text('{"dim": 2, "fields": {"year": "int"}}')
-    arguments = ["import", path, "new.db", "--schema", "schema.json", "--table", "notes"]
+    arguments = ["import", path, "-s", "new.db", "--schema", "schema.json", "--table", "notes"]
     assert run(*arguments).code == 0
     finished = run(*arguments)
     assert finished.code == 1
     assert "the id already exists" in finished.err
     assert run(*arguments, "--upsert").code == 0
-    (table,) = run("info", "new.db", "--json").json["tables"]
+    (table,) = run("info", "-s", "new.db", "--json").json["tables"]
     assert (table["name"], table["schema"]["fields"]) == ("notes", {"year": "int"})
     written(path, {"id": "b", "embedding": [1, 2]}, {"id": "c", "embedding": [1]})
     finished = run(*arguments, "--strict")
     assert finished.code == 1
     assert "nothing was kept" in finished.err
-    assert run("tables", "new.db").lines[1:] == [["notes", "1", "2", "cosine", "-"]]
+    assert run("tables", "-s", "new.db").lines[1:] == [["notes", "1", "2", "cosine", "-"]]
 
 
 def test_failures_of_import(run: Run, old: Path, store: Path, folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for arguments, said in (
-        (["absent.parquet", "new.db"], "there is no file"),
-        ([old, old], "database of another application"),
-        ([store, "new.db"], "is already an aiovec store"),
-        ([old, "new.db", "--table", "absent"], "there is no table 'absent'"),
-        ([old, "new.db", "--dtype", "int4"], "there is no dtype"),
-        ([old, "new.db", "--schema", "absent.json"], "absent.json"),
-        ([old, "new.db", "--format", "xlsx"], "there is no format 'xlsx'"),
-        ([old, "new.db", "--rejects", "~nosuchuser/x"], "~nosuchuser"),
-        (["-", "new.db", "--table", "t"], "say --format jsonl, csv, arrow"),
-        (["-", "new.db", "--table", "t", "--format", "parquet"], "needs a file"),
+        (["absent.parquet"], "there is no file"),
+        ([old, "-s", old], "database of another application"),
+        ([store], "is already an aiovec store"),
+        ([old, "--table", "absent"], "there is no table 'absent'"),
+        ([old, "--dtype", "int4"], "there is no dtype"),
+        ([old, "--schema", "absent.json"], "absent.json"),
+        ([old, "--format", "xlsx"], "there is no format 'xlsx'"),
+        ([old, "--rejects", "~nosuchuser/x"], "~nosuchuser"),
+        (["-", "--table", "t"], "say --format jsonl, csv, arrow"),
+        (["-", "--table", "t", "--format", "parquet"], "needs a file"),
     ):
-        finished = run("import", *arguments)
+        finished = run("import", "-s", "new.db", *arguments)
         assert finished.code == 1, arguments
         assert said in finished.err
         assert "Traceback" not in finished.err
@@ -159,14 +159,13 @@ def test_the_database_of_another_program(run: Run, old: Path, folder: Path) -> N
         ["table", "from", "layout", "rows", "dim", "metric", "model"],
         ["items", "items", "vec0 table", "4", "2", "cosine", "-"],
     ]
-    finished = run("import", old, "new.db", "--table", "items", "--model", "m")
-    assert (finished.code, finished.err) == (
-        0,
-        f"{old} is opened read-only and is not changed; aiovec backup {old} COPY copies it first\n",
-    )
+    finished = run("import", old, "-s", "new.db", "--table", "items", "--model", "m")
+    assert finished.code == 0
+    advice = f"to copy it first: aiovec backup COPY -s {old}"
+    assert finished.err == f"{old} is opened read-only and is not changed; {advice}\n"
     assert "imported 4 rows from items (vec0 table) into the new table items" in finished.out
     said = run(
-        "import", old, "new.db", *BLOBS, "--as", "papers", "--id-column", "title", "--metric",
+        "import", old, "-s", "new.db", *BLOBS, "--as", "papers", "--id-column", "title", "--metric",
         "dot", "--rejects", "no.jsonl", "--json",
     )  # fmt: skip
     assert said.code == 1
@@ -176,10 +175,10 @@ def test_the_database_of_another_program(run: Run, old: Path, folder: Path) -> N
     ]
     (line,) = (folder / "no.jsonl").read_text().splitlines()
     assert json.loads(line) == {"table": "papers", "rowid": 2, "id": "t2", "reason": REASON}
-    assert run("tables", "new.db").lines[1:] == [
+    assert run("tables", "-s", "new.db").lines[1:] == [
         ["items", "4", "2", "cosine", "m"], ["papers", "3", "2", "dot", "-"],
     ]  # fmt: skip
-    copied = run("backup", old, "copy.db")
+    copied = run("backup", "-s", old, "copy.db")
     assert copied.out.startswith(f"copied {old} to copy.db in ")
     assert run("import", "copy.db", "--list").lines == listed.lines
     assert old.read_bytes() == before
@@ -197,13 +196,13 @@ def test_a_list_of_rejects_replaces_nothing_else(run: Run, old: Path, store: Pat
         ("mine.txt", "not a list of rejects"),
         ("link.txt", "not a list of rejects"),
     ):
-        finished = run("import", old, store, *BLOBS, "--rejects", name)
+        finished = run("import", old, "-s", store, *BLOBS, "--rejects", name)
         assert finished.code == 1, name
         assert said in finished.err.splitlines()[-1]
     assert Path("mine.txt").read_text() == "precious"
-    assert run("info", store).code == run("info", "other.db").code == 0
+    assert run("info", "-s", store).code == run("info", "-s", "other.db").code == 0
     for _ in range(2):  # an earlier list is replaced
-        finished = run("import", old, "new.db", *BLOBS, "--upsert", "--rejects", "list.jsonl")
+        finished = run("import", old, "-s", "new.db", *BLOBS, "--upsert", "--rejects", "list.jsonl")
         assert finished.code == 1
         assert len(Path("list.jsonl").read_text().splitlines()) == 1
 
@@ -215,12 +214,12 @@ def test_every_path_may_begin_with_the_home_folder(
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("USERPROFILE", str(home))
-    assert run("export", store, "notes", "~/notes.jsonl").code == 0
-    assert run("import", "~/notes.jsonl", "n.db", "--schema", "~/notes.schema.json").code == 0
+    assert run("export", "-s", store, "notes", "~/notes.jsonl").code == 0
+    assert run("import", "~/notes.jsonl", "-s", "n.db", "--schema", "~/notes.schema.json").code == 0
     (home / "vector.json").write_text("[1, 0, 0]")
-    assert run("search", store, "notes", "--vector", "@~/vector.json").code == 0
-    assert run("backup", store, "~/copy.db").code == 0
-    assert run("tables", "~/copy.db").code == 0
+    assert run("search", "-s", store, "notes", "--vector", "@~/vector.json").code == 0
+    assert run("backup", "-s", store, "~/copy.db").code == 0
+    assert run("tables", "-s", "~/copy.db").code == 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names of files")
@@ -232,10 +231,10 @@ def test_text_of_a_foreign_file_does_not_drive_the_terminal(
     columns = {"id": ["a"], "embedding": pa.array([[1.0, 2.0]]), hostile: pa.array([b"x"])}
     pq.write_table(pa.table(columns), path)
     for finished in (
-        run("import", path, "new.db", "--as", "notes"),
+        run("import", path, "-s", "new.db", "--as", "notes"),
         run("import", path, "--list"),
         run("import", path, "--list", "--json"),
-        run("export", store, "notes", folder / f"{hostile}.jsonl"),
+        run("export", "-s", store, "notes", folder / f"{hostile}.jsonl"),
     ):
         said = finished.out + finished.err
         assert "RED" in said

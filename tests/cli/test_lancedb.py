@@ -37,40 +37,40 @@ def lance(made: Path, folder: Path) -> Path:
 def test_facts_and_searches(run: Run, made: Path, folder: Path) -> None:
     target = f"lancedb://{made}"
     before = contents(made)
-    about = run("info", target, "--json").json
+    about = run("info", "-s", target, "--json").json
     assert (about["target"], about["backend"]) == (str(made), "lancedb")
     assert {"snapshots", "backup"} <= set(about["abilities"])
     (table,) = about["tables"]
     assert (table["schema"], table["rows"]) == (SCHEMA.to_dict(), len(ROWS))
-    found_rows = run("search", target, "notes", "--like", "a", "--where", "year > 2020")
+    found_rows = run("search", "-s", target, "notes", "--like", "a", "--where", "year > 2020")
     assert [line[1] for line in found_rows.lines] == ["id", "b", "c"]
-    advice = run("advise", target, "--json").json["tables"]
+    advice = run("advise", "-s", target, "--json").json["tables"]
     assert [one["verdict"] for one in advice] == [None]
     assert contents(made) == before
-    assert run("backup", target, "copy.lance").code == 0
-    assert run("tables", "lancedb://copy.lance").lines[1][:2] == ["notes", "4"]
-    assert run("optimize", "lancedb://copy.lance").out.startswith("optimized notes in ")
+    assert run("backup", "-s", target, "copy.lance").code == 0
+    assert run("tables", "-s", "lancedb://copy.lance").lines[1][:2] == ["notes", "4"]
+    assert run("optimize", "-s", "lancedb://copy.lance").out.startswith("optimized notes in ")
 
 
 def test_doctor(run: Run, made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(made)
-    finished = run("doctor", f"lancedb://{made}", "--json")
+    finished = run("doctor", "-s", f"lancedb://{made}", "--json")
     assert finished.code == 0
     facts = found(finished)
     assert facts["lancedb"]["value"] == lancedb.__version__
     assert facts["lancedb import"]["value"] == "works"
     assert facts["table notes"]["value"] == "4 rows"
     assert contents(made) == before
-    missing = run("doctor", "lancedb://missing", "--json")
+    missing = run("doctor", "-s", "lancedb://missing", "--json")
     assert missing.code == 0
     assert found(missing)["store"]["value"].endswith("missing: does not exist yet")
-    bucket = run("doctor", "s3://user:secret@bucket/notes", "--json")
+    bucket = run("doctor", "-s", "s3://user:secret@bucket/notes", "--json")
     assert "not checked here" in found(bucket)["store"]["value"]
     assert "secret" not in bucket.out
     monkeypatch.delenv("LANCEDB_API_KEY", raising=False)
-    assert "LANCEDB_API_KEY" in wrong(run("doctor", "db://notes", "--json"))["key"]["cure"]
+    assert "LANCEDB_API_KEY" in wrong(run("doctor", "-s", "db://notes", "--json"))["key"]["cure"]
     monkeypatch.setenv("LANCEDB_API_KEY", "sk-secret")
-    keyed = run("doctor", "db://notes", "--json")
+    keyed = run("doctor", "-s", "db://notes", "--json")
     assert (keyed.code, "sk-secret" in keyed.out) == (0, False)
 
 
@@ -80,14 +80,14 @@ def test_what_doctor_finds_wrong(run: Run, lance: Path, folder: Path) -> None:
     table = db.open_table("notes")
     table.add(table.to_arrow().slice(0, 1))
     db.create_table("theirs", [{"x": 1}])
-    findings = wrong(run("doctor", target, "--json"))
+    findings = wrong(run("doctor", "-s", target, "--json"))
     assert findings["table notes"]["value"] == "5 rows; 1 of them repeat the id of another row"
     assert "no aiovec schema" in findings["table theirs"]["value"]
     shutil.rmtree(lance / "notes.lance" / "data")
-    finding = wrong(run("doctor", target, "--json"))["table notes"]
+    finding = wrong(run("doctor", "-s", target, "--json"))["table notes"]
     assert finding["cure"] == "restore the folder from a backup"
     (folder / "file").write_text("no folder")
-    assert "is a file" in wrong(run("doctor", "lancedb://file", "--json"))["store"]["value"]
+    assert "is a file" in wrong(run("doctor", "-s", "lancedb://file", "--json"))["store"]["value"]
 
 
 @pytest.mark.slow
@@ -104,18 +104,18 @@ def test_indexes(run: Run, folder: Path) -> None:
     with sync.connect(target) as store:
         store.create_table("notes", Schema(16))
         store.insert("notes", {"id": [f"r{n}" for n in range(MANY)], "embedding": vectors})
-    small = run("index", target, "notes")
+    small = run("index", "-s", target, "notes")
     assert (small.code, "every search scans every row" in small.out) == (0, True)
     built = run(
-        "index", target, "notes", "--kind", "ivf_flat", "--recall", "0.9",
+        "index", "-s", target, "notes", "--kind", "ivf_flat", "--recall", "0.9",
         "--option", "num_partitions=8",
     )  # fmt: skip
     assert (built.code, built.err) == (0, "")
     assert built.out.startswith("indexed notes in ")
-    assert f"ivf_flat on embedding ({MANY} rows, recall " in run("info", target).out
-    (table,) = run("info", target, "--json").json["tables"]
+    assert f"ivf_flat on embedding ({MANY} rows, recall " in run("info", "-s", target).out
+    (table,) = run("info", "-s", target, "--json").json["tables"]
     assert table["indexes"][0]["recall"] >= 0.9
-    again = run("index", target, "notes", "--kind", "hnsw_sq", "--json").json
+    again = run("index", "-s", target, "notes", "--kind", "hnsw_sq", "--json").json
     (index,) = again["indexes"]
     assert (index["kind"], index["rows_indexed"]) == ("hnsw_sq", MANY)
     for arguments, code, told in (
@@ -128,9 +128,9 @@ def test_indexes(run: Run, folder: Path) -> None:
         (["notes", "--option", "wait=3"], 2, "not an option of an index"),
         (["notes", "--drop", "a", "--recall", "0.5"], 2, "--drop"),
     ):
-        wrongly = run("index", target, *arguments)
+        wrongly = run("index", "-s", target, *arguments)
         assert wrongly.code == code, arguments
         assert told in wrongly.err
-    dropped = run("index", target, "notes", "--drop", index["name"])
+    dropped = run("index", "-s", target, "notes", "--drop", index["name"])
     assert dropped.out.startswith(f"dropped the index {index['name']} of notes in ")
-    assert run("info", target, "--json").json["tables"][0]["indexes"] == []
+    assert run("info", "-s", target, "--json").json["tables"][0]["indexes"] == []

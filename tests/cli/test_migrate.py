@@ -88,7 +88,7 @@ def test_a_switch_by_the_toml_file(run: Run, toml: Path, store: Path) -> None:
     assert tomllib.loads(toml.read_text())["retrieval"]["backend"] == "lancedb"
     assert toml.read_text().startswith('# mine\n[retrieval]\nbackend = "lancedb"  # now\n')
     assert rows_of("lancedb://new.lance") == original
-    moved = run("tables", store)
+    moved = run("tables", "-s", store)
     assert moved.code == 1
     assert "has moved to" in moved.err
 
@@ -133,4 +133,4 @@ def test_a_run_that_fails_is_told_and_aborted(
     assert "a vector of 1 dimensions, not 4" in failed.err
     assert run("migrate", "status", "--json").json["run"]["over"] is False
     assert run("migrate", "abort").out == "migrate: aborted; the source is as it was\n"
-    assert run("tables", "t.db").lines == []
+    assert run("tables", "-s", "t.db").lines == []

@@ -80,7 +80,7 @@ def test_python_m_aiovec_imports_only_what_it_needs() -> None:
 
 def test_a_stream_that_is_not_unicode(store: Path) -> None:
     shown = run_process(
-        "search", store, "notes", "--like", "a", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
+        "search", "-s", store, "notes", "--like", "a", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
     )
     assert (shown.code, shown.err) == (0, "")
     assert "third ?[31mred" in shown.out
@@ -88,16 +88,16 @@ def test_a_stream_that_is_not_unicode(store: Path) -> None:
 
 @posix_only
 def test_a_terminal(store: Path, folder: Path) -> None:
-    code, written = on_a_terminal("search", str(store), "notes", "--like", "a")
+    code, written = on_a_terminal("search", "-s", str(store), "notes", "--like", "a")
     assert code == 0
     assert "\t" not in written
     assert re.search(r"\x1b\[1m *score", written)
     assert "\x1b[31mred" not in written  # what a row holds does not colour the terminal
     assert "3 hits in " in written
-    code, written = on_a_terminal("export", str(store), "notes", "-", "--format", "csv")
+    code, written = on_a_terminal("export", "-s", str(store), "notes", "-", "--format", "csv")
     assert (code, "\x1b[31m" in written, "[31mred" in written) == (0, False, True)
     (folder / "rows.jsonl").write_bytes(ROW)
-    code, written = on_a_terminal("import", "rows.jsonl", "new.db")
+    code, written = on_a_terminal("import", "rows.jsonl", "-s", "new.db")
     assert code == 0
     assert "\x1b[?25l" in written  # the bar of the progress hides the cursor
 
@@ -105,20 +105,20 @@ def test_a_terminal(store: Path, folder: Path) -> None:
 @posix_only
 def test_streams_that_are_closed_full_or_left(store: Path) -> None:
     for line, code, told in (
-        ("aiovec tables notes.db <&- >&- 2>&-", 0, ""),
-        ("aiovec export notes.db notes - --format jsonl >&-", 1, "standard output is closed\n"),
-        ("aiovec import - n.db --format jsonl --table t <&-", 1, "standard input is closed\n"),
+        ("aiovec tables -s notes.db <&- >&- 2>&-", 0, ""),
+        ("aiovec export notes - -s notes.db --format jsonl >&-", 1, "standard output is closed\n"),
+        ("aiovec import - -s n.db --format jsonl --table t <&-", 1, "standard input is closed\n"),
     ):
         assert in_a_shell(line) == (code, "", f"error: {told}" if told else ""), line
     assert not Path("n.db").exists()
     if Path("/dev/full").exists():
-        code, _, error = in_a_shell("aiovec info notes.db --json > /dev/full")
+        code, _, error = in_a_shell("aiovec info -s notes.db --json > /dev/full")
         assert (code, error.count("\n")) == (1, 1)
         assert error.startswith("error: the output cannot be written: No space left")
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [*COMMAND, "export", "notes.db", "notes", "-", "--format", "arrow"],
+        [*COMMAND, "export", "-s", "notes.db", "notes", "-", "--format", "arrow"],
         stdout=writer, stderr=subprocess.PIPE, check=False,
     )  # fmt: skip
     os.close(writer)
@@ -127,16 +127,16 @@ def test_streams_that_are_closed_full_or_left(store: Path) -> None:
 
 @posix_only
 def test_out_of_one_store_and_into_another(run: Run, store: Path, folder: Path) -> None:
-    assert run("export", store, "notes", "notes.csv").code == 0  # its schema lies beside it
+    assert run("export", "-s", store, "notes", "notes.csv").code == 0  # its schema lies beside it
     ended, out, error = in_a_shell(
-        "aiovec export notes.db notes - --format jsonl --json | { cat; echo broken; } | "
-        "aiovec import - new.db --format jsonl --table notes --json --schema notes.schema.json"
+        "aiovec export notes - -s notes.db --format jsonl --json | { cat; echo broken; } | "
+        "aiovec import - -s new.db --format jsonl --table notes --json --schema notes.schema.json"
     )
     assert ended == 1, error
     assert json.loads(error)["rows"] == 4  # of the export, whose standard output are the rows
     (table,) = json.loads(out)["tables"]
     assert (table["name"], table["rows"], table["rejected"]) == ("notes", 4, 1)
-    assert run("rows", "new.db", "notes").lines == run("rows", store, "notes").lines
+    assert run("rows", "-s", "new.db", "notes").lines == run("rows", "-s", store, "notes").lines
     (line,) = (folder / "stdin.rejects.jsonl").read_text("utf-8").splitlines()
     assert json.loads(line)["line"] == 5
 
@@ -144,7 +144,7 @@ def test_out_of_one_store_and_into_another(run: Run, store: Path, folder: Path) 
 @posix_only
 def test_a_stop_while_it_waits_for_more_rows(folder: Path) -> None:
     process = subprocess.Popen(
-        [*COMMAND, "import", "-", "n.db", "--format", "jsonl", "--table", "t"],
+        [*COMMAND, "import", "-", "-s", "n.db", "--format", "jsonl", "--table", "t"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -180,7 +180,7 @@ def test_an_interrupted_migration_says_how_to_go_on(run: Run, store: Path, folde
         # Another terminal is told of it, and the source goes on to serve.
         assert "migrate: copying" in run("migrate", "status").out
         assert run("migrate", "run", "--from", store, "--to", "t.db").code == 1
-        assert run("tables", store).code == 0
+        assert run("tables", "-s", store).code == 0
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     finally:

@@ -22,13 +22,16 @@ def ids(run: Run, *arguments: object) -> list[str]:
 
 def test_by_a_vector_or_like_a_row(run: Run, store: Path, config: Path, folder: Path) -> None:
     (folder / "vector.json").write_text("[0, 1.0, 0]\n", "utf-8")
-    assert ids(run, store, "notes", "--vector", "[1, 0, 0]", "--limit", 2) == ["a", "b"]
-    assert ids(run, store, "notes", "--vector", "@vector.json", "--limit", 1) == ["c"]
-    assert ids(run, store, "notes", "--like", "a", "--limit", 2) == ["b", "c"]
-    assert len(ids(run, store, "notes", "--like", "a", "--limit", 100)) == 3
+    notes = ("notes", "-s", store)
+    assert ids(run, *notes, "--vector", "[1, 0, 0]", "--limit", 2) == ["a", "b"]
+    assert ids(run, *notes, "--vector", "@vector.json", "--limit", 1) == ["c"]
+    assert ids(run, *notes, "--like", "a", "--limit", 2) == ["b", "c"]
+    assert len(ids(run, *notes, "--like", "a", "--limit", 100)) == 3
     assert ids(run, "notes", "--config", config, "--like", "a", "--limit", 1) == ["b"]
-    assert ids(run, "sqlite", "notes", "--config", config, "--like", "a", "--limit", 1) == ["b"]
-    found = run("search", store, "notes", "--vector", "[1,0,0]", "--limit", 1, "--json").json
+    assert ids(run, "notes", "-s", "sqlite", "--config", config, "--like", "a", "--limit", 1) == [
+        "b"
+    ]
+    found = run("search", *notes, "--vector", "[1,0,0]", "--limit", 1, "--json").json
     assert found["hits"] == [
         {
             "id": "a", "_score": pytest.approx(1), "_distance": pytest.approx(0, abs=1e-6),
@@ -39,14 +42,14 @@ def test_by_a_vector_or_like_a_row(run: Run, store: Path, config: Path, folder: 
 
 
 def test_what_is_shown(run: Run, store: Path) -> None:
-    by_vector = ("search", store, "notes", "--vector", "[1,0,0]")
+    by_vector = ("search", "-s", store, "notes", "--vector", "[1,0,0]")
     shown = run(*by_vector, "--where", "lang = 'en' AND year > 2020", "--select", "year,lang")
     assert shown.lines == [["score", "id", "year", "lang"], ["0.0000", "c", "2022", "en"]]
     repeated = run(*by_vector, "--select", "year", "--select", "lang")
     assert repeated.lines[0] == ["score", "id", "year", "lang"]
     none = run(*by_vector, "--where", "FALSE")
     assert (none.code, none.lines) == (0, [["score", "id"]])
-    finished = run("search", store, "notes", "--like", "a", "--select", "body")
+    finished = run("search", "-s", store, "notes", "--like", "a", "--select", "body")
     bodies = {line[1]: line[2] for line in finished.lines[1:]}
     assert bodies["b"] == "zweite Zeile"  # stored text stays in its line,
     assert bodies["c"] == "third \N{REPLACEMENT CHARACTER}[31mred"  # does nothing to a terminal,
@@ -75,15 +78,14 @@ def texts(folder: Path) -> Path:
 def test_by_words(run: Run, texts: Path) -> None:
     toml = ("--config", texts)
     by_both = ids(run, "docs", "cold water", *toml)
-    assert by_both == ids(run, "docs", "cold water", "--hybrid", *toml)
+    assert by_both == ids(run, "docs", "cold water", "--by", "hybrid", *toml)
     assert (by_both[0], len(by_both)) == ("wool", 3)  # one matches no word
-    assert ids(run, "docs", "water -cold", "--text", *toml) == ["snow"]
-    assert ids(run, "docs", "cold door", "--text", *toml) == []
-    assert sorted(ids(run, "docs", "cold door", "--text", "--any", *toml)) == ["door", "wool"]
-    for words in (["--vector", "opened doors"], ["opened doors", "--vector"]):
-        assert ids(run, "docs", *words, *toml)[0] == "door"
+    assert ids(run, "docs", "water -cold", "--by", "text", *toml) == ["snow"]
+    assert ids(run, "docs", "cold door", "--by", "text", *toml) == []
+    assert sorted(ids(run, "docs", "cold door", "--by", "text", "--any", *toml)) == ["door", "wool"]
+    assert ids(run, "docs", "opened doors", "--by", "vector", *toml)[0] == "door"
     vector = json.dumps([1.0] + [0.0] * 255)
-    assert len(ids(run, "docs", vector, "--vector", *toml)) == 3
+    assert len(ids(run, "docs", "--vector", vector, *toml)) == 3
     assert len(ids(run, "docs", "--vector", vector, "--group-by", "doc", *toml)) == 1
     assert ids(run, "docs", "--like", "wool", "--max-distance", 0.001, *toml) == []
     assert ids(run, "docs", "--like", "wool", "--min-score", 0.999, *toml) == []
@@ -92,12 +94,12 @@ def test_by_words(run: Run, texts: Path) -> None:
 
 
 def test_words_without_their_embedder_say_what_to_do(run: Run, texts: Path) -> None:
-    for options in (["cold water"], ["cold water", "--hybrid"], ["--vector", "cold water"]):
-        finished = run("search", "texts.db", "docs", *options)
+    for options in (["cold water"], ["cold water", "--by", "hybrid"], ["cold", "--by", "vector"]):
+        finished = run("search", "docs", *options, "-s", "texts.db")
         assert finished.code == 1
         assert "[retrieval.embedders.default] in the TOML file" in finished.err
-    assert ids(run, "texts.db", "docs", "cold water", "--text") == ["wool"]
-    assert "--text searches by keywords alone" in run("search", "texts.db", "docs", "cold").err
+        assert "or search for keywords with --by text" in finished.err
+    assert ids(run, "docs", "cold water", "--by", "text", "-s", "texts.db") == ["wool"]
 
 
 def test_rows_and_distinct(run: Run, folder: Path) -> None:
@@ -114,22 +116,25 @@ def test_rows_and_distinct(run: Run, folder: Path) -> None:
             for n in range(10)
         ]  # fmt: skip
         store.insert("docs", rows)
-    shown = run("rows", path, "docs", "--order-by=-year", "--limit", 2, "--select", "year,tags")
+    docs = ("docs", "-s", path)
+    shown = run("rows", *docs, "--order-by=-year", "--limit", 2, "--select", "year,tags")
     assert shown.lines == [["id", "year", "tags"], ["9", "9", "[]"], ["8", "8", '["a", "b"]']]
-    found = run("rows", path, "docs", "--where", "year >= 7", "--json").json["rows"]
+    found = run("rows", "-s", path, "docs", "--where", "year >= 7", "--json").json["rows"]
     assert [row["id"] for row in found] == ["7", "8", "9"]
     assert found[1]["k"] == {"z": 0}
-    printed = run("rows", path, "docs", "--csv", "--limit", 100)
+    printed = run("rows", "-s", path, "docs", "--csv", "--limit", 100)
     lines = list(csv.DictReader(io.StringIO(printed.out, newline="")))
     assert [line["body"] for line in lines[:5]] == [text or "" for text in HOSTILE]
     assert [json.loads(line["tags"]) for line in lines[:3]] == [[], ["a"], ["a", "b"]]
     assert '"1","",1,' in printed.out  # empty text, and here null
     assert '"3",,3,' in printed.out
-    assert run("rows", path, "bare").lines == [["id"]]
-    assert run("rows", path, "bare", "--json").json == {"rows": []}
-    assert run("distinct", path, "docs", "payload.k.z").lines == [
+    assert run("rows", "-s", path, "bare").lines == [["id"]]
+    assert run("rows", "-s", path, "bare", "--json").json == {"rows": []}
+    assert run("distinct", "-s", path, "docs", "payload.k.z").lines == [
         ["rows", "payload.k.z"], ["5", "0"], ["5", "1"],
     ]  # fmt: skip
-    some = run("distinct", path, "docs", "tags", "--where", "year < 9", "--limit", 1, "--json").json
-    assert some == {"values": [{"value": "a", "rows": 6}]}
-    assert "\x1b" not in run("distinct", path, "docs", "body").out
+    some = run(
+        "distinct", "-s", path, "docs", "tags", "--where", "year < 9", "--limit", 1, "--json"
+    )
+    assert some.json == {"values": [{"value": "a", "rows": 6}]}
+    assert "\x1b" not in run("distinct", "-s", path, "docs", "body").out

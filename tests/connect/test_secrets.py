@@ -153,7 +153,7 @@ def test_targets_that_hold_secrets(tmp_path: Path, caplog: pytest.LogCaptureFixt
     for target in TARGETS:
         with case(target):
             check(*all_of(fails(target)), redacted(target))
-            for arguments in (["doctor", target, "--json"], ["tables", target], [target]):
+            for arguments in (["doctor", "-s", target], ["tables", "-s", target], [target]):
                 finished = run(*arguments)
                 check(finished.out, finished.err)
     finished = run("migrate", "run", "--from", TARGETS[0], "--to", "x.db")

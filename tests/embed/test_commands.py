@@ -90,7 +90,7 @@ def test_the_schema_of_a_table_travels_with_its_file(run: Run) -> None:  # noqa:
         )
         store.insert("notes", [{"id": text, "body": text} for text in TEXTS])
     assert run("export", "notes", "notes.parquet", *WHERE).code == 0
-    assert run("import", "notes.parquet", "copy.db").code == 0
+    assert run("import", "notes.parquet", "-s", "copy.db").code == 0
     with sync.connect("copy.db") as store:  # without the embedder
         assert store.schema("notes").embed == Embed("body", using="small")
         assert store.count("notes") == 3

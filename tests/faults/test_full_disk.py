@@ -127,7 +127,7 @@ async def test_an_import_tells_what_it_kept(small_disk: Path, tmp_path: Path) ->
 
     await to_thread(write)
     target = small_disk / "n.db"
-    finished = await to_thread(run, "import", file, target, "--table", "t")
+    finished = await to_thread(run, "import", file, "-s", target, "--table", "t")
     assert finished.code == 1
     assert "no room to write" in finished.err
     (kept,) = re.findall(r"kept before that: ([0-9,]+) rows of 't'", finished.err)

@@ -56,7 +56,7 @@ def test_a_killed_import_goes_on_by_the_same_command(tmp_path: Path) -> None:
         )
     )
     target = target_in(folder, "sqlite")
-    command = [sys.executable, "-m", "aiovec", "import", str(file), target]
+    command = [sys.executable, "-m", "aiovec", "import", str(file), "-s", target]
     command += ["--table", "t", "--upsert"]
     env = environment(tmp_path, tmp_path / "control")
     faults = Faults(tmp_path / "control")

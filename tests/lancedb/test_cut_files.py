@@ -116,7 +116,7 @@ def cut(folder: Path, pattern: str) -> Path:
 def doctor(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> dict[str, Any]:
     """What ``aiovec doctor`` finds about the table."""
     [command] = entry_points(group="console_scripts", name="aiovec")
-    monkeypatch.setattr(sys, "argv", ["aiovec", "doctor", f"lancedb://{folder}", "--json"])
+    monkeypatch.setattr(sys, "argv", ["aiovec", "doctor", "-s", f"lancedb://{folder}", "--json"])
     with pytest.raises(SystemExit):
         command.load()()
     findings = json.loads(capsys.readouterr().out)["findings"]

@@ -47,7 +47,7 @@ PICTURES: list[tuple[str, str, str, dict[str, int], Any]] = [
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "demo.db"
-        demo = [sys.executable, "-m", "aiovec", "demo", "--path", str(place)]
+        demo = [sys.executable, "-m", "aiovec", "demo", "-s", str(place)]
         await asyncio.to_thread(subprocess.run, demo, check=True, stdout=subprocess.DEVNULL)
         served = Served(place)
         await asyncio.to_thread(served.start)

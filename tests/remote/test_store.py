@@ -46,20 +46,20 @@ def test_the_commands(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     (tmp_path / "schema.json").write_text(SCHEMA.to_json())
     for words, told in (
-        (("import", "rows.jsonl", url, "--table", "notes", "--schema", "schema.json"), ""),
-        (("tables", url), "notes"),
-        (("rows", url, "notes"), "some words"),
-        (("search", url, "notes", "other", "--text"), "other words"),
-        (("export", url, "notes", "out.parquet"), ""),
-        (("import", "out.parquet", url, "--table", "again"), ""),
-        (("info", url, "--json"), '"remote"'),
-        (("doctor", url), "server's backend"),
-        (("optimize", url, "notes"), ""),
+        (("import", "rows.jsonl", "-s", url, "--table", "notes", "--schema", "schema.json"), ""),
+        (("tables", "-s", url), "notes"),
+        (("rows", "-s", url, "notes"), "some words"),
+        (("search", "-s", url, "notes", "other", "--by", "text"), "other words"),
+        (("export", "-s", url, "notes", "out.parquet"), ""),
+        (("import", "out.parquet", "-s", url, "--table", "again"), ""),
+        (("info", "-s", url, "--json"), '"remote"'),
+        (("doctor", "-s", url), "server's backend"),
+        (("optimize", "-s", url, "notes"), ""),
     ):
         done = run(*words)
         assert done.code == 0, (words, done.err)
         assert told in done.out, words
-    done = run("backup", url, "copy.db")
+    done = run("backup", "-s", url, "copy.db")
     assert done.code == 1
     assert "does not support 'backup'" in done.err
 

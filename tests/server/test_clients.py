@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("store") / "notes.db") as made:
+    with serving("-s", tmp_path_factory.mktemp("store") / "notes.db") as made:
         yield made
 
 

@@ -43,7 +43,7 @@ class Restarted:
 
     async def start(self, port: int = 0) -> None:
         def start() -> Served:
-            return self._stack.enter_context(serving(self._target, "--port", str(port)))
+            return self._stack.enter_context(serving("-s", self._target, "--port", str(port)))
 
         self.served = await asyncio.to_thread(start)
 

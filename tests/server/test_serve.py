@@ -50,12 +50,12 @@ def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for arguments, code, words in (
-            (["notes.db", "--port", port], 1, f"port {port} is in use by another process"),
-            (["notes.db", "--host", "no-such-host.invalid"], 1, "no-such-host.invalid"),
-            (["notes.db", "--read-only", "--port", "0"], 1, "notes.db"),
-            ([file, "--port", "0"], 1, "damaged.db"),
+            (["-s", "notes.db", "--port", port], 1, f"port {port} is in use by another process"),
+            (["-s", "notes.db", "--host", "no-such-host.invalid"], 1, "no-such-host.invalid"),
+            (["-s", "notes.db", "--read-only", "--port", "0"], 1, "notes.db"),
+            (["-s", file, "--port", "0"], 1, "damaged.db"),
             (["--port", "0"], 1, "nothing says what to open"),
-            (["http://127.0.0.1:4002"], 1, "served by another server already"),
+            (["-s", "http://127.0.0.1:4002"], 1, "served by another server already"),
             (["--config", config], 1, "served by another server already"),
         ):
             ended, told = run_serve(*arguments)
@@ -63,7 +63,7 @@ def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> No
             assert words in told
             assert told.count("\n") == 1, told
     for host in ("0.0.0.0", "::"):  # other machines need a key
-        ended, told = run_serve("notes.db", "--port", "0", "--host", host)
+        ended, told = run_serve("-s", "notes.db", "--port", "0", "--host", host)
         assert ended == 2
         assert "AIOVEC_API_KEYS" in told
     assert not (tmp_path / "notes.db").exists()
@@ -71,7 +71,7 @@ def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> No
 
 def test_a_package_that_is_missing(run_serve: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    code, told = run_serve("notes.db")
+    code, told = run_serve("-s", "notes.db")
     assert (code, told.count("\n")) == (1, 1)
     assert 'pip install "aiovec[server]"' in told
 
@@ -144,7 +144,7 @@ def test_it_ends_with_0_and_keeps_what_it_acknowledged(tmp_path: Path, kind: int
 def test_it_serves_other_machines_with_a_key_and_stops_when_nobody_calls(tmp_path: Path) -> None:
     keys = {"AIOVEC_API_KEYS": "0123456789abcdef"}
     options = ("--host", "0.0.0.0", "--idle-timeout", "0.5")
-    with serving(tmp_path / "notes.db", *options, env=keys) as server:
+    with serving("-s", tmp_path / "notes.db", *options, env=keys) as server:
         with socket.create_connection(("127.0.0.1", server.port)):
             pass
         assert server.process.wait(START) == 0

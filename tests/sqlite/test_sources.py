@@ -45,7 +45,7 @@ def bring(
     """Run the command; what it exits with, and what it says."""
 
     def run(to: Path, *options: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["aiovec", "import", str(path), str(to), *options])
+        monkeypatch.setattr(sys, "argv", ["aiovec", "import", str(path), "-s", str(to), *options])
         with pytest.raises(SystemExit) as ended:
             runpy.run_module("aiovec", run_name="__main__")
         told = capsys.readouterr()

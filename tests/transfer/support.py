@@ -26,7 +26,7 @@ def numbered(*ids: str) -> list[Row]:
 
 def bring(path: Path, store: Path, *options: object, table: str = "notes", code: int = 0) -> Any:
     """Import the one table of a file; the facts about it."""
-    finished = run("import", path, store, "--table", table, "--json", *options)
+    finished = run("import", path, "-s", store, "--table", table, "--json", *options)
     assert finished.code == code, finished.err
     (facts,) = finished.json["tables"]
     return facts
@@ -34,7 +34,7 @@ def bring(path: Path, store: Path, *options: object, table: str = "notes", code:
 
 def refused(path: Path, store: Path, *options: object, table: str = "notes") -> str:
     """Import a file of which nothing is taken; why."""
-    finished = run("import", path, store, "--table", table, *options)
+    finished = run("import", path, "-s", store, "--table", table, *options)
     assert_one_error(finished)
     return finished.err
 

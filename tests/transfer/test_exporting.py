@@ -49,7 +49,7 @@ def test_an_export_that_fails_leaves_no_file(store: Path, out: Path) -> None:
         (out / name).write_text("mine")
         for path in (out / f"new-{name}", out / name):
             with files_of_at_most(2**16):
-                finished = run("export", store, "notes", path, "--overwrite")
+                finished = run("export", "-s", store, "notes", path, "--overwrite")
             assert_one_error(finished)
             assert path.name in finished.err
     mine = ("a.arrow", "a.arrows", "a.jsonl", "a.parquet", "b.csv")
@@ -60,14 +60,14 @@ def test_an_export_replaces_only_when_told(store: Path, out: Path) -> None:
     made(store, Schema(2, fields={"year": int}))
     path = out / "notes.jsonl"
     path.write_text("mine")
-    finished = run("export", store, "notes", path)
+    finished = run("export", "-s", store, "notes", path)
     assert_one_error(finished)
     assert "--overwrite" in finished.err
     assert contents(out) == {"notes.jsonl": "mine"}
-    assert run("export", store, "notes", path, "--overwrite").code == 0
+    assert run("export", "-s", store, "notes", path, "--overwrite").code == 0
     assert sorted(contents(out)) == ["notes.jsonl", "notes.schema.json"]
     # The schema of an export without vectors would be that of the file before it.
-    assert run("export", store, "notes", path, "--select", "year", "--overwrite").code == 0
+    assert run("export", "-s", store, "notes", path, "--select", "year", "--overwrite").code == 0
     assert contents(out) == {"notes.jsonl": ""}
 
 
@@ -78,7 +78,7 @@ def test_what_an_export_replaces_is_read_by_nobody_else(store: Path, out: Path) 
         path = out / f"{mode:o}.parquet"
         path.write_text("mine")
         path.chmod(mode)
-        assert run("export", store, "notes", path, "--overwrite").code == 0
+        assert run("export", "-s", store, "notes", path, "--overwrite").code == 0
         assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
@@ -86,7 +86,7 @@ def test_an_export_leaves_the_schema_of_another_file_alone(store: Path, out: Pat
     """Else the rows of one table would be imported with the model and the metric of the other."""
     for table in ("notes", "others"):
         made(store, Schema(2, model=table), [{"id": table, "embedding": [1, 2]}], table)
-    assert run("export", store, "notes", out / "m.jsonl").code == 0
+    assert run("export", "-s", store, "notes", out / "m.jsonl").code == 0
     (out / "own.schema.json").write_text('{"type": "object"}')
     before = contents(out)
     for name, why in (
@@ -94,7 +94,7 @@ def test_an_export_leaves_the_schema_of_another_file_alone(store: Path, out: Pat
         ("own.csv", "so it is not replaced; name another file"),
     ):
         for options in ([], ["--overwrite"], ["--select", "id"]):
-            finished = run("export", store, "others", out / name, *options)
+            finished = run("export", "-s", store, "others", out / name, *options)
             assert_one_error(finished)
             assert why in finished.err
             assert contents(out) == before

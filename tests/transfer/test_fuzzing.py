@@ -20,7 +20,7 @@ NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 
 def sound_files(folder: Path) -> dict[str, bytes]:
     made("sound.db", EVERY_KIND, rows_of_every_kind(40))
     for name in ("a.parquet", "a.arrow", "a.arrows", "a.jsonl", "b.csv"):
-        assert run("export", "sound.db", "notes", folder / name).code == 0
+        assert run("export", "-s", "sound.db", "notes", folder / name).code == 0
     db = connect(folder / "vec0.db")
     db.execute("PRAGMA page_size = 1024")
     db.execute("CREATE VIRTUAL TABLE items USING vec0(e float[4], tenant TEXT, +body TEXT)")
@@ -67,7 +67,7 @@ def test_mutated_files_of_every_format(folder: Path) -> None:
         path = folder / f"case-{case}-{name}"
         path.write_bytes(mutated(files[name], rng))
         target = folder / f"{case}.db"
-        finished = run("import", path, target, "--as", "notes", "--id-column", "id")
+        finished = run("import", path, "-s", target, "--as", "notes", "--id-column", "id")
         outcomes[finished.code] += 1
         assert finished.code in (0, 1), case
         assert "Traceback" not in finished.err, case

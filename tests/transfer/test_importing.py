@@ -183,7 +183,7 @@ def test_ids_that_come_twice(folder: Path, store: Path) -> None:
 def test_strict_keeps_nothing(folder: Path, store: Path) -> None:
     path = jsonl(folder / "notes.jsonl", [*numbered("a", "b"), "broken", *numbered("b")])
     assert "2 of them cannot be imported, so nothing was kept" in refused(path, store, "--strict")
-    assert run("tables", store).lines == []
+    assert run("tables", "-s", store).lines == []
     assert set(rejected(path)) == {3, 4}
     made(store, Schema(2), numbered("a"))
     before = rows_of(store)
@@ -193,7 +193,7 @@ def test_strict_keeps_nothing(folder: Path, store: Path) -> None:
     ]
     for rows in bad:
         assert "nothing was kept" in refused(jsonl(path, rows), store, "--strict")
-        assert [line[0] for line in run("tables", store).lines[1:]] == ["notes"]
+        assert [line[0] for line in run("tables", "-s", store).lines[1:]] == ["notes"]
         assert rows_of(store) == before
     assert rejected(path).popitem()[1] == ("a", "the id already exists")
     assert bring(path, store, "--strict", "--upsert")["rows"] == 3
@@ -207,7 +207,7 @@ def test_a_file_of_which_nothing_fits_leaves_no_table(folder: Path, store: Path)
     path = jsonl(folder / "notes.jsonl", numbered("a", "b"))
     told = refused(path, store, "--schema", "schema.json")
     assert "not one of 2 could be imported; the first: the vector" in told
-    assert run("tables", store).lines == []
+    assert run("tables", "-s", store).lines == []
 
 
 # The table it goes to

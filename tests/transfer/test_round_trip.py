@@ -34,7 +34,7 @@ def there_and_back(
     before = rows_of(store, "before")
     for suffix in suffixes:
         path, table = folder / f"{number}-{suffix[1:]}{suffix}", f"after-{suffix[1:]}"
-        saved = run("export", store, "before", path, "--json").json
+        saved = run("export", "-s", store, "before", path, "--json").json
         assert saved["rows"] == len(before)
         done = bring(path, store, table=table)
         assert (done["rows"], done["rejected"]) == (len(before), 0)
@@ -102,7 +102,7 @@ def test_a_part_of_a_table(folder: Path, store: Path) -> None:
     for suffix in SUFFIXES:
         table = f"part-{suffix[1:]}"
         path = folder / f"{table}{suffix}"
-        assert run("export", store, "notes", path, *part).json["rows"] == 3
+        assert run("export", "-s", store, "notes", path, *part).json["rows"] == 3
         bring(path, store, table=table)
         fields = {"year": int, "seen": datetime}
         assert schema_of(store, table) == Schema(2, model="m", fields=fields, payload=False)
@@ -120,14 +120,16 @@ def test_what_is_written_as_text(folder: Path, store: Path) -> None:
     }  # fmt: skip
     made(store, schema, [full, {"id": "b", "embedding": [0, 1], "s": ""}])
     seen = "2024-02-03T04:05:06.000007Z"
-    assert run("export", store, "notes", "rows.jsonl").code == 0
+    assert run("export", "-s", store, "notes", "rows.jsonl").code == 0
     first, _ = (folder / "rows.jsonl").read_text("utf-8").splitlines()
     assert json.loads(first) == full | {"seen": seen}
     assert Schema.from_json((folder / "rows.schema.json").read_text("utf-8")) == schema
     with sync.connect(store) as opened:  # a line is what insert takes
         opened.create_table("again", schema)
         assert opened.insert("again", [json.loads(first)]) == 1
-    assert run("export", store, "notes", "o.csv", "--select", "n,f,b,s,l,seen,payload").code == 0
+    assert (
+        run("export", "-s", store, "notes", "o.csv", "--select", "n,f,b,s,l,seen,payload").code == 0
+    )
     assert (folder / "o.csv").read_text("utf-8") == (
         '"id","n","f","b","s","l","seen","payload"\n'
         f'"a",1,0.5,true,"q""","[1]","{seen}","{{""k"":{{""x"":null}}}}"\n"b",,,,"",,,\n'

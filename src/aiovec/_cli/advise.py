@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -14,9 +15,9 @@ import typer
 from .._filters import F
 from .._store.store import VectorStore
 from ..backend.memory import size_text
-from .output import out, print_facts, print_json
-from .run import failing_clearly, run
-from .stores import AsJson, Config, Store, of_each_table, opened
+from .output import emit
+from .run import failing_clearly
+from .stores import AsJson, Config, OnlyTable, Store, in_store, of_each_table
 
 # Queries of the probe: this many stored vectors from each of this many places of the table.
 _PLACES, _OF_EACH = 8, 12
@@ -77,11 +78,8 @@ def _verdict(passed: dict[str, str]) -> Verdict:
 
 @failing_clearly
 def advise(
+    table: OnlyTable = None,
     store: Store = None,
-    table: Annotated[
-        str | None,
-        typer.Argument(metavar="TABLE", help="Only this table.", show_default=False),
-    ] = None,
     created: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +87,6 @@ def advise(
             metavar="FIELD",
             help="Field with the time when a row was added, to measure growth. Without it, growth "
             "is not measured.",
-            show_default=False,
         ),
     ] = None,
     rows: Annotated[int, typer.Option(min=0, help="Threshold: rows of a table.")] = 100_000,
@@ -106,43 +103,32 @@ def advise(
     into memory. Changes nothing.
     """
     limits = _Limits(rows, p95_ms, rows_a_day)
-    about, measured = run(_advise(store, table, config, created))
-    movable = about["backend"] == "sqlite"  # what grows beyond LanceDB has nowhere to go
-    verdicts = [
-        (one, passed := one.passed(limits), _verdict(passed) if movable else None)
-        for one in measured
-    ]
-    if json:
-        tables = [
-            {**asdict(one), "verdict": verdict, "passed": list(passed)}
-            for one, passed, verdict in verdicts
-        ]
-        print_json({**about, "thresholds": asdict(limits), "tables": tables})
-        return
-    print_facts(about)
-    for one, passed, verdict in verdicts:
-        out().print()
-        print_facts(_lines(one, passed, verdict))
-    out().print()
-    if not movable:
-        out().print("advise: only SQLite stores get a verdict")
-    elif moving := [one.table for one, _, verdict in verdicts if verdict == "move"]:
-        out().print(f"advise: move {', '.join(moving)}; start with: aiovec migrate plan --to …")
-    else:
-        out().print("advise: no table needs to move")
 
-
-async def _advise(
-    store: str | None, table: str | None, config: str | None, created: str | None
-) -> tuple[dict[str, str], list[_Measured]]:
-    async with opened(store, config, reading=True) as vectors:
-
-        async def measured(name: str) -> _Measured:
+    async def measured(vectors: VectorStore) -> tuple[dict[str, str], list[_Measured]]:
+        async def of(name: str) -> _Measured:
             return await _measure(vectors, name, created)
 
-        named = None if table is None else [table]
-        tables = await of_each_table(vectors, named, measured, "measuring")
+        tables = await of_each_table(vectors, table and [table], of, "measuring")
         return {"store": vectors.target, "backend": vectors.backend_name}, tables
+
+    about, found = in_store(store, config, measured, reading=True)
+    movable = about["backend"] == "sqlite"  # what grows beyond LanceDB has nowhere to go
+    tables: list[dict[str, Any]] = []
+    shown: list[str | Mapping[str, object]] = [about]
+    for one in found:
+        passed = one.passed(limits)
+        verdict = _verdict(passed) if movable else None
+        tables.append({**asdict(one), "verdict": verdict, "passed": list(passed)})
+        shown += ["", _lines(one, passed, verdict)]
+    moving = ", ".join(one["table"] for one in tables if one["verdict"] == "move")
+    if not movable:
+        last = "only SQLite stores get a verdict"
+    elif moving:
+        last = f"move {moving}; start with: aiovec migrate plan --to …"
+    else:
+        last = "no table needs to move"
+    facts = {**about, "thresholds": asdict(limits), "tables": tables}
+    emit(facts, [*shown, "", f"advise: {last}"], json)
 
 
 async def _measure(vectors: VectorStore, name: str, created: str | None) -> _Measured:

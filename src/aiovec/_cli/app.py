@@ -15,13 +15,12 @@ app = typer.Typer(
     cls=Commands,
     help="A vector store in one file that async apps can await.",
     epilog=(
-        "STORE is a target (notes.db, a folder, a URL) or, with "
-        "--config, the name of a backend that the TOML file configures. Default: the backend in "
-        "use of the TOML file, which is --config, else $AIOVEC_CONFIG, else ./aiovec.toml."
+        "A command uses the store that --store names: a path or URL, or the name of a backend in "
+        "the TOML file. Without it, the command uses the backend that the TOML file selects."
     ),
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # what is no AiovecError is a bug; show it as Python does
+    pretty_exceptions_enable=False,  # anything but an AiovecError is a bug and keeps its traceback
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -50,7 +49,7 @@ app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("info")(facts.info)
 app.command("tables")(facts.tables)
-app.command("search", cls=search.SearchCommand)(search.search)
+app.command("search")(search.search)
 app.command("rows")(rows.rows)
 app.command("distinct")(rows.distinct)
 app.command("import")(importing.import_)

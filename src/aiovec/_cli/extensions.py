@@ -26,7 +26,7 @@ GROUP = "aiovec.commands"
 
 
 class Commands(TyperGroup):
-    """Our own commands, and behind them those that are installed beside."""
+    """The commands of this package, followed by those of other installed packages."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _quietly():
@@ -50,7 +50,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Take the secrets out of a complaint about the arguments, which repeats them."""
+    """Remove secrets from an error about the arguments, which repeats them."""
     try:
         yield
     except Exception as exc:

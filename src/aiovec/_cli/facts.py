@@ -1,168 +1,121 @@
-"""``aiovec info`` and ``aiovec tables``: what a store is and what it holds."""
+"""``aiovec info`` and ``aiovec tables``: a store's properties and its tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from .._model.schema import Schema
 from .._store.store import VectorStore
-from ..backend.contract import ABILITIES, TableStats
-from .output import out, print_facts, print_json, print_rows
-from .run import failing_clearly, run
-from .stores import AsJson, Config, Store, of_each_table, opened
+from ..backend.contract import ABILITIES
+from .output import Listing, emit
+from .run import failing_clearly
+from .stores import AsJson, Config, OnlyTable, Store, in_store, of_each_table
 
 
 @failing_clearly
 def tables(store: Store = None, config: Config = None, json: AsJson = False) -> None:
-    """List the tables with their rows, dimensions, metric and model."""
-    found = run(_tables(store, config))
-    if json:
-        print_json({"tables": found})
-    elif found:
-        print_rows(
-            ["table", "rows", "dim", "metric", "model"],
-            [[t["name"], t["rows"], t["dim"], t["metric"], t["model"] or "-"] for t in found],
-            right=["rows", "dim"],
-        )
+    """List the tables with their number of rows, dimensions, metric and model."""
+
+    async def look(vectors: VectorStore) -> list[dict[str, Any]]:
+        async def of(name: str) -> dict[str, Any]:
+            schema = await vectors.schema(name)
+            facts = {"dim": schema.dim, "metric": schema.metric, "model": schema.model}
+            return {"name": name, "rows": await vectors.count(name), **facts}
+
+        return await of_each_table(vectors, None, of, "counting")
+
+    found = in_store(store, config, look, reading=True)
+    rows = [[t["name"], t["rows"], t["dim"], t["metric"], t["model"] or "-"] for t in found]
+    listing = Listing(["table", "rows", "dim", "metric", "model"], rows, ["rows", "dim"])
+    emit({"tables": found}, [listing] if found else [], json)
 
 
 @failing_clearly
 def info(
-    store: Store = None,
-    table: Annotated[
-        str | None,
-        typer.Argument(metavar="TABLE", help="Only this table.", show_default=False),
-    ] = None,
-    config: Config = None,
-    json: AsJson = False,
+    table: OnlyTable = None, store: Store = None, config: Config = None, json: AsJson = False
 ) -> None:
-    """Show where a store lies, what it can do, and each table's schema, size and upkeep."""
-    found = run(_info(store, table, config))
-    if json:
-        print_json(found)
-        return
-    print_facts(
-        {
-            "store": found["target"],
-            "backend": found["backend"],
-            "abilities": ", ".join(found["abilities"]) or "none besides those of every store",
-            "tables": len(found["tables"]),
-        }
-    )
-    for one in found["tables"]:
-        out().print()
-        print_facts(_lines(one))
+    """Show a store's location, its abilities, and each table's schema, size and indexes."""
 
+    async def look(vectors: VectorStore) -> dict[str, Any]:
+        async def of(name: str) -> dict[str, Any]:
+            schema, stats = await vectors.schema(name), await vectors.stats(name)
+            facts = asdict(stats)
+            if vectors.supports("indexes"):
+                facts["indexes"] = [asdict(index) for index in await vectors.indexes(name)]
+            return {"name": facts.pop("table"), "schema": schema.to_dict(), **facts}
 
-async def _tables(store: str | None, config: str | None) -> list[dict[str, Any]]:
-    async with opened(store, config, reading=True) as vectors:
-
-        async def look(name: str) -> dict[str, Any]:
-            schema = await vectors.schema(name)
-            rows = await vectors.count(name)
-            return {
-                "name": name,
-                "rows": rows,
-                "dim": schema.dim,
-                "metric": schema.metric,
-                "model": schema.model,
-            }
-
-        return await of_each_table(vectors, None, look, "looking")
-
-
-async def _info(store: str | None, table: str | None, config: str | None) -> dict[str, Any]:
-    async with opened(store, config, reading=True) as vectors:
-        named = None if table is None else [table]
         return {
             "target": vectors.target,
             "backend": vectors.backend_name,
             "abilities": [name for name in ABILITIES if vectors.supports(name)],
-            "tables": await of_each_table(vectors, named, partial(_table, vectors), "looking"),
+            "tables": await of_each_table(vectors, table and [table], of, "reading"),
         }
 
-
-async def _table(vectors: VectorStore, name: str) -> dict[str, Any]:
-    schema: Schema = await vectors.schema(name)
-    stats: TableStats = await vectors.stats(name)
-    facts = asdict(stats)
-    if vectors.supports("indexes"):
-        facts["indexes"] = [asdict(info) for info in await vectors.indexes(name)]
-    return {"name": facts.pop("table"), "schema": schema.to_dict(), **facts}
+    found = in_store(store, config, look, reading=True)
+    shown: list[str | Mapping[str, object]] = [
+        {
+            "store": found["target"],
+            "backend": found["backend"],
+            "abilities": ", ".join(found["abilities"]) or "only those of every store",
+            "tables": len(found["tables"]),
+        }
+    ]
+    for one in found["tables"]:
+        shown += ["", _lines(one)]
+    emit(found, shown, json)
 
 
 def _lines(table: dict[str, Any]) -> dict[str, object]:
-    schema = table["schema"]
-    fields = ", ".join(f"{name}: {_kind(field)}" for name, field in schema["fields"].items())
-    optimized = table["last_optimize"]
-    return {
+    schema, optimized = table["schema"], table["last_optimize"]
+    embed = schema.get("embed")
+    fields = [f"{name}: {_kind(field)}" for name, field in schema["fields"].items()]
+    texts = [
+        name
+        for name, field in schema["fields"].items()
+        if isinstance(field, dict) and field.get("text")
+    ]
+    keywords = f"{', '.join(texts)} (analyzer {schema.get('analyzer', 'plain')})"
+    lines = {
         "table": table["name"],
         "rows": f"{table['rows']:,}",
         "bytes": f"{table['bytes']:,}",
         "vectors": f"{schema['vector']}, {schema['dim']} dimensions, {schema['metric']}",
-        "model": schema["model"] or "not said",
-        "fields": fields or "none",
-        "keywords": _keywords(schema),
-        "embedder": _embedder(schema),
-        "payload": "any further keys" if schema["payload"] else "no further keys",
+        "model": schema["model"] or "not set",
+        "fields": ", ".join(fields) or "none",
+        "keywords": keywords if texts else "none: no field has text=True",
+        "embedder": f"{embed['using']}, of the field {embed['field']}" if embed else "none",
+        "payload": "any other keys" if schema["payload"] else "no other keys",
         "index": table["index"],
         "unindexed": f"{table['unindexed_rows']:,} rows",
-        **({"indexes": _indexes(table["indexes"])} if "indexes" in table else {}),
         "memory": f"{table['scan_memory']:,} bytes",
         "optimized": optimized.isoformat(timespec="seconds") if optimized else "never",
-        **{_label(name): shown_for_people(value) for name, value in table["details"].items()},
+        **{name.replace("_", " "): _readable(value) for name, value in table["details"].items()},
     }
+    if "indexes" in table:
+        lines["indexes"] = "; ".join(map(_index, table["indexes"])) or "none"
+    return lines
 
 
-def _keywords(schema: dict[str, Any]) -> str:
-    covered = [name for name, field in schema["fields"].items() if _is_text(field)]
-    if not covered:
-        return "none: no field has text=True"
-    return f"{', '.join(covered)} (analyzer {schema.get('analyzer', 'plain')})"
+def _index(index: dict[str, Any]) -> str:
+    recall = "" if index["recall"] is None else f", recall {index['recall']:.3f}"
+    return f"{index['kind']} on {index['column']} ({index['rows_indexed']:,} rows{recall})"
 
 
-def _is_text(field: str | dict[str, Any]) -> bool:
-    return isinstance(field, dict) and bool(field.get("text"))
-
-
-def _embedder(schema: dict[str, Any]) -> str:
-    embed = schema.get("embed")
-    return f"{embed['using']}, of the field {embed['field']}" if embed else "none"
-
-
-def _indexes(found: list[dict[str, Any]]) -> str:
-    shown = []
-    for info in found:
-        recall = "" if info["recall"] is None else f", recall {info['recall']:.3f}"
-        shown.append(f"{info['kind']} on {info['column']} ({info['rows_indexed']:,} rows{recall})")
-    return "; ".join(shown) or "none"
-
-
-def _label(name: object) -> str:
-    return str(name).replace("_", " ")
-
-
-def shown_for_people(value: object) -> object:
-    """A detail of a backend, for people: figures in groups, a mapping as one line."""
+def _readable(value: object) -> object:
+    """Return a detail of a backend for people: numbers with commas, a mapping as one line."""
     if isinstance(value, Mapping):
-        return ", ".join(_fact(str(name), item) for name, item in value.items()) or "none"
+        return ", ".join(_named(str(name), item) for name, item in value.items()) or "none"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
-    if isinstance(value, int):
-        return f"{value:,}"
-    # Three digits tell enough of what was measured.
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"  # a measurement, of which three digits count
 
 
-def _fact(name: str, value: object) -> str:
-    if name.endswith("_ms"):
-        return f"{_label(name.removesuffix('_ms'))} {shown_for_people(value)} ms"
-    return f"{_label(name)} {shown_for_people(value)}"
+def _named(name: str, value: object) -> str:
+    unit = " ms" if name.endswith("_ms") else ""
+    return f"{name.removesuffix('_ms').replace('_', ' ')} {_readable(value)}{unit}"
 
 
 def _kind(field: str | dict[str, Any]) -> str:

@@ -1,31 +1,29 @@
-"""``aiovec import``: the rows of a file, or of somebody's database, into a store."""
+"""``aiovec import``: the rows of a file, or of another program's database, into a store."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._store.connect import Opening
+from .._model.schema import Metric, Schema, check_table_name
+from .._store.store import VectorStore
 from ..errors import ConfigError, TableNotFoundError
-from .output import counted, err, number_of, out, print_json, print_rows, progress
-from .run import failing_clearly, run
-from .stores import AsJson, Config, NoStoreError, expanded, opened, source_of
+from .output import Listing, counted, emit, err, number_of, out, print_json, progress
+from .run import failing_clearly
+from .stores import AsJson, Config, NoStoreError, Store, expanded, in_store
 
 if TYPE_CHECKING:
-    from .._model.schema import Schema
-    from .._transfer import Input, Load, Loaded, Loading, RejectsFile
-    from ..backend.foreign import ForeignTable, Hints, Skipped
+    from .._transfer import Input, Load, Loaded, RejectsFile
+    from ..backend.foreign import ForeignTable, Skipped
 
-_METRICS = ("cosine", "l2", "dot")
 _REASONS_SHOWN = 10
 
 
@@ -35,212 +33,174 @@ def import_(
         str,
         typer.Argument(
             metavar="FILE",
-            help="Parquet, Arrow IPC, JSON Lines, CSV, NumPy (.npy with .jsonl beside it), or a "
-            "SQLite database with vectors, which is opened read-only; - is standard input, with "
-            "--format and --table.",
-            show_default=False,
+            help="Parquet, Arrow IPC, JSON Lines, CSV, or a SQLite database with vectors, which "
+            "is opened read-only; or - for standard input, with --format and --table.",
         ),
     ],
-    store: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="STORE",
-            help="A target such as notes.db, created if it is missing, or, with --config, the name "
-            "of a backend.",
-            show_default=False,
-        ),
-    ] = None,
+    store: Store = None,
     table: Annotated[
         str | None,
         typer.Option(
-            help="The table to write. Default: the name of the file. For a database, the table to "
-            "import; default: all.",
-            show_default=False,
+            help="Table to write. Default: the name of the file. For a database: the table to "
+            "import. Default: all."
         ),
     ] = None,
     as_: Annotated[
-        str | None,
-        typer.Option(
-            "--as", help="Name of the table in the store, if it differs.", show_default=False
-        ),
+        str | None, typer.Option("--as", help="Name of the table in the store, if it differs.")
     ] = None,
     list_: Annotated[
-        bool, typer.Option("--list", help="Only show what would be imported; write nothing.")
+        bool, typer.Option("--list", help="Show what would be imported, and write nothing.")
     ] = False,
     form: Annotated[
         str | None,
         typer.Option(
             "--format",
-            help="Format: parquet, arrow, arrow-stream, jsonl, csv or numpy; for standard input or "
-            "a pipe jsonl, csv or arrow. Default: by the suffix.",
-            show_default=False,
+            help="parquet, arrow, arrow-stream, jsonl or csv; for standard input or a pipe jsonl, "
+            "csv or arrow. Default: by the suffix of the file.",
         ),
     ] = None,
     schema: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="JSON file with the schema of a table that is created.",
-            show_default=False,
-        ),
+        str | None, typer.Option(metavar="FILE", help="JSON file with the schema of a new table.")
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="Embedding model, if the file does not name it.", show_default=False),
+        str | None, typer.Option(help="Embedding model, if the file does not name it.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="cosine, l2 or dot.", show_default=False)
+        Metric | None, typer.Option(help="Metric, if the file does not name it.")
     ] = None,
     id_column: Annotated[
-        str | None, typer.Option(help="Column or key of the ids. Default: id.", show_default=False)
+        str | None, typer.Option(help="Column or key of the ids. Default: id.")
     ] = None,
-    vector_column: Annotated[
-        str | None, typer.Option(help="Column or key of the vectors.", show_default=False)
-    ] = None,
+    vector_column: Annotated[str | None, typer.Option(help="Column or key of the vectors.")] = None,
     model_column: Annotated[
-        str | None,
-        typer.Option(
-            help="For a database: the column that names each row's model.", show_default=False
-        ),
+        str | None, typer.Option(help="For a database: column with each row's model.")
     ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="For a database: the type of the BLOBs (float32, float64, float16, int8), or json "
-            "for text.",
-            show_default=False,
+            help="For a database: type of the vectors in BLOBs (float32, float64, float16, int8), "
+            "or json for text."
         ),
     ] = None,
     upsert: Annotated[
-        bool,
-        typer.Option("--upsert", help="Replace rows with the same ids instead of rejecting them."),
+        bool, typer.Option("--upsert", help="Replace existing rows instead of rejecting new ones.")
     ] = False,
     strict: Annotated[
         bool,
-        typer.Option(
-            "--strict",
-            help="Check every row first, and import none if one cannot be imported. For an "
-            "existing table, the checked rows are then moved into it; with --upsert, a failure of "
-            "that move keeps the rows moved so far.",
-        ),
+        typer.Option("--strict", help="Check all rows first; if one is rejected, import none."),
     ] = False,
     rejects: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="File that lists the rows that cannot be imported. Default: FILE.rejects.jsonl, "
-            "or stdin.rejects.jsonl.",
-            show_default=False,
+            help="Where to list rejected rows. Default: FILE.rejects.jsonl, or "
+            "stdin.rejects.jsonl.",
         ),
     ] = None,
     allow_rejects: Annotated[
-        bool,
-        typer.Option(
-            "--allow-rejects",
-            help="Exit with 0 even if rows, columns or tables of the file were left out.",
-        ),
+        bool, typer.Option("--allow-rejects", help="Exit with 0 even if something was left out.")
     ] = False,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
     """Import a file, or the tables of a database that another program wrote.
 
-    Rows that cannot be taken are listed with the reason, and the rest goes on. The exit code is 1
-    where anything with vectors was not taken, unless --allow-rejects is given.
+    Creates the store and the table if they do not exist. Rows that cannot be imported are listed
+    with the reason; all others are imported. Exits with 1 if anything was left out.
     """
-    from .._transfer import Loading, RejectsFile
+    from .._transfer import InputStream, Loading, RejectsFile, load, open_input
+    from .._transfer.jsonlines import schema_in
     from ..backend.foreign import Hints
 
-    if metric not in (None, *_METRICS):
-        raise typer.BadParameter(f"--metric must be one of {', '.join(_METRICS)}")
     piped = file == "-"
     if piped and not (list_ or table or as_):
         raise typer.BadParameter("standard input has no name; name the table with --table")
     path = Path("standard input") if piped else expanded(file)
-    told = None if schema is None else _schema_in(expanded(schema))
-    hints = Hints(table, id_column, vector_column, model_column, dtype)
-    there = partial(_schema_there, store, config, as_ or table, path)
-    with closing(_open(path, form, hints, told, piped, there)) as source:
+    given = None if schema is None else schema_in(expanded(schema))
+    opened = open_input(
+        path,
+        form=form,
+        hints=Hints(table, id_column, vector_column, model_column, dtype),
+        schema=given,
+        stream=InputStream(number_of(sys.__stdin__, "standard input")) if piped else None,
+        there=partial(_existing_schema, store, config, as_ or table, path),
+    )
+    with closing(opened) as source:
         found = source.tables()
         if list_:
-            _show_found(source, found, json=json)
+            _show_found(source, found, json)
             return
-        skipped = source.skipped()
-        loads = _loads(source, found, table, as_, told, metric, model)
-        # Beside the file, unless that is a place where nothing can be written.
-        folder = path.parent if path.is_file() and os.access(path.parent, os.W_OK) else Path()
-        beside = folder / f"{'stdin' if piped else path.name}.rejects.jsonl"
-        listed = beside if rejects is None else expanded(rejects)
-        if listed.absolute() == path.absolute():
-            raise typer.BadParameter("--rejects would replace the file itself")
+        loads = _loads(source, found, table, as_, given, metric, model)
+        listed = _rejects_file(path, "stdin" if piped else path.name, rejects)
         if source.is_database:
             err().print(
-                f"{path} is opened read-only and is not changed; aiovec backup {path} COPY copies "
-                "it first"
+                f"{path} is opened read-only and is not changed; to copy it first: aiovec backup "
+                f"COPY -s {path}"
             )
+        notes, how = RejectsFile(listed), Loading(upsert=upsert, strict=strict)
+
+        async def work(vectors: VectorStore) -> tuple[str, list[Loaded]]:
+            with progress("rows") as bar:
+                tasks = {
+                    id(one): bar.add_task(one.table, total=one.source.rows, visible=i == 0)
+                    for i, one in enumerate(loads)
+                }
+                how.seen = lambda one, rows: bar.update(
+                    tasks[id(one)], completed=rows, visible=True
+                )
+                done = await load(vectors, source, loads, notes, how)
+            # Nobody else builds the indexes after a script.
+            with progress("tables") as bar:
+                filled = [one.table for one in done if one.rows]
+                task = bar.add_task("indexing and optimizing", total=len(filled))
+                for name in filled:
+                    await vectors.optimize(name)
+                    bar.advance(task)
+            return vectors.target, done
+
         began = time.perf_counter()
-        notes = RejectsFile(listed)
-        target, done = run(
-            _import(store, config, source, loads, notes, Loading(upsert=upsert, strict=strict))
-        )
+        target, done = in_store(store, config, work, create=True)
         seconds = time.perf_counter() - began
+        skipped = source.skipped()
     whole = all(one.whole for one in done) and not skipped
     if json:
-        print_json(
-            {
-                "file": str(path),
-                "format": source.form,
-                "store": target,
-                "seconds": round(seconds, 6),
-                "complete": whole,
-                "rejects": str(listed) if notes.count else None,
-                "tables": [_facts(one, source.place) for one in done],
-                "skipped": [_skipped_facts(one) for one in skipped],
-            }
-        )
+        facts = {
+            "file": str(path),
+            "format": source.form,
+            "store": target,
+            "seconds": round(seconds, 6),
+            "complete": whole,
+            "rejects": str(listed) if notes.count else None,
+            "tables": [_facts(one, source.place) for one in done],
+            "skipped": [_skipped_facts(one) for one in skipped],
+        }
+        print_json(facts)
     else:
         _show(done, skipped, notes, seconds)
     if not whole and not allow_rejects:
         raise typer.Exit(1)
 
 
-def _schema_in(path: Path) -> Schema:
-    from .._transfer.jsonlines import schema_in
-
-    return schema_in(path)
-
-
-def _schema_there(
+def _existing_schema(
     store: str | None, config: str | None, table: str | None, path: Path
 ) -> Schema | None:
-    """The schema of the table that the rows go to, if it is there.
-
-    Another process may drop it meanwhile: the table is made again then, as it was.
-    """
+    """Return the schema of the table that the rows go to, if it exists."""
     from ..backend.foreign import legal_table_name
 
-    async def look() -> Schema | None:
-        try:
-            async with opened(store, config, reading=True) as vectors:
-                return await vectors.schema(table or legal_table_name(path.stem))
-        except (NoStoreError, TableNotFoundError, ConfigError):  # --list needs no store
-            return None
-
-    return run(look())
+    name = table or legal_table_name(path.stem)
+    try:
+        return in_store(store, config, lambda vectors: vectors.schema(name), reading=True)
+    except (NoStoreError, TableNotFoundError, ConfigError):  # --list needs no store
+        return None
 
 
-def _open(
-    file: Path,
-    form: str | None,
-    hints: Hints,
-    told: Schema | None,
-    piped: bool,
-    there: Callable[[], Schema | None],
-) -> Input:
-    from .._transfer import InputStream, open_input
-
-    stream = InputStream(number_of(sys.__stdin__, "standard input")) if piped else None
-    return open_input(file, form=form, hints=hints, schema=told, stream=stream, there=there)
+def _rejects_file(path: Path, name: str, given: str | None) -> Path:
+    # Next to the file, unless nothing can be written there.
+    folder = path.parent if path.is_file() and os.access(path.parent, os.W_OK) else Path()
+    listed = folder / f"{name}.rejects.jsonl" if given is None else expanded(given)
+    if listed.absolute() == path.absolute():
+        raise typer.BadParameter("--rejects would replace the file itself")
+    return listed
 
 
 def _loads(
@@ -249,11 +209,10 @@ def _loads(
     table: str | None,
     as_: str | None,
     schema: Schema | None,
-    metric: str | None,
+    metric: Metric | None,
     model: str | None,
 ) -> list[Load]:
-    """The table that each part of the input goes to."""
-    from .._model.schema import check_table_name
+    """Return each table of the input with the table that it goes to."""
     from .._transfer import Load
 
     if len(found) > 1 and (as_ is not None or schema is not None):
@@ -264,82 +223,42 @@ def _loads(
         )
     chosen = as_ if source.is_database else as_ or table
     if chosen is not None:
-        check_table_name(chosen)  # before the store is made
-    kind = cast("Literal['cosine', 'l2', 'dot'] | None", metric)
-    return [Load(one, chosen or one.name, schema, kind, model) for one in found]
+        check_table_name(chosen)  # before the store is created
+    return [Load(one, chosen or one.name, schema, metric, model) for one in found]
 
 
-async def _import(
-    store: str | None,
-    config: str | None,
-    source: Input,
-    loads: list[Load],
-    rejects: RejectsFile,
-    how: Loading,
-) -> tuple[str, list[Loaded]]:
-    from .._transfer import load
-
-    opening = await asyncio.to_thread(source_of, store, config)
-    async with Opening(lambda: opening) as vectors:
-        with progress("rows") as bar:
-            how.seen = _shown_on(bar, loads)
-            done = await load(vectors, source, loads, rejects, how)
-        # Indexes and compaction, however long they take: a script has nobody who does it later.
-        with progress("tables") as bar:
-            filled = [one.table for one in done if one.rows]
-            task = bar.add_task("indexing and optimizing", total=len(filled))
-            for table in filled:
-                await vectors.optimize(table)
-                bar.advance(task)
-        return vectors.target, done
-
-
-def _shown_on(bar: Any, loads: list[Load]) -> Callable[[Load, int], None]:
-    tasks = {
-        id(one): bar.add_task(one.table, total=one.source.rows, visible=i == 0)
-        for i, one in enumerate(loads)
-    }
-    return lambda one, rows: bar.update(tasks[id(one)], completed=rows, visible=True)
-
-
-def _show_found(source: Input, found: list[ForeignTable], *, json: bool) -> None:
+def _show_found(source: Input, found: list[ForeignTable], json: bool) -> None:
     skipped = source.skipped()
-    if json:
-        print_json(
+    facts = {
+        "file": str(source.path),
+        "format": source.form,
+        "tables": [
             {
-                "file": str(source.path),
-                "format": source.form,
-                "tables": [
-                    {
-                        "name": one.name,
-                        "origin": one.origin,
-                        "layout": one.layout,
-                        "rows": one.rows,
-                        "schema": one.schema.to_dict(),
-                        "notes": list(one.notes),
-                        "omitted": list(one.omitted),
-                    }
-                    for one in found
-                ],
-                "skipped": [_skipped_facts(one) for one in skipped],
+                "name": one.name,
+                "origin": one.origin,
+                "layout": one.layout,
+                "rows": one.rows,
+                "schema": one.schema.to_dict(),
+                "notes": list(one.notes),
+                "omitted": list(one.omitted),
             }
-        )
-        return
-    print_rows(
-        ["table", "from", "layout", "rows", "dim", "metric", "model"],
-        [
-            [
-                one.name, one.origin, one.layout, "?" if one.rows is None else one.rows,
-                one.schema.dim, one.schema.metric, one.schema.model or "-",
-            ]
             for one in found
         ],
-        right=["rows", "dim"],
-    )  # fmt: skip
-    for one in found:
-        _show_notes(one.name, one.notes, one.omitted)
-    for other in skipped:
-        err().print(f"{other.origin}: not taken: {other.reason}")
+        "skipped": [_skipped_facts(one) for one in skipped],
+    }
+    cells = [
+        [
+            one.name, one.origin, one.layout, "?" if one.rows is None else one.rows,
+            one.schema.dim, one.schema.metric, one.schema.model or "-",
+        ]
+        for one in found
+    ]  # fmt: skip
+    columns = ["table", "from", "layout", "rows", "dim", "metric", "model"]
+    emit(facts, [Listing(columns, cells, right=["rows", "dim"])], json)
+    if not json:
+        for one in found:
+            _show_notes(one.name, one.notes, one.omitted)
+        _show_skipped(skipped)
 
 
 def _facts(one: Loaded, place: str) -> dict[str, Any]:
@@ -372,21 +291,14 @@ def _skipped_facts(one: Skipped) -> dict[str, Any]:
     return {"origin": one.origin, "rows": one.rows, "reason": one.reason}
 
 
-def _show_notes(table: str, notes: Sequence[str], omitted: Sequence[str]) -> None:
-    for note in notes:
-        err().print(f"{table}: {note}")
-    for what in omitted:
-        err().print(f"{table}: not taken: {what}")
-
-
 def _show(
     done: list[Loaded], skipped: Sequence[Skipped], rejects: RejectsFile, seconds: float
 ) -> None:
     for one in done:
         into = f" into the new table {one.table}" if one.created else f" into {one.table}"
         if one.rejected and not one.rows and not one.created:
-            into = ""  # a new table is made with its first row
-        replaced = f", {one.replaced:,} of which replaced another" if one.replaced else ""
+            into = ""  # a new table is created with its first row
+        replaced = f", of which {one.replaced:,} replaced existing rows" if one.replaced else ""
         out().print(
             f"imported {counted(one.rows)} from {one.origin} ({one.layout}){into}{replaced}"
         )
@@ -395,17 +307,26 @@ def _show(
             first = reason.examples[0]
             which = first.id if first.id is not None else first.row
             example = "" if which is None else f", such as {which}"
-            err().print(f"{one.table}: not taken: {counted(reason.rows)}{example}: {reason.text}")
+            err().print(f"{one.table}: rejected {counted(reason.rows)}{example}: {reason.text}")
         more = len(one.reasons) - _REASONS_SHOWN
         if more > 0:
             err().print(f"{one.table}: and {more} more reasons")
         if one.missing:
-            err().print(f"{one.table}: not taken: {counted(one.missing)} that cannot be read")
-    for other in skipped:
-        rows = "" if other.rows is None else f" ({counted(other.rows)})"
-        err().print(f"{other.origin}{rows}: not taken: {other.reason}")
+            err().print(f"{one.table}: not imported: {counted(one.missing)} that cannot be read")
+    _show_skipped(skipped)
     out().print(f"done in {seconds:.2f} s")
     if rejects.count:
-        out().print(
-            f"not imported: {counted(rejects.count)}; {rejects.path} has the reason for each"
-        )
+        out().print(f"rejected {counted(rejects.count)}; {rejects.path} has the reason for each")
+
+
+def _show_notes(table: str, notes: Sequence[str], omitted: Sequence[str]) -> None:
+    for note in notes:
+        err().print(f"{table}: {note}")
+    for what in omitted:
+        err().print(f"{table}: not imported: {what}")
+
+
+def _show_skipped(skipped: Sequence[Skipped]) -> None:
+    for one in skipped:
+        rows = "" if one.rows is None else f" ({counted(one.rows)})"
+        err().print(f"{one.origin}{rows}: not imported: {one.reason}")

@@ -1,16 +1,26 @@
-"""Output of the commands: JSON, tables, plain lines, progress, and one line for an error."""
+"""Output of the commands: facts for people or as JSON, progress, and one line for an error."""
 
 from __future__ import annotations
 
-import json
+import json as jsonlib
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -24,7 +34,7 @@ _WIDEST_CELL = 200
 
 
 def settle_streams() -> None:
-    """Let a stream that cannot write a character write a question mark, not a traceback."""
+    """Write a question mark for each character that a stream cannot write."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -32,14 +42,14 @@ def settle_streams() -> None:
 
 
 def number_of(stream: TextIO | None, name: str) -> int:
-    """The descriptor of a standard stream that a command was told to use."""
+    """Return the file descriptor of a standard stream. Raises ConfigError if it is closed."""
     if stream is None:
         raise ConfigError(f"{name} is closed")
     return stream.fileno()
 
 
 class _Console(Console):
-    """A console that prints each string as one line, and nothing that drives the terminal."""
+    """A console that prints each string as one line, without control characters."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -49,12 +59,12 @@ class _Console(Console):
 
 
 def out() -> Console:
-    """Standard output. Made when it is needed, so that a redirected stream counts."""
+    """Return standard output. Made for each use, so that a redirected stream counts."""
     return _Console()
 
 
 def err() -> Console:
-    """Standard error."""
+    """Return standard error."""
     return _Console(stderr=True)
 
 
@@ -69,7 +79,7 @@ def _harmless(value: Any) -> Any:
 
 
 def one_line(value: object) -> str:
-    """A value as text in one line that does nothing to a terminal."""
+    """Return a value as one line of text without control characters."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", " ".join(str(value).split()))
 
 
@@ -78,16 +88,60 @@ def counted(rows: int) -> str:
     return "1 row" if rows == 1 else f"{rows:,} rows"
 
 
+def cell(value: object) -> str:
+    """Return a value as text: null as nothing, lists and objects as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, (list, dict, bool)):
+        return jsonlib.dumps(value, ensure_ascii=False)
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
 def say_error(message: object) -> None:
-    """One red line on standard error."""
+    """Print one red line to standard error."""
     err().print(Text.assemble(("error: ", "bold red"), (one_line(message), "red")))
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A table to print; the columns named in ``right`` are aligned right."""
+
+    columns: Sequence[str]
+    rows: Iterable[Sequence[object]]
+    right: Sequence[str] = ()
+
+
+def emit(
+    facts: Any,
+    shown: Iterable[str | Text | Mapping[str, object] | Listing],
+    json: bool,
+    *,
+    stderr: bool = False,
+) -> None:
+    """Print the result of a command: ``facts`` as JSON, or what is ``shown`` to people.
+
+    A text is a line, a mapping a block of names and values.
+    """
+    if json:
+        print_json(facts, stderr=stderr)
+        return
+    console = err() if stderr else out()
+    for part in shown:
+        if isinstance(part, Listing):
+            print_rows(part.columns, part.rows, right=part.right)
+        elif isinstance(part, Mapping):
+            width = max(map(len, part), default=0)
+            for name, value in part.items():
+                console.print(Text.assemble((f"{name:<{width}}  ", "bold"), one_line(value)))
+        else:
+            console.print(part)
+
+
 def print_json(value: Any, *, stderr: bool = False) -> None:
-    """A value as JSON, each item of its outermost levels on a line of its own."""
+    """Print a value as indented JSON."""
     stream = sys.stderr if stderr else sys.stdout
     unicode_out = (stream.encoding or "").lower().replace("-", "").startswith("utf")
-    text = json.dumps(value, ensure_ascii=not unicode_out, indent=2, default=_as_json)
+    text = jsonlib.dumps(value, ensure_ascii=not unicode_out, indent=2, default=_as_json)
     # JSON escapes C0 by itself. DEL and C1 drive a terminal too, and only strings can hold them.
     stream.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
@@ -95,13 +149,13 @@ def print_json(value: Any, *, stderr: bool = False) -> None:
 def print_rows(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()
 ) -> None:
-    """A table: on a terminal laid out to its width, in a pipe as lines with tabs."""
+    """Print a table: laid out to the width of a terminal, or as lines with tabs in a pipe."""
     console = out()
     aligned_right = frozenset(right)
     if not console.is_terminal:
         for row in (columns, *rows):
             # Not through the console, which would turn tabs into spaces.
-            console.file.write("\t".join(one_line(cell) for cell in row) + "\n")
+            console.file.write("\t".join(one_line(value) for value in row) + "\n")
         return
     grid = Grid(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
@@ -109,28 +163,32 @@ def print_rows(
             Text(one_line(column)), justify="right" if column in aligned_right else "left"
         )
     for row in rows:
-        grid.add_row(*(Text(_shortened(one_line(cell))) for cell in row))
+        grid.add_row(*(Text(_shortened(one_line(value))) for value in row))
     console.print(grid, soft_wrap=False)
 
 
-def print_facts(facts: Mapping[str, object]) -> None:
-    """Names and values, one a line."""
-    console = out()
-    width = max(map(len, facts), default=0)
-    for name, value in facts.items():
-        console.print(Text.assemble((f"{name:<{width}}  ", "bold"), one_line(value)))
-
-
 def progress(unit: str) -> Progress:
-    """A bar on standard error that goes away when it is done; nothing in a pipe."""
+    """Return a progress bar on standard error, which disappears at the end; nothing in a pipe."""
+    return _progress(
+        BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn(compact=True)
+    )
+
+
+@contextmanager
+def working(on: str) -> Iterator[None]:
+    """Show that work of unknown length goes on, and for how long already."""
+    with _progress(TimeElapsedColumn()) as bar:
+        bar.add_task(on, total=None)
+        yield
+
+
+def _progress(*columns: Any) -> Progress:
     console = err()
     console.quiet = not console.is_terminal
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
+        *columns,
         console=console,
         transient=True,
         disable=console.quiet,

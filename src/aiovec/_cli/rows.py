@@ -2,127 +2,84 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from .output import one_line, print_json, print_rows
-from .run import failing_clearly, run
-from .stores import AsJson, Config, Store, opened, store_and
-
-_Where = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILTER",
-        help="Only rows that the filter selects: \"year >= 2024 AND lang = 'en'\".",
-        show_default=False,
-    ),
-]
+from .output import Listing, cell, emit, one_line
+from .run import failing_clearly
+from .stores import AsJson, Config, Select, Store, Table, Where, in_store, names_in
 
 
 @failing_clearly
 def rows(
-    first: Store = None,
-    second: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TABLE",
-            help="The table; without a STORE, the TOML file names the store.",
-            show_default=False,
-        ),
-    ] = None,
-    where: _Where = None,
+    table: Table,
+    store: Store = None,
+    where: Where = None,
     order_by: Annotated[
         list[str] | None,
         typer.Option(
             "--order-by",
             metavar="KEYS",
-            help="Fields or payload.<key>, separated by commas or repeated. A leading minus sorts "
-            "descending: --order-by=-year. Default: the id.",
-            show_default=False,
+            help="Fields or payload.<key>, separated by commas. A leading minus sorts in "
+            "descending order: --order-by=-year. Default: the id.",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many rows.")] = 20,
-    offset: Annotated[int, typer.Option(min=0, help="Rows to skip.")] = 0,
-    select: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FIELDS",
-            help="Fields to show, separated by commas or repeated; the vector by its own name.",
-            show_default=False,
-        ),
-    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Number of rows.")] = 20,
+    offset: Annotated[int, typer.Option(min=0, help="Number of rows to skip.")] = 0,
+    select: Select = None,
     config: Config = None,
     json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
 ) -> None:
     """Show rows of a table, without a search."""
-    store, table = store_and(first, second, "a TABLE")
     if json and as_csv:
         raise typer.BadParameter("pass only one of --json and --csv")
-
-    async def read() -> list[dict[str, Any]]:
-        async with opened(store, config, reading=True) as vectors:
-            found = await vectors.find(
-                table, where, order_by=_names(order_by), limit=limit, offset=offset,
-                select=_names(select),
-            )  # fmt: skip
-            return [record.to_dict() for record in found]
-
-    found = run(read())
-    if json:
-        print_json({"rows": found})
-        return
+    order, fields = names_in(order_by), names_in(select)
+    records = in_store(
+        store,
+        config,
+        lambda vectors: vectors.find(
+            table, where, order_by=order, limit=limit, offset=offset, select=fields
+        ),
+        reading=True,
+    )
+    found = [record.to_dict() for record in records]
     names = list(dict.fromkeys(["id", *(name for row in found for name in row)]))
     if as_csv:
-        print_csv(names, found)
+        _print_csv(names, found)
         return
-    print_rows(names, [[cell(row.get(name)) for name in names] for row in found])
+    cells = [[cell(row.get(name)) for name in names] for row in found]
+    emit({"rows": found}, [Listing(names, cells)], json)
 
 
 @failing_clearly
 def distinct(
-    first: Store = None,
-    second: Annotated[
-        str | None, typer.Argument(metavar="TABLE", help="The table.", show_default=False)
-    ] = None,
-    third: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="FIELD",
-            help='A field, "id" or payload.<key>. Two arguments are TABLE and FIELD; the store '
-            "then comes from the TOML file.",
-            show_default=False,
-        ),
-    ] = None,
-    where: _Where = None,
+    table: Table,
+    field: Annotated[
+        str,
+        typer.Argument(metavar="FIELD", help="A field, id, or payload.<key>."),
+    ],
+    store: Store = None,
+    where: Where = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Number of values.", show_default="all")
     ] = None,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Show the values of a field or payload.<key> with the number of rows that have each."""
-    if first is None or second is None:
-        raise typer.BadParameter("pass [STORE] TABLE FIELD")
-    store, table, field = (None, first, second) if third is None else (first, second, third)
-
-    async def read() -> list[tuple[Any, int]]:
-        async with opened(store, config, reading=True) as vectors:
-            return list((await vectors.distinct(table, field, where, limit)).items())
-
-    found = run(read())
-    if json:
-        print_json({"values": [{"value": value, "rows": count} for value, count in found]})
-        return
-    print_rows(["rows", field], [[count, cell(value)] for value, count in found], right=["rows"])
+    """Show the values of a field and how many rows have each, the most frequent first."""
+    values = in_store(
+        store, config, lambda vectors: vectors.distinct(table, field, where, limit), reading=True
+    )
+    listing = Listing(["rows", field], [[n, cell(value)] for value, n in values.items()], ["rows"])
+    facts = {"values": [{"value": value, "rows": n} for value, n in values.items()]}
+    emit(facts, [listing], json)
 
 
-def print_csv(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> None:
+def _print_csv(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as CSV: null as an empty cell, text in quotes, lists and objects as JSON."""
     lines = [",".join(map(_quoted, names))]
     lines += [",".join(_csv_cell(row.get(name)) for name in names) for row in found]
@@ -140,16 +97,3 @@ def _quoted(text: str) -> str:
     if sys.stdout.isatty():  # which stored text must not drive
         text = one_line(text)
     return '"' + text.replace('"', '""') + '"'
-
-
-def cell(value: object) -> str:
-    """Return a value as it is shown in a table: null as nothing, lists and objects as JSON."""
-    if value is None:
-        return ""
-    if isinstance(value, (list, dict, bool)):
-        return jsonlib.dumps(value, ensure_ascii=False)
-    return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _names(given: list[str] | None) -> list[str] | None:
-    return None if given is None else [name.strip() for part in given for name in part.split(",")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -20,11 +21,10 @@ _T = TypeVar("_T")
 
 
 def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
-    """The command, ending with 1 and one line where it fails, and with 130 where it is stopped.
+    """Return the command with exit codes: 1 and one line for an error, 130 when interrupted.
 
-    SIGTERM, as ``timeout``, systemd and Docker send it, stops it as Ctrl+C does, with 143.
-
-    Only an ``AiovecError`` is a failure; anything else is a bug and keeps its traceback.
+    SIGTERM, which ``timeout``, systemd and Docker send, stops it like Ctrl+C, with exit code 143.
+    Only an ``AiovecError`` is an error of the user; anything else is a bug and keeps its traceback.
     """
 
     @functools.wraps(command)
@@ -45,12 +45,15 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
                     raise typer.Exit(143) from exc
                 raise
 
+    # The help wraps a paragraph to the terminal only if it is one line.
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    run.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     return run
 
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[list[int]]:
-    """Turn SIGTERM into an interrupt, which cancels what runs; the list tells that it came."""
+    """Turn SIGTERM into an interrupt, which cancels what runs. The list is empty until it comes."""
     received: list[int] = []
     if (
         threading.current_thread() is not threading.main_thread()

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import typer
-from typer.core import TyperCommand
 
 from .._model.records import Hit
-from .._model.schema import check_table_name
-from ..errors import AiovecError, EmbeddingError, InvalidArgumentError, InvalidNameError
-from .output import err, print_json, print_rows
-from .rows import cell
-from .run import failing_clearly, run
-from .stores import AsJson, Config, Store, expanded, opened, store_and
+from .._store.store import VectorStore
+from ..errors import AiovecError, EmbeddingError, InvalidArgumentError
+from .output import Listing, cell, emit, err
+from .run import failing_clearly
+from .stores import AsJson, Config, Select, Store, Table, Where, expanded, in_store, names_in
 
-# The first characters of a vector: JSON, or a file that holds it.
-_GIVEN = ("[", "{", "@")
+By = Literal["text", "vector", "hybrid"]
 
 
 class _Options(TypedDict):
@@ -32,159 +29,113 @@ class _Options(TypedDict):
     per_group: int
 
 
-class SearchCommand(TyperCommand):
-    """Lets ``--vector`` stand without a value: then it says how to search for the words."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        end = args.index("--") if "--" in args else len(args)
-        for i, arg in enumerate(args[:end]):
-            if arg == "--vector" and not (i + 1 < end and args[i + 1].lstrip().startswith(_GIVEN)):
-                args[i] = "--vector="
-        return super().parse_args(ctx, args)
-
-
 @failing_clearly
 def search(
-    first: Store = None,
-    second: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TABLE",
-            help="The table; without a STORE, the TOML file names the store.",
-            show_default=False,
-        ),
-    ] = None,
-    third: Annotated[
+    table: Table,
+    words: Annotated[
         str | None,
         typer.Argument(
             metavar="WORDS",
-            help="The words to search for, behind -- where they begin with a minus; with --vector "
-            "they may be a vector as a JSON array.",
-            show_default=False,
+            help="What to search for. Write -- before words that begin with a minus.",
         ),
     ] = None,
-    text: Annotated[bool, typer.Option("--text", help="Search by keywords only.")] = False,
-    hybrid: Annotated[
-        bool,
-        typer.Option("--hybrid", help="Search by keywords and by the vector of the words."),
-    ] = False,
+    store: Store = None,
+    by: Annotated[
+        By | None,
+        typer.Option(
+            help="How to search for WORDS: text (keywords), vector (their embedding), or hybrid "
+            "(both). Default: what the table supports."
+        ),
+    ] = None,
     vector: Annotated[
         str | None,
         typer.Option(
-            help="Search by the vector alone that the table's embedder makes of the words; or, "
-            "without words, by this vector: a JSON array, or @FILE that holds one.",
-            metavar="[JSON|@FILE]",
-            show_default=False,
+            metavar="JSON|@FILE",
+            help="Search with this vector instead of WORDS: a JSON array, or @FILE that holds one.",
         ),
     ] = None,
     like: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Search with the vector of this row.", show_default=False),
+        typer.Option(metavar="ID", help="Search with the vector of this row instead of WORDS."),
     ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILTER",
-            help="Only rows that the filter selects: \"year >= 2024 AND lang = 'en'\".",
-            show_default=False,
-        ),
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many hits.")] = 10,
-    select: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FIELDS",
-            help="Fields to show, separated by commas or repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    where: Where = None,
+    limit: Annotated[int, typer.Option(min=1, help="Number of hits.")] = 10,
+    select: Select = None,
     any_word: Annotated[
-        bool, typer.Option("--any", help="For keywords: one matching word is enough.")
+        bool, typer.Option("--any", help="In a keyword search, one matching word is enough.")
     ] = False,
     min_score: Annotated[
-        float | None,
-        typer.Option(help="Only hits of at least this score.", show_default=False),
+        float | None, typer.Option(help="Only hits with at least this score.")
     ] = None,
     max_distance: Annotated[
         float | None,
-        typer.Option(
-            help="Only hits at most this far from the vector; not for keywords alone.",
-            show_default=False,
-        ),
+        typer.Option(help="Only hits at most this far from the vector. Not for a keyword search."),
     ] = None,
     group_by: Annotated[
         str | None,
         typer.Option(
             metavar="FIELD",
-            help="A field or payload.<key>: the best rows of each of the best --limit values.",
-            show_default=False,
+            help="A field or payload.<key>. Shows the best hits of each of its values; --limit is "
+            "then the number of values.",
         ),
     ] = None,
     per_group: Annotated[
-        int, typer.Option(min=1, help="How many hits of each group, with --group-by.")
+        int, typer.Option(min=1, help="Number of hits for each value, with --group-by.")
     ] = 1,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Show the best rows for words, or the nearest to a vector or a stored row, best first.
+    """Show the best hits for words, or the rows nearest to a vector or to a stored row.
 
-    For words, the table's schema decides: keywords where it has text fields, the vector of the
-    words where it has an embedder, and both where it has both.
+    Words are searched as keywords if the table has text fields, by their vector if it has an
+    embedder, and both ways if it has both.
     """
-    by_vector, vector = vector == "", vector or None
-    if like is not None and (by_vector or vector is not None):
-        raise typer.BadParameter("pass only one of --vector and --like")
-    fields = None if select is None else [n.strip() for part in select for n in part.split(",")]
+    if sum(given is not None for given in (words, vector, like)) != 1:
+        raise typer.BadParameter("pass WORDS, --vector or --like, and only one of them")
+    if words is None and (by is not None or any_word):
+        raise typer.BadParameter("--by and --any need WORDS")
+    _check_fits(by, max_distance, any_word)
     options: _Options = {
-        "where": where, "limit": limit, "select": fields, "min_score": min_score,
+        "where": where, "limit": limit, "select": names_in(select), "min_score": min_score,
         "group_by": group_by, "per_group": per_group,
     }  # fmt: skip
-    if vector is None and like is None:
-        # Two arguments are a table and words, unless the first can only be a store.
-        if first is None or second is None or (third is None and not _is_table(first)):
-            raise typer.BadParameter("pass a TABLE and WORDS, or --vector or --like")
-        store, table, words = (None, first, second) if third is None else (first, second, third)
-        modes = {"text": text, "hybrid": hybrid, "vector": by_vector}
-        chosen = [mode for mode, wanted in modes.items() if wanted]
-        if len(chosen) > 1:
-            raise typer.BadParameter("pass only one of --text, --hybrid and --vector")
-        if by_vector:
-            if any_word:
-                raise typer.BadParameter("--any is for keywords")
-            work = _search(store, config, table, _query(words), None, max_distance, options)
+    query = None if vector is None else _read_vector(vector)
+
+    async def hits_of(vectors: VectorStore) -> tuple[list[Hit], float]:
+        how = by
+        if words is not None and by is None:
+            how = await _best(vectors, table, words)
+            _check_fits(how, max_distance, any_word)
+        began = time.perf_counter()
+        hits: list[Hit]
+        if like is not None:
+            hits = await _search_like(vectors, table, like, max_distance, options)
+        elif query is not None:
+            hits = await vectors.search(table, query, max_distance=max_distance, **options)
         else:
-            mode = chosen[0] if chosen else None
-            work = _by_words(
-                store, config, table, words, mode, max_distance, options, any_word=any_word
+            hits = await _search_words(
+                vectors, table, words or "", how, max_distance, options, any_word=any_word
             )
-        hits, seconds = run(work)
-    else:
-        if third is not None or text or hybrid:
-            raise typer.BadParameter("pass either WORDS, or --vector or --like")
-        if any_word:
-            raise typer.BadParameter("--any is for keywords")
-        store, table = store_and(first, second, "a TABLE")
-        query = None if vector is None else _query(vector)
-        hits, seconds = run(_search(store, config, table, query, like, max_distance, options))
-    if json:
-        print_json({"hits": [hit.to_dict() for hit in hits], "seconds": round(seconds, 6)})
-        return
-    _show(hits)
+        return hits, time.perf_counter() - began
+
+    hits, seconds = in_store(store, config, hits_of, reading=True)
+    names = list(dict.fromkeys(name for hit in hits for name in hit.fields))
+    cells = [
+        [f"{hit.score:.4f}", hit.id, *(cell(hit.fields.get(name)) for name in names)]
+        for hit in hits
+    ]
+    facts = {"hits": [hit.to_dict() for hit in hits], "seconds": round(seconds, 6)}
+    emit(facts, [Listing(["score", "id", *names], cells, right=["score"])], json)
     console = err()
-    if console.is_terminal:
+    if console.is_terminal and not json:
         console.print(f"{len(hits)} hits in {seconds * 1000:.1f} ms")
 
 
-def _is_table(name: str) -> bool:
-    try:
-        check_table_name(name)
-    except InvalidNameError:
-        return False
-    return True
-
-
-def _query(given: str) -> str | list[float]:
-    return _read_vector(given) if given.lstrip().startswith(_GIVEN) else given
+def _check_fits(by: By | None, max_distance: float | None, any_word: bool) -> None:
+    if max_distance is not None and by == "text":
+        raise typer.BadParameter("--max-distance is not for a keyword search")
+    if any_word and by == "vector":
+        raise typer.BadParameter("--any is for a keyword search")
 
 
 def _read_vector(given: str) -> list[float]:
@@ -200,82 +151,47 @@ def _read_vector(given: str) -> list[float]:
     return vector
 
 
-async def _search(
-    store: str | None,
-    config: str | None,
-    table: str,
-    vector: Any,
-    like: str | None,
-    max_distance: float | None,
-    options: _Options,
-) -> tuple[list[Hit], float]:
-    async with opened(store, config, reading=True) as vectors:
-        if isinstance(vector, str) and (await vectors.schema(table)).embed is None:
-            raise InvalidArgumentError(
-                "--vector", vector,
-                f"a JSON array of numbers or @FILE, for the table {table!r} has no embedder",
-            )  # fmt: skip
-        began = time.perf_counter()
-        if like is None:
-            hits = await vectors.search(table, vector, max_distance=max_distance, **options)
-        else:
-            try:
-                hits = await vectors.search_like(table, like, max_distance=max_distance, **options)
-            except InvalidArgumentError as exc:
-                if exc.argument != "id":
-                    raise
-                raise InvalidArgumentError("--like", like, exc.expected) from exc
-        return hits, time.perf_counter() - began
+async def _best(vectors: VectorStore, table: str, words: str) -> By:
+    """Return the best kind of search for words that the table supports."""
+    schema = await vectors.schema(table)
+    by_text = any(field.text for field in schema.fields.values())
+    if schema.embed is None and not by_text:
+        raise InvalidArgumentError(
+            "words", words,
+            f"--vector or --like: the table {table!r} has no field with text=True and no embedder",
+        )  # fmt: skip
+    if schema.embed is None:
+        return "text"
+    return "hybrid" if by_text else "vector"
 
 
-async def _by_words(
-    store: str | None,
-    config: str | None,
+async def _search_like(
+    vectors: VectorStore, table: str, like: str, max_distance: float | None, options: _Options
+) -> list[Hit]:
+    try:
+        return await vectors.search_like(table, like, max_distance=max_distance, **options)
+    except InvalidArgumentError as exc:
+        if exc.argument != "id":
+            raise
+        raise InvalidArgumentError("--like", like, exc.expected) from exc
+
+
+async def _search_words(
+    vectors: VectorStore,
     table: str,
     words: str,
-    mode: str | None,
+    by: By | None,
     max_distance: float | None,
     options: _Options,
     *,
     any_word: bool,
-) -> tuple[list[Hit], float]:
-    async with opened(store, config, reading=True) as vectors:
-        schema = await vectors.schema(table)
-        by_text = any(field.text for field in schema.fields.values())
-        if mode is None:
-            if not by_text and schema.embed is None:
-                raise InvalidArgumentError(
-                    "words", words,
-                    f"--vector or --like: the table {table!r} has no field with text=True, and no "
-                    "embedder",
-                )  # fmt: skip
-            mode = "vector" if not by_text else "text" if schema.embed is None else "hybrid"
-        if max_distance is not None and mode == "text":
-            raise typer.BadParameter("--max-distance is not for keywords alone")
-        if any_word and mode == "vector":
-            raise typer.BadParameter("--any is for keywords")
-        began = time.perf_counter()
-        hits: list[Hit]
-        if mode == "text":
-            hits = await vectors.search_text(table, words, any=any_word, **options)
-        elif mode == "hybrid":
-            try:
-                hits = await vectors.search_hybrid(
-                    table, words, max_distance=max_distance, **options
-                )
-            except EmbeddingError as exc:
-                raise AiovecError(
-                    f"{exc}. Here --config names the TOML file; --text searches by keywords alone"
-                ) from exc
-        else:
-            hits = await vectors.search(table, words, max_distance=max_distance, **options)
-        return hits, time.perf_counter() - began
-
-
-def _show(hits: list[Hit]) -> None:
-    names = list(dict.fromkeys(name for hit in hits for name in hit.fields))
-    print_rows(
-        ["score", "id", *names],
-        [[f"{hit.score:.4f}", hit.id, *(cell(hit.fields.get(n)) for n in names)] for hit in hits],
-        right=["score"],
-    )
+) -> list[Hit]:
+    if by == "text":
+        return await vectors.search_text(table, words, any=any_word, **options)
+    call = vectors.search if by == "vector" else vectors.search_hybrid
+    try:
+        return await call(table, words, max_distance=max_distance, **options)
+    except EmbeddingError as exc:
+        raise AiovecError(
+            f"{exc}. Name the TOML file with --config, or search for keywords with --by text"
+        ) from exc

@@ -1,31 +1,32 @@
-"""Find and open the store that a command names."""
+"""The options that commands share, and the store that they name."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
-from .._store.connect import Opening
+from .._store.connect import open_origin as open_origin
 from .._store.store import VectorStore
 from ..backend.origin import Origin
 from ..backend.plugins import backend_names
 from ..errors import ConfigError, TableNotFoundError
 from .output import progress
+from .run import run
 
 _T = TypeVar("_T")
 
 Store = Annotated[
     str | None,
-    typer.Argument(
+    typer.Option(
+        "--store",
+        "-s",
         metavar="STORE",
-        help="A target such as notes.db or, with --config, the name of a backend.",
-        show_default=False,
+        help="Path or URL of the store, such as notes.db, or the name of a backend in the TOML "
+        "file. Default: the backend that the TOML file selects.",
     ),
 ]
 Config = Annotated[
@@ -33,11 +34,32 @@ Config = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="The TOML file. Default: $AIOVEC_CONFIG, else ./aiovec.toml.",
-        show_default=False,
+        help="TOML file. Default: $AIOVEC_CONFIG, or else ./aiovec.toml.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Table = Annotated[str, typer.Argument(metavar="TABLE", help="The table.")]
+OnlyTable = Annotated[
+    str | None,
+    typer.Argument(metavar="TABLE", help="Only this table. Default: all."),
+]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="FILTER",
+        help="Only rows that match this filter, such as \"year >= 2024 AND lang = 'en'\".",
+    ),
+]
+Select = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--select",
+        metavar="FIELDS",
+        help="Only these fields, separated by commas. The vector has the name that the schema "
+        "gives it.",
+    ),
+]
 
 
 class NoStoreError(ConfigError):
@@ -47,15 +69,13 @@ class NoStoreError(ConfigError):
         super().__init__(f"there is no store at {path}", key="target", accepted="a store's path")
 
 
-def store_and(first: str | None, second: str | None, last: str) -> tuple[str | None, str]:
-    """Return the store and the last argument of ``[STORE] LAST``; a single argument is LAST."""
-    if first is None:
-        raise typer.BadParameter(f"pass [STORE] {last}")
-    return (None, first) if second is None else (first, second)
+def names_in(given: list[str] | None) -> list[str] | None:
+    """Return the names in the values of an option: each may hold several, between commas."""
+    return None if given is None else [name.strip() for part in given for name in part.split(",")]
 
 
 def expanded(path: str) -> Path:
-    """The path of a file, with ``~`` expanded. ConfigError where there is no such home folder."""
+    """Return the path of a file, with ``~`` expanded. Raises ConfigError if no such user exists."""
     found = os.path.expanduser(path)
     if found.startswith("~") and found == path:
         raise ConfigError(
@@ -66,29 +86,33 @@ def expanded(path: str) -> Path:
     return Path(found)
 
 
-def source_of(store: str | None, config: str | None, *, read_only: bool = False) -> Origin:
-    """Where the store that a command names comes from."""
-    if store is not None and config is not None and store in backend_names():
+def origin_of(store: str | None, config: str | None, *, read_only: bool = False) -> Origin:
+    """Return where a command's store comes from: a target, a backend's name, or the TOML file."""
+    if store in backend_names():
         return Origin(None, config, backend=store, read_only=read_only)
     return Origin(store, config, read_only=read_only)
 
 
-@asynccontextmanager
-async def opened(
-    store: str | None, config: str | None, *, reading: bool = False
-) -> AsyncIterator[VectorStore]:
-    """The store that a command names, which must be there.
+def in_store(
+    store: str | None,
+    config: str | None,
+    work: Callable[[VectorStore], Awaitable[_T]],
+    *,
+    reading: bool = False,
+    create: bool = False,
+) -> _T:
+    """Open the store that a command names, and run the work on it to its end.
 
-    A command that is only ``reading`` works where nothing can be written, too.
+    The store must exist, unless the command may ``create`` it. A command that is only ``reading``
+    also works where nothing can be written.
     """
-    source = await asyncio.to_thread(_existing, store, config, reading)
-    async with Opening(lambda: source) as opened_store:
-        yield opened_store
+    origin = origin_of(store, config) if create else _existing(store, config, reading)
 
+    async def opened() -> _T:
+        async with await open_origin(origin) as vectors:
+            return await work(vectors)
 
-async def open_or_create(source: Origin) -> VectorStore:
-    """Open a store; one that does not exist is created."""
-    return await Opening(lambda: source)
+    return run(opened())
 
 
 async def of_each_table(
@@ -99,9 +123,8 @@ async def of_each_table(
 ) -> list[_T]:
     """Return the result of ``look`` for each named table, or for all of them.
 
-    ``title`` is the text of the progress bar.
-
-    One of all that another process drops meanwhile is left out.
+    Shows a progress bar with this title. Without names, leaves out a table that another process
+    drops in the meantime.
     """
     names = named or await vectors.tables()
     found = []
@@ -118,14 +141,14 @@ async def of_each_table(
 
 
 def _existing(store: str | None, config: str | None, reading: bool) -> Origin:
-    """Return the source of an existing store. Opening would create one if a name is mistyped."""
-    source = source_of(store, config)
-    path = source.location().path
+    """Return the origin of an existing store. Opening would create one for a mistyped name."""
+    origin = origin_of(store, config)
+    path = origin.location().path
     if path is not None and not path.exists():
         raise NoStoreError(path)
     if reading and path is not None and not _is_writable(path):
-        return source_of(store, config, read_only=True)
-    return source
+        return origin_of(store, config, read_only=True)
+    return origin
 
 
 def _is_writable(path: Path) -> bool:

@@ -8,108 +8,107 @@ from typing import Annotated, Any
 
 import typer
 
+from .._store.connect import restore_origin
+from .._store.store import VectorStore
 from ..errors import ConfigError, CorruptStoreError
-from .output import out, print_json, progress
+from .output import emit, working
 from .run import failing_clearly, run
-from .stores import AsJson, Config, Store, expanded, of_each_table, opened, source_of, store_and
+from .stores import AsJson, Config, Store, expanded, in_store, of_each_table, origin_of
 
 
 @failing_clearly
 def optimize(
-    store: Store = None,
     tables: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TABLE", help="Only these tables.", show_default=False),
+        list[str] | None, typer.Argument(metavar="[TABLE]...", help="Only these tables.")
     ] = None,
+    store: Store = None,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Make the tables of a store, or those that are named, small and fast again."""
-    done = run(_optimize(store, tables, config))
-    if json:
-        print_json({"tables": done})
-        return
-    for table in done:
-        out().print(
-            f"optimized {table['name']} in {table['seconds']:.2f} s: "
-            f"{table['bytes_before']:,} bytes before, {table['bytes']:,} now"
-        )
+    """Compact tables and bring their indexes up to date."""
+
+    async def work(vectors: VectorStore) -> list[dict[str, Any]]:
+        async def of(name: str) -> dict[str, Any]:
+            before = (await vectors.stats(name)).bytes
+            began = time.perf_counter()
+            await vectors.optimize(name)
+            seconds = round(time.perf_counter() - began, 6)
+            after = (await vectors.stats(name)).bytes
+            return {"name": name, "seconds": seconds, "bytes_before": before, "bytes": after}
+
+        return await of_each_table(vectors, tables, of, "optimizing")
+
+    done = in_store(store, config, work)
+    lines = [
+        f"optimized {table['name']} in {table['seconds']:.2f} s: "
+        f"{table['bytes_before']:,} bytes before, {table['bytes']:,} now"
+        for table in done
+    ]
+    emit({"tables": done}, lines, json)
 
 
 @failing_clearly
 def backup(
-    first: Store = None,
-    second: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PATH",
-            help="Where the copy goes, which must not exist yet; without a STORE, the TOML file "
-            "names the store.",
-            show_default=False,
-        ),
-    ] = None,
+    path: Annotated[
+        str,
+        typer.Argument(metavar="DEST", help="Path of the copy, which must not exist yet."),
+    ],
+    store: Store = None,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Copy the whole store, as it is at one moment, while others use it.
+    """Copy a whole store while others use it. The copy is of one moment.
 
-    A SQLite database that another program wrote can be copied too, before it is imported.
+    Can also copy a SQLite database that another program wrote, before it is imported.
     """
-    store, path = store_and(first, second, "a PATH")
+
+    async def work(vectors: VectorStore) -> str:
+        with working("copying"):
+            await vectors.backup(path)
+        return vectors.target
+
     began = time.perf_counter()
     try:
-        target, seconds = run(_backup(store, config, path))
+        source = in_store(store, config, work, reading=True)
     except CorruptStoreError:
-        # What is no store may be a database that is to be imported.
         if store is None or not _copied_foreign(store, path):
             raise
-        target, seconds = store, time.perf_counter() - began
-    if json:
-        print_json({"store": target, "backup": path, "seconds": round(seconds, 6)})
-    else:
-        out().print(f"copied {target} to {path} in {seconds:.2f} s")
+        source = store
+    seconds = time.perf_counter() - began
+    facts = {"store": source, "backup": path, "seconds": round(seconds, 6)}
+    emit(facts, [f"copied {source} to {path} in {seconds:.2f} s"], json)
 
 
 @failing_clearly
 def restore(
     backup: Annotated[
         str,
-        typer.Argument(
-            metavar="BACKUP", help="The backup that aiovec backup wrote.", show_default=False
-        ),
+        typer.Argument(metavar="BACKUP", help="A copy that aiovec backup wrote."),
     ],
-    store: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TARGET",
-            help="The store to replace. Default: the TOML file's.",
-            show_default=False,
-        ),
-    ] = None,
+    store: Store = None,
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Delete what is at TARGET now; else it is kept under another name."
+            "--overwrite", help="Delete the replaced store. Default: keep it under another name."
         ),
     ] = False,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Put a backup in the place of a store that nobody uses, after checking it."""
-    from .._store.connect import restore as restored
-
-    kept = run(restored(backup, store, config=config, overwrite=overwrite))
-    target = str(source_of(store, config).location())
-    if json:
-        print_json({"backup": backup, "store": target, "kept": None if kept is None else str(kept)})
-        return
-    out().print(f"restored {target} from {backup}")
+    """Check a backup, then replace a store with it. No process may have the store open."""
+    origin = origin_of(store, config)
+    with working("restoring"):
+        kept = run(restore_origin(backup, origin, overwrite=overwrite))
+    target = str(origin.location())
+    lines = [f"restored {target} from {backup}"]
     if kept is not None:
-        out().print(f"the replaced store is now {kept}")
+        lines.append(f"the replaced store is now {kept}")
+    facts = {"backup": backup, "store": target, "kept": kept and str(kept)}
+    emit(facts, lines, json)
 
 
 def _copied_foreign(store: str, path: str) -> bool:
-    """Copy a database that another program wrote; False where it is none that is known."""
+    """Copy a database that another program wrote; return False if no source recognises it."""
     from ..backend.foreign import Hints, source_for
 
     file = expanded(store)
@@ -120,37 +119,6 @@ def _copied_foreign(store: str, path: str) -> bool:
         source = kind(file, Hints())
     except ConfigError:  # a store of ours, and damaged
         return False
-    with closing(source), progress("") as bar:
-        bar.add_task("copying", total=None)
+    with closing(source), working("copying"):
         source.backup(expanded(path))
     return True
-
-
-async def _optimize(
-    store: str | None, tables: list[str] | None, config: str | None
-) -> list[dict[str, Any]]:
-    async with opened(store, config) as vectors:
-
-        async def optimized(name: str) -> dict[str, Any]:
-            before = (await vectors.stats(name)).bytes
-            began = time.perf_counter()
-            await vectors.optimize(name)
-            seconds = time.perf_counter() - began
-            after = (await vectors.stats(name)).bytes
-            return {
-                "name": name,
-                "seconds": round(seconds, 6),
-                "bytes_before": before,
-                "bytes": after,
-            }
-
-        return await of_each_table(vectors, tables, optimized, "optimizing")
-
-
-async def _backup(store: str | None, config: str | None, path: str) -> tuple[str, float]:
-    async with opened(store, config, reading=True) as vectors:
-        began = time.perf_counter()
-        with progress("") as bar:
-            bar.add_task("copying", total=None)
-            await vectors.backup(path)
-        return vectors.target, time.perf_counter() - began

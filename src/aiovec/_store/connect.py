@@ -68,6 +68,11 @@ def _origin(target: PathText | None, config: PathText | None, read_only: bool) -
     return Origin(target, config, read_only=read_only)
 
 
+async def open_origin(origin: Origin) -> VectorStore:
+    """Open the store that an origin names, as ``connect`` does."""
+    return await Opening(lambda: origin)
+
+
 class Opening:
     """A store that is about to be opened, once: await it, or enter it."""
 
@@ -155,16 +160,20 @@ async def restore(
     is no store, or the target is something else than a store (``overwrite`` replaces that too);
     UnsupportedError where the backend cannot do it.
     """
-    path, backend = await asyncio.to_thread(_resolved, backup, target, config)
+    origin = await asyncio.to_thread(_origin, target, config, False)
+    return await restore_origin(backup, origin, overwrite=overwrite)
+
+
+async def restore_origin(backup: PathText, origin: Origin, *, overwrite: bool) -> Path | None:
+    """Replace the store that an origin names by a backup, as ``restore`` does."""
+    path, backend = await asyncio.to_thread(_resolved, backup, origin)
     from ..backend.threads import to_its_end
 
     backend.check_able("restore")
     return await to_its_end(backend.restore_from(path, overwrite=overwrite))
 
 
-def _resolved(
-    backup: PathText, target: PathText | None, config: PathText | None
-) -> tuple[Path, Backend]:
+def _resolved(backup: PathText, origin: Origin) -> tuple[Path, Backend]:
     from ..backend.locate import path_of_copy
     from ..backend.origin import text_of
 
@@ -174,4 +183,4 @@ def _resolved(
     path = Path(os.path.abspath(os.path.expanduser(text)))
     if not path.exists():
         raise ConfigError(f"there is no backup at {path}", key="backup", accepted="a path")
-    return path, _origin(target, config, False).resolve().backend
+    return path, origin.resolve().backend

@@ -188,7 +188,7 @@ def _advice_on_folder(path: Path) -> str:
     return (
         f"{path} is a folder of LanceDB; import takes a file. A store that aiovec made is moved by "
         "aiovec migrate. Write each table that another program made to a Parquet file, and import "
-        f"that: python -c {quoted} && aiovec import {table}.parquet STORE"
+        f"that: python -c {quoted} && aiovec import {table}.parquet -s STORE"
     )
 
 

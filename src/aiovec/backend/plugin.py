@@ -84,9 +84,6 @@ class BackendPlugin(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     """The modules that an extra brings and without which no store can be opened."""
 
-    demo_path: ClassVar[str] = ""
-    """The path where ``aiovec demo`` stores; empty means that the demo does not offer it."""
-
     settings: ClassVar[type[BackendSettings]]
     """The model of ``[retrieval.<name>]``. Without one, the section's keys are kept unchecked."""
 

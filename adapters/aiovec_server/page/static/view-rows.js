@@ -21,7 +21,7 @@ export async function rows({ table, facts, query, signal }) {
   if (facts.rows === 0 && !wanted.filter) {
     return empty("This table has no rows yet",
       h("p", {}, "Insert some with ", h("code", {}, `store.insert("${table}", rows)`), ", ",
-        h("code", {}, `aiovec import STORE ${table} FILE`), ", or ",
+        h("code", {}, `aiovec import FILE --table ${table} -s STORE`), ", or ",
         h("code", {}, `POST /tables/${table}/records`), "."));
   }
   try {
