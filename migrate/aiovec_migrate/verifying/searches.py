@@ -11,7 +11,6 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 
-from aiovec._store.rank import order_of
 from aiovec.backend import Float32Array, Float64Array, Schema, to_matrix, without_vector
 from aiovec.backend.contract import Columns, Found, StoredRows, VectorQuery
 
@@ -218,7 +217,8 @@ async def _answers(side: Side, queries: Float32Array, limit: int, *, exact: bool
 
 def _nearest(found: Found, limit: int) -> Found:
     """As many as were asked for: a backend may give more, where some are equally far."""
-    order = order_of(found.measures, found.rows.ids, limit)
+    measures, ids = found.measures, found.rows.ids
+    order = sorted(range(len(ids)), key=lambda i: (measures[i], ids[i]))[:limit]
     vectors = None if found.rows.vectors is None else found.rows.vectors[order]
     rows = StoredRows([found.rows.ids[place] for place in order], {}, vectors=vectors)
     return Found(rows, [found.measures[place] for place in order])

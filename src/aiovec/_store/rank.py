@@ -86,11 +86,6 @@ def nearest_first(hits: list[Hit]) -> list[Hit]:
     return sorted(hits, key=lambda hit: (cast("float", hit.distance), hit.id))
 
 
-def order_of(measures: Sequence[float], ids: Sequence[str], limit: int) -> list[int]:
-    """Positions by measure, the lowest first, equal ones by id."""
-    return sorted(range(len(ids)), key=lambda i: (measures[i], ids[i]))[:limit]
-
-
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """The rows of an answer, best first: ``order`` has their places in it, ``scores`` one a place.
@@ -102,28 +97,6 @@ class Ranking:
     order: Sequence[int]
     scores: Sequence[float]
     metric: Metric | None
-
-    def hit(
-        self,
-        selection: Selection,
-        i: int,
-        fields: Mapping[str, Any],
-        score: float,
-        ranks: Mapping[str, Rank] = _NOTHING,
-        highlights: Mapping[str, str] = _NOTHING,
-    ) -> Hit:
-        """Return the row at a place of the answer as a hit."""
-        rows = self.found.rows
-        return Hit(
-            rows.ids[i],
-            score,
-            None if self.metric is None else self.found.measures[i],
-            fields,
-            selection.vector_of(rows, i) if selection.shows_vector else None,
-            ranks,
-            highlights,
-            selection.vector_name,
-        )
 
 
 def rank(
@@ -147,7 +120,7 @@ def rank(
     lowest_first = measures if metric is not None else [-measure for measure in measures]
     order: Sequence[int] = range(len(ids))
     if not all(map(lt, lowest_first, lowest_first[1:])):
-        order = order_of(lowest_first, ids, len(ids))
+        order = [i for _, _, i in sorted(zip(lowest_first, ids, order, strict=True))]
     if metric is not None and max_distance is not None:
         order = [i for i in order if measures[i] <= max_distance]
     if min_score is not None:
@@ -159,13 +132,23 @@ def rank(
 
 def hits_of(ranking: Ranking, selection: Selection) -> list[Hit]:
     """Return the ranked rows as hits."""
-    order, scores, highlights = ranking.order, ranking.scores, ranking.found.highlights
-    each = selection.fields_of_each(ranking.found.rows, order)
+    found, scores = ranking.found, ranking.scores
+    rows, measures, highlights = found.rows, found.measures, found.highlights
+    vectors = selection.shows_vector
     return [
-        ranking.hit(
-            selection, i, fields, scores[i], _NOTHING, highlights[i] if highlights else _NOTHING
+        Hit(
+            rows.ids[i],
+            scores[i],
+            None if ranking.metric is None else measures[i],
+            fields,
+            selection.vector_of(rows, i) if vectors else None,
+            _NOTHING,
+            highlights[i] if highlights else _NOTHING,
+            selection.vector_name,
         )
-        for i, fields in zip(order, each, strict=True)
+        for i, fields in zip(
+            ranking.order, selection.fields_of_each(rows, ranking.order), strict=True
+        )
     ]
 
 
@@ -193,21 +176,27 @@ def fuse(
             fused[id] = fused.get(id, 0.0) + part
     hits = []
     for id in _best_of(fused, limit):
-        ranks: dict[str, Rank] = {}
+        ranks = {}
         highlights = _NOTHING
-        at: tuple[Ranking, int] | None = None
         for name, ranking in (("text", text), ("vector", vector)):
             place = places[name].get(id)
-            if place is None:
-                continue
-            i = ranking.order[place]
-            at = ranking, i
-            ranks[name] = Rank(place + 1, ranking.scores[i])
-            if ranking.found.highlights:
-                highlights = ranking.found.highlights[i]
-        ranking, i = cast("tuple[Ranking, int]", at)
-        fields = selection.fields_of(ranking.found.rows, i)
-        hits.append(ranking.hit(selection, i, fields, fused[id], ranks, highlights))
+            if place is not None:
+                found, i = ranking.found, ranking.order[place]
+                ranks[name] = Rank(place + 1, ranking.scores[i])
+                distance = None if ranking.metric is None else found.measures[i]
+                highlights = found.highlights[i] if found.highlights else highlights
+        hits.append(
+            Hit(
+                id,
+                fused[id],
+                distance,
+                selection.fields_of(found.rows, i),
+                selection.vector_of(found.rows, i),
+                ranks,
+                highlights,
+                selection.vector_name,
+            )
+        )
     return hits
 
 
@@ -353,25 +342,22 @@ def _number(score: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def check_rerank(rerank: object) -> None:
-    if rerank is not None and not callable(rerank):
-        raise InvalidArgumentError("rerank", rerank, "a function that takes the hits, or None")
+def check_rerank(argument: str, rerank: Any) -> Rerank:
+    if not callable(rerank):
+        raise InvalidArgumentError(argument, rerank, "a function that takes the hits, or None")
+    return cast("Rerank", rerank)
 
 
-def check_bound(argument: str, bound: Any) -> float | None:
-    """A finite number as a float, or None; InvalidArgumentError for anything else."""
-    if bound is None:
-        return None
+def check_bound(argument: str, bound: Any) -> float:
+    """Return a finite number as a float; InvalidArgumentError for anything else."""
     if not _is_finite(bound):
         raise InvalidArgumentError(argument, bound, "a finite number or None")
     return float(bound)
 
 
-def check_diversity(diversity: Any) -> float | None:
-    if diversity is None:
-        return None
+def check_diversity(argument: str, diversity: Any) -> float:
     if not _is_finite(diversity) or not 0 <= diversity <= 1:
-        raise InvalidArgumentError("diversity", diversity, "a number from 0 to 1")
+        raise InvalidArgumentError(argument, diversity, "a number from 0 to 1")
     return float(diversity)
 
 

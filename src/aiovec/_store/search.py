@@ -90,63 +90,65 @@ class SearchOptions:
     group_by: str | None = None
     per_group: int = 1
 
+    chooses: bool = field(default=False, init=False)
+    """True if further steps choose among the hits."""
+    pool: int = field(default=0, init=False)
+    """The number of hits from which the steps that choose take theirs."""
+    fetched: int = field(default=0, init=False)
+    """The number of hits, or of groups, to rank before those steps."""
+
     def __post_init__(self) -> None:
-        limit = count_of("limit", self.limit)
-        fetch_k = self.fetch_k
-        if fetch_k is not None:
-            fetch_k = count_of("fetch_k", fetch_k)
-            if fetch_k < limit:
-                expected = f"None, or at least the limit of {limit}"
-                raise InvalidArgumentError("fetch_k", fetch_k, expected)
-        check_rerank(self.rerank)
-        if self.tuning is not None and not isinstance(self.tuning, Tuning):
-            raise InvalidArgumentError("tuning", self.tuning, "an aiovec.Tuning or None")
-        self._check_marks()
-        diversity = check_diversity(self.diversity)
-        if self.group_by is not None and diversity:
+        put = partial(object.__setattr__, self)
+        put("limit", count_of("limit", self.limit))
+        put("per_group", count_of("per_group", self.per_group))
+        for name in ("exact", "include_vector", "any"):
+            put(name, check_flag(name, getattr(self, name)))
+        for name, check in _OPTIONAL.items():
+            if (given := getattr(self, name)) is not None:
+                put(name, check(name, given))
+        if self.fetch_k is not None and self.fetch_k < self.limit:
+            expected = f"None, or at least the limit of {self.limit}"
+            raise InvalidArgumentError("fetch_k", self.fetch_k, expected)
+        if self.group_by is not None and self.diversity:
             raise InvalidArgumentError(
-                "diversity", diversity, "None with group_by, which is for variety as well"
+                "diversity", self.diversity, "None with group_by, which is for variety as well"
             )
-        checked = {
-            "limit": limit, "fetch_k": fetch_k, "diversity": diversity,
-            "select": selected_names(self.select),
-            "exact": check_flag("exact", self.exact),
-            "include_vector": check_flag("include_vector", self.include_vector),
-            "any": check_flag("any", self.any),
-            "min_score": check_bound("min_score", self.min_score),
-            "max_distance": check_bound("max_distance", self.max_distance),
-            "per_group": count_of("per_group", self.per_group),
-        }  # fmt: skip
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        put("chooses", bool(self.diversity) or self.rerank is not None)
+        put("pool", self.limit * POOL if self.fetch_k is None else self.fetch_k)
+        put("fetched", self.pool if self.chooses else self.limit)
 
-    @property
-    def pool(self) -> int:
-        """The number of hits from which the steps that choose take theirs."""
-        return self.limit * POOL if self.fetch_k is None else self.fetch_k
 
-    @property
-    def chooses(self) -> bool:
-        """True if further steps choose among the hits."""
-        return bool(self.diversity) or self.rerank is not None
+def _check_tuning_type(argument: str, given: object) -> Tuning:
+    if not isinstance(given, Tuning):
+        raise InvalidArgumentError(argument, given, "an aiovec.Tuning or None")
+    return given
 
-    @property
-    def fetched(self) -> int:
-        """The number of hits, or of groups, to rank before the steps that choose."""
-        return self.pool if self.chooses else self.limit
 
-    def _check_marks(self) -> None:
-        given: object = self.highlight
-        if isinstance(given, tuple):
-            good = len(given) == 2 and all(isinstance(mark, str) for mark in given)
-        else:
-            good = given is None or isinstance(given, bool)
-        if not good:
-            raise InvalidArgumentError(
-                "highlight", given, "True, False, or a tuple of the texts before and after a word"
-            )
-        for mark in given if isinstance(given, tuple) else ():
-            check_words("highlight", mark)
+def _check_marks(argument: str, given: Any) -> bool | Marks:
+    if isinstance(given, bool):
+        return given
+    if not (
+        isinstance(given, tuple) and len(given) == 2 and all(isinstance(one, str) for one in given)
+    ):
+        raise InvalidArgumentError(
+            argument, given, "True, False, or a tuple of the texts before and after a word"
+        )
+    for mark in given:
+        check_words(argument, mark)
+    return given
+
+
+# What an argument may be besides None.
+_OPTIONAL: Mapping[str, Callable[[str, Any], object]] = {
+    "select": lambda _, names: selected_names(names),
+    "tuning": _check_tuning_type,
+    "diversity": check_diversity,
+    "rerank": check_rerank,
+    "fetch_k": count_of,
+    "highlight": _check_marks,
+    "min_score": check_bound,
+    "max_distance": check_bound,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +156,8 @@ class Plan:
     """A search of one table: the queries, and what becomes of the rows that they find.
 
     ``added`` are names of fields that are read for its own steps alone, and with ``hides_vector``
-    the vector is too. The row ``left_out`` is no hit. What is ``fused`` has its least score in the
-    fused list.
+    the vector is too. The row ``left_out`` is no hit. With queries and ``text`` both, two lists are
+    fused, and only that one has the least score.
     """
 
     options: SearchOptions
@@ -167,10 +169,6 @@ class Plan:
     added: frozenset[str] = frozenset()
     hides_vector: bool = False
     left_out: str | None = None
-
-    @property
-    def fused(self) -> bool:
-        return self.text is not None and bool(self.queries)
 
 
 def prepare(
@@ -304,7 +302,7 @@ class Answer:
             found,
             limit,
             plan.schema.metric if by_vector else None,
-            min_score=None if plan.fused else options.min_score,
+            min_score=options.min_score if plan.text is None or not plan.queries else None,
             max_distance=options.max_distance,
             left_out=plan.left_out,
         )
@@ -549,7 +547,7 @@ async def finish(answer: Answer, threads: anyio.CapacityLimiter) -> list[Results
         for n, hits in enumerate(lists):
             if options.diversity:
                 # What reranks knows better than the vector.
-                near = options.rerank is None and bool(plan.queries) and not plan.fused
+                near = options.rerank is None and bool(plan.queries) and plan.text is None
                 query = plan.queries[n].vector if near else None
                 hits = diversify(hits, query, options.diversity, options.limit)
             hits = answer.cut(hits)

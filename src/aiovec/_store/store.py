@@ -535,7 +535,6 @@ class VectorStore:
         on_conflict: OnConflict,
     ) -> int:
         """Insert or upsert. ``CheckedRows`` are an import's, which has checked each row."""
-        self._check_writable(call)
         held = await collect(rows, self._read_in_thread)
         writing = RowsToWrite(
             held, model, on_conflict, checked=isinstance(rows, CheckedRows), embed=self._embed
@@ -651,7 +650,6 @@ class VectorStore:
         that are absent are not counted, and are no error. ``model`` names the model that made the
         vectors; another than the table's raises ModelMismatchError.
         """
-        self._check_writable("set_vectors")
         listed = await collect_ids(ids)
         listed = list(listed) if isinstance(listed, (list, tuple)) else listed
         held = await collect_vectors(vectors, self._read_in_thread)
@@ -966,8 +964,9 @@ class VectorStore:
         )  # fmt: skip
         texts = {0: vector} if isinstance(vector, str) else {}
         found = await self._search(
-            Operation("search", table), options, weight(vector), partial(one_query, vector), texts
-        )
+            Operation("search", table), options, weight(vector), ask_vectors,
+            queries=partial(one_query, vector), texts=texts,
+        )  # fmt: skip
         return found[0]
 
     async def search_many(
@@ -1004,42 +1003,37 @@ class VectorStore:
             per_group=per_group,
         )  # fmt: skip
         collected = await collect_vectors(vectors, self._read_in_thread)
-        queries = partial(many_queries, collected)
-        operation = Operation("search_many", table)
-        texts = texts_among(collected)
-        return await self._search(operation, options, weight(collected), queries, texts)
+        return await self._search(
+            Operation("search_many", table), options, weight(collected), ask_vectors,
+            queries=partial(many_queries, collected), texts=texts_among(collected),
+        )  # fmt: skip
 
     async def _search(
         self,
         operation: Operation,
         options: SearchOptions,
         effort: int,
-        queries: Callable[[Schema, Mapping[int, Any]], Sequence[Float32Array]],
-        texts: Mapping[int, str],
+        ask: Callable[[Backend, TableHandle, Plan], Awaitable[Answer]],
+        *,
+        queries: Callable[..., Sequence[Float32Array]] | None = None,
+        texts: Mapping[int, str] | None = None,
+        words: str | None = None,
     ) -> list[Results[Hit]]:
-        """Search for vectors, which ``queries`` makes, also of the vectors of ``texts``."""
+        """Search for ``words``, and for vectors, which ``queries`` makes, of ``texts`` too."""
 
         async def search(engine: Engine, handle: TableHandle) -> Answer:
             check_model(handle, options.model)
-            made = await self._vectors_of(engine, handle, texts, options.model)
-            plan = partial(prepare, vectors=lambda schema: queries(schema, made))
-            # The embedder has time limits of its own.
-            with renewed(bool(made)):
-                return await _planned(engine, handle, options, effort, plan, ask_vectors)
+            made = {}
+            if words is not None:
+                engine.backend.check_able("text")
+            if texts:
+                made = await self._vectors_of(engine, handle, texts, options.model)
+            vectors = None if queries is None else partial(queries, made=made)
+            plan = partial(prepare, words=words, vectors=vectors)
+            with renewed(bool(made)):  # the embedder has time limits of its own
+                return await _answer(engine, handle, operation, options, effort, plan, ask)
 
-        return await self._answered(operation, search)
-
-    async def _answered(
-        self, operation: Operation, search: Callable[[Engine, TableHandle], Awaitable[Answer]]
-    ) -> list[Results[Hit]]:
-        """Return the results of a search, whose last steps keep no other search waiting."""
-
-        async def act(engine: Engine, handle: TableHandle) -> Answer:
-            answer = await search(engine, handle)
-            operation.rows = sum(map(len, answer.hits))
-            return answer
-
-        return await finish(await self._on_table(operation, act), self._rerank_threads)
+        return await finish(await self._on_table(operation, search), self._rerank_threads)
 
     async def search_like(
         self,
@@ -1074,6 +1068,7 @@ class VectorStore:
             include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
             min_score=min_score, max_distance=max_distance, group_by=group_by, per_group=per_group,
         )  # fmt: skip
+        operation = Operation("search_like", table)
 
         async def search(engine: Engine, handle: TableHandle) -> Answer:
             rows = await engine.backend.get(handle, [wanted], Columns((), vector=True))
@@ -1083,16 +1078,17 @@ class VectorStore:
             if vector is None or vector[0] != vector[0]:  # NaN
                 raise InvalidArgumentError("id", id, "the id of a row that has a vector")
             plan = partial(prepare, vectors=lambda _: [vector], left_out=wanted)
-            return await _planned(engine, handle, options, 0, plan, ask_vectors)
+            return await _answer(engine, handle, operation, options, 0, plan, ask_vectors)
 
-        return (await self._answered(Operation("search_like", table), search))[0]
+        found = await self._on_table(operation, search)
+        return (await finish(found, self._rerank_threads))[0]
 
     async def _vectors_of(
         self, engine: Engine, handle: TableHandle, texts: Mapping[int, str], model: str | None
-    ) -> Mapping[int, Any]:
+    ) -> dict[int, Any]:
         """Return the vectors of texts to search for, by their places; none for a table of
         vectors alone, where a text is refused as any other value."""
-        if not texts or handle.schema.embed is None:
+        if handle.schema.embed is None:
             return {}
         listed = await hop(len(texts), check_query_texts, texts)
         try:
@@ -1138,12 +1134,9 @@ class VectorStore:
             highlight=highlight, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
             min_score=min_score, group_by=group_by, per_group=per_group,
         )  # fmt: skip
-
-        async def search(engine: Engine, handle: TableHandle) -> Answer:
-            effort, plan = weight_of(query), partial(prepare, words=query)
-            return await _planned(engine, handle, options, effort, plan, ask_words)
-
-        return (await self._answered(Operation("search_text", table), search))[0]
+        operation = Operation("search_text", table)
+        found = await self._search(operation, options, weight_of(query), ask_words, words=query)
+        return found[0]
 
     async def search_hybrid(
         self,
@@ -1193,21 +1186,12 @@ class VectorStore:
         texts = {0: query} if vector is None else {}
         if isinstance(vector, str):
             texts = {0: vector}
-
-        async def search(engine: Engine, handle: TableHandle) -> Answer:
-            engine.backend.check_able("text")
-            check_model(handle, options.model)
-            made = await self._vectors_of(engine, handle, texts, options.model)
-            # The embedder has time limits of its own.
-            effort = weight(vector) + weight_of(query)
-            plan = partial(
-                prepare, words=query, vectors=lambda schema: one_query(vector, schema, made)
-            )
-            with renewed(bool(made)):
-                ask = partial(ask_both, fusion=fusion)
-                return await _planned(engine, handle, options, effort, plan, ask)
-
-        return (await self._answered(Operation("search_hybrid", table), search))[0]
+        found = await self._search(
+            Operation("search_hybrid", table), options, weight(vector) + weight_of(query),
+            partial(ask_both, fusion=fusion),
+            queries=partial(one_query, vector), texts=texts, words=query,
+        )  # fmt: skip
+        return found[0]
 
     # Upkeep
 
@@ -1411,9 +1395,10 @@ def _check_query(query: object) -> None:
         raise InvalidArgumentError("query", query, "text")
 
 
-async def _planned(
+async def _answer(
     engine: Engine,
     handle: TableHandle,
+    operation: Operation,
     options: SearchOptions,
     effort: int,
     plan: Callable[[Backend, TableHandle, SearchOptions], Plan],
@@ -1425,7 +1410,9 @@ async def _planned(
     async with gate.enter(current_deadline(engine.backend.busy_timeout)):
         effort += weight_of(options.where)
         planned = await hop(effort, plan, engine.backend, handle, options)
-        return await ask(engine.backend, handle, planned)
+        answer = await ask(engine.backend, handle, planned)
+    operation.rows = sum(map(len, answer.hits))
+    return answer
 
 
 def _dict_of(field: str, counts: Sequence[tuple[Value, int]]) -> dict[Value, int]:

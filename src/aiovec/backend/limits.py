@@ -179,14 +179,15 @@ class Gate:
 
     def enter(self, deadline: Deadline | None, size: int = 0) -> Place:
         """A place within for ``size`` bytes, to be held by ``async with``. None waits for ever."""
+        if self.memory is not None:
+            size = min(size, self.memory)
         return Place(self, deadline or Deadline.after(None), size)
 
     def free(self, size: int = 0) -> bool:
         """Return whether a call of this size would be let in without waiting."""
-        size = self._bounded(size)
-        if not size and self.calls is None:
-            return True
-        return not self._waiting and self._fits(size)
+        if self.memory is not None:
+            size = min(size, self.memory)
+        return not (self._waiting and (size or self.calls is not None)) and self._fits(size)
 
     def extend(self, seconds: float) -> None:
         """Extend the deadline of all who wait."""
@@ -199,19 +200,21 @@ class Gate:
             if not turn.done():
                 turn.set_exception(copy_of_error(error))
 
-    def _bounded(self, size: int) -> int:
-        return size if self.memory is None else min(size, self.memory)
-
     def _fits(self, size: int) -> bool:
         return (self.calls is None or self._within < self.calls) and (
             self.memory is None or not size or self.used + size <= self.memory
         )
 
-    async def _let_in(self, place: Place) -> None:
-        place.size = self._bounded(place.size)
-        if self.free(place.size):
-            self._hold(place)
-            return
+    def _let_in(self, place: Place) -> bool:
+        """Hold a place for the call, if there is one; return whether there is."""
+        if not self._fits(place.size):
+            return False
+        self._within += 1
+        self.used += place.size
+        place.is_held = True
+        return True
+
+    async def _wait(self, place: Place) -> None:
         if len(self._waiting) >= self._max_waiting:
             raise place.deadline.error(f"{self.reason}, and {self._max_waiting} calls wait")
         turn = self._waiting[place] = asyncio.get_running_loop().create_future()
@@ -227,13 +230,9 @@ class Gate:
                 self._admit()
             raise
 
-    def _hold(self, place: Place) -> None:
-        self._within += 1
-        self.used += place.size
-        place.is_held = True
-
     def _resize(self, place: Place, size: int) -> None:
-        size = self._bounded(size)
+        if self.memory is not None:
+            size = min(size, self.memory)
         self.used += size - place.size
         place.size = size
         self._admit()
@@ -241,16 +240,16 @@ class Gate:
     def _leave(self, place: Place) -> None:
         self._within -= 1
         self.used -= place.size
-        self._admit()
+        if self._waiting:
+            self._admit()
 
     def _admit(self) -> None:
         """Let in those who wait, as many as fit, in their order."""
         while self._waiting:
             place, turn = next(iter(self._waiting.items()))
             if not turn.done():
-                if not self._fits(place.size):
+                if not self._let_in(place):
                     return
-                self._hold(place)
                 turn.set_result(None)
             del self._waiting[place]
 
@@ -266,14 +265,12 @@ class Place:
         self.size = size
         self.is_held = False
 
-    @property
-    def waits(self) -> bool:
-        """Whether ``take`` would have to wait now."""
-        return not self._gate.free(self.size)
-
     async def take(self) -> Self:
         """Wait for it."""
-        await self._gate._let_in(self)
+        gate = self._gate
+        bounded = self.size or gate.calls is not None
+        if (gate._waiting and bounded) or not gate._let_in(self):
+            await gate._wait(self)
         return self
 
     __aenter__ = take

@@ -41,7 +41,7 @@ def weight(*things: Any) -> int:
         total += 1
         if type(item) in _SINGLE:
             continue
-        if isinstance(item, (str, bytes, bytearray, memoryview)):
+        if isinstance(item, (str, bytes, bytearray)):
             total += len(item) // _BYTES
         elif isinstance(item, (list, tuple)):
             if len(item) <= NUMBERS_A_VALUE * INLINE_LIMIT and _NUMERIC.issuperset(map(type, item)):
