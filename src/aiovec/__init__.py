@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._store.store import Table, VectorStore
     from .backend.contract import IndexInfo, TableStats, Tuning
 else:
-    # connect() loads these off the event loop; before that, whoever asks for one does.
+    # connect() loads these off the event loop; before that, the first use does.
     _LATER = {
         "IndexInfo": "backend.contract",
         "TableStats": "backend.contract",

@@ -45,7 +45,7 @@ def lifespan(
 ) -> Lifespan:
     """Return a ``lifespan`` for a framework; the arguments are those of ``aiovec.connect``.
 
-    The store opens when the app starts, which fails where that fails, and closes when the app
+    The store opens when the app starts, which fails if that fails, and closes when the app
     ends, after the writes that it accepted. An app may start again later.
 
     In a lifespan of your own: ``async with lifespan(...)(app) as state: yield state``. An app has

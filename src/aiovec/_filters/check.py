@@ -257,7 +257,7 @@ class _Binder:
 
 
 def _literal(value: Value) -> Value:
-    """Return a literal as errors show it: a datetime as the text it stands for."""
+    """Return a literal as errors show it: a datetime as text."""
     return value.isoformat() if isinstance(value, datetime) else value
 
 
@@ -284,7 +284,7 @@ def _no_list(ref: Ref) -> Expr:
 
 
 def _fitted(ref: Ref, kind: str, value: Value, *, equality: bool = True) -> Value:
-    """Return the literal as the text that stands for it in an id or in the payload, if any does."""
+    """Return the literal as the id or the payload stores it: numbers and datetimes as text."""
     if kind == "payload" and isinstance(value, datetime):
         return words.moment_text(value)
     if ref.name == "id" and equality and isinstance(value, int) and not isinstance(value, bool):

@@ -195,7 +195,7 @@ class FieldNames:
         return FieldRef(Ref(name))
 
     def __getitem__(self, name: str) -> FieldRef:
-        """The field ``name``; behind dots, the keys within the payload."""
+        """The field ``name``; after dots, the keys within the payload."""
         first, *path = text.checked_text(name).split(".")
         return FieldRef(Ref(first, tuple(path)))
 

@@ -1,4 +1,4 @@
-"""The filter tree: what ``where`` means, whoever wrote it and whatever will run it.
+"""The filter tree: the meaning of ``where``, independent of its form and of the backend.
 
 A tree is immutable and shallow: AND and OR hold any number of terms, and a tree deeper than
 ``MAX_DEPTH`` cannot be built. So every walk over one may recurse. ``str(tree)`` is filter text

@@ -114,7 +114,7 @@ def _of_kind(value: Json, default: Any) -> Any:
 
 
 _BY_NAME: dict[str, type[AiovecError]] = {name: getattr(errors, name) for name in errors.__all__}
-# What stands in the place of the attributes that stay with the server.
+# The words for the attributes that stay with the server.
 _PLACES = {
     "target": "the store",
     "moved_to": "another place",
@@ -135,7 +135,7 @@ def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
     if not isinstance(error, AiovecError):
         return Problem.plain(500, "the server failed; its log has the reason")
     # A subclass of somebody else is answered as ours.
-    cls = next(base for base in type(error).__mro__ if base.__name__ in _BY_NAME)
+    cls = next(base for base in type(error).__mro__ if _BY_NAME.get(base.__name__) is base)
     answer = error.http
     hidden: list[tuple[object, str]] = [(place, "the store") for place in places]
     hidden += [(getattr(error, name, None), _PLACES[name]) for name in answer.places]
@@ -176,7 +176,7 @@ def error_of(document: object, *, target: str = "the server's store") -> AiovecE
 
 
 def was_begun(document: Mapping[str, object]) -> bool:
-    """Return whether a server's problem tells of a call that it ended within."""
+    """Return whether the server ended the call, so that a write may have been done."""
     return document.get(_BEGUN) is True
 
 

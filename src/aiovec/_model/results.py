@@ -73,7 +73,7 @@ class Results(list[_R]):
             import pandas  # noqa: F401, ICN001
         except ImportError as exc:
             raise _missing("to_pandas", "pandas") from exc
-        # Integers stay exact beside nulls.
+        # Integers stay exact next to nulls.
         frame: pd.DataFrame = self.to_arrow().to_pandas(integer_object_nulls=True)
         return frame
 

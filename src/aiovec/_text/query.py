@@ -42,7 +42,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True, slots=True)
 class TextClause:
-    """One condition of a keyword search: a word, or words that stand next to each other.
+    """One condition of a keyword search: a word, or words next to each other.
 
     ``text`` is as the user typed it, so the analyzer of the table decides where words begin and
     end. ``field`` None means any field with ``text=True``. With ``prefix`` the last word is only
