@@ -22,7 +22,6 @@ from aiovec.backend import (
     is_extreme,
 )
 from aiovec.backend.clock import Clock
-from aiovec.backend.conditions import write_key
 from aiovec.backend.contract import (
     Backend,
     Changes,
@@ -36,7 +35,6 @@ from aiovec.backend.contract import (
     TextQuery,
     VectorQuery,
 )
-from aiovec.backend.keys import Kept, WriteKey
 from aiovec.backend.limits import Place, Steps, current_deadline, export_gate, renewed, write_gate
 from aiovec.backend.marks import FINISHED, OPEN, MoveRecord
 from aiovec.backend.memory import default_budget
@@ -70,7 +68,6 @@ from .locks import moves
 from .locks.local import FOLDER, WriteLock
 from .locks.moves import FolderMarks, Marks
 from .memory import ReadAdmission, Trimmer
-from .once import Keys
 from .reads import TableReader
 from .search import Planner
 from .session import Opened, Session
@@ -136,9 +133,6 @@ class LancedbBackend(Backend):
         self._writers: Writers | None = None
         self._housekeeper: Housekeeper | None = None
         self._pins: Pins | None = None
-        own = self._own_folder
-        self._keys = None if own is None else Keys(own, self.target, settings.busy_timeout)
-        self.keeps_keys = self._keys is not None
         self._fence = moves.Fence(self.target, self._marks())
         self._session.check_here = self._fence.check_here
 
@@ -173,7 +167,6 @@ class LancedbBackend(Backend):
             busy_timeout=self._settings.busy_timeout,
             fence=self._fence,
             gate=self._writing,
-            keys=self._keys,
         )
         self._pins = Pins(key, self._own_folder)
         if self.upkeep and not self._target.managed:  # there the service does it
@@ -288,16 +281,16 @@ class LancedbBackend(Backend):
         if self.read_only:
             raise UnsupportedError("write", self.name, "it was opened with read_only=True")
 
-    async def _write(self, table: str, work: WriteOperation, key: WriteKey | None = None) -> Any:
+    async def _write(self, table: str, work: WriteOperation) -> Any:
         async with self.writing(0):
-            return await self._commit(table, work, key)
+            return await self._commit(table, work)
 
-    async def _commit(self, table: str, work: WriteOperation, key: WriteKey | None = None) -> Any:
+    async def _commit(self, table: str, work: WriteOperation) -> Any:
         self._check_writable()
         if self._writers is None:
             raise StoreClosedError(self.target)
         try:
-            result = await self._writers.run(table, work, key=key)
+            result = await self._writers.run(table, work)
         finally:
             self._reader.wrote(table)
         if self._housekeeper is not None:
@@ -317,36 +310,27 @@ class LancedbBackend(Backend):
         return handle
 
     async def create_table(self, name: str, schema: Schema) -> None:
-        await self._write(name, tables.CreateTable(name, schema, self._fence), write_key())
+        await self._write(name, tables.CreateTable(name, schema, self._fence))
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        await self._write(table.name, tables.AddField(table, name, field), write_key())
+        await self._write(table.name, tables.AddField(table, name, field))
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
         await self._indexing.index_field(table, field, table.schema.fields[field].with_index(kind))
-        await self._note_done()
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
         altered = table.schema.fields[field].without_index(kind)
         await self._indexing.index_field(table, field, altered)
-        await self._note_done()
-
-    async def _note_done(self) -> None:
-        """Note the key of a write that may be done twice, as long as it is not noted."""
-        key = write_key()
-        if key is not None and self._keys is not None:
-            with suppress(AiovecError):  # it is done, and this call must not say otherwise
-                await in_thread(self._keys.note, key)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
         async with self._indexing.altering(table.name):
-            await self._write(table.name, tables.DropField(table, field), write_key())
+            await self._write(table.name, tables.DropField(table, field))
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
         async with self._indexing.altering(table.name):
-            await self._write(table.name, tables.RenameField(table, old, new), write_key())
+            await self._write(table.name, tables.RenameField(table, old, new))
 
     async def rename_table(self, old: str, new: str) -> None:
         if self._session.folder is None:
@@ -357,12 +341,12 @@ class LancedbBackend(Backend):
                 "table and insert its rows into a new one",
             )
         async with self._indexing.dropping(old):
-            await self._write(old, tables.RenameTable(old, new, self._commit), write_key())
+            await self._write(old, tables.RenameTable(old, new, self._commit))
         self._reader.wrote(new)
 
     async def drop_table(self, name: str) -> None:
         async with self._indexing.dropping(name):
-            await self._write(name, tables.DropTable(name), write_key())
+            await self._write(name, tables.DropTable(name))
 
     # Writing
 
@@ -379,7 +363,7 @@ class LancedbBackend(Backend):
     ) -> int:
         prepared = await writes.Prepared.of(rows, table.schema)
         work = writes.RowsWrite(table, prepared, on_conflict)
-        count = int(await self._commit(table.name, work, write_key()))
+        count = int(await self._commit(table.name, work))
         self._indexing.wrote(table, count)
         return count
 
@@ -401,7 +385,7 @@ class LancedbBackend(Backend):
         # others hold one.
         most = None if ids is None else len(ids)
         async with await self._reader.changing(table, most) if payload else nullcontext():
-            changed = int(await self._write(table.name, work, write_key()))
+            changed = int(await self._write(table.name, work))
         self._indexing.wrote(table, changed)
         return changed
 
@@ -410,7 +394,7 @@ class LancedbBackend(Backend):
     ) -> int:
         extreme = await in_thread(is_extreme, vectors)
         work = writes.SetVectors(table, ids, vectors, extreme)
-        changed = int(await self._commit(table.name, work, write_key()))
+        changed = int(await self._commit(table.name, work))
         self._indexing.wrote(table, changed)
         return changed
 
@@ -418,12 +402,9 @@ class LancedbBackend(Backend):
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
         work = writes.Delete(table, ids, where)
-        gone = int(await self._write(table.name, work, write_key()))
+        gone = int(await self._write(table.name, work))
         self._indexing.wrote(table, gone)
         return gone
-
-    async def kept(self, key: WriteKey) -> Kept | None:
-        return None if self._keys is None else await in_thread(self._keys.find, key)
 
     # Reading
 
@@ -572,14 +553,12 @@ class LancedbBackend(Backend):
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
         await self._indexing.create(table, kind, options, wait=wait)
-        await self._note_done()
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
         return await self._indexing.infos(table)
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
         await self._indexing.drop(table, name)
-        await self._note_done()
 
     def index_for(self, schema: Schema, rows: int) -> str:
         return kinds.chosen(schema, rows, self._settings.index_from)
@@ -605,7 +584,7 @@ class LancedbBackend(Backend):
         async with self._open_pins().held(table.name, version):
             await tables.check_whole(self._session, table, version, self._rows_of)
             with renewed():  # what was read is no time that it waited for others
-                await self._write(table.name, tables.Restore(table, version), write_key())
+                await self._write(table.name, tables.Restore(table, version))
         self._indexing.restored(table)
 
     async def backup(self, path: Path) -> None:

@@ -9,34 +9,25 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 
 from aiovec.backend.commit import Committer, GroupCommit, WriteCall
 from aiovec.backend.contract import StaleTableError
-from aiovec.backend.keys import WriteKey
 from aiovec.backend.limits import Deadline, Gate, copy_of_error, current_deadline
 from aiovec.backend.marks import OPEN, PAUSED, MoveMark
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
-    DuplicateIdError,
-    InvalidNameError,
-    MigrationError,
     OutcomeUnknownError,
     StoreClosedError,
-    StoreMovedError,
     StoreReplacedError,
-    TableExistsError,
-    TableNotFoundError,
 )
 
 from .errors import ConflictError
 from .locks.local import TaskLock, WriteLock
-from .once import Keys, Noted
 from .session import CONFIRM, Session
 from .written import TableFiles, index_of, is_index
 
@@ -55,12 +46,6 @@ _LOCK_TRY = 0.1
 # then, after these seconds.
 _PAUSES_AFTER_CONFLICTS = (0.0, 0.02, 0.1, 0.5, 1.0)
 
-
-# Errors with which a write is refused: certainly nothing of it was done.
-_REFUSALS = (
-    ConflictError, DuplicateIdError, InvalidNameError, MigrationError, StaleTableError,
-    StoreMovedError, TableExistsError, TableNotFoundError,
-)  # fmt: skip
 
 Touched = Sequence[str]
 
@@ -126,12 +111,11 @@ class CheckFiles(WriteOperation):
 class _Call(WriteCall):
     """A write of one table."""
 
-    __slots__ = ("noted", "work")
+    __slots__ = ("work",)
 
-    def __init__(self, work: WriteOperation, key: WriteKey | None) -> None:
+    def __init__(self, work: WriteOperation) -> None:
         super().__init__(work.size)
         self.work = work
-        self.noted = None if key is None else Noted(key)
 
     def end(self, outcome: Any) -> None:
         """End it with its work's result or error."""
@@ -154,7 +138,6 @@ class TableWriter(Committer[_Call]):
         threads: anyio.CapacityLimiter,
         fence: Fence,
         gate: Gate,
-        keys: Keys | None,
     ) -> None:
         self.target = session.target
         self._session = session
@@ -165,26 +148,20 @@ class TableWriter(Committer[_Call]):
         self._files = None if folder is None else TableFiles(folder, table)
         # True once every file of the table was found whole.
         self._sound = False
-        self._keys = keys
         self._looked = False
         self._lock = TaskLock(lock)
         self._write_lock = lock
         self._threads = threads
         self._commits = GroupCommit(self, gate)
 
-    async def run(
-        self, work: WriteOperation, deadline: Deadline, key: WriteKey | None = None
-    ) -> Any:
+    async def run(self, work: WriteOperation, deadline: Deadline) -> Any:
         """Have the work done; return its result after its commit.
-
-        With a ``key``, nothing is done where a work is known to have been done under it: this
-        returns the result of that one.
 
         Cancelled before it began, the work is never done; afterwards it is done all the same,
         unless it was held and would have to begin anew. Which of these it was is settled when this
         returns, however often it is cancelled.
         """
-        return await self._commits.run(_Call(work, key), deadline)
+        return await self._commits.run(_Call(work), deadline)
 
     async def finish(self) -> None:
         """Wait for the writes that were accepted."""
@@ -215,53 +192,10 @@ class TableWriter(Committer[_Call]):
         return None
 
     async def _do(self, group: list[_Call]) -> None:
-        group = await self._begun(group)
-        outcomes = await self._outcomes([call.work for call in group]) if group else []
-        await self._note_ends(group, outcomes)
-        outcomes.reverse()
-        for call in group:  # an error refers to this frame, which keeps none of them
-            call.end(outcomes.pop())
-
-    async def _begun(self, group: list[_Call]) -> list[_Call]:
-        """Note the calls' keys; return the calls without those that their keys end."""
-        if self._keys is None:
-            return group
-        keyed: dict[str, _Call] = {}
-        again = []
-        for call in group:
-            if call.noted is not None and keyed.setdefault(call.noted.key.name, call) is not call:
-                call.wait_again()  # until the first of its key has its outcome
-                again.append(call)
-        if not keyed:
-            return group
-        try:
-            await in_thread(self._keys.begin, [call.noted for call in keyed.values()])
-        except AiovecError as exc:
-            for call in keyed.values():
-                call.fail(copy_of_error(exc))
-        for call in keyed.values():
-            noted = call.noted
-            if noted is None or call.ended:
-                continue
-            if noted.error is not None:
-                call.fail(noted.error)
-            elif noted.kept is not None and noted.kept.done:
-                call.succeed(noted.kept.outcome)
-        return [call for call in group if not call.ended and call not in again]
-
-    async def _note_ends(self, group: list[_Call], outcomes: list[Any]) -> None:
-        done, undone = [], []
-        for call, outcome in zip(group, outcomes, strict=True):
-            if call.noted is None:
-                continue
-            if not isinstance(outcome, BaseException):
-                done.append((call.noted.key, outcome if isinstance(outcome, int) else None))
-            elif call.noted.new and isinstance(outcome, _REFUSALS):
-                undone.append(call.noted.key)
-        if self._keys is not None and (done or undone):
-            # The writes are done. Of a key that stays as begun, the rows tell it.
-            with suppress(AiovecError):
-                await in_thread(self._keys.end, done, undone)
+        if group:
+            outcomes = await self._outcomes([call.work for call in group])
+            for call, outcome in zip(group, outcomes, strict=True):
+                call.end(outcome)
 
     async def pause_is_over(self, pause: MoveMark) -> bool:
         return await in_thread(self._fence.is_over, pause)
@@ -435,10 +369,8 @@ class Writers:
         busy_timeout: float,
         fence: Fence,
         gate: Gate,
-        keys: Keys | None,
     ) -> None:
         self._session = session
-        self._keys = keys
         self._fence = fence
         self._gate = gate
         self._lock_of = lock_of
@@ -453,7 +385,6 @@ class Writers:
         table: str,
         work: WriteOperation,
         limit: float | None = None,
-        key: WriteKey | None = None,
     ) -> Any:
         """The work's result, once it is committed. StoreBusyError where it cannot begin in time.
 
@@ -463,14 +394,14 @@ class Writers:
             raise StoreClosedError(self._session.target)
         self._session.check()
         deadline = current_deadline(self._busy_timeout) if limit is None else Deadline.after(limit)
-        return await self._writer(table).run(work, deadline, key)
+        return await self._writer(table).run(work, deadline)
 
     def _writer(self, table: str) -> TableWriter:
         writer = self._writers.get(table)
         if writer is None:
             writer = self._writers[table] = TableWriter(
                 self._session, table, self._lock_of(table), self._threads, self._fence,
-                self._gate, self._keys,
+                self._gate,
             )  # fmt: skip
         return writer
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from aiovec._http.wire import Message, WireError
 from aiovec.backend import Ref, Schema, Value, check_table_name
+from aiovec.backend.context import Kept
 from aiovec.backend.contract import IndexInfo, TableHandle, TableStats
-from aiovec.backend.keys import Kept
 from aiovec.errors import AiovecError
 
 _Types = Mapping[str, tuple[type, ...]]
@@ -87,8 +87,7 @@ def kept_in(answer: Message) -> Kept | None:
     told = answer.facts.get("kept", ())
     if told is None:
         return None
-    kept = _typed(told, {"outcome": (int, type(None)), "done": (bool,)}, "what is kept")
-    return Kept(kept["outcome"], done=kept["done"])
+    return Kept(_typed(told, {"outcome": (int, type(None))}, "what is kept")["outcome"])
 
 
 def counts_in(answer: Message, schema: Schema, ref: Ref) -> Sequence[tuple[Value, int]]:

@@ -29,7 +29,7 @@ from aiovec.backend import (
     from_matrix,
     without_vector,
 )
-from aiovec.backend.conditions import write_key
+from aiovec.backend.context import Kept, WriteKey, write_key
 from aiovec.backend.contract import (
     Backend,
     Columns,
@@ -42,7 +42,6 @@ from aiovec.backend.contract import (
     TextQuery,
     VectorQuery,
 )
-from aiovec.backend.keys import Kept, WriteKey
 from aiovec.backend.limits import Place, current_deadline, write_gate
 from aiovec.backend.threads import FORKED, hop
 from aiovec.backend.weight import NUMBERS_A_VALUE, VALUES_A_COLUMN

@@ -35,7 +35,7 @@ from aiovec._http.wire import (
     unpack,
 )
 from aiovec.asgi import get_store
-from aiovec.backend.conditions import TableChangedError
+from aiovec.backend.context import TableChangedError
 from aiovec.backend.threads import hop
 from aiovec.errors import AiovecError
 

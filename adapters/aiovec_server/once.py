@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from aiovec._http.problems import problem_of
-from aiovec.backend.conditions import Conditions, under
-from aiovec.backend.keys import WriteKey
+from aiovec.backend.context import CallContext, WriteKey, calling
 from aiovec.errors import AiovecError
 
 from .call import Call
@@ -83,7 +82,7 @@ class WriteKeys:
         maybe_done = True
         try:
             digested = _Digested(name, request)
-            with under(Conditions(key=digested.key, retried=retried)):
+            with calling(CallContext(key=digested.key, retried=retried)):
                 return await act(Request(request.scope, digested.receive))
         except (AiovecError, RequestError) as exc:
             status = exc.status if isinstance(exc, RequestError) else problem_of(exc).status

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import time
 
-from aiovec.backend.keys import Kept, WriteKey
+from aiovec.backend.context import Kept, WriteKey
 
 from .errors import check_stored
 

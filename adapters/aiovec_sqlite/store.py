@@ -23,7 +23,7 @@ from aiovec.backend import (
     Schema,
     Value,
 )
-from aiovec.backend.conditions import write_key
+from aiovec.backend.context import Kept, WriteKey, write_key
 from aiovec.backend.contract import (
     Backend,
     Changes,
@@ -37,7 +37,6 @@ from aiovec.backend.contract import (
     VectorQuery,
     index_behind_change,
 )
-from aiovec.backend.keys import Kept, WriteKey
 from aiovec.backend.limits import Gate, Place, Steps, current_deadline, export_gate, write_gate
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.memory import default_budget
@@ -87,7 +86,6 @@ class SqliteBackend(Backend):
     """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
 
     name: ClassVar[str] = "sqlite"
-    keeps_keys = True
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from aiovec.backend.commit import Committer, GroupCommit, WriteCall
-from aiovec.backend.keys import WriteKey
+from aiovec.backend.context import WriteKey
 from aiovec.backend.limits import Gate, copy_of_error, current_deadline
 from aiovec.backend.marks import PAUSED, MoveMark
 from aiovec.errors import (

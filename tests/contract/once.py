@@ -13,8 +13,7 @@ from tests.contract.base import ContractBase, case
 from tests.harness.values import DIM, SMALL, small_rows
 
 from aiovec import VectorStore
-from aiovec.backend.conditions import Conditions, under
-from aiovec.backend.keys import WriteKey
+from aiovec.backend.context import CallContext, WriteKey, calling
 from aiovec.errors import DuplicateIdError, InvalidArgumentError, TableNotFoundError
 
 Call = Callable[[VectorStore], Awaitable[Any]]
@@ -79,7 +78,7 @@ _CALLS: dict[str, tuple[Call, Any, Call]] = {
 
 
 def _keyed(name: str, digest: bytes = b"1") -> AbstractContextManager[None]:
-    return under(Conditions(key=WriteKey(name, digest)))
+    return calling(CallContext(key=WriteKey(name, digest)))
 
 
 async def _content(store: VectorStore) -> dict[str, Any]:

@@ -18,8 +18,7 @@ import numpy as np
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
-from aiovec.backend.conditions import Conditions, under
-from aiovec.backend.keys import WriteKey
+from aiovec.backend.context import CallContext, WriteKey, calling
 
 KINDS = ("sqlite", "lancedb")
 DIM = 4
@@ -517,5 +516,5 @@ async def begun(place: Place) -> Model:
 
 async def keyed(key: str, call: Call, place: Place) -> Any:
     """Make the call under a key, so that it may be repeated."""
-    with under(Conditions(key=WriteKey(key, b"digest"))):
+    with calling(CallContext(key=WriteKey(key, b"digest"))):
         return await call(place)

@@ -25,10 +25,11 @@ def rows(*numbers: int) -> list[dict[str, Any]]:
     return [{**row, "embedding": row["embedding"].tolist()} for row in made]
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "lancedb"])
-async def test_a_repeated_write_is_done_once(tmp_path: Path, backend: str) -> None:
-    target = tmp_path / "a.db" if backend == "sqlite" else f"lancedb://{tmp_path}/a"
-    async with aiovec.connect(target) as store, serving(create_app(store=store)) as client:
+async def test_a_repeated_write_is_done_once(tmp_path: Path) -> None:
+    async with (
+        aiovec.connect(tmp_path / "a.db") as store,
+        serving(create_app(store=store)) as client,
+    ):
         await store.create_table("notes", SMALL)
         for _ in range(3):
             body = rows(1, 2)
@@ -53,6 +54,18 @@ async def test_a_repeated_write_is_done_once(tmp_path: Path, backend: str) -> No
             await client.ok("DELETE", "/tables/more?confirm=more", 204, headers=keyed("x"))
             await store.create_table("more", SMALL, exist_ok=True)
         assert await store.tables() == ["more", "notes"]
+
+
+async def test_a_store_without_keys_does_no_write_twice(tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    target = f"lancedb://{tmp_path}/a"
+    async with aiovec.connect(target) as store, serving(create_app(store=store)) as client:
+        await store.create_table("notes", SMALL)
+        body = rows(1, 2)
+        assert await client.ok("POST", RECORDS, json=body, headers=keyed("k")) == {"count": 2}
+        await store.delete("notes", ["r0001"])
+        await client.problem("POST", RECORDS, 500, json=body, headers=keyed("k"))
+        assert await store.count("notes") == 1
 
 
 async def test_keys_that_cannot_be() -> None:

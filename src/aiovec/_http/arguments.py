@@ -21,8 +21,8 @@ from .._model.json_text import read_json
 from .._model.patch import REMOVE, PayloadPatch, path_text
 from .._model.schema import Field, FieldIndex, Schema
 from .._text.query import TextClause, text_fields
+from ..backend.context import WriteKey
 from ..backend.contract import Columns, Order, TextQuery, Tuning
-from ..backend.keys import WriteKey
 from ..errors import InvalidArgumentError
 from .wire import Message
 

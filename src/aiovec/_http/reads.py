@@ -16,7 +16,7 @@ from .._input.rows import effort_of
 from .._model.schema import Schema, check_table_name
 from .._store.current import Engine
 from .._store.search import bound_filters, weight_of
-from ..backend.conditions import Conditions, under
+from ..backend.context import CallContext, calling
 from ..backend.contract import (
     Columns,
     StoredRows,
@@ -130,7 +130,7 @@ class Reads(Part):
         after = given.cursor_in(facts)
         size = min(given.limit_in(facts, "batchSize"), _LARGEST_BATCH)
         name = check_table_name(facts.get("table"))
-        conditions = Conditions(state=given.state_in(facts))
+        conditions = CallContext(state=given.state_in(facts))
 
         async def prepared(schema: Schema) -> tuple[Columns, Any]:
             return given.columns_in(facts, schema), await self.where(facts, schema)
@@ -139,7 +139,7 @@ class Reads(Part):
         async with aclosing(batches):
             while True:
                 try:
-                    with under(conditions):  # the first step opens the table
+                    with calling(conditions):  # the first step opens the table
                         batch = await anext(batches)
                 except StopAsyncIteration:
                     return

@@ -10,9 +10,8 @@ from dataclasses import asdict
 from .._store.current import Engine
 from .._store.store import VectorStore
 from .._telemetry.calls import Operation
-from ..backend.conditions import Conditions, under
+from ..backend.context import CallContext, WriteKey, calling
 from ..backend.contract import ABILITIES
-from ..backend.keys import WriteKey
 from ..backend.threads import wait_out
 from ..errors import InvalidArgumentError
 from . import arguments as given
@@ -67,7 +66,7 @@ class ServedCalls:
         name = None if key is None else key.name
         if call != "kept":
             key = given.key_in(asked.facts) or key
-        with under(Conditions(state=state, key=key, retried=retried)):
+        with calling(CallContext(state=state, key=key, retried=retried)):
             if name is None:
                 return await self._calls[call](asked)
             return await self._cancellable(call, asked, name)
@@ -131,7 +130,7 @@ class ServedCalls:
             return Message({
                 "backend": engine.backend.name,
                 "abilities": self._abilities(engine),
-                "keepsKeys": engine.backend.keeps_keys,
+                "keepsKeys": engine.backend.supports("once"),
                 "readOnly": self.store.read_only,
             })  # fmt: skip
 

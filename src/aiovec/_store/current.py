@@ -7,13 +7,14 @@ So a store can follow a migration while calls are under way.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from .._telemetry.calls import place_of
-from ..backend.conditions import TableChangedError, state_of, wanted_state
+from ..backend.context import TableChangedError, call_context
 from ..backend.contract import Backend, StaleTableError, TableHandle, moves_of
 from ..backend.limits import Gate
 from ..backend.marks import MOVED, MoveMark
@@ -84,7 +85,7 @@ class Engine:
             self._handles.pop(name, None)
             handle = self._handles[name] = await self.backend.open_table(name)
             fresh = True
-        wanted = wanted_state()
+        wanted = call_context().state
         if wanted is None or wanted == self.state_of(handle):
             return handle
         if fresh:
@@ -100,10 +101,12 @@ class Engine:
             raise StaleTableError(handle.name)
 
     def state_of(self, handle: TableHandle) -> str:
-        """The name of the state that a handle stands for."""
+        """The name of the state that a handle stands for, the same in every process."""
         known = self._states.get(handle.name)
         if known is None or known[0] is not handle:
-            known = self._states[handle.name] = (handle, state_of(handle))
+            text = f"{handle.name}\0{handle.schema.to_json()}\0{handle.token!r}"
+            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
+            known = self._states[handle.name] = (handle, digest.hexdigest())
         return known[1]
 
     def forget(self, name: str) -> None:

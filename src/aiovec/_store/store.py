@@ -89,7 +89,7 @@ from .._model.schema import (
 )
 from .._telemetry.calls import Operation
 from .._telemetry.spans import span
-from ..backend.conditions import write_key
+from ..backend.context import write_key
 from ..backend.contract import (
     Backend,
     Columns,

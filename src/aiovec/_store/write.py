@@ -15,9 +15,8 @@ from .._input.types import OnConflict
 from .._model.arrays import Float32Array
 from .._model.arrow import last_of_each_id
 from .._model.schema import Schema
-from ..backend.conditions import is_retried
+from ..backend.context import WriteKey, call_context
 from ..backend.contract import Backend, Columns, TableHandle, moves_of
-from ..backend.keys import WriteKey
 from ..backend.limits import renewed
 from ..backend.threads import hop
 from ..backend.weight import weight
@@ -134,9 +133,9 @@ async def once(
     """
     backend = engine.backend
     kept = await backend.kept(key)
-    if kept is not None and kept.done:
+    if kept is not None:
         return result(kept.outcome)
-    if kept is not None or (is_retried() and await _forgets(backend)):
+    if call_context().retried and await _forgets(backend):
         raise OutcomeUnknownError(
             backend.target, "this write was asked for before, and its outcome was not kept"
         )

@@ -43,7 +43,7 @@ from ..errors import (
     StoreMovedError,
     UnsupportedError,
 )
-from .keys import Kept, WriteKey
+from .context import Kept, WriteKey
 from .marks import MoveMark, MoveRecord
 
 if TYPE_CHECKING:
@@ -274,10 +274,6 @@ class Backend(ABC):
     """The most searches by vectors, and as many by words, that gain by being at work at once.
     ``VectorStore`` has further ones wait, in their order whatever their tables. By default as many
     as fill a batch of SQLite's on each core, and the next one."""
-
-    keeps_keys: bool = False
-    """True if the keys of writes are kept, so that a caller without an answer may repeat a write:
-    by the promise "once", or with notes that miss only what a kill right behind a commit left."""
 
     upkeep: bool = True
     """Set to False before ``open`` by those who only look: no work begins in the background."""
