@@ -172,11 +172,12 @@ class Batcher:
             self._senders[kind] = asyncio.create_task(self._send(kind))
         found: dict[bytes, Float32Array] = {}
         try:
-            for vectors in await asyncio.gather(*(part.done for part in parts)):
-                found |= vectors
+            for part in parts:  # in the order of their requests
+                found |= await part.done
         finally:
             for part in parts:
-                part.done.cancel()
+                if not part.done.cancel() and not part.done.cancelled():
+                    part.done.exception()  # so that it does not count as never retrieved
             self._parts.difference_update(parts)
         return found
 
