@@ -6,12 +6,9 @@ The models of the sections give each key's default, bounds and meaning, once.
 
 from __future__ import annotations
 
-import copy
-import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ValidationError, create_model
 from pydantic import Field as PydanticField
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from .._model.redaction import names_secret
 from .._model.schema import MAX_DIM, check_embedder_name
@@ -163,8 +162,9 @@ def load_settings(config: Path | None) -> RetrievalSettings:
         document = _read(config)
         # Strictly, since TOML has types: only the text of the environment is converted.
         settings = _validated(model, document, strict=True, place=str(config))
-    if config is None or any(_variables()):
-        settings = _validated(model, _with_environment(document), strict=False)
+    variables = _Environment(model)()
+    if config is None or variables:
+        settings = _validated(model, _merged(document, variables), strict=False)
     retrieval: RetrievalSettings = settings.retrieval  # type: ignore[attr-defined]
     server = retrieval.server
     if config is not None and server.api_keys_file:
@@ -184,37 +184,37 @@ def embedder_section(name: str, given: Mapping[str, object]) -> EmbedderSettings
     return _validated(EmbedderSettings, dict(given), strict=True, place=place, within=within)
 
 
-def _variables() -> Iterator[tuple[str, list[str], str]]:
-    """Yield the name, the key's path and the text of each variable, a section before its keys."""
-    for name in sorted(os.environ, key=str.upper):
-        root, *path = name.upper().split(ENV_DELIMITER)
-        if root == _ROOT and os.environ[name]:  # an empty one counts as unset
-            yield name, ["retrieval", *map(str.lower, path)], os.environ[name]
+class _Environment(EnvSettingsSource):
+    """The environment's values for a model, as nested mappings; lists and sections are JSON."""
+
+    def __init__(self, model: type[Section]) -> None:
+        fields: dict[str, Any] = {
+            name: (field.annotation, field) for name, field in model.model_fields.items()
+        }
+        super().__init__(
+            create_model("Environment", __base__=BaseSettings, **fields),
+            env_prefix=ENV_PREFIX,
+            env_nested_delimiter=ENV_DELIMITER,
+            env_ignore_empty=True,
+        )
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Return what a text of JSON holds; the validation refuses any other text, by its name."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except (ValueError, RecursionError):
+            return value
 
 
-def _with_environment(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document with the values of the environment, in which lists and sections are JSON.
-
-    The validation refuses a text in the place of a section.
-    """
-    merged = copy.deepcopy(dict(document))
-    for _, path, text in _variables():
-        value: Any = text
-        if text.startswith(("{", "[")):
-            with suppress(ValueError, RecursionError):
-                value = json.loads(text)
-        for key in reversed(path):
-            value = {key: value}
-        _merge(merged, value)
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merged(below, value)
+        else:
+            merged[key] = value
     return merged
-
-
-def _merge(into: dict[str, Any], given: Mapping[str, Any]) -> None:
-    for key, value in given.items():
-        if not isinstance(value, dict) or key not in into:
-            into[key] = value
-        elif isinstance(into[key], dict):
-            _merge(into[key], value)
 
 
 def _validated(
