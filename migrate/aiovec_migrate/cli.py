@@ -267,7 +267,7 @@ def plan_(
 ) -> None:
     """Show what a run would do and what would stop it. Writes nothing.
 
-    Exits with 1 where something would stop it.
+    Exits with 1 if something would stop it.
     """
     if target is None:
         raise typer.BadParameter("name the target store", param_hint="--to")
@@ -312,9 +312,9 @@ def run_(
     one_way: OneWay = False,
     json: Events = False,
 ) -> None:
-    """Copy tables, catch up with what is written meanwhile, verify, and switch if told to.
+    """Copy tables, catch up with writes made in the meantime, verify, and switch if asked to.
 
-    Goes on where a run was killed. The source stays as it is.
+    Continues a run that was killed. The source keeps its rows.
     """
     if report is not None and no_verify:
         raise typer.BadParameter("--report needs the verification that --no-verify leaves out")
@@ -358,7 +358,7 @@ def run_(
 @app.command("status")
 @failing_clearly
 def status_(config: Config = None, journal: Journal = None, json: AsJson = False) -> None:
-    """Show how far the run of this journal is; from any terminal, while it goes on."""
+    """Show the progress of the run in this journal. Works from any terminal."""
     from . import api, show
 
     state = run_to_its_end(api.status(config=config, journal=journal))
@@ -383,9 +383,10 @@ def verify_(
     report: Report = None,
     json: Events = False,
 ) -> None:
-    """Compare every row of both stores, and what searches find.
+    """Compare every row of both stores, and the results of searches.
 
-    Without stores: those of the journal's run. Exits with 1 where anything differs.
+    Without --from and --to, compares the stores of the journal's run. Exits with 1 if anything
+    differs.
     """
     from . import api, show
 
@@ -439,9 +440,8 @@ def abort_(
 ) -> None:
     """End an open run: the source is as it was, and the tables made in the target are dropped.
 
-    A rollback that cannot be completed is called off: the stores stay where they are.
-    Where the journal is lost, the mark in the source is enough: name the source by --from. The
-    target's tables then stay.
+    If a rollback cannot be completed, cancels it: the stores stay where they are. If the journal
+    is lost, name the source with --from; the target's tables then stay.
     """
     from . import api, show
 
@@ -497,13 +497,15 @@ def finish_(
 @app.command("forget")
 @failing_clearly
 def forget_(
-    store: Annotated[str, typer.Argument(help="The store, or the name of a backend in the TOML.")],
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="The store, or a backend of the TOML file.")
+    ],
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Remove the mark that a finished migration left in a store, to use that store by itself.
+    """Remove the mark that a finished migration left in the old store, to use that store again.
 
-    Also removes a mark that cannot be read. The rows are those of the moment of the switch.
+    Also removes a mark that cannot be read. The store has the rows that it had at the switch.
     """
     from . import api
 

@@ -8,16 +8,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from .._filters import F
-from .._store.store import VectorStore
 from ..backend.memory import size_text
 from .output import emit
 from .run import failing_clearly
 from .stores import AsJson, Config, OnlyTable, Store, in_store, of_each_table
+
+if TYPE_CHECKING:
+    from .._store.store import VectorStore
 
 # Queries of the probe: this many stored vectors from each of this many places of the table.
 _PLACES, _OF_EACH = 8, 12

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -17,11 +17,13 @@ from .._demo import HashingEmbedder, Passage, stdlib_passages
 from .._model.records import Hit
 from .._model.schema import Embed, Field, Schema
 from .._store.connect import connect
-from .._store.store import VectorStore
 from ..backend.locate import locate
 from ..errors import AiovecError, TableNotFoundError
 from .output import one_line, out, progress, working
 from .run import failing_clearly, run
+
+if TYPE_CHECKING:
+    from .._store.store import VectorStore
 
 TABLE = "stdlib"
 SCHEMA = Schema(
@@ -65,7 +67,7 @@ def demo(
 ) -> None:
     """Store a few thousand docstrings of Python's standard library, and search them.
 
-    Takes a few seconds. If it runs again, it starts afresh.
+    Takes a few seconds. Running it again starts afresh.
     """
     run(_demo(store))
 

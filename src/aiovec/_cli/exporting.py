@@ -6,14 +6,16 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .._store.store import VectorStore
 from .output import counted, emit, number_of, progress
 from .run import failing_clearly
 from .stores import AsJson, Config, Select, Store, Table, Where, expanded, in_store, names_in
+
+if TYPE_CHECKING:
+    from .._store.store import VectorStore
 
 
 @failing_clearly

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .._store.store import VectorStore
 from ..backend.contract import ABILITIES
 from .output import Listing, emit
 from .run import failing_clearly
 from .stores import AsJson, Config, OnlyTable, Store, in_store, of_each_table
+
+if TYPE_CHECKING:
+    from .._store.store import VectorStore
 
 
 @failing_clearly

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._model.schema import Metric, Schema, check_table_name
-from .._store.store import VectorStore
 from ..errors import ConfigError, TableNotFoundError
 from .output import Listing, counted, emit, err, number_of, out, print_json, progress
 from .run import failing_clearly
 from .stores import AsJson, Config, NoStoreError, Store, expanded, in_store
 
 if TYPE_CHECKING:
+    from .._store.store import VectorStore
     from .._transfer import Input, Load, Loaded, RejectsFile
     from ..backend.foreign import ForeignTable, Skipped
 
@@ -41,8 +41,8 @@ def import_(
     table: Annotated[
         str | None,
         typer.Option(
-            help="Table to write. Default: the name of the file. For a database: the table to "
-            "import. Default: all."
+            help="Table to write (default: the name of the file). For a database: the table to "
+            "import (default: all)."
         ),
     ] = None,
     as_: Annotated[
@@ -83,7 +83,7 @@ def import_(
         ),
     ] = None,
     upsert: Annotated[
-        bool, typer.Option("--upsert", help="Replace existing rows instead of rejecting new ones.")
+        bool, typer.Option("--upsert", help="Replace rows that have the same id.")
     ] = False,
     strict: Annotated[
         bool,

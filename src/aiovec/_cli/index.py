@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._store.store import VectorStore
 from ..backend.contract import IndexInfo
 from .output import emit, working
 from .run import failing_clearly
 from .stores import AsJson, Config, Store, Table, in_store
+
+if TYPE_CHECKING:
+    from .._store.store import VectorStore
 
 _DIGITS = 18  # of the largest option: every backend takes 64 bits at most
 

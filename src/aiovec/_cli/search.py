@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
-from typing import Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
 from .._model.records import Hit
-from .._store.store import VectorStore
 from ..errors import AiovecError, EmbeddingError, InvalidArgumentError
 from .output import Listing, cell, emit, err
 from .run import failing_clearly
 from .stores import AsJson, Config, Select, Store, Table, Where, expanded, in_store, names_in
+
+if TYPE_CHECKING:
+    from .._store.store import VectorStore
 
 By = Literal["text", "vector", "hybrid"]
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from .._store.connect import open_origin as open_origin
-from .._store.store import VectorStore
 from ..backend.origin import Origin
 from ..backend.plugins import backend_names
 from ..errors import ConfigError, TableNotFoundError
 from .output import progress
 from .run import run
+
+if TYPE_CHECKING:
+    from .._store.store import VectorStore
 
 _T = TypeVar("_T")
 

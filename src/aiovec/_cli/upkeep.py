@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .._store.connect import restore_origin
-from .._store.store import VectorStore
 from ..errors import ConfigError, CorruptStoreError
 from .output import emit, working
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, expanded, in_store, of_each_table, origin_of
 
+if TYPE_CHECKING:
+    from .._store.store import VectorStore
+
 
 @failing_clearly
 def optimize(
     tables: Annotated[
-        list[str] | None, typer.Argument(metavar="[TABLE]...", help="Only these tables.")
+        list[str] | None, typer.Argument(metavar="TABLE", help="Only these tables. Default: all.")
     ] = None,
     store: Store = None,
     config: Config = None,
@@ -57,7 +59,7 @@ def backup(
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Copy a whole store while others use it. The copy is of one moment.
+    """Write a consistent copy of a whole store while others use it.
 
     Can also copy a SQLite database that another program wrote, before it is imported.
     """
