@@ -13,10 +13,10 @@ import pyarrow as pa
 from aiovec.backend import Int64Array
 from aiovec.backend.contract import BulkLoad, TableHandle
 from aiovec.backend.threads import hop
+from aiovec.backend.weight import weight
 from aiovec.errors import DuplicateIdError
 
 from .index import extremes
-from .rows import effort_of
 from .session import Opened, Session
 from .writer import Touched, WriteOperation
 from .writes import Prepared, existing_ids
@@ -39,7 +39,7 @@ class Load(BulkLoad):
     async def add(self, rows: pa.Table) -> None:
         if not rows.num_rows:
             return
-        prepared, found = await hop(effort_of(rows), partial(_prepared, rows, self._table))
+        prepared, found = await hop(weight(rows), partial(_prepared, rows, self._table))
         await self._write(self._table.name, _Add(self, self._table, prepared, found))
         self._wrote(self._table, rows.num_rows)
 
@@ -52,7 +52,7 @@ class Load(BulkLoad):
             )
             with session.guarded():
                 async for batch in batches:
-                    await hop(effort_of(batch), partial(_note, seen, batch))
+                    await hop(weight(batch), partial(_note, seen, batch))
             self._seen = seen
         return self._seen
 

@@ -31,6 +31,7 @@ from aiovec.backend import Expr, one_array
 from aiovec.backend.contract import Columns
 from aiovec.backend.limits import renewed
 from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.weight import weight
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
 from .driver import without_blobs
@@ -38,7 +39,6 @@ from .layout import column_names
 from .limits import ExportLimits
 from .memory import ReadAdmission, result_bytes, stream_bytes
 from .reads import MOST, condition_of, filtered
-from .rows import effort_of
 from .session import Opened, Session
 from .sql.filters import id_range_to_sql, ids_to_sql
 from .upkeep.retention import Pins
@@ -297,7 +297,7 @@ class Export:
         condition = await self._and(await hop(len(ids), ids_to_sql, ids))
         async with self.admission.share(result_bytes(len(ids), len(ids), size.dim, size.beside)):
             found = await self._fetch(self.table.lance, self._names, condition)
-            return await hop(effort_of(found), _ordered, found, ids)
+            return await hop(weight(found), _ordered, found, ids)
 
     # In the order of ids
 
@@ -313,7 +313,7 @@ class Export:
                 share = result_bytes(len(ids), end - start, size.dim, size.beside)
                 async with self.admission.share(share):
                     found = await self._fetch(self.table.lance, names, condition)
-                    found = await hop(effort_of(found), partial(found.sort_by, "id"))
+                    found = await hop(weight(found), partial(found.sort_by, "id"))
                 yield _Block(size.after(found), partial(_id_behind, found))
                 start = end
 

@@ -36,6 +36,7 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.limits import Place
 from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.weight import weight
 from aiovec.errors import AiovecError, CorruptStoreError
 
 from .driver import ColumnOrdering
@@ -44,7 +45,7 @@ from .index.info import unindexed_rows
 from .layout import column_names
 from .limits import ReadLimits
 from .memory import ReadAdmission, changed_bytes, kept_bytes, result_bytes, scan_bytes, stream_bytes
-from .rows import effort_of, rows_of
+from .rows import rows_of
 from .session import Opened, Session
 from .sorting import key_columns, sorted_ids
 from .sql.filters import ids_to_sql, to_sql
@@ -113,7 +114,7 @@ async def get(
             taken = found.take(pa.array([place[id] for id in ids if id in place], pa.int64()))
         return rows_of(taken, columns, table.schema.vector)
 
-    return await hop(effort_of(found), rows)
+    return await hop(weight(found), rows)
 
 
 async def find(
@@ -149,7 +150,7 @@ async def find(
     if later:
         ids = await hop(found.num_rows, found.column("id").to_pylist)
         return await get(session, table, ids, columns, ordered=True)
-    return await hop(effort_of(found), lambda: rows_of(found, columns, table.schema.vector))
+    return await hop(weight(found), lambda: rows_of(found, columns, table.schema.vector))
 
 
 async def count(session: Session, table: Opened, where: Expr | None) -> int:

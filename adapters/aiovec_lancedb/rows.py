@@ -10,24 +10,8 @@ import pyarrow.compute as pc
 
 from aiovec.backend import Schema, payload_texts, python_values, to_matrix
 from aiovec.backend.contract import Columns, StoredRows
-from aiovec.backend.threads import INLINE_LIMIT
-from aiovec.backend.weight import VALUES_A_COLUMN
 
 from .layout import PAYLOAD
-
-# Bytes of an Arrow table that take as long to turn into Python values as one value does.
-_BYTES_A_VALUE = 64
-
-
-def effort_of(rows: pa.Table) -> int:
-    """Return the number of Python values that an Arrow table makes, for ``hop``."""
-    effort: int = rows.num_rows * (rows.num_columns + 8) + VALUES_A_COLUMN * rows.num_columns
-    if effort > INLINE_LIMIT:  # what they hold takes its time to be asked, too
-        return effort
-    for column in rows.columns:
-        if not pa.types.is_fixed_size_list(column.type):  # vectors stay as they lie
-            effort += column.nbytes // _BYTES_A_VALUE
-    return effort
 
 
 def rows_of(table: pa.Table, columns: Columns, vector: str) -> StoredRows:

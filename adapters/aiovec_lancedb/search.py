@@ -23,12 +23,13 @@ import pyarrow as pa
 from aiovec.backend import Float32Array, distances, is_extreme, nearest_first, to_matrix
 from aiovec.backend.contract import Found, VectorQuery
 from aiovec.backend.threads import hop
+from aiovec.backend.weight import weight
 
 from .index.effort import MARGIN, Effort, Tuned, named_effort
 from .index.info import vector_index
 from .layout import column_names
 from .reads import NeedsEveryRow, condition_of, filtered, rows_by_id
-from .rows import effort_of, rows_of
+from .rows import rows_of
 from .session import Opened, Session
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ async def _by_lance(
 ) -> tuple[Found, bool]:
     asked = await filtered(_lance_query(table, query, plan), condition)
     candidates = await session.fetch(asked)
-    return await hop(effort_of(candidates), lambda: _ranked(table, query, candidates, plan.asked))
+    return await hop(weight(candidates), lambda: _ranked(table, query, candidates, plan.asked))
 
 
 def _lance_query(table: Opened, query: VectorQuery, plan: SearchPlan) -> AsyncVectorQuery:
@@ -170,11 +171,11 @@ async def _by_scan(session: Session, table: Opened, query: VectorQuery, *, whole
     batches = await session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
     with session.guarded():
         async for batch in batches:
-            effort = effort_of(batch) + len(best)
+            effort = weight(batch) + len(best)
             best = await hop(effort, partial(_nearer, best, batch, table, query))
     measures = {id: measure for measure, id in best}
     rows = await rows_by_id(session, table, list(measures), query.columns)
-    found = await hop(effort_of(rows), lambda: rows_of(rows, query.columns, vector))
+    found = await hop(weight(rows), lambda: rows_of(rows, query.columns, vector))
     return Found(found, [measures[id] for id in found.ids])
 
 

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from aiovec.backend.contract import Order
 from aiovec.backend.threads import hop
+from aiovec.backend.weight import weight
 
-from .rows import effort_of
 from .session import Session
 from .sql.values import PayloadValue, name
 
@@ -55,16 +55,16 @@ async def sorted_ids(
     batches = await session.run(query.to_batches(max_batch_length=_BATCH))
     with session.guarded():
         async for batch in batches:
-            effort = batch.num_rows * _EFFORT_A_KEY * len(order_by) + effort_of(batch)
+            effort = batch.num_rows * _EFFORT_A_KEY * len(order_by) + weight(batch)
             kept.append(await hop(effort, partial(_sortable, batch, order_by)))
             rows += batch.num_rows
             if rows > most + _MOST_WAITING:
-                effort = sum(map(effort_of, kept))
+                effort = sum(map(weight, kept))
                 kept = [await hop(effort, partial(_first, kept, order_by, most))]
                 rows = kept[0].num_rows
     if not kept:
         return []
-    effort = sum(map(effort_of, kept))
+    effort = sum(map(weight, kept))
     first = await hop(effort, partial(_first, kept, order_by, most))
     wanted: list[str] = first.column("id").slice(min(offset, rows)).to_pylist()
     return wanted

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec._input.rows import effort_of as effort_of_values
 from aiovec.backend import (
     Expr,
     Float32Array,
@@ -32,12 +31,13 @@ from aiovec.backend import (
 )
 from aiovec.backend.contract import TableHandle
 from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.weight import weight
 from aiovec.errors import AiovecError, CorruptStoreError, DuplicateIdError
 
 from .index import extremes
 from .layout import PAYLOAD
 from .reads import condition_of, filtered
-from .rows import effort_of, stored_form
+from .rows import stored_form
 from .session import Opened, Session
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
@@ -69,7 +69,7 @@ class Prepared:
     @classmethod
     async def of(cls, rows: pa.Table, schema: Schema) -> Prepared:
         """Looked at before their turn to be written: other calls' commits go on meanwhile."""
-        return await hop(effort_of(rows), partial(cls.now, rows, schema))
+        return await hop(weight(rows), partial(cls.now, rows, schema))
 
     @classmethod
     def now(cls, rows: pa.Table, schema: Schema) -> Prepared:
@@ -209,12 +209,12 @@ async def existing_ids(session: Session, table: Opened, ids: Sequence[str]) -> s
         batches = await session.run(query.to_batches(max_batch_length=_BATCH))
         with session.guarded():
             async for batch in batches:
-                await hop(effort_of(batch), _add_ids, found, batch, wanted)
+                await hop(weight(batch), _add_ids, found, batch, wanted)
         return found
     for start in range(0, len(ids), _BLOCK):
         condition = await selection(ids[start : start + _BLOCK], None)
         rows = await session.fetch(await filtered(table.lance.query().select(["id"]), condition))
-        await hop(effort_of(rows), _add_ids, found, rows)
+        await hop(weight(rows), _add_ids, found, rows)
     return found
 
 
@@ -329,15 +329,10 @@ class Update(WriteOperation):
             await extremes.mark(session, table)
         if self.payload:
             return [await self._merge(session, table, condition)]
-        values = await hop(self._effort(), self._assigned, table.schema, takes)
+        effort = weight(dict(self.values), self.vector)
+        values = await hop(effort, self._assigned, table.schema, takes)
         result = await session.run(table.lance.update(updates_sql=values, where=condition))
         return [int(result.rows_updated)]
-
-    def _effort(self) -> int:
-        """Return how many values it takes to write the new ones as SQL, for ``hop``."""
-        return effort_of_values(dict(self.values)) + (
-            0 if self.vector is None else self.vector.size
-        )
 
     def _assigned(self, schema: Schema, takes: bool) -> dict[str, str]:
         """Each column's new value as SQL."""

@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from aiovec import REMOVE
 from aiovec._http.wire import Message, WireError, exported_batch, found_rows, stored_rows
-from aiovec._input.rows import effort_of
 from aiovec.backend import (
     Expr,
     Field,
@@ -44,7 +43,7 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.limits import Place, current_deadline, write_gate
 from aiovec.backend.threads import FORKED, hop
-from aiovec.backend.weight import NUMBERS_A_VALUE, VALUES_A_COLUMN
+from aiovec.backend.weight import weight
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -65,8 +64,6 @@ _T = TypeVar("_T")
 _WRITES_AT_ONCE = 1024
 # Characters of a filter that take as long to write as one value does to check.
 _CHARACTERS_A_VALUE = 32
-# Bytes of lists, and of texts, that take as long to read.
-_BYTES_A_VALUE = 32
 # States of a table that one write is asked for.
 _MOST_STATES = 5
 # Errors of a repeat that did not come as far as the store.
@@ -197,27 +194,25 @@ class RemoteBackend(Backend):
             [list(path)] if value is REMOVE else [list(path), value]
             for path, value in payload.changes
         ]
-        effort = effort_of(dict(values)) + effort_of(changes)
         facts = {
             "values": dict(values),
-            "payload": await hop(effort, json.dumps, changes),
+            "payload": await hop(weight(changes), json.dumps, changes),
             "ids": None if ids is None else list(ids), "where": await _text(where),
         }  # fmt: skip
-        size = effort + len(ids or ())
-        return await self._write(_at_most(ids), "update", facts, rows, on=table, size=size)
+        return await self._write(_at_most(ids), "update", facts, rows, on=table)
 
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
         rows = pa.table({table.schema.vector: from_matrix(vectors)})
         facts = {"ids": list(ids)}
-        return await self._write(_at_most(ids), "set_vectors", facts, rows, on=table, size=len(ids))
+        return await self._write(_at_most(ids), "set_vectors", facts, rows, on=table)
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
         facts = {"ids": None if ids is None else list(ids), "where": await _text(where)}
-        return await self._write(_at_most(ids), "delete", facts, on=table, size=len(ids or ()))
+        return await self._write(_at_most(ids), "delete", facts, on=table)
 
     async def kept(self, key: WriteKey) -> Kept | None:
         return await self._ask(answers.kept_in, "kept", {"key": _key(key)})
@@ -226,7 +221,7 @@ class RemoteBackend(Backend):
 
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
         facts = {**_of(table), "ids": list(ids), "columns": _columns(columns)}
-        return await self._ask(_rows(table, columns, len(ids)), "get", facts, size=len(ids))
+        return await self._ask(_rows(table, columns, len(ids)), "get", facts)
 
     async def find(
         self,
@@ -250,12 +245,12 @@ class RemoteBackend(Backend):
             return []
         columns = queries[0].columns
         wheres = {id(query.where): query.where for query in queries}
-        effort = len(queries) * (1 + table.schema.dim // NUMBERS_A_VALUE)
+        effort = weight([query.vector for query in queries])
         effort += sum(map(_effort_of, wheres.values()))
         asked, rows = await hop(effort, _asked, table.schema.vector, queries)
         facts = {**_of(table), "columns": _columns(columns), **asked}
         read = _found(table, columns, len(queries))
-        return await self._ask(read, "search", facts, rows, size=len(queries))
+        return await self._ask(read, "search", facts, rows)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
         self._need("text")
@@ -267,7 +262,7 @@ class RemoteBackend(Backend):
         }  # fmt: skip
         shown = query.highlight is not None
         read = _found(table, query.columns, 1, highlights=shown)
-        return (await self._ask(read, "search_text", facts, size=len(query.clauses)))[0]
+        return (await self._ask(read, "search_text", facts))[0]
 
     async def export(
         self,
@@ -360,24 +355,18 @@ class RemoteBackend(Backend):
         facts: Mapping[str, Any],
         rows: pa.Table | None = None,
         *,
-        size: int = 0,
         long: bool = False,
         key: str | None = None,
         retried: bool = False,
     ) -> _T:
-        """Return what ``read`` finds in the answer. ``size`` is the number of values in facts.
-
-        With a ``key`` it is a write.
-        """
+        """Return what ``read`` finds in the answer. With a ``key`` it is a write."""
         self._check_process()
         if self._client.store_mark != self._mark:
             await self._look(tries=True)
         message = Message(facts, rows)
-        answer = await self._client.ask(
-            call, message, key=key, size=size, long=long, retried=retried
-        )
+        answer = await self._client.ask(call, message, key=key, long=long, retried=retried)
         try:
-            return await hop(_effort(answer), read, answer)
+            return await hop(weight(answer), read, answer)
         except WireError as exc:
             raise self._client.unreadable(exc, writes=key is not None) from exc
 
@@ -389,7 +378,6 @@ class RemoteBackend(Backend):
         rows: pa.Table | None = None,
         *,
         on: TableHandle | None = None,
-        size: int = 0,
         long: bool = False,
     ) -> _T:
         """Write, ``on`` a table in the state that its handle says."""
@@ -397,7 +385,7 @@ class RemoteBackend(Backend):
             raise UnsupportedError(call, self.name, f"{self.target} was opened with read_only=True")
         if (given := write_key()) is not None:  # this store's own caller repeats the write
             facts = {**facts, "key": _key(given)}
-        ask = partial(self._ask, read, call, rows=rows, size=size, long=long)
+        ask = partial(self._ask, read, call, rows=rows, long=long)
         if on is None:
             return await ask(facts, key=uuid.uuid4().hex)
         state = on
@@ -434,23 +422,6 @@ class RemoteBackend(Backend):
         if not self.supports(ability):
             hint = f"the server at {self.target} serves a store of {self._served.backend}"
             raise UnsupportedError(ability, self.name, hint)
-
-
-def _effort(answer: Message) -> int:
-    """Return how many values it takes to read an answer. Follows none of its rows' lengths."""
-    listed = effort_of(dict(answer.facts))
-    if answer.rows is None or not answer.rows.num_columns:
-        return listed
-    values, size = 0, 0
-    for column in answer.rows.columns:
-        if pa.types.is_fixed_size_list(column.type):
-            values += column.type.list_size // NUMBERS_A_VALUE
-        else:
-            values += 1
-            size += column.get_total_buffer_size()  # one row may hold much
-    listed += answer.rows.num_rows * values + answer.rows.column(0).num_chunks
-    listed += VALUES_A_COLUMN * answer.rows.num_columns
-    return int(listed + size // _BYTES_A_VALUE)
 
 
 def _rows(table: TableHandle, columns: Columns, limit: int) -> Callable[[Message], StoredRows]:

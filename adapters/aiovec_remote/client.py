@@ -25,8 +25,6 @@ from aiovec._http.wire import (
     STORE_HEADER,
     Message,
     WireError,
-    effort_of_body,
-    effort_of_message,
     frame_of,
     pack,
     unpack,
@@ -35,6 +33,7 @@ from aiovec.backend import redacted
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.limits import Gate, current_deadline
 from aiovec.backend.threads import hop, to_its_end
+from aiovec.backend.weight import weight
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -103,17 +102,17 @@ class Client:
 
     async def ask(
         self, call: str, message: Message, *,
-        key: str | None = None, size: int = 0, long: bool = False, tries: bool = True,
+        key: str | None = None, long: bool = False, tries: bool = True,
         retried: bool = False,
     ) -> Message:  # fmt: skip
         """Return the answer to a call that reads; to one that writes, under its key.
 
-        ``size`` is the number of values in the facts. ``long`` calls may take any time. Without
+        ``long`` calls may take any time. Without
         ``tries`` a server that cannot be reached is an error at once. ``retried`` says of a write
         that it may have been done by an earlier call.
         """
         self.check_open()
-        kind, body = await hop(size + effort_of_message(message), pack, message)
+        kind, body = await hop(weight(message), pack, message)
         made = _Tries(self, writes=key is not None, once=not tries, may_be_done=retried)
         async with self._turns.enter(made.deadline):
             self.check_open()
@@ -184,7 +183,7 @@ class Client:
                 ) from exc
         self.store_mark = response.headers.get(STORE_HEADER, "")[:100]
         try:
-            return await hop(effort_of_body(data), unpack, content_type, data)
+            return await hop(weight(data), unpack, content_type, data)
         except WireError as exc:
             raise self.unreadable(exc, writes=key is not None) from exc
 
@@ -322,7 +321,7 @@ class Client:
                         raise error_of(json_object(data), target=self.target)
                     if what != BATCH_FRAME:
                         return
-                    yield await hop(effort_of_body(data), unpack, ARROW, data)
+                    yield await hop(weight(data), unpack, ARROW, data)
             except asyncio.IncompleteReadError as exc:
                 raise LostError("the answer was cut off", sent=True) from exc
             except WireError as exc:

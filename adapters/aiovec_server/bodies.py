@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from aiovec import Hit, Record, Results
 from aiovec.backend.threads import INLINE_LIMIT, in_thread
-from aiovec.backend.weight import NUMBERS_A_VALUE
+from aiovec.backend.weight import weight
 
 from .bounds import check_answer, check_rows
 from .call import Call
@@ -28,8 +28,6 @@ _Of = TypeVar("_Of")
 SMALL_BODY = 64 * 1024
 # Lists and objects that are looked at there too, each for half a microsecond.
 _FEW_LISTS = 1000
-# What a row of an answer takes besides its values, for ``hop``.
-_VALUES_A_ROW = 8
 _QUERY = re.compile("_+query")
 # Levels of a payload's lists that are Arrow's own; deeper ones are JSON text. Streams carry 64.
 _DEEPEST = 32
@@ -172,7 +170,7 @@ async def rows_response(
     if kind == ARROW:
         return InParts(await in_thread(_emptying, rows, arrow_parts, rows), ARROW)
     pieces = _lines(rows, row) if kind == JSON_LINES else named(name, rows, row)
-    return await json_parts(pieces, effort_of(rows), kind, rows)
+    return await json_parts(pieces, weight(rows), kind, rows)
 
 
 async def results_response(call: Call, found: list[Results[Hit]]) -> Response:
@@ -185,7 +183,7 @@ async def results_response(call: Call, found: list[Results[Hit]]) -> Response:
     if kind == ARROW:
         return InParts(await in_thread(_emptying, found, _arrow_of_many, found), ARROW)
     pieces = _lines_of_many(found) if kind == JSON_LINES else _json_of_many(found)
-    return await json_parts(pieces, sum(map(effort_of, found)), kind, found)
+    return await json_parts(pieces, weight(found), kind, found)
 
 
 def _json_of_many(found: Sequence[Results[Hit]]) -> Iterator[bytes]:
@@ -231,16 +229,6 @@ async def json_parts(
             return Response(b"".join(here), media_type=kind)
     parts = await in_thread(_emptying, [] if rows is None else rows, _gathered, chain(here, pieces))
     return InParts(parts, kind)
-
-
-def effort_of(rows: Sequence[Hit] | Sequence[Record]) -> int:
-    """Return how many values it takes to write rows, for ``hop``."""
-    if not rows:
-        return 0
-    first = rows[0]
-    numbers = 0 if first.vector is None else len(first.vector) // NUMBERS_A_VALUE
-    # Texts and lists of any length may be among the fields, of which ten rows are not many.
-    return len(rows) * (_VALUES_A_ROW + len(first.fields) + numbers)
 
 
 def named(name: str, rows: Iterable[Any], row: _Row) -> Iterator[bytes]:

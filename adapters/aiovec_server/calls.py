@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from aiovec import VectorStore
 from aiovec._http.problems import Problem, problem_of
-from aiovec._http.serving import ServedCalls, effort_of_key, key_of
+from aiovec._http.serving import ServedCalls, key_of
 from aiovec._http.wire import (
     BATCH_FRAME,
     END_FRAME,
@@ -28,8 +28,6 @@ from aiovec._http.wire import (
     STORE_HEADER,
     Message,
     WireError,
-    effort_of_body,
-    effort_of_message,
     frame,
     pack,
     unpack,
@@ -37,6 +35,7 @@ from aiovec._http.wire import (
 from aiovec.asgi import get_store
 from aiovec.backend.context import TableChangedError
 from aiovec.backend.threads import hop
+from aiovec.backend.weight import weight
 from aiovec.errors import AiovecError
 
 from .bounds import BOUNDS, check_rows
@@ -117,7 +116,7 @@ class BackendCalls:
         if name := _text(headers, b"idempotency-key"):
             if len(name) > _LONGEST_KEY:
                 raise WireError(f"a write's key has at most {_LONGEST_KEY} characters")
-            key = await hop(effort_of_key(body), key_of, name, call, body)
+            key = await hop(weight(body), key_of, name, call, body)
         retried = _text(headers, _RETRY, "0") != "0"
         told = await served.run(call, asked, key, retried=retried)
         if cut and told.rows is not None:
@@ -164,7 +163,7 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": problem.body()})
 
     async def message(self, message: Message) -> None:
-        kind, data = await hop(effort_of_message(message), pack, message)
+        kind, data = await hop(weight(message), pack, message)
         await self._begin(200, {"content-type": kind}, len(data))
         if len(data) > _PART:
             await self._parts(data)
@@ -175,7 +174,7 @@ class _Answer:
     async def export(self, batches: AsyncGenerator[Message, None]) -> None:
         async with contextlib.aclosing(batches):
             async for message in batches:
-                _, data = await hop(effort_of_message(message), pack, message)
+                _, data = await hop(weight(message), pack, message)
                 if not self._begun:
                     await self._begin(200, {"content-type": _EXPORT}, None)
                 await self._frame(BATCH_FRAME, data)
@@ -213,7 +212,7 @@ class _Answer:
 
 async def _asked(headers: Mapping[bytes, bytes], body: bytearray) -> Message:
     read = partial(unpack, _text(headers, b"content-type"), body, bounded=True)
-    return await hop(effort_of_body(body), read)
+    return await hop(weight(body), read)
 
 
 def _cut_limits(facts: Mapping[str, Any], most: int) -> bool:

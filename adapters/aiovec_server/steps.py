@@ -11,8 +11,8 @@ from typing import Any
 
 from aiovec import Hit, Record, Results
 from aiovec.backend.threads import hop
+from aiovec.backend.weight import weight
 
-from .bodies import effort_of
 from .bounds import BOUNDS, check_answer
 from .call import Call
 
@@ -42,7 +42,7 @@ async def rows_with_ids(
         part = await call.store.get(
             call.table, ids[start : start + step], select=select, include_vector=include_vector
         )
-        nbytes += await hop(effort_of(part), bytes_of, part)
+        nbytes += await hop(weight(part), bytes_of, part)
         check_answer(nbytes)
         if found is None:
             found = part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from tests.harness.values import (
 
 from aiovec import F, Field, Hit, Schema, Tuning, VectorStore
 from aiovec.backend import Metric
-from aiovec.errors import InvalidArgumentError, InvalidNameError
+from aiovec.errors import InvalidArgumentError, InvalidNameError, InvalidVectorError
 
 METRICS: tuple[Metric, ...] = ("cosine", "l2", "dot")
 # Points around the query [2, 0], the nearest first, with their distances and scores.
@@ -96,6 +97,33 @@ class SearchingContract(ContractBase):
                 query = vectors(1, dim, seed=3)[0].astype(float) * size
                 hits = await store.search(name, query, limit=5)
                 assert_same_hits(hits, oracle.search(name, query, limit=5))
+
+    async def test_vectors_out_of_range_are_refused(self, store: VectorStore) -> None:
+        """Of rows and of queries: a component beyond 1e15, or none that reaches 1e-15."""
+        kept = [[1e15, 0.0], [-1e15, 1e-30], [1e-15, 0.0]]
+        for metric in METRICS:
+            await store.create_table(metric, Schema(2, metric=metric))
+            rows = [{"id": f"r{n}", "embedding": vector} for n, vector in enumerate(kept)]
+            await store.insert(metric, rows)
+            for wrong in ([2e15, 0.0], [1.0, -2e15], [1e-16, -1e-16], [0.0, 1e-300]):
+                bad = [{"id": "r0", "embedding": [1.0, 2.0]}, {"id": "x", "embedding": wrong}]
+                calls: dict[str, Awaitable[Any]] = {
+                    "insert": store.insert(metric, bad[1:]),
+                    "upsert": store.upsert(metric, bad),
+                    "arrays": store.upsert(metric, {"id": ["x"], "embedding": np.array([wrong])}),
+                    "set_vectors": store.set_vectors(metric, ["r0", "r1"], [[1.0, 2.0], wrong]),
+                    "search": store.search(metric, wrong),
+                    "search_many": store.search_many(metric, [[1.0, 2.0], wrong]),
+                }
+                for name, call in calls.items():
+                    with case((metric, wrong, name)), pytest.raises(InvalidVectorError):
+                        await call
+            found = await store.find(metric, include_vector=True)
+            assert [row.vector.tolist() for row in found if row.vector is not None] == (
+                np.asarray(kept, np.float32).tolist()
+            )
+            hits = await store.search(metric, [1e15, 1.0], limit=3)
+            assert len(hits) == 3
 
     async def test_limits_beyond_4096(self, store: VectorStore) -> None:
         oracle = await self.both(store, SMALL, small_rows(4_300))

@@ -274,13 +274,12 @@ async def test_groups_far_down_the_ranking(store: VectorStore) -> None:
 async def test_groups_of_near_duplicates(store: VectorStore) -> None:
     """Their scores are equal, their distances are not."""
     nearest_last = [1e-8, 1e-9, 0.0]
+    query = [1.0, 0]
     for metric in ("cosine", "l2"):
         name = f"{metric}-groups"
         await store.create_table(name, Schema(2, metric=metric, fields={"doc": str}))
-        scale = 1.0 if metric == "cosine" else 1e-12
-        query = [1.0, 0] if metric == "cosine" else [0.0, 0]
         rows = [
-            {"id": f"{n}-{doc}", "embedding": [query[0], scale * (y + shift)], "doc": doc}
+            {"id": f"{n}-{doc}", "embedding": [1.0, y + shift], "doc": doc}
             for n, y in enumerate(nearest_last)
             for doc, shift in (("a", 4e-10), ("b", 2e-10))
         ]

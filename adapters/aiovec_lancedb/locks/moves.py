@@ -36,12 +36,12 @@ from aiovec.backend.contract import (
 from aiovec.backend.files import flush_folder
 from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord, unreadable_mark
 from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.weight import weight
 from aiovec.errors import CorruptStoreError, InvalidNameError, StoreBusyError, UnsupportedError
 
 from ..errors import translated
 from ..layout import LEFT, MOVING, is_moving
 from ..reads import rows_by_id
-from ..rows import effort_of
 from ..writer import Touched, WriteOperation
 from .local import LockedFile
 
@@ -516,7 +516,7 @@ async def changes(
         columns = Columns(tuple(table.schema.fields), table.schema.payload, vector=True)
         async with session.reading(table) as opened:
             found = await rows_by_id(session, opened, noted.ids, columns)
-        rows = await hop(effort_of(found), _in_layout, found, layout)
+        rows = await hop(weight(found), _in_layout, found, layout)
     else:
         async with session.reading(table):
             pass  # raises where the table is no longer what the handle says

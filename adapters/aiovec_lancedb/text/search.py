@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from aiovec.backend import Schema
 from aiovec.backend.contract import Columns, Found, TextQuery
 from aiovec.backend.threads import hop
+from aiovec.backend.weight import weight
 
 from ..index.fields import text_columns
 from ..reads import condition_of, rows_by_id
-from ..rows import effort_of, rows_of
+from ..rows import rows_of
 from ..session import Opened, Session
 from . import grams
 from .asking import ALL, MORE, SCORE, TIMES, ask, none_left_out, ranking
@@ -77,7 +78,7 @@ async def search_text(
             ranked = await _in_parts(session, table, conditions, where)
         ranked = await hop(ranked.num_rows, _best, ranked, query.limit)
         rows = await _with_columns(session, table, query, ranked)
-    found = await hop(effort_of(rows), partial(_found, table, query, rows))
+    found = await hop(weight(rows), partial(_found, table, query, rows))
     if query.highlight is None:
         return found
     return await highlighted(table.schema, query, rows, found)
@@ -104,7 +105,7 @@ async def _first(
     columns = columns_of(table.schema, query)
     rows = await ask(session, table, conditions.whole(), columns, where, asked)
     if await hop(rows.num_rows, none_left_out, rows, rows, limit, asked):
-        return await hop(effort_of(rows), _best, rows, limit)
+        return await hop(weight(rows), _best, rows, limit)
     while True:
         asked = min(asked * TIMES, ALL)
         if asked > _MOST_BESIDE and not whole:

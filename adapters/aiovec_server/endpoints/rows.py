@@ -7,8 +7,8 @@ from typing import Any
 from starlette.responses import Response
 
 from aiovec import REMOVE
-from aiovec._input.rows import effort_of
 from aiovec.backend.threads import hop
+from aiovec.backend.weight import weight
 from aiovec.errors import InvalidArgumentError
 
 from ..bodies import (
@@ -215,7 +215,7 @@ async def distinct_values(call: Call) -> Response:
         check_answer(len(text))
         return text
 
-    return JsonBytes(await hop(effort_of(found), body))
+    return JsonBytes(await hop(weight(found), body))
 
 
 @ENDPOINTS.add(
@@ -231,7 +231,7 @@ async def bounds_of_values(call: Call) -> Response:
     found = await call.store.bounds(call.table, **BOUNDS.of_body(await body_json(call)))
     least, greatest = (None, None) if found is None else found
     ends = {"min": least, "max": greatest}
-    return JsonBytes(await hop(effort_of(ends), dump, ends))
+    return JsonBytes(await hop(weight(ends), dump, ends))
 
 
 @ENDPOINTS.add(

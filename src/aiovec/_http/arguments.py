@@ -13,9 +13,9 @@ import numpy as np
 
 from .._filters.tree import Ref
 from .._input.arguments import check_count, check_tuning
-from .._input.rows import check_ids, check_patch, effort_of_update
+from .._input.rows import check_ids, check_patch
 from .._input.selection import order_keys, value_ref
-from .._input.vectors import checked_query_vectors
+from .._input.vectors import many_queries
 from .._model.arrays import Float32Array
 from .._model.json_text import read_json
 from .._model.patch import REMOVE, PayloadPatch, path_text
@@ -32,8 +32,6 @@ _T = TypeVar("_T")
 _MOST_CLAUSES = 1_000
 _MOST_CHARACTERS = 100_000
 _LONGEST_STATE = 200
-# Characters of a change of the payload, as it is sent: [["a"], 1]
-_LEAST_CHANGE = 10
 # More than a user can name, and the id.
 _MOST_ORDERS = 40
 LONGEST_KEY = 200
@@ -153,7 +151,7 @@ def tuning_in(facts: Facts, dim: int) -> Tuning | None:
 
 def vectors_in(message: Message, schema: Schema) -> list[Float32Array]:
     """Return the vectors of a message's one column, fit for searching."""
-    return checked_query_vectors(_column(message, schema), schema)
+    return many_queries(_column(message, schema), schema, {})
 
 
 def vector_in(message: Message, schema: Schema) -> Float32Array | None:
@@ -163,7 +161,7 @@ def vector_in(message: Message, schema: Schema) -> Float32Array | None:
     column = _column(message, schema)
     if schema.vector_nullable and len(column) == 1 and not column[0].is_valid:
         return np.full(schema.dim, np.nan, dtype=np.float32)
-    found = checked_query_vectors(column, schema)
+    found = many_queries(column, schema, {})
     if len(found) != 1:
         raise InvalidArgumentError("vector", len(found), "one vector")
     return found[0]
@@ -173,15 +171,6 @@ def _column(message: Message, schema: Schema) -> Any:
     if message.rows is None or message.rows.schema.names != [schema.vector]:
         raise InvalidArgumentError("vectors", None, f"rows of one column, {schema.vector!r}")
     return message.rows.column(0)
-
-
-def effort_of_patch(facts: Facts) -> int:
-    """Return how many values it takes to read an update, for ``hop``."""
-    values, payload = facts.get("values"), facts.get("payload")
-    changes = len(values) if isinstance(values, dict) else 0
-    if isinstance(payload, str):
-        changes += len(payload) // _LEAST_CHANGE
-    return effort_of_update(facts, changes)
 
 
 def patch_in(

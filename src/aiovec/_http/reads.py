@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from .._input.rows import effort_of
 from .._model.schema import Schema, check_table_name
 from .._store.current import Engine
 from .._store.search import bound_filters, weight_of
@@ -24,10 +23,11 @@ from ..backend.contract import (
     VectorQuery,
 )
 from ..backend.threads import hop
+from ..backend.weight import weight
 from ..errors import InvalidArgumentError
 from . import arguments as given
 from .served import Call, Part, done
-from .wire import Message, effort_of_rows, table_of_found, table_of_rows
+from .wire import Message, table_of_found, table_of_rows
 
 _LARGEST_BATCH = 2**31 - 1
 # Reading one kind of search takes as long as so many values, for ``hop``.
@@ -73,8 +73,8 @@ class Reads(Part):
         async def search(engine: Engine, handle: TableHandle) -> Message:
             queries = await self._queries(asked, handle.schema)
             found = await engine.backend.search(handle, queries) if queries else []
-            effort = effort_of_rows(one.rows for one in found)
-            return await hop(effort, table_of_found, found, handle.schema)
+            rows = [one.rows for one in found]
+            return await hop(weight(rows), table_of_found, found, handle.schema)
 
         many = asked.rows is not None and asked.rows.num_rows > 1
         return await self.on_table("search_many" if many else "search", asked, search, done)
@@ -105,7 +105,7 @@ class Reads(Part):
         given_wheres = tuple(await hop(effort, wheres_told))
         wheres = await hop(weight_of(given_wheres), bound_filters, given_wheres, schema, len(told))
         kinds = await hop(effort, kinds_told)
-        vectors = await hop(effort_of(asked.rows), given.vectors_in, asked, schema)
+        vectors = await hop(weight(asked.rows), given.vectors_in, asked, schema)
         if len(which) != len(vectors) or not all(
             type(n) is int and 0 <= n < len(kinds) for n in which
         ):
@@ -120,7 +120,7 @@ class Reads(Part):
             where = await self.where(facts, schema)
             query = given.text_query_in(facts, schema, columns, where)
             found = await engine.backend.search_text(handle, query)
-            return await hop(effort_of_rows([found.rows]), table_of_found, [found], schema)
+            return await hop(weight(found.rows), table_of_found, [found], schema)
 
         return await self.on_table("search_text", asked, search, done)
 
@@ -243,5 +243,5 @@ class Upkeep(Part):
 
 
 async def _rows_message(rows: StoredRows, schema: Schema) -> Message:
-    table = await hop(effort_of_rows([rows]), table_of_rows, rows, schema)
+    table = await hop(weight(rows), table_of_rows, rows, schema)
     return Message(rows=table)

@@ -15,6 +15,7 @@ from .._store.store import VectorStore
 from .._telemetry.calls import Operation
 from ..backend.contract import TableHandle
 from ..backend.threads import hop
+from ..backend.weight import weight
 from ..errors import InvalidArgumentError
 from . import arguments as given
 from .wire import Message
@@ -169,7 +170,7 @@ class Writes(Part):
                 return counted(0)
             vector = given.vector_in(asked, schema)
             values, payload = await hop(
-                given.effort_of_patch(facts),
+                weight(facts),
                 lambda: given.patch_in(facts, schema, alone=vector is None),
             )
             return counted(

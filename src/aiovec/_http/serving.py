@@ -21,8 +21,6 @@ from .wire import Message, WireError
 
 # Calls that were cancelled before they came, which must not begin when they do.
 _MOST_CANCELLED = 10_000
-# Bytes that are hashed in the time in which one value is checked.
-_HASHED_A_VALUE = 512
 
 # Those of the store's abilities that a client has; the others need the store's files.
 OFFERED = frozenset({
@@ -146,11 +144,6 @@ def key_of(name: str, call: str, body: bytes | bytearray | memoryview) -> WriteK
     digest = hashlib.blake2b(call.encode() + b"\0", digest_size=16)
     digest.update(body)
     return WriteKey(name, digest.digest())
-
-
-def effort_of_key(body: bytes | bytearray | memoryview) -> int:
-    """Return how many values it takes to make the key of a write, for ``hop``."""
-    return len(body) // _HASHED_A_VALUE
 
 
 async def _of(call: Call, asked: Message) -> Message:

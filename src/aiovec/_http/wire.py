@@ -12,7 +12,7 @@ Blocking, and for large bodies slow enough to need a thread. Brings pyarrow.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -22,13 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._input.rows import effort_of
 from .._model.arrays import Float32Array
 from .._model.arrow import check_table, one_array, payload_texts, python_values, to_matrix
 from .._model.schema import Field, Schema
 from ..backend.contract import Columns, Found, StoredRows
-from ..backend.threads import INLINE_LIMIT
-from ..backend.weight import NUMBERS_A_VALUE, VALUES_A_COLUMN
 from ..errors import AiovecError
 from .ipc import DamagedStreamError, read_stream
 from .large_json import MOST_WORK, TooMuchAtOnceError, check_at_once
@@ -56,8 +53,6 @@ _ITEMS = 250
 _CHARACTERS = 2**20
 # Work of a line that a server takes: a new value of the payload may be a list of 200,000 items.
 _MOST_WORK = 2 * MOST_WORK
-# Bytes of a body that take as long to read as one value does to check.
-_BYTES_A_VALUE = 64
 
 Body = bytes | bytearray | memoryview
 
@@ -80,18 +75,6 @@ class Message:
 
     facts: Mapping[str, Any] = field(default_factory=dict)
     rows: pa.Table | None = None
-
-
-def effort_of_body(data: Body) -> int:
-    """Return how many values it takes to read a body, for ``hop``."""
-    return len(data) // _BYTES_A_VALUE
-
-
-def effort_of_message(message: Message) -> int:
-    """Return how many values it takes to pack a message."""
-    rows = message.rows
-    size = 0 if rows is None else int(rows.get_total_buffer_size())
-    return effort_of(dict(message.facts)) + size // (4 * _BYTES_A_VALUE)
 
 
 def pack(message: Message) -> tuple[str, memoryview]:
@@ -257,24 +240,6 @@ def _columns_of(stored: StoredRows, schema: Schema) -> dict[str, pa.Array]:
     if stored.vectors is not None:
         columns[schema.vector] = matrix_column(stored.vectors)
     return columns
-
-
-def effort_of_rows(answers: Iterable[StoredRows]) -> int:
-    """Return how many values it takes to turn rows into Arrow, for ``hop``."""
-    effort = 0
-    for rows in answers:
-        effort += len(rows.ids) * (len(rows.fields) + 2) + VALUES_A_COLUMN * len(rows.fields)
-        effort += 0 if rows.vectors is None else rows.vectors.size // NUMBERS_A_VALUE
-        if effort <= INLINE_LIMIT:
-            effort += sum(_held(values) for values in rows.fields.values())
-            effort += 0 if rows.payloads is None else _held(rows.payloads)
-    return effort
-
-
-def _held(values: Sequence[Any]) -> int:
-    """Return how much few values hold: the items of lists, the bytes of texts."""
-    lists = sum(len(value) for value in values if isinstance(value, list))
-    return lists + sum(len(value) for value in values if isinstance(value, str)) // _BYTES_A_VALUE
 
 
 def matrix_column(matrix: Float32Array) -> pa.FixedSizeListArray:

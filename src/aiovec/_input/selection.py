@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._filters.tree import Ref
 from .._model.arrays import Float32Array
@@ -17,21 +17,12 @@ from .._model.records import Record
 from .._model.results import columns_of
 from .._model.schema import Field, Schema
 from ..backend.contract import Columns, Order, StoredRows
-from ..backend.threads import INLINE_LIMIT, hop
 from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError
 from .arguments import is_iterable
 
-if TYPE_CHECKING:
-    pass
-
 _PAYLOAD = "payload"
-# So much JSON takes as long to decode as one value of a record takes to copy.
-_CHARACTERS_A_VALUE = 64
-# So much of a selected path takes as long to take apart: a key and its dot or two.
-_NAME_A_VALUE = 4
-# Names in a selection, with each key of a path counted: more would take the event loop milliseconds
-# to free alone.
-_MOST_NAMES = 10_000
+# Names in a selection, with each key of a path counted: those take about four milliseconds.
+_MOST_NAMES = 2_000
 
 _Keys = dict[str, "_Keys | None"]
 
@@ -88,13 +79,6 @@ class Selection:
             return None
         vector = rows.vectors[i]
         return None if vector[0] != vector[0] else vector  # NaN: the row has none
-
-    def effort(self, rows: StoredRows) -> int:
-        """Return how many values it takes to turn the rows into records, for ``hop``."""
-        effort = len(rows.ids) * (len(rows.fields) + 4)
-        if rows.payloads is not None and effort <= INLINE_LIMIT:
-            effort += sum(len(text) for text in rows.payloads if text) // _CHARACTERS_A_VALUE
-        return effort
 
     def first_columns(self, schema: Schema) -> dict[str, Field | None]:
         """The columns of a table of such records, but for keys of the payload."""
@@ -171,28 +155,6 @@ def select_columns(
     wanted = None if payload or not keys else keys
     hidden = frozenset(schema.fields).difference(fields, keys)
     return Selection(columns, schema.vector, wanted, shows_vector=vector, hidden=hidden)
-
-
-async def selection_of(
-    schema: Schema,
-    select: Sequence[str] | None,
-    *,
-    include_vector: bool = False,
-    needs_vector: bool = False,
-    whole_payload: bool = False,
-) -> Selection:
-    """``select_columns``, in a thread where there is much to look at."""
-
-    def chosen() -> Selection:
-        return select_columns(
-            schema, select, include_vector=include_vector, needs_vector=needs_vector,
-            whole_payload=whole_payload,
-        )  # fmt: skip
-
-    effort = len(select or ())
-    if select is not None and effort <= INLINE_LIMIT:
-        effort += sum(len(name) for name in select if isinstance(name, str)) // _NAME_A_VALUE
-    return await hop(effort, chosen)
 
 
 # Keys in an order, characters of one, and names in a key of the payload: LanceDB's parser goes some

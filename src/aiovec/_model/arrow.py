@@ -8,24 +8,23 @@ nested arrays already follow offsets. Blocking, and for large data slow enough t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import InvalidRowError
-from .arrays import BoolArray, Float32Array
+from .arrays import BoolArray, Float32Array, Int64Array
 
-# The offsets of `utf8` and `list` are 32 bits wide.
-_MOST_ITEMS = 2**31 - 1
-# Python values that an array may become: one for each bit of its buffers, twice over. Nulls without
-# a buffer, views that overlap and run ends can stand for any number of values in a few bytes.
-_VALUES_PER_BYTE = 16
-_VALUES_AT_LEAST = 1_000_000
+# Data from outside may stand for far more than it holds: texts that a dictionary or views repeat,
+# lists of nulls. It is refused if it unpacks to more than both of these.
+_LEAST_BYTES = 2**28
+_MOST_TIMES = 512
+# Of a Python value or an offset, at least.
+_VALUE_BYTES = 32
 # Extensions whose storage without its type says nothing: months since 1970, two bare bounds.
 _NO_VALUES = frozenset({"pandas.period", "pandas.interval"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -147,185 +146,25 @@ def _storage(array: pa.Array) -> pa.Array:
 # Checks
 
 
-def check_table(table: pa.Table, first_row: int = 0) -> None:
-    """Raise InvalidRowError, with the first damaged row and its field, unless all data is sound."""
-    try:
-        table.validate(full=True)
-        return
-    except (pa.ArrowException, UnicodeDecodeError):
-        pass  # of which column and row, the following tells
-    names = names_of(table)
+def check_table(table: pa.Table) -> None:
+    """Raise InvalidRowError, with the field, if the data of a column is damaged."""
     try:
         table.validate()
     except pa.ArrowException as exc:
-        raise InvalidRowError(_reason(exc)) from exc
-    found: tuple[int | None, str, str] | None = None
-    for name, column in zip(names, table.columns, strict=True):
-        fault = _first_fault(column)
-        if fault is None:
-            continue
-        row, reason = fault
-        if found is None or (row is not None and (found[0] is None or row < found[0])):
-            found = row, name, reason
-    if found is None:
-        return
-    row, name, reason = found
-    id = None if row is None else _id_at(table, row)
-    raise InvalidRowError(
-        reason, row=None if row is None else first_row + row, id=id, field=name
-    )  # fmt: skip
+        raise InvalidRowError(f"the Arrow data is damaged: {exc}") from exc
+    for name, column in zip(names_of(table), table.columns, strict=True):
+        check_array(column, name)
 
 
 def check_array(array: pa.Array | pa.ChunkedArray, name: str) -> None:
-    """As ``check_table``, for one column."""
-    fault = _first_fault(array)
-    if fault is not None:
-        raise InvalidRowError(fault[1], row=fault[0], field=name)
-
-
-def damaged_rows(table: pa.Table | pa.RecordBatch) -> dict[int, str]:
-    """Each row with damaged data and the reason, for a reader that goes on with the others.
-
-    Raises InvalidRowError where the damage belongs to no row.
-    """
-    faults: dict[int, str] = {}
-    for name, column in zip(names_of(table), table.columns, strict=True):
-        start = 0
-        for chunk in _chunks(column):
-            reason = _fault(chunk)
-            if reason is not None:
-                rows = [start + row for row in _bad_rows(chunk)]
-                if not rows:
-                    raise InvalidRowError(reason, field=name)
-                for row in rows:
-                    faults.setdefault(row, f"field {name!r}: {reason}")
-            start += len(chunk)
-    return faults
-
-
-def take_sound(array: pa.Array, rows: Sequence[int]) -> pa.Array:
-    """Some rows of an array, all of them sound, without the rest of it, which need not be.
-
-    Not by Arrow's ``take``, which looks at offsets of other rows too.
-    """
-    kind = array.type
-    if not len(rows):
-        return pa.array([], kind)
-    if pa.types.is_dictionary(kind):
-        indices = array.indices.take(pa.array(rows, pa.int64()))
-        used = indices.drop_null().unique().sort()
-        values = take_sound(array.dictionary, used.to_pylist())
-        return pa.DictionaryArray.from_arrays(pc.index_in(indices, value_set=used), values)
-    if not _has_slices(kind):
-        return pa.array([array[row].as_py() for row in rows])
-    places = np.asarray(rows)
-    runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
-    return pa.concat_arrays([array.slice(int(run[0]), len(run)) for run in runs])
-
-
-def _has_slices(kind: pa.DataType) -> bool:
-    """Return whether joined slices of a type hold nothing of the rows around them."""
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        return False
-    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
-        return False
-    if isinstance(kind, pa.BaseExtensionType):
-        return _has_slices(kind.storage_type)
-    return all(_has_slices(kind.field(i).type) for i in range(kind.num_fields))
-
-
-def _id_at(table: pa.Table, row: int) -> str | None:
-    """The row's id for an error, where the ids themselves are sound."""
-    if names_of(table).count("id") != 1 or _first_fault(table.column("id")) is not None:
-        return None
-    id = table.column("id")[row].as_py()
-    return id if isinstance(id, str) else None
-
-
-def _first_fault(column: pa.Array | pa.ChunkedArray) -> tuple[int | None, str] | None:
-    start = 0
-    for chunk in _chunks(column):
-        reason = _fault(chunk)
-        if reason is not None:
-            row = next(_bad_rows(chunk), None)
-            return None if row is None else start + row, reason
-        start += len(chunk)
-    return None
-
-
-def _fault(array: pa.Array) -> str | None:
-    """Return the fault of an array, with every buffer that its type has; None if it is sound."""
+    """Raise InvalidRowError if the data of a column is damaged."""
     try:
         array.validate(full=True)
-    except pa.ArrowException as exc:
-        return _reason(exc)
-    return None
-
-
-def _reason(error: pa.ArrowException) -> str:
-    if "UTF8" in str(error):
-        return "the text is not valid UTF-8"
-    return f"the Arrow data is damaged: {error}"
-
-
-def _bad_rows(array: pa.Array) -> Iterator[int]:
-    """The rows with a fault, in their order, found by halving."""
-    try:
-        waiting = [(0, len(array))]
-    except SystemError:  # its length is negative
-        return
-    while waiting:
-        low, high = waiting.pop()
-        if low == high or _is_sound(array.slice(low, high - low)):
-            continue
-        if high - low == 1:
-            yield low
-            continue
-        middle = (low + high) // 2
-        waiting.append((middle, high))
-        waiting.append((low, middle))
-
-
-def _is_sound(array: pa.Array) -> bool:
-    """Return whether the rows of a slice are sound, whatever is wrong outside it.
-
-    Arrow validates the items of nested arrays as a whole, also those of no row in the slice.
-    """
-    if _fault(array) is None:
-        return True
-    kind = array.type
-    if isinstance(array, pa.ExtensionArray):
-        return _is_sound(array.storage)
-    try:
-        if pa.types.is_fixed_size_list(kind):
-            size = kind.list_size
-            return _is_sound(array.values.slice(array.offset * size, len(array) * size))
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            offsets = _numbers(array.offsets)
-            low, high = int(offsets[0]), int(offsets[-1])
-            return bool(
-                0 <= low <= high <= len(array.values)
-                and bool((np.diff(offsets) >= 0).all())
-                and _is_sound(array.values.slice(low, high - low))
-            )
-        if pa.types.is_struct(kind):
-            # Arrow cuts a child to the rows of the struct, and aborts where the child is too short.
-            array.validate()
-            return all(_is_sound(array.field(i)) for i in range(kind.num_fields))
-        if pa.types.is_dictionary(kind):
-            used = np.unique(_numbers(array.indices.drop_null()))
-            return not len(used) or bool(
-                used[0] >= 0
-                and used[-1] < len(array.dictionary)
-                and all(_is_sound(array.dictionary.slice(int(i), 1)) for i in used)
-            )
-    except (pa.ArrowException, LookupError, ValueError, OverflowError, SystemError):
-        pass  # its parts cannot even be taken; SystemError: a length is negative
-    return False
-
-
-def _numbers(array: pa.Array) -> npt.NDArray[Any]:
-    return cast("npt.NDArray[Any]", array.to_numpy(zero_copy_only=False))
+    except (pa.ArrowException, UnicodeDecodeError, SystemError) as exc:
+        reason = f"the Arrow data is damaged: {exc}"
+        if "UTF8" in str(exc):
+            reason = "the text is not valid UTF-8"
+        raise InvalidRowError(reason, field=name) from exc
 
 
 # Plain types
@@ -344,162 +183,110 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Return whether a type is a list of anything, of any layout."""
+    """Return whether a type is a list of anything."""
     return bool(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
-    )  # fmt: skip
+    )
 
 
 def plain(column: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
     """A checked column as one array of the types that this package reads.
 
     Text is ``utf8``, lists are ``list`` or, of numbers, ``fixed_size_list``; nothing is a
-    dictionary, run-end encoded, a view or an extension. What is plain already is not copied.
+    dictionary or an extension. What is plain already is not copied.
     """
     try:
+        size = sum(map(_unpacked_bytes, _chunks(column)))
+        if size > max(_LEAST_BYTES, _MOST_TIMES * column.get_total_buffer_size()):
+            raise pa.ArrowInvalid(f"it unpacks to {size:,} bytes; pass fewer rows at once")
         if isinstance(column, pa.ChunkedArray) and column.num_chunks > 1:
             return pa.concat_arrays([_plain(chunk) for chunk in column.chunks])
         return _plain(one_array(column))
-    except (_TooLargeError, _NoValueError, pa.ArrowException, MemoryError) as exc:
+    except (pa.ArrowException, ValueError, OverflowError, LookupError, MemoryError) as exc:
         raise InvalidRowError(
             f"the column of {column.type} cannot be unpacked: {exc}", field=name
         ) from exc
 
 
-class _NoValueError(Exception):
-    pass
+def _unpacked_bytes(array: pa.Array) -> int:
+    """Estimate the memory that an array takes as plain Arrow data or as Python values."""
+    kind = array.type
+    if isinstance(array, pa.ExtensionArray):
+        return _unpacked_bytes(array.storage)
+    size = _VALUE_BYTES * len(array)
+    if pa.types.is_string_view(kind):
+        return size + int(_text_lengths(array).sum())
+    if pa.types.is_dictionary(kind):
+        values = array.dictionary
+        if not is_text(values.type):
+            return len(array) * (_VALUE_BYTES + _unpacked_bytes(values))
+        used = array.indices.drop_null().to_numpy(zero_copy_only=False)
+        return size + int(_text_lengths(values)[used].sum())
+    if pa.types.is_struct(kind):
+        return size + sum(_unpacked_bytes(array.field(i)) for i in range(kind.num_fields))
+    if is_list(kind) or pa.types.is_map(kind):
+        return size + _unpacked_bytes(array.values)
+    return size  # text as offsets and bytes is as large as it looks
 
 
-class _TooLargeError(Exception):
-    def __init__(self, items: int, what: str) -> None:
-        super().__init__(f"it unpacks to {items:,} {what}; pass fewer rows at once")
-
-
-def _fits(items: int, what: str) -> None:
-    if items > _MOST_ITEMS:
-        raise _TooLargeError(items, what)
+def _text_lengths(texts: pa.Array) -> Int64Array:
+    """The bytes of each text, of which views may share some."""
+    if pa.types.is_string_view(texts.type):  # four numbers each, of which the first is the length
+        views = np.frombuffer(texts.buffers()[1], np.int32, 4 * (texts.offset + len(texts)))
+        lengths = views[4 * texts.offset :: 4].astype(np.int64)
+        lengths[texts.is_null().to_numpy(zero_copy_only=False)] = 0
+        return lengths
+    found = pc.fill_null(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False)
+    return cast("Int64Array", found.astype(np.int64))
 
 
 def _plain(array: pa.Array) -> pa.Array:
     kind = array.type
-    if isinstance(array, pa.ExtensionArray):
-        if kind.extension_name in _NO_VALUES:
-            raise _NoValueError("it is no value that a row can have; convert it first")
-        if kind.extension_name == "arrow.uuid":
-            return pa.array([id and str(id) for id in array.to_pylist()], pa.utf8())
-        return _plain(array.storage)
-    if pa.types.is_string(kind):
-        return _without_hidden_bytes(array)
-    if is_text(kind):
-        _fits(_text_bytes(array), "bytes")
-        return _without_hidden_bytes(array.cast(pa.utf8()))
+    if kind == pa.uuid():
+        return pa.array([id and str(id) for id in array.to_pylist()], pa.utf8())
     if pa.types.is_dictionary(kind):
-        values = _plain(array.dictionary)
-        indices = array.indices
-        if pa.types.is_string(values.type):
-            lengths = pc.fill_null(pc.binary_length(values), 0)
-            _fits(pc.sum(lengths.take(indices), min_count=0).as_py(), "bytes")
-        return _plain(values.take(indices))
-    if pa.types.is_run_end_encoded(kind):
-        values = array.values
-        if is_text(values.type) and len(values):
-            _fits(len(array) * (pc.max(pc.binary_length(values)).as_py() or 0), "bytes")
-        elif not pa.types.is_primitive(values.type):
-            _fits(len(array) * len(values), "items")
-        return _plain(pc.run_end_decode(array))
-    if pa.types.is_struct(kind) and kind.num_fields:
-        fields = [array.field(i) for i in range(kind.num_fields)]
-        plain_fields = [_plain(field) for field in fields]
-        if all(new is old for new, old in zip(plain_fields, fields, strict=True)):
-            return array
-        mask = array.is_null() if array.null_count else None
-        names = [kind.field(i).name for i in range(kind.num_fields)]
-        return pa.StructArray.from_arrays(plain_fields, names=names, mask=mask)
-    if is_list(kind):
-        return _plain_list(array)
+        return _plain(array.dictionary).take(array.indices)
+    wanted = _plain_type(kind)
+    if _has_views(kind):
+        # Arrow's cast follows the views below nulls, which nothing has validated.
+        return pa.array(array.to_pylist(), wanted)
+    if kind != wanted:
+        array = array.cast(wanted)
+    if array.null_count and pa.types.is_string(wanted):
+        # Arrow keeps bytes below nulls and does not validate them, but LanceDB does.
+        return array.take(pa.array(np.arange(len(array))))
     return array
 
 
-def _plain_list(array: pa.Array) -> pa.Array:
-    kind = array.type
-    value = kind.value_type
-    if is_number(value) and (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)):
-        return array
-    if pa.types.is_string(value) and pa.types.is_list(kind):
-        return array
-    lengths = pc.fill_null(pc.list_value_length(array), 0)
-    total = pc.sum(lengths, min_count=0).as_py()
-    _fits(total, "items")
-    _check_weight(array, total)
-    values = _plain(pc.list_flatten(array))
-    offsets = np.zeros(len(array) + 1, dtype=np.int32)
-    np.cumsum(_numbers(lengths), out=offsets[1:])
-    mask = array.is_null() if array.null_count else None
-    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=mask)
+def _has_views(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _has_views(kind.storage_type)
+    parts = (kind.field(i).type for i in range(kind.num_fields))
+    return pa.types.is_string_view(kind) or any(map(_has_views, parts))
 
 
-def _text_bytes(array: pa.Array) -> int:
-    """The bytes of text, of which views may count some many times."""
-    if not pa.types.is_string_view(array.type):
-        return int(pc.sum(pc.binary_length(array), min_count=0).as_py())
-    count = 4 * (array.offset + len(array))  # four numbers a view, of which the first is its length
-    views = np.frombuffer(array.buffers()[1], dtype=np.int32, count=count).reshape(-1, 4)
-    lengths = views[array.offset :, 0].astype(np.int64)
-    if array.null_count:
-        lengths = lengths[_numbers(array.is_valid())]
-    return int(lengths.sum())
-
-
-def _without_hidden_bytes(array: pa.Array) -> pa.Array:
-    """The same text with nothing below its nulls.
-
-    Arrow validates no bytes of null values, and keeps them; LanceDB does validate them.
-    """
-    if not array.null_count:
-        return array
-    hidden = pa.Array.from_buffers(
-        array.type, len(array), [None, *array.buffers()[1:]], offset=array.offset
-    )
-    if pc.sum(pc.binary_length(hidden), min_count=0).as_py() == pc.sum(
-        pc.binary_length(array), min_count=0
-    ).as_py():  # fmt: skip
-        return array
-    return array.take(pa.array(np.arange(len(array))))  # a copy of what is not null
-
-
-def _check_weight(array: pa.Array | pa.ChunkedArray, values: int) -> None:
-    """Refuse a few bytes that stand for values without number."""
-    if values > max(_VALUES_AT_LEAST, _VALUES_PER_BYTE * array.get_total_buffer_size()):
-        raise _TooLargeError(values, "values")
-
-
-def check_weight(column: pa.Array, name: str) -> None:
-    """Refuse a plain column whose values would fill the memory as Python's own."""
-    try:
-        _check_weight(column, _count_values(column) - len(column))
-    except _TooLargeError as exc:
-        raise InvalidRowError(f"the column cannot be unpacked: {exc}", field=name) from exc
-
-
-def check_id_weight(column: pa.Array | pa.ChunkedArray, name: str) -> None:
-    """Refuse more rows than so few bytes can tell apart, before any column of them is unpacked."""
-    try:
-        _check_weight(column, len(column))
-    except _TooLargeError as exc:
-        raise InvalidRowError(f"the column cannot be unpacked: {exc}", field=name) from exc
-
-
-def _count_values(array: pa.Array) -> int:
-    kind = array.type
-    count = len(array)
-    if isinstance(array, pa.ExtensionArray):
-        return _count_values(array.storage)
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.BaseExtensionType):
+        if kind.extension_name in _NO_VALUES:
+            raise pa.ArrowInvalid("it is no value that a row can have; convert it first")
+        return _plain_type(kind.storage_type)
+    if is_text(kind):
+        return pa.utf8()
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_fixed_size_list(kind) and is_number(kind.value_type):
+        return kind
+    if is_list(kind):
+        return pa.list_(_plain_type(kind.value_type))
     if pa.types.is_struct(kind):
-        return count + sum(_count_values(array.field(i)) for i in range(kind.num_fields))
-    if is_list(kind) or pa.types.is_map(kind):
-        return count + _count_values(array.values)
-    return count
+        return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+    if (
+        pa.types.is_run_end_encoded(kind)
+        or pa.types.is_list_view(kind)
+        or pa.types.is_large_list_view(kind)
+    ):
+        raise pa.ArrowInvalid("this layout is not supported; convert it first")
+    return kind
 
 
 def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:

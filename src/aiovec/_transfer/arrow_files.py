@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,16 +17,14 @@ import pyarrow.parquet as pq
 from .._model.arrays import Int64Array
 from .._model.arrow import (
     check_array,
-    check_id_weight,
-    damaged_rows,
+    check_table,
     is_text,
     names_of,
     plain,
-    take_sound,
 )
 from .._model.schema import Schema
 from ..backend.files import writing_to
-from ..backend.foreign import Chunk, Hints, Reject, nothing_there
+from ..backend.foreign import Chunk, Hints, nothing_there
 from ..errors import AiovecError, ConfigError, InvalidRowError
 from .arrow_rows import Fitting, suggested_schema
 from .foreign import BYTES_AT_ONCE, reading
@@ -109,17 +107,17 @@ class ArrowFile:
                 "which cannot be told apart; write the file again with different names",
                 file=str(self._path),
             )
-        self._held: _Sound | None = None
-        self._left: Iterator[_Sound] | None = None
+        self._held: pa.Table | None = None
+        self._left: Iterator[pa.Table] | None = None
 
     def _first(self) -> pa.Table | None:
         """The sound rows of the first batch, which is kept: a stream cannot go back."""
         if self._left is None:
             self._left = self._sound_batches(1000)
             self._held = next(self._left, None)
-        return None if self._held is None else self._held.rows
+        return self._held
 
-    def _sound_batches(self, size: int) -> Iterator[_Sound]:
+    def _sound_batches(self, size: int) -> Iterator[pa.Table]:
         size_of_file = self._path.stat().st_size if self._stream is None else 0
         unpacked = 0
         for batch in self._batches(size):
@@ -134,9 +132,9 @@ class ArrowFile:
                     file=str(self._path),
                 )
             for part in _bounded(batch, sizes):
-                yield _sound(part, self._hints.id_column or "id")
+                yield _sound(part)
 
-    def _all(self, size: int) -> Iterator[_Sound]:
+    def _all(self, size: int) -> Iterator[pa.Table]:
         if self._left is None:
             self._left = self._sound_batches(size)
         if self._held is not None:
@@ -149,28 +147,15 @@ class ArrowFile:
         row = 0
         with reading(self._path, "row 0") as here:
             for batch in self._all(size):
-                table = fitting.of(batch.rows)
-                if batch.faults:
-                    faults = batch.faults.items()
-                    rejects = [Reject(row + place, id, why) for place, (id, why) in faults]
-                    yield Chunk(table.slice(0, 0), [], rejects)
+                table = fitting.of(batch)
                 for start in range(0, table.num_rows, size):
                     part = table.slice(start, size)
-                    yield Chunk(part, [row + place for place in batch.places[start : start + size]])
-                row += len(batch.places) + len(batch.faults)
+                    yield Chunk(part, range(row + start, row + start + part.num_rows))
+                row += table.num_rows
                 here.at = f"row {row}"
 
     def close(self) -> None:
         self._file.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Sound:
-    """A batch's rows without damage and where each stood in it; of the others id and fault."""
-
-    rows: pa.Table
-    places: Sequence[int]
-    faults: Mapping[int, tuple[str | None, str]]
 
 
 def _repeated_sizes(batch: pa.RecordBatch) -> Int64Array:
@@ -179,8 +164,7 @@ def _repeated_sizes(batch: pa.RecordBatch) -> Int64Array:
     for column in batch.columns:
         if not (pa.types.is_dictionary(column.type) and is_text(column.type.value_type)):
             continue
-        if damaged_rows(pa.RecordBatch.from_arrays([column], ["c"])):
-            continue
+        check_array(column, "dictionary")
         lengths = pc.binary_length(column.dictionary.cast(pa.large_utf8()))
         taken = pc.fill_null(lengths.take(column.indices), 0)
         sizes += taken.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -198,31 +182,13 @@ def _bounded(batch: pa.RecordBatch, sizes: Int64Array) -> Iterator[pa.RecordBatc
     yield batch.slice(start)
 
 
-def _sound(batch: pa.RecordBatch, id_column: str) -> _Sound:
+def _sound(batch: pa.RecordBatch) -> pa.Table:
     """Validate a batch. Nothing else reads it before."""
     names = names_of(batch)
     if len(set(names)) != len(names):
         raise InvalidRowError(f"a column's name stands twice in {names}")
-    faults = damaged_rows(batch)
-    if id_column in names:
-        check_id_weight(batch.column(id_column), id_column)
-    if not faults:
-        columns = {name: plain(batch.column(name), name) for name in names}
-        return _Sound(pa.table(columns), range(batch.num_rows), {})
-    places = [row for row in range(batch.num_rows) if row not in faults]
-    columns = {}
-    for name in names:
-        taken = take_sound(batch.column(name), places)
-        check_array(taken, name)
-        columns[name] = plain(taken, name)
-    ids: dict[int, str | None] = dict.fromkeys(faults)
-    if id_column in names and not damaged_rows(batch.select([id_column])):
-        for row in faults:
-            id = batch.column(id_column)[row].as_py()
-            ids[row] = id if isinstance(id, str) else None
-    return _Sound(
-        pa.table(columns), places, {row: (ids[row], faults[row]) for row in sorted(faults)}
-    )
+    check_table(pa.Table.from_batches([batch]))
+    return pa.table({name: plain(batch.column(name), name) for name in names})
 
 
 class _Sink(Protocol):

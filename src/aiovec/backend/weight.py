@@ -18,12 +18,9 @@ from .._model.schema import Schema
 from .contract import StoredRows
 from .threads import INLINE_LIMIT
 
-NUMBERS_A_VALUE = 16
-"""Numbers of an array that take as long as one value."""
-VALUES_A_COLUMN = 40
-"""What a column takes however few its rows are, in values."""
-# Bytes of a text or of Arrow's buffers that take as long as one value.
-_BYTES = 128
+# These take as long as one value: so many numbers of an array, so many bytes of text or of Arrow's
+# buffers. A column takes as long as so many values, however few its rows are.
+_NUMBERS, _BYTES, _COLUMN = 16, 128, 40
 _SINGLE = frozenset((int, float, bool, type(None)))
 _NUMERIC = frozenset((int, float))
 
@@ -44,13 +41,13 @@ def weight(*things: Any) -> int:
         if isinstance(item, (str, bytes, bytearray)):
             total += len(item) // _BYTES
         elif isinstance(item, (list, tuple)):
-            if len(item) <= NUMBERS_A_VALUE * INLINE_LIMIT and _NUMERIC.issuperset(map(type, item)):
-                total += len(item) // NUMBERS_A_VALUE
+            if len(item) <= _NUMBERS * INLINE_LIMIT and _NUMERIC.issuperset(map(type, item)):
+                total += len(item) // _NUMBERS
             else:
                 total += len(item)
                 waiting += item[:INLINE_LIMIT]
         elif isinstance(item, np.ndarray) and item.dtype != object:
-            total += item.size // NUMBERS_A_VALUE
+            total += item.size // _NUMBERS
         elif isinstance(item, (Record, Hit)):
             waiting += (item.vector, item.fields)
         elif isinstance(item, Mapping):
@@ -61,10 +58,10 @@ def weight(*things: Any) -> int:
             waiting += (item.payloads, item.vectors)
         elif isinstance(item, (pa.RecordBatch, pa.Table)):
             # Its buffers may be damaged, so only the sizes of rows and buffers are read.
-            total += (item.num_rows + VALUES_A_COLUMN) * item.num_columns
+            total += (item.num_rows + _COLUMN) * item.num_columns
             total += item.get_total_buffer_size() // _BYTES
         elif isinstance(item, Schema):
-            total += VALUES_A_COLUMN * len(item.fields)
+            total += _COLUMN * len(item.fields)
         elif isinstance(item, (np.generic, Enum, date, UUID)):
             continue
         elif is_dataclass(item) and not isinstance(item, type):
