@@ -123,7 +123,7 @@ CELLS = {
 
 
 def test_bad_rows_of_csv(folder: Path, store: Path) -> None:
-    """Their lines are counted with the empty ones."""
+    """They are counted from the first line on, without the empty ones."""
     (folder / "schema.json").write_text('{"dim": 2, "fields": {"year": "int"}}')
     path = folder / "notes.csv"
     bad = b"\n".join(CELLS)
@@ -132,7 +132,7 @@ def test_bad_rows_of_csv(folder: Path, store: Path) -> None:
     assert sorted(rows_of(store)) == ["a", "c"]
     found = rejected(path)
     assert len(found) == len(CELLS)
-    for place, reason in enumerate(CELLS.values(), 4):
+    for place, reason in enumerate(CELLS.values(), 3):
         assert found[place][1].startswith(reason)
 
 
@@ -358,6 +358,13 @@ def test_files_that_cannot_be_read_are_named(folder: Path, store: Path) -> None:
         "twice.csv": (b"id,embedding,id\n", "several columns of one name ('id')"),
         "utf16.csv": ("id,embedding\na,b\n".encode("utf-16"), "UTF-8"),
         "quote.csv": (b'"id,embedding\na,b\n', "never closed"),
+        "open.csv": (b'id,embedding,t\na,"[1,0]",x\nb,"[1,0]","open\nc,,x\n', "row 3: a quote is"),
+        "first.csv": (b'id,embedding,t\na,"[1,0]","open\nb,,x\n', "row 2: a quote is"),
+        "long.csv": (b'id,embedding,t\na,"[1,0]",' + b"x" * (40 * 2**20), "longer than 16 MiB"),
+        "latin1.csv": (
+            b'id,embedding\n\na,"[1,0]"\n' + b"b,\n" * 100 + b"\xe9\n",
+            "line 104 is not",
+        ),
         "none.csv": (b'id,name\na,"[]"\n', "no vector was found"),
         "cell.csv": (b'id,embedding\n"' + b"x" * (20 * 2**20), "cell.csv"),
         "a.what": (b"x", "--format"),

@@ -108,8 +108,7 @@ def import_(
     Creates the store and the table if they do not exist. Rows that cannot be imported are listed
     with the reason; all others are imported. Exits with 1 if anything was left out.
     """
-    from .._transfer import InputStream, Loading, RejectsFile, load, open_input
-    from .._transfer.jsonlines import schema_in
+    from .._transfer import InputStream, Loading, RejectsFile, load, open_input, schema_in
     from ..backend.foreign import Hints
 
     piped = file == "-"
@@ -123,6 +122,7 @@ def import_(
         hints=Hints(table, id_column, vector_column, model_column, dtype),
         schema=given,
         stream=InputStream(number_of(sys.__stdin__, "standard input")) if piped else None,
+        twice=strict,
         there=partial(_existing_schema, store, config, as_ or table, path),
     )
     with closing(opened) as source:

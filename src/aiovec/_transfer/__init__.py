@@ -1,4 +1,4 @@
-"""Tables into files and out of them: Parquet, Arrow IPC, JSON Lines, CSV, NumPy with JSON Lines.
+"""Tables into files and out of them: Parquet, Arrow IPC, JSON Lines, CSV.
 
 Brings pyarrow, so it is imported where it is needed, off the event loop. Readers and writers work
 without an event loop; ``load`` and ``save`` run them in threads.
@@ -6,6 +6,7 @@ without an event loop; ``load`` and ``save`` run them in threads.
 
 from __future__ import annotations
 
+from .files import schema_in
 from .loading import Load, Loaded, Loading, load
 from .reading import Input, open_input
 from .rejects import Reason, RejectsFile
@@ -25,4 +26,5 @@ __all__ = [
     "load",
     "open_input",
     "save",
+    "schema_in",
 ]

@@ -1,43 +1,40 @@
 """CSV by RFC 4180: names in the first row, lists, objects and vectors as JSON.
 
-An empty cell without quotes is null, and ``""`` is an empty text. Python's csv module tells both
-alike, and pyarrow's neither says where a bad row stands nor goes on behind it.
+An empty cell without quotes is null, and ``""`` is an empty text.
 """
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from itertools import chain, pairwise
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 
 from .._model.arrow import payload_texts
 from .._model.json_text import LossyJsonError, read_json
 from .._model.schema import Schema
-from ..backend.foreign import Hints, Reject
+from ..backend.foreign import Chunk, ForeignTable, Reject
 from ..errors import ConfigError
+from .files import Given, TextReader, check_names, vector_length
 from .foreign import LONGEST_LINE, reading
-from .jsonlines import JsonLines, Line, json_values, vector_texts
-from .streams import InputStream
-from .text_files import TextWriter
+from .jsonlines import json_values, vector_texts
+from .parts import TextWriter
 
-_READ_BYTES = 2**20
-_END = rb"\r\n|\n|\r"
-_QUOTED = rb'"([^"]*+(?:""[^"]*+)*+)"'
-# A cell and what ends it. In a cell that does not begin with a quote, quotes are text.
-_CELL = re.compile(rb'(?:%s|((?!")[^,\r\n]*+))(,|%s|\Z)' % (_QUOTED, _END))
-_QUOTED_CELL = re.compile(_QUOTED)
-_LINE_END = re.compile(_END)
-# Behind cells that are not quoted: a quoted one, or the end of the line.
-_NOT_PLAIN = re.compile(rb',"|[\r\n]')
-_CELL_END = re.compile(rb"," + b"|" + _END)
+_FEW = 100  # rows that are looked at where no schema is given
 _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")  # pandas writes whole numbers with gaps as 1.0
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+# A row behind the file's own, which comes out whole unless a quote is open before it.
+_END = b"\x01the end of the file"
 
 
 class CsvWriter(TextWriter):
@@ -70,90 +67,90 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-class CsvFile(JsonLines):
-    """The rows of a CSV file. Columns that the schema does not name are texts in the payload."""
+class CsvFile(TextReader):
+    """The rows of a CSV file, numbered from its first one, which names the columns.
 
-    def _begin(self, hints: Hints, told: Schema | None) -> None:
-        with reading(self._path, "its header"):
-            self._names = self._header()
-        for option, name in (
-            ("--id-column", hints.id_column),
-            ("--vector-column", hints.vector_column),
-        ):
-            if name is not None and name not in self._names:
-                raise ConfigError(
-                    f"{self._path} has no column {name!r}; its columns: {', '.join(self._names)}",
-                    file=str(self._path), key=option, accepted=", ".join(self._names),
-                )  # fmt: skip
+    Columns that the schema does not name are texts in the payload.
+    """
 
-    def _header(self) -> list[str]:
-        self._records = iter(Records(self._file))
-        first = next(self._records, None)
-        if first is None:
-            raise ConfigError(
-                f"{self._path} is empty; a CSV file begins with the names of its columns",
-                file=str(self._path),
+    def __init__(self, given: Given) -> None:
+        self._names, self._first, self._remark = _beginning(given)
+        super().__init__(given)
+        known = self.schema if given.told is not None else given.there() or self.schema
+        if more := [name for name in self._names if self._decoder(name, known) is None]:
+            self.notes = (
+                f"kept in the payload, as text: {', '.join(more)}; fields of a --schema have types",
             )
-        if isinstance(first.cells, str):
-            raise self._no_csv(first.cells)
-        if b"\0" in b"".join(cell or b"" for cell in first.cells):
-            raise self._no_csv("there are NUL bytes in its first line")
+
+    def _columns(self) -> tuple[dict[str, int | None], str]:
+        columns: dict[str, int | None] = dict.fromkeys(self._names)
+        for row in self._first:
+            for name, cell in zip(self._names, row, strict=False):
+                columns[name] = columns[name] or _length_in(cell)
+        return columns, self._remark
+
+    def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
+        self._file.seek(0)
+        decoders = [self._decoder(name, schema) for name in self._names]
+        with reading(self._path) as here:
+            for cells, numbers, rejects in self._batches():
+                yield Chunk([], [], rejects)
+                for start in range(0, len(numbers), size):
+                    part = cells.slice(start, size)
+                    yield self._chunk(part, numbers[start : start + size], decoders, schema)
+                here.at = f"a row behind {numbers[-1]}" if numbers else ""
+
+    def _batches(self) -> Iterator[tuple[pa.RecordBatch, list[int], list[Reject]]]:
+        """Cells in bytes, the numbers of their rows, and the rows before them of another width."""
+        width = len(self._names)
+        bad: dict[int, Reject] = {}
+
+        def wrong(row: Any) -> str:
+            why = f"it has {row.actual_columns} cells, and the first line names {width} columns"
+            bad[row.number] = Reject(row.number, None, why)
+            return "skip"
+
+        number = 2
+        ended = False
+        for cells, following in pairwise(chain(self._cells(wrong), [None])):
+            numbers: list[int] = []
+            while len(numbers) < len(cells):
+                if number not in bad:
+                    numbers.append(number)
+                number += 1
+            if following is None:
+                ended = bool(numbers) and all(c[-1].as_py() == _END for c in cells.columns)
+                cells = cells.slice(0, len(cells) - 1)
+            if following is not None or ended:
+                rejects = [bad.pop(n) for n in sorted(bad) if n < number]
+                yield cells, numbers[: len(cells)], rejects
+        if not ended:
+            raise ValueError(f"row {max(number - 1, *bad, 1)}: a quote is opened and never closed")
+
+    def _cells(self, wrong: Callable[[Any], str]) -> Iterator[pa.RecordBatch]:
+        """The cells of the rows, and of the one behind them; ``wrong`` is told of bad rows."""
         try:
-            names = [(cell or b"").decode() for cell in first.cells]
-        except UnicodeDecodeError as exc:
-            raise self._no_csv("its first line is no UTF-8") from exc
-        if len(names) == 1:
-            for separator, plural in _SEPARATORS.items():
-                if separator in names[0]:
-                    raise ConfigError(
-                        f"{self._path} has the one column {names[0]!r:.80}; its cells seem to be "
-                        f"separated by {plural}. Write the file with commas",
-                        file=str(self._path),
-                    )
-        if "" in names:
-            raise ConfigError(
-                f"column {names.index('') + 1} of {self._path} has no name in the first line; "
-                "give it one, or write the file without the column",
-                file=str(self._path),
-            )
-        twice = sorted(name for name, count in Counter(names).items() if count > 1)
-        if twice:
-            listed = ", ".join(map(repr, twice))
-            raise ConfigError(
-                f"{self._path} has several columns of one name ({listed:.200}), "
-                "which cannot be told apart; write it again with names of their own",
-                file=str(self._path),
-            )
-        return names
+            yield from pa.csv.open_csv(
+                _Ended(self._file, len(self._names)),
+                # Without threads a row that is skipped has its number.
+                pa.csv.ReadOptions(use_threads=False, block_size=LONGEST_LINE),
+                pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=wrong),
+                pa.csv.ConvertOptions(
+                    column_types=dict.fromkeys(self._names, pa.binary()),
+                    null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False,
+                ),
+            )  # fmt: skip
+        except pa.ArrowInvalid as exc:
+            if "straddles" not in str(exc):
+                raise
+            most = LONGEST_LINE // 2**20
+            why = f"a row is longer than {most} MiB, or a quote is opened and never closed"
+            raise ValueError(why) from exc
 
-    def _no_csv(self, reason: str) -> ConfigError:
-        return ConfigError(
-            f"{self._path} is no CSV file in UTF-8: {reason}. Write it again as CSV with commas, "
-            "in UTF-8",
-            file=str(self._path),
-        )
-
-    def _lines(self, schema: Schema | None) -> Iterator[Line]:
-        if schema is not None:
-            # From the beginning, where ``chunks`` went.
-            self._records = iter(Records(self._file))
-            next(self._records, None)
-            more = [name for name in self._names if self._reader(name, schema) is _as_text_of_key]
-            if more:
-                columns = ", ".join(more)
-                note = f"kept in the payload, as text: {columns}; fields of a --schema have types"
-                self.notes = (note,)
-        readers = [self._reader(name, schema) for name in self._names]
-        fields = frozenset(() if schema is None else schema.fields)
-        for record in self._records:
-            yield Line(record.number, self._row_of(record, readers, fields), record.nbytes)
-
-    def _reader(self, name: str, schema: Schema | None) -> Callable[[str], Any]:
-        """Return what makes a value of a cell in the column."""
-        if schema is None:
-            return _as_list_or_text
-        if name == self._id:
-            return _as_text
+    def _decoder(self, name: str, schema: Schema) -> Callable[[str], Any] | None:
+        """Return what makes a value of a cell in the column; None for a text in the payload."""
+        if name == self._given.id_column:
+            return str
         if name == self._vector:
             return _as_vector
         if name == "payload":
@@ -161,57 +158,165 @@ class CsvFile(JsonLines):
         # Under another column's new name it is set aside into the payload.
         field = None if name in ("id", schema.vector) else schema.fields.get(name)
         if field is None:
-            return _as_text_of_key
-        return _as_list if field.is_list else _READERS.get(field.kind, _as_text)
+            return None
+        return _as_list if field.is_list else _DECODERS.get(field.kind, str)
 
-    def _row_of(
-        self, record: Record, readers: Sequence[Callable[[str], Any]], fields: frozenset[str]
-    ) -> dict[str, Any] | Reject:
-        cells, number = record.cells, record.number
-        if isinstance(cells, str):
-            return Reject(number, None, cells)
-        if len(cells) != len(self._names):
-            return Reject(
-                number, None,
-                f"it has {len(cells)} cells, and the first line names {len(self._names)} columns",
-            )  # fmt: skip
-        row: dict[str, Any] = {}
-        payload: dict[str, Any] = {}
-        faults = []
-        for name, read, cell in zip(self._names, readers, cells, strict=True):
-            if cell is None:
-                if read is not _as_text_of_key and read is not _as_object:
-                    row[name] = None
-                continue
-            try:
-                value = read(cell.decode())
-            except UnicodeDecodeError:
-                faults.append(f"column {name!r}: is no UTF-8")
-            except RecursionError:
-                faults.append(f"column {name!r}: is nested too deeply")
-            except ValueError as exc:
-                faults.append(f"column {name!r}: {exc}")
+    def _chunk(
+        self,
+        cells: pa.RecordBatch,
+        numbers: Sequence[int],
+        decoders: Sequence[Callable[[str], Any] | None],
+        schema: Schema,
+    ) -> Chunk:
+        columns: list[list[Any]] = []
+        faults: dict[int, str] = {}
+        for name, decoder, column in zip(self._names, decoders, cells.columns, strict=True):
+            values, found = _decoded(column, decoder)
+            columns.append(values)
+            for i, fault in found.items():
+                faults.setdefault(i, f"column {name!r}: {fault}")
+        rows: list[dict[str, Any]] = []
+        places: list[int | str] = []
+        rejects = []
+        for i, (number, own) in enumerate(zip(numbers, zip(*columns, strict=True), strict=True)):
+            row = {n: value for n, value in zip(self._names, own, strict=True) if value is not None}
+            if i not in faults and _as_object in decoders:
+                payload = row.pop("payload", {})
+                for key in payload.keys() & row.keys() - schema.fields.keys():
+                    faults[i] = f"column 'payload': has the key {key!r:.60}, which is a column too"
+                # A declared field wins over a key of its name, as everywhere.
+                row = {**payload, **row}
+            if i in faults:
+                rejects.append(Reject(number, row.get(self._given.id_column), faults[i]))
             else:
-                if read is _as_object:
-                    payload = value
-                else:
-                    row[name] = value
-        twice = [key for key in payload if key in row and key not in fields]
-        if twice:
-            faults.append(f"column 'payload': has the key {twice[0]!r:.60}, which is a column too")
-        if faults:
-            id = row.get(self._id)
-            return Reject(number, id if isinstance(id, str) else None, faults[0])
-        # A declared field wins over a key of its name, as everywhere.
-        return {**payload, **row} if payload else row
+                rows.append(self._named(row, schema))
+                places.append(number)
+        return Chunk(rows, places, rejects)
 
 
-def _as_text(cell: str) -> str:
-    return cell
+class _Ended(io.RawIOBase):
+    """A file with a row of ``_END`` behind it. ValueError where it is not in UTF-8."""
+
+    def __init__(self, file: Any, width: int) -> None:
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._line = 1
+        self._end = io.BytesIO(b"\n" + b",".join([_END] * width))
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        part: bytes = self._file.read(size)
+        try:
+            self._decoder.decode(part, final=len(part) < size)
+        except UnicodeDecodeError as exc:
+            line = self._line + exc.object.count(b"\n", 0, exc.start)
+            raise ValueError(f"line {line} is not in UTF-8") from exc
+        self._line += part.count(b"\n")
+        return part if len(part) == size else part + self._end.read(size - len(part))
 
 
-def _as_text_of_key(cell: str) -> str:
-    return cell
+def _beginning(given: Given) -> tuple[list[str], list[list[str]], str]:
+    """The names of the columns, a few rows as Python's own reader sees them, and what ends it."""
+    lines = iter(lambda: given.file.readline(LONGEST_LINE), b"")
+    texts = (line.removeprefix(codecs.BOM_UTF8).decode() for line in lines)
+    found: list[list[str]] = []
+    remark = ""
+    limit = csv.field_size_limit(LONGEST_LINE)
+    try:
+        for row in filter(None, csv.reader(texts, strict=True)):
+            found.append(row)
+            if given.told is not None or len(found) > _FEW:
+                break
+    except UnicodeDecodeError as exc:
+        raise _no_csv(given, f"its line {len(found) + 1} is in another encoding") from exc
+    except csv.Error as exc:
+        remark = "a quote is never closed" if "end of data" in str(exc) else str(exc)
+        if not found:
+            raise _no_csv(given, remark) from exc
+        remark = f"; row {len(found) + 1}: {remark}"
+    finally:
+        csv.field_size_limit(limit)
+    if not found:
+        raise _wrong(given, "is empty; a CSV file begins with the names of its columns")
+    names, *rows = found
+    text = "".join(names)
+    if "\0" in text:
+        raise _no_csv(given, "its first line has NUL bytes")
+    for separator, plural in _SEPARATORS.items():
+        if len(names) == 1 and separator in text:
+            what = f"has the one column {text!r:.80}; its cells seem to be separated by {plural}"
+            raise _wrong(given, f"{what}. Write the file with commas")
+    if "" in names:
+        what = f"has no name in the first line for column {names.index('') + 1}"
+        raise _wrong(given, f"{what}; give it one, or write the file without the column")
+    check_names(given.path, names)
+    for option, name in (
+        ("--id-column", given.hints.id_column), ("--vector-column", given.hints.vector_column),
+    ):  # fmt: skip
+        if name is not None and name not in names:
+            raise ConfigError(
+                f"{given.path} has no column {name!r}; its columns: {', '.join(names)}",
+                file=str(given.path), key=option, accepted=", ".join(names),
+            )  # fmt: skip
+    return names, rows, remark
+
+
+def _wrong(given: Given, what: str) -> ConfigError:
+    return ConfigError(f"{given.path} {what}", file=str(given.path))
+
+
+def _no_csv(given: Given, reason: str) -> ConfigError:
+    what = f"is no CSV file in UTF-8: {reason}. Write it again as CSV with commas, in UTF-8"
+    return _wrong(given, what)
+
+
+def _decoded(
+    cells: pa.Array, decoder: Callable[[str], Any] | None
+) -> tuple[list[Any], dict[int, str]]:
+    """The values of a column's cells, and what is wrong with those that have none."""
+    if decoder is _as_vector and (vectors := _vectors_in(cells)) is not None:
+        return vectors, {}
+    texts = cells.cast(pa.utf8()).to_pylist()
+    if decoder is None or decoder is str:
+        return texts, {}
+    values: list[Any] = [None] * len(texts)
+    faults: dict[int, str] = {}
+    for i, text in enumerate(texts):
+        try:
+            if text is not None:
+                values[i] = decoder(text)
+        except RecursionError:
+            faults[i] = "is nested too deeply"
+        except ValueError as exc:
+            faults[i] = str(exc)
+    return values, faults
+
+
+def _vectors_in(cells: pa.Array) -> list[Any] | None:
+    """The vectors of cells, read in one go; None where one needs a closer look."""
+    there = cells.drop_null()
+    brackets = pc.and_(pc.starts_with(there, b"["), pc.ends_with(there, b"]"))
+    if not len(there) or not pc.all(brackets).as_py():
+        return None
+    comma = b", " if b", " in there[0].as_py() else b","
+    try:
+        numbers = pc.split_pattern(pc.binary_slice(there, 1, -1), comma)
+        values = numbers.flatten().cast(pa.utf8()).cast(pa.float64()).to_numpy()
+    except pa.ArrowException:
+        return None
+    if pc.count_distinct(pc.list_value_length(numbers)).as_py() > 1:
+        return None
+    vectors = iter(values.reshape(len(there), -1))
+    return [next(vectors) if valid else None for valid in cells.is_valid().to_pylist()]
+
+
+def _length_in(cell: str) -> int | None:
+    try:
+        return vector_length(read_json(cell)) if cell.startswith("[") else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _as_int(cell: str) -> int:
@@ -263,164 +368,4 @@ def _as_object(cell: str) -> Any:
     return _as_json(cell, dict, "an object")
 
 
-def _as_list_or_text(cell: str) -> Any:
-    """A cell of a row that is looked at for its vector."""
-    try:
-        return _as_list(cell) if cell.startswith("[") else cell
-    except ValueError:
-        return cell
-
-
-_READERS: dict[str, Callable[[str], Any]] = {"int": _as_int, "float": _as_float, "bool": _as_bool}
-
-
-class Record:
-    """A row: the line that it begins in, its cells or why it has none, and its bytes."""
-
-    __slots__ = ("cells", "nbytes", "number")
-
-    def __init__(self, number: int, cells: list[bytes | None] | str, nbytes: int) -> None:
-        self.number = number
-        self.cells = cells
-        self.nbytes = nbytes
-
-
-class Records:
-    """The rows of a CSV file in bytes, a piece at a time. Empty lines are passed over."""
-
-    def __init__(self, file: IO[bytes] | InputStream) -> None:
-        self._file = file
-        self._buffer = b""
-        self._at = 0  # what stands before it in the buffer is done
-        self._ended = False
-        self._line = 1
-        self._behind_cr = False
-
-    def __iter__(self) -> Iterator[Record]:
-        self._more()
-        if self._buffer.startswith(b"\xef\xbb\xbf"):
-            self._at = 3
-        while self._at < len(self._buffer) or self._more():
-            end = self._line_end(_LINE_END.match(self._buffer, self._at))
-            if end is not None:
-                self._pass(end)
-            else:
-                yield self._record()
-
-    def _more(self) -> bool:
-        """Read on, more the longer the row is that is not done."""
-        self._buffer = self._buffer[self._at :]
-        self._at = 0
-        part = self._file.read(max(_READ_BYTES, len(self._buffer)))
-        self._ended = not part
-        self._buffer += part
-        return bool(part)
-
-    def _pass(self, end: int) -> None:
-        """Go on behind a place in the buffer."""
-        found, start = self._buffer, self._at
-        if end == start:
-            return
-        if self._behind_cr and found.startswith(b"\n", start):
-            self._line -= 1  # the CR before it was counted
-        self._line += found.count(b"\n", start, end) + found.count(b"\r", start, end)
-        self._line -= found.count(b"\r\n", start, end)
-        self._behind_cr = found.endswith(b"\r", start, end)
-        self._at = end
-
-    def _line_end(self, match: re.Match[bytes] | None) -> int | None:
-        """Return where the line of the match ends, with the LF that may come behind a CR."""
-        if match is None:
-            return None
-        end = match.end()
-        if end == len(self._buffer) and match[0] == b"\r":
-            end -= self._at
-            self._more()
-            if self._buffer.startswith(b"\n", end):
-                end += 1
-        return end
-
-    def _record(self) -> Record:
-        number = self._line
-        cells: list[bytes | None] = []
-        offset = 0  # of the cell, from the beginning of the row
-        while True:
-            if offset > LONGEST_LINE:
-                return self._dropped(number, offset, _TOO_LONG)
-            if len(cells) >= _MOST_CELLS:
-                return self._dropped(number, offset, _TOO_MANY)
-            cell = _CELL.match(self._buffer, self._at + offset)
-            if cell is None:
-                quoted = _QUOTED_CELL.match(self._buffer, self._at + offset)
-                if quoted is not None and quoted.end() < len(self._buffer):
-                    self._pass(quoted.end())
-                    self._skip_to(_LINE_END)
-                    return Record(number, "there is text behind the quote that ends a cell", 0)
-            elif self._ended or cell.end() < len(self._buffer) or cell[3] not in (b"", b"\r"):
-                if cell[1] is not None:
-                    cells.append(cell[1].replace(b'""', b'"'))
-                else:
-                    cells.append(cell[2] or None)
-                offset = cell.end() - self._at
-                if cell[3] == b",":
-                    continue
-                self._pass(cell.end())
-                return Record(number, cells if offset <= LONGEST_LINE else _TOO_LONG, offset)
-            if len(self._buffer) - self._at - offset > LONGEST_LINE:
-                return self._dropped(number, offset, _TOO_LONG)
-            if not self._more() and cell is None:
-                self._pass(len(self._buffer))
-                return Record(number, "a quote is opened and never closed, to the file's end", 0)
-
-    def _dropped(self, number: int, offset: int, reason: str) -> Record:
-        """Pass over the rest of a row without holding it, from the beginning of a cell."""
-        self._pass(self._at + offset)
-        while self._at < len(self._buffer) or self._more():
-            if not self._buffer.startswith(b'"', self._at):
-                plain = _NOT_PLAIN.search(self._buffer, self._at)
-                until = len(self._buffer) if plain is None else plain.start() + 1
-                self._pass(max(self._at, self._buffer.rfind(b",", self._at, until) + 1))
-                if self._at == len(self._buffer):
-                    continue  # a quote may come next
-            if self._buffer.startswith(b'"', self._at):
-                self._skip_quoted()
-            if self._skip_to(_CELL_END) != b",":
-                break
-        return Record(number, reason, 0)
-
-    def _skip_quoted(self) -> None:
-        self._pass(self._at + 1)
-        while True:
-            quote = self._buffer.find(b'"', self._at)
-            if quote < 0:
-                if not self._skip_all():
-                    return
-                continue
-            self._pass(quote + 1)
-            if self._at == len(self._buffer) and not self._more():
-                return
-            if not self._buffer.startswith(b'"', self._at):
-                return
-            self._pass(self._at + 1)
-
-    def _skip_to(self, ending: re.Pattern[bytes]) -> bytes:
-        """Go on behind the next match; return it, or nothing at the file's end."""
-        while True:
-            found = ending.search(self._buffer, self._at)
-            if found is not None:
-                matched = found[0]
-                end = self._line_end(found)
-                self._pass(len(self._buffer) if end is None else end)
-                return matched
-            if not self._skip_all():
-                return b""
-
-    def _skip_all(self) -> bool:
-        """Drop the buffer and read on; False at the file's end."""
-        self._pass(len(self._buffer))
-        return self._more()
-
-
-_MOST_CELLS = 2**16
-_TOO_LONG = f"the row is longer than {LONGEST_LINE:,} bytes"
-_TOO_MANY = f"the row has more than {_MOST_CELLS:,} cells"
+_DECODERS: dict[str, Callable[[str], Any]] = {"int": _as_int, "float": _as_float, "bool": _as_bool}

@@ -8,8 +8,9 @@ from types import MappingProxyType
 
 from ..errors import AiovecError, ConfigError
 
-FORMATS = ("parquet", "arrow", "arrow-stream", "jsonl", "csv", "numpy")
-_STREAMED = ("jsonl", "csv", "arrow")
+FORMATS = ("parquet", "arrow", "arrow-stream", "jsonl", "csv")
+TEXTS = ("jsonl", "csv")
+_STREAMED = (*TEXTS, "arrow")
 
 _SUFFIXES: Mapping[str, str] = MappingProxyType(
     {
@@ -22,12 +23,11 @@ _SUFFIXES: Mapping[str, str] = MappingProxyType(
         ".jsonl": "jsonl",
         ".ndjson": "jsonl",
         ".csv": "csv",
-        ".npy": "numpy",
     }
 )
 # Of formats that cannot carry a schema.
-SUFFIXES_WITHOUT_SCHEMA = (".jsonl", ".ndjson", ".csv", ".npy")
-_MAGIC = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"\x93NUMPY", "numpy"))
+SUFFIXES_WITHOUT_SCHEMA = (".jsonl", ".ndjson", ".csv")
+_MAGIC = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"))
 
 
 def check_format(name: str) -> str:
@@ -106,8 +106,3 @@ def _by_suffix(path: Path) -> str:
 def sidecar_of(path: Path) -> Path:
     """Where the schema of a file stands whose format cannot carry one."""
     return path.with_name(f"{path.stem}.schema.json")
-
-
-def records_of(path: Path) -> Path:
-    """Where the records of a .npy file stand."""
-    return path.with_name(f"{path.stem}.jsonl")

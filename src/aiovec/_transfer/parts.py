@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ..backend.files import create_like, flush_folder, rename_new
+import pyarrow as pa
+
+from .._model.schema import Schema
+from .._store.store import VectorStore
+from ..backend.files import create_like, flush_folder, rename_new, writing_to
 from ..backend.foreign import kinds, source_for
 from ..errors import ConfigError
-
-if TYPE_CHECKING:
-    from .._store.store import VectorStore
+from .formats import sidecar_of
+from .streams import OutputStream
 
 
 class PartFile:
@@ -26,7 +31,6 @@ class PartFile:
     def __init__(self, path: Path, *, replaces: bool = True) -> None:
         self.path = path
         self.replaces = replaces
-        self.is_named = False
         self.part = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.part")
 
     def begin(self) -> Path:
@@ -34,22 +38,19 @@ class PartFile:
         create_like(self.part, self.path)
         return self.part
 
-    def flush(self) -> None:
-        """Bring what was written to the disk."""
-        with open(self.part, "rb+") as file:
-            os.fsync(file.fileno())
-
     def finish(self) -> None:
         """Bring what was written to the disk, then give it its name."""
-        self.flush()
+        with open(self.part, "rb+") as file:
+            os.fsync(file.fileno())
         if self.replaces:
             os.replace(self.part, self.path)
         else:
             try:
                 rename_new(self.part, self.path)
             except FileExistsError:
-                raise _taken(self.path) from None
-        self.is_named = True
+                raise ConfigError(
+                    f"{self.path} already exists; pass --overwrite to replace it"
+                ) from None
         flush_folder(self.path.parent)
 
     def discard(self) -> None:
@@ -57,42 +58,70 @@ class PartFile:
             self.part.unlink()
 
 
-def finish_together(named: PartFile, beside: Sequence[PartFile], stale: Iterable[Path]) -> None:
-    """Give a file and those ``beside`` it their names; delete those that are ``stale``.
+class TextWriter(ABC):
+    """Writes the text of rows, and beside a file the schema, which the text cannot carry.
 
-    An older file of the name is deleted first, and the new one is renamed last. If the process is
-    killed in between, the named file is missing, and no old file stands beside a new one.
+    ``told`` is that schema. Without one, a schema that is there belongs to an older file and goes.
     """
-    for part in (*beside, named):
-        part.flush()
-    gone = [path for path in stale if os.path.lexists(path)]
-    if not named.replaces:
-        _finish_new(named, beside, gone)
-        return
-    if beside or gone:
-        for path in (named.path, *gone):
-            path.unlink(missing_ok=True)
-        flush_folder(named.path.parent)
-    for part in (*beside, named):
-        part.finish()
 
+    def __init__(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        told: Schema | None,
+        stream: OutputStream | None = None,
+        *,
+        replaces: bool = True,
+    ) -> None:
+        self._path = path
+        self._told = told
+        self._vector = told.vector if told is not None else None
+        self._part = PartFile(path, replaces=replaces) if stream is None else None
+        self._beside = PartFile(sidecar_of(path), replaces=replaces)
+        with writing_to(path):
+            self._file: Any = stream if self._part is None else self._part.begin().open("wb")
+        self._put(self.beginning(schema))
 
-def _finish_new(named: PartFile, beside: Sequence[PartFile], there: Sequence[Path]) -> None:
-    """Give files names that are free, or none of them."""
-    if there:
-        raise _taken(there[0])
-    try:
-        for part in (*beside, named):
-            part.finish()
-    except BaseException:
-        for part in (*beside, named):
-            if part.is_named:
-                part.path.unlink(missing_ok=True)
-        raise
+    @property
+    def files(self) -> list[Path]:
+        if self._part is None:
+            return []
+        return [self._path] if self._told is None else [self._path, self._beside.path]
 
+    def beginning(self, schema: pa.Schema) -> str:
+        """Return what stands before the rows."""
+        return ""
 
-def _taken(path: Path) -> ConfigError:
-    return ConfigError(f"{path} already exists; pass --overwrite to replace it")
+    @abstractmethod
+    def text_of(self, batch: pa.RecordBatch) -> str:
+        """Return the rows as text."""
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._put(self.text_of(batch))
+
+    def _put(self, text: str) -> None:
+        with writing_to(self._path):
+            self._file.write(text.encode())
+
+    def finish(self) -> None:
+        if self._part is None:
+            return
+        with writing_to(self._path):
+            self._file.close()
+            if self._told is None:
+                self._beside.path.unlink(missing_ok=True)
+            else:
+                text = json.dumps(self._told.to_dict(), ensure_ascii=False, indent=2)
+                self._beside.begin().write_text(f"{text}\n", encoding="utf-8")
+                self._beside.finish()
+            self._part.finish()
+
+    def discard(self) -> None:
+        if self._part is not None:
+            with suppress(OSError):  # what is left to be written may not fit
+                self._file.close()
+            self._part.discard()
+            self._beside.discard()
 
 
 def check_apart(store: VectorStore, paths: Iterable[Path]) -> None:

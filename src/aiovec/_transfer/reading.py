@@ -2,130 +2,70 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import stat
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import IO
 
 from .._model.schema import Schema
-from ..backend.foreign import (
-    Chunk,
-    ForeignTable,
-    Hints,
-    Skipped,
-    Source,
-    legal_table_name,
-    nothing_there,
-    source_for,
-)
+from ..backend.foreign import Chunk, ForeignTable, Hints, Reader, Skipped, Source, source_for
 from ..errors import AiovecError, ConfigError
+from .files import FileReader, Given, sidecar_schema
 from .foreign import reading
-from .formats import check_format, format_of_stream, format_to_read
+from .formats import TEXTS, check_format, format_of_stream, format_to_read
 from .streams import InputStream
 
-
-class Rows(Protocol):
-    """A reader of one file."""
-
-    place: str
-    schema: Schema
-    rows: int | None
-    notes: tuple[str, ...]
-    omitted: tuple[str, ...]
-
-    def chunks(self, schema: Schema, size: int) -> Iterator[Chunk]: ...
-    def close(self) -> None: ...
+_COPIED_AT_ONCE = 2**20
 
 
+@dataclass(frozen=True, slots=True)
 class Input:
     """The input of ``aiovec import``: a file with one table, or a database with several.
 
     ``form`` is the file's format, or "database". Blocking, as what it reads with is.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        form: str,
-        rows: Rows | None,
-        source: Source | None,
-        stream: InputStream | None = None,
-    ) -> None:
-        self.path = path
-        self.form = form
-        self._rows = rows
-        self._source = source
-        self._stream = stream
+    path: Path
+    form: str
+    reader: Reader
+    stream: InputStream | None = None
 
     @property
     def is_database(self) -> bool:
-        return self._source is not None
-
-    @property
-    def is_stream(self) -> bool:
-        return self._stream is not None
+        return isinstance(self.reader, Source)
 
     @property
     def place(self) -> str:
         """The word for where a row stands in it."""
-        if self._source is not None:
-            return self._source.place
-        return "row" if self._rows is None else self._rows.place
+        return self.reader.place
 
     def tables(self) -> list[ForeignTable]:
         """The tables that can be loaded."""
-        if self._source is not None:
-            with reading(self.path):
-                return self._source.tables()
-        if self._rows is None:
-            return []
-        name = legal_table_name(self.path.stem)
-        return [
-            ForeignTable(
-                name, self.path.name, self.form, self._rows.rows, self._rows.schema,
-                self._rows.notes, self._rows.omitted,
-            )
-        ]  # fmt: skip
+        with reading(self.path):
+            return self.reader.tables()
 
     def skipped(self) -> Sequence[Skipped]:
         """The tables with vectors that cannot be loaded, once ``tables`` was called."""
-        return () if self._source is None else self._source.skipped()
+        return self.reader.skipped()
 
-    def chunks(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        """The table's rows, for a table of this schema."""
-        if self._source is not None:
-            return self._of_source(self._source, table, schema, size)
-        return iter(()) if self._rows is None else self._rows.chunks(schema, size)
-
-    def _of_source(
-        self, source: Source, table: ForeignTable, schema: Schema, size: int
-    ) -> Iterator[Chunk]:
-        with reading(self.path, f"the table {table.origin}"):
-            yield from source.read(table, schema, size)
-
-    def notes(self, table: ForeignTable) -> tuple[str, ...]:
-        """The notes on a table, once it was read."""
-        return table.notes if self._rows is None else self._rows.notes
+    def chunks(
+        self, table: ForeignTable, schema: Schema, size: int
+    ) -> Generator[Chunk, None, None]:
+        """The table's rows, for a table of this schema. From a stream they come once."""
+        with reading(self.path, f"the table {table.origin}" if self.is_database else ""):
+            yield from self.reader.read(table, schema, size)
 
     def stop(self) -> None:
         """Let a thread that waits for a stream give up."""
-        if self._stream is not None:
-            self._stream.stop()
-
-    def backup(self, path: Path) -> None:
-        """Copy a database."""
-        if self._source is None:
-            raise ConfigError(f"{self.path} is not a database; copy the file")
-        self._source.backup(path)
+        if self.stream is not None:
+            self.stream.stop()
 
     def close(self) -> None:
-        for reader in (self._rows, self._source):
-            if reader is not None:
-                reader.close()
-        if self._stream is not None:
-            self._stream.close()
+        self.reader.close()
 
 
 def open_input(
@@ -135,40 +75,69 @@ def open_input(
     hints: Hints | None = None,
     schema: Schema | None = None,
     stream: InputStream | None = None,
-    there: Callable[[], Schema | None] = nothing_there,
+    twice: bool = False,
+    there: Callable[[], Schema | None] = lambda: None,
 ) -> Input:
     """Open a file by its format, or a database by the source that recognises it.
 
     ``schema`` is that of the table the rows shall go to, where it is known already. ``there`` tells
     it where the file does not say which vectors are meant.
-    ``stream`` is read instead of a file; then the path is its name for messages.
+    ``stream`` is read instead of a file; then the path is its name for messages. What is to be read
+    ``twice`` is copied from it to a temporary file first.
     """
     hints = hints or Hints()
     if stream is None:
         _check_there(path)
         if stat.S_ISFIFO(path.stat().st_mode):
-            stream = _pipe(path)
+            with reading(path), path.open("rb", buffering=0) as pipe:
+                stream = InputStream(pipe.fileno())
     if stream is not None:
-        try:
-            found = format_of_stream(form)
-            with reading(path):
-                rows = _open(path, found, hints, schema, there, stream)
-                return Input(path, found, rows, None, stream)
-        except BaseException:
-            stream.close()
-            raise
+        found = format_of_stream(form)
     # Before anything else opens the file: see ``Source.recognise``.
-    kind = source_for(path)
-    if kind is not None:
+    elif (source := source_for(path)) is not None:
         if form is not None and check_format(form):
             raise ConfigError(f"{path} is a database, not a file of rows; leave out --format")
         with reading(path):
-            return Input(path, "database", None, kind(path, hints))
-    if path.is_dir():
+            return Input(path, "database", source(path, hints))
+    elif path.is_dir():
         raise ConfigError(_advice_on_folder(path))
-    found = format_to_read(path, form)
+    else:
+        found = format_to_read(path, form)
+    if hints.dtype is not None:
+        raise ConfigError("--dtype is for databases; a file has its own types", key="--dtype")
     with reading(path):
-        return Input(path, found, _open(path, found, hints, schema, there), None)
+        if stream is None and found in TEXTS:
+            schema = schema or sidecar_schema(path)
+        kind = _kind(found)
+        file = kind.open(path) if stream is None else _copied(stream) if twice else stream
+        try:
+            given = Given(path, found, file, hints, schema, cache(there))
+            return Input(path, found, kind(given), stream)
+        except BaseException:
+            file.close()
+            raise
+
+
+def _kind(form: str) -> type[FileReader]:
+    if form == "jsonl":
+        from .jsonlines import JsonLines
+
+        return JsonLines
+    if form == "csv":
+        from .csv_files import CsvFile
+
+        return CsvFile
+    from .arrow_files import ArrowFile
+
+    return ArrowFile
+
+
+def _copied(stream: InputStream) -> IO[bytes]:
+    """A temporary file with all that comes."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
+    while part := stream.read(_COPIED_AT_ONCE):
+        file.write(part)
+    return file
 
 
 def _advice_on_folder(path: Path) -> str:
@@ -192,15 +161,6 @@ def _advice_on_folder(path: Path) -> str:
     )
 
 
-def _pipe(path: Path) -> InputStream:
-    with reading(path):
-        fd = os.open(path, os.O_RDONLY)
-    try:
-        return InputStream(fd)
-    finally:
-        os.close(fd)
-
-
 def _check_there(path: Path) -> None:
     try:
         path.stat()
@@ -208,30 +168,3 @@ def _check_there(path: Path) -> None:
         raise ConfigError(f"there is no file {path}") from exc
     except OSError as exc:
         raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-
-
-def _open(
-    path: Path,
-    form: str,
-    hints: Hints,
-    schema: Schema | None,
-    there: Callable[[], Schema | None],
-    stream: InputStream | None = None,
-) -> Rows:
-    if hints.dtype is not None:
-        raise ConfigError("--dtype is for databases; a file has its own types", key="--dtype")
-    if form == "jsonl":
-        from .jsonlines import JsonLines
-
-        return JsonLines(path, hints, schema, stream, there)
-    if form == "csv":
-        from .csv_files import CsvFile
-
-        return CsvFile(path, hints, schema, stream, there)
-    if form == "numpy":
-        from .numpy_files import NumpyFiles
-
-        return NumpyFiles(path, hints, schema)
-    from .arrow_files import ArrowFile
-
-    return ArrowFile(path, form, hints, schema, stream, there)

@@ -17,18 +17,16 @@ from .._model.schema import Schema
 from .._store.store import VectorStore
 from ..backend.threads import in_thread
 from ..errors import ConfigError
+from .files import schema_in
 from .formats import (
     SUFFIXES_WITHOUT_SCHEMA,
+    TEXTS,
     format_of_stream,
     format_to_write,
-    records_of,
     sidecar_of,
 )
 from .parts import check_apart
 from .streams import OutputStream
-from .text_files import TextWriter
-
-_TEXTS = ("jsonl", "csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +67,20 @@ async def save(
     chosen = format_to_write(path, form) if stream is None else format_of_stream(form)
     full = await store.schema(table)
     schema, told = exported_schema(full, select)
-    stop = None if stream is None else stream.stop
     if stream is None:
-        await in_thread(check_apart, store, [path, sidecar_of(path), records_of(path)])
-    writer: Writer = await in_thread(
-        _open, path, chosen, schema, told, overwrite, stream, stop=stop
-    )
+        await in_thread(check_apart, store, [path, sidecar_of(path)])
+    writer: Writer = await in_thread(_open, path, chosen, schema, told, overwrite, stream)
     rows = 0
     try:
         size = min(max(4 * 1024 * 1024 // (4 * full.dim), 64), 4000)
         batches: Any = store.export(table, batch_size=size, where=where, select=select)
         async with contextlib.aclosing(batches):
             async for batch in batches:
-                await in_thread(writer.write, _as(batch, schema), stop=stop)
+                await in_thread(writer.write, _as(batch, schema))
                 rows += batch.num_rows
                 seen(rows)
         files = tuple(writer.files)
-        await in_thread(writer.finish, stop=stop)
+        await in_thread(writer.finish)
     except BaseException:
         await _shielded(writer.discard)
         raise
@@ -127,85 +122,58 @@ def _open(
     overwrite: bool,
     stream: OutputStream | None,
 ) -> Writer:
-    if stream is not None:
-        return _open_stream(path, form, schema, told, stream)
-    if not os.path.isdir(path.parent):
-        raise ConfigError(f"there is no folder {path.parent}")
-    if form not in (*_TEXTS, "numpy"):
-        from .arrow_files import ArrowFileWriter
+    if stream is None:
+        _check_free(path, form, told, overwrite)
+    if form == "jsonl":
+        from .jsonlines import JsonLinesWriter
 
-        _check_free([path], overwrite)
-        return ArrowFileWriter(path, form, schema, replaces=overwrite)
-    rows = [path, records_of(path)] if form == "numpy" else [path]
-    _check_schema_file(rows, told)
-    _check_free([*rows, sidecar_of(path)], overwrite)
-    if form == "numpy":
-        from .numpy_files import NumpyWriter
+        return JsonLinesWriter(path, schema, told, stream, replaces=overwrite)
+    if form == "csv":
+        from .csv_files import CsvWriter
 
-        return NumpyWriter(path, schema, told, replaces=overwrite)
-    return _text_writer(form)(path, schema, told, replaces=overwrite)
-
-
-def _open_stream(
-    path: Path, form: str, schema: pa.Schema, told: Schema | None, stream: OutputStream
-) -> Writer:
-    if form in _TEXTS:
-        return _text_writer(form)(path, schema, told, stream)
-    if stream.is_terminal:
+        return CsvWriter(path, schema, told, stream, replaces=overwrite)
+    if stream is not None and stream.is_terminal:
         raise ConfigError(
             f"{path} is a terminal, and {form} is no text; redirect it into a file or a program"
         )
     from .arrow_files import ArrowFileWriter
 
-    return ArrowFileWriter(path, form, schema, stream)
+    return ArrowFileWriter(path, form, schema, stream, replaces=overwrite)
 
 
-def _text_writer(form: str) -> type[TextWriter]:
-    if form == "csv":
-        from .csv_files import CsvWriter
+def _check_free(path: Path, form: str, told: Schema | None, overwrite: bool) -> None:
+    """Refuse to write where there is no folder, or over what shall not be replaced."""
+    if not os.path.isdir(path.parent):
+        raise ConfigError(f"there is no folder {path.parent}")
+    if form in TEXTS:
+        _check_schema_file(path, told)
+    for each in [path, sidecar_of(path)] if form in TEXTS else [path]:
+        # Unlike Path's methods, these say no of a name that is too long, which opening it tells.
+        if os.path.isdir(each):
+            raise ConfigError(f"{each} is a folder")
+        if os.path.exists(each) and not os.path.isfile(each):
+            raise ConfigError(f"{each} is no file that can be replaced; - is standard output")
+        if os.path.lexists(each) and not overwrite:
+            raise ConfigError(f"{each} already exists; pass --overwrite to replace it")
 
-        return CsvWriter
-    from .jsonlines import JsonLinesWriter
 
-    return JsonLinesWriter
-
-
-def _check_schema_file(rows: Sequence[Path], told: Schema | None) -> None:
+def _check_schema_file(path: Path, told: Schema | None) -> None:
     """Refuse to replace or to delete a schema that is of another file, or none of ours."""
-    beside = sidecar_of(rows[0])
+    beside = sidecar_of(path)
     if told is None and not os.path.lexists(beside):
         return
     for suffix in SUFFIXES_WITHOUT_SCHEMA:
-        other = beside.with_name(f"{rows[0].stem}{suffix}")
-        if other not in rows and os.path.lexists(other):
+        other = beside.with_name(f"{path.stem}{suffix}")
+        if other != path and os.path.lexists(other):
             raise ConfigError(
                 f"{beside} is where the schema of {other} belongs too; export to another name "
-                f"than {rows[0].stem!r}"
+                f"than {path.stem!r}"
             )
     if os.path.isfile(beside):
-        from .jsonlines import schema_in
-
         try:
             schema_in(beside)
         except ConfigError as exc:
             raise ConfigError(f"{exc}, so it is not replaced; name another file") from None
-
-
-def _check_free(paths: Sequence[Path], overwrite: bool) -> None:
-    # Some file systems take names of another case for the same.
-    if len({str(path).casefold() for path in paths}) < len(paths):
-        raise ConfigError(
-            f"{paths[0]} would be written twice, as the vectors and as their records; name a file "
-            "that ends in .npy"
-        )
-    for path in paths:
-        # Unlike Path's methods, these say no of a name that is too long, which opening it tells.
-        if os.path.isdir(path):
-            raise ConfigError(f"{path} is a folder")
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise ConfigError(f"{path} is no file that can be replaced; - is standard output")
-        if os.path.lexists(path) and not overwrite:
-            raise ConfigError(f"{path} already exists; pass --overwrite to replace it")
 
 
 async def _shielded(work: Callable[[], None]) -> None:

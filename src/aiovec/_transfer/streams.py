@@ -1,80 +1,47 @@
-"""Standard input and output: read and written once, in a thread that a cancelled call can stop."""
+"""Standard input and output."""
 
 from __future__ import annotations
 
 import os
 import re
-import select
-import stat
 import threading
+from contextlib import suppress
+from queue import Full, Queue
 from types import TracebackType
 from typing import Self
 
-from ..errors import AiovecError, ConfigError
-from .foreign import LONGEST_LINE
+from ..errors import AiovecError
 
-# How long a thread waits for a pipe before it looks whether it has been stopped.
-_WAIT_MS = 200
 _READ_BYTES = 256 * 1024
-# Of what comes while it is looked for the vectors: the rows themselves need less.
-_MOST_KEPT = 8 * LONGEST_LINE
-# A pipe that can be written takes this much without blocking.
-_PIPE_BYTES: int = getattr(select, "PIPE_BUF", 512)
+_PARTS_AHEAD = 4
 # C0 without tab and line feed, DEL, C1 in UTF-8.
 _CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 
 
-class _Stream:
-    def __init__(self, fd: int) -> None:
-        self._fd = os.dup(fd)  # so that closing this one leaves the process's own open
-        self.closed = False
-        self._stopped = threading.Event()
+class InputStream:
+    """Standard input or a pipe, read ahead by a thread that a stopped import leaves behind.
 
-    def stop(self) -> None:
-        """Let a thread that waits for the other end give up."""
-        self._stopped.set()
+    What was read before ``seek(0)`` is read once more.
+    """
 
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            os.close(self._fd)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _wait(self, event: str) -> None:
-        if not hasattr(select, "poll"):  # Windows: a thread that waits there cannot be stopped
-            return
-        poll = select.poll()
-        poll.register(self._fd, getattr(select, event))
-        while not poll.poll(_WAIT_MS):
-            if self._stopped.is_set():
-                break
-        if self._stopped.is_set():
-            raise AiovecError("stopped")
-
-
-class InputStream(_Stream):
-    """Standard input or a pipe. What was read before ``seek(0)`` is read once more."""
+    closed = False
 
     def __init__(self, fd: int) -> None:
-        super().__init__(fd)
+        self._parts: Queue[bytes | OSError] = Queue(_PARTS_AHEAD)
         self._pending = bytearray()
         self._kept: bytearray | None = bytearray()
-        self._ended = False
-        self.count = 0  # bytes that came in
+        self._ended = self._stopped = False
+        # A descriptor of its own, which nobody closes while the thread reads it.
+        threading.Thread(target=self._read_ahead, args=(os.dup(fd),), daemon=True).start()
+
+    def _read_ahead(self, fd: int) -> None:
+        try:
+            while part := os.read(fd, _READ_BYTES):
+                self._parts.put(part)
+            self._parts.put(b"")
+        except OSError as exc:
+            self._parts.put(exc)
 
     def read(self, size: int) -> bytes:
         """Return so many bytes, fewer only at the end."""
@@ -101,37 +68,42 @@ class InputStream(_Stream):
         self._kept = None
         return 0
 
+    def stop(self) -> None:
+        """Let whoever waits for the other end give up."""
+        self._stopped = True
+        with suppress(Full):  # else nobody waits
+            self._parts.put_nowait(b"")
+
+    def close(self) -> None:
+        self.closed = True
+
     def _take(self, size: int) -> bytes:
         taken = bytes(self._pending[:size])
         del self._pending[:size]
         if self._kept is not None:
-            if len(self._kept) > _MOST_KEPT:
-                raise ConfigError(
-                    f"no vector was found in the first {_MOST_KEPT // 2**20} MiB that came; give a "
-                    "--schema, or import from a file",
-                    key="--schema",
-                )
             self._kept += taken
         return taken
 
     def _more(self) -> bool:
         if self._ended:
             return False
-        self._wait("POLLIN")
-        part = os.read(self._fd, _READ_BYTES)
+        part = self._parts.get()
+        if self._stopped:
+            raise AiovecError("stopped")
+        if isinstance(part, OSError):
+            raise part
         self._pending += part
-        self.count += len(part)
         self._ended = not part
         return not self._ended
 
 
-class OutputStream(_Stream):
-    """Standard output."""
+class OutputStream:
+    """Standard output, written without a buffer."""
 
     def __init__(self, fd: int) -> None:
-        super().__init__(fd)
-        self.is_terminal = os.isatty(self._fd)
-        self._may_block = not stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self._fd = os.dup(fd)  # so that closing this one leaves the process's own open
+        self.is_terminal = os.isatty(fd)
+        self.closed = False
 
     def write(self, data: bytes) -> int:
         """Write all of it. BrokenPipeError where nobody reads any more."""
@@ -139,11 +111,24 @@ class OutputStream(_Stream):
             data = _CONTROL.sub(_REPLACEMENT, bytes(data))
         view = memoryview(data)
         while view:
-            if self._may_block:
-                self._wait("POLLOUT")
-            try:
-                written = os.write(self._fd, view[:_PIPE_BYTES] if self._may_block else view)
-            except BlockingIOError:
-                continue
-            view = view[written:]
+            view = view[os.write(self._fd, view) :]
         return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

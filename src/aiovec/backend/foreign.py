@@ -1,25 +1,25 @@
-"""Other people's databases of vectors, found through the entry-point group ``aiovec.sources``.
+"""Files and databases that others wrote: what reads their tables, a chunk of rows at a time.
 
-What a group's entry names is a subclass of ``Source``. It works without an event loop; whoever
-uses it runs each call in a thread. It opens what it reads for reading only, and changes nothing.
+Readers of databases are found through the entry-point group ``aiovec.sources``: an entry names a
+subclass of ``Source``. A reader works without an event loop; whoever uses it runs each call in a
+thread. It opens what it reads for reading only, and changes nothing.
 """
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._model.schema import Schema, may_lack_vectors
+from .._model.schema import Schema
 from ..errors import ConfigError
 from .plugins import installed
 
 GROUP = "aiovec.sources"
 
-USUAL_VECTORS = ("embedding", "vector")
 _LONGEST_NAME = 63
 
 
@@ -85,13 +85,36 @@ class Hints:
     dtype: str | None = None
 
 
-class Source(ABC):
-    """A database that somebody else's program wrote, open for reading.
+class Reader(ABC):
+    """A file or a database, open for reading.
 
     ``place`` is the word for where a row stands in it, such as "rowid".
     """
 
     place: str = "row"
+
+    @abstractmethod
+    def tables(self) -> list[ForeignTable]:
+        """Return the tables that can be imported; ConfigError, with the reason, if none can."""
+
+    def skipped(self) -> Sequence[Skipped]:
+        """The tables that ``tables`` found and did not return, once it was called."""
+        return ()
+
+    @abstractmethod
+    def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
+        """The rows of a table from its first one, up to ``size`` at once.
+
+        Their vector is named as in ``schema``.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file. May be called twice."""
+
+
+class Source(Reader):
+    """A database that somebody else's program wrote."""
 
     beside: tuple[str, ...] = ()
     """Endings of the files that belong to the database named by the rest of their name."""
@@ -110,64 +133,8 @@ class Source(ABC):
         """Open the file, or raise an AiovecError."""
 
     @abstractmethod
-    def tables(self) -> list[ForeignTable]:
-        """Return the tables that can be imported; ConfigError, with the reason, if none can."""
-
-    def skipped(self) -> Sequence[Skipped]:
-        """The tables that ``tables`` found and did not return, once it was called."""
-        return ()
-
-    @abstractmethod
-    def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        """The rows of a table, up to ``size`` at once, their vector named as in ``schema``."""
-
-    @abstractmethod
     def backup(self, path: Path) -> None:
         """Copy the whole database to a path that does not exist yet."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the file. May be called twice."""
-
-
-def nothing_there() -> Schema | None:
-    """The schema of the table that the rows go to: there is none."""
-    return None
-
-
-class UnclearVectorError(Exception):
-    """Only the user can say where the vectors are. Never reaches one as it is."""
-
-
-def guessed_vector(
-    able: Collection[str],
-    names: Collection[str],
-    length_of: Callable[[str], int | None],
-    there: Callable[[], Schema | None],
-) -> str | Schema:
-    """The column or key of the vectors, where nobody says which one.
-
-    ``able`` are those that may be it, ``names`` all that the rows have. ``there`` looks for the
-    table that they go to; where that takes rows without vectors, and these seem to have none, the
-    result is its schema. UnclearVectorError where something speaks against any guess.
-    """
-    if len(able) == 1 and (only := next(iter(able))) in USUAL_VECTORS:
-        return only
-    target = there()
-    usual: tuple[str, ...] = USUAL_VECTORS
-    if target is not None:
-        usual = (target.vector, *usual)
-        able = [name for name in able if name not in target.fields]
-    for name in usual:
-        if name in able:
-            return name
-    if target is not None and may_lack_vectors(target):
-        if any(length_of(name) == target.dim for name in able):
-            raise UnclearVectorError
-        return target
-    if len(able) != 1 or any(name in names for name in usual):
-        raise UnclearVectorError
-    return next(iter(able))
 
 
 def source_for(path: Path) -> type[Source] | None:
