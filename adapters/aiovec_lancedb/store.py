@@ -21,7 +21,6 @@ from aiovec.backend import (
     Value,
     is_extreme,
 )
-from aiovec.backend.clock import Clock
 from aiovec.backend.contract import (
     Backend,
     Changes,
@@ -57,6 +56,7 @@ from . import (
 )
 from .backup import Moment, copy_beside, put_in_place, remove_folder, write_backup
 from .bulk import Load
+from .clock import Clock
 from .export import Export, whole_rows
 from .index import (
     info,

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from aiovec.backend import Field
-from aiovec.backend.clock import Clock
 from aiovec.backend.contract import IndexInfo, StaleTableError, TableHandle, index_behind_change
 from aiovec.backend.limits import renewed
 from aiovec.backend.threads import wait_out
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, StoreClosedError
 
+from ..clock import Clock
 from ..limits import IndexLimits
 from ..session import Opened, Session
 from ..tables import AlterField

@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiovec.backend.clock import Clock
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.limits import Place, current_deadline, renewed
 from aiovec.backend.threads import Background, in_thread, thread_limiter
@@ -36,6 +35,7 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
+from ..clock import Clock
 from ..errors import is_read_only
 from ..index.fields import lacking
 from ..index.info import unindexed_rows
