@@ -7,6 +7,7 @@ import itertools
 import re
 import sys
 import threading
+import time
 import traceback
 import types
 from collections.abc import Callable, Iterator
@@ -143,6 +144,26 @@ async def test_a_generator_does_its_work_in_a_thread() -> None:
             assert np.asarray(record.vector).tolist() == [6.0, 1.0]
     assert threads
     assert threading.main_thread() not in threads
+
+
+async def test_a_plain_embedder_has_one_call_at_a_time_which_tasks_share() -> None:
+    calls: list[int] = []
+    running = threading.Lock()
+
+    def slowly(texts: list[str]) -> Any:
+        assert running.acquire(blocking=False)
+        calls.append(len(texts))
+        time.sleep(0.01)
+        running.release()
+        return lengths(texts)
+
+    async with await opened(Plain(slowly)) as store:
+        tasks = [store.insert("notes", rows(1, n)) for n in range(64)]
+        assert await asyncio.gather(*tasks) == [1] * 64
+        assert sum(calls) == 64
+        assert len(calls) < 64
+        await store.insert("notes", rows(3, 10_000) + rows(150, 20_000))
+        assert max(calls) == 64  # the largest request
 
 
 async def test_a_key_in_an_exception_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

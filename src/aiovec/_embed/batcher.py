@@ -7,6 +7,7 @@ others are under way it first waits a few milliseconds for more texts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -102,18 +103,13 @@ class Batcher:
         If cancelled, drop its texts; what is under way for other calls goes on.
         """
         weight = len(texts) + sum(map(len, texts)) // _CHARACTERS
-        keys = await hop(weight, _keys, texts, kind)
+        keys, found, missing = await hop(weight, self._look_up, texts, kind)
         if self._closed is not None:
             raise self._closed()
-        found = {key: vector for key in keys if (vector := self._cached(key)) is not None}
-        missing: dict[bytes, int] = {}
-        for place, key in enumerate(keys):
-            if key not in found:
-                missing.setdefault(key, place)
         if missing:
             found |= await self._asked(texts, missing, kind)
-        rows = [found[key] for key in keys]
-        return await hop(len(rows) * self.dim // _NUMBERS_OF_AN_ARRAY, np.stack, rows)
+        weight = len(keys) * (1 + self.dim // _NUMBERS_OF_AN_ARRAY)
+        return await hop(weight, lambda: np.stack([found[key] for key in keys]))
 
     def close(self, error: Callable[[], AiovecError]) -> None:
         """End the calls under way with an error; later calls raise it too."""
@@ -137,11 +133,26 @@ class Batcher:
         error.__cause__ = failure.cause
         return error
 
-    def _cached(self, key: bytes) -> Float32Array | None:
-        vector = self._cache.get(key)
-        if vector is not None:
-            self._cache.move_to_end(key)
-        return vector
+    def _look_up(
+        self, texts: Sequence[str], kind: Purpose
+    ) -> tuple[list[bytes], dict[bytes, Float32Array], dict[bytes, int]]:
+        """Return the key of each text, the cached vectors, and the first place of other texts."""
+        person = kind.encode()
+        found: dict[bytes, Float32Array] = {}
+        missing: dict[bytes, int] = {}
+        keys = []
+        for place, text in enumerate(texts):
+            # A digest, so that a long text takes no more memory than a short one.
+            key = blake2b(text.encode(), digest_size=20, person=person).digest()
+            keys.append(key)
+            vector = self._cache.get(key)
+            if vector is None:
+                missing.setdefault(key, place)
+                continue
+            found[key] = vector
+            with contextlib.suppress(KeyError):  # this may be a thread, and the loop dropped it
+                self._cache.move_to_end(key)
+        return keys, found, missing
 
     def _keep(self, outcomes: _Outcomes) -> None:
         for key, vector in outcomes.items():
@@ -311,12 +322,6 @@ class Batcher:
                 "be compared, so open another store for it"
             )
         raise failure
-
-
-def _keys(texts: Sequence[str], kind: Purpose) -> list[bytes]:
-    """Return the keys of texts: digests, so that a long text takes no more than a short one."""
-    person = kind.encode()
-    return [blake2b(text.encode(), digest_size=20, person=person).digest() for text in texts]
 
 
 def _stop(parts: list[_Part], request: asyncio.Task[None], _: object) -> None:
