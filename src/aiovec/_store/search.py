@@ -25,6 +25,7 @@ from .._model.arrays import Float32Array
 from .._model.records import Hit
 from .._model.results import Results, columns_of
 from .._model.schema import Schema
+from .._telemetry.calls import Operation
 from .._text.query import TextClause, check_phrases, parse, text_fields
 from ..backend.contract import (
     Backend,
@@ -39,6 +40,7 @@ from ..backend.limits import current_deadline
 from ..backend.threads import hop
 from ..backend.weight import weight
 from ..errors import AiovecError, FilterError, InvalidArgumentError, UnsupportedError
+from .current import Engine
 from .rank import (
     Fusion,
     Ranking,
@@ -332,6 +334,26 @@ class Answer:
         if self.plan.group is None:
             return list(hits[: options.limit])
         return _picked(hits, self.groups, options.limit, options.per_group)
+
+
+async def answer(
+    engine: Engine,
+    handle: TableHandle,
+    operation: Operation,
+    options: SearchOptions,
+    effort: int,
+    plan: Callable[[Backend, TableHandle, SearchOptions], Plan],
+    ask: Callable[[Backend, TableHandle, Plan], Awaitable[Answer]],
+) -> Answer:
+    """Plan a search and ask the backend, when it is its turn."""
+    # Searches by words take little, and have a queue of their own.
+    gate = engine.word_searches if ask is ask_words else engine.vector_searches
+    async with gate.enter(current_deadline(engine.backend.busy_timeout)):
+        effort += weight_of(options.where)
+        planned = await hop(effort, plan, engine.backend, handle, options)
+        found = await ask(engine.backend, handle, planned)
+    operation.rows = sum(map(len, found.hits))
+    return found
 
 
 async def ask_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Answer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import warnings
 import weakref
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 import anyio
-import numpy as np
 import pyarrow as pa
 
 from .._embed.protocol import Embedder, Purpose
@@ -70,7 +68,6 @@ from .._input.vectors import (
     collect_vectors,
     many_queries,
     one_query,
-    query_vector,
     texts_among,
 )
 from .._model.arrays import Float32Array
@@ -100,8 +97,8 @@ from ..backend.contract import (
     TableStats,
     Tuning,
 )
-from ..backend.limits import Deadline, current_deadline, renewed
-from ..backend.locate import path_of_copy
+from ..backend.limits import Deadline, renewed
+from ..backend.locate import new_path_of
 from ..backend.threads import FORKED, hop, in_thread
 from ..backend.weight import weight
 from ..errors import (
@@ -109,7 +106,6 @@ from ..errors import (
     ConfigError,
     EmbeddingError,
     InvalidArgumentError,
-    InvalidRowError,
     ModelMismatchError,
     SchemaMismatchError,
     StoreClosedError,
@@ -124,6 +120,7 @@ from .search import (
     Answer,
     Plan,
     SearchOptions,
+    answer,
     ask_both,
     ask_vectors,
     ask_words,
@@ -131,7 +128,7 @@ from .search import (
     prepare,
     weight_of,
 )
-from .write import RowsToWrite, once
+from .write import RowsToWrite, once, vector_of_update
 
 if TYPE_CHECKING:
     from ..backend.config import RetrievalSettings
@@ -187,7 +184,7 @@ class VectorStore:
         self._embedders = Embedders(embedders or {})
         # What an app's own code takes as long as it likes for: nothing else waits for these.
         self._rerank_threads = anyio.CapacityLimiter(4)
-        self._reader_threads = anyio.CapacityLimiter(4)
+        self._read_in_thread = partial(in_thread, limit=anyio.CapacityLimiter(4))
         self._process = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._exports: weakref.WeakSet[AsyncGenerator[Any, None]] = weakref.WeakSet()
@@ -231,13 +228,13 @@ class VectorStore:
         """
         if os.getpid() != self._process:
             return  # what is under way belongs to the parent
+        if self._closed:
+            return
         self._check_loop()
         task = asyncio.current_task()
         self._hurried |= task is not None and task.cancelling() > 0
-        if self._closing is None or (self._closing.done() and not self._closed):  # it failed
+        if self._closing is None or self._closing.done():  # the one before failed
             self._closing = asyncio.ensure_future(self._close())
-        if self._closed:
-            return
         try:
             await asyncio.shield(self._closing)
         except asyncio.CancelledError:
@@ -602,7 +599,7 @@ class VectorStore:
             condition = await self._bind(where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
-            vector = await self._vector_of_update(engine, handle, values)
+            vector = await vector_of_update(self._embed, engine, handle, values)
             with renewed(vector is not None):
                 operation.rows = await engine.backend.update(
                     handle, values, payload, ids=wanted, where=condition, vector=vector
@@ -610,30 +607,6 @@ class VectorStore:
             return operation.rows
 
         return await self._on_table(operation, update)
-
-    async def _vector_of_update(
-        self, engine: Engine, handle: TableHandle, values: Mapping[str, Any]
-    ) -> Float32Array | None:
-        """Return the vector of a new text in the embedded field; None if the update has none.
-
-        NaN where rows without a text have no vector.
-        """
-        schema, embed = handle.schema, handle.schema.embed
-        if embed is None or embed.field not in values:
-            return None
-        text = values[embed.field]
-        if not text and schema.vector_nullable:
-            return np.full(schema.dim, np.nan, dtype=np.float32)
-        if not text:
-            raise InvalidRowError(
-                "there is no text to make the vectors of; pass one, or set other fields",
-                field=embed.field,
-            )
-        try:
-            (vector,) = await self._embed(engine, handle, [text], "document")
-        except EmbeddingError as exc:
-            raise of_text(exc, [0]) from exc.__cause__
-        return query_vector(vector, schema)
 
     async def set_vectors(
         self,
@@ -670,25 +643,20 @@ class VectorStore:
     async def delete(self, table: str, ids: Ids) -> int:
         """Delete the rows with these ids; how many were there."""
         wanted = await self._checked_ids(ids, distinct_ids)
-        operation = Operation("delete", table)
-
-        async def delete(engine: Engine, handle: TableHandle) -> int:
-            if not wanted:
-                return 0
-            operation.rows = await engine.backend.delete(handle, ids=wanted, where=None)
-            return operation.rows
-
-        return await self._on_table(operation, delete)
+        return await self._delete(Operation("delete", table), wanted, None)
 
     async def delete_where(self, table: str, where: Combinable | str) -> int:
         """Delete the rows that the filter selects; how many there were."""
         if where is None:
             raise InvalidArgumentError("where", where, "a filter; to delete every row pass 'TRUE'")
-        operation = Operation("delete_where", table)
+        return await self._delete(Operation("delete_where", table), None, where)
 
+    async def _delete(self, operation: Operation, ids: list[str] | None, where: Where) -> int:
         async def delete(engine: Engine, handle: TableHandle) -> int:
+            if ids is not None and not ids:
+                return 0
             condition = await self._bind(where, handle.schema)
-            operation.rows = await engine.backend.delete(handle, ids=None, where=condition)
+            operation.rows = await engine.backend.delete(handle, ids=ids, where=condition)
             return operation.rows
 
         return await self._on_table(operation, delete)
@@ -728,7 +696,8 @@ class VectorStore:
         operation = Operation("get", table)
 
         async def get(engine: Engine, handle: TableHandle) -> Results[Record]:
-            chosen = await self._selected(handle.schema, names, include_vector=with_vector)
+            select = partial(select_columns, include_vector=with_vector)
+            chosen = await hop(weight(names), select, handle.schema, names)
             columns = chosen.first_columns(handle.schema)
             if not asked:
                 return Results(columns=columns)
@@ -774,22 +743,17 @@ class VectorStore:
 
         async def find(engine: Engine, handle: TableHandle) -> Results[Record]:
             schema = handle.schema
-            chosen = await self._selected(schema, names, include_vector=with_vector)
+            select = partial(select_columns, include_vector=with_vector)
+            chosen = await hop(weight(names), select, schema, names)
             order = sort_order(schema, keys, descending=falling)
+            condition = await self._bind(where, schema)
             rows = await engine.backend.find(
-                handle,
-                where=await self._bind(where, schema),
-                order_by=order,
-                limit=limit,
-                offset=offset,
+                handle, where=condition, order_by=order, limit=limit, offset=offset,
                 columns=chosen.columns,
-            )
+            )  # fmt: skip
             operation.rows = len(rows.ids)
-
-            def records() -> Results[Record]:
-                return Results(chosen.records(rows), columns=chosen.first_columns(schema))
-
-            return await hop(weight(rows), records)
+            columns = chosen.first_columns(schema)
+            return await hop(weight(rows), lambda: Results(chosen.records(rows), columns=columns))
 
         return await self._on_table(operation, find)
 
@@ -1031,7 +995,7 @@ class VectorStore:
             vectors = None if queries is None else partial(queries, made=made)
             plan = partial(prepare, words=words, vectors=vectors)
             with renewed(bool(made)):  # the embedder has time limits of its own
-                return await _answer(engine, handle, operation, options, effort, plan, ask)
+                return await answer(engine, handle, operation, options, effort, plan, ask)
 
         return await finish(await self._on_table(operation, search), self._rerank_threads)
 
@@ -1078,7 +1042,7 @@ class VectorStore:
             if vector is None or vector[0] != vector[0]:  # NaN
                 raise InvalidArgumentError("id", id, "the id of a row that has a vector")
             plan = partial(prepare, vectors=lambda _: [vector], left_out=wanted)
-            return await _answer(engine, handle, operation, options, 0, plan, ask_vectors)
+            return await answer(engine, handle, operation, options, 0, plan, ask_vectors)
 
         found = await self._on_table(operation, search)
         return (await finish(found, self._rerank_threads))[0]
@@ -1269,7 +1233,7 @@ class VectorStore:
 
         async def backup(engine: Engine) -> None:
             engine.backend.check_able("backup")
-            await engine.backend.backup(await in_thread(_absolute, path))
+            await engine.backend.backup(await in_thread(new_path_of, path))
 
         await self._call(Operation("backup"), backup)
 
@@ -1338,16 +1302,6 @@ class VectorStore:
     async def _bind(self, where: Where, schema: Schema) -> Expr | None:
         return await hop(weight_of(where), bind, where, schema)
 
-    async def _selected(
-        self, schema: Schema, names: list[str] | None, *, include_vector: bool
-    ) -> Selection:
-        select = partial(select_columns, include_vector=include_vector)
-        return await hop(weight(names), select, schema, names)
-
-    async def _read_in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
-        """Read what a user passed in, which may wait for anything."""
-        return await in_thread(work, *args, limit=self._reader_threads)
-
 
 async def _check_same(engine: Engine, table: str, wanted: Schema) -> None:
     """Check that the table which is there has the schema that is wanted."""
@@ -1365,54 +1319,9 @@ async def _check_same(engine: Engine, table: str, wanted: Schema) -> None:
         raise SchemaMismatchError(table, differences)
 
 
-def _absolute(path: str | Path) -> Path:
-    """The path in full, or InvalidArgumentError. Reads the disk."""
-    if not isinstance(path, (str, Path)):
-        raise InvalidArgumentError("path", path, "a text or a pathlib.Path")
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError as exc:
-        raise InvalidArgumentError("path", path, "valid Unicode") from exc
-    if "\0" in str(path):
-        raise InvalidArgumentError("path", path, "without NUL")
-    if isinstance(path, str):
-        path = path_of_copy(path, "path")
-    try:
-        target = Path(path).expanduser().absolute()
-        if not target.name:  # the root
-            raise InvalidArgumentError("path", path, "a path that does not exist yet")
-        target.lstat()
-    except RuntimeError as exc:
-        raise InvalidArgumentError("path", path, f"one that leads somewhere ({exc})") from exc
-    except OSError as exc:
-        if exc.errno == errno.ENAMETOOLONG:
-            raise InvalidArgumentError("path", path, "no longer than the disk allows") from exc
-    return target
-
-
 def _check_query(query: object) -> None:
     if not isinstance(query, str):
         raise InvalidArgumentError("query", query, "text")
-
-
-async def _answer(
-    engine: Engine,
-    handle: TableHandle,
-    operation: Operation,
-    options: SearchOptions,
-    effort: int,
-    plan: Callable[[Backend, TableHandle, SearchOptions], Plan],
-    ask: Callable[[Backend, TableHandle, Plan], Awaitable[Answer]],
-) -> Answer:
-    """Plan a search and ask the backend, when it is its turn."""
-    # Searches by words take little, and have a queue of their own.
-    gate = engine.word_searches if ask is ask_words else engine.vector_searches
-    async with gate.enter(current_deadline(engine.backend.busy_timeout)):
-        effort += weight_of(options.where)
-        planned = await hop(effort, plan, engine.backend, handle, options)
-        answer = await ask(engine.backend, handle, planned)
-    operation.rows = sum(map(len, answer.hits))
-    return answer
 
 
 def _dict_of(field: str, counts: Sequence[tuple[Value, int]]) -> dict[Value, int]:

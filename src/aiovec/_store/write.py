@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from .._embed.protocol import Purpose
-from .._embed.rows import filled, lacking, of_row, without
+from .._embed.rows import filled, lacking, of_row, of_text, without
 from .._input.arguments import check_model
 from .._input.rows import bytes_of, first_of_each_id, repeated_ids, to_table
 from .._input.types import OnConflict
+from .._input.vectors import query_vector
 from .._model.arrays import Float32Array
 from .._model.arrow import last_of_each_id
 from .._model.schema import Schema
@@ -20,7 +22,7 @@ from ..backend.contract import Backend, Columns, TableHandle, moves_of
 from ..backend.limits import renewed
 from ..backend.threads import hop
 from ..backend.weight import weight
-from ..errors import DuplicateIdError, EmbeddingError, OutcomeUnknownError
+from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
 from .current import Engine
 
 if TYPE_CHECKING:
@@ -119,6 +121,31 @@ class RowsToWrite:
                 )
         self._embedded[schema] = rows
         return rows
+
+
+async def vector_of_update(
+    embed: Embeds, engine: Engine, handle: TableHandle, values: Mapping[str, Any]
+) -> Float32Array | None:
+    """Return the vector of a new text in the embedded field; None if the update has none.
+
+    NaN where rows without a text have no vector.
+    """
+    schema, source = handle.schema, handle.schema.embed
+    if source is None or source.field not in values:
+        return None
+    text = values[source.field]
+    if not text and schema.vector_nullable:
+        return np.full(schema.dim, np.nan, dtype=np.float32)
+    if not text:
+        raise InvalidRowError(
+            "there is no text to make the vectors of; pass one, or set other fields",
+            field=source.field,
+        )
+    try:
+        (vector,) = await embed(engine, handle, [text], "document", None)
+    except EmbeddingError as exc:
+        raise of_text(exc, [0]) from exc.__cause__
+    return query_vector(vector, schema)
 
 
 async def once(

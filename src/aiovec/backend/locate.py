@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -151,6 +152,31 @@ def path_of_copy(text: str, argument: str) -> str:
             "a path on this machine; copy a backup elsewhere like any other folder or file",
         )  # fmt: skip
     return str(location.path)
+
+
+def new_path_of(path: str | Path) -> Path:
+    """Return the whole path of a copy to be made, or raise InvalidArgumentError. Reads the disk."""
+    if not isinstance(path, (str, Path)):
+        raise InvalidArgumentError("path", path, "a text or a pathlib.Path")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as exc:
+        raise InvalidArgumentError("path", path, "valid Unicode") from exc
+    if "\0" in str(path):
+        raise InvalidArgumentError("path", path, "without NUL")
+    if isinstance(path, str):
+        path = path_of_copy(path, "path")
+    try:
+        target = Path(path).expanduser().absolute()
+        if not target.name:  # the root
+            raise InvalidArgumentError("path", path, "a path that does not exist yet")
+        target.lstat()
+    except RuntimeError as exc:
+        raise InvalidArgumentError("path", path, f"one that leads somewhere ({exc})") from exc
+    except OSError as exc:
+        if exc.errno == errno.ENAMETOOLONG:
+            raise InvalidArgumentError("path", path, "no longer than the disk allows") from exc
+    return target
 
 
 def is_url(text: str) -> bool:
