@@ -21,7 +21,7 @@ from ..errors import AiovecError, ConfigError, InvalidRowError
 from .arrow_rows import Fitting, is_binary, is_vector, suggested_schema
 from .files import FileReader, Given, check_names
 from .foreign import BYTES_AT_ONCE, reading
-from .parts import PartFile
+from .parts import FileWriter
 from .streams import OutputStream
 
 _CARRIED = b"aiovec.schema"
@@ -132,11 +132,11 @@ class ArrowFile(FileReader):
         for batch in self._raw_batches(size):
             table = pa.Table.from_batches([batch])
             try:
-                check_table(table, row)
+                check_table(table)
             except InvalidRowError as exc:
-                at = "" if exc.row is None else f"row {exc.row}, "
-                at += "" if exc.field is None else f"column {exc.field!r}: "
-                raise ValueError(f"{at}{exc.reason}") from exc
+                column = "" if exc.field is None else f", column {exc.field!r}"
+                where = f"rows {row} to {row + batch.num_rows - 1}{column}"
+                raise ValueError(f"{where}: {exc.reason}") from exc
             yield row, table
             row += batch.num_rows
 
@@ -154,7 +154,7 @@ class ArrowFile(FileReader):
                 here.at = f"a row behind {row + len(rows)}"
 
 
-class ArrowFileWriter:
+class ArrowFileWriter(FileWriter):
     """Writes a Parquet or Arrow IPC file."""
 
     def __init__(
@@ -166,35 +166,21 @@ class ArrowFileWriter:
         *,
         replaces: bool = True,
     ) -> None:
-        self._path = path
+        super().__init__(path, stream, replaces=replaces)
         self._schema = schema
-        self._part = PartFile(path, replaces=replaces) if stream is None else None
         self._waiting: list[pa.RecordBatch] = []
         self._bytes = 0
-        self._sink: Any = None
         with writing_to(path):
-            if self._part is None:
-                self._file = pa.PythonFile(stream, "w")
+            if form == "parquet":
+                # Of vectors' numbers a dictionary never pays.
+                texts = [column.name for column in schema if pa.types.is_string(column.type)]
+                self._sink = pq.ParquetWriter(
+                    self._file, schema, compression="zstd", use_dictionary=texts
+                )
             else:
-                self._file = pa.OSFile(str(self._part.begin()), "wb")
-            try:
-                self._sink = self._sink_of(form)
-            except BaseException:
-                self.discard()
-                raise
-
-    @property
-    def files(self) -> list[Path]:
-        return [] if self._part is None else [self._path]
-
-    def _sink_of(self, form: str) -> Any:
-        if form == "parquet":
-            # Of vectors' numbers a dictionary never pays.
-            texts = [field.name for field in self._schema if pa.types.is_string(field.type)]
-            return pq.ParquetWriter(
-                self._file, self._schema, compression="zstd", use_dictionary=texts
-            )
-        return (ipc.new_file if form == "arrow" else ipc.new_stream)(self._file, self._schema)
+                self._sink = (ipc.new_file if form == "arrow" else ipc.new_stream)(
+                    self._file, schema
+                )
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._waiting.append(batch)
@@ -212,16 +198,10 @@ class ArrowFileWriter:
         self._flush()
         with writing_to(self._path):
             self._sink.close()
-            self._file.close()
-            if self._part is not None:
-                self._part.finish()
+        super().finish()
 
     def discard(self) -> None:
         self._waiting.clear()
         with suppress(OSError, ValueError, AiovecError, pa.ArrowException):
-            if self._sink is not None:
-                self._sink.close()  # left open, it would write when it is collected
-        with suppress(OSError):
-            self._file.close()
-        if self._part is not None:
-            self._part.discard()
+            self._sink.close()  # left open, it would write when it is collected
+        super().discard()

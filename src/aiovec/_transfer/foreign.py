@@ -15,8 +15,6 @@ from ..errors import AiovecError, ConfigError
 LONGEST_LINE = 16 * 2**20
 # What is read ahead of a write: rows of large texts come in smaller chunks.
 BYTES_AT_ONCE = 32 * 2**20
-# More than any schema has.
-LARGEST_SCHEMA = 4 * 2**20
 
 _MESSAGE_LENGTH = 300
 

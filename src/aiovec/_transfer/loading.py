@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from .._input.rows import CheckedRows
@@ -128,8 +129,7 @@ async def load(
             await _fill(store, source, one, rejects, how)
         _check_taken(placed, rejects)
         # What came through a pipe before may have been other rows, for another store.
-        done = [] if source.stream is not None else [one.load.table for one in placed]
-        await in_thread(rejects.close, done)
+        await in_thread(partial(rejects.close, done=source.stream is None))
     except BaseException as exc:
         await in_thread(rejects.abandon, exc)
         if isinstance(exc, AiovecError):

@@ -58,7 +58,42 @@ class PartFile:
             self.part.unlink()
 
 
-class TextWriter(ABC):
+class FileWriter(ABC):
+    """Writes one format. Nothing stands under the file's name before ``finish``.
+
+    ``stream`` is written instead of a file; then ``path`` is its name for messages.
+    """
+
+    def __init__(self, path: Path, stream: OutputStream | None, *, replaces: bool) -> None:
+        self._path = path
+        self._part = PartFile(path, replaces=replaces) if stream is None else None
+        with writing_to(path):
+            self._file: Any = stream if self._part is None else self._part.begin().open("wb")
+
+    @property
+    def files(self) -> list[Path]:
+        return [] if self._part is None else [self._path]
+
+    @abstractmethod
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write rows."""
+
+    def finish(self) -> None:
+        """Let the file appear."""
+        if self._part is not None:
+            with writing_to(self._path):
+                self._file.close()
+                self._part.finish()
+
+    def discard(self) -> None:
+        """Let go of what was written."""
+        if self._part is not None:
+            with suppress(OSError):  # what is left to be written may not fit
+                self._file.close()
+            self._part.discard()
+
+
+class TextWriter(FileWriter):
     """Writes the text of rows, and beside a file the schema, which the text cannot carry.
 
     ``told`` is that schema. Without one, a schema that is there belongs to an older file and goes.
@@ -73,20 +108,16 @@ class TextWriter(ABC):
         *,
         replaces: bool = True,
     ) -> None:
-        self._path = path
+        super().__init__(path, stream, replaces=replaces)
         self._told = told
         self._vector = told.vector if told is not None else None
-        self._part = PartFile(path, replaces=replaces) if stream is None else None
         self._beside = PartFile(sidecar_of(path), replaces=replaces)
-        with writing_to(path):
-            self._file: Any = stream if self._part is None else self._part.begin().open("wb")
         self._put(self.beginning(schema))
 
     @property
     def files(self) -> list[Path]:
-        if self._part is None:
-            return []
-        return [self._path] if self._told is None else [self._path, self._beside.path]
+        beside = self._part is not None and self._told is not None
+        return [*super().files, self._beside.path] if beside else super().files
 
     def beginning(self, schema: pa.Schema) -> str:
         """Return what stands before the rows."""
@@ -104,24 +135,20 @@ class TextWriter(ABC):
             self._file.write(text.encode())
 
     def finish(self) -> None:
-        if self._part is None:
-            return
-        with writing_to(self._path):
-            self._file.close()
-            if self._told is None:
-                self._beside.path.unlink(missing_ok=True)
-            else:
-                text = json.dumps(self._told.to_dict(), ensure_ascii=False, indent=2)
-                self._beside.begin().write_text(f"{text}\n", encoding="utf-8")
-                self._beside.finish()
-            self._part.finish()
+        if self._part is not None:
+            with writing_to(self._path):
+                self._file.flush()
+                if self._told is None:
+                    self._beside.path.unlink(missing_ok=True)
+                else:
+                    text = json.dumps(self._told.to_dict(), ensure_ascii=False, indent=2)
+                    self._beside.begin().write_text(f"{text}\n", encoding="utf-8")
+                    self._beside.finish()
+        super().finish()
 
     def discard(self) -> None:
-        if self._part is not None:
-            with suppress(OSError):  # what is left to be written may not fit
-                self._file.close()
-            self._part.discard()
-            self._beside.discard()
+        super().discard()
+        self._beside.discard()
 
 
 def check_apart(store: VectorStore, paths: Iterable[Path]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -23,13 +23,13 @@ _LONGEST_LINE = 2**26
 OTHER_REASONS = "other reasons"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reason:
     """Why rows of a table were not taken, how many, and the first few of them."""
 
     text: str
-    rows: int
-    examples: tuple[Reject, ...]
+    rows: int = 0
+    examples: list[Reject] = field(default_factory=list)
 
 
 class RejectsFile:
@@ -42,7 +42,7 @@ class RejectsFile:
         self.path = path
         self.count = 0
         self.first: Reject | None = None
-        self._reasons: dict[str, dict[str, tuple[int, tuple[Reject, ...]]]] = {}
+        self._reasons: dict[str, dict[str, Reason]] = {}
         self._part = PartFile(path)
         self._file: IO[str] | None = None
 
@@ -72,21 +72,20 @@ class RejectsFile:
 
     def _note(self, table: str, reject: Reject) -> None:
         reasons = self._reasons.setdefault(table, {})
-        text = reject.reason if reject.reason in reasons else _as_text(reject.reason)
+        text = _as_text(reject.reason)
         if text not in reasons and len(reasons) >= _REASONS:
             text = OTHER_REASONS
-        rows, examples = reasons.get(text, (0, ()))
-        if len(examples) < _EXAMPLES:
-            examples = (*examples, reject)
-        reasons[text] = rows + 1, examples
+        reason = reasons.setdefault(text, Reason(text))
+        reason.rows += 1
+        if len(reason.examples) < _EXAMPLES:
+            reason.examples.append(reject)
 
     def reasons(self, table: str) -> list[Reason]:
         """Why rows of a table were not taken, the most frequent reason first."""
-        found = [Reason(text, *noted) for text, noted in self._reasons.get(table, {}).items()]
-        return sorted(found, key=lambda reason: -reason.rows)
+        return sorted(self._reasons.get(table, {}).values(), key=lambda reason: -reason.rows)
 
-    def close(self, done: Collection[str] = ()) -> None:
-        """May be called twice. Without rejects, an earlier list of the tables ``done`` goes."""
+    def close(self, *, done: bool = False) -> None:
+        """May be called twice. Without rejects an earlier list goes, if all is ``done``."""
         if self._file is None:
             return
         file, self._file = self._file, None
@@ -97,10 +96,8 @@ class RejectsFile:
                     self._part.finish()
         finally:
             self._part.discard()
-        if not self.count:
-            with suppress(OSError, ValueError, LookupError, TypeError):
-                if _tables_of(self.path) <= set(done):
-                    self.path.unlink()
+        if done and not self.count and _is_list(self.path):
+            self.path.unlink(missing_ok=True)
 
     def abandon(self, error: BaseException) -> None:
         """Close behind a failure, which is to be told also where the list cannot be written."""
@@ -118,15 +115,6 @@ class RejectsFile:
                 yield
         except StoreFullError as exc:
             raise AiovecError(f"there is no room for the list of rejects {self.path}") from exc
-
-
-def _tables_of(path: Path) -> set[str]:
-    """The tables that a list tells of; LookupError if it is empty."""
-    with path.open("rb") as file:
-        tables = {json.loads(line)["table"] for line in file}
-    if not tables:
-        raise LookupError
-    return tables
 
 
 def _is_list(path: Path) -> bool:

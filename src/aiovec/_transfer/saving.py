@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -25,7 +25,7 @@ from .formats import (
     format_to_write,
     sidecar_of,
 )
-from .parts import check_apart
+from .parts import FileWriter, check_apart
 from .streams import OutputStream
 
 
@@ -36,16 +36,6 @@ class Saved:
     rows: int
     format: str
     files: tuple[Path, ...]
-
-
-class Writer(Protocol):
-    """A writer of one format. Nothing stands under its name before ``finish``."""
-
-    @property
-    def files(self) -> list[Path]: ...
-    def write(self, batch: pa.RecordBatch) -> None: ...
-    def finish(self) -> None: ...
-    def discard(self) -> None: ...
 
 
 async def save(
@@ -69,7 +59,7 @@ async def save(
     schema, told = exported_schema(full, select)
     if stream is None:
         await in_thread(check_apart, store, [path, sidecar_of(path)])
-    writer: Writer = await in_thread(_open, path, chosen, schema, told, overwrite, stream)
+    writer = await in_thread(_open, path, chosen, schema, told, overwrite, stream)
     rows = 0
     try:
         size = min(max(4 * 1024 * 1024 // (4 * full.dim), 64), 4000)
@@ -121,7 +111,7 @@ def _open(
     told: Schema | None,
     overwrite: bool,
     stream: OutputStream | None,
-) -> Writer:
+) -> FileWriter:
     if stream is None:
         _check_free(path, form, told, overwrite)
     if form == "jsonl":
