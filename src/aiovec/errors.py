@@ -11,7 +11,7 @@ AiovecError
 ├── SchemaMismatchError         the table exists with another schema
 ├── ModelMismatchError          vectors of one embedding model for a table of another
 ├── DimensionMismatchError      a vector of another length than the table's
-├── InvalidVectorError          NaN, infinity, or a zero vector under cosine
+├── InvalidVectorError          NaN, a number beyond 1e15, or a zero vector under cosine
 ├── InvalidRowError             a row's field of the wrong type, or a missing one
 ├── EmbeddingError              an embedder that is missing, failed, or gave no usable vectors
 ├── DuplicateIdError            an insert of an id that exists, or twice in one call

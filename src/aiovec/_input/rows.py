@@ -61,7 +61,6 @@ pa.array([0])
 _PAUSE_EVERY = 256
 # What a value that is no vector takes, as far as that can be told before it is looked at.
 _BYTES_A_VALUE = 32
-_LITTLE_MEMORY = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +146,6 @@ def bytes_of(rows: Any, schema: Schema) -> int:
     elif hasattr(rows, "__len__"):
         count = len(rows)
     return count * (4 * schema.dim + _BYTES_A_VALUE * (2 + len(schema.fields)))
-
-
-def taken_by(table: pa.Table) -> int:
-    """Return the bytes that a table takes; a little more where it is a part of little buffers."""
-    whole = int(table.get_total_buffer_size())
-    # The exact number takes as long as a row's conversion.
-    return whole if whole <= _LITTLE_MEMORY else int(table.nbytes)
 
 
 def _has_length(column: Any) -> bool:
@@ -287,9 +279,7 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
             continue
         path: tuple[str, ...] = (name,)
         if isinstance(name, str) and name.startswith("payload."):
-            path = tuple(path_of(name, MOST_KEYS, "field"))
-            if len(path) > MOST_KEYS:
-                raise InvalidRowError(f"leads deeper than {MOST_KEYS} keys", field=name)
+            path = tuple(path_of(name, "field", MOST_KEYS))
             own = path[0] in ("id", schema.vector) or path[0] in schema.fields
             if own and not isinstance(value, Remove):
                 raise InvalidRowError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,8 +21,10 @@ from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError
 from .arguments import is_iterable
 
 _PAYLOAD = "payload"
-# Names in a selection, with each key of a path counted: those take about four milliseconds.
-_MOST_NAMES = 2_000
+# Names in a selection, and keys of an order: LanceDB's parser goes some forty levels deep.
+_MOST_NAMES, _MOST_KEYS = 2_000, 32
+# Characters of a key, and keys on a path into the payload.
+_LONGEST_KEY, _MOST_LEVELS = 4_096, 32
 
 _Keys = dict[str, "_Keys | None"]
 
@@ -41,11 +43,6 @@ class Selection:
     keys: _Keys | None = None
     shows_vector: bool = False
     hidden: frozenset[str] = frozenset()
-
-    @classmethod
-    def everything(cls, schema: Schema) -> Selection:
-        columns = Columns(tuple(schema.fields), payload=schema.payload, vector=True)
-        return cls(columns, schema.vector, shows_vector=True)
 
     def fields_of(self, rows: StoredRows, i: int) -> dict[str, Any]:
         """One row's fields, flat. A declared field wins over a payload's key of the same name."""
@@ -93,15 +90,22 @@ class Selection:
 
 def selected_names(select: Iterable[str] | None) -> list[str] | None:
     """The names in ``select``, read once: a call may begin again when a table was altered."""
-    if select is None:
-        return None
-    if isinstance(select, str):
-        return [select]
-    if not is_iterable(select):
-        raise InvalidArgumentError("select", select, "an iterable of names, a name or None")
-    names = list(islice(select, _MOST_NAMES + 1))
-    if len(names) > _MOST_NAMES:
-        raise _too_many(len(select) if isinstance(select, Sized) else len(names))
+    return None if select is None else _read_names("select", select, _MOST_NAMES)
+
+
+def order_keys(order_by: str | Iterable[str] | None) -> list[str]:
+    """The keys in ``order_by``, read once likewise."""
+    return [] if order_by is None else _read_names("order_by", order_by, _MOST_KEYS)
+
+
+def _read_names(argument: str, given: str | Iterable[str], most: int) -> list[str]:
+    if isinstance(given, str):
+        return [given]
+    if not is_iterable(given):
+        raise InvalidArgumentError(argument, given, "a name, an iterable of names or None")
+    names = list(islice(given, most + 1))
+    if len(names) > most:
+        raise InvalidArgumentError(argument, names, f"at most {most:,} names")
     return names
 
 
@@ -117,8 +121,8 @@ def select_columns(
 
     Dots lead into nested objects, as in filters, and ``payload."a.b"`` is the key ``a.b``. None
     selects every field and the payload. A row without a selected key of the payload does not get
-    one. ``needs_vector`` reads the vector for the caller's own
-    use; ``whole_payload`` allows no single keys. It holds at most ``_MOST_NAMES`` names and keys.
+    one. ``needs_vector`` reads the vector for the caller's own use; ``whole_payload`` allows no
+    single keys.
     """
     if select is None:
         columns = Columns(
@@ -129,7 +133,6 @@ def select_columns(
     keys: _Keys = {}
     payload = False
     vector = include_vector
-    room = _MOST_NAMES
     for name in select:
         if not isinstance(name, str):
             raise _unknown(name, schema, whole_payload)
@@ -140,11 +143,7 @@ def select_columns(
         elif name == _PAYLOAD and schema.payload:
             payload = True
         elif name.startswith(f"{_PAYLOAD}.") and schema.payload and not whole_payload:
-            path = path_of(name, room)
-            if len(path) > room:
-                raise _too_many(name)
-            room -= len(path)
-            _add_path(keys, path)
+            _add_path(keys, path_of(name))
         elif name != "id":
             raise _unknown(name, schema, whole_payload)
     columns = Columns(
@@ -155,27 +154,6 @@ def select_columns(
     wanted = None if payload or not keys else keys
     hidden = frozenset(schema.fields).difference(fields, keys)
     return Selection(columns, schema.vector, wanted, shows_vector=vector, hidden=hidden)
-
-
-# Keys in an order, characters of one, and names in a key of the payload: LanceDB's parser goes some
-# forty levels deep.
-_MOST_KEYS = 32
-_LONGEST_KEY = 4_096
-_MOST_LEVELS = 32
-
-
-def order_keys(order_by: str | Iterable[str] | None) -> list[str]:
-    """The keys in ``order_by``, read once: a call may begin again when a table was altered."""
-    if order_by is None:
-        return []
-    if isinstance(order_by, str):
-        return [order_by]
-    if not is_iterable(order_by):
-        raise InvalidArgumentError("order_by", order_by, "a name, an iterable of names or None")
-    keys = list(islice(order_by, _MOST_KEYS + 1))
-    if len(keys) > _MOST_KEYS:
-        raise InvalidArgumentError("order_by", keys, f"at most {_MOST_KEYS} names")
-    return keys
 
 
 def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tuple[Order, ...]:
@@ -224,8 +202,7 @@ def _ref_of(schema: Schema, name: object, *, lists: bool) -> Ref | None:
         return Ref(name)
     if name.startswith(f"{_PAYLOAD}.") and schema.payload:
         with suppress(InvalidNameError):
-            path = tuple(path_of(name, _MOST_LEVELS))
-            return Ref(_PAYLOAD, path) if len(path) <= _MOST_LEVELS else None
+            return Ref(_PAYLOAD, tuple(path_of(name)))
     return None
 
 
@@ -248,16 +225,13 @@ def group_key(schema: Schema, name: object) -> Ref:
 _PIECE = re.compile(r'"(?P<quoted>(?:[^"]|"")*)"(?=\.|\Z)|(?P<plain>[^".]+)(?=\.|\Z)')
 
 
-def path_of(name: str, most: int, kind: str = "selected column") -> list[str]:
-    """The payload's key and those within it that ``payload.<key>.<key>`` names.
-
-    It is read no further than to one more than ``most``.
-    """
+def path_of(name: str, kind: str = "selected column", most: int = _MOST_LEVELS) -> list[str]:
+    """The payload's key and those within it that ``payload.<key>.<key>`` names."""
     path: list[str] = []
     place = len(_PAYLOAD)
     while place < len(name):
-        if len(path) > most:
-            break
+        if len(path) == most:
+            raise InvalidNameError(name, kind, f"it leads deeper than {most} keys")
         found = _PIECE.match(name, place + 1)
         if found is None:
             raise InvalidNameError(
@@ -297,10 +271,6 @@ def _part(value: Mapping[str, Any], keys: _Keys) -> dict[str, Any]:
         elif isinstance(item, dict) and (part := _part(item, within)):
             found[key] = part
     return found
-
-
-def _too_many(found: object) -> InvalidArgumentError:
-    return InvalidArgumentError("select", found, f"at most {_MOST_NAMES:,} names and keys of paths")
 
 
 def _unknown(name: object, schema: Schema, whole_payload: bool) -> InvalidNameError:

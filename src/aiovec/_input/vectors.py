@@ -45,18 +45,6 @@ def query_vector(vector: Any, schema: Schema) -> Float32Array:
     return cast("Float32Array", matrix_of([vector], schema, nowhere)[0])
 
 
-def kept_query(given: Any) -> Any:
-    """A vector or small matrix as it is now, of the kinds that a caller may write into again.
-
-    What is large is read in a thread in any case, and its caller must leave it alone meanwhile.
-    """
-    if type(given) is list and len(given) <= INLINE_LIMIT:
-        return list(given)
-    if type(given) is np.ndarray and given.size <= 16 * INLINE_LIMIT:
-        return given.copy()
-    return given
-
-
 def one_query(vector: Any, schema: Schema, made: Mapping[int, Any]) -> list[Float32Array]:
     """A single query, or what was ``made`` of its text."""
     return [query_vector(made.get(0, vector), schema)]

@@ -45,7 +45,6 @@ from .._input.rows import (
     distinct_ids,
 )
 from .._input.selection import (
-    Selection,
     order_keys,
     select_columns,
     selected_names,
@@ -830,10 +829,8 @@ class VectorStore:
         names = selected_names(select)
 
         async def prepared(schema: Schema) -> tuple[Columns, Expr | None]:
-            chosen = Selection.everything(schema)
-            if names is not None:
-                select = partial(select_columns, whole_payload=True)
-                chosen = await hop(weight(names), select, schema, names)
+            select = partial(select_columns, include_vector=names is None, whole_payload=True)
+            chosen = await hop(weight(names), select, schema, names)
             return chosen.columns, await self._bind(where, schema)
 
         return self._export(check_table_name(table), batch_size, after, prepared)
