@@ -104,7 +104,8 @@ class SearchOptions:
         put("limit", count_of("limit", self.limit))
         put("per_group", count_of("per_group", self.per_group))
         for name in ("exact", "include_vector", "any"):
-            put(name, check_flag(name, getattr(self, name)))
+            if type(given := getattr(self, name)) is not bool:
+                put(name, check_flag(name, given))
         for name, check in _OPTIONAL.items():
             if (given := getattr(self, name)) is not None:
                 put(name, check(name, given))
@@ -271,6 +272,8 @@ def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextCla
 
 def weight_of(text: object) -> int:
     """Return the weight of a filter, or of the words of a search."""
+    if text is None:
+        return 0
     if isinstance(text, tuple):
         return sum(map(weight_of, text))
     return len(text) // _CHARACTERS_A_VALUE if isinstance(text, str) else weight(text)
