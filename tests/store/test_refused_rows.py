@@ -408,7 +408,7 @@ async def test_bad_parts_of_the_payload(store: VectorStore) -> None:
         ({"payload.a": {1}}, InvalidRowError),
         ({"payload.a": float("nan")}, InvalidRowError),
         ({"payload.a": {"b": REMOVE}}, InvalidRowError),
-        ({"payload." + ".".join("a" * 150): 1}, InvalidRowError),
+        ({"payload." + ".".join("a" * 150): 1}, InvalidNameError),
     ]
     for change, error in bad:
         with case(change), pytest.raises(error):
