@@ -19,7 +19,7 @@ from .errors import copying_to, failures, is_busy, names_text_index, translated
 from .layout import APPLICATION_ID, check_header_to_read, newest_change, read_header
 from .moves import forget_mark, has_mark
 from .opening import check_contents, connect_read_only, name_anew
-from .plugin import BESIDE, check_free_name, make_folder_of
+from .paths import BESIDE, check_free_name, make_folder_of
 from .settings import SqliteSettings
 from .text.index import drop_named
 

@@ -10,13 +10,11 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
 
 from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord, mark_of, unreadable_mark
 from aiovec.errors import CorruptStoreError
 
-if TYPE_CHECKING:
-    from .writer import Transaction
+from .transaction import Transaction
 
 _MARK, _GENERATION = "move", "moved"
 

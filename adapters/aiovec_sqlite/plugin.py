@@ -14,12 +14,8 @@ from aiovec.backend.plugin import AddressKey, BackendPlugin, Location
 from aiovec.backend.plugins import claimed
 from aiovec.errors import ConfigError
 
+from .paths import MEMORY, store_file
 from .settings import SqliteSettings
-
-MEMORY = ":memory:"
-STORE_FILE = "vectors.sqlite"
-BESIDE = ("-wal", "-shm", "-journal")
-"""Endings that SQLite adds to a file's name for the files that it keeps beside it."""
 
 
 class SqlitePlugin(BackendPlugin):
@@ -71,37 +67,6 @@ class SqlitePlugin(BackendPlugin):
         return findings(None if location is None else location.path)
 
 
-def store_file(path: str) -> str:
-    """Return the file that a path means.
-
-    A directory holds ``vectors.sqlite``, and a path without a suffix is such a directory, unless a
-    file lies there.
-    """
-    if "\0" in path:
-        raise ConfigError(f"{path!r} cannot hold a store: the path contains a NUL")
-    is_directory = (
-        path.endswith(os.sep)
-        or os.path.isdir(path)
-        or (not os.path.splitext(path)[1] and not os.path.isfile(path))
-    )
-    if is_directory:
-        return os.path.join(path, STORE_FILE)
-    check_free_name(path)
-    return path
-
-
-def check_free_name(path: str) -> None:
-    """Raise ConfigError if SQLite takes a file of this name for a part of another database."""
-    for end in BESIDE:
-        if path.endswith(end):
-            raise ConfigError(
-                f"{path} is a name that SQLite uses for a part of the database "
-                f"{path.removesuffix(end)} and may remove; choose a name that does not end in "
-                f"{end}",
-                accepted="another name",
-            )
-
-
 def _refuse_place_of_another(path: Path) -> None:
     other = claimed(path)
     if other is not None:
@@ -114,15 +79,3 @@ def _refuse_place_of_another(path: Path) -> None:
             key="target",
             accepted=target,
         )
-
-
-def make_folder_of(file: Path) -> None:
-    """Create the missing folders above a store's file."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(
-            f"{str(file)!r} cannot hold a store: a part of the path is a file, not a folder"
-        ) from None
-    except OSError as exc:
-        raise ConfigError(f"{str(file)!r} cannot hold a store: {exc.strerror or exc}") from exc

@@ -48,7 +48,7 @@ from .connection import Ticket
 from .driver import connect
 from .errors import DamageError, check_stored
 from .layout import TableLayout, current_table, floor_of, quoted
-from .plugin import BESIDE
+from .paths import BESIDE
 from .sql.filters import order_to_sql
 from .sql.filters import to_sql as filter_to_sql
 from .sql.values import check_rows, from_sql, to_arrow

@@ -67,12 +67,13 @@ from .opening import (
     open_reader,
     open_writer,
 )
-from .plugin import BESIDE, MEMORY, make_folder_of
+from .paths import BESIDE, MEMORY, make_folder_of
 from .pool import Read, ReaderPool, SharedConnection, reading_aside, told
 from .reads import EXPORT_LIMITS, ExportLimits, OwnCopy, bound_wal
 from .text import index as text_index
 from .text.search import search_text
-from .writer import Transaction, Writer
+from .transaction import Transaction
+from .writer import Writer
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -22,7 +22,7 @@ from .layout import (
     read_table,
 )
 from .text import index as text
-from .writer import Transaction
+from .transaction import Transaction
 
 Check = Callable[[Transaction], None]
 """Raises where a migration counts on the schemas. Asked only when something would change."""

@@ -15,8 +15,8 @@ from .errors import DamageError, check_stored, stored
 from .layout import TableLayout, current_table, newest_change
 from .reads import rowids_where
 from .text import index as text_index
+from .transaction import Transaction
 from .vectors import VectorReader
-from .writer import Transaction
 from .writes import move_vectors, prune_deletes
 
 # A chunk emptier than this is emptied wholly; sqlite-vec then gives its room back.

@@ -27,8 +27,9 @@ from .moves import has_mark
 from .reads import condition_of
 from .sql.values import row_columns, to_sql
 from .text.index import wanted_fields
+from .transaction import Transaction
 from .vectors import check_places
-from .writer import JoinableWork, Transaction
+from .writer import JoinableWork
 
 # Rows for each executemany: few enough that a cancelled call ends soon.
 _BLOCK = 1000

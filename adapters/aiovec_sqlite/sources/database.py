@@ -17,7 +17,7 @@ from ..driver import load_driver
 from ..errors import ERROR, code_of, failures, translate
 from ..layout import APPLICATION_ID, is_database, quoted, read_header
 from ..opening import connect_read_only
-from ..plugin import BESIDE
+from ..paths import BESIDE
 from . import collections, tables
 from .blobs import DTYPES, JSON
 from .catalog import Catalog

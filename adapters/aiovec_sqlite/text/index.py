@@ -22,7 +22,7 @@ from aiovec.errors import UnsupportedError
 from ..driver import has_fts5, load_driver
 from ..errors import CORRUPT, ERROR, TextDamageError, check_stored, code_of, stored
 from ..layout import TableLayout, quoted, read_table
-from ..writer import Transaction
+from ..transaction import Transaction
 from .damage import FTS_NAME, has_list, probe
 
 _CREATE_LIST = """CREATE TABLE IF NOT EXISTS aiovec_text (
