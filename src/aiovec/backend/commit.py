@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from ..errors import StoreClosedError
-from .limits import Deadline, Gate, copy_of_error
+from .limits import Deadline, Gate, Line, copy_of_error
 from .marks import MoveMark
 from .threads import wait_out
 
@@ -34,11 +34,11 @@ class WriteCall:
     __slots__ = (
         "_error", "_result", "_start", "deadline", "ended", "future", "gone", "settled", "size",
     )  # fmt: skip
+    deadline: Deadline
 
     def __init__(self, size: int = 1) -> None:
         loop = asyncio.get_running_loop()
         self.size = size
-        self.deadline = Deadline.after(None)
         # Has what the caller gets.
         self.future: asyncio.Future[Any] = loop.create_future()
         # Done when the outcome is final.
@@ -170,6 +170,7 @@ class GroupCommit(Generic[_Call]):
         self._committer = committer
         self._gate = gate
         self._waiting: deque[_Call] = deque()
+        self._line = Line()
         # Those of the commit that runs.
         self._group: list[_Call] = []
         self._running: asyncio.Task[None] | None = None
@@ -188,7 +189,7 @@ class GroupCommit(Generic[_Call]):
                 call.give_up(deadline.error(reason))
 
         try:
-            return await deadline.wait(call.future, give_up)
+            return await self._line.wait(call.future, deadline, give_up)
         except asyncio.CancelledError:
             call.gone = True
             if not call.begin():
