@@ -142,6 +142,17 @@ def test_out_of_one_store_and_into_another(run: Run, store: Path, folder: Path) 
 
 
 @posix_only
+def test_a_strict_import_from_standard_input(folder: Path) -> None:
+    """It reads its input twice."""
+    (folder / "rows.jsonl").write_bytes(ROW)
+    command = "aiovec import - -s n.db --format jsonl --table t --strict"
+    ended, _, error = in_a_shell(f"{{ cat rows.jsonl; echo broken; }} | {command}")
+    assert (ended, "nothing was kept" in error) == (1, True)
+    ended, out, error = in_a_shell(f"cat rows.jsonl | {command}")
+    assert (ended, "imported 1 row" in out) == (0, True), error
+
+
+@posix_only
 def test_a_stop_while_it_waits_for_more_rows(folder: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "import", "-", "-s", "n.db", "--format", "jsonl", "--table", "t"],

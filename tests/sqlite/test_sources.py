@@ -130,9 +130,10 @@ def test_a_vec0_table(db: sqlite3.Connection, path: Path, tmp_path: Path, bring:
     db.execute("CREATE VIRTUAL TABLE small USING vec0(e int8[4])")
     db.execute("INSERT INTO small (rowid, e) VALUES (1, vec_int8(?))", (b"\x01\xff\x7f\x80",))
     assert bring(tmp_path / "new.db")[0] != 0
-    assert rejects(path) == {
-        5: "the vector is zero, so it has no cosine", 6: "the vector has nan in it",
-    }  # fmt: skip
+    told = rejects(path)
+    assert told.keys() == {5, 6}
+    assert told[5] == "the vector is zero, so it has no cosine"
+    assert told[6].startswith("the vector has nan in it")
     schema, records = stored(tmp_path / "new.db", "items")
     assert schema == Schema(
         4,

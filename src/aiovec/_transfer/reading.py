@@ -137,6 +137,7 @@ def _copied(stream: InputStream) -> IO[bytes]:
     file = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
     while part := stream.read(_COPIED_AT_ONCE):
         file.write(part)
+    file.seek(0)
     return file
 
 
