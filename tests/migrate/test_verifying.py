@@ -20,6 +20,12 @@ PAIRS = [("a.db", "b.lance"), ("a.lance", "b.db")]
 Tables = dict[str, tuple[Schema, list[dict[str, Any]]]]
 
 
+@pytest.fixture(autouse=True)
+def _in_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a TOML file the migrator keeps its journal in the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 async def a_pair(folder: Path, names: tuple[str, str], mine: Tables, theirs: Tables) -> list[str]:
     ends = []
     for name, tables in zip(names, (mine, theirs), strict=True):
