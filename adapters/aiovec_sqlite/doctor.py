@@ -13,7 +13,6 @@ from aiovec.backend.doctor import Finding, room_at, version_of
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
 from .copies.kernel.library import load, why_not
-from .copies.products import numkong
 from .driver import connect, load_driver, load_extension
 from .errors import names_text_index, translated
 from .layout import check_header, quoted, read_table
@@ -71,16 +70,14 @@ def _name_of(driver: Any) -> str:
 
 
 def _scan() -> Finding:
-    """The way by which searches in memory are computed; each gives the same answers."""
+    """Whether there are searches in memory; those of the file give the same answers."""
     library = load()
     if library is not None:
-        return Finding("scan", f"native, by {library.kind}")
-    if (kernels := numkong()) is not None:
-        return Finding("scan", f"by numkong {kernels.__version__}: {why_not()}")
+        return Finding("scan", f"in memory, by {library.kind}")
     return Finding(
         "scan",
-        f"by NumPy alone, several times slower: {why_not()}",
-        cure='pip install "aiovec[kernels]", or install aiovec where there is a C compiler',
+        f"by sqlite-vec in the file, which takes longer: {why_not()}",
+        cure="install aiovec where there is a wheel for the machine, or a C compiler",
     )
 
 

@@ -1,8 +1,9 @@
 """The nearest rows: by sqlite-vec where it can rank them, by a streamed scan where it cannot.
 
-Both give candidates, a few more than are wanted, and so does a scan of a prefix of the vectors
-where the caller or the settings asked for one. The candidates' order and distances are then settled
-in float64 from the stored vectors, so that hits rank the same whatever found them.
+Both give candidates, a few more than are wanted, and so do a scan of a prefix of the vectors and
+one of their bits where the caller or the settings asked for one. The candidates' order and
+distances are then settled in float64 from the stored vectors, so that hits rank the same whatever
+found them.
 """
 
 from __future__ import annotations
@@ -37,12 +38,19 @@ from .vectors import VectorReader
 # Rows measured with whole vectors, for each one wanted, where a prefix ranks the others
 # (``python -m bench search``).
 PREFIX_OVERSAMPLE = 4.0
+# Likewise where bits do, of which more rows have the same distance.
+BIT_OVERSAMPLE = 16.0
 
 
 def prefix_of(query: VectorQuery, dim: int) -> int | None:
     """Return the number of components that rank the rows; None where all of them do."""
     dims = None if query.tuning is None else query.tuning.dims
     return None if query.exact or dims is None or dims >= dim else dims
+
+
+def is_approximate(query: VectorQuery, schema: Schema, *, by_bits: bool) -> bool:
+    """Return whether parts of the vectors choose the rows that are measured."""
+    return not query.exact and (by_bits or prefix_of(query, schema.dim) is not None)
 
 
 def oversampled(query: VectorQuery, default: float, rows: int) -> int:
@@ -112,11 +120,17 @@ _EFFORT = 20
 
 
 def search(
-    db: sqlite3.Connection, ticket: Ticket, handle: TableHandle, queries: Sequence[VectorQuery]
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    handle: TableHandle,
+    queries: Sequence[VectorQuery],
+    *,
+    by_bits: bool,
 ) -> list[Found]:
+    """Answer from the file. ``by_bits`` has the table's bits choose the rows that are measured."""
     table = current_table(db, handle)
     vectors = VectorReader(db, table)
-    return [_search_one(db, ticket, table, vectors, query) for query in queries]
+    return [_search_one(db, ticket, table, vectors, query, by_bits) for query in queries]
 
 
 def _search_one(
@@ -125,9 +139,10 @@ def _search_one(
     table: TableLayout,
     vectors: VectorReader,
     query: VectorQuery,
+    by_bits: bool,
 ) -> Found:
     ticket.check()
-    rowids, candidates, measured = _candidates(db, ticket, table, vectors, query)
+    rowids, candidates, measured = _candidates(db, ticket, table, vectors, query, by_bits)
     best = nearest_first(measured, query.limit)
     kept = candidates[best] if query.columns.vector else None
     rows = by_rowids(db, ticket, table, rowids[best], query.columns, kept)
@@ -152,6 +167,7 @@ def _candidates(
     table: TableLayout,
     vectors: VectorReader,
     query: VectorQuery,
+    by_bits: bool,
 ) -> tuple[Int64Array, Float32Array, Float64Array]:
     """Rows among which are the nearest, or likely ones, with their vectors and distances."""
 
@@ -165,6 +181,10 @@ def _candidates(
             return measured(few)
     if (dims := prefix_of(query, table.schema.dim)) is not None:
         return measured(likeliest_by_prefix(db, ticket, table, vectors, query, dims))
+    if by_bits and not query.exact:
+        wanted = oversampled(query, BIT_OVERSAMPLE, _LARGEST_K)
+        if wanted > query.limit:
+            return measured(_nearest_by_vec0(db, table, query, wanted, by_bits=True)[0])
     wanted = query.limit + _MARGIN + query.limit // 4
     plain = table.schema.metric != "dot" and wanted <= _LARGEST_K
     if plain and not table.extreme and can_rank(query):
@@ -221,11 +241,17 @@ def _few_selected(
 
 
 def _nearest_by_vec0(
-    db: sqlite3.Connection, table: TableLayout, query: VectorQuery, wanted: int
+    db: sqlite3.Connection,
+    table: TableLayout,
+    query: VectorQuery,
+    wanted: int,
+    *,
+    by_bits: bool = False,
 ) -> tuple[Int64Array, Float64Array]:
     """The nearest rows as sqlite-vec ranks them, and the distances it told."""
     # Selecting by ``rowid IN`` comes before the nearest are taken; a JOIN would come after.
-    sql = f"SELECT rowid, distance FROM {table.vec} WHERE vector MATCH ? AND k = ?"
+    match = "vector_bit MATCH vec_quantize_binary(?)" if by_bits else "vector MATCH ?"
+    sql = f"SELECT rowid, distance FROM {table.vec} WHERE {match} AND k = ?"
     values = [query.vector.tobytes(), wanted]
     if query.where is not None:
         for name, value in fixed_values(query.where, table.schema).items():

@@ -98,16 +98,16 @@ class SqliteSettings(BackendSettings):
         '"auto": tables that are searched are kept in memory, up to scan_memory. The results are '
         "exact.\n"
         '"disk": every search reads the file. The results are exact and the same.\n'
-        '"bit": tables whose schema says quantized="bit" are searched by the signs of their '
-        "components, in about a sixth of the memory. The results are approximate; stats and "
-        "`aiovec info` show the recall measured on the table. Other tables are searched as with "
+        '"bit": tables whose schema says quantized="bit" are searched in the file by the signs of '
+        "their components, approximately. Other tables are searched as with "
         '"auto".',
     )
     scan_memory: MemorySize = Field(
         default="auto",
         description='Memory for all tables that are searched in memory, such as "512 MiB" or "2 '
         'GiB".\n'
-        'A table takes its rows times (dim + 20) bytes. "auto" is a quarter of the machine\'s '
+        "A table takes its rows times (dim + 20) bytes, and five times as much while there is room "
+        'for its vectors. "auto" is a quarter of the machine\'s '
         "memory, at most 4 GiB.",
     )
     preload: list[str] = Field(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
@@ -54,7 +53,8 @@ from aiovec.errors import (
 from . import backup as backups
 from . import moves, reads, search, summaries, tables, upkeep, writes
 from .connection import CancelledWorkError, Connection, Ticket
-from .copies import COPY_LIMITS, CopyLimits, ResidentSearch
+from .copies import ResidentSearch
+from .copies.kernel.library import load
 from .driver import connect, has_fts5
 from .errors import failures, translated
 from .forking import GATE
@@ -93,15 +93,10 @@ class SqliteBackend(Backend):
         target: str | Path,
         settings: SqliteSettings,
         *,
-        copies: CopyLimits = COPY_LIMITS,
         exports: ExportLimits = EXPORT_LIMITS,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """The limits and the clock are those of work in the background."""
         self._target = str(target)
-        self._copy_limits = copies
         self._export_limits = exports
-        self._clock = clock
         self._settings = settings
         self._connection: Connection | None = None
         self._writer: Writer | None = None
@@ -209,10 +204,11 @@ class SqliteBackend(Backend):
         readers: ReaderPool | SharedConnection,
         aside: Callable[[], AbstractAsyncContextManager[Read]],
     ) -> ResidentSearch | None:
-        if self._settings.scan == "disk":
+        # Asking for the library and for the machine's memory may read files.
+        if self._settings.scan == "disk" or await connection.run(lambda _: load()) is None:
             return None
         budget = self._settings.scan_bytes()
-        if budget is None:  # asking the system may read files
+        if budget is None:
             budget = await connection.run(lambda _: default_budget())
         at_once = min(self._settings.readers, os.cpu_count() or 1)
         return ResidentSearch(
@@ -222,8 +218,6 @@ class SqliteBackend(Backend):
             workers=1 if isinstance(readers, SharedConnection) else at_once,
             busy_timeout=self._settings.busy_timeout,
             bits=self._settings.scan == "bit",
-            limits=self._copy_limits,
-            clock=self._clock,
         )
 
     def _new_reader(self, name: str) -> Connection:
@@ -464,8 +458,11 @@ class SqliteBackend(Backend):
             found = await self._resident.search(table, queries)
             if found is not None:
                 return found
+        by_bits = self._settings.scan == "bit" and table.schema.quantized == "bit"
         try:
-            return await self._read(lambda db, ticket: search.search(db, ticket, table, queries))
+            return await self._read(
+                lambda db, ticket: search.search(db, ticket, table, queries, by_bits=by_bits)
+            )
         finally:
             if self._resident is not None:
                 self._resident.file_answered(table)
@@ -592,11 +589,12 @@ class SqliteBackend(Backend):
 
     async def stats(self, table: TableHandle) -> TableStats:
         stats = await self._read(lambda db, _: upkeep.stats(db, table, self.name))
+        if self._settings.scan == "bit" and table.schema.quantized == "bit":
+            stats = replace(stats, index="bit codes: approximate")
         if self._resident is None:
             return stats
         return replace(
             stats,
-            index=self._resident.index(table) or stats.index,
             scan_memory=self._resident.nbytes(table.name),
             details={**stats.details, **self._resident.details(table, stats.rows)},
         )

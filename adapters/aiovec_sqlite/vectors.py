@@ -12,10 +12,8 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from aiovec.backend import Float32Array, Int64Array, is_extreme
 
@@ -23,38 +21,26 @@ from .connection import Ticket
 from .errors import DamageError, check_stored
 from .layout import TableLayout
 
-_Number = TypeVar("_Number", np.float32, np.uint8)
-
-
 # Below this many rows a query of vec0 is quicker than reading whole chunks.
 _FEW = 128
 # A chunk is read for no fewer rows than this.
 _WORTH_A_CHUNK = 16
 
 
-class _Reader(Generic[_Number]):
-    """Reads a column of one table's vectors within one snapshot; keeps the chunk it read last."""
-
-    _column: ClassVar[str]
-    _chunks: ClassVar[str]
-    _kind: type[_Number]
+class VectorReader:
+    """Reads one table's vectors within one snapshot; keeps the chunk it read last."""
 
     def __init__(self, db: sqlite3.Connection, table: TableLayout) -> None:
         self._db = db
         self._table = table
-        self.width = self._width_of(table.schema.dim)
-        self._bytes = self.width * np.dtype(self._kind).itemsize
+        self._dim = table.schema.dim
+        self._bytes = 4 * self._dim
         self._chunk_id = -1
-        self._chunk: npt.NDArray[_Number] | None = None
-
-    @staticmethod
-    def _width_of(dim: int) -> int:
-        """The count of numbers that the column holds for each row."""
-        return dim
+        self._chunk: Float32Array | None = None
 
     @cached_property
     def _by_chunks(self) -> bool:
-        return _has_known_chunks(self._db, self._table, self._chunks)
+        return _has_known_chunks(self._db, self._table)
 
     def read(
         self,
@@ -63,8 +49,8 @@ class _Reader(Generic[_Number]):
         *,
         scattered: bool = False,
         present: bool = False,
-    ) -> npt.NDArray[_Number]:
-        """Return the column's values of rows that exist, in the order of ``rowids``.
+    ) -> Float32Array:
+        """Return the vectors of rows that exist, in the order of ``rowids``.
 
         ``scattered`` tells that hardly two of them lie in the same chunk. Where rows may have no
         vector, theirs is of NaN, unless all of these are known to have one (``present``).
@@ -75,31 +61,31 @@ class _Reader(Generic[_Number]):
 
     def _read_all(
         self, rowids: Int64Array, ticket: Ticket, *, scattered: bool = False
-    ) -> npt.NDArray[_Number]:
+    ) -> Float32Array:
         """Read rows that all have a vector."""
         if len(rowids) <= _FEW or scattered or not self._by_chunks:
             return self._read_by_rowid(rowids, ticket)
         return self._read_by_chunks(rowids, ticket)
 
-    def _read_with_gaps(self, rowids: Int64Array, ticket: Ticket) -> npt.NDArray[_Number]:
+    def _read_with_gaps(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
         found = self._db.execute(
             f"SELECT j.key FROM json_each(?) AS j CROSS JOIN {self._table.shadow('rowids')} AS m "
             "ON m.rowid = j.value",
             (json.dumps(rowids.tolist()),),
         ).fetchall()
         there = np.sort(np.array(found, dtype=np.int64).reshape(-1))
-        vectors = np.full((len(rowids), self.width), np.nan).astype(self._kind)
+        vectors = np.full((len(rowids), self._dim), np.nan, dtype=np.float32)
         if len(there):
             vectors[there] = self._read_all(rowids[there], ticket)
         return vectors
 
-    def _read_by_rowid(self, rowids: Int64Array, ticket: Ticket) -> npt.NDArray[_Number]:
+    def _read_by_rowid(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
         """Read some with each step of a statement, joined end to end.
 
         Each step hands the interpreter to another thread and waits to get it back, which under
         load takes longer than the reading (``python -m bench search``).
         """
-        vectors = np.empty((len(rowids), self.width), dtype=self._kind)
+        vectors = np.empty((len(rowids), self._dim), dtype=np.float32)
         wanted = rowids.tolist()
         start = 0
         while start < len(wanted):
@@ -113,16 +99,16 @@ class _Reader(Generic[_Number]):
                 blob, _ = self._db.execute(self._joined(size), some).fetchone()
             if blob is None or len(blob) != size * self._bytes:
                 raise self._missing(wanted, ticket)
-            joined = np.frombuffer(blob, dtype=self._kind).reshape(size, self.width)
+            joined = np.frombuffer(blob, dtype=np.float32).reshape(size, self._dim)
             vectors[start : start + size] = joined[:left]
             start += size
         return vectors
 
     def _joined(self, count: int) -> str:
-        return _joined(self._column, self._table.vec, _places(self._table), count)
+        return _joined(self._table.vec, _places(self._table), count)
 
-    def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> npt.NDArray[_Number]:
-        vectors = np.empty((len(rowids), self.width), dtype=self._kind)
+    def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
+        vectors = np.empty((len(rowids), self._dim), dtype=np.float32)
         sql = (
             "SELECT m.chunk_id, m.chunk_offset FROM json_each(?) AS j "
             f"CROSS JOIN {self._table.shadow('rowids')} AS m ON m.rowid = j.value"
@@ -148,19 +134,6 @@ class _Reader(Generic[_Number]):
                 single = np.concatenate(scattered)
                 vectors[start + single] = self._read_by_rowid(block[single], ticket)
         return vectors
-
-    def check_present(self, rowids: Int64Array, ticket: Ticket) -> None:
-        """Raise DamageError where one of different rows has no vector in the file any more."""
-        for start in range(0, len(rowids), _BLOCK):
-            ticket.check()
-            some = rowids[start : start + _BLOCK].tolist()
-            # A statement for each power of two; the last row fills it up.
-            size = 1 << (len(some) - 1).bit_length()
-            (count,) = self._db.execute(
-                _present(self._table.shadow("rowids"), size), some + some[-1:] * (size - len(some))
-            ).fetchone()
-            if count != len(some):
-                raise self._missing(some, ticket)
 
     def _missing(self, rowids: Sequence[int], ticket: Ticket) -> DamageError:
         """The error for rows of which at least one has no vector."""
@@ -194,7 +167,7 @@ class _Reader(Generic[_Number]):
             raise DamageError(f"table {self._table.name!r}: {abs(rows - vectors)} {fault}")
 
     def _pick(
-        self, chunk_id: int, offsets: Int64Array, vectors: npt.NDArray[_Number], rows: Int64Array
+        self, chunk_id: int, offsets: Int64Array, vectors: Float32Array, rows: Int64Array
     ) -> None:
         """Copy a chunk's vectors at ``offsets`` to where they belong."""
         chunk = self._read_chunk(chunk_id)
@@ -207,42 +180,19 @@ class _Reader(Generic[_Number]):
         else:
             vectors[rows] = chunk[offsets]
 
-    def _read_chunk(self, chunk_id: int) -> npt.NDArray[_Number]:
+    def _read_chunk(self, chunk_id: int) -> Float32Array:
         if chunk_id == self._chunk_id and self._chunk is not None:
             return self._chunk
         row = self._db.execute(
-            f"SELECT vectors FROM {self._table.shadow(self._chunks)} WHERE rowid = ?",
+            f"SELECT vectors FROM {self._table.shadow('vector_chunks00')} WHERE rowid = ?",
             (chunk_id,),
         ).fetchone()
         if row is None or not isinstance(row[0], bytes) or len(row[0]) % self._bytes:
             raise DamageError(f"a chunk of vectors of {self._table.name!r} is missing or cut")
         (blob,) = row
         self._chunk_id = chunk_id
-        self._chunk = np.frombuffer(blob, dtype=self._kind).reshape(-1, self.width)
+        self._chunk = np.frombuffer(blob, dtype=np.float32).reshape(-1, self._dim)
         return self._chunk
-
-
-class VectorReader(_Reader[np.float32]):
-    """Reads the vectors themselves."""
-
-    _column = "vector"
-    _chunks = "vector_chunks00"
-    _kind = np.float32
-
-
-class BitReader(_Reader[np.uint8]):
-    """Reads the bits that a table with ``quantized="bit"`` keeps: 1 for a component above 0.
-
-    Eight are in a byte, the first one the lowest.
-    """
-
-    _column = "vector_bit"
-    _chunks = "vector_chunks01"
-    _kind = np.uint8
-
-    @staticmethod
-    def _width_of(dim: int) -> int:
-        return dim // 8
 
 
 _BLOCK = 2048
@@ -251,16 +201,10 @@ _TOGETHER = (64, 16, 4)
 
 
 @lru_cache(maxsize=256)
-def _joined(column: str, vec: str, places: str, count: int) -> str:
+def _joined(vec: str, places: str, count: int) -> str:
     """SQL for so many vectors end to end. ``rowid IN (…)`` would scan the whole table."""
-    one = f"(SELECT {column} FROM {vec} WHERE rowid = ?)"
+    one = f"(SELECT vector FROM {vec} WHERE rowid = ?)"
     return f"SELECT CAST({_concatenated(one, count)} AS BLOB), ({places})"
-
-
-@lru_cache(maxsize=256)
-def _present(places: str, count: int) -> str:
-    """SQL that counts which of so many rows have a vector."""
-    return f"SELECT count(*) FROM {places} WHERE rowid IN ({', '.join('?' * count)})"
 
 
 def _concatenated(one: str, count: int) -> str:
@@ -291,10 +235,10 @@ def _places(table: TableLayout) -> str:
     return f"SELECT id + chunk_id + chunk_offset FROM {table.shadow('rowids')} LIMIT 0"
 
 
-def _has_known_chunks(db: sqlite3.Connection, table: TableLayout, chunks: str) -> bool:
+def _has_known_chunks(db: sqlite3.Connection, table: TableLayout) -> bool:
     return (
         {"chunk_id", "chunk_offset"} <= _columns(db, f"{table.stem}.vec_rowids")
-        and "vectors" in _columns(db, f"{table.stem}.vec_{chunks}")
+        and "vectors" in _columns(db, f"{table.stem}.vec_vector_chunks00")
     )  # fmt: skip
 
 

@@ -72,12 +72,14 @@ class Shape:
     count: int = 2_500
     partition: bool = False
     in_memory: bool = True
+    memory: str = "auto"
 
 
-# Small tables are searched by their vectors, those of more than 6 MiB by codes of these.
+# Of the table with memory of its own there is room for the codes alone.
 SHAPES = (
     Shape(near_duplicates, "cosine", 800, count=2_200, partition=True),
     Shape(equal_rows, "dot", 8, count=4_500, partition=True),
+    Shape(spread, "l2", 96, count=2_200, partition=True, memory="1 MiB"),
     Shape(all_sizes, "l2", 17, in_memory=False),
 )
 FURTHER_SHAPES = (
@@ -233,7 +235,7 @@ async def same_as_brute_force(path: Path, shape: Shape, rounds: int, seed: int) 
         vector_nullable=True,
         fields={"n": Field(int, index="btree"), "owner": Field(str, partition=shape.partition)},
     )
-    memory = "auto" if shape.in_memory else "16 KiB"
+    memory = shape.memory if shape.in_memory else "16 KiB"
     async with (
         opened(path, scan_memory=memory) as store,
         opened(path, scan_memory=memory) as other,

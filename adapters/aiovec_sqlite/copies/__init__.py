@@ -1,7 +1,5 @@
-"""Exact search in memory: int8 codes with a certified bound, settled by the stored vectors."""
+"""Exact search in memory: int8 codes with a certified bound, settled by the vectors themselves."""
 
 from .search import ResidentSearch
-from .segments import LIMITS as COPY_LIMITS
-from .segments import CopyLimits
 
-__all__ = ["COPY_LIMITS", "CopyLimits", "ResidentSearch"]
+__all__ = ["ResidentSearch"]

@@ -13,18 +13,15 @@ length of what the row's codes leave out and ``reach`` the length of what they h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aiovec.backend import Float32Array, Metric
 
-from .kernel.library import Library, address
+from .kernel.library import address, library
 
 Int8Array = npt.NDArray[np.int8]
-CodeArray = npt.NDArray[Any]
-"""Codes of components as int8, bits of them as uint8, eight in a byte, or float32 themselves."""
 
 _STEPS = 127
 # Half a unit in the last place of a float32 near 1.
@@ -38,15 +35,21 @@ def rounding(dim: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class RowCodes:
-    """Rows as codes, with 12 bytes a row beside them."""
+    """Rows as codes, with 12 bytes a row beside them, and perhaps the vectors."""
 
-    codes: CodeArray
+    codes: Int8Array
     scale: Float32Array
     offset: Float32Array
     error: Float32Array
+    vectors: Float32Array | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    def part(self, rows: slice) -> RowCodes:
+        vectors = None if self.vectors is None else self.vectors[rows]
+        facts = self.scale[rows], self.offset[rows], self.error[rows]
+        return RowCodes(self.codes[rows], *facts, vectors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     return RowCodes(codes, scale, offset, left_out * scale * relative)
 
 
-def halved(codes: Int8Array, library: Library | None) -> tuple[Int8Array, Int8Array, float]:
+def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
     """The upper halves of rows' codes, the lower ones, and the most that these are long.
 
     A code and 128 is a number of eight bits, of which four go to either side. Two codes share a
@@ -94,17 +97,8 @@ def halved(codes: Int8Array, library: Library | None) -> tuple[Int8Array, Int8Ar
     """
     codes = np.ascontiguousarray(codes)
     count, dim = codes.shape
-    half = (dim + 1) // 2
-    if library is None:
-        numbers = np.pad(codes.view(np.uint8) ^ 128, ((0, 0), (0, 2 * half - dim)))
-        first, second = numbers[:, :half], numbers[:, half:]
-        upper = (first >> 4 | second & 240).view(np.int8)
-        lower = (first & 15 | second << 4).view(np.int8)
-        apart = 2 * (numbers & 15).astype(np.int64) - 15
-        squares = int(np.square(apart).sum(axis=1).max(initial=0))
-    else:
-        upper, lower = (np.empty((count, half), dtype=np.int8) for _ in range(2))
-        squares = library.halve(address(codes), count, dim, address(upper), address(lower))
+    upper, lower = (np.empty((count, (dim + 1) // 2), dtype=np.int8) for _ in range(2))
+    squares = library().halve(address(codes), count, dim, address(upper), address(lower))
     return upper, lower, squares**0.5 / 2
 
 

@@ -1,9 +1,7 @@
 """The resident copy of one table: loading it, keeping it fresh, and the rows a filter selects.
 
-Each segment of a scan costs some time, whatever its size. So in a partitioned table only the keys
-with many rows have segments of their own; the rows of small keys share segments, and a search in
-such a key has its rows looked up by the file's index and gathered. A key is in one state either
-large or small: all its rows lie in its own segments, or all in shared ones.
+A table with partitions is loaded in their order, so that a filter on them leaves whole stretches of
+rows out. Its vectors are kept beside the codes as long as there is room for them.
 
 A filter's mask is kept by segment while the filter is asked for again. Rows that were changed since
 stand behind the others, since a changed row is a new one for the copy; so only those have to be
@@ -15,42 +13,34 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from aiovec.backend import BoolArray, Expr, Int64Array
-from aiovec.backend.contract import Found, VectorQuery
 from aiovec.backend.memory import give_back
 
 from ..connection import Ticket
 from ..errors import check_stored
-from ..layout import TableLayout, floor_of, newest_change, partition_value, quoted
+from ..layout import TableLayout, floor_of, newest_change, quoted
 from ..reads import condition_of, rowids_where, selected_rowids
 from ..vectors import VectorReader, ordinary
-from .approximate import Prefixes, Recall, SignReader, measure
-from .codes import RowCodes, encode_rows
-from .scan import Workspace
+from .codes import encode_rows
 from .segments import (
-    SHARED,
-    CopyLimits,
+    FULL,
     Segment,
     State,
     appended,
     compacted,
-    gathered,
     needs_compaction,
     replaced,
     sparse,
     without,
 )
-from .settle import Batch, Snapshot, Timings
-from .whole import whole_rows
 
 # What a row takes beside its codes: scale, offset, error and rowid.
-BYTES_BESIDE = 20
+_BYTES_BESIDE = 20
 # Vectors encoded at once: what is computed on the way stays in the processor's cache, and is little
 # beside the copy.
 _BLOCK_BYTES = 384 * 1024
@@ -58,112 +48,14 @@ _BLOCK_BYTES = 384 * 1024
 _FEWEST = 256
 
 
-class RowReader(Protocol):
-    """Reads one table's rows within one snapshot."""
-
-    width: int
-    """The count of numbers of a row's codes."""
-    together: int
-    """The count of rows to read at once."""
-
-    def read(self, rowids: Int64Array, ticket: Ticket) -> RowCodes:
-        """The codes of rows that have a vector, in the order of ``rowids``."""
-        ...
+def expected_bytes(rows: int, dim: int) -> int:
+    """Return the bytes that the codes of so many rows take. Two share a byte of each half."""
+    return rows * (dim + dim % 2 + _BYTES_BESIDE)
 
 
-def _together(dim: int) -> int:
-    """Return the count of vectors to encode at once."""
-    return max(_FEWEST, _BLOCK_BYTES // (4 * dim))
-
-
-class ExactReader:
-    """Reads for exact searches: codes, or the vectors themselves where the copy is ``whole``."""
-
-    def __init__(self, db: sqlite3.Connection, table: TableLayout, *, whole: bool) -> None:
-        self.width = table.schema.dim
-        self.together = _together(table.schema.dim)
-        self._vectors = VectorReader(db, table)
-        self._metric = table.schema.metric
-        self._rows = whole_rows if whole else encode_rows
-
-    def read(self, rowids: Int64Array, ticket: Ticket) -> RowCodes:
-        return self._rows(ordinary(self._vectors.read(rowids, ticket, present=True)), self._metric)
-
-
-def holds_vectors(rows: int, dim: int, *, bits: bool, limits: CopyLimits) -> bool:
-    """Return whether so few rows are copied as vectors."""
-    return not bits and rows * 4 * dim <= limits.whole
-
-
-def expected_bytes(rows: int, dim: int, *, bits: bool, limits: CopyLimits) -> int:
-    """Return the bytes that the copy of so many rows takes."""
-    whole = holds_vectors(rows, dim, bits=bits, limits=limits)
-    # Two codes share a byte of each half.
-    return rows * ((dim // 8 if bits else 4 * dim if whole else dim + dim % 2) + BYTES_BESIDE)
-
-
-def key_of(values: Sequence[object]) -> Hashable:
-    return tuple(map(partition_value, values))
-
-
-def key_columns(table: TableLayout) -> list[str]:
-    """The partition fields as columns of ``r``."""
-    return [f"r.{quoted(name)}" for name in table.partitions]
-
-
-def by_segments(
-    rows: Sequence[tuple[Any, ...]], own: Collection[Hashable]
-) -> list[tuple[Hashable, Int64Array]]:
-    """The rowids of rows by the key of the segments they belong to; ``own`` are the large keys."""
-    if not rows:
-        return []
-    if len(rows[0]) == 1 or not own:
-        return [(SHARED, np.array([row[0] for row in rows], dtype=np.int64))]
-    found: dict[Hashable, list[int]] = {}
-    for rowid, *values in rows:
-        key = key_of(values)
-        found.setdefault(key if key in own else SHARED, []).append(rowid)
-    return [(key, np.array(rowids, dtype=np.int64)) for key, rowids in found.items()]
-
-
-def large_keys(
-    db: sqlite3.Connection, table: TableLayout, least: int
-) -> dict[Hashable, tuple[Any, ...]]:
-    """Return the keys with at least so many rows, and the values of their columns."""
-    if not table.partitions:
-        return {}
-    columns = ", ".join(key_columns(table))
-    found = db.execute(
-        f"SELECT {columns} FROM {table.rows} AS r GROUP BY {columns} HAVING count(*) >= ?", (least,)
-    ).fetchall()
-    return {key_of(values): tuple(values) for values in found}
-
-
-def rowids_of_key(
-    db: sqlite3.Connection, table: TableLayout, values: Sequence[object]
-) -> Int64Array:
-    condition = " AND ".join(f"{column} IS ?" for column in key_columns(table))
-    return rowids_where(db, table, condition, values)
-
-
-def moved(state: State, key: Hashable, rowids: Int64Array, full: int) -> State:
-    """Return the state with these rows, which lie in shared segments, in segments of their key."""
-    shared = state.of_key(SHARED)
-    masks = [
-        part.among(rowids, 0) & (part.offset[: part.count] > -np.inf) for part in shared.segments
-    ]
-    fresh: list[Segment] = []
-    for part in gathered(shared, masks).segments:
-        order = np.argsort(part.rowids)
-        fresh = appended(fresh, key, part.rowids[order], part.rows(order), part.width, full=full)
-    rest = without(shared.segments, rowids)
-    others = [part for part in state.segments if part.key != SHARED]
-    return State(state.change, (*rest, *others, *fresh))
-
-
-def shared_rows(state: State) -> int:
-    """Count the rows that share segments with others."""
-    return sum(part.count - part.dead for part in state.segments if part.key == SHARED)
+def vector_bytes(rows: int, dim: int) -> int:
+    """Return the bytes that the vectors of so many rows take."""
+    return rows * 4 * dim
 
 
 _MOST_MASKS = 64
@@ -283,65 +175,29 @@ class OlderSnapshotError(Exception):
 
 
 class ResidentCopy:
-    """One table's codes, at the change number of some snapshot of the file, and what searches keep.
+    """One table in memory, at the change number of some snapshot of the file.
 
-    ``bits`` has signs in the place of int8 codes. Filters' masks take at most ``most_for_masks``
-    bytes. The workspace is that of all copies of a store.
+    Filters' masks take at most ``most_for_masks`` bytes.
     """
 
-    def __init__(
-        self,
-        table: TableLayout,
-        workspace: Workspace,
-        *,
-        bits: bool,
-        most_for_masks: int,
-    ) -> None:
+    def __init__(self, table: TableLayout, most_for_masks: int) -> None:
         self.table = table
-        self.bits = bits
-        self.workspace = workspace
         self.masks = Masks(most_for_masks)
-        self.prefixes = Prefixes(table.schema.metric)
-        self._limits = workspace.limits
-        self.recall: Recall | None = None
         self.state: State | None = None
-        self.whole = False
-        """True while rows are read as vectors; changes before the first of them, and by ``cut``."""
-        # Rows in shared segments when it was last looked which keys are large.
-        self._looked_at = 0
+        self.keeps_vectors = False
+        """Whether the vectors are kept beside the codes; behind a change to False ``drop_vectors``
+        is called."""
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
         state = self.state  # another thread may replace it meanwhile
-        codes = 0 if state is None else state.nbytes
-        return codes + self.masks.nbytes + self.prefixes.nbytes
-
-    def reader(self, db: sqlite3.Connection) -> RowReader:
-        """Reads rows as this copy holds them."""
-        if self.bits:
-            return SignReader(db, self.table)
-        return ExactReader(db, self.table, whole=self.whole)
-
-    def most_changes(self, rows: int) -> int:
-        """Return the count of changes to bring in at once into a copy of so many rows."""
-        nbytes = self.table.schema.dim // 8 if self.bits else self.table.schema.dim
-        by_size = _BYTES_AT_ONCE // (4 * nbytes if self.whole else nbytes)
-        return max(_ROWS_AT_ONCE, by_size, int(rows * _SHARE_AT_ONCE))
-
-    def search_batch(
-        self,
-        snapshot: Snapshot,
-        queries: Sequence[VectorQuery],
-        timings: Timings,
-    ) -> list[Found]:
-        """Return the rows that each query found."""
-        return Batch(self, snapshot, queries).answer(timings)
-
-    def start(self, state: State) -> None:
-        """Begin with what was loaded."""
-        self._looked_at = shared_rows(state)
-        self.state = state
+        taken = self.masks.nbytes
+        for part in () if state is None else state.segments:
+            taken += part.nbytes
+            if part.vectors is not None and not self.keeps_vectors:  # they are about to go
+                taken -= part.vectors.nbytes
+        return taken
 
     def advance(self, db: sqlite3.Connection, ticket: Ticket) -> State | None:
         """The state at the connection's snapshot; None where it has fallen behind too far."""
@@ -350,33 +206,54 @@ class ResidentCopy:
         if state is not None and state.change == change:
             return state
         with self._lock:
-            return self._advance(db, ticket, change)
-
-    def _advance(self, db: sqlite3.Connection, ticket: Ticket, change: int) -> State | None:
-        state = self.state
-        if state is None or state.change == change:
-            return state
-        if state.change > change:
-            raise OlderSnapshotError
-        self.state = self._advanced(db, ticket, state, change)
-        return self.state
+            state = self.state
+            if state is None or state.change == change:
+                return state
+            if state.change > change:
+                raise OlderSnapshotError
+            changes = _changes(db, self.table, state.change, self.most_changes(state.rows))
+            self.state = None if changes is None else self._advanced(db, ticket, change, *changes)
+            return self.state
 
     def _advanced(
-        self, db: sqlite3.Connection, ticket: Ticket, state: State, change: int
+        self,
+        db: sqlite3.Connection,
+        ticket: Ticket,
+        change: int,
+        written: Int64Array,
+        changed: Int64Array,
     ) -> State | None:
-        table = self.table
-        changes = _changes(db, table, state.change, self.most_changes(state.rows))
-        if changes is None:
-            return None
-        rows, changed = changes
-        segments: Sequence[Segment] = state.segments
-        if len(changed):  # else another table changed
-            reader = self.reader(db)
-            some = with_vectors(table, rows)
-            full = self._limits.full_segment
-            segments = without(segments, changed)
-            segments = add_rows(segments, reader, some, state.keys, ticket, full)
-        return State(change, tuple(segments))
+        state = self.state
+        if state is None or not len(changed):  # else another table changed
+            return state and replace(state, change=change)
+        segments = without(state.segments, changed)
+        return State(change, tuple(self.with_rows(segments, db, written, ticket)))
+
+    def with_rows(
+        self,
+        segments: Sequence[Segment],
+        db: sqlite3.Connection,
+        rowids: Int64Array,
+        ticket: Ticket,
+    ) -> list[Segment]:
+        """Return the segments with these rows of the file, which have a vector."""
+        schema = self.table.schema
+        reader, grown = VectorReader(db, self.table), list(segments)
+        together = max(_FEWEST, _BLOCK_BYTES // (4 * schema.dim))
+        for start in range(0, len(rowids), together):
+            ticket.check()
+            block = rowids[start : start + together]
+            vectors = ordinary(reader.read(block, ticket, present=True))
+            rows = encode_rows(vectors, schema.metric)
+            if self.keeps_vectors:
+                rows = replace(rows, vectors=vectors)
+            grown = appended(grown, block, rows, coming=len(rowids) - start)
+        return grown
+
+    def most_changes(self, rows: int) -> int:
+        """Return the count of changes to bring in at once into a copy of so many rows."""
+        by_size = _BYTES_AT_ONCE // self.table.schema.dim
+        return max(_ROWS_AT_ONCE, by_size, int(rows * _SHARE_AT_ONCE))
 
     def compact(self) -> None:
         """Give back the room of rows that are gone. Safe at any time, in any thread."""
@@ -384,89 +261,33 @@ class ResidentCopy:
         if state is None or not needs_compaction(state):
             return
         parts = sparse(state)
-        fresh = compacted(parts, full=self._limits.full_segment)
+        fresh = compacted(parts)
         with self._lock:
             # Writes may have been brought in meanwhile.
-            if self.state is not None and (
-                after := replaced(self.state, parts, fresh, full=self._limits.full_segment)
-            ):
+            if self.state is not None and (after := replaced(self.state, parts, fresh)):
                 self.state = after
 
-    def may_cut(self) -> bool:
-        """Return whether the table has grown too large to have its vectors in memory."""
-        state = self.state
-        return self.whole and state is not None and state.nbytes > 1.5 * self._limits.whole
-
-    def cut(self) -> None:
-        """Make codes of the vectors, which then go. Safe at any time, in any thread."""
+    def drop_vectors(self) -> None:
+        """Keep the codes alone from now on."""
         with self._lock:
-            state = self.state
-            if state is None or not self.whole:
-                return
-            segments: list[Segment] = []
-            dim, metric = self.table.schema.dim, self.table.schema.metric
-            for part in state.segments:
-                rows = np.flatnonzero(part.offset[: part.count] > -np.inf)
-                step = _together(dim)
-                for start in range(0, len(rows), step):
-                    block = rows[start : start + step]
-                    segments = appended(
-                        segments, part.key, part.rowids[block],
-                        encode_rows(part.codes[block], metric), dim,
-                        coming=len(rows) - start, full=self._limits.full_segment,
-                    )  # fmt: skip
-            self.whole = False
-            self.state = State(state.change, tuple(segments))
-
-    def may_regroup(self) -> bool:
-        """Return whether so many rows came to shared segments that a key may have grown large."""
-        state = self.state
-        if state is None or not self.table.partitions:
-            return False
-        return shared_rows(state) >= self._looked_at + max(
-            self._limits.own_segments, self._looked_at // 8
-        )
-
-    def regroup(self, db: sqlite3.Connection, ticket: Ticket) -> None:
-        """Give the keys that have grown large segments of their own, within one snapshot."""
-        change = newest_change(db)
-        for key, values in large_keys(db, self.table, self._limits.own_segments).items():
-            # What is moved must be what the state has, so no write may be brought in meanwhile.
-            with self._lock:
-                state = self._advance(db, ticket, change)
-                if state is None:
-                    return
-                if key not in state.keys:
-                    rowids = rowids_of_key(db, self.table, values)
-                    self.state = moved(state, key, rowids, self._limits.full_segment)
-        if (state := self.state) is not None:
-            self._looked_at = shared_rows(state)
-
-    def may_measure(self) -> bool:
-        """Return whether the recall of searches by bits is not known for so many rows."""
-        state, recall = self.state, self.recall
-        if state is None or not self.bits:
-            return False
-        return state.rows > 1 if recall is None else 2 * state.rows >= 3 * recall.rows
-
-    def measure(self, db: sqlite3.Connection, ticket: Ticket) -> None:
-        """Measure how much a search by bits finds, within one snapshot."""
-        state = self.advance(db, ticket)
-        if state is not None:
-            self.recall = measure(db, ticket, self.table, state)
+            self.keeps_vectors = False
+            if self.state is not None:
+                parts = (replace(part, vectors=None) for part in self.state.segments)
+                self.state = State(self.state.change, tuple(parts))
 
 
 def _changes(
     db: sqlite3.Connection, table: TableLayout, since: int, most: int
-) -> tuple[Sequence[tuple[Any, ...]], Int64Array] | None:
-    """Return the rows that were written since then, and the rowids of those and of the deleted.
+) -> tuple[Int64Array, Int64Array] | None:
+    """Return the rowids of rows with a vector that were written since then, and of these, the
+    others and the deleted ones together.
 
     None where they are more than ``most``, or not all are known any more.
     """
     if since < floor_of(db, table):
         return None
     rows = db.execute(
-        f"SELECT {_row_columns(table)} FROM {table.rows} AS r WHERE r._seq > ? LIMIT ?",
+        f"SELECT r._rowid, {_has_vector(table)} FROM {table.rows} AS r WHERE r._seq > ? LIMIT ?",
         (since, most + 1),
     ).fetchall()
     deleted = db.execute(
@@ -476,114 +297,75 @@ def _changes(
     if len(rows) + len(deleted) > most:
         return None
     check_stored([row[0] for row in deleted], int, f"the deleted rows of {table.name!r}")
-    return rows, np.array([row[0] for row in (*rows, *deleted)], dtype=np.int64)
+    written = [rowid for rowid, has in rows if has]
+    changed = [row[0] for row in (*rows, *deleted)]
+    return np.array(written, dtype=np.int64), np.array(changed, dtype=np.int64)
 
 
 class Loader:
     """Reads a table into a copy, a step at a time.
 
-    Rows come in the order of their rowids. Where each step has a snapshot of its own, what was
-    written between two of them is brought in first: then the rows up to the last one read are as
-    they are in this snapshot. New ones have higher rowids, so their turn comes.
+    Which rows there are is read first, in the order of their partitions. Where each step has a
+    snapshot of its own, what was written between two of them is brought in first.
     """
 
-    def __init__(self, db: sqlite3.Connection, copy: ResidentCopy, limits: CopyLimits) -> None:
+    def __init__(self, db: sqlite3.Connection, copy: ResidentCopy) -> None:
         self.copy = copy
-        self._limits = limits
-        table, bits = copy.table, copy.bits
-        self._table = table
+        self._table = copy.table
+        VectorReader(db, copy.table).check_rows()
+        self._begin(db)
+
+    @property
+    def rows(self) -> int:
+        """The count of rows that are still to be read."""
+        return len(self._left)
+
+    def _begin(self, db: sqlite3.Connection) -> None:
+        table = self._table
         self._change = newest_change(db)
-        VectorReader(db, table).check_rows()
-        self._own = large_keys(db, table, limits.own_segments)
-        counted = table.shadow("rowids") if table.schema.vector_nullable else table.rows
-        (rows,) = db.execute(f"SELECT count(*) FROM {counted}").fetchone()
-        copy.whole = holds_vectors(rows, table.schema.dim, bits=bits, limits=limits)
-        self.expected_bytes: int = expected_bytes(rows, table.schema.dim, bits=bits, limits=limits)
-        self._last = 0
+        self._left = rowids_where(db, table, _has_vector(table), ())
+        if table.partitions:
+            order = ", ".join(f"r.{quoted(name)}" for name in table.partitions)
+            rows = f"SELECT r._rowid FROM {table.rows} AS r WHERE {_has_vector(table)}"
+            found = db.execute(f"{rows} ORDER BY {order}, r._rowid").fetchall()
+            self._left = np.array(found, dtype=np.int64).reshape(-1)
         self._segments: list[Segment] = []
 
     def step(self, db: sqlite3.Connection, ticket: Ticket) -> bool:
         """Read the next rows; return False when the copy is ready."""
-        full = self._limits.full_segment
-        reader = self.copy.reader(db)
-        self._bring_in(db, reader, ticket)
-        rows = db.execute(
-            f"SELECT {_row_columns(self._table)} FROM {self._table.rows} AS r "
-            f"WHERE r._rowid > ? ORDER BY r._rowid LIMIT {full}",
-            (self._last,),
-        ).fetchall()
-        if rows:
-            self._last = rows[-1][0]
-            some = with_vectors(self._table, rows)
-            self._segments = add_rows(self._segments, reader, some, self._own, ticket, full)
-        if len(rows) == full:
+        self._bring_in(db, ticket)
+        some, self._left = self._left[:FULL], self._left[FULL:]
+        self._segments = self.copy.with_rows(self._segments, db, some, ticket)
+        if len(self._left):
             return True
-        self._trim()
-        self.copy.start(State(self._change, tuple(self._segments)))
+        for place, segment in enumerate(self._segments):
+            # Those that grew step by step, one after the other.
+            if len(segment.rowids) > segment.count:
+                self._segments[place] = segment.with_room(segment.count)
+        self.copy.state = State(self._change, tuple(self._segments))
         db.execute("PRAGMA shrink_memory")
         give_back()
         return False
 
-    def _bring_in(self, db: sqlite3.Connection, reader: RowReader, ticket: Ticket) -> None:
+    def _bring_in(self, db: sqlite3.Connection, ticket: Ticket) -> None:
         """Bring in what was written since the step before; begin anew where that is too much."""
         change = newest_change(db)
         if change == self._change:
             return
         rows_so_far = sum(part.count - part.dead for part in self._segments)
-        most = self.copy.most_changes(rows_so_far)
-        changes = _changes(db, self._table, self._change, most)
-        self._change = change
+        changes = _changes(db, self._table, self._change, self.copy.most_changes(rows_so_far))
         if changes is None:
-            self._last, self._segments = 0, []
+            self._begin(db)
             return
-        rows, changed = changes
-        known = [row for row in rows if row[0] <= self._last]
-        some = with_vectors(self._table, known)
-        full = self._limits.full_segment
-        self._segments = without(self._segments, changed)
-        self._segments = add_rows(self._segments, reader, some, self._own, ticket, full)
-
-    def _trim(self) -> None:
-        """Give back the room of segments that grew step by step, one after the other."""
-        for place, segment in enumerate(self._segments):
-            if len(segment.rowids) > segment.count:
-                self._segments[place] = segment.with_room(segment.count)
+        self._change = change
+        written, changed = changes
+        self._left = self._left[~np.isin(self._left, changed)]
+        segments = without(self._segments, changed)
+        self._segments = self.copy.with_rows(segments, db, written, ticket)
 
 
-def add_rows(
-    segments: Sequence[Segment],
-    reader: RowReader,
-    rows: Sequence[tuple[Any, ...]],
-    own: Collection[Hashable],
-    ticket: Ticket,
-    full: int,
-) -> list[Segment]:
-    """Return the segments with these rows, of which rowid and partition are given.
-
-    ``own`` are the keys that have segments of their own.
-    """
-    grown = list(segments)
-    for key, rowids in by_segments(rows, own):
-        for start in range(0, len(rowids), reader.together):
-            ticket.check()
-            block = rowids[start : start + reader.together]
-            codes = reader.read(block, ticket)
-            coming = len(rowids) - start
-            grown = appended(grown, key, block, codes, reader.width, coming=coming, full=full)
-    return grown
-
-
-def _row_columns(table: TableLayout) -> str:
-    """The columns of ``r`` for ``with_vectors``."""
-    columns = ["r._rowid", *key_columns(table)]
-    if table.schema.vector_nullable:
-        has = f"SELECT 1 FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid"
-        columns.append(f"EXISTS ({has})")
-    return ", ".join(columns)
-
-
-def with_vectors(table: TableLayout, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
-    """Return the rows that have a vector, as ``add_rows`` takes them."""
+def _has_vector(table: TableLayout) -> str:
+    """SQL that tells whether a row of ``r`` has a vector."""
     if not table.schema.vector_nullable:
-        return rows
-    return [row[:-1] for row in rows if row[-1]]
+        return "1"
+    return f"EXISTS (SELECT 1 FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"

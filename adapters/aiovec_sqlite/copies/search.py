@@ -1,4 +1,9 @@
-"""Search in memory: the copy that answers, and the way around until one is loaded."""
+"""Search in memory: the copy that answers, and the way around until one is loaded.
+
+Searches of a table that wait are answered together. A lone one never waits for company; a few that
+come while others on the same table are being answered wait for these: both batches would read all
+codes, and the one under way has all cores for itself.
+"""
 
 from __future__ import annotations
 
@@ -6,100 +11,48 @@ import asyncio
 import logging
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import asdict, dataclass
 from functools import partial
 
 import anyio
 
 from aiovec.backend.contract import Found, StaleTableError, TableHandle, VectorQuery
-from aiovec.backend.limits import Deadline, Gate
+from aiovec.backend.limits import Deadline, Gate, Line, copy_of_error, current_deadline
 from aiovec.backend.threads import Background, in_thread
+from aiovec.errors import StoreBusyError
 
 from ..connection import Ticket
-from ..errors import failures
 from ..layout import TableLayout, current_table
 from ..pool import Read
-from ..search import can_rank_all, prefix_of
-from .batches import MOST_TOGETHER, Call, Pipeline
-from .copy import Loader, OlderSnapshotError, ResidentCopy, expected_bytes
-from .scan import Workspace
-from .segments import LIMITS, CopyLimits, State, needs_compaction
-from .settle import Snapshot, Timings
-
-Clock = Callable[[], float]
-"""Seconds that only rise, as those of ``time.monotonic``."""
-
-
-@dataclass(slots=True)
-class _Refusal:
-    token: object
-    reason: str
-    failures: int
-    until: float
-
-
-class Backoff:
-    """The tables of one store whose searches the file answers for a while."""
-
-    def __init__(self, limits: CopyLimits = LIMITS, clock: Clock = time.monotonic) -> None:
-        self._limits = limits
-        self._clock = clock
-        self._by_name: dict[str, _Refusal] = {}
-
-    def holds(self, table: TableHandle) -> bool:
-        """Return whether it is too early to try to copy the table."""
-        refusal = self._by_name.get(table.name)
-        return (
-            refusal is not None and refusal.token == table.token and self._clock() < refusal.until
-        )
-
-    def add(self, table: TableHandle, reason: str, *, failed: bool) -> bool:
-        """Let the table wait; return whether the reason differs from the last one.
-
-        ``failed`` says that something went wrong that may go well soon.
-        """
-        now = self._clock()
-        longest = self._limits.longest_pause
-        before = self._by_name.get(table.name)
-        if before is not None and before.token != table.token:
-            before = None
-        failures = (0 if before is None else before.failures) + 1 if failed else 0
-        # The exponent is bounded, since failures are not.
-        pause = self._limits.first_pause * 2 ** min(failures - 1, 30) if failed else longest
-        self._forget_old(now)
-        until = now + min(pause, longest)
-        self._by_name[table.name] = _Refusal(table.token, reason, failures, until)
-        return before is None or before.reason != reason
-
-    def settle(self, table: TableHandle) -> None:
-        """Note that the table was copied. Its last reason stays known, to be logged only once."""
-        refusal = self._by_name.get(table.name)
-        if refusal is not None:
-            refusal.failures = 0
-            refusal.until = self._clock()
-
-    def _forget_old(self, now: float) -> None:
-        """Tables may come and go under ever new names."""
-        for name, refusal in list(self._by_name.items()):
-            if refusal.until + self._limits.longest_pause < now:
-                del self._by_name[name]
-
+from ..search import can_rank_all, is_approximate
+from .copy import Loader, OlderSnapshotError, ResidentCopy, expected_bytes, vector_bytes
+from .segments import State, needs_compaction
+from .settle import Snapshot, answer
 
 LOG = logging.getLogger("aiovec")
 
+# Queries that are answered together. More share the reading of the codes a little better, and let
+# the first of them wait longer.
+_MOST_TOGETHER = 32
+# So many queries are one batch, on which all cores work: reading the codes for two batches of fewer
+# would take longer.
+_ONE_BATCH = 16
+_BUSY = "the searches of this process take too long"
 # Masks may take this share of the budget.
 _FOR_MASKS = 1 / 16
 _TOO_LARGE = "it is larger than scan_memory"
 # Tables that are loaded at once.
 _MOST_LOADERS = 2
-# What scans use again and again does not count up to here: tables of a few thousand rows need less.
-_FREE_FOR_SCANS = 2**20
-
-
-# Tables whose searches are timed; the one searched longest ago is forgotten.
-_MOST_TIMED = 1000
+# Seconds that a load waits at most for the file's answer to the search that asked for it: both at
+# once take twice as long to that answer, and a huge file takes long.
+_HEAD_START = 0.5
+# Seconds until a load that failed is tried again, and until a table that cannot be loaded is looked
+# at again, which may have shrunk.
+_PAUSE, _LONG_PAUSE = 10.0, 300.0
+# Tables whose pauses are remembered; they may come and go under ever new names.
+_MOST_PAUSES = 1000
 # How often a batch takes a newer snapshot because another one was quicker.
 _MOST_SNAPSHOTS = 10
 
@@ -112,22 +65,61 @@ class NotResidentError(Exception):
     """The copy cannot answer for now. Never reaches a user."""
 
 
-class _Resident:
-    """The copy of one table, None until it is loaded, and the tasks that work on it."""
+class _Call:
+    """The queries of one caller, who may have gone meanwhile."""
 
-    def __init__(self, token: object) -> None:
-        self.token = token
+    __slots__ = ("batch", "deadline", "future", "queries")
+
+    def __init__(self, queries: Sequence[VectorQuery], deadline: Deadline) -> None:
+        self.queries = queries
+        self.deadline = deadline
+        self.future: asyncio.Future[list[Found]] = asyncio.get_running_loop().create_future()
+        self.batch: _Batch | None = None
+
+    def give_up(self) -> None:
+        """Fail, unless its rows are being read."""
+        if self.batch is None or not self.batch.reads:
+            self.fail(self.deadline.error(_BUSY))
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(copy_of_error(error))
+
+
+class _Batch:
+    """Calls that are answered together, by a task that ends where nobody waits for it."""
+
+    __slots__ = ("calls", "reads", "task")
+
+    def __init__(self, calls: Sequence[_Call]) -> None:
+        self.calls = calls
+        self.reads = False
+        self.task: asyncio.Task[None] | None = None
+        for call in calls:
+            call.batch = self
+
+    def look(self) -> None:
+        if self.task is not None and all(call.future.done() for call in self.calls):
+            self.task.cancel()
+
+
+class _Resident:
+    """The copy of one table, None until it is loaded, the calls that wait, and its tasks."""
+
+    def __init__(self, table: TableHandle) -> None:
+        self.table = table
         self.copy: ResidentCopy | None = None
         # What the copy will take that is being made.
         self.reserved = 0
         self.loading: asyncio.Task[None] | None = None
         self.compacting: asyncio.Task[None] | None = None
-        self.regrouping: asyncio.Task[None] | None = None
-        self.measuring: asyncio.Task[None] | None = None
         # Set when the file has answered; None where no search waits for it.
         self.answered: asyncio.Event | None = None
-        # The state for which nothing was left to do.
+        # The state that was looked after last.
         self.kept: State | None = None
+        self.waiting: deque[_Call] = deque()
+        self.batches = 0
+        self.counts = {"searches": 0, "batches": 0, "largest_batch": 0}
 
     @property
     def ready(self) -> bool:
@@ -138,12 +130,24 @@ class _Resident:
         copy = self.copy  # it may go while another thread asks
         return self.reserved if copy is None else copy.nbytes
 
+    def take(self, share: int) -> list[_Call]:
+        """Return the calls that waited longest, with as many queries as the share, or some more."""
+        calls: list[_Call] = []
+        queries = 0
+        while self.waiting and queries < share:
+            call = self.waiting.popleft()
+            if not call.future.done():  # else its caller has gone
+                calls.append(call)
+                queries += len(call.queries)
+        return calls
+
 
 class ResidentSearch:
     """Answers searches from copies in memory, within a budget for all tables of a store.
 
     A table is copied when it is first searched; until then ``search`` gives None, and the file has
-    to be asked. Where the budget is short, the table that was searched longest ago gives way.
+    to be asked. Where the budget is short, vectors go first, of the table that was searched longest
+    ago; then whole tables in that order.
     """
 
     def __init__(
@@ -155,26 +159,27 @@ class ResidentSearch:
         workers: int,
         busy_timeout: float,
         bits: bool = False,
-        limits: CopyLimits = LIMITS,
-        clock: Clock = time.monotonic,
     ) -> None:
         """``workers`` is the count of batches at once.
 
-        ``bits`` has tables that keep bit codes searched by these.
+        ``bits`` has tables that keep bit codes searched by these, in the file.
         """
         self._read = read
         # Reads for work in the background.
         self._aside = aside
         self._budget = budget
-        self._limits = limits
+        self._workers = workers
+        self._busy_timeout = busy_timeout
         self._bits = bits
-        self._pipeline = Pipeline(self._answer, workers, busy_timeout)
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
-        self._backoff = Backoff(limits, clock)
-        self._timings: dict[str, Timings] = {}
+        # Tables that the file answers for a while: until when, and why.
+        self._retry_at: dict[str, tuple[object, float, str]] = {}
+        # Those with calls that wait, the longest first.
+        self._waiting: dict[_Resident, None] = {}
+        self._line = Line()
+        self._at_work = 0
+        self._batches: set[asyncio.Task[None]] = set()
         self._threads = anyio.CapacityLimiter(1)
-        self._workspace = Workspace(limits)
-        self._answering = 0
         # Loading takes some memory beside the copy, so tables are loaded one after the other.
         self._loaders = Gate("other tables are being loaded", calls=_MOST_LOADERS)
         # Those that have reserved memory, also where the table was let go and the thread runs on.
@@ -187,27 +192,24 @@ class ResidentSearch:
         self, table: TableHandle, queries: Sequence[VectorQuery]
     ) -> list[Found] | None:
         """The answers, or None where the file has to be asked; ``file_answered`` is called then."""
+        by_bits = self.by_bits(table)
+        if any(is_approximate(query, table.schema, by_bits=by_bits) for query in queries):
+            return None
         if not self._prepared(table, searched=True) or not await can_rank_all(queries):
             return None
-        if self.by_bits(table) and any(map(_needs_vectors, queries)):
+        resident = self._tables.get(table.name)
+        if resident is None:
             return None
         try:
-            if self._is_quick(table, queries):
-                return await self._found(table, queries, [time.perf_counter()])
-            return await self._pipeline.search(table, queries)
+            if resident.batches or resident.waiting or self._at_work >= self._workers:
+                return await self._in_turn(resident, queries)
+            self._begin(resident)
+            try:
+                return await self._found(resident, queries)
+            finally:
+                self._end(resident)
         except NotResidentError:
             return None
-
-    def _is_quick(self, table: TableHandle, queries: Sequence[VectorQuery]) -> bool:
-        """Return whether it takes longer to make a batch than to answer by a read of its own.
-
-        Of searches that come together the first is answered so; the others find it under way, and
-        are joined.
-        """
-        if len(queries) > 1 or self._answering or not self._pipeline.idle:
-            return False
-        copy = self._tables[table.name].copy
-        return copy is not None and copy.whole
 
     def prepare(self, table: TableHandle) -> bool:
         """Return whether there is a copy; begin to make one where there is none."""
@@ -222,133 +224,115 @@ class ResidentSearch:
     def _prepared(self, table: TableHandle, *, searched: bool) -> bool:
         name = table.name
         resident = self._tables.pop(name, None)
-        if resident is not None and resident.token != table.token:
-            self._let_go(resident)
+        if resident is not None and resident.table.token != table.token:
+            self._unload(resident)
             resident = None
         if resident is None:
-            if self._closed or self._backoff.holds(table):
+            if self._closed or self._pauses(table):
                 return False
-            resident = _Resident(table.token)
+            resident = _Resident(table)
         if resident.copy is None and _is_over(resident.loading):
             resident.answered = asyncio.Event() if searched else None
-            resident.loading = self._tasks.start(self._load(table, resident))
+            resident.loading = self._tasks.start(self._load(resident))
         self._tables[name] = resident
         return resident.ready
 
+    def _pauses(self, table: TableHandle) -> bool:
+        """Return whether it is too early to try to copy the table."""
+        token, until, _ = self._retry_at.get(table.name, (None, 0.0, ""))
+        return token == table.token and time.monotonic() < until
+
     def forget(self, name: str) -> None:
         """Give back the memory of a table that is no longer there under this name."""
+        self._retry_at.pop(name, None)
         resident = self._tables.pop(name, None)
         if resident is not None:
-            self._let_go(resident)
-        self._timings.pop(name, None)
+            self._unload(resident)
 
     def by_bits(self, table: TableHandle) -> bool:
-        """Return whether the table is searched by bit codes once it is in memory."""
+        """Return whether the table is searched by bit codes."""
         return self._bits and table.schema.quantized == "bit"
 
     def nbytes(self, table: str) -> int:
         resident = self._tables.get(table)
         return 0 if resident is None else resident.nbytes
 
-    def index(self, table: TableHandle) -> str | None:
-        """For ``stats``: what is approximate; None where every search is exact."""
-        if not self.by_bits(table):
-            return None
-        resident = self._tables.get(table.name)
-        if resident is None or resident.copy is None:
-            return "bit codes: approximate once they are in memory, exact until then"
-        recall = resident.copy.recall
-        if recall is None:
-            return "bit codes: approximate, recall not measured yet"
-        found = f"recall@{recall.k} {recall.recall:.3f} measured on {recall.sample} rows"
-        return f"bit codes: approximate, {found}"
-
     def details(self, table: TableHandle, rows: int) -> dict[str, object]:
-        """For ``stats``: how the table is searched, and what its searches cost so far."""
+        """For ``stats``: how the table is searched, and how many searches were answered so."""
         resident = self._tables.get(table.name)
-        if resident is None:
-            state = "from the file"
-        else:
-            state = (
-                "in memory" if resident.ready else "from the file while the table is being loaded"
-            )
-        timings = self._timings.get(table.name)
-        searches = {} if timings is None else timings.to_dict()
-        told: dict[str, object] = {
+        state = "from the file"
+        if resident is not None:
+            state = "in memory" if resident.ready else f"{state} while the table is being loaded"
+        return {
             "searched": state,
-            "searches": searches,
-            "scan_expected": expected_bytes(
-                rows, table.schema.dim, bits=self.by_bits(table), limits=self._limits
-            ),
+            "searches": {} if resident is None else dict(resident.counts),
+            "scan_expected": expected_bytes(rows, table.schema.dim),
             "scan_budget": self._budget,
         }
-        copy = None if resident is None else resident.copy
-        if copy is not None and copy.recall is not None:
-            told["recall"] = asdict(copy.recall)
-        return told
 
     async def close(self) -> None:
-        """Stop loading, let go of everything."""
+        """Stop loading, let go of everything. Calls that wait are answered first."""
         self._closed = True
+        while self._batches or self._waiting:
+            if self._batches:
+                await asyncio.wait(self._batches)
+            await asyncio.sleep(0.001)
         self._tables.clear()
         await self._tasks.cancel()
-        await self._pipeline.close()
 
     # Loading
 
-    async def _load(self, table: TableHandle, resident: _Resident) -> None:
+    async def _load(self, resident: _Resident) -> None:
         try:
             if resident.answered is not None:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._limits.head_start):
+                    async with asyncio.timeout(_HEAD_START):
                         await resident.answered.wait()
             async with self._loaders.enter(None):
-                await self._load_now(table, resident)
+                await self._load_now(resident)
         except StaleTableError:
-            self._drop(table.name, resident)
+            self._drop(resident)
         except CannotRankError as exc:
-            self._refuse(table, resident, str(exc))
+            self._refuse(resident, str(exc))
         except Exception as exc:  # noqa: BLE001 - searches go on from the file, with the same results
-            self._refuse(table, resident, f"loading it failed: {exc}", failed=True)
+            self._refuse(resident, f"loading it failed: {exc}", pause=_PAUSE)
 
-    async def _load_now(self, table: TableHandle, resident: _Resident) -> None:
+    async def _load_now(self, resident: _Resident) -> None:
         try:
             async with self._aside() as read:
-                await self._load_by(read, table, resident)
+                await self._load_by(read, resident)
         finally:
             resident.reserved = 0
             self._loading.discard(resident)
 
-    async def _load_by(self, read: Read, table: TableHandle, resident: _Resident) -> None:
+    async def _load_by(self, read: Read, resident: _Resident) -> None:
+        table = resident.table
         loader = await read(partial(self._begin_loading, table))
-        if not self._fits(loader.expected_bytes):
-            self._refuse(table, resident, _TOO_LARGE)
+        dim = table.schema.dim
+        wanted, vectors = expected_bytes(loader.rows, dim), vector_bytes(loader.rows, dim)
+        if wanted > self._budget:
+            self._refuse(resident, _TOO_LARGE)
             return
+        if self._taken() + wanted + vectors <= self._budget:
+            loader.copy.keeps_vectors = True
+            wanted += vectors
         # Before the first step: what is being loaded counts as if it were there.
-        self._make_room(table.name, loader.expected_bytes)
-        if self._taken() + loader.expected_bytes > self._budget:
+        self._make_room(resident, wanted)
+        if self._taken() + wanted > self._budget:
             # What others are being loaded into is not given away. A later search tries again.
-            self._drop(table.name, resident)
+            self._drop(resident)
             return
-        resident.reserved = loader.expected_bytes
+        resident.reserved = wanted
         self._loading.add(resident)
         while await read(partial(self._load_some, table, loader)):
             pass
         # The copy alone counts from now on. Whoever lets it go counts on its memory, though the
         # connection that it was read by is still being closed.
         resident.copy, resident.reserved = loader.copy, 0
-        self._backoff.settle(table)
-        self._measure(table, resident)
 
     def _begin_loading(self, table: TableHandle, db: sqlite3.Connection, _: Ticket) -> Loader:
-        layout = _rankable(db, table)
-        copy = ResidentCopy(
-            layout,
-            self._workspace,
-            bits=self.by_bits(table),
-            most_for_masks=int(self._budget * _FOR_MASKS),
-        )
-        return Loader(db, copy, self._limits)
+        most_for_masks = int(self._budget * _FOR_MASKS)
+        return Loader(db, ResidentCopy(_rankable(db, table), most_for_masks))
 
     @staticmethod
     def _load_some(
@@ -357,93 +341,158 @@ class ResidentSearch:
         _rankable(db, table)
         return loader.step(db, ticket)
 
-    def _fits(self, wanted: int) -> bool:
-        """Return whether the budget would do for so much, and for the memory of scans."""
-        return wanted + self._for_scans() <= self._budget
-
-    def _for_scans(self) -> int:
-        return max(0, self._workspace.nbytes - _FREE_FOR_SCANS)
-
     def _taken(self) -> int:
         """Return the bytes in memory, and those promised to tables that are being loaded."""
-        residents = {*self._tables.values(), *self._loading}
-        return sum(resident.nbytes for resident in residents) + self._for_scans()
+        return sum(one.nbytes for one in {*self._tables.values(), *self._loading})
 
-    def _make_room(self, name: str, wanted: int) -> None:
-        """Let go of the tables that were searched longest ago, as many as have to."""
-        for other in list(self._tables):
+    def _make_room(self, resident: _Resident, wanted: int) -> None:
+        """Let go of vectors, then of other tables, as many as have to."""
+        for one in list(self._tables.values()):
             if self._taken() + wanted <= self._budget:
-                break
-            if other != name and self._tables[other].ready:
-                self._let_go(self._tables.pop(other))
+                return
+            if one.copy is not None and one.copy.keeps_vectors:
+                one.copy.keeps_vectors = False
+                self._tasks.start(in_thread(one.copy.drop_vectors, limit=self._threads))
+        for one in list(self._tables.values()):
+            if self._taken() + wanted <= self._budget:
+                return
+            if one is not resident and one.ready:
+                self._drop(one)
 
-    def _refuse(
-        self, table: TableHandle, resident: _Resident, reason: str, *, failed: bool = False
-    ) -> None:
+    def _refuse(self, resident: _Resident, reason: str, *, pause: float = _LONG_PAUSE) -> None:
         """Leave the table to the file for a while."""
-        is_news = self._backoff.add(table, reason, failed=failed)
-        self._drop(table.name, resident)
-        if is_news:  # in a thread, since a log may be a file
+        table = resident.table
+        _, _, before = self._retry_at.pop(table.name, (None, 0.0, ""))
+        self._retry_at[table.name] = (table.token, time.monotonic() + pause, reason)
+        if len(self._retry_at) > _MOST_PAUSES:
+            del self._retry_at[next(iter(self._retry_at))]
+        self._drop(resident)
+        if reason != before:  # in a thread, since a log may be a file
             say = partial(LOG.warning, "table %s is searched from the file: %s", table.name, reason)
             self._tasks.start(in_thread(say, limit=self._threads))
 
-    def _drop(self, name: str, resident: _Resident) -> None:
-        if self._tables.get(name) is resident:
-            del self._tables[name]
-        self._let_go(resident)
+    def _drop(self, resident: _Resident) -> None:
+        if self._tables.get(resident.table.name) is resident:
+            del self._tables[resident.table.name]
+        self._unload(resident)
 
     @staticmethod
-    def _let_go(resident: _Resident) -> None:
+    def _unload(resident: _Resident) -> None:
         resident.copy = None
         loading = resident.loading
         if loading is not None and not loading.done() and loading is not asyncio.current_task():
             loading.cancel()
 
-    # Answering
+    # Batches
 
-    def _timings_of(self, name: str) -> Timings:
-        timings = self._timings.pop(name, None) or Timings()
-        self._timings[name] = timings
-        while len(self._timings) > _MOST_TIMED:  # tables may come and go under ever new names
-            del self._timings[next(iter(self._timings))]
-        return timings
+    async def _in_turn(self, resident: _Resident, queries: Sequence[VectorQuery]) -> list[Found]:
+        """Return what the queries find, together with others. StoreBusyError where none begins in
+        time. A cancelled caller leaves its batch, which goes on without it.
+        """
+        call = _Call(queries, current_deadline(self._busy_timeout))
+        resident.waiting.append(call)
+        self._waiting[resident] = None
+        self._begin_batches()
+        try:
+            return await self._line.wait(call.future, call.deadline, call.give_up)
+        except asyncio.CancelledError:
+            if call.batch is not None:
+                call.batch.look()
+            raise
 
-    async def _answer(self, table: TableHandle, calls: Sequence[Call]) -> list[list[Found]]:
+    def _begin_batches(self) -> None:
+        """Begin batches of the calls that wait, as many as there are workers for."""
+        for resident in list(self._waiting):
+            if self._at_work >= self._workers:
+                return
+            while self._at_work < self._workers:
+                share = sum(len(call.queries) for call in resident.waiting)
+                if resident.batches and share <= _ONE_BATCH:
+                    break
+                if share > _ONE_BATCH:
+                    share = min(_MOST_TOGETHER, -(-share // (self._workers - self._at_work)))
+                calls = resident.take(share)
+                if not calls:
+                    break
+                self._begin(resident)
+                batch = _Batch(calls)
+                batch.task = asyncio.create_task(self._answer(resident, batch))
+                self._batches.add(batch.task)
+                batch.task.add_done_callback(self._batches.discard)
+            del self._waiting[resident]
+            if resident.waiting:  # behind the others
+                self._waiting[resident] = None
+
+    def _begin(self, resident: _Resident) -> None:
+        self._at_work += 1
+        resident.batches += 1
+
+    def _end(self, resident: _Resident) -> None:
+        self._at_work -= 1
+        resident.batches -= 1
+        if self._waiting:
+            # Those who got answers ask again first: they join those that wait.
+            asyncio.get_running_loop().call_soon(self._begin_batches)
+
+    async def _answer(self, resident: _Resident, batch: _Batch) -> None:
+        try:
+            await self._answer_calls(resident, batch, batch.calls)
+        except asyncio.CancelledError:
+            for call in batch.calls:
+                call.future.cancel()
+            raise
+        finally:
+            self._end(resident)
+
+    async def _answer_calls(
+        self, resident: _Resident, batch: _Batch, calls: Sequence[_Call]
+    ) -> None:
         queries = [query for call in calls for query in call.queries]
-        with min((call.deadline for call in calls), key=Deadline.left).shared():
-            answers = iter(await self._found(table, queries, [call.since for call in calls]))
-        return [[next(answers) for _ in call.queries] for call in calls]
+        try:
+            with max((call.deadline for call in calls), key=Deadline.left).shared():
+                found = iter(await self._found(resident, queries, batch))
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+            if isinstance(error, StoreBusyError):
+                for call in calls:
+                    call.fail(call.deadline.error(error.reason))
+                return
+            if len(calls) == 1 or isinstance(error, NotResidentError):
+                for call in calls:
+                    call.fail(error)
+                return
+            for call in calls:  # whose it is shows when each is asked alone
+                await self._answer_calls(resident, batch, [call])
+            return
+        for call in calls:
+            own = [next(found) for _ in call.queries]
+            if not call.future.done():
+                call.future.set_result(own)
 
     async def _found(
-        self, table: TableHandle, queries: Sequence[VectorQuery], since: Sequence[float]
+        self, resident: _Resident, queries: Sequence[VectorQuery], batch: _Batch | None = None
     ) -> list[Found]:
-        """Return what queries find, all in one snapshot. ``since`` is when each call began."""
-        resident = self._tables.get(table.name)
-        copy = None if resident is None else resident.copy
-        if resident is None or copy is None:
+        """Return what queries find, all in one snapshot."""
+        table, copy = resident.table, resident.copy
+        if copy is None:
             raise NotResidentError
-        timings = self._timings_of(table.name)
-        began = time.perf_counter()
-        for moment in since:
-            timings.add_waiting(began - moment)
 
         def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State, list[Found]]:
+            if batch is not None:
+                batch.reads = True
             layout = current_table(db, table)
             if layout.extreme:  # such rows have no codes, so the copy cannot take them in
                 raise NotResidentError
-            with timings.stage("fresh"):
-                state = copy.advance(db, ticket)
+            state = copy.advance(db, ticket)
             if state is None:
                 raise NotResidentError
             snapshot = Snapshot(db, ticket, layout, state)
             found: list[Found] = []
-            for start in range(0, len(queries), MOST_TOGETHER):
-                part = queries[start : start + MOST_TOGETHER]
-                found += copy.search_batch(snapshot, part, timings)
+            for start in range(0, len(queries), _MOST_TOGETHER):
+                part = queries[start : start + _MOST_TOGETHER]
+                found += answer(snapshot, copy.masks, part)
             return state, found
 
         for _ in range(_MOST_SNAPSHOTS):
-            self._answering += 1
             try:
                 state, found = await self._read(work)
                 break
@@ -451,62 +500,28 @@ class ResidentSearch:
                 continue
             except NotResidentError:
                 # Too much has changed to be brought in on the way: the copy is made anew.
-                self._drop(table.name, resident)
+                self._drop(resident)
                 raise
-            finally:
-                self._answering -= 1
         else:
             raise NotResidentError
-        # Without a filter nothing but the state can have grown, where the file is not asked.
-        plain = all(query.where is None for query in queries)
-        self._keep_house(table, resident, state, plain=plain)
+        counts = resident.counts
+        counts["searches"] += len(queries)
+        counts["batches"] += 1
+        counts["largest_batch"] = max(counts["largest_batch"], len(queries))
+        # Without a filter nothing but the state can have grown.
+        if resident.kept is not state or any(query.where is not None for query in queries):
+            self._look_after(resident, state)
         return found
 
-    def _keep_house(
-        self, table: TableHandle, resident: _Resident, state: State, *, plain: bool
-    ) -> None:
-        if resident.kept is state and plain:
-            return
-        resident.kept = None
-        if not self._fits(resident.nbytes):
-            self._refuse(table, resident, _TOO_LARGE)
-            self._workspace.clear()
-            return
-        self._make_room(table.name, 0)  # tables grow
+    def _look_after(self, resident: _Resident, state: State) -> None:
+        """Keep the tables within the budget, and have rows that are gone give back their room."""
+        resident.kept = state
+        self._make_room(resident, 0)  # tables grow
+        if resident.nbytes > self._budget:
+            self._refuse(resident, _TOO_LARGE)
         copy = resident.copy
-        if copy is None:
-            return
-        cuts, compacts, regroups = copy.may_cut(), needs_compaction(state), copy.may_regroup()
-        if (cuts or compacts) and _is_over(resident.compacting):
-            work = copy.cut if cuts else copy.compact
-            resident.compacting = self._tasks.start(in_thread(work, limit=self._threads))
-        if regroups and _is_over(resident.regrouping):
-            resident.regrouping = self._tasks.start(self._tend(table, copy.regroup))
-        self._measure(table, resident)
-        if state.whole and not (cuts or compacts or regroups):
-            resident.kept = state
-
-    def _measure(self, table: TableHandle, resident: _Resident) -> None:
-        """Find out how much searches by bits find, where that is not known."""
-        copy = resident.copy
-        if copy is not None and copy.may_measure() and _is_over(resident.measuring):
-            resident.measuring = self._tasks.start(self._tend(table, copy.measure))
-
-    async def _tend(
-        self, table: TableHandle, work: Callable[[sqlite3.Connection, Ticket], None]
-    ) -> None:
-        """Do some work on the copy's behalf in the background, in one snapshot.
-
-        Where it fails, nothing is lost: searches are right without it, and ask for it again.
-        """
-
-        def run(db: sqlite3.Connection, ticket: Ticket) -> None:
-            if not current_table(db, table).extreme:  # see _answer
-                work(db, ticket)
-
-        with suppress(StaleTableError, OlderSnapshotError, *failures()):
-            async with self._aside() as read:
-                await read(run)
+        if copy is not None and needs_compaction(state) and _is_over(resident.compacting):
+            resident.compacting = self._tasks.start(in_thread(copy.compact, limit=self._threads))
 
 
 def _is_over(task: asyncio.Task[None] | None) -> bool:
@@ -519,8 +534,3 @@ def _rankable(db: sqlite3.Connection, table: TableHandle) -> TableLayout:
     if layout.extreme:
         raise CannotRankError("the table has vectors whose squares do not fit into float32")
     return layout
-
-
-def _needs_vectors(query: VectorQuery) -> bool:
-    """Return whether bits cannot answer: an exact search, or one by the first components."""
-    return query.exact or prefix_of(query, len(query.vector)) is not None

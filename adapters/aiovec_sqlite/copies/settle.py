@@ -1,17 +1,13 @@
 """A batch of searches answered from a resident copy, on a reader's thread, in one snapshot.
 
-The scan's candidates get their true distances from the vectors in the file.
+The scan's candidates get their true distances from the vectors in memory, or else in the file.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import threading
-import time
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,100 +22,36 @@ from aiovec.backend import (
 from aiovec.backend.contract import Found, VectorQuery
 
 from ..connection import Ticket
-from ..layout import TableLayout, partition_value
+from ..layout import TableLayout
 from ..reads import by_rowids, split
-from ..search import PREFIX_OVERSAMPLE, oversampled, prefix_of
-from ..sql.filters import fixed_values, only_fixes
 from ..vectors import VectorReader
-from .approximate import BIT_OVERSAMPLE, sign_codes
 from .codes import encode_queries, value_of
-from .native import measure
-from .scan import Asked, Candidates, candidates
-from .segments import SHARED, State, gathered
-from .whole import likeliest_whole
-
-if TYPE_CHECKING:
-    from .copy import ResidentCopy
-
-STAGES = ("queue", "fresh", "filter", "scan", "rescore", "fetch")
-
-
-class Timings:
-    """Sums for one table. Written by several threads.
-
-    ``clock`` gives the seconds by which stages are timed.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.clock = clock
-        self._lock = threading.Lock()
-        self._seconds = dict.fromkeys(STAGES, 0.0)
-        self._searches = 0
-        self._batches = 0
-        self._candidates = 0
-        self._largest_batch = 0
-
-    def stage(self, name: str) -> Stage:
-        """Count the time within as this stage of a batch."""
-        return Stage(self, name)
-
-    def add(self, name: str, seconds: float) -> None:
-        with self._lock:
-            self._seconds[name] += seconds
-
-    def add_waiting(self, seconds: float) -> None:
-        """One search waited for its batch."""
-        self.add("queue", seconds)
-
-    def add_batch(self, searches: int, candidates: int) -> None:
-        with self._lock:
-            self._searches += searches
-            self._batches += 1
-            self._candidates += candidates
-            self._largest_batch = max(self._largest_batch, searches)
-
-    def to_dict(self) -> dict[str, float]:
-        """Milliseconds a search in each stage, and the means of the counts."""
-        with self._lock:
-            searches = max(self._searches, 1)
-            shown = {f"{name}_ms": 1000 * s / searches for name, s in self._seconds.items()}
-            return {
-                "searches": self._searches,
-                **shown,
-                "candidates": self._candidates / searches,
-                "batch": self._searches / max(self._batches, 1),
-                "largest_batch": self._largest_batch,
-            }
-
-
-class Stage:
-    __slots__ = ("_began", "_name", "_timings")
-
-    def __init__(self, timings: Timings, name: str) -> None:
-        self._timings = timings
-        self._name = name
-
-    def __enter__(self) -> None:
-        self._began = self._timings.clock()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._timings.add(self._name, self._timings.clock() - self._began)
-
+from .copy import Masks
+from .native import Asked, Candidates, candidates, measure, nearest
+from .segments import State
 
 # Where there are this many rows for each candidate, hardly two of these lie in one chunk.
 _SPARSE = 32
-
-
 # Rows read at once.
 _BLOCK = 4096
 # So many vectors are read by one statement. A lone query has as many measured at first, which often
 # saves a second look.
 _FILLED_UP = 16
+# Where a filter selects less than this share of the rows, its query has a scan of its own, which
+# multiplies few of them.
+_FEW = 1 / 16
+# Rows that the queries of a scan may want together, which takes some 400 bytes for each.
+_WANTED = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A reader's snapshot of the file, and the copy's state at it."""
+
+    db: sqlite3.Connection
+    ticket: Ticket
+    table: TableLayout
+    state: State
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,30 +62,100 @@ class Nearest:
     distances: Float64Array
     vectors: Float32Array | None
 
-    def take(self, which: Int64Array) -> Nearest:
+    def best(self, limit: int) -> Nearest:
+        """Return the nearest ones, best first, and those that equal the last one."""
+        which = nearest_first(self.distances, limit)
         vectors = None if self.vectors is None else self.vectors[which]
         return Nearest(self.rowids[which], self.distances[which], vectors)
 
+    def joined(self, other: Nearest) -> Nearest:
+        vectors = None
+        if self.vectors is not None and other.vectors is not None:
+            vectors = np.concatenate([self.vectors, other.vectors])
+        return Nearest(
+            np.concatenate([self.rowids, other.rowids]),
+            np.concatenate([self.distances, other.distances]),
+            vectors,
+        )
 
-class Rescoring:
-    """Settles a batch's candidates in a state of the copy."""
 
-    def __init__(
-        self,
-        vectors: VectorReader,
-        metric: Metric,
-        state: State,
-        ticket: Ticket,
-    ) -> None:
-        self.read = 0
-        self._vectors = vectors
-        self._metric = metric
-        self._rows = state.rows
-        self._longest = state.longest
-        self._ticket = ticket
+def answer(snapshot: Snapshot, masks: Masks, queries: Sequence[VectorQuery]) -> list[Found]:
+    """Return what each query finds."""
+    best: dict[int, Nearest] = {}
+    asked = [_masks_of(snapshot, masks, query) for query in queries]
+    for places in _scans(queries, asked, snapshot.state):
+        snapshot.ticket.check()
+        some = [queries[place] for place in places]
+        found = _nearest(snapshot, some, [asked[place] for place in places])
+        best.update(zip(places, found, strict=True))
+    return _fetch(snapshot, queries, [best[place] for place in range(len(queries))])
+
+
+def _masks_of(snapshot: Snapshot, masks: Masks, query: VectorQuery) -> Sequence[BoolArray] | None:
+    if query.where is None:
+        return None
+    return masks.of(snapshot.db, snapshot.table, snapshot.state, query.where)
+
+
+def _scans(
+    queries: Sequence[VectorQuery], asked: Sequence[Sequence[BoolArray] | None], state: State
+) -> Iterator[list[int]]:
+    """The places of queries that scan the rows together."""
+    together: list[int] = []
+    wanted = 0
+    for place, (query, masks) in enumerate(zip(queries, asked, strict=True)):
+        if masks is not None:
+            selected = sum(int(np.count_nonzero(mask)) for mask in masks)
+            if selected < _FEW * state.rows:
+                yield [place]
+                continue
+        limit = min(query.limit, state.rows)
+        if together and wanted + limit > _WANTED:
+            yield together
+            together, wanted = [], 0
+        together.append(place)
+        wanted += limit
+    if together:
+        yield together
+
+
+def _nearest(
+    snapshot: Snapshot,
+    queries: Sequence[VectorQuery],
+    masks: Sequence[Sequence[BoolArray] | None],
+) -> list[Nearest]:
+    state, metric = snapshot.state, snapshot.table.schema.metric
+    points = np.stack([query.vector for query in queries])
+    asked = [
+        Asked(codes, query.limit, mask)
+        for codes, query, mask in zip(encode_queries(points, metric), queries, masks, strict=True)
+    ]
+    check = snapshot.ticket.check
+    if not state.has_vectors:
+        found = candidates(state.segments, asked, metric, check)
+        return _Rescoring(snapshot).nearest(found, queries)
+    best = []
+    for rows, query in zip(
+        nearest(state.segments, asked, points, metric, state.longest, check), queries, strict=True
+    ):
+        which = nearest_first(rows.distances, query.limit)
+        vectors = rows.vectors(which) if query.columns.vector else None
+        best.append(Nearest(rows.rowids[which], rows.distances[which], vectors))
+    return best
+
+
+class _Rescoring:
+    """Settles a batch's candidates by the vectors in the file."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._vectors = VectorReader(snapshot.db, snapshot.table)
+        self._metric: Metric = snapshot.table.schema.metric
+        self._rows = snapshot.state.rows
+        self._longest = snapshot.state.longest
+        self._ticket = snapshot.ticket
 
     def nearest(self, found: Sequence[Candidates], queries: Sequence[VectorQuery]) -> list[Nearest]:
-        """Of each query's candidates its nearest, best first, and those that equal the last one.
+        """Of each query's candidates its nearest.
 
         The likeliest ones are measured first: their distances leave few of the others.
         """
@@ -167,16 +169,10 @@ class Rescoring:
             self._others(one, near, query)
             for one, near, query in zip(found, measured, queries, strict=True)
         ]
-        if not any(map(len, others)):
-            return [
-                near.take(nearest_first(near.distances, query.limit))
-                for near, query in zip(measured, queries, strict=True)
-            ]
-        more = self._measured(others, queries)
-        return [
-            _best(near, other, query.limit)
-            for near, other, query in zip(measured, more, queries, strict=True)
-        ]
+        if any(map(len, others)):
+            more = self._measured(others, queries)
+            measured = [near.joined(other) for near, other in zip(measured, more, strict=True)]
+        return [near.best(query.limit) for near, query in zip(measured, queries, strict=True)]
 
     def _others(self, found: Candidates, near: Nearest, query: VectorQuery) -> Int64Array:
         """Candidates beyond the first ones that may be as near as the last one wanted of these."""
@@ -203,11 +199,11 @@ class Rescoring:
             some = slice(start, start + _BLOCK)
             # One that several queries want is read once.
             once, places = np.unique(rowids[some], return_inverse=True)
-            vectors = self._read(once)
+            sparse = len(once) * _SPARSE < self._rows
+            vectors = self._vectors.read(once, self._ticket, scattered=sparse, present=True)
             measured[some] = measure(vectors, places, points, which[some], self._metric)
             if kept is not None:
                 kept[some] = vectors[places]
-        self.read += len(rowids)
         found, start = [], 0
         for size in sizes:
             part = slice(start, start + size)
@@ -216,205 +212,20 @@ class Rescoring:
             start += size
         return found
 
-    def _read(self, rowids: Int64Array) -> Float32Array:
-        """The vectors of different rows."""
-        sparse = len(rowids) * _SPARSE < self._rows
-        return self._vectors.read(rowids, self._ticket, scattered=sparse, present=True)
 
-
-def _best(near: Nearest, other: Nearest, limit: int) -> Nearest:
-    if len(other.rowids):
-        vectors = None
-        if near.vectors is not None and other.vectors is not None:
-            vectors = np.concatenate([near.vectors, other.vectors])
-        near = Nearest(
-            np.concatenate([near.rowids, other.rowids]),
-            np.concatenate([near.distances, other.distances]),
-            vectors,
-        )
-    return near.take(nearest_first(near.distances, limit))
-
-
-# Where a filter selects less than this share of the rows, their codes are gathered and scanned
-# alone.
-_FEW = 1 / 16
-
-
-@dataclass(slots=True)
-class _Scan:
-    """Queries that scan the same rows of the copy together."""
-
-    state: State
-    dims: int | None
-    """The count of components that rank the rows; None for an exact scan."""
-    places: list[int] = field(default_factory=list)
-    masks: list[Sequence[BoolArray] | None] = field(default_factory=list)
-    gathered: bool = False
-
-    def add(self, place: int, mask: Sequence[BoolArray] | None) -> None:
-        self.places.append(place)
-        self.masks.append(mask)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A reader's snapshot of the file, and the copy's state at it."""
-
-    db: sqlite3.Connection
-    ticket: Ticket
-    table: TableLayout
-    state: State
-
-
-class Batch:
-    """Some queries that are answered together from one copy, in one snapshot."""
-
-    __slots__ = ("_copy", "_metric", "_queries", "_snapshot")
-
-    def __init__(
-        self,
-        copy: ResidentCopy,
-        snapshot: Snapshot,
-        queries: Sequence[VectorQuery],
-    ) -> None:
-        self._copy = copy
-        self._snapshot = snapshot
-        self._queries = queries
-        self._metric: Metric = snapshot.table.schema.metric
-
-    def answer(self, timings: Timings) -> list[Found]:
-        snapshot, queries = self._snapshot, self._queries
-        with timings.stage("filter"):
-            scans = self._plan()
-        if snapshot.state.whole:
-            best, measured = self._measured(scans, timings)
-        else:
-            best, measured = self._settled(scans, timings)
-        with timings.stage("fetch"):
-            answers = self._fetch(best)
-        timings.add_batch(len(queries), measured)
-        return answers
-
-    def _measured(self, scans: Sequence[_Scan], timings: Timings) -> tuple[list[Nearest], int]:
-        """Return each query's nearest by the vectors in memory, and the count of measured rows."""
-        queries, metric = self._queries, self._metric
-        likeliest: dict[int, tuple[Int64Array, Float32Array]] = {}
-        with timings.stage("scan"):
-            for scan in scans:
-                for place, masks in zip(scan.places, scan.masks, strict=True):
-                    self._snapshot.ticket.check()
-                    likeliest[place] = likeliest_whole(scan.state, queries[place], masks, metric)
-        best, count = [], 0
-        with timings.stage("rescore"):
-            for place, query in enumerate(queries):
-                rowids, vectors = likeliest.pop(place)
-                all_rows, one = np.arange(len(rowids)), np.zeros(len(rowids), dtype=np.int64)
-                far = measure(vectors, all_rows, query.vector[None], one, metric)
-                near = Nearest(rowids, far, vectors if query.columns.vector else None)
-                best.append(near.take(nearest_first(far, query.limit)))
-                count += len(rowids)
-            self._check_present(best)
-        return best, count
-
-    def _check_present(self, best: Sequence[Nearest]) -> None:
-        """Raise DamageError where another program removed a vector that was not read again."""
-        rowids = best[0].rowids
-        if len(best) > 1:
-            rowids = np.unique(np.concatenate([one.rowids for one in best]))
-        VectorReader(self._snapshot.db, self._snapshot.table).check_present(
-            rowids, self._snapshot.ticket
-        )
-
-    def _settled(self, scans: Sequence[_Scan], timings: Timings) -> tuple[list[Nearest], int]:
-        """Return each query's nearest by codes and the file, and the count of measured rows."""
-        snapshot, queries = self._snapshot, self._queries
-        found: dict[int, Candidates] = {}
-        with timings.stage("scan"):
-            for scan in scans:
-                snapshot.ticket.check()
-                found.update(zip(scan.places, self._candidates(scan), strict=True))
-        with timings.stage("rescore"):
-            reader = VectorReader(snapshot.db, snapshot.table)
-            rescoring = Rescoring(reader, self._metric, snapshot.state, snapshot.ticket)
-            best = rescoring.nearest([found[place] for place in range(len(queries))], queries)
-        return best, rescoring.read
-
-    def _fetch(self, best: Sequence[Nearest]) -> list[Found]:
-        """Read the rows of all, by one statement for those that want the same columns."""
-        snapshot, queries = self._snapshot, self._queries
-        if len(queries) == 1:
-            (only,), columns = best, queries[0].columns
-            rows = by_rowids(
-                snapshot.db, snapshot.ticket, snapshot.table, only.rowids, columns, only.vectors
-            )
-            return [Found(rows, only.distances.tolist())]
-        answers: dict[int, Found] = {}
-        for columns in {query.columns: None for query in queries}:
-            places = [i for i, query in enumerate(queries) if query.columns == columns]
-            mine = [best[place] for place in places]
-            kept = [one.vectors for one in mine if one.vectors is not None]
-            vectors = np.concatenate(kept) if columns.vector else None
-            rowids = np.concatenate([one.rowids for one in mine])
-            rows = by_rowids(snapshot.db, snapshot.ticket, snapshot.table, rowids, columns, vectors)
-            parts = split(rows, [len(one.rowids) for one in mine])
-            for place, one, part in zip(places, mine, parts, strict=True):
-                answers[place] = Found(part, one.distances.tolist())
-        return [answers[place] for place in range(len(queries))]
-
-    def _plan(self) -> list[_Scan]:
-        """Group the queries by the rows they scan: a partition's, the few of a filter, or all."""
-        table, state = self._snapshot.table, self._snapshot.state
-        shared: dict[Hashable, _Scan] = {}
-        alone: list[_Scan] = []
-        keys = state.keys
-        for place, query in enumerate(self._queries):
-            dims = prefix_of(query, table.schema.dim)
-            key = _partition_of(query, table)
-            if key is not None and key not in keys:
-                key = SHARED
-            part = state if key is None else state.of_key(key)
-            mask: list[BoolArray] | None = None
-            whole = key not in (None, SHARED) and only_fixes(query.where, table.schema)
-            if query.where is not None and not whole:
-                mask = self._copy.masks.of(self._snapshot.db, table, part, query.where)
-                if sum(int(np.count_nonzero(one)) for one in mask) < _FEW * part.rows:
-                    few = _Scan(gathered(part, mask), dims, gathered=True)
-                    few.add(place, None)
-                    alone.append(few)
-                    continue
-            shared.setdefault((key, dims), _Scan(part, dims)).add(place, mask)
-        return [*shared.values(), *alone]
-
-    def _candidates(self, scan: _Scan) -> list[Candidates]:
-        """Return the candidates of a scan's queries: exact, by signs, or by a prefix."""
-        mine = [self._queries[place] for place in scan.places]
-        vectors = [query.vector for query in mine]
-        state, metric = scan.state, self._metric
-        wanted = [query.limit for query in mine]
-        if self._copy.bits:
-            codes = sign_codes(vectors)
-            wanted = [oversampled(query, BIT_OVERSAMPLE, state.rows) for query in mine]
-        elif scan.dims is not None:
-            wanted = [oversampled(query, PREFIX_OVERSAMPLE, state.rows) for query in mine]
-            # The facts of gathered rows serve this search alone.
-            state, codes = self._copy.prefixes.of(state, vectors, scan.dims, keep=not scan.gathered)
-        else:
-            codes = encode_queries(np.stack(vectors), metric)
-        return candidates(
-            state,
-            [Asked(*one) for one in zip(codes, wanted, scan.masks, strict=True)],
-            metric,
-            self._copy.workspace,
-            plain=self._copy.bits or scan.dims is not None,
-            check=self._snapshot.ticket.check,
-        )
-
-
-def _partition_of(query: VectorQuery, table: TableLayout) -> Hashable | None:
-    """The key of the only partition that a query's filter leaves, if it leaves one."""
-    if query.where is None or not table.partitions:
-        return None
-    fixed = fixed_values(query.where, table.schema)
-    if len(fixed) < len(table.partitions):
-        return None
-    return tuple(partition_value(fixed[name]) for name in table.partitions)
+def _fetch(
+    snapshot: Snapshot, queries: Sequence[VectorQuery], best: Sequence[Nearest]
+) -> list[Found]:
+    """Read the rows of all, by one statement for those that want the same columns."""
+    answers: dict[int, Found] = {}
+    for columns in {query.columns: None for query in queries}:
+        places = [i for i, query in enumerate(queries) if query.columns == columns]
+        mine = [best[place] for place in places]
+        kept = [one.vectors for one in mine if one.vectors is not None]
+        vectors = np.concatenate(kept) if columns.vector else None
+        rowids = np.concatenate([one.rowids for one in mine])
+        rows = by_rowids(snapshot.db, snapshot.ticket, snapshot.table, rowids, columns, vectors)
+        parts = split(rows, [len(one.rowids) for one in mine]) if len(mine) > 1 else [rows]
+        for place, one, part in zip(places, mine, parts, strict=True):
+            answers[place] = Found(part, one.distances.tolist())
+    return [answers[place] for place in range(len(queries))]

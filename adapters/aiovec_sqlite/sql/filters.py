@@ -160,12 +160,6 @@ def fixed_values(expr: Expr | None, schema: Schema) -> dict[str, Value]:
     return fixed
 
 
-def only_fixes(expr: Expr | None, schema: Schema) -> bool:
-    """Return whether ``expr`` fixes the values of some partition fields, and nothing else."""
-    items = expr.items if isinstance(expr, And) else (expr,)
-    return expr is not None and len(fixed_values(expr, schema)) == len(items)
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
     """A piece of SQL that can stand beside AND and OR, or in parentheses if it is ``joined``."""

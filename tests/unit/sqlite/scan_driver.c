@@ -51,18 +51,19 @@ int main(void) {
             continue;
         }
         int64_t segments = number(), count = number(), dim = number();
-        int64_t step = number(), how = number(), halves = number();
+        int64_t metric = number(), half = (dim + 1) / 2;
         double share = real();
         Segment *parts = calloc((size_t)segments + 1, sizeof *parts);
         const uint8_t **masks = calloc((size_t)(segments * count) + 1, sizeof *masks);
         for (int64_t i = 0; i < segments; i++) {
             size_t rows = (size_t)(parts[i].rows = number());
-            parts[i].codes = got(rows * (size_t)step);
-            if (halves) parts[i].lower = got(rows * (size_t)step);
+            parts[i].upper = got(rows * (size_t)half);
+            parts[i].lower = got(rows * (size_t)half);
             parts[i].scale = got(rows * 4);
             parts[i].offset = got(rows * 4);
             parts[i].error = got(rows * 4);
             parts[i].rowids = got(rows * 8);
+            parts[i].vectors = got(rows * (size_t)dim * 4);
             parts[i].most_error = real();
             parts[i].most_reach = real();
             parts[i].most_offset = real();
@@ -71,7 +72,9 @@ int main(void) {
                 if (number()) masks[i * count + j] = got(rows);
         }
         Query *queries = calloc((size_t)count, sizeof *queries);
+        float *points = malloc((size_t)(count * dim) * 4);
         for (int64_t j = 0; j < count; j++) {
+            get(points + j * dim, (size_t)dim * 4);
             queries[j].codes = got((size_t)dim);
             queries[j].scale = real();
             queries[j].length = real();
@@ -82,35 +85,42 @@ int main(void) {
             queries[j].lowers = malloc((size_t)queries[j].wanted * sizeof(double) + 1);
         }
         Answer answer = {0};
-        answer.segment = -1;
-        int64_t taken = 0, done;
         answer.room = TILE * count;
         answer.found = malloc((size_t)answer.room * sizeof(Found));
-        /* One segment in each call. */
-        while ((done = aiovec_scan(kind, parts, segments, masks, queries, count, dim, step, share,
-                                   how, &taken, 1, &answer)) != 1) {
+        while (answer.segment < segments) {
+            /* One segment in each call. */
+            int64_t done = aiovec_scan(kind, parts, segments, masks, queries, count, dim, share,
+                                       metric == EUCLIDEAN, 1, &answer);
             if (done < 0) exit(5);
-            if (done == 2) continue;
+            if (done) continue;
             answer.room *= 2;
             answer.found = realloc(answer.found, (size_t)answer.room * sizeof(Found));
         }
         size_t total = (size_t)answer.count;
         Found *sorted = malloc(total * sizeof(Found) + 1);
         int64_t *rowids = malloc(total * 8 + 1), *ends = malloc((size_t)count * 8);
-        double *most = malloc(total * 8 + 1);
-        Query *const all_queries[] = {queries};
-        const Answer *const answers[] = {&answer};
-        aiovec_scan_settle(all_queries, answers, 1, count, sorted, rowids, most, ends);
+        double *most = malloc(total * 8 + 1), longest = 0;
+        aiovec_scan_sort(queries, count, &answer, sorted, rowids, most, ends);
         fwrite(ends, 8, (size_t)count, stdout);
         fwrite(rowids, 8, (size_t)ends[count - 1], stdout);
         for (int64_t i = 0; i < segments; i++) {
-            free((void *)parts[i].codes), free((void *)parts[i].lower), free((void *)parts[i].scale);
+            double end = 1.001 * (parts[i].most_reach + parts[i].most_error);
+            if (end > longest) longest = end;
+        }
+        if (aiovec_scan_measure(queries, parts, points, count, dim, metric, longest, &answer,
+                                sorted, most, ends) < 0)
+            exit(5);
+        fwrite(ends, 8, (size_t)count, stdout);
+        for (int64_t i = 0; i < ends[count - 1]; i++) fwrite(&sorted[i].rowid, 8, 1, stdout);
+        fwrite(most, 8, (size_t)ends[count - 1], stdout);
+        for (int64_t i = 0; i < segments; i++) {
+            free((void *)parts[i].upper), free((void *)parts[i].lower), free((void *)parts[i].scale);
             free((void *)parts[i].offset), free((void *)parts[i].error);
-            free((void *)parts[i].rowids);
+            free((void *)parts[i].rowids), free((void *)parts[i].vectors);
             for (int64_t j = 0; j < count; j++) free((void *)masks[i * count + j]);
         }
         for (int64_t j = 0; j < count; j++) free((void *)queries[j].codes), free(queries[j].lowers);
-        free(parts), free(masks), free(queries), free(answer.found), free(sorted);
+        free(parts), free(masks), free(queries), free(points), free(answer.found), free(sorted);
         free(rowids), free(most), free(ends);
     }
 }

@@ -11,17 +11,18 @@ import numpy.typing as npt
 
 from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.codes import (
-    CodeArray,
+    Int8Array,
     QueryCodes,
     encode_queries,
     encode_rows,
     rounding,
 )
 from aiovec_sqlite.copies.kernel import library as native
-from aiovec_sqlite.copies.kernel.library import L2
 from aiovec_sqlite.copies.segments import Segment
 
 Bools = npt.NDArray[np.bool_]
+Near = list[tuple[list[int], npt.NDArray[np.float64]]]
+"""For each query rows with their distances."""
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
 # Values that lie farther count as equally far; the scan has it in float32.
 FARTHEST = float(np.float32(1e37))
@@ -30,6 +31,7 @@ FARTHEST = float(np.float32(1e37))
 @dataclass(frozen=True, slots=True)
 class Case:
     segments: list[Segment]
+    points: npt.NDArray[np.float32]
     queries: list[QueryCodes]
     wanted: list[int]
     masks: list[list[Bools] | None]
@@ -56,10 +58,11 @@ def random_case(
     sizes = rng.integers(0, rows, rng.integers(4)).tolist()
     segments = [_segment(rng, place, size, dim, metric) for place, size in enumerate(sizes)]
     count = count or int(rng.choice([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33]))
-    queries = encode_queries(_vectors(rng, count, dim), metric)
+    points = _vectors(rng, count, dim)
+    queries = encode_queries(points, metric)
     masks = [_masks(rng, segments) if rng.random() < 0.3 else None for _ in range(count)]
     wanted = [int(rng.choice([1, 1, 3, 10, 50, 1000])) for _ in range(count)]
-    return Case(segments, queries, wanted, masks, metric)
+    return Case(segments, points, queries, wanted, masks, metric)
 
 
 def _vectors(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.float32]:
@@ -80,28 +83,50 @@ def _vectors(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.f
 
 def _segment(rng: np.random.Generator, place: int, count: int, dim: int, metric: Metric) -> Segment:
     room = count + int(rng.integers(0, 9))
-    segment = Segment.empty((), max(room, 1), dim)
+    segment = Segment.empty(max(room, 1), dim, vectors=True)
     if rng.random() < 0.5:  # not where a line of the cache begins
-        segment = replace(segment, codes=_loose(rng, segment.codes))
-        if segment.lower is not None:
-            segment = replace(segment, lower=_loose(rng, segment.lower))
+        upper, lower = _loose(rng, segment.upper), _loose(rng, segment.lower)
+        segment = replace(segment, upper=upper, lower=lower)
     ids = place * 10_000 + rng.permutation(10_000)[:count].astype(np.int64)
     if count:
-        segment = segment.append(ids, encode_rows(_vectors(rng, count, dim), metric))
+        vectors = _vectors(rng, count, dim)
+        rows = replace(encode_rows(vectors, metric), vectors=vectors)
+        segment = segment.append(ids, rows)
     if count and rng.random() < 0.4:
         gone = rng.choice(ids, rng.integers(0, count + 1), replace=False)
         segment = segment.without(np.sort(gone))
     return segment
 
 
-def _loose(rng: np.random.Generator, codes: CodeArray) -> CodeArray:
+def _loose(rng: np.random.Generator, codes: Int8Array) -> Int8Array:
     loose = np.zeros(codes.size + 64, dtype=codes.dtype)[int(rng.integers(1, 64)) :]
     return loose[: codes.size].reshape(codes.shape)
 
 
 def _masks(rng: np.random.Generator, segments: list[Segment]) -> list[Bools]:
-    share = rng.random()
+    share = rng.choice([rng.random(), 0.1, 0.01])
     return [rng.random(one.count) < share for one in segments]
+
+
+def check_measured(case: Case, found: Near) -> None:
+    """Check each query's rows with their distances: the nearest are among them."""
+    for column, (rowids, measured) in enumerate(found):
+        mask, ids, vectors = case.masks[column], [], []
+        for number, one in enumerate(case.segments):
+            assert one.vectors is not None
+            there = one.offset[: one.count] > -np.inf
+            if mask is not None:
+                there &= mask[number]
+            ids.append(one.rowids[: one.count][there])
+            vectors.append(one.vectors[: one.count][there])
+        every = np.concatenate(vectors) if ids else case.points[:0]
+        true = distances(every, case.points[column], case.metric)
+        by_id = dict(zip(np.concatenate(ids).tolist() if ids else [], true, strict=True))
+        assert len(set(rowids)) == len(rowids)
+        assert [by_id[rowid] for rowid in rowids] == measured.tolist()
+        if len(true):
+            last = np.sort(true)[min(case.wanted[column], len(true)) - 1]
+            assert {rowid for rowid, far in by_id.items() if far <= last} <= set(rowids)
 
 
 def check_found(case: Case, found: list[list[int]]) -> None:
@@ -122,7 +147,7 @@ def _expected(case: Case, column: int) -> dict[int, float]:
     share = rounding(len(query.codes))
     ids, values, misses = [], [], []
     for number, one in enumerate(case.segments):
-        codes = one.whole_codes(slice(one.count)).astype(np.int64)
+        codes = one.codes(slice(one.count)).astype(np.int64)
         products = (codes @ query.codes.astype(np.int64)).astype(np.float32)
         value = (products * one.scale[: one.count]).astype(np.float64) * query.scale
         miss = query.length * one.error[: one.count].astype(np.float64)
@@ -151,15 +176,13 @@ def _expected(case: Case, column: int) -> dict[int, float]:
 def packed(case: Case, kind: int) -> bytes:
     """A case as ``scan_driver.c`` reads it."""
     dim = len(case.queries[0].codes)
-    step = case.segments[0].codes.strides[0] if case.segments else 1
-    how = L2 * (case.metric == "l2")
-    halves = any(one.lower is not None for one in case.segments)
-    head = (kind, len(case.segments), len(case.queries), dim, step, how, halves)
-    parts = [struct.pack("<7qd", *head, rounding(dim))]
+    head = (kind, len(case.segments), len(case.queries), dim, native.METRICS[case.metric])
+    parts = [struct.pack("<5qd", *head, rounding(dim))]
     for number, one in enumerate(case.segments):
         parts.append(struct.pack("<q", one.count))
-        lower = () if one.lower is None else (one.lower,)
-        arrays = (one.codes, *lower, one.scale, one.offset, one.error, one.rowids)
+        assert one.vectors is not None
+        codes = (one.upper, one.lower)
+        arrays = (*codes, one.scale, one.offset, one.error, one.rowids, one.vectors)
         parts += [array[: one.count].tobytes() for array in arrays]
         facts = (one.most_error, one.most_reach, one.most_offset, one.most_lower)
         parts.append(struct.pack("<4d", *facts))
@@ -167,7 +190,8 @@ def packed(case: Case, kind: int) -> bytes:
             parts.append(struct.pack("<q", mask is not None))
             if mask is not None:
                 parts.append(mask[number].tobytes())
-    for query, wanted in zip(case.queries, case.wanted, strict=True):
+    for point, query, wanted in zip(case.points, case.queries, case.wanted, strict=True):
+        parts.append(point.tobytes())
         parts.append(query.codes.tobytes())
         parts.append(
             struct.pack("<4dq", query.scale, query.length, query.slack, query.blur, wanted)
@@ -175,16 +199,25 @@ def packed(case: Case, kind: int) -> bytes:
     return b"".join(parts)
 
 
-def unpacked(found: bytes, cases: list[Case]) -> tuple[int, list[list[list[int]]]]:
-    """What the driver wrote: the kinds of its processor, and each query's rowids for each case."""
+def unpacked(found: bytes, cases: list[Case]) -> tuple[int, list[tuple[list[list[int]], Near]]]:
+    """What the driver wrote: the kinds of its processor; for each case each query's candidates, and
+    the rows that it measured with their distances."""
     numbers = np.frombuffer(found, dtype="<i8")
     place, answers = 1, []
+
+    def taken(count: int) -> npt.NDArray[np.int64]:
+        nonlocal place
+        place += count
+        return numbers[place - count : place]
+
     for case in cases:
-        ends = [0, *numbers[place : place + len(case.queries)].tolist()]
-        place += len(case.queries)
-        rowids = numbers[place : place + ends[-1]].tolist()
-        place += ends[-1]
-        answers.append([rowids[a:b] for a, b in itertools.pairwise(ends)])
+        ends = [0, *taken(len(case.queries)).tolist()]
+        rowids = taken(ends[-1]).tolist()
+        listed = [rowids[a:b] for a, b in itertools.pairwise(ends)]
+        ends = [0, *taken(len(case.queries)).tolist()]
+        rowids, far = taken(ends[-1]).tolist(), taken(ends[-1]).view("<f8")
+        near = [(rowids[a:b], far[a:b]) for a, b in itertools.pairwise(ends)]
+        answers.append((listed, near))
     assert place == len(numbers)
     return int(numbers[0]), answers
 

@@ -7,6 +7,7 @@ The truth is computed in float64 from the float32 vectors.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +24,8 @@ from aiovec_sqlite.copies.codes import (
     rounding,
     value_of,
 )
-from aiovec_sqlite.copies.scan import Asked, Candidates, Workspace, candidates
-from aiovec_sqlite.copies.segments import LIMITS, Segment, State, appended, without
+from aiovec_sqlite.copies.native import Asked, Candidates, candidates, nearest
+from aiovec_sqlite.copies.segments import FULL, Segment, State, appended, without
 
 Rows = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -69,7 +70,7 @@ def all_equal(rng: Random, n: int, dim: int) -> Rows:
 
 
 def constant(rng: Random, n: int, dim: int) -> Rows:
-    return np.full((n, dim), 0.1, dtype=np.float32) * rng.integers(1, 4, (n, 1))
+    return np.full((n, dim), 0.1, np.float32) * rng.integers(1, 4, (n, 1)).astype(np.float32)
 
 
 def halves(rng: Random, n: int, dim: int) -> Rows:
@@ -202,10 +203,10 @@ def values_by_codes(rows: RowCodes, query: QueryCodes) -> tuple[Values, Values]:
 
 
 def state_of(
-    rows: Rows, metric: Metric, rng: Random, full: int = LIMITS.full_segment
+    rows: Rows, metric: Metric, rng: Random, full: int = FULL
 ) -> tuple[State, Rows, set[int]]:
     """The rows in segments, some in small steps, and some that came and went."""
-    n, dim = rows.shape
+    n = len(rows)
     gone = set(map(int, np.flatnonzero(rng.random(n) < rng.choice([0.0, 0.2]))))
     if len(gone) == n:
         gone.pop()
@@ -214,7 +215,9 @@ def state_of(
     while start < n:
         end = min(n, start + int(rng.integers(1, n + 1)))
         ids = np.arange(start, end, dtype=np.int64)
-        parts = appended(parts, (), ids, encode_rows(rows[start:end], metric), dim, full=full)
+        some = rows[start:end]
+        coded = replace(encode_rows(some, metric), vectors=some)
+        parts = appended(parts, ids, coded, full=full)
         start = end
     parts = without(parts, np.array(sorted(gone), dtype=np.int64))
     return State(1, tuple(parts)), rows, gone
@@ -225,9 +228,7 @@ def encode_query(query: Rows, metric: Metric) -> QueryCodes:
     return code
 
 
-def check_candidates(
-    rows: Rows, metric: Metric, rng: Random, full: int = LIMITS.full_segment
-) -> None:
+def check_candidates(rows: Rows, metric: Metric, rng: Random, full: int = FULL) -> None:
     """No row that is among the k best is missing, in batches, with filters and with rows gone."""
     state, rows, gone = state_of(rows, metric, rng, full)
     there = np.array([i not in gone for i in range(len(rows))])
@@ -242,16 +243,25 @@ def check_candidates(
             masks = [allowed[part.rowids[: part.count]] for part in state.segments]
         asked.append(Asked(encode_query(query, metric), wanted, masks))
         wishes.append((query, wanted, allowed & there))
-    outcome = candidates(state, asked, metric, Workspace())
+    outcome = candidates(state.segments, asked, metric)
     for found, wish in zip(outcome, wishes, strict=True):
         check_found(found, rows, metric, *wish)
+    points = np.stack([query for query, _, _ in wishes])
+    measured = nearest(state.segments, asked, points, metric, state.longest)
+    for near, (query, wanted, allowed) in zip(measured, wishes, strict=True):
+        true = distances(rows[near.rowids], query, metric)
+        assert near.distances.tobytes() == true.tobytes()
+        every = distances(rows[allowed], query, metric)
+        if len(every):
+            last = np.sort(every)[min(wanted, len(every)) - 1]
+            best = set(np.flatnonzero(allowed)[every <= last].tolist())
+            assert best <= set(near.rowids.tolist()), "a row is not measured"
 
 
 def candidates_of(rows: Rows, query: Rows, wanted: int, metric: Metric) -> Candidates:
     ids = np.arange(len(rows), dtype=np.int64)
-    parts = appended([], (), ids, encode_rows(rows, metric), rows.shape[1])
-    asked = [Asked(encode_query(query, metric), wanted)]
-    (found,) = candidates(State(1, tuple(parts)), asked, metric, Workspace())
+    parts = appended([], ids, encode_rows(rows, metric))
+    (found,) = candidates(parts, [Asked(encode_query(query, metric), wanted)], metric)
     return found
 
 
@@ -327,7 +337,7 @@ def test_no_row_among_the_best_is_missing(
     kind: Callable[[Random, int, int], Rows], metric: Metric
 ) -> None:
     for seed, dim in enumerate(DIMS):
-        full = (64, 100, LIMITS.full_segment)[seed % 3]
+        full = (64, 100, FULL)[seed % 3]
         rng = np.random.default_rng([seed, full])
         rows = kind(rng, 200 if dim < 1000 else 80, dim)
         if metric == "cosine":
@@ -342,7 +352,7 @@ def test_no_row_among_the_best_is_missing(
     count=st.integers(1, 700),
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
     metric=st.sampled_from(METRICS),
-    full=st.sampled_from([1, 63, 64, 65, 300, LIMITS.full_segment]),
+    full=st.sampled_from([1, 63, 64, 65, 300, FULL]),
 )
 def test_no_row_is_missing_whatever_the_table(
     seed: int,

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.contract.base import case as named
-from tests.unit.sqlite.scans import Case, check_found, expected, random_case, random_pairs
+from tests.unit.sqlite.scans import (
+    Case,
+    check_found,
+    check_measured,
+    expected,
+    random_case,
+    random_pairs,
+)
 
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.kernel.library import KINDS, Library
-from aiovec_sqlite.copies.native import measure, scan_natively
+from aiovec_sqlite.copies.native import Asked, candidates, measure, nearest
+from aiovec_sqlite.copies.segments import State
 
 
 @pytest.fixture(params=KINDS)
@@ -30,48 +39,59 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return chosen
 
 
-def check(library: Library, case: Case) -> None:
-    found = scan_natively(
-        library, case.segments, case.queries, case.wanted, case.masks, case.metric, lambda: None
-    )
-    check_found(case, [rowids.tolist() for rowids, _ in found])
-    for (rowids, most), wanted in zip(found, expected(case), strict=True):
-        assert np.allclose(most, [wanted[rowid] for rowid in rowids.tolist()], rtol=1e-9, atol=0)
+def asked(case: Case) -> list[Asked]:
+    return [Asked(*one) for one in zip(case.queries, case.wanted, case.masks, strict=True)]
 
 
-def campaign(library: Library, rounds: range) -> None:
+def check(case: Case, *, vectors: bool = True) -> None:
+    found = candidates(case.segments, asked(case), case.metric)
+    check_found(case, [one.rowids.tolist() for one in found])
+    for one, wanted in zip(found, expected(case), strict=True):
+        most = [wanted[rowid] for rowid in one.rowids.tolist()]
+        assert np.allclose(one.most, most, rtol=1e-9, atol=0)
+    if vectors:
+        longest = State(1, tuple(case.segments)).longest
+        near = nearest(case.segments, asked(case), case.points, case.metric, longest)
+        check_measured(case, [(one.rowids.tolist(), one.distances) for one in near])
+
+
+def campaign(rounds: range) -> None:
     for seed in rounds:
         with named(f"seed {seed}"):
-            check(library, random_case(np.random.default_rng(seed)))
+            check(random_case(np.random.default_rng(seed)))
 
 
-def test_random_scans(library: Library) -> None:
-    campaign(library, range(60))
+@pytest.mark.usefixtures("library")
+def test_random_scans() -> None:
+    campaign(range(60))
 
 
 @pytest.mark.soak
-def test_random_scans_at_length(library: Library) -> None:
-    campaign(library, range(1_000, 101_000))
+@pytest.mark.usefixtures("library")
+def test_random_scans_at_length() -> None:
+    campaign(range(1_000, 101_000))
 
 
-def test_scans_of_hard_sizes(library: Library) -> None:
+@pytest.mark.usefixtures("library")
+def test_scans_of_hard_sizes() -> None:
     """What is less than a vector of the processor, and far more than its registers."""
     rng = np.random.default_rng(1)
     for dim in (1, 2, 3, 4, 5, 8, 16, 17):
         for count in (1, 2, 3, 5):
             with named((dim, count)):
-                check(library, random_case(rng, rows=100, dim=dim, count=count))
+                check(random_case(rng, rows=100, dim=dim, count=count))
     for dim in (768, 1024, 1536, 4095, 4096):
         with named(dim):
-            check(library, random_case(rng, rows=70, dim=dim))
+            check(random_case(rng, rows=70, dim=dim))
     for count in (1, 2, 4):  # of few queries most rows wait for their lower halves
         with named((9_000, count)):
-            check(library, random_case(rng, rows=9_000, dim=24 + count, count=count))
+            check(random_case(rng, rows=9_000, dim=24 + count, count=count))
     case = random_case(rng)
-    check(library, Case([], case.queries, case.wanted, [None] * len(case.queries), case.metric))
+    check(replace(case, segments=[], masks=[None] * len(case.queries)))
 
 
-def test_rows_that_come_in_the_worst_order(library: Library) -> None:
+@pytest.mark.usefixtures("library")
+def test_rows_that_come_in_the_worst_order() -> None:
     """Each row is better than all before it, so that each is kept for a while."""
     rng = np.random.default_rng(0)
     case = random_case(rng, metric="dot")
@@ -79,16 +99,14 @@ def test_rows_that_come_in_the_worst_order(library: Library) -> None:
         case = random_case(rng, metric="dot")
     one = case.segments[0]
     query = case.queries[0].codes.astype(int)
-    order = np.argsort(one.whole_codes(slice(one.count)).astype(int) @ query)
-    for array in (one.codes, one.lower, one.scale):
-        if array is not None:
-            array[: one.count] = array[: one.count][order]
-    check(library, case)
+    order = np.argsort(one.codes(slice(one.count)).astype(int) @ query)
+    for array in (one.upper, one.lower, one.scale):
+        array[: one.count] = array[: one.count][order]
+    check(case, vectors=False)
 
 
-def test_a_scan_that_nobody_waits_for_ends(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("library")
+def test_a_scan_that_nobody_waits_for_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiovec_sqlite.copies.native._WITHOUT_BREAK", 1)
     rng = np.random.default_rng(4)
     case = random_case(rng)
@@ -96,14 +114,12 @@ def test_a_scan_that_nobody_waits_for_ends(
         case = random_case(rng)
     looks = iter([True])
 
-    def check() -> None:
+    def look() -> None:
         if not next(looks, False):
             raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        scan_natively(
-            library, case.segments, case.queries, case.wanted, case.masks, case.metric, check
-        )
+        candidates(case.segments, asked(case), case.metric, look)
 
 
 def measured_pairs(rounds: range) -> None:

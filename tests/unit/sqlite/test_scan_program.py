@@ -9,7 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.sqlite.scans import check_found, packed, random_case, random_pairs, unpacked
+from tests.unit.sqlite.scans import (
+    check_found,
+    check_measured,
+    packed,
+    random_case,
+    random_pairs,
+    unpacked,
+)
 
 from aiovec_sqlite.copies.kernel.build import SOURCE
 from aiovec_sqlite.copies.kernel.library import KINDS
@@ -69,9 +76,10 @@ async def check(command: list[str], kind: str, seeds: range) -> None:
     code, found, said = await output_of(command, given)
     assert code == 0, said.decode()
     _, answers = unpacked(found, cases)
-    for seed, case, answer in zip(seeds, cases, answers, strict=True):
+    for seed, case, (answer, near) in zip(seeds, cases, answers, strict=True):
         try:
             check_found(case, answer)
+            check_measured(case, near)
         except AssertionError as exc:
             exc.add_note(f"seed {seed}")
             raise

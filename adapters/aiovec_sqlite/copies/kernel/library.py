@@ -1,8 +1,7 @@
 """The compiled scan: loading it, and calling it.
 
-``load`` gives None where there is none that can be used: then ``products.py`` does the same, with
-more work. ``AIOVEC_SCAN`` names a kind of scan for tests and comparisons; "off" is the way without
-the library, and "numpy" that without numkong too.
+``load`` gives None where there is none that can be used: then every search is answered from the
+file. ``AIOVEC_SCAN`` names a kind of scan for tests and comparisons; "off" is the way without it.
 """
 
 from __future__ import annotations
@@ -25,14 +24,11 @@ from .build import DIGEST, LIBRARY
 LOG = logging.getLogger("aiovec.sqlite")
 
 VARIABLE = "AIOVEC_SCAN"
-OFF, NUMPY = "off", "numpy"
+OFF = "off"
 # The numbers of the kinds in scan.c; the fastest last, of those that one processor may have.
-KINDS = {"portable": 0, "avx2": 1, "avx-vnni": 2, "avx512-vnni": 3, "neon": 4}
-_VERSION = 5
+KINDS = {"portable": 0, "avx2": 1, "avx512-vnni": 2, "neon": 3}
+_VERSION = 6
 
-
-# How values are computed, as in scan.c; they add up.
-L2, SIGNS, PLAIN = 1, 2, 4
 # The numbers of the metrics.
 METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}
 
@@ -41,9 +37,9 @@ METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}
 
 class SegmentRecord(ctypes.Structure):
     _fields_ = (
-        ("codes", ctypes.c_void_p), ("lower", ctypes.c_void_p), ("scale", ctypes.c_void_p),
+        ("upper", ctypes.c_void_p), ("lower", ctypes.c_void_p), ("scale", ctypes.c_void_p),
         ("offset", ctypes.c_void_p), ("error", ctypes.c_void_p), ("rowids", ctypes.c_void_p),
-        ("rows", ctypes.c_int64), ("most_error", ctypes.c_double),
+        ("vectors", ctypes.c_void_p), ("rows", ctypes.c_int64), ("most_error", ctypes.c_double),
         ("most_reach", ctypes.c_double), ("most_offset", ctypes.c_double),
         ("most_lower", ctypes.c_double),
     )  # fmt: skip
@@ -64,7 +60,7 @@ class AnswerRecord(ctypes.Structure):
     )  # fmt: skip
 
 
-FOUND_NUMBERS = 4
+FOUND_NUMBERS = 5
 """The count of eight bytes in what is kept of a row."""
 
 
@@ -72,16 +68,13 @@ class UnusableError(Exception):
     """There is no library that can be used, for the reason in the message."""
 
 
-class AbsentError(UnusableError):
-    """There is none at all, or it is not wanted."""
-
-
 @dataclass(frozen=True, slots=True)
 class Library:
     """The functions of a loaded library, and the kind of scan to use."""
 
     scan: ctypes._NamedFuncPointer
-    settle: ctypes._NamedFuncPointer
+    sort: ctypes._NamedFuncPointer
+    measure: ctypes._NamedFuncPointer
     halve: ctypes._NamedFuncPointer
     distances: ctypes._NamedFuncPointer
     kinds: tuple[str, ...]
@@ -91,6 +84,14 @@ class Library:
 def load() -> Library | None:
     """Return the library for this process, or None. Reads the disk the first time."""
     return _loaded(os.environ.get(VARIABLE, ""))
+
+
+def library() -> Library:
+    """Return the library where a table is in memory, so that there is one."""
+    found = load()
+    if found is None:
+        raise UnusableError(why_not())
+    return found
 
 
 def why_not() -> str:
@@ -106,10 +107,8 @@ def why_not() -> str:
 def _loaded(wanted: str) -> Library | None:
     try:
         return opened(wanted, LIBRARY, DIGEST)
-    except AbsentError:  # as they chose, or as a machine without a compiler has it
-        return None
     except UnusableError as exc:
-        LOG.warning("searches are slower than they could be: %s", exc)
+        LOG.warning("searches are answered from the file, which takes longer: %s", exc)
         return None
 
 
@@ -118,12 +117,12 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
 
     UnusableError where it cannot be used, or is not what ``digest`` says.
     """
-    if wanted in (OFF, NUMPY):
-        raise AbsentError(f"{VARIABLE}={wanted} says so")
+    if wanted == OFF:
+        raise UnusableError(f"{VARIABLE}={wanted} says so")
     try:
         made = library.read_bytes()
     except FileNotFoundError as exc:
-        raise AbsentError("the native scan was not compiled when the package was built") from exc
+        raise UnusableError("the native scan was not compiled when the package was built") from exc
     except OSError as exc:
         raise UnusableError(f"{library.name} cannot be read: {exc.strerror}") from exc
     try:
@@ -136,18 +135,21 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
         functions = ctypes.CDLL(str(library))
         version, kinds = functions.aiovec_scan_version, functions.aiovec_scan_kinds
         version.restype = kinds.restype = ctypes.c_int64
-        scan, settle = functions.aiovec_scan, functions.aiovec_scan_settle
+        scan, sort = functions.aiovec_scan, functions.aiovec_scan_sort
+        measure = functions.aiovec_scan_measure
         halve, distances = functions.aiovec_scan_halve, functions.aiovec_scan_distances
     except (OSError, AttributeError) as exc:
         raise UnusableError(f"{library.name} cannot be loaded: {exc}") from exc
     if version() != _VERSION:
         raise UnusableError(f"{library.name} is of another version; install the package again")
     number, place = ctypes.c_int64, ctypes.c_void_p
-    scan.argtypes = [number, place, number, place, place, number, number, number, ctypes.c_double,
-                     number, place, number, place]  # fmt: skip
-    scan.restype = number
-    settle.argtypes = [place, place, number, number, place, place, place, place]
-    settle.restype = None
+    scan.argtypes = [number, place, number, place, place, number, number, ctypes.c_double, number,
+                     number, place]  # fmt: skip
+    sort.argtypes = [place, number, place, place, place, place, place]
+    sort.restype = None
+    measure.argtypes = [place, place, place, number, number, number, ctypes.c_double, place, place,
+                        place, place]  # fmt: skip
+    scan.restype = measure.restype = number
     halve.argtypes = [place, number, number, place, place]
     halve.restype = number
     distances.argtypes = [place, place, place, place, number, number, number, place]
@@ -157,7 +159,7 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
         raise UnusableError(
             f"{VARIABLE}={wanted} is no scan of this processor; it has {', '.join(here)}"
         )
-    return Library(scan, settle, halve, distances, here, wanted or here[-1])
+    return Library(scan, sort, measure, halve, distances, here, wanted or here[-1])
 
 
 def address(array: npt.NDArray[np.generic]) -> int:

@@ -11,9 +11,8 @@
  * the rows alone that may reach the floor whatever these are. Many queries have both halves of some
  * rows put together, where a processor multiplies whole codes as fast as halves, else likewise.
  *
- * Approximate searches are scans too. A prefix is the first codes of each row. Signs are bits, which
- * are compared with four planes of bits for each of a few queries, and spelled out as -1 and 1 for
- * many. Their values count as they are: of equal ones only so many are kept as are wanted.
+ * Rows that no query may find are left out first, by the queries' masks. Where the rows' vectors are
+ * in memory too, the candidates are measured here.
  *
  * No code of Python is called from here, and nothing is kept from one call to the next, so any
  * number of threads may scan at once. Every file scope name but the functions that are exported
@@ -51,15 +50,8 @@
 #include <arm_neon.h>
 #endif
 
-/* The number of the next segment, which no other thread gets. */
-#if MICROSOFT
-#define TAKE(counter) (_InterlockedIncrement64(counter) - 1)
-#else
-#define TAKE(counter) __atomic_fetch_add((counter), 1, __ATOMIC_RELAXED)
-#endif
-
 /* A change of what crosses the border has another number; the library is refused then. */
-#define VERSION 5
+#define VERSION 6
 
 /* Rows that are multiplied and compared together. */
 #define TILE 32
@@ -67,9 +59,6 @@
 #define GROUP 8
 /* For more queries than this a tile's rows are brought into the order of the lanes. */
 #define FEW 4
-/* Levels of a query's component where rows are signs: 0 to 15, in four planes of bits. */
-#define PLANES 4
-#define TOP 15
 /* Two products of four bits with codes of 127 at most add up to less than 4,096: the sums of so
  * many columns of four codes, in two lanes each, fit into 16 bits. */
 #define NARROW 8
@@ -89,12 +78,13 @@
 /* What the caller gives, laid out as in library.py. */
 
 typedef struct {
-    const int8_t *codes; /* of each row, or their upper halves, or bits */
-    const int8_t *lower; /* the lower halves; NULL where codes are whole, or bits */
+    const int8_t *upper; /* halves of each row's codes */
+    const int8_t *lower;
     const float *scale;
     const float *offset; /* minus infinity: the row is gone */
     const float *error;
     const int64_t *rowids;
+    const float *vectors; /* NULL where they are not in memory */
     int64_t rows;
     double most_error;
     double most_reach;
@@ -119,14 +109,15 @@ typedef struct {
     double value;
     double miss;
     int32_t query;
-    int32_t unused;
+    int32_t segment;
+    int64_t row; /* of the segment */
 } Found;
 
 typedef struct {
     Found *found;
     int64_t count;
     int64_t room;
-    /* Where to go on when there was no more room; segment is -1 where none was begun. */
+    /* Where to go on. */
     int64_t segment;
     int64_t row;
 } Answer;
@@ -142,8 +133,10 @@ typedef struct {
 /* How many wait at most, and how many lower halves are on their way from memory at once. */
 #define LATER 2048
 #define SOON 32
-/* So many rows of a tile, for each query and one more, take longer one by one than all together. */
+/* So many rows of a tile, for each query and one more, take longer one by one than all together;
+ * of rows that some query may find, SPARSE do not. */
 #define CROWD 4
+#define SPARSE 8
 
 /* One call. */
 
@@ -155,12 +148,10 @@ typedef struct {
     int64_t dim;
     double share; /* the relative rounding of a float32 sum of dim products */
     int l2;
-    int plain;      /* values count as they are */
-    int64_t step;   /* bytes from one row of a segment to the next */
-    int64_t stride; /* likewise of the rows of many queries, which may be spelled out */
+    int64_t half;   /* bytes of a row's halves */
+    int64_t stride; /* bytes from one row to the next as `arrange` gets them */
     Answer *answer;
-    /* Of the segment that is looked through */
-    const Segment *segment;
+    const Segment *segment; /* the one that is looked through */
     const uint8_t *const *segment_masks;
     float *lowest;  /* for each query, in units of its scale */
     float *inverse; /* one by each query's scale */
@@ -174,14 +165,11 @@ typedef struct {
     int8_t *packed;   /* of many queries likewise in the order of the kernel */
     int8_t *tile;     /* rows in that order */
     int8_t *lower;    /* the lower halves of the same rows */
-    int64_t half;     /* bytes of a row's halves that count: a prefix may be shorter */
     int64_t wide;     /* room of the codes that meet the first in each byte, or the second */
     int64_t columns;  /* of four codes each */
     int64_t seconds;  /* where the columns begin whose codes lie second in their bytes */
-    int8_t *spelled;  /* a tile's rows as codes, of signs or of halves put together */
+    int8_t *whole;    /* a tile's rows as codes, of halves put together */
     const int8_t *next[2]; /* what is fetched while a tile is multiplied */
-    uint64_t *planes; /* of few queries, their levels' bits; for each word PLANES, the highest first */
-    int64_t words;    /* in a row of signs, and in a plane */
 } Scan;
 
 /* The products of some rows with a few queries: TILE numbers for each of these. */
@@ -263,16 +251,15 @@ static void consider(const Scan *scan, int64_t number, int64_t row, int32_t prod
     double miss = query->length * segment->error[row] +
                   query->slack * (segment->most_reach * (1 + scan->share));
     if (scan->l2) miss += scan->share * fabs(offset) + query->blur;
-    if (scan->plain ? query->known == query->wanted && value <= query->floor
-                    : value + miss < query->floor)
-        return;
+    if (value + miss < query->floor) return;
     Answer *answer = scan->answer;
     Found *found = &answer->found[answer->count++];
     found->rowid = segment->rowids[row];
     found->value = value;
     found->miss = miss;
     found->query = (int32_t)number;
-    found->unused = 0;
+    found->segment = (int32_t)(segment - scan->segments);
+    found->row = row;
     push_lower(query, value - miss);
     if (query->known == query->wanted && query->lowers[0] > query->floor) {
         query->floor = query->lowers[0];
@@ -316,28 +303,31 @@ INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t c
     return marks;
 }
 
-/* For each byte the signs of its bits, the lowest first: 1 where it is set, else -1. */
-#define SIGN(byte, bit) ((byte) >> (bit) & 1 ? 1 : -1)
-#define OF_1(b)                                                                      \
-    {SIGN(b, 0), SIGN(b, 1), SIGN(b, 2), SIGN(b, 3), SIGN(b, 4), SIGN(b, 5), SIGN(b, 6), \
-     SIGN(b, 7)}
-#define OF_4(b) OF_1(b), OF_1((b) + 1), OF_1((b) + 2), OF_1((b) + 3)
-#define OF_16(b) OF_4(b), OF_4((b) + 4), OF_4((b) + 8), OF_4((b) + 12)
-#define OF_64(b) OF_16(b), OF_16((b) + 16), OF_16((b) + 32), OF_16((b) + 48)
-static const int8_t SIGNS_OF[256][8] = {OF_64(0), OF_64(64), OF_64(128), OF_64(192)};
+/* Which rows of a tile some of these queries may find: a bit for each. */
+INLINE uint32_t allowed(const Scan *scan, int64_t row, int64_t count, int64_t first,
+                        int64_t last) {
+    if (!scan->masks) return ~0u;
+    uint8_t some[TILE] = {0};
+    for (int64_t number = first; number < last; number++) {
+        const uint8_t *mask = scan->segment_masks[number];
+        if (!mask) return ~0u;
+        if (count == TILE)
+            for (int64_t i = 0; i < TILE; i++) some[i] |= mask[row + i];
+        else
+            for (int64_t i = 0; i < count; i++) some[i] |= mask[row + i];
+    }
+    uint64_t words[TILE / 8];
+    memcpy(words, some, TILE);
+    if (!(words[0] | words[1] | words[2] | words[3])) return 0;
+    uint32_t marks = 0;
+    for (int64_t i = 0; i < TILE; i++) marks |= (uint32_t)some[i] << i;
+    return marks;
+}
 
 /* Codes lie in a byte as two of four bits: the one in its lower bits belongs to a row's first half,
  * the other one to its second half. */
 #define FIRST(byte) ((uint8_t)(byte) & 15)
 #define SECOND(byte) ((uint8_t)(byte) >> 4)
-
-/* The signs of a tile's rows as codes. */
-INLINE const int8_t *spelled(const Scan *scan, const uint8_t *rows, int64_t count) {
-    int8_t *to = scan->spelled;
-    for (int64_t r = 0; r < count; r++, rows += scan->step)
-        for (int64_t i = 0; i < scan->dim / 8; i++, to += 8) memcpy(to, SIGNS_OF[rows[i]], 8);
-    return scan->spelled;
-}
 
 /* The codes of bytes with two halves each: what lies first in them, then what lies second. */
 INLINE void put_together(const uint8_t *RESTRICT upper, const uint8_t *RESTRICT lower,
@@ -352,13 +342,13 @@ INLINE void put_together(const uint8_t *RESTRICT upper, const uint8_t *RESTRICT 
 
 /* A tile's rows as codes, of both their halves. */
 INLINE const int8_t *whole(const Scan *scan, int64_t row, int64_t count) {
-    const uint8_t *upper = (const uint8_t *)scan->segment->codes + row * scan->step;
-    const uint8_t *lower = (const uint8_t *)scan->segment->lower + row * scan->step;
-    uint8_t *to = (uint8_t *)scan->spelled;
-    int64_t step = scan->step;
-    for (int64_t r = 0; r < count; r++, upper += step, lower += step, to += 2 * step)
-        put_together(upper, lower, to, to + step, scan->half);
-    return scan->spelled;
+    const uint8_t *upper = (const uint8_t *)scan->segment->upper + row * scan->half;
+    const uint8_t *lower = (const uint8_t *)scan->segment->lower + row * scan->half;
+    uint8_t *to = (uint8_t *)scan->whole;
+    int64_t half = scan->half;
+    for (int64_t r = 0; r < count; r++, upper += half, lower += half, to += 2 * half)
+        put_together(upper, lower, to, to + half, half);
+    return scan->whole;
 }
 
 /* Whether there is room for so many finds; else the scan goes on at this row later. */
@@ -382,21 +372,6 @@ INLINE void look_at(const Scan *scan, int64_t number, int64_t row, int64_t count
 
 /* Each processor's own scan is one of these, with its products inlined. */
 
-/* Few queries, for rows that are signs. */
-INLINE int look_through_signs(Scan *scan, Products *products) {
-    int32_t found[TILE * FEW];
-    const Segment *segment = scan->segment;
-    for (int64_t row = scan->answer->row; row < segment->rows; row += TILE) {
-        int64_t count = segment->rows - row < TILE ? segment->rows - row : TILE;
-        if (!has_room(scan, row, count * scan->count)) return 0;
-        products(scan, segment->codes + row * scan->step, count, found);
-        for (int64_t number = 0; number < scan->count; number++)
-            look_at(scan, number, row, count, found + number * TILE);
-    }
-    scan->answer->row = 0;
-    return 1;
-}
-
 /* The most that lower halves add to products of upper ones in this segment, with what is taken away
  * since these are 8 too large. They are whole numbers, so that nothing else is rounded. */
 static void set_above(const Scan *scan) {
@@ -410,9 +385,11 @@ static void set_above(const Scan *scan) {
 
 /* Go on with another segment. */
 static void begin(Scan *scan, const Segment *segment) {
+    int64_t number = segment - scan->segments;
     scan->segment = segment;
-    for (int64_t number = 0; number < scan->count; number++) set_lowest(scan, number);
-    if (segment->lower) set_above(scan);
+    scan->segment_masks = scan->masks ? scan->masks + number * scan->count : NULL;
+    for (int64_t i = 0; i < scan->count; i++) set_lowest(scan, i);
+    set_above(scan);
 }
 
 /* Whether a row with this product may reach the query's floor: `reached` for one row. */
@@ -429,15 +406,15 @@ INLINE void consider_exactly(Scan *scan, HalfProduct *product, const Later *some
     for (int64_t i = 0; i < count; i++) {
         const Later *one = &some[i];
         if (one->segment != scan->segment) begin(scan, one->segment);
-        const int8_t *lower = one->segment->lower + one->row * scan->step;
+        const int8_t *lower = one->segment->lower + one->row * scan->half;
         int32_t exact = one->product + product(scan, lower, one->number);
         consider(scan, one->number, one->row, exact - scan->sums[one->number]);
     }
 }
 
 INLINE void fetch_lower(const Scan *scan, const Segment *segment, int64_t row) {
-    const int8_t *lower = segment->lower + row * scan->step;
-    for (int64_t byte = 0; byte < scan->step; byte += LINE) FETCH(lower + byte);
+    const int8_t *lower = segment->lower + row * scan->half;
+    for (int64_t byte = 0; byte < scan->half; byte += LINE) FETCH(lower + byte);
 }
 
 /* Drop the rows that wait and cannot reach the floors any more. */
@@ -468,7 +445,7 @@ INLINE void end_waiting(Scan *scan, HalfProduct *product) {
 INLINE void look_at_all(const Scan *scan, Products *products, int64_t row, int64_t count,
                         const int32_t *upper) {
     int32_t found[TILE * FEW];
-    products(scan, scan->segment->lower + row * scan->step, count, found);
+    products(scan, scan->segment->lower + row * scan->half, count, found);
     for (int64_t number = 0; number < scan->count; number++) {
         int32_t *own = found + number * TILE;
         for (int64_t i = 0; i < count; i++)
@@ -482,7 +459,7 @@ INLINE void look_at_all(const Scan *scan, Products *products, int64_t row, int64
  * halves have come from memory; the others wait until the floors have risen by these, and few are
  * left. Where many rows of a tile are left over, all of its lower halves are read in sequence. */
 INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *product) {
-    int32_t found[TILE * FEW];
+    int32_t found[TILE * FEW + 3] = {0}; /* some products come by four */
     uint32_t marks[FEW];
     Later soon[SOON + TILE * FEW];
     int64_t coming = 0;
@@ -494,7 +471,10 @@ INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *prod
     }
     for (int64_t row = answer->row; row < segment->rows; row += TILE) {
         int64_t count = segment->rows - row < TILE ? segment->rows - row : TILE;
-        int64_t tile = count * scan->count;
+        int64_t tile = count * scan->count, open = 0;
+        uint32_t rows = allowed(scan, row, count, 0, scan->count);
+        if (!rows) continue;
+        for (uint32_t left = rows; left; left &= left - 1) open++;
         int full = answer->room - answer->count < coming + scan->waiting + tile ||
                    scan->waiting + tile > LATER;
         if (coming >= SOON || full) {
@@ -511,7 +491,11 @@ INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *prod
                 return 0;
             }
         }
-        products(scan, segment->codes + row * scan->step, count, found);
+        if (open > SPARSE)
+            products(scan, segment->upper + row * scan->half, count, found);
+        else
+            for (int64_t i = 0; rows; i++, rows >>= 1)
+                if (rows & 1) products(scan, segment->upper + (row + i) * scan->half, 1, found + i);
         int64_t marked = 0;
         for (int64_t number = 0; number < scan->count; number++) {
             const int32_t *own = found + number * TILE;
@@ -551,7 +535,7 @@ INLINE int look_at_group(const Scan *scan, Arrange *arrange, Multiply *multiply,
                          const int32_t *upper, int arranged) {
     int32_t found[TILE * GROUP];
     uint32_t marks[GROUP];
-    const int8_t *lower = scan->segment->lower + row * scan->step;
+    const int8_t *lower = scan->segment->lower + row * scan->half;
     int64_t last = first + GROUP < scan->count ? first + GROUP : scan->count, marked = 0;
     for (int64_t number = first; number < last; number++) {
         const int32_t *own = upper + (number - first) * TILE;
@@ -577,7 +561,7 @@ INLINE int look_at_group(const Scan *scan, Arrange *arrange, Multiply *multiply,
         for (int64_t i = 0; left; i++, left >>= 1) {
             if (!(left & 1)) continue;
             if (!may_reach(scan, number, row + i, 16 * own[i] + scan->above[number])) continue;
-            int32_t exact = 16 * own[i] + product(scan, lower + i * scan->step, number);
+            int32_t exact = 16 * own[i] + product(scan, lower + i * scan->half, number);
             exact -= scan->sums[number];
             if (may_reach(scan, number, row + i, exact)) consider(scan, number, row + i, exact);
         }
@@ -595,23 +579,23 @@ INLINE int look_through_many(Scan *scan, Arrange *arrange, Multiply *multiply,
     for (int64_t row = scan->answer->row; row < segment->rows; row += TILE) {
         int64_t count = segment->rows - row < TILE ? segment->rows - row : TILE;
         if (!has_room(scan, row, count * scan->count)) return 0;
-        const int8_t *rows = segment->codes + row * scan->step;
-        scan->next[0] = scan->next[1] = rows + TILE * scan->step;
-        if (segment->lower) scan->next[1] = segment->lower + (row + TILE) * scan->step;
-        if (!segment->lower)
-            rows = spelled(scan, (const uint8_t *)rows, count);
-        else if (!product)
-            rows = whole(scan, row, count);
-        arrange(scan, rows, count, scan->tile);
-        int arranged = 0;
+        scan->next[0] = segment->upper + (row + TILE) * scan->half;
+        scan->next[1] = segment->lower + (row + TILE) * scan->half;
+        int upper_arranged = 0, arranged = 0;
         for (int64_t first = 0; first < scan->count; first += GROUP) {
+            int64_t last = first + GROUP < scan->count ? first + GROUP : scan->count;
+            if (!allowed(scan, row, count, first, last)) continue;
+            if (!upper_arranged) {
+                const int8_t *rows = segment->upper + row * scan->half;
+                arrange(scan, product ? rows : whole(scan, row, count), count, scan->tile);
+                upper_arranged = 1;
+            }
             multiply(scan, scan->tile, count, first, found);
-            if (segment->lower && product) {
+            if (product) {
                 arranged = look_at_group(scan, arrange, multiply, product, row, count, first, found,
                                          arranged);
                 continue;
             }
-            int64_t last = first + GROUP < scan->count ? first + GROUP : scan->count;
             for (int64_t number = first; number < last; number++)
                 look_at(scan, number, row, count, found + (number - first) * TILE);
         }
@@ -644,46 +628,7 @@ INLINE void end_of(const int8_t *row, int64_t left, int64_t most, uint8_t *to) {
     default: few(scan, rows, count, 4, out); break;    \
     }
 
-/* The products of signs with the levels of a few queries, which are 15 less twice the weighted sum of
- * the Hamming distances to the planes. `bits` counts those that are set in a word. */
-#define SIGNS_OF_FEW(bits)                                                                    \
-    for (int64_t r = 0; r < count; r++) {                                                     \
-        const int8_t *row = rows + r * scan->step;                                            \
-        int64_t sums[FEW] = {0};                                                              \
-        const uint64_t *planes = scan->planes;                                                \
-        for (int64_t w = 0; w < scan->words; w++) {                                           \
-            uint64_t word = 0;                                                                \
-            int64_t left = scan->dim / 8 - 8 * w;                                             \
-            if (left >= 8)                                                                    \
-                memcpy(&word, row + 8 * w, 8);                                                \
-            else                                                                              \
-                memcpy(&word, row + 8 * w, (size_t)left);                                     \
-            for (int j = 0; j < number; j++, planes += PLANES)                                \
-                sums[j] += 8 * bits(word ^ planes[0]) + 4 * bits(word ^ planes[1]) +          \
-                           2 * bits(word ^ planes[2]) + bits(word ^ planes[3]);               \
-        }                                                                                     \
-        for (int j = 0; j < number; j++)                                                      \
-            out[j * TILE + r] = (int32_t)(TOP * scan->dim - 2 * sums[j]);                     \
-    }
-
 /* Portable */
-
-INLINE int64_t bits_portable(uint64_t word) {
-    word -= word >> 1 & UINT64_C(0x5555555555555555);
-    word = (word & UINT64_C(0x3333333333333333)) + (word >> 2 & UINT64_C(0x3333333333333333));
-    word = (word + (word >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
-    return (int64_t)(word * UINT64_C(0x0101010101010101) >> 56);
-}
-
-INLINE void signs_portable(const Scan *scan, const int8_t *rows, int64_t count, int number,
-                           int32_t *out) {
-    SIGNS_OF_FEW(bits_portable)
-}
-
-static void products_portable_signs(const Scan *scan, const int8_t *rows, int64_t count,
-                                    int32_t *out) {
-    BY_NUMBER(signs_portable)
-}
 
 static int32_t half_portable(const Scan *scan, const int8_t *row, int64_t number) {
     const int8_t *first = scan->rowwise + 2 * number * scan->wide, *second = first + scan->wide;
@@ -697,7 +642,7 @@ static int32_t half_portable(const Scan *scan, const int8_t *row, int64_t number
 static void halves_portable(const Scan *scan, const int8_t *rows, int64_t count, int32_t *out) {
     for (int64_t number = 0; number < scan->count; number++)
         for (int64_t r = 0; r < count; r++)
-            out[number * TILE + r] = half_portable(scan, rows + r * scan->step, number);
+            out[number * TILE + r] = half_portable(scan, rows + r * scan->half, number);
 }
 
 /* Rows as they are. */
@@ -721,7 +666,6 @@ static void multiply_portable(const Scan *scan, const int8_t *tile, int64_t coun
 }
 
 static int scan_portable(Scan *scan) {
-    if (scan->planes) return look_through_signs(scan, products_portable_signs);
     if (scan->count > FEW)
         return look_through_many(scan, arrange_portable, multiply_portable, NULL);
     return look_through_halves(scan, halves_portable, half_portable);
@@ -736,25 +680,7 @@ static int scan_portable(Scan *scan) {
 #endif
 
 #define AVX2 TARGET("avx2,fma,popcnt")
-#define AVXVNNI TARGET("avx2,fma,popcnt,avxvnni")
 #define AVX512 TARGET("avx2,fma,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
-
-#if MICROSOFT
-#define BITS_X86(word) ((int64_t)__popcnt64(word))
-#else
-#define BITS_X86(word) ((int64_t)__builtin_popcountll(word))
-#endif
-
-/* Every processor with AVX2 counts bits in one instruction. */
-AVX2 INLINE void signs_popcnt(const Scan *scan, const int8_t *rows, int64_t count, int number,
-                              int32_t *out) {
-    SIGNS_OF_FEW(BITS_X86)
-}
-
-AVX2 static void products_popcnt(const Scan *scan, const int8_t *rows, int64_t count,
-                                 int32_t *out) {
-    BY_NUMBER(signs_popcnt)
-}
 
 /* 16 rows of 64 codes, which `valid` selects, as 16 columns of four. Rows beyond the last repeat it:
  * nobody looks at their products. */
@@ -865,7 +791,7 @@ AVX512 INLINE void few_avx512(const Scan *scan, const int8_t *rows, int64_t coun
     for (int64_t r = 0; r < count; r += 4) {
         __m512i sums[4][FEW], own[FEW];
         for (int k = 0; k < 4; k++) {
-            const int8_t *row = rows + (r + k < count ? r + k : count - 1) * scan->step;
+            const int8_t *row = rows + (r + k < count ? r + k : count - 1) * scan->half;
             row_avx512(scan, row, scan->rowwise, number, own);
             for (int j = 0; j < number; j++) sums[k][j] = own[j];
         }
@@ -887,7 +813,6 @@ AVX512 static int32_t half_avx512(const Scan *scan, const int8_t *row, int64_t n
 }
 
 AVX512 static int scan_avx512(Scan *scan) {
-    if (scan->planes) return look_through_signs(scan, products_popcnt);
     if (scan->count > FEW) return look_through_many(scan, arrange_avx512, multiply_avx512, NULL);
     return look_through_halves(scan, halves_avx512, half_avx512);
 }
@@ -922,12 +847,10 @@ AVX2 INLINE void transpose_8(__m256i *to, const int8_t *rows, int64_t count, int
     }
 }
 
-/* Numbers of four bits: halves of codes, those that lie first in their bytes and the others, or
- * signs, as 0 and 2. */
+/* Halves of codes: those that lie first in their bytes, and the others. */
 AVX2 static void arrange_avx2(const Scan *scan, const int8_t *rows, int64_t count, int8_t *tile) {
-    const __m256i four = _mm256_set1_epi8(15), two = _mm256_set1_epi8(2);
-    int signs = !scan->segment->lower;
-    int64_t bytes = signs ? scan->dim : scan->half, seconds = scan->seconds;
+    const __m256i four = _mm256_set1_epi8(15);
+    int64_t bytes = scan->half, seconds = scan->seconds;
     for (int64_t r = 0; r < count; r += 8)
         for (int64_t place = 0; place < bytes; place += 32) {
             __m256i both[8];
@@ -936,8 +859,7 @@ AVX2 static void arrange_avx2(const Scan *scan, const int8_t *rows, int64_t coun
                         bytes - place);
             for (int64_t i = 0; c + i < last; i++)
                 _mm256_store_si256((__m256i *)(tile + (c + i) * 4 * TILE + r * 4),
-                                   signs ? _mm256_andnot_si256(both[i], two)
-                                         : _mm256_and_si256(both[i], four));
+                                   _mm256_and_si256(both[i], four));
             c += seconds;
             last = c + 8 < scan->columns ? c + 8 : scan->columns;
             for (int64_t i = 0; c + i < last; i++)
@@ -949,13 +871,10 @@ AVX2 static void arrange_avx2(const Scan *scan, const int8_t *rows, int64_t coun
 AVX2 static void multiply_avx2(const Scan *scan, const int8_t *tile, int64_t count, int64_t first,
                                int32_t *out) {
     const __m256i ones = _mm256_set1_epi16(1);
-    int signs = !scan->segment->lower;
     for (int half = 0; half < GROUP; half += 4)
         for (int r = 0; r < (count > 16 ? 4 : 2); r += 2) {
             __m256i sums[8];
-            for (int j = 0; j < 4; j++)
-                sums[j] = sums[4 + j] =
-                    _mm256_set1_epi32(signs ? -scan->sums[first + half + j] / 128 : 0);
+            for (int j = 0; j < 8; j++) sums[j] = _mm256_setzero_si256();
             const __m256i *from = (const __m256i *)tile + r;
             const int32_t *codes = (const int32_t *)scan->packed + first * scan->columns + half;
             for (int64_t c = 0; c < scan->columns; c += NARROW) {
@@ -1030,7 +949,7 @@ AVX2 INLINE void row_avx2(const Scan *scan, const int8_t *row, const int8_t *pac
 AVX2 INLINE void few_avx2(const Scan *scan, const int8_t *rows, int64_t count, int number,
                           int32_t *out) {
     for (int64_t r = 0; r < count; r++)
-        row_avx2(scan, rows + r * scan->step, scan->rowwise, number, out + r, TILE);
+        row_avx2(scan, rows + r * scan->half, scan->rowwise, number, out + r, TILE);
 }
 
 AVX2 static void halves_avx2(const Scan *scan, const int8_t *rows, int64_t count, int32_t *out) {
@@ -1044,93 +963,8 @@ AVX2 static int32_t half_avx2(const Scan *scan, const int8_t *row, int64_t numbe
 }
 
 AVX2 static int scan_avx2(Scan *scan) {
-    if (scan->planes) return look_through_signs(scan, products_popcnt);
     if (scan->count > FEW) return look_through_many(scan, arrange_avx2, multiply_avx2, half_avx2);
     return look_through_halves(scan, halves_avx2, half_avx2);
-}
-
-/* The products of VNNI, in vectors of half the width. */
-AVXVNNI static void arrange_avxvnni(const Scan *scan, const int8_t *rows, int64_t count,
-                                    int8_t *tile) {
-    const __m256i flip = _mm256_set1_epi8((char)0x80);
-    for (int64_t r = 0; r < count; r += 8)
-        for (int64_t place = 0; place < scan->dim; place += 32) {
-            __m256i column[8];
-            int64_t c = place / 4, last = c + 8 < scan->columns ? c + 8 : scan->columns;
-            transpose_8(column, rows + r * scan->stride + place, count - r, scan->stride,
-                        scan->dim - place);
-            for (int64_t i = 0; c + i < last; i++)
-                _mm256_store_si256((__m256i *)(tile + (c + i) * 4 * TILE + r * 4),
-                                   _mm256_xor_si256(column[i], flip));
-        }
-}
-
-AVXVNNI static void multiply_avxvnni(const Scan *scan, const int8_t *tile, int64_t count,
-                                     int64_t first, int32_t *out) {
-    for (int half = 0; half < GROUP; half += 4)
-        for (int r = 0; r < (count > 16 ? 4 : 2); r += 2) {
-            __m256i sums[8];
-            for (int j = 0; j < 4; j++)
-                sums[j] = sums[4 + j] = _mm256_set1_epi32(-scan->sums[first + half + j]);
-            const __m256i *from = (const __m256i *)tile + r;
-            const int32_t *codes = (const int32_t *)scan->packed + first * scan->columns + half;
-            for (int64_t c = 0; c < scan->columns; c++, from += 4, codes += GROUP) {
-                __m256i low = _mm256_load_si256(from), high = _mm256_load_si256(from + 1);
-                if (!first && !half && !r) fetch_of_next(scan, c);
-                for (int j = 0; j < 4; j++) {
-                    __m256i one = _mm256_set1_epi32(codes[j]);
-                    sums[j] = _mm256_dpbusd_avx_epi32(sums[j], low, one);
-                    sums[4 + j] = _mm256_dpbusd_avx_epi32(sums[4 + j], high, one);
-                }
-            }
-            for (int j = 0; j < 4; j++) {
-                int32_t *to = out + (half + j) * TILE + r * 8;
-                _mm256_storeu_si256((__m256i *)to, sums[j]);
-                _mm256_storeu_si256((__m256i *)(to + 8), sums[4 + j]);
-            }
-        }
-}
-
-AVXVNNI INLINE void row_avxvnni(const Scan *scan, const int8_t *row, const int8_t *packed,
-                                int number, int32_t *out, int64_t apart) {
-    const __m256i four = _mm256_set1_epi8(15);
-    __m256i sums[FEW];
-    for (int j = 0; j < number; j++) sums[j] = _mm256_setzero_si256();
-    for (int64_t i = 0; i < scan->half; i += 32) {
-        __m256i both = halves_at(row, i, scan->half);
-        __m256i first = _mm256_and_si256(both, four);
-        __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), four);
-        for (int j = 0; j < number; j++) {
-            const __m256i *one = (const __m256i *)(packed + 2 * j * scan->wide + i);
-            const __m256i *other = (const __m256i *)(packed + (2 * j + 1) * scan->wide + i);
-            sums[j] = _mm256_dpbusd_avx_epi32(sums[j], first, _mm256_load_si256(one));
-            sums[j] = _mm256_dpbusd_avx_epi32(sums[j], second, _mm256_load_si256(other));
-        }
-    }
-    for (int j = 0; j < number; j++) out[j * apart] = sum_of_8(sums[j]);
-}
-
-AVXVNNI INLINE void few_avxvnni(const Scan *scan, const int8_t *rows, int64_t count, int number,
-                                int32_t *out) {
-    for (int64_t r = 0; r < count; r++)
-        row_avxvnni(scan, rows + r * scan->step, scan->rowwise, number, out + r, TILE);
-}
-
-AVXVNNI static void halves_avxvnni(const Scan *scan, const int8_t *rows, int64_t count,
-                                   int32_t *out) {
-    BY_NUMBER(few_avxvnni)
-}
-
-AVXVNNI static int32_t half_avxvnni(const Scan *scan, const int8_t *row, int64_t number) {
-    int32_t found;
-    row_avxvnni(scan, row, scan->rowwise + 2 * number * scan->wide, 1, &found, 1);
-    return found;
-}
-
-AVXVNNI static int scan_avxvnni(Scan *scan) {
-    if (scan->planes) return look_through_signs(scan, products_popcnt);
-    if (scan->count > FEW) return look_through_many(scan, arrange_avxvnni, multiply_avxvnni, NULL);
-    return look_through_halves(scan, halves_avxvnni, half_avxvnni);
 }
 
 #endif /* X86 */
@@ -1149,18 +983,6 @@ AVXVNNI static int scan_avxvnni(Scan *scan) {
 static void arrange_neon(const Scan *scan, const int8_t *rows, int64_t count, int8_t *tile) {
     for (int64_t r = 0; r < count; r++, rows += scan->stride)
         for (int64_t i = 0; i < scan->dim; i++) tile[(i / 4 * TILE + r) * 4 + i % 4] = rows[i];
-}
-
-INLINE int64_t bits_neon(uint64_t word) { return vaddv_u8(vcnt_u8(vcreate_u8(word))); }
-
-DOTPROD INLINE void signs_neon(const Scan *scan, const int8_t *rows, int64_t count, int number,
-                               int32_t *out) {
-    SIGNS_OF_FEW(bits_neon)
-}
-
-DOTPROD static void products_neon_signs(const Scan *scan, const int8_t *rows, int64_t count,
-                                        int32_t *out) {
-    BY_NUMBER(signs_neon)
 }
 
 DOTPROD static void multiply_neon(const Scan *scan, const int8_t *tile, int64_t count,
@@ -1212,7 +1034,7 @@ DOTPROD INLINE void row_neon(const Scan *scan, const int8_t *row, const int8_t *
 DOTPROD INLINE void few_neon(const Scan *scan, const int8_t *rows, int64_t count, int number,
                              int32_t *out) {
     for (int64_t r = 0; r < count; r++)
-        row_neon(scan, rows + r * scan->step, scan->rowwise, number, out + r, TILE);
+        row_neon(scan, rows + r * scan->half, scan->rowwise, number, out + r, TILE);
 }
 
 DOTPROD static void halves_neon(const Scan *scan, const int8_t *rows, int64_t count, int32_t *out) {
@@ -1226,7 +1048,6 @@ DOTPROD static int32_t half_neon(const Scan *scan, const int8_t *row, int64_t nu
 }
 
 DOTPROD static int scan_neon(Scan *scan) {
-    if (scan->planes) return look_through_signs(scan, products_neon_signs);
     if (scan->count > FEW) return look_through_many(scan, arrange_neon, multiply_neon, NULL);
     return look_through_halves(scan, halves_neon, half_neon);
 }
@@ -1235,7 +1056,7 @@ DOTPROD static int scan_neon(Scan *scan) {
 
 /* Which scans this processor can run */
 
-enum { PORTABLE, AVX2_, AVXVNNI_, AVX512_, NEON_, KINDS };
+enum { PORTABLE, AVX2_, AVX512_, NEON_, KINDS };
 
 #if X86
 #if MICROSOFT
@@ -1265,17 +1086,13 @@ static unsigned kinds_here(void) {
     uint64_t kept = state_kept();
     if ((kept & 0x6) != 0x6) return kinds;
     cpuid(7, 0, found);
-    unsigned b = found[1], c = found[2], most = found[0];
+    unsigned b = found[1], c = found[2];
     if (!(b >> 5 & 1)) return kinds;
     kinds |= 1u << AVX2_;
     /* F, DQ, BW, VL, and VNNI */
     if ((kept & 0xe6) == 0xe6 && b >> 16 & 1 && b >> 17 & 1 && b >> 30 & 1 && b >> 31 & 1 &&
         c >> 11 & 1)
         kinds |= 1u << AVX512_;
-    if (most >= 1) {
-        cpuid(7, 1, found);
-        if (found[0] >> 4 & 1) kinds |= 1u << AVXVNNI_;
-    }
     return kinds;
 }
 #elif ARM
@@ -1302,9 +1119,9 @@ static unsigned kinds_here(void) { return 1u << PORTABLE; }
 static LookThrough *const SCANS[KINDS] = {
     scan_portable,
 #if X86
-    scan_avx2, scan_avxvnni, scan_avx512, NULL,
+    scan_avx2, scan_avx512, NULL,
 #elif ARM
-    NULL, NULL, NULL, scan_neon,
+    NULL, NULL, scan_neon,
 #endif
 };
 
@@ -1336,60 +1153,35 @@ static void pack_rowwise(Scan *scan) {
     }
 }
 
-/* The levels of few queries, bit by bit, for the signs of rows. */
-static void pack_planes(Scan *scan) {
-    for (int64_t number = 0; number < scan->count; number++)
-        for (int64_t i = 0; i < scan->dim; i++) {
-            unsigned level = (unsigned)(scan->queries[number].codes[i] + TOP) / 2;
-            uint64_t *words = scan->planes + (i / 64 * scan->count + number) * PLANES;
-            for (int plane = 0; plane < PLANES; plane++) {
-                unsigned bit = level >> (PLANES - 1 - plane) & 1;
-                ((uint8_t *)(words + plane))[i % 64 / 8] |= (uint8_t)(bit << i % 8);
-            }
-        }
-}
-
 /* Exported */
 
 EXPORTED int64_t aiovec_scan_version(void) { return VERSION; }
 
-enum { L2 = 1, SIGNS = 2, PLAIN = 4 };
-
 /* A bit for each kind of scan that can run here. */
 EXPORTED int64_t aiovec_scan_kinds(void) { return kinds_here(); }
 
-/* Take segments that nobody has taken, `most` at most, and look through them; first go on where
- * `answer` says. `taken` counts those of all threads that share a scan. 2: there may be others;
- * 1: all are taken; 0: more room is needed; -1: no memory.
- *
- * `step` is the distance of a segment's rows in bytes, and of rows in halves their length; `how`
- * adds up L2, SIGNS and PLAIN. Of rows that are longer than dim the first codes count. For signs dim
- * is a multiple of 8, and a query's codes are odd numbers from -15 to 15.
- *
- * `masks` has for each segment and query a byte for each row, 0 or 1, or NULL for all rows. */
+/* Look through segments, `most` at most, from where `answer` says. 1: done, or `answer` says where to
+ * go on; 0: more room is needed; -1: no memory. `masks` has for each segment and query a byte for
+ * each row, 0 or 1, or NULL for all rows. */
 EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t number,
                              const uint8_t *const *masks, Query *queries, int64_t count,
-                             int64_t dim, int64_t step, double share, int64_t how,
-                             int64_t *taken, int64_t most, Answer *answer) {
-    if (!number) return 1;
+                             int64_t dim, double share, int64_t l2, int64_t most,
+                             Answer *answer) {
     int64_t padded = (count + GROUP - 1) / GROUP * GROUP;
-    int signs = how & SIGNS ? 1 : 0, few = count <= FEW;
-    int64_t half = signs || step > dim ? dim : step, wide = (half + LINE - 1) / LINE * LINE;
+    int few = count <= FEW;
+    int64_t half = (dim + 1) / 2, wide = (half + LINE - 1) / LINE * LINE;
     /* One kernel for many queries multiplies the codes of each half one by one. */
     int64_t first = kind == AVX2_ ? half : dim, seconds = (first + 3) / 4;
     int64_t columns = (seconds + (dim - first + 3) / 4 + NARROW - 1) / NARROW * NARROW;
-    int64_t words = (dim + 63) / 64;
-    size_t of_planes = signs && few ? (size_t)(words * count * PLANES) * sizeof(uint64_t) : 0;
-    size_t of_rowwise = signs ? 0 : (size_t)(2 * count * wide);
+    size_t of_rowwise = (size_t)(2 * count * wide);
     size_t of_packed = few ? 0 : (size_t)(padded * columns * 4);
     /* There is room for whole transposed blocks. */
     size_t of_tile = few ? 0 : (size_t)((columns + 16) * 4 * TILE);
-    size_t of_spelled = few ? 0 : (size_t)((signs ? dim : 2 * step) * TILE);
+    size_t of_whole = few ? 0 : (size_t)(2 * half * TILE);
     size_t of_numbers = (size_t)padded * (sizeof(double) + 2 * sizeof(float) + 3 * sizeof(int32_t));
-    size_t of_later = few && !signs ? LATER * sizeof(Later) : 0;
+    size_t of_later = few ? LATER * sizeof(Later) : 0;
     /* Vectors begin with a line of the processor's cache. */
-    char *room = calloc(1, of_rowwise + of_packed + 2 * of_tile + of_planes + of_spelled +
-                               of_numbers + LINE);
+    char *room = calloc(1, of_rowwise + of_packed + 2 * of_tile + of_whole + of_numbers + LINE);
     Later *later = of_later ? malloc(of_later) : NULL;
     if (!room || (of_later && !later)) {
         free(room);
@@ -1398,20 +1190,18 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     }
     char *place = room + (LINE - ((uintptr_t)room & (LINE - 1)));
     Scan scan = {0};
+    scan.segments = segments;
     scan.masks = masks;
     scan.queries = queries;
     scan.count = count;
     scan.dim = dim;
     scan.share = share;
-    scan.l2 = how & L2 ? 1 : 0;
-    scan.plain = how & PLAIN ? 1 : 0;
-    scan.step = step;
-    scan.stride = signs ? dim : kind == AVX2_ ? step : 2 * step;
+    scan.l2 = l2 ? 1 : 0;
     scan.half = half;
+    scan.stride = kind == AVX2_ ? half : 2 * half;
     scan.wide = wide;
     scan.columns = columns;
     scan.seconds = seconds;
-    scan.words = words;
     scan.answer = answer;
     scan.later = later;
     scan.rowwise = (int8_t *)place;
@@ -1421,10 +1211,8 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     scan.tile = (int8_t *)place;
     scan.lower = scan.tile + of_tile;
     place += 2 * of_tile;
-    scan.planes = of_planes ? (uint64_t *)place : NULL;
-    place += of_planes;
-    scan.spelled = (int8_t *)place;
-    place += of_spelled;
+    scan.whole = (int8_t *)place;
+    place += of_whole;
     scan.lengths = (double *)place;
     scan.lowest = (float *)(scan.lengths + padded);
     scan.inverse = scan.lowest + padded;
@@ -1437,28 +1225,16 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
         scan.sums[i] = 128 * sum;
         scan.inverse[i] = (float)(1 / queries[i].scale);
     }
-    if (!signs) pack_rowwise(&scan);
+    pack_rowwise(&scan);
     if (!few) pack_columns(&scan, first);
-    if (scan.planes) pack_planes(&scan);
     LookThrough *look = SCANS[kind];
-    int64_t done = 2;
-    for (int64_t begun = 0; begun < most || answer->segment >= 0;) {
-        if (answer->segment < 0) {
-            begun++;
-            int64_t next = TAKE(taken);
-            if (next >= number) {
-                done = 1;
-                break;
-            }
-            answer->segment = next;
-        }
-        scan.segment_masks = masks ? masks + answer->segment * count : NULL;
+    int64_t done = 1;
+    for (; most > 0 && answer->segment < number; most--, answer->segment++) {
         begin(&scan, &segments[answer->segment]);
         if (!look(&scan)) {
             done = 0;
             break;
         }
-        answer->segment = -1;
     }
     if (scan.waiting) {
         scan.segment = NULL;
@@ -1494,49 +1270,38 @@ static int by_value(const void *one, const void *other) {
     return a < b ? 1 : a > b ? -1 : 0;
 }
 
-/* What several scans of different rows found for the same queries, in the order of the queries, the
- * best first: those that the floors of all do not exclude, each with the most that its value can
- * be. `sorted`, `rowids` and `most` have room for all of them; `ends` gets the place behind each
- * query's last one. The heaps of the first scan take in the others. */
-EXPORTED void aiovec_scan_settle(Query *const *queries, const Answer *const *answers,
-                                 int64_t number, int64_t count, Found *sorted, int64_t *rowids,
-                                 double *most, int64_t *ends) {
-    Query *first = queries[0];
-    for (int64_t part = 1; part < number; part++)
-        for (int64_t i = 0; i < count; i++) {
-            const Query *other = &queries[part][i];
-            for (int64_t k = 0; k < other->known; k++) push_lower(&first[i], other->lowers[k]);
-            if (other->floor > first[i].floor) first[i].floor = other->floor;
-        }
-    for (int64_t i = 0; i < count; i++) {
-        ends[i] = 0;
-        if (first[i].known && first[i].known == first[i].wanted &&
-            first[i].lowers[0] > first[i].floor)
-            first[i].floor = first[i].lowers[0];
+/* What was found for each query that the floors do not exclude, the best first, one query behind the
+ * other in `sorted`, where there is room for all; `ends` gets the place behind each one's last. */
+static void sort_by_query(const Query *queries, int64_t count, const Answer *answer, Found *sorted,
+                          int64_t *ends) {
+    for (int64_t i = 0; i < count; i++) ends[i] = 0;
+    for (int64_t i = 0; i < answer->count; i++) {
+        const Found *one = &answer->found[i];
+        ends[one->query] += one->value + one->miss >= queries[one->query].floor;
     }
-    for (int64_t part = 0; part < number; part++)
-        for (int64_t i = 0; i < answers[part]->count; i++) {
-            const Found *one = &answers[part]->found[i];
-            ends[one->query] += one->value + one->miss >= first[one->query].floor;
-        }
     int64_t place = 0;
     for (int64_t i = 0; i < count; i++) {
         int64_t mine = ends[i];
         ends[i] = place;
         place += mine;
     }
-    for (int64_t part = 0; part < number; part++)
-        for (int64_t i = 0; i < answers[part]->count; i++) {
-            const Found *one = &answers[part]->found[i];
-            if (one->value + one->miss >= first[one->query].floor)
-                sorted[ends[one->query]++] = *one;
-        }
+    for (int64_t i = 0; i < answer->count; i++) {
+        const Found *one = &answer->found[i];
+        if (one->value + one->miss >= queries[one->query].floor) sorted[ends[one->query]++] = *one;
+    }
     place = 0;
     for (int64_t i = 0; i < count; i++) {
         qsort(sorted + place, (size_t)(ends[i] - place), sizeof(Found), by_value);
         place = ends[i];
     }
-    for (int64_t i = 0; i < place; i++) {
+}
+
+/* The same, as row ids and the most that each one's value can be. */
+EXPORTED void aiovec_scan_sort(const Query *queries, int64_t count, const Answer *answer,
+                               Found *sorted, int64_t *rowids, double *most, int64_t *ends) {
+    sort_by_query(queries, count, answer, sorted, ends);
+    int64_t total = count ? ends[count - 1] : 0;
+    for (int64_t i = 0; i < total; i++) {
         rowids[i] = sorted[i].rowid;
         most[i] = sorted[i].value + sorted[i].miss;
     }
@@ -1643,26 +1408,70 @@ static double dot_of(const float *row, const float *point, double *terms, double
     return -(upper + sum_of(rest, dim));
 }
 
+static double distance_of(const float *row, const float *point, double of_point, double *terms,
+                          int64_t dim, int64_t metric) {
+    double *rest = terms + dim;
+    if (metric == EUCLIDEAN) return euclidean_of(row, point, terms, dim);
+    if (metric == DOT) return dot_of(row, point, terms, rest, dim);
+    return cosine_of(row, point, of_point, terms, rest, dim);
+}
+
 /* The distance of each pair of a row of `vectors` and one of `points`, by their numbers. 1: done;
  * -1: no memory. */
 EXPORTED int64_t aiovec_scan_distances(const float *vectors, const int64_t *rows,
                                        const float *points, const int64_t *which, int64_t count,
                                        int64_t dim, int64_t metric, double *distances) {
-    double *terms = malloc((size_t)(2 * dim + 1) * sizeof(double));
+    double *terms = malloc((size_t)(2 * dim + 1) * sizeof(double)), of_point = 0;
     if (!terms) return -1;
-    double *rest = terms + dim, of_point = 0;
     const float *last = NULL;
     for (int64_t i = 0; i < count; i++) {
         const float *row = vectors + rows[i] * dim, *point = points + which[i] * dim;
-        if (metric == EUCLIDEAN) {
-            distances[i] = euclidean_of(row, point, terms, dim);
-        } else if (metric == DOT) {
-            distances[i] = dot_of(row, point, terms, rest, dim);
-        } else {
-            if (point != last) of_point = square_of(point, terms, dim);
-            last = point;
-            distances[i] = cosine_of(row, point, of_point, terms, rest, dim);
+        if (point != last) of_point = square_of(point, terms, dim);
+        last = point;
+        distances[i] = distance_of(row, point, of_point, terms, dim, metric);
+    }
+    free(terms);
+    return 1;
+}
+
+/* The value of a row at this distance, or a hair less: never more. `hair` is what float64 may have
+ * rounded in the distance, relative to what was summed up; no row is longer than `longest`. */
+static double value_of(double distance, double of_point, double longest, double hair,
+                       int64_t metric) {
+    double length = sqrt(of_point);
+    if (metric == COSINE) return 1.0 - distance - 4 * hair;
+    if (metric == DOT) return -distance - hair * length * longest;
+    double most = 2 * length + distance;
+    return (of_point - distance * distance) / 2 - hair * (most * most);
+}
+
+/* Measure what was found by the vectors in memory. The likeliest come first, as many as are wanted;
+ * their distances leave few of the others. `found` gets the rows that were measured, `distances`
+ * theirs, and `ends` the place behind each query's last one. 1: done; -1: no memory. */
+EXPORTED int64_t aiovec_scan_measure(const Query *queries, const Segment *segments,
+                                     const float *points, int64_t count, int64_t dim,
+                                     int64_t metric, double longest, const Answer *answer,
+                                     Found *found, double *distances, int64_t *ends) {
+    double *terms = malloc((size_t)(2 * dim + 1) * sizeof(double));
+    if (!terms) return -1;
+    double hair = (double)(dim + 32) * 0x1p-50;
+    sort_by_query(queries, count, answer, found, ends);
+    int64_t next = 0, kept = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const float *point = points + i * dim;
+        double of_point = square_of(point, terms, dim), reached = -INFINITY, farthest = -INFINITY;
+        for (int64_t number = 0; next < ends[i]; next++, number++) {
+            Found one = found[next];
+            if (number == queries[i].wanted)
+                reached = value_of(farthest, of_point, longest, hair, metric);
+            if (one.value + one.miss < reached) continue;
+            const float *row = segments[one.segment].vectors + one.row * dim;
+            double distance = distance_of(row, point, of_point, terms, dim, metric);
+            if (distance > farthest) farthest = distance;
+            found[kept] = one;
+            distances[kept++] = distance;
         }
+        ends[i] = kept;
     }
     free(terms);
     return 1;
