@@ -62,11 +62,11 @@ class Measured:
     distances: Float64Array
     _places: Int64Array
     _segments: Sequence[Segment]
+    _dim: int
 
     def vectors(self, which: Int64Array) -> Float32Array:
         """The vectors of these rows."""
-        dim = self._segments[0].dim if self._segments else 0
-        found = np.empty((len(which), dim), dtype=np.float32)
+        found = np.empty((len(which), self._dim), dtype=np.float32)
         for place, (segment, row) in enumerate(self._places[which].tolist()):
             kept = self._segments[segment].vectors
             if kept is not None:
@@ -204,7 +204,7 @@ class _Scan:
         places = np.stack([room[:, 3] >> 32, room[:, 4]], axis=1)
         starts = [0, *ends[:-1]]
         return [
-            Measured(room[a:b, 0].copy(), far[a:b], places[a:b], self._segments)
+            Measured(room[a:b, 0].copy(), far[a:b], places[a:b], self._segments, self._dim)
             for a, b in zip(starts, ends, strict=True)
         ]
 

@@ -1,0 +1,37 @@
+"""Without the native library every search is answered from the file, and doctor says so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+WITHOUT = """
+import sys
+import numpy as np
+import aiovec, aiovec.sync
+
+vectors = np.random.default_rng(0).standard_normal((300, 8), dtype=np.float32)
+with aiovec.sync.connect(sys.argv[1]) as store:
+    store.create_table("notes", aiovec.Schema(8))
+    store.insert("notes", {"id": [str(n) for n in range(300)], "embedding": vectors})
+    for number in (5, 6):
+        print([hit["id"] for hit in store.search("notes", vectors[number], limit=1)])
+    print(store.stats("notes").scan_memory)
+"""
+
+
+def test_searches_without_the_library(tmp_path: Path) -> None:
+    environment = {**os.environ, "AIOVEC_SCAN": "off"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(tmp_path / "notes.db")],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["['5']", "['6']", "0"], done.stderr
+    assert done.stderr.count("searches are answered from the file") == 1
+    found = subprocess.run(
+        [sys.executable, "-m", "aiovec", "doctor"],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert "by sqlite-vec in the file" in found.stdout, found.stdout
