@@ -1,1 +1,1 @@
-"""Where the numbers in the docs come from: ``python -m bench all``, from the repository's root."""
+"""The benchmarks: ``python -m bench all`` or one subject, from the repository's root."""

@@ -36,8 +36,9 @@ def _dicts(random: np.random.Generator, first: int, count: int) -> list[dict[str
     ]
 
 
-async def measure(backend: str, folder: Path) -> dict[str, float]:
-    """Return what each workload does in a second."""
+async def measure(backend: str, scale: float, folder: Path) -> dict[str, float]:
+    """Return the calls or rows a second of each workload."""
+    stored, inserted = max(200, int(_ROWS * scale)), max(200, int(10_000 * scale))
     random = np.random.default_rng(0)
     schema = Schema(_DIM, fields={"year": int, "title": str})
     queries = random.standard_normal((_TASKS, _DIM), dtype=np.float32)
@@ -46,14 +47,14 @@ async def measure(backend: str, folder: Path) -> dict[str, float]:
     async with aiovec.connect(target) as store:
         await store.create_table("t", schema)
         await store.create_table("w", schema)
-        vectors = random.standard_normal((_ROWS, _DIM), dtype=np.float32)
+        vectors = random.standard_normal((stored, _DIM), dtype=np.float32)
         await store.insert(
             "t",
             {
-                "id": [f"r{n}" for n in range(_ROWS)],
+                "id": [f"r{n}" for n in range(stored)],
                 "embedding": vectors,
-                "year": [1990 + n % 30 for n in range(_ROWS)],
-                "title": [f"title {n}" for n in range(_ROWS)],
+                "year": [1990 + n % 30 for n in range(stored)],
+                "title": [f"title {n}" for n in range(stored)],
             },
         )
         for query in queries:  # loads the table and warms the caches
@@ -80,7 +81,7 @@ async def measure(backend: str, folder: Path) -> dict[str, float]:
                 await store.get("t", [f"r{n}"])
 
         lone_rows, many_rows = _dicts(random, 0, 100), _dicts(random, 100, single)
-        large = _dicts(random, 10_000, 10_000)
+        large = _dicts(random, 10_000, inserted)
 
         async def lone_upserts() -> None:
             for row in lone_rows[: 100 if backend == "sqlite" else 20]:
@@ -99,7 +100,7 @@ async def measure(backend: str, folder: Path) -> dict[str, float]:
             "lone get": await rate(200, gets),
             "lone upsert": await rate(100 if backend == "sqlite" else 20, lone_upserts),
             "single upserts by 64 tasks": await rate(single, upserts),
-            "insert of 10,000 dicts": await rate(10_000, lambda: store.insert("w", large)),
+            "insert of dicts": await rate(inserted, lambda: store.insert("w", large)),
         }
     return found
 
@@ -109,18 +110,23 @@ def main() -> int:
     parser.add_argument("other", help="the interpreter of the other version's environment")
     parser.add_argument("--backend", default="sqlite", choices=["sqlite", "lancedb"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of rows")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.measure:
         with tempfile.TemporaryDirectory(prefix="aiovec-bench-") as folder:
-            print(json.dumps(asyncio.run(measure(asked.backend, Path(folder)))))
+            print(json.dumps(asyncio.run(measure(asked.backend, asked.scale, Path(folder)))))
         return 0
     script = str(Path(__file__).resolve())
     found: dict[str, list[dict[str, float]]] = {"other": [], "this": []}
     pythons = {"other": asked.other, "this": sys.executable}
     for number in range(asked.rounds):
         for name in sorted(pythons, reverse=bool(number % 2)):
-            command = [pythons[name], script, "-", "--measure", "--backend", asked.backend]
+            # -P: the other version imports nothing from this folder.
+            command = [
+                pythons[name], "-P", script, "-", "--measure", "--backend", asked.backend,
+                "--scale", str(asked.scale),
+            ]  # fmt: skip
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found[name].append(json.loads(done.stdout))
     print(f"{'':28}{'other/s':>10}{'this/s':>10}{'this/other':>12}")

@@ -1,15 +1,16 @@
-"""The data of the benchmarks: a real set where a folder holds one, else data made to look like it.
+"""The rows and queries of the benchmarks, and which rows are truly the nearest.
 
-A folder with a real set holds three files: ``queries-<dim>-f16.npy``, another
-``<name>-<dim>-f16.npy`` with one vector for each row, and a ``.parquet`` with a column ``text`` for
-the same rows. A ``truth-<name>-cosine.npy`` may hold the numbers of the nearest rows for each
-query, best first; else they are computed.
+A folder with a real data set holds ``queries-<dim>-f16.npy``, ``<name>-<dim>-f16.npy`` with a
+vector for each row, and a ``.parquet`` file with a column ``text`` for the same rows. Without one,
+the rows are generated: the same for the same arguments.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,102 +18,188 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aiovec import Schema
+from aiovec import Field, Schema
 
 Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
 
 FOLDER_VARIABLE = "AIOVEC_BENCH_DATA"
+TABLE = "docs"
+LIMIT = 10
+# The shape of the real set that the figures in the docs come from.
+ROWS, DIM = 117_659, 384
+# ``pick < n`` selects n thousandths of the rows, scattered over the table.
+PICKS = 1000
+COLUMNS = ("id", "pick", "place", "text")
+# Scores that differ by less are ties: float32 sums differ between kernels.
+TOLERANCE = 1e-5
 
-_SYLLABLES = "ka lo mi ten ra su ver dan no pel ist or an ge tri ul mar be sho en".split()
+_QUERIES = 1000
+_BATCH = 10_000
+_STRIDE = 617  # spreads the picks
 _CLUSTERS = 200
-_QUERIES = 100
+_SYLLABLES = "ka lo mi ten ra su ver dan no pel ist or an ge tri ul mar be sho en".split()
+_VOCABULARY = 20_000
+_WORDS = 20  # in a generated text
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Vectors of unit length, a text for each, and queries of the same kind."""
+class Data:
+    """Vectors of unit length with two ints and a text each, and queries."""
 
-    origin: str
-    vectors: Float32Array
-    texts: list[str]
-    queries: Float32Array
+    def __init__(
+        self, origin: str, vectors: Float32Array, texts: Sequence[str], queries: Float32Array
+    ) -> None:
+        self.origin = origin
+        self.vectors = _unit(vectors)
+        self.texts = texts
+        self.queries = _unit(queries)
+        self.picks: Int64Array = np.arange(len(vectors), dtype=np.int64) * _STRIDE % PICKS
 
     @property
     def dim(self) -> int:
-        return self.vectors.shape[1]
+        return int(self.vectors.shape[1])
 
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def ids(self) -> list[str]:
-        return [f"row-{i:08d}" for i in range(len(self))]
+    def __str__(self) -> str:
+        return f"{len(self):,} rows of {self.dim} dims ({self.origin})"
 
-    def schema(self) -> Schema:
-        return Schema.context_vectors(self.dim)
-
-    def batches(self, size: int = 1000) -> list[pa.RecordBatch]:
-        """The rows as Arrow batches of ``schema()``, all its fields filled."""
-        count = len(self)
-        columns = {
-            "id": pa.array(self.ids()),
-            "embedding": pa.FixedSizeListArray.from_arrays(
-                pa.array(self.vectors.reshape(-1)), self.dim
-            ),
-            "source_id": pa.array([f"source-{i % 997}" for i in range(count)]),
-            "source_type": pa.array([("web", "rss", "mail", "file")[i % 4] for i in range(count)]),
-            "text_chunk": pa.array(self.texts),
-            "created_at": pa.array(["2024-05-01T12:00:00+00:00"] * count),
-            "tags": pa.array([f'["tag-{i % 50}","tag-{i % 7}"]' for i in range(count)]),
+    def schema(self, *, text: bool = False) -> Schema:
+        fields = {
+            "pick": Field(int, index="btree"),
+            "place": Field(int, index="btree"),
+            "text": Field(str, text=text),
         }
-        return pa.table(columns).to_batches(max_chunksize=size)
+        return Schema(self.dim, fields=fields)
+
+    def batch(self, rows: Sequence[int] | Int64Array | slice) -> pa.RecordBatch:
+        numbers = np.arange(len(self))[rows]
+        vectors = pa.array(self.vectors[rows].reshape(-1))
+        columns = {
+            "id": pa.array(map(row_id, numbers)),
+            "embedding": pa.FixedSizeListArray.from_arrays(vectors, self.dim),
+            "pick": pa.array(self.picks[rows]),
+            "place": pa.array(numbers),
+            "text": pa.array([self.texts[row] for row in numbers]),
+        }
+        return pa.RecordBatch.from_pydict(columns)
+
+    def batches(self, size: int = _BATCH) -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(self), size):
+            yield self.batch(slice(start, start + size))
+
+    def row(self, number: int) -> dict[str, object]:
+        return {
+            "id": row_id(number),
+            "embedding": self.vectors[number],
+            "pick": int(self.picks[number]),
+            "place": number,
+            "text": self.texts[number],
+        }
+
+    def words(self, count: int) -> list[str]:
+        """Return words of the texts, as somebody would search for."""
+        random = np.random.default_rng(3)
+        found: list[str] = []
+        while len(found) < count:
+            words = re.findall(r"[a-z]{4,}", self.texts[int(random.integers(len(self)))])
+            if words:
+                found.append(str(random.choice(words)))
+        return found
+
+    # Truth
+
+    @cached_property
+    def _least_scores(self) -> npt.NDArray[np.float64]:
+        """The score that a row needs to be among the nearest, for each query."""
+        truth = self.nearest(range(len(self.queries)), np.arange(len(self)))
+        return np.array([self._scores(query, rows)[-1] for query, rows in enumerate(truth)])
+
+    def nearest(self, queries: Iterable[int], allowed: Int64Array) -> list[Int64Array]:
+        """Return the nearest of the allowed rows for each of these queries, best first."""
+        rows = self.vectors if len(allowed) == len(self) else self.vectors[allowed]
+        # More than asked for: float64 decides what float32 cannot tell apart.
+        count = min(4 * LIMIT, len(allowed))
+        found = []
+        for part in np.array_split(np.fromiter(queries, dtype=np.int64), 16):
+            for query, scores in zip(part, self.queries[part] @ rows.T, strict=True):
+                best = allowed[np.argpartition(scores, -count)[-count:]]
+                order = np.argsort(-self._scores(query, best), kind="stable")
+                found.append(best[order][:LIMIT])
+        return found
+
+    def recall(self, answers: Iterable[tuple[int, Sequence[int]]]) -> float:
+        """Return the share of the nearest rows in answers: query numbers with row numbers."""
+        shares = []
+        for query, rows in answers:
+            different = np.unique(np.asarray(rows, dtype=np.int64))
+            enough = self._scores(query, different) >= self._least_scores[query] - TOLERANCE
+            shares.append(min(1.0, np.count_nonzero(enough) / min(LIMIT, len(self))))
+        return float(np.mean(shares))
+
+    def is_nearest(self, query: int, rows: Sequence[int], allowed: Int64Array) -> bool:
+        """Return whether the rows are the nearest of the allowed ones."""
+        (truth,) = self.nearest([query], allowed)
+        if len(rows) != len(truth):
+            return False
+        found = np.sort(self._scores(query, np.asarray(rows)))
+        return bool(np.all(found >= np.sort(self._scores(query, truth)) - TOLERANCE))
+
+    def _scores(self, query: int, rows: Int64Array) -> npt.NDArray[np.float64]:
+        scores: npt.NDArray[np.float64] = self.vectors[rows].astype(np.float64) @ self.queries[
+            query
+        ].astype(np.float64)
+        return scores
 
 
-def real_folder(folder: str | None = None) -> Path | None:
-    """Where a real set lies, if one was named."""
+def row_id(number: int) -> str:
+    return f"row-{number:08d}"
+
+
+def row_number(id: str) -> int:
+    return int(id[4:])
+
+
+def load(rows: int, folder: str | None = None) -> Data:
+    """Return at most ``rows`` rows of the real set, or that many generated ones."""
     place = folder or os.environ.get(FOLDER_VARIABLE)
-    return Path(place) if place else None
+    if place:
+        real = _read(Path(place))
+        if rows <= len(real):
+            return Data(real.origin, real.vectors[:rows], real.texts[:rows], real.queries)
+    return generate(rows)
 
 
-def load(
-    rows: int, dim: int | None = None, folder: str | None = None, *, queries: int = _QUERIES
-) -> Dataset:
-    """At most ``rows`` rows, always the same for the same arguments.
-
-    A real set is used where ``dim`` is its own or None; else ``dim`` is 768 by default.
-    """
-    place = real_folder(folder)
-    real = _read(place, rows, dim, queries) if place else None
-    return real or generate(rows, dim or 768, queries)
-
-
-def _read(folder: Path, rows: int, dim: int | None, count: int) -> Dataset | None:
+def _read(folder: Path) -> Data:
     queries = next(folder.glob("queries-*-f16.npy"))
-    vectors = next(p for p in sorted(folder.glob("*-f16.npy")) if p != queries)
-    if dim not in (None, np.load(queries, mmap_mode="r").shape[1]):
-        return None
+    vectors = next(path for path in sorted(folder.glob("*-f16.npy")) if path != queries)
     texts = pq.read_table(next(folder.glob("*.parquet")), columns=["text"]).column("text")
-    return Dataset(
-        origin=f"real embeddings ({vectors.stem})",
-        vectors=np.load(vectors, mmap_mode="r")[:rows].astype(np.float32),
-        texts=texts[:rows].to_pylist(),
-        queries=np.load(queries)[:count].astype(np.float32),
+    return Data(
+        f"real embeddings ({vectors.stem})",
+        np.load(vectors).astype(np.float32),
+        texts.to_pylist(),
+        np.load(queries)[:_QUERIES].astype(np.float32),
     )
 
 
-def generate(rows: int, dim: int, queries: int = _QUERIES) -> Dataset:
-    """Points around cluster centres, as embeddings lie, not spread evenly over the sphere."""
+def generate(rows: int, dim: int = DIM) -> Data:
+    """Return points around centres, as embeddings lie, and texts with frequent and rare words."""
     random = np.random.default_rng(20240501)
     centres = random.standard_normal((_CLUSTERS, dim), dtype=np.float32)
 
     def points(count: int) -> Float32Array:
         made = random.standard_normal((count, dim), dtype=np.float32)
         made += centres[random.integers(_CLUSTERS, size=count)]
-        made /= np.linalg.norm(made, axis=1, keepdims=True)
         return made
 
-    vectors, asked = points(rows), points(queries)
-    parts = random.integers(len(_SYLLABLES), size=(rows, 40))
-    texts = [
-        " ".join(_SYLLABLES[a] + _SYLLABLES[b] for a, b in row.reshape(-1, 2)) for row in parts
-    ]
-    return Dataset("generated clusters", vectors, texts, asked)
+    chances = 1 / (np.arange(_VOCABULARY) + 3.0)
+    vocabulary = ["".join(random.choice(_SYLLABLES, 2 + n % 3)) for n in range(_VOCABULARY)]
+    used = random.choice(_VOCABULARY, size=(rows, _WORDS), p=chances / chances.sum())
+    texts = [" ".join(vocabulary[word] for word in row) for row in used]
+    return Data("generated clusters", points(rows), texts, points(_QUERIES))
+
+
+def _unit(vectors: Float32Array) -> Float32Array:
+    unit: Float32Array = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit

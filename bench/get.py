@@ -1,91 +1,67 @@
-"""``get`` of 30 ids among 100,000 rows, and what of its time is more than the hop to a thread."""
+"""Reads by id from SQLite, beside a join written by hand with aiosqlite."""
 
 from __future__ import annotations
 
-import sqlite3
-import time
+from functools import partial
 
 import aiosqlite
 import numpy as np
 
 import aiovec
 
-from . import bare
-from .data import load
-from .measure import Check, Result, interleaved, medians
-from .options import Options
-from .stores import TABLE, fill, fill_bare
+from .data import TABLE, generate, row_id
+from .measure import Options, Result, Way, interleaved, medians, ratios, timed
+from .stores import JOIN, connect, fill, fill_by_hand
 
-_IDS = 30
+_ROWS, _DIM = 100_000, 768
+_ROUNDS = 500
 
 
 async def run(options: Options) -> list[Result]:
-    data = load(options.rows(100_000), 768, options.data)
+    data = generate(options.rows(_ROWS), _DIM)
+    by_hand = options.folder / "by-hand.db"
+    fill_by_hand(by_hand, data)
     random = np.random.default_rng(1)
-    ids = data.ids()
-    path, bare_path = options.folder / "a.db", options.folder / "bare.db"
-    fill_bare(bare_path, data)
-    marks = ", ".join("?" * _IDS)
-    columns = ", ".join(f"r.{name}" for name in data.schema().fields)
-    # What a user would write: a join, which vec0 answers by a lookup for each row.
-    sql = (
-        f"SELECT r.id, {columns}, v.vector FROM rows AS r JOIN vec AS v ON v.rowid = r.rowid "
-        f"WHERE r.id IN ({marks})"
-    )
 
-    def some_ids() -> list[str]:
-        return [ids[i] for i in random.choice(len(ids), _IDS, replace=False)]
+    def some(count: int) -> list[str]:
+        return [row_id(int(n)) for n in random.choice(len(data), count, replace=False)]
 
-    def reader() -> sqlite3.Connection:
-        return bare.connect(bare_path)
-
-    async with aiovec.connect(path) as store:
+    hop = "aiosqlite, SELECT 1"
+    ratio: dict[str, float] = {}
+    async with (
+        aiovec.connect(options.folder / "a.db") as store,
+        aiosqlite.Connection(lambda: connect(by_hand), 64) as db,
+    ):
         await fill(store, data)
-        async with aiosqlite.Connection(reader, 64) as db:
 
-            async def through_aiovec() -> float:
-                asked = some_ids()
-                began = time.perf_counter()
-                records = await store.get(TABLE, asked)
-                took = time.perf_counter() - began
-                assert [record.id for record in records] == asked
-                return took * 1000
+        async def ours(count: int) -> None:
+            assert len(await store.get(TABLE, some(count))) == count
 
-            async def hop() -> float:
-                began = time.perf_counter()
-                async with db.execute("SELECT 1") as cursor:
-                    await cursor.fetchall()
-                return (time.perf_counter() - began) * 1000
+        async def joined(count: int) -> None:
+            marks = ", ".join("?" * count)
+            async with db.execute(f"{JOIN} WHERE r.id IN ({marks})", some(count)) as cursor:
+                rows = [
+                    (id, fields, np.frombuffer(vector, dtype=np.float32))
+                    for id, *fields, vector in await cursor.fetchall()
+                ]
+            assert len(rows) == count
 
-            async def by_hand() -> float:
-                asked = some_ids()
-                began = time.perf_counter()
-                async with db.execute(sql, asked) as cursor:
-                    rows = [
-                        (id, fields, np.frombuffer(vector, dtype=np.float32))
-                        for id, *fields, vector in await cursor.fetchall()
-                    ]
-                took = time.perf_counter() - began
-                assert len(rows) == _IDS
-                return took * 1000
+        async def nothing() -> None:
+            async with db.execute("SELECT 1") as cursor:
+                await cursor.fetchall()
 
-            found = await interleaved(
-                {
-                    "aiovec get": through_aiovec,
-                    "aiosqlite, SELECT 1": hop,
-                    "aiosqlite, a join by hand": by_hand,
-                },
-                options.rounds(500),
-            )
-    times = medians(found)
-    beyond = times["aiovec get"] - times["aiosqlite, SELECT 1"]
+        ways: dict[str, Way] = {hop: timed(nothing)}
+        for count in (1, 30):
+            ways[f"aiovec, {count} of the ids"] = timed(partial(ours, count))
+            ways[f"aiosqlite, a join, {count} of the ids"] = timed(partial(joined, count))
+        found = await interleaved(ways, options.rounds(_ROUNDS))
+    for count in (1, 30):
+        ratio |= ratios(
+            found, f"aiovec, {count} of the ids", f"aiosqlite, a join, {count} of the ids"
+        )
     return [
         Result(
-            "get",
-            f"{_IDS} ids among {len(data):,} rows of {data.dim} dims, fields and vectors "
-            f"(median of {options.rounds(500)})",
-            "ms",
-            times,
-            [Check("get beyond the hop to a thread", beyond, 1.0, at_most=True, unit=" ms")],
+            "get", f"rows by id, fields and vectors, of {data} (median)", "ms", medians(found),
+            ratio,
         )
-    ]
+    ]  # fmt: skip

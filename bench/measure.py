@@ -1,29 +1,96 @@
-"""Timing ways of doing the same side by side, and telling what came out."""
+"""Options, timing of several ways side by side, and results."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
+import sqlite3
 import statistics
-from collections.abc import Awaitable, Callable, Mapping
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+PEERS = ("faiss-cpu", "qdrant-edge-py", "zvec", "tantivy", "chromadb")
+
+Way = Callable[[], Awaitable[float]]
+"""Does the work once and returns its figure."""
+Ask = Callable[[int], Awaitable[list[int]]]
+"""Searches for the query with this number and returns the numbers of the rows."""
 
 
-async def interleaved(
-    ways: Mapping[str, Callable[[], Awaitable[float]]], rounds: int
-) -> dict[str, list[float]]:
-    """Return each way's results, in rounds of all of them, so that a busy moment hits all alike.
+@dataclass(frozen=True)
+class Options:
+    """The options of a run. A small ``scale`` shows that a benchmark works, no more."""
 
-    Every second round goes backwards, so that none always comes after the same other one.
+    folder: Path
+    data: str | None = None
+    scale: float = 1.0
+    repeat: float = 1.0
+    peers: str = "quick"
+    cache: Path | None = None
+    asked_rows: int | None = None
+
+    def rows(self, wanted: int) -> int:
+        return self.asked_rows or max(200, int(wanted * self.scale))
+
+    def rounds(self, wanted: int) -> int:
+        return max(1, int(wanted * self.repeat))
+
+    def seconds(self, wanted: float) -> float:
+        return wanted * min(1.0, self.repeat)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The figures of the ways that were compared, their ratios, and wrong answers.
+
+    A name that ends with a unit in parentheses has that one, the others have ``unit``.
+    """
+
+    subject: str
+    compared: str
+    unit: str
+    measured: Mapping[str, float]
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        width = max(map(len, [*self.measured, *self.ratios]))
+        lines = [f"{self.subject}: {self.compared}"]
+        lines += [
+            f"  {name:<{width}}  {number(value):>10} {'' if name.endswith(')') else self.unit}"
+            for name, value in self.measured.items()
+        ]
+        lines += [f"  {name:<{width}}  {number(value):>10}" for name, value in self.ratios.items()]
+        lines += [f"  {note}" for note in self.notes]
+        lines += [f"  WRONG: {text}" for text in self.wrong]
+        return "\n".join(lines)
+
+
+def number(value: float) -> str:
+    """Write a figure with three significant digits, or without decimals from 100 on."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+async def interleaved(ways: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
+    """Run the ways in turn, so that other work on the machine slows all of them alike.
+
+    Every second round goes backwards, so that no way always follows the same other one.
     """
     found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
-        for name in list(ways) if number % 2 == 0 else reversed(ways):
+        for name in list(ways) if number % 2 == 0 else list(ways)[::-1]:
             found[name].append(await ways[name]())
     return found
 
@@ -32,90 +99,157 @@ def medians(found: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-@dataclass(frozen=True)
-class Check:
-    """One number that has a target."""
-
-    what: str
-    value: float
-    target: float
-    at_most: bool = False
-    unit: str = ""
-
-    @property
-    def holds(self) -> bool:
-        return self.value <= self.target if self.at_most else self.value >= self.target
-
-    def __str__(self) -> str:
-        sign = "<=" if self.at_most else ">="
-        found, target = f"{number(self.value)}{self.unit}", f"{self.target:,g}{self.unit}"
-        end = "holds" if self.holds else "MISSED"
-        return f"{self.what}: {found}, target {sign} {target}: {end}"
+def ratio(found: Mapping[str, list[float]], one: str, other: str) -> float:
+    """Return the median of the rounds' ratios."""
+    return float(np.median(np.divide(found[one], found[other])))
 
 
-@dataclass(frozen=True)
-class Result:
-    """One benchmark's outcome: the ways that were compared, and what had to hold."""
-
-    subject: str
-    compared: str
-    unit: str
-    measured: Mapping[str, float]
-    checks: list[Check] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def show(self) -> str:
-        width = max(map(len, self.measured))
-        lines = [f"{self.subject}: {self.compared}"]
-        lines += [
-            f"  {name:<{width}}  {number(value):>10} {self.unit}"
-            for name, value in self.measured.items()
-        ]
-        lines += [f"  {note}" for note in self.notes]
-        lines += [f"  {check}" for check in self.checks]
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self) | {"checks": [{**asdict(c), "holds": c.holds} for c in self.checks]}
+def ratios(found: Mapping[str, list[float]], one: str, *others: str) -> dict[str, float]:
+    """Return the ratios of one way to others, as far as those were measured."""
+    return {f"{one} / {name}": ratio(found, one, name) for name in others if name in found}
 
 
-def number(value: float) -> str:
-    """With as many digits as a measurement deserves."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+def block_of(ask: Ask, queries: int, seconds: float) -> Way:
+    """Return a way: the median milliseconds of searches one after the other.
+
+    Each block continues with the next queries.
+    """
+    turn = 0
+
+    async def measure() -> float:
+        nonlocal turn
+        await asyncio.sleep(0.02)  # until the threads of the way before sleep
+        took: list[float] = []
+        until = time.perf_counter() + seconds
+        while not took or (time.perf_counter() < until and len(took) < 50):
+            turn += 1
+            began = time.perf_counter()
+            await ask(turn % queries)
+            took.append((time.perf_counter() - began) * 1000)
+        return statistics.median(took)
+
+    return measure
+
+
+def timed(call: Callable[[], Awaitable[object]]) -> Way:
+    """Return a way: the milliseconds of a call."""
+
+    async def measure() -> float:
+        began = time.perf_counter()
+        await call()
+        return (time.perf_counter() - began) * 1000
+
+    return measure
+
+
+async def rate(call: Callable[[int], Awaitable[object]], clients: int, seconds: float) -> float:
+    """Return calls a second by clients that each call again as soon as they are answered.
+
+    ``call`` gets a number that differs from client to client and call to call.
+    """
+    done = 0
+    began = time.perf_counter()
+
+    async def client(turn: int) -> None:
+        nonlocal done
+        while time.perf_counter() < began + seconds:
+            await call(turn)
+            turn += clients
+            done += 1
+
+    await asyncio.gather(*map(client, range(clients)))
+    return done / (time.perf_counter() - began)
+
+
+async def shared(call: Callable[[int], Awaitable[object]], numbers: range, tasks: int) -> float:
+    """Return calls a second if tasks share these calls."""
+    left = iter(numbers)
+
+    async def task() -> None:
+        for turn in left:
+            await call(turn)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(task() for _ in range(tasks)))
+    return len(numbers) / (time.perf_counter() - began)
+
+
+@asynccontextmanager
+async def lags() -> AsyncIterator[list[float]]:
+    """Collect the milliseconds by which timers of the event loop are late."""
+    found: list[float] = []
+
+    async def look() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.005)
+            found.append((time.perf_counter() - began - 0.005) * 1000)
+
+    async with beside(look()):
+        yield found
+
+
+@asynccontextmanager
+async def beside(work: Awaitable[object]) -> AsyncIterator[asyncio.Future[object]]:
+    """Run work beside the block and stop it at the end. Raises what the work raised."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        if task.done():
+            task.result()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def fresh(module: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a module of the benchmarks in a process of its own; both sides speak JSON.
+
+    The process gets no settings of aiovec from the environment.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", f"bench.{module}", json.dumps(asked), env=clean_environment(),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"bench.{module} ended with {process.returncode}:\n{err.decode()}")
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: text for name, text in os.environ.items() if not name.startswith("AIOVEC_")}
 
 
 def machine() -> dict[str, str]:
-    """On what the numbers came about."""
-    from aiovec_sqlite.driver import load_driver
-
+    """Describe the machine and the versions."""
     facts = {
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "sqlite": load_driver().sqlite_version,
+        "sqlite3": sqlite3.sqlite_version,
     }
-    for package in ("aiovec", "aiosqlite", "sqlite-vec", "numpy", "pyarrow", "lancedb"):
-        try:
+    for package in ("aiovec", "pysqlite3", "sqlite-vec", "numpy", "pyarrow", "lancedb", *PEERS):
+        with suppress(PackageNotFoundError):
             facts[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return facts
 
 
 def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or "unknown CPU"
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or "unknown CPU"
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown CPU"
 
 
-def write(results: list[Result], name: str, folder: Path = RESULTS) -> Path:
-    """The results as JSON; where they lie."""
+def write(results: list[Result], name: str, folder: Path) -> Path:
+    """Write the results as JSON and return the path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    report = {"machine": machine(), "results": [result.to_dict() for result in results]}
+    report = {"machine": machine(), "results": [asdict(result) for result in results]}
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return path

@@ -1,54 +1,299 @@
-"""Searching, side by side with its peers: one client, many, filters, opening, and what it costs."""
+"""Vector search on SQLite: one client, crowds, filters, writes beside, and opening.
+
+With ``--rows 1000`` or ``--rows 1000000`` it shows how a search grows with the table.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
 import aiovec
+from aiovec import VectorStore
 
-from .measure import Result
-from .options import Options
-from .searching import (
-    approximate,
-    cost,
-    crowd,
-    filtered,
+from .data import PICKS, ROWS, TABLE, Data, load
+from .measure import (
+    Ask,
+    Options,
+    Result,
+    beside,
+    block_of,
     fresh,
-    in_memory,
-    partitions,
-    single,
+    interleaved,
+    lags,
+    medians,
+    rate,
+    ratio,
+    ratios,
 )
-from .searching.corpus import Corpus
-from .searching.indexes import indexed_peers
-from .searching.store import fill, until_ready
+from .peers import FAISS, faiss_flat, indexed
+from .stores import by_aiovec, by_sqlite_vec, connect, fill, fill_by_hand, until_loaded
 
-# The shape of the real set that the figures in the docs come from.
-_ROWS, _DIM = 117_659, 384
-_LARGE_ROWS, _LARGE_DIM = 100_000, 768
+AIOVEC = "aiovec, whole rows"
+SQLITE_VEC = "sqlite-vec by hand, whole rows"
+OTHER = "other"
+CLIENTS = 64
+
+_ROUNDS, _SECONDS = 12, 0.2
+_CROWD_SECONDS = 10.0
+_RECALLED = 200  # queries whose answers are compared with the truth
+_FILTERED = 20
+_WRITTEN, _AT_ONCE = 500, 50  # rows a second, rows a call
+_MIB = 2**20
 
 
 async def run(options: Options) -> list[Result]:
-    corpus = Corpus.load(options.rows(_ROWS), _DIM, options.data)
-    path = options.folder / "a.db"
-    await fill(path, corpus)
-    results = [await fresh.run(path, corpus, options)]
-    async with aiovec.connect(path) as store, indexed_peers(corpus, options) as (indexed, told):
-        await until_ready(store, corpus.queries[0])
-        results.append(await single.run(store, path, corpus, options, indexed, told))
-        results.append(await filtered.run(store, corpus, options))
-        results += await crowd.run(store, corpus, options, indexed)
-        results.append(await in_memory.run(store, corpus, options))
-    path.unlink()
-    results.append(await partitions.run(options))
-    results += await approximate.run(options, corpus)
-    del corpus
-    results.append(await _large(options))
-    results += await cost.run(options)
+    data = load(options.rows(ROWS), options.data)
+    path, by_hand = options.folder / "a.db", options.folder / "by-hand.db"
+    fill_by_hand(by_hand, data)
+    async with aiovec.connect(path) as store:
+        await fill(store, data)
+    results = [await _opening(path, by_hand, data, options)]
+    async with aiovec.connect(path) as store, indexed(data, options) as (peers, notes):
+        await until_loaded(store, data.queries[0])
+        results.append(await _one_client(store, by_hand, data, options, peers, notes))
+        results.append(await _filters(store, data, options))
+        results.append(await _crowds(store, data, options, peers))
+        results.append(await _writes_beside(store, data, options))
     return results
 
 
-async def _large(options: Options) -> Result:
-    corpus = Corpus.load(options.rows(_LARGE_ROWS), _LARGE_DIM, options.data)
-    path = options.folder / "large.db"
-    await fill(path, corpus)
+async def _opening(path: Path, by_hand: Path, data: Data, options: Options) -> Result:
+    queries = options.folder / "query.npy"
+    np.save(queries, data.queries[:1])
+    asked = {"queries": str(queries)}
+    told: list[dict[str, Any]] = []
+
+    async def ours() -> float:
+        told.append(await fresh("search", {**asked, "path": str(path)}))
+        return float(told[-1]["first"])
+
+    async def theirs() -> float:
+        return float((await fresh("search", {**asked, "by_hand": str(by_hand)}))["first"])
+
+    first, hand = "aiovec, to the first answer", "sqlite-vec by hand, to the first answer"
+    found = await interleaved({first: ours, hand: theirs}, options.rounds(5))
+    middle = {name: float(np.median([one[name] for one in told])) for name in told[0]}
+    return Result(
+        "search, opening",
+        f"fresh processes that open {data}, after the imports (median)",
+        "ms",
+        {**medians(found), "aiovec, until the table is in memory": middle["loaded"]},
+        ratios(found, first, hand),
+        [f"memory before the first search: {middle['before']:.0f} MiB",
+         f"memory when the table is loaded: {middle['after']:.0f} MiB"],
+    )  # fmt: skip
+
+
+async def _one_client(
+    store: VectorStore, by_hand: Path, data: Data, options: Options, peers: dict[str, Ask],
+    notes: list[str],
+) -> Result:  # fmt: skip
+    db = connect(by_hand)
+    asking = {AIOVEC: by_aiovec(store, data), SQLITE_VEC: by_sqlite_vec(db, data)}
+    if options.peers != "none":
+        try:
+            asking[FAISS] = faiss_flat(data)
+        except ImportError:
+            notes = [*notes, "skipped: faiss: it is not installed"]
+    asking |= peers
+    seconds = options.seconds(_SECONDS)
+    ways = {name: block_of(ask, len(data.queries), seconds) for name, ask in asking.items()}
+    found = await interleaved(ways, options.rounds(_ROUNDS))
+    recall = {name: await recall_of(ask, data, options) for name, ask in asking.items()}
+    db.close()
+    on_loop = await _on_loop(asking[AIOVEC], options)
+    return Result(
+        "search, one client",
+        f"the 10 nearest of {data}, one search after the other (median)",
+        "ms", medians(found), ratios(found, AIOVEC, *list(asking)[1:]),
+        ["recall: " + "; ".join(f"{name} {value:.4f}" for name, value in recall.items()),
+         f"CPU time of the event loop's thread for a search by aiovec: {on_loop:.2f} ms", *notes],
+        [f"{name} found {value:.4f} of the nearest rows, and all are its promise"
+         for name, value in recall.items() if name == AIOVEC and value < 1],
+    )  # fmt: skip
+
+
+async def recall_of(ask: Ask, data: Data, options: Options) -> float:
+    queries = range(min(options.rounds(_RECALLED), len(data.queries)))
+    return data.recall([(query, await ask(query)) for query in queries])
+
+
+async def _on_loop(ask: Ask, options: Options) -> float:
+    began, count = time.thread_time(), options.rounds(200)
+    for query in range(count):
+        await ask(query)
+    return 1000 * (time.thread_time() - began) / count
+
+
+async def _filters(store: VectorStore, data: Data, options: Options) -> Result:
+    none, size = "no filter", len(data)
+    filters = {
+        f"{share:g} % of the rows, scattered": (f"pick < {round(share * 10)}", share)
+        for share in (0.1, 1, 10, 50, 90)
+    }
+    filters |= {
+        f"{share:g} % of the rows, in a row": (
+            f"place >= {size // 3} AND place < {size // 3 + max(1, round(size * share / 100))}",
+            share,
+        )
+        for share in (1, 10)
+    }
+    seconds = options.seconds(_SECONDS)
+    asking = {name: by_aiovec(store, data, where=where) for name, (where, _) in filters.items()}
+    ways = {none: by_aiovec(store, data), **asking}
+    found = await interleaved(
+        {name: block_of(ask, len(data.queries), seconds) for name, ask in ways.items()},
+        options.rounds(_ROUNDS),
+    )
+    wrong = []
+    for name, ask in asking.items():
+        if name.endswith("scattered"):
+            allowed = np.flatnonzero(data.picks < round(filters[name][1] * PICKS / 100))
+        else:
+            allowed = size // 3 + np.arange(max(1, round(size * filters[name][1] / 100)))
+        answers = {query: await ask(query) for query in range(options.rounds(_FILTERED))}
+        wrong += [
+            f"{name}: query {query} did not find the nearest rows"
+            for query, rows in answers.items()
+            if not data.is_nearest(query, rows, allowed)
+        ]
+    return Result(
+        "search, filters",
+        f"the 10 nearest that a filter over an indexed int field selects, of {data} (median)",
+        "ms", medians(found),
+        {f"{name} / {none}": ratio(found, name, none) for name in asking},
+        wrong=wrong,
+    )  # fmt: skip
+
+
+async def _crowds(
+    store: VectorStore, data: Data, options: Options, peers: dict[str, Ask]
+) -> Result:
+    seconds = options.seconds(_CROWD_SECONDS)
+    two = f"{AIOVEC}, one of two tables at random"
+    await fill(store, data, OTHER)
+    await until_loaded(store, data.queries[0], OTHER)
+    asking = {AIOVEC: by_aiovec(store, data), two: by_aiovec(store, data, (TABLE, OTHER)), **peers}
+    if options.peers != "none":
+        with suppress(ImportError):
+            # It blocks the event loop, so its clients take turns.
+            asking[FAISS] = faiss_flat(data)
+    found = {}
+    for name, ask in asking.items():
+        found[name] = [await rate(ask, CLIENTS, seconds)]
+    measured = medians(found)
+    for clients in (1, 8):
+        for name, ask in asking.items():
+            measured[f"{name}; {clients} clients"] = await rate(ask, clients, seconds / 4)
+    await store.drop_table(OTHER)
+    return Result(
+        "search, crowds",
+        f"{CLIENTS} clients at once for {seconds:g} s, {data}",
+        "searches/s", measured,
+        ratios(found, AIOVEC, *peers, FAISS) | ratios(found, two, AIOVEC),
+    )  # fmt: skip
+
+
+async def _writes_beside(store: VectorStore, data: Data, options: Options) -> Result:
+    seconds = options.seconds(_CROWD_SECONDS)
+    answers: list[tuple[int, list[int]]] = []
+    ask = by_aiovec(store, data)
+
+    async def noted(query: int) -> None:
+        rows = await ask(query)
+        if len(answers) < _RECALLED:
+            answers.append((query % len(data.queries), rows))
+
+    alone = await rate(ask, CLIENTS, seconds)
+    async with lags() as late, _writer(store, data) as written:
+        began = time.perf_counter()
+        both = await rate(noted, CLIENTS, seconds)
+        upserted = written[0] / (time.perf_counter() - began)
+    p50, p99 = np.percentile(late, (50, 99))
+    recall = data.recall(answers)
+    block = block_of(ask, len(data.queries), options.seconds(1.0))
+    quiet = await block()
+    async with beside(fill(store, data, OTHER)):
+        importing = await block()
+    return Result(
+        "search, writes beside",
+        f"{CLIENTS} clients at once for {seconds:g} s while {_WRITTEN} rows a second are "
+        f"upserted, {data}; then one client while as many rows are imported into another table",
+        "searches/s",
+        {f"{CLIENTS} clients, no writer": alone, f"{CLIENTS} clients, with the writer": both,
+         "one client (ms)": quiet, "one client, beside an import (ms)": importing},
+        {"with the writer / without": both / alone, "beside an import / alone": importing / quiet},
+        [f"lag of the event loop: p50 {p50:.2f}, p99 {p99:.2f}, most {max(late):.1f} ms",
+         f"rows written: {upserted:.0f} a second"],
+        [f"recall with the writer {recall:.4f}"] if recall < 1 else [],
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def _writer(store: VectorStore, data: Data) -> AsyncIterator[list[int]]:
+    """Replace rows by equal ones, evenly over time, and count them. So the truth stays known."""
+    written = [0]
+    random, size = np.random.default_rng(7), min(_AT_ONCE, len(data))
+    batches = [data.batch(random.choice(len(data), size, replace=False)) for _ in range(256)]
+
+    async def write() -> None:
+        began = time.perf_counter()
+        while True:
+            await store.upsert(TABLE, batches[written[0] // size % len(batches)])
+            written[0] += size
+            due = began + written[0] / _WRITTEN
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+
+    async with beside(write()):
+        yield written
+
+
+# The process that opens a file
+
+
+async def _open(path: str, query: Any) -> dict[str, float]:
+    async with aiovec.connect(":memory:"):
+        pass  # imports what a store needs
+    began = time.perf_counter()
     async with aiovec.connect(path) as store:
-        await until_ready(store, corpus.queries[0])
-        return await single.run(store, path, corpus, options, {}, [])
+        before = psutil.Process().memory_info().rss
+        await store.search(TABLE, query)
+        first = time.perf_counter() - began
+        loaded = first + await until_loaded(store, query)
+        after = psutil.Process().memory_info().rss
+    return {
+        "first": 1000 * first, "loaded": 1000 * loaded, "before": before / _MIB,
+        "after": after / _MIB,
+    }  # fmt: skip
+
+
+def _open_by_hand(path: str, query: Any) -> dict[str, float]:
+    connect(Path(":memory:")).close()
+    began = time.perf_counter()
+    db = connect(Path(path))
+    sql = "SELECT rowid FROM vec WHERE vector MATCH ? AND k = 10 ORDER BY distance"
+    db.execute(sql, (query.tobytes(),)).fetchall()
+    return {"first": 1000 * (time.perf_counter() - began)}
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    (query,) = np.load(asked["queries"])
+    if "by_hand" in asked:
+        print(json.dumps(_open_by_hand(asked["by_hand"], query)))
+    else:
+        print(json.dumps(asyncio.run(_open(asked["path"], query))))
+
+
+if __name__ == "__main__":
+    main()

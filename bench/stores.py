@@ -1,37 +1,176 @@
-"""Stores and files that benchmarks read, filled as quickly as they can be."""
+"""Stores with the same rows: aiovec's, and those that one would write by hand without it."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import importlib
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
-from aiovec import VectorStore
+import numpy as np
+import pyarrow as pa
+import sqlite_vec
 
-from . import bare
-from .data import Dataset
+from aiovec import Tuning, VectorStore
 
-TABLE = "docs"
-_BATCH = 10_000
+from .data import COLUMNS, LIMIT, TABLE, Data, Float32Array, row_number
+from .measure import Ask
 
-
-async def fill(store: VectorStore, data: Dataset) -> None:
-    await store.create_table(TABLE, data.schema())
-    for batch in data.batches(_BATCH):
-        await store.insert(TABLE, batch)
+# aiovec
 
 
-def fill_bare(path: Path, data: Dataset) -> None:
-    """The same rows in one ordinary table and one vec0 table, joined by rowid."""
-    db = bare.connect(path)
-    names = list(data.schema().fields)
-    bare.create_vec0(db, data.dim)
-    bare.create_rows(db, names)
-    first = 1
-    for batch in data.batches(_BATCH):
-        rowids = range(first, first + batch.num_rows)
-        bare.insert_vectors(db, "vec", rowids, data.vectors[first - 1 : first - 1 + len(rowids)])
-        columns = [batch.column(name).to_pylist() for name in ("id", *names)]
-        db.execute("BEGIN")
-        bare.insert_rows(db, rowids, columns)
-        db.execute("COMMIT")
+async def fill(store: VectorStore, data: Data, table: str = TABLE, *, text: bool = False) -> None:
+    await store.create_table(table, data.schema(text=text))
+    for batch in data.batches():
+        await store.insert(table, batch)
+    await store.optimize(table)
+
+
+def by_aiovec(
+    store: VectorStore, data: Data, tables: Sequence[str] = (TABLE,), *, where: str | None = None,
+    exact: bool = False, tuning: Tuning | None = None,
+) -> Ask:  # fmt: skip
+    """Search as an app does, with the rows' fields; of several tables one at random."""
+    chosen = np.random.default_rng(2).integers(len(tables), size=1009)
+
+    async def ask(query: int) -> list[int]:
+        hits = await store.search(
+            tables[chosen[query % len(chosen)]], data.queries[query % len(data.queries)],
+            limit=LIMIT, where=where, exact=exact, tuning=tuning,
+        )  # fmt: skip
+        return [row_number(hit.id) for hit in hits]
+
+    return ask
+
+
+async def until_loaded(store: VectorStore, query: Float32Array, table: str = TABLE) -> float:
+    """Search until the table is in memory; return the seconds since the first search."""
+    began = time.perf_counter()
+    await store.search(table, query, limit=1)
+    while not (await store.stats(table)).scan_memory:
+        if time.perf_counter() - began > 120:
+            raise TimeoutError(f"the table {table} was not in memory in time")
+        await asyncio.sleep(0.01)
+    return time.perf_counter() - began
+
+
+# SQLite by hand, with the driver and the settings of aiovec
+
+
+@functools.cache
+def driver() -> Any:
+    try:
+        return importlib.import_module("pysqlite3.dbapi2")
+    except ImportError:
+        return sqlite3
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a file with sqlite-vec; a commit is durable when it returns."""
+    db = driver().connect(str(path), isolation_level=None, check_same_thread=False)
+    db.enable_load_extension(True)
+    sqlite_vec.load(db)
+    db.enable_load_extension(False)
+    for pragma in ("page_size = 16384", "journal_mode = WAL", "synchronous = FULL",
+                   "cache_size = -65536"):  # fmt: skip
+        db.execute(f"PRAGMA {pragma}").fetchall()
+    return cast("sqlite3.Connection", db)
+
+
+def create(db: sqlite3.Connection, dim: int) -> None:
+    """Create a table for the fields and a vec0 table for the vectors, joined by rowid."""
+    db.execute(
+        "CREATE TABLE rows (rowid INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, pick INTEGER, "
+        "place INTEGER, text TEXT)"
+    )
+    db.execute(
+        f"CREATE VIRTUAL TABLE vec USING vec0(vector float[{dim}] distance_metric=cosine, "
+        "chunk_size=256)"
+    )
+
+
+INSERT_ROW = "INSERT INTO rows (rowid, id, pick, place, text) VALUES (?, ?, ?, ?, ?)"
+INSERT_VECTOR = "INSERT INTO vec (rowid, vector) VALUES (?, ?)"
+JOIN = "SELECT r.id, r.pick, r.place, r.text, v.vector FROM rows AS r JOIN vec AS v USING (rowid)"
+
+
+def insert(db: sqlite3.Connection, rowids: Iterable[int], batch: pa.RecordBatch) -> None:
+    """Insert a batch in one durable transaction."""
+    numbers = list(rowids)
+    vectors = batch.column("embedding").flatten().to_numpy().reshape(len(numbers), -1)
+    columns = [batch.column(name).to_pylist() for name in COLUMNS]
+    db.execute("BEGIN IMMEDIATE")
+    db.executemany(INSERT_ROW, zip(numbers, *columns, strict=True))
+    db.executemany(INSERT_VECTOR, zip(numbers, map(bytes, vectors), strict=True))
+    db.execute("COMMIT")
+
+
+def fill_by_hand(path: Path, data: Data) -> None:
+    db = connect(path)
+    create(db, data.dim)
+    first = 0
+    for batch in data.batches():
+        insert(db, range(first, first + batch.num_rows), batch)
         first += batch.num_rows
     db.close()
+
+
+def by_sqlite_vec(db: sqlite3.Connection, data: Data) -> Ask:
+    """Search by sqlite-vec's own scan, with the rows' fields. It blocks the event loop."""
+    sql = (
+        "SELECT r.id, r.pick, r.place, r.text, distance FROM vec JOIN rows AS r "
+        "ON r.rowid = vec.rowid WHERE vector MATCH ? AND k = ? ORDER BY distance"
+    )
+
+    async def ask(query: int) -> list[int]:
+        asked = data.queries[query % len(data.queries)].tobytes()
+        return [row_number(row[0]) for row in db.execute(sql, (asked, LIMIT))]
+
+    return ask
+
+
+# LanceDB by hand
+
+
+@asynccontextmanager
+async def lance(folder: Path) -> AsyncIterator[Any]:
+    """Open a folder with lancedb's own client. Raises ImportError."""
+    lancedb = await asyncio.to_thread(importlib.import_module, "lancedb")
+    connection = await lancedb.connect_async(folder)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+async def fill_lance(connection: Any, data: Data) -> Any:
+    """Create the table and return it."""
+    batches = list(data.batches())
+    table = await connection.create_table(TABLE, schema=batches[0].schema)
+    for batch in batches:
+        await table.add(batch)
+    return table
+
+
+def by_lance(table: Any, data: Data, **effort: int) -> Ask:
+    """Search with lancedb's client for the same fields, with this effort."""
+
+    async def ask(query: int) -> list[int]:
+        built = table.query().nearest_to(data.queries[query % len(data.queries)])
+        built = built.distance_type("cosine")
+        for name, value in effort.items():
+            built = getattr(built, name)(value)
+        found = await built.select([*COLUMNS, "_distance"]).limit(LIMIT).to_arrow()
+        return [row_number(id) for id in found.column("id").to_pylist()]
+
+    return ask
+
+
+async def upsert_lance(table: Any, batch: pa.RecordBatch) -> None:
+    merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+    await merge.execute(pa.Table.from_batches([batch]))

@@ -1,7 +1,6 @@
-"""Keep-alive clients in a process of their own that do little but send and count.
+"""Keep-alive HTTP clients in a process of their own that do little but send and count.
 
-``python -m bench.serving.client ASKED TOLD`` gets a JSON object and writes one to a file. The
-requests are whole, in a file that ``save`` wrote.
+The requests are whole, in a file that ``save`` wrote.
 """
 
 from __future__ import annotations
@@ -11,28 +10,26 @@ import base64
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 _LENGTH = 8
 _STRIDE = 31
-_KEPT = 200  # answers that are handed back, to be looked at
+_KEPT = 200  # answers that are returned
 _CONTENT_LENGTH = b"\r\ncontent-length:"
 
 
-def request(
-    method: str, path: str, kind: str, body: bytes, headers: Mapping[str, str] | None = None
-) -> bytes:
-    """A request as it goes over the wire."""
-    named = {"Host": "127.0.0.1", "Content-Type": kind, "Content-Length": len(body)}
-    lines = [f"{name}: {value}\r\n" for name, value in {**named, **(headers or {})}.items()]
+def request(method: str, path: str, kind: str, body: bytes) -> bytes:
+    """Return a request as it goes over the wire."""
+    headers = {"Host": "127.0.0.1", "Content-Type": kind, "Content-Length": len(body)}
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
     return f"{method} {path} HTTP/1.1\r\n{''.join(lines)}\r\n".encode() + body
 
 
 def save(path: Path, requests: Iterable[bytes]) -> Path:
+    """Write requests to a file and return its path."""
     parts = (part for one in requests for part in (len(one).to_bytes(_LENGTH, "big"), one))
     path.write_bytes(b"".join(parts))
     return path
@@ -47,56 +44,47 @@ def _saved(path: Path) -> list[bytes]:
     return found
 
 
-class Load:
-    """Clients that each ask again as soon as they are answered."""
+class _Load:
+    """Clients that ask again as soon as they are answered."""
 
     def __init__(self, requests: list[bytes]) -> None:
         self.requests = requests
-        self.took: list[float] = []
+        self.done = 0
         self.answers: dict[int, bytes] = {}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def run(self, port: int, clients: int, warm_up: float, seconds: float) -> dict[str, Any]:
+    async def run(self, port: int, clients: int, seconds: float) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         transports = []
         for number in range(clients):
             first = number * _STRIDE % len(self.requests)
-            made = await loop.create_connection(lambda n=first: _Client(self, n), "127.0.0.1", port)
-            transports.append(made[0])
-        await asyncio.wait([self.failed], timeout=warm_up)
-        warmed = len(self.took)
-        began, cpu = time.perf_counter(), time.process_time()
-        while not self.failed.done():
+            client = partial(_Client, self, first)
+            transport, _ = await loop.create_connection(client, "127.0.0.1", port)
+            transports.append(transport)
+        await asyncio.wait([self.failed], timeout=seconds / 5)  # warm up
+        warmed, began = self.done, time.perf_counter()
+        while not self.failed.done() and self.done == warmed:
             await asyncio.wait([self.failed], timeout=seconds)
-            if len(self.took) > warmed:
-                break
-        elapsed, used = time.perf_counter() - began, time.process_time() - cpu
+        elapsed = time.perf_counter() - began
         if self.failed.done():
             self.failed.result()
         self.failed.cancel()
         for transport in transports:
             transport.abort()
-        took = self.took[warmed:]
-        p50, p99 = np.percentile(took, (50, 99)) * 1000
         return {
-            "rate": len(took) / elapsed,
-            "p50": p50,
-            "p99": p99,
-            "all": len(self.took),
-            "cpu": used / elapsed,
+            "rate": (self.done - warmed) / elapsed,
             "answers": {n: base64.b64encode(body).decode() for n, body in self.answers.items()},
         }
 
 
 class _Client(asyncio.Protocol):
-    """One connection. Of the answers' heads it reads the status and the length alone."""
+    """One connection. It reads only the status and the length of the answers' heads."""
 
     transport: asyncio.Transport
 
-    def __init__(self, load: Load, first: int) -> None:
+    def __init__(self, load: _Load, first: int) -> None:
         self._load = load
         self._number = first
-        self._began = 0.0
         self._data = bytearray()
         self._body = self._end = 0
 
@@ -105,7 +93,6 @@ class _Client(asyncio.Protocol):
         self._ask()
 
     def _ask(self) -> None:
-        self._began = time.perf_counter()
         self.transport.write(self._load.requests[self._number])
 
     def data_received(self, data: bytes) -> None:
@@ -120,7 +107,7 @@ class _Client(asyncio.Protocol):
             self._end = self._body + int(length.partition(b"\r\n")[0])
         if self._end and len(self._data) >= self._end:
             load = self._load
-            load.took.append(time.perf_counter() - self._began)
+            load.done += 1
             if len(load.answers) < _KEPT:
                 load.answers[self._number] = bytes(self._data[self._body : self._end])
             del self._data[: self._end]
@@ -137,20 +124,9 @@ class _Client(asyncio.Protocol):
 
 
 async def _measured(asked: dict[str, Any]) -> dict[str, Any]:
-    load = Load(_saved(Path(asked["requests"])))
-    return await load.run(asked["port"], asked["clients"], asked["warm_up"], asked["seconds"])
-
-
-def main() -> None:
-    asked = json.loads(sys.argv[1])
-    try:
-        import uvloop
-    except ImportError:
-        told = asyncio.run(_measured(asked))
-    else:
-        told = uvloop.run(_measured(asked))
-    Path(sys.argv[2]).write_text(json.dumps(told), encoding="utf-8")
+    load = _Load(_saved(Path(asked["requests"])))
+    return await load.run(asked["port"], asked["clients"], asked["seconds"])
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(asyncio.run(_measured(json.loads(sys.argv[1])))))

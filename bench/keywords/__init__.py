@@ -1,1 +1,0 @@
-"""The measurements of ``python -m bench text``, and their data."""

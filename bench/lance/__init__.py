@@ -1,1 +1,0 @@
-"""LanceDB through aiovec, side by side with LanceDB called directly."""

@@ -1,0 +1,199 @@
+"""The LanceDB store beside lancedb itself: searches on the same folder, the same writes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aiovec
+from aiovec import Tuning, VectorStore
+
+from .data import ROWS, TABLE, Data, load, row_id
+from .measure import (
+    Options,
+    Result,
+    block_of,
+    interleaved,
+    medians,
+    rate,
+    ratios,
+    shared,
+    timed,
+)
+from .search import recall_of
+from .stores import by_aiovec, by_lance, fill, fill_lance, lance, upsert_lance
+
+CLIENTS = 64
+# Enough for a recall above 0.95 of a table of this size, and the same on both sides.
+_EFFORT = {"hnsw_sq": {"ef": 100}, "ivf_rq": {"nprobes": 20, "refine": 5}}
+_LANCE_NAMES = {"ef": "ef", "nprobes": "nprobes", "refine": "refine_factor"}
+_ROUNDS, _SECONDS, _CROWD_SECONDS = 12, 0.2, 10.0
+_WRITE_ROWS, _WRITES, _ALONE, _IDS = 40_000, 1_000, 50, 40
+
+Call = Callable[[int], Awaitable[object]]
+
+
+async def run(options: Options) -> list[Result]:
+    data = load(options.rows(ROWS), options.data)
+    folder = options.folder / "ours"
+    results = []
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(aiovec.connect(f"lancedb://{folder}"))
+        await fill(store, data)
+        connection = await stack.enter_async_context(lance(folder))
+        for kind, effort in _EFFORT.items():
+            began = time.perf_counter()
+            await store.create_index(TABLE, kind)
+            built = time.perf_counter() - began
+            table = await connection.open_table(TABLE)
+            results.append(await _searches(store, table, data, options, kind, effort, built))
+        results.append(await _reads(store, table, data, options))
+    small = load(min(len(data), options.rows(_WRITE_ROWS)), options.data)
+    results.append(await _writes(small, options))
+    return results
+
+
+async def _searches(
+    store: VectorStore, table: Any, data: Data, options: Options, kind: str,
+    effort: dict[str, int], built: float,
+) -> Result:  # fmt: skip
+    direct = {_LANCE_NAMES[name]: value for name, value in effort.items()}
+    seconds = options.seconds(_SECONDS)
+    ours, theirs, tuned, exact = "aiovec", "lancedb", "aiovec, as tuned", "aiovec, exact"
+    asking = {
+        ours: by_aiovec(store, data, tuning=Tuning(**effort)),
+        theirs: by_lance(table, data, **direct),
+        tuned: by_aiovec(store, data),
+        exact: by_aiovec(store, data, exact=True),
+    }
+    found = await interleaved(
+        {name: block_of(ask, len(data.queries), seconds) for name, ask in asking.items()},
+        options.rounds(_ROUNDS),
+    )
+    recall = {name: await recall_of(ask, data, options) for name, ask in asking.items()}
+    measured, crowd = medians(found), options.seconds(_CROWD_SECONDS)
+    rates = {name: await rate(asking[name], CLIENTS, crowd) for name in (ours, theirs, tuned)}
+    measured |= {f"{name}, {CLIENTS} clients (searches/s)": one for name, one in rates.items()}
+    return Result(
+        f"lancedb, search with {kind}",
+        f"the 10 nearest of {data} with their fields, the same folder, {effort}",
+        "ms", measured,
+        ratios(found, ours, theirs)
+        | {f"{CLIENTS} clients, {ours} / {theirs}": rates[ours] / rates[theirs]},
+        ["recall: " + "; ".join(f"{name} {value:.4f}" for name, value in recall.items()),
+         f"built and tuned in {built:.1f} s"],
+    )  # fmt: skip
+
+
+async def _reads(store: VectorStore, table: Any, data: Data, options: Options) -> Result:
+    turn = 0
+
+    def some_id() -> str:
+        nonlocal turn
+        turn += 7919
+        return row_id(turn % len(data))
+
+    async def get() -> None:
+        assert len(await store.get(TABLE, [some_id()])) == 1
+
+    async def bare_get() -> None:
+        found = await table.query().where(f"id = '{some_id()}'").to_arrow()
+        assert found.num_rows == 1
+
+    async def export() -> None:
+        count = 0
+        async for batch in store.export(TABLE):
+            count += batch.num_rows
+        assert count == len(data)
+
+    async def bare_export() -> None:
+        count = 0
+        async for batch in await table.query().to_batches():
+            count += batch.num_rows
+        assert count == len(data)
+
+    found = await interleaved(
+        {"get of one, aiovec": timed(get), "get of one, lancedb": timed(bare_get)},
+        options.rounds(_IDS),
+    )
+    found |= await interleaved(
+        {"export, aiovec": timed(export), "export, lancedb": timed(bare_export)},
+        max(1, options.rounds(_IDS) // 8),
+    )
+    return Result(
+        "lancedb, get and export", f"{data}, the same folder (median)", "ms", medians(found),
+        ratios(found, "get of one, aiovec", "get of one, lancedb")
+        | ratios(found, "export, aiovec", "export, lancedb"),
+    )  # fmt: skip
+
+
+async def _writes(data: Data, options: Options) -> Result:
+    """Measure single-row writes of a filled table by one task and by 64, and mixed with searches.
+
+    lancedb's calls of one process conflict if they run at once, so its tasks share a lock.
+    """
+    count, seconds = options.rounds(_WRITES), options.seconds(_CROWD_SECONDS)
+    measured: dict[str, float] = {}
+    async with (
+        aiovec.connect(f"lancedb://{options.folder / 'written'}") as store,
+        lance(options.folder / "bare") as connection,
+    ):
+        await fill(store, data)
+        table = await fill_lance(connection, data)
+        lock = asyncio.Lock()
+        batches = [data.batch([number]) for number in range(min(len(data), 2_000))]
+
+        async def upsert(turn: int) -> None:
+            await store.upsert(TABLE, batches[turn % len(batches)])
+
+        async def bare_upsert(turn: int) -> None:
+            async with lock:
+                await upsert_lance(table, batches[turn % len(batches)])
+
+        async def write(turn: int) -> None:
+            id = row_id(turn * 37 % len(data))
+            if turn % 3 == 0:
+                await upsert(turn)
+            elif turn % 3 == 1:
+                await store.update(TABLE, {"pick": turn % 1000}, ids=id)
+            else:
+                await store.delete(TABLE, id)
+
+        async def bare_write(turn: int) -> None:
+            id = row_id(turn * 37 % len(data))
+            if turn % 3 == 0:
+                await bare_upsert(turn)
+                return
+            async with lock:
+                if turn % 3 == 1:
+                    await table.update({"pick": turn % 1000}, where=f"id = '{id}'")
+                else:
+                    await table.delete(f"id = '{id}'")
+
+        asks = {"aiovec": by_aiovec(store, data), "lancedb": by_lance(table, data)}
+
+        def mixed(ask: Call, change: Call) -> Call:
+            return lambda turn: change(turn) if turn % 5 == 0 else ask(turn)
+
+        for name, alone, change in (
+            ("aiovec", upsert, write), ("lancedb", bare_upsert, bare_write)
+        ):  # fmt: skip
+            one = range(options.rounds(_ALONE))
+            measured[f"{name}, upserts by one task"] = await shared(alone, one, 1)
+            few = range(count if name == "aiovec" else max(1, count // 5))
+            measured[f"{name}, mixed writes by {CLIENTS} tasks"] = await shared(
+                change, few, CLIENTS
+            )
+            call = mixed(asks[name], alone)
+            measured[f"{name}, 80 % searches, {CLIENTS} tasks"] = await rate(call, CLIENTS, seconds)
+    names = [name.removeprefix("aiovec, ") for name in measured if name.startswith("aiovec")]
+    return Result(
+        "lancedb, single-row writes",
+        f"upserts, updates and deletes of one row of {data}; 80 % searches and 20 % upserts",
+        "calls/s", measured,
+        {f"{name}, aiovec / lancedb": measured[f"aiovec, {name}"] / measured[f"lancedb, {name}"]
+         for name in names},
+    )  # fmt: skip

@@ -1,0 +1,263 @@
+"""Writes to SQLite, beside SQLite and sqlite-vec by hand with the same durability."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiosqlite
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import aiovec
+
+from .data import COLUMNS, TABLE, Data, generate
+from .measure import (
+    Options,
+    Result,
+    Way,
+    clean_environment,
+    interleaved,
+    medians,
+    ratios,
+    shared,
+)
+from .stores import INSERT_ROW, INSERT_VECTOR, JOIN, connect, create, fill, fill_by_hand, insert
+
+_DIM = 768
+_ROUNDS = 5
+_SINGLE, _ALONE, _TASKS = 2_000, 300, 64
+_BULK, _BATCH = 30_000, 1_000
+_MOVED = 100_000
+
+_IMPORT_BY_HAND = """
+import sys
+import pyarrow.parquet as pq
+from pathlib import Path
+from bench.stores import connect, create, insert
+file, target, dim = sys.argv[1:]
+db, first = connect(Path(target)), 0
+create(db, int(dim))
+for batch in pq.ParquetFile(file).iter_batches(1000):
+    insert(db, range(first, first + batch.num_rows), batch)
+    first += batch.num_rows
+"""
+
+
+async def run(options: Options) -> list[Result]:
+    return [await _single(options), await _bulk(options), *await _moved(options)]
+
+
+def in_folder(options: Options, way: Callable[[Path], Awaitable[float]]) -> Way:
+    """Give each run of the way an empty folder."""
+
+    async def measure() -> float:
+        folder = options.folder / "run"
+        folder.mkdir()
+        try:
+            return await way(folder)
+        finally:
+            shutil.rmtree(folder)
+
+    return measure
+
+
+async def _single(options: Options) -> Result:
+    data = generate(options.rows(_SINGLE), _DIM)
+    rows = [data.row(number) for number in range(len(data))]
+    alone = range(min(len(rows), max(50, options.rows(_ALONE))))
+
+    def ours(numbers: range, tasks: int) -> Callable[[Path], Awaitable[float]]:
+        async def measure(folder: Path) -> float:
+            async with aiovec.connect(folder / "a.db") as store:
+                await store.create_table(TABLE, data.schema())
+                return await shared(lambda n: store.upsert(TABLE, [rows[n]]), numbers, tasks)
+
+        return measure
+
+    async def by_hand(folder: Path) -> float:
+        db = connect(folder / "b.db")
+        create(db, data.dim)
+        began = time.perf_counter()
+        for number in alone:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(INSERT_ROW, (number, *(rows[number][name] for name in COLUMNS)))
+            db.execute(INSERT_VECTOR, (number, data.vectors[number].tobytes()))
+            db.execute("COMMIT")
+        took = time.perf_counter() - began
+        db.close()
+        return len(alone) / took
+
+    async def with_a_lock(folder: Path) -> float:
+        """One connection for all tasks and a commit for each row, as an async app does it."""
+        lock = asyncio.Lock()
+        db = connect(folder / "b.db")
+        create(db, data.dim)
+        db.close()
+        async with aiosqlite.Connection(lambda: connect(folder / "b.db"), 64) as one:
+
+            async def write(number: int) -> None:
+                async with lock:
+                    await one.execute("BEGIN IMMEDIATE")
+                    values = (number, *(rows[number][name] for name in COLUMNS))
+                    await one.execute(INSERT_ROW, values)
+                    await one.execute(INSERT_VECTOR, (number, data.vectors[number].tobytes()))
+                    await one.commit()
+
+            return await shared(write, range(len(rows)), _TASKS)
+
+    many, one = f"aiovec, {_TASKS} tasks", "aiovec, one task"
+    bare, locked = "SQLite by hand, blocking", f"aiosqlite by hand, {_TASKS} tasks and a lock"
+    ways = {
+        many: ours(range(len(rows)), _TASKS), one: ours(alone, 1), bare: by_hand,
+        locked: with_a_lock,
+    }  # fmt: skip
+    flush = 1000 * _flush_seconds(options.folder)
+    found = await interleaved(
+        {name: in_folder(options, way) for name, way in ways.items()}, options.rounds(_ROUNDS)
+    )
+    return Result(
+        "writes, single rows",
+        f"upserts of one row of {_DIM} dims, each durable when the call returns (median)",
+        "rows/s", medians(found), ratios(found, many, bare, locked) | ratios(found, one, bare),
+        [f"a flush takes {flush:.2f} ms on this disk"],
+    )  # fmt: skip
+
+
+def _flush_seconds(folder: Path) -> float:
+    """Return the median of a flush: where it takes nearly no time, shared commits gain little."""
+    path, took = folder / "flushed", []
+    with path.open("wb", buffering=0) as file:
+        for _ in range(50):
+            file.write(b"x" * 4096)
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            took.append(time.perf_counter() - began)
+    path.unlink()
+    return float(np.median(took))
+
+
+async def _bulk(options: Options) -> Result:
+    data = generate(options.rows(_BULK), _DIM)
+    batches = list(data.batches(_BATCH))
+
+    async def ours(folder: Path) -> float:
+        async with aiovec.connect(folder / "a.db") as store:
+            await store.create_table(TABLE, data.schema())
+            began = time.perf_counter()
+            for batch in batches:
+                await store.insert(TABLE, batch)
+            return len(data) / (time.perf_counter() - began)
+
+    async def by_hand(folder: Path) -> float:
+        db = connect(folder / "b.db")
+        create(db, data.dim)
+        first = itertools.count(step=_BATCH)
+        began = time.perf_counter()
+        for batch, start in zip(batches, first, strict=False):
+            insert(db, range(start, start + batch.num_rows), batch)
+        took = time.perf_counter() - began
+        db.close()
+        return len(data) / took
+
+    found = await interleaved(
+        {"aiovec": in_folder(options, ours), "SQLite by hand": in_folder(options, by_hand)},
+        options.rounds(_ROUNDS),
+    )
+    return Result(
+        "writes, bulk",
+        f"{data}, batches of {_BATCH:,}, a durable commit each (median)",
+        "rows/s", medians(found), ratios(found, "aiovec", "SQLite by hand"),
+    )  # fmt: skip
+
+
+async def _moved(options: Options) -> list[Result]:
+    data = generate(options.rows(_MOVED), _DIM)
+    file = options.folder / "rows.parquet"
+    pq.write_table(pa.Table.from_batches(data.batches(_BATCH)), file)
+    rounds = options.rounds(_ROUNDS)
+    found = await interleaved(
+        {
+            "aiovec import": in_folder(options, lambda folder: _imported(data, file, folder)),
+            "a script with pyarrow and SQLite": in_folder(
+                options, lambda folder: _imported_by_hand(data, file, folder)
+            ),
+        },
+        max(1, rounds // 2),
+    )
+    imported = Result(
+        "writes, import",
+        f"a Parquet file of {data} into a new file, the process included (median)",
+        "rows/s", medians(found),
+        ratios(found, "aiovec import", "a script with pyarrow and SQLite"),
+    )  # fmt: skip
+    return [imported, await _export(options, data)]
+
+
+async def _imported(data: Data, file: Path, folder: Path) -> float:
+    command = ["-m", "aiovec", "import", str(file), "--store", str(folder / "a.db")]
+    return len(data) / await _run(*command, "--vector-column", "embedding")
+
+
+async def _imported_by_hand(data: Data, file: Path, folder: Path) -> float:
+    target = str(folder / "b.db")
+    return len(data) / await _run("-c", _IMPORT_BY_HAND, str(file), target, str(data.dim))
+
+
+async def _run(*arguments: str) -> float:
+    """Run Python with these arguments and return the seconds."""
+    began = time.perf_counter()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, env=clean_environment(),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{arguments[:3]} ended with {process.returncode}:\n{out.decode()}")
+    return time.perf_counter() - began
+
+
+async def _export(options: Options, data: Data) -> Result:
+    path, hand = options.folder / "a.db", options.folder / "b.db"
+    fill_by_hand(hand, data)
+    async with aiovec.connect(path) as store:
+        await fill(store, data)
+
+        async def ours() -> float:
+            began, count = time.perf_counter(), 0
+            async for batch in store.export(TABLE):
+                count += batch.num_rows
+            assert count == len(data)
+            return count / (time.perf_counter() - began)
+
+        async def by_hand() -> float:
+            began, count = time.perf_counter(), 0
+            async with (
+                aiosqlite.Connection(lambda: connect(hand), 1000) as db,
+                db.execute(JOIN) as cursor,
+            ):
+                while rows := list(await cursor.fetchmany(1000)):
+                    *columns, vectors = zip(*rows, strict=True)
+                    flat = pa.array(np.frombuffer(b"".join(vectors), dtype=np.float32))
+                    arrays = [pa.array(column) for column in columns]
+                    arrays.append(pa.FixedSizeListArray.from_arrays(flat, data.dim))
+                    names = [*COLUMNS, "embedding"]
+                    count += pa.RecordBatch.from_arrays(arrays, names=names).num_rows
+            assert count == len(data)
+            return count / (time.perf_counter() - began)
+
+        found = await interleaved(
+            {"aiovec export": ours, "aiosqlite, a join by hand": by_hand}, options.rounds(_ROUNDS)
+        )
+    return Result(
+        "writes, export",
+        f"{data} to Arrow batches of 1,000 (median)",
+        "rows/s", medians(found), ratios(found, "aiovec export", "aiosqlite, a join by hand"),
+    )  # fmt: skip
