@@ -314,6 +314,9 @@ class TableReader:
 
     async def changing(self, handle: TableHandle, most: int | None) -> Place:
         """A share of the memory for changing payloads, of so many rows at most or of any."""
+        known = self._known_row_bytes(handle.name)
+        if known is not None and most is not None and most <= self._limits.few:
+            return self._admission.share(changed_bytes(most, known))
         opened = await self._session.opened(handle)
         view = _View(opened, handle.token, 0)
         rows = await self._rows(view)
@@ -440,17 +443,21 @@ class TableReader:
         """The bytes of a row beside its vector, on the average of the table's files."""
         if self._session.managed:  # it would be one more request
             return 0
-        now = time.monotonic()
-        known = self._row_sizes.get(view.table.name)
-        if known is None or known[0] < now:
+        known = self._known_row_bytes(view.table.name)
+        if known is None:
             if len(self._row_sizes) >= self._limits.most_kept:
                 self._row_sizes.clear()
             stats: Any = await self._session.run(view.table.lance.stats())
             vectors = int(stats["num_rows"]) * view.table.schema.dim * 4
             beside = max(0, int(stats["total_bytes"]) - vectors)
-            known = now + self._limits.sizes_for, beside // max(1, int(stats["num_rows"]))
-            self._row_sizes[view.table.name] = known
-        return known[1]
+            known = beside // max(1, int(stats["num_rows"]))
+            until = time.monotonic() + self._limits.sizes_for
+            self._row_sizes[view.table.name] = until, known
+        return known
+
+    def _known_row_bytes(self, table: str) -> int | None:
+        until, size = self._row_sizes.get(table, (0.0, 0))
+        return size if time.monotonic() < until else None
 
     async def _scanned(self, view: _View) -> int:
         """The rows that no index on the vector covers."""

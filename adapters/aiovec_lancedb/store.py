@@ -37,7 +37,7 @@ from aiovec.backend.contract import (
 from aiovec.backend.limits import Place, Steps, current_deadline, export_gate, renewed, write_gate
 from aiovec.backend.marks import FINISHED, OPEN, MoveRecord
 from aiovec.backend.memory import default_budget
-from aiovec.backend.threads import in_thread
+from aiovec.backend.threads import hop, in_thread
 from aiovec.errors import (
     AiovecError,
     BackendNotInstalledError,
@@ -392,7 +392,7 @@ class LancedbBackend(Backend):
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
-        extreme = await in_thread(is_extreme, vectors)
+        extreme = await hop(vectors.size, is_extreme, vectors)
         work = writes.SetVectors(table, ids, vectors, extreme)
         changed = int(await self._commit(table.name, work))
         self._indexing.wrote(table, changed)

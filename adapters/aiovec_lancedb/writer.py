@@ -1,6 +1,8 @@
 """One writer for each table: calls that arrive while a commit runs share the next one.
 
-A commit costs Lance some milliseconds and leaves a version and files behind, whatever its size.
+A commit costs Lance some milliseconds and leaves a version and files behind, whatever its size. So
+a group of calls that name their rows takes two at most, whatever its calls do: one in which rows
+are inserted, replaced and changed, and one in which rows are deleted.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
@@ -55,7 +57,15 @@ class _HeldBack(Exception):  # noqa: N818 - it reports no error
 
 
 class WriteOperation(ABC):
-    """The write of one call. Writes of one kind may be done together, in one commit."""
+    """The write of one call. Those that join one another may be done together, in one commit."""
+
+    deletes: ClassVar[bool] = False
+    """True if it deletes rows, which is another commit than to write rows."""
+
+    @property
+    def named(self) -> Sequence[str]:
+        """The ids of the rows that it is about, where it may join others."""
+        return ()
 
     @property
     def size(self) -> int:
@@ -63,7 +73,7 @@ class WriteOperation(ABC):
         return ALONE
 
     def joins(self, other: WriteOperation) -> bool:
-        """Return whether this may be done together with an earlier ``other``."""
+        """Return whether this may be in one group with an earlier ``other``."""
         return False
 
     changes_schema: ClassVar[bool] = False
@@ -125,6 +135,25 @@ class _Call(WriteCall):
             self.fail(outcome)
         else:
             self.succeed(outcome)
+
+
+def _parts(group: list[_Call]) -> Iterator[list[_Call]]:
+    """Split a group into what is done one after the other, each part in one commit.
+
+    The calls that delete rows come after the others. No call of either kind names a row of the
+    other kind, or a new pair of parts begins, so that nobody can tell it from their own order. And
+    each call lies in one commit, whatever happens between two.
+    """
+    parts: tuple[list[_Call], list[_Call]] = [], []
+    named: tuple[set[str], set[str]] = set(), set()
+    for call in group:
+        kind = call.work.deletes
+        if not named[not kind].isdisjoint(call.work.named):
+            yield from filter(None, parts)
+            parts, named = ([], []), (set(), set())
+        parts[kind].append(call)
+        named[kind].update(call.work.named)
+    yield from filter(None, parts)
 
 
 class TableWriter(Committer[_Call]):
@@ -192,10 +221,16 @@ class TableWriter(Committer[_Call]):
         return None
 
     async def _do(self, group: list[_Call]) -> None:
-        if group:
-            outcomes = await self._outcomes([call.work for call in group])
-            for call, outcome in zip(group, outcomes, strict=True):
+        held = False
+        for part in _parts(group):
+            if held:
+                for call in part:
+                    call.wait_again()
+                continue
+            outcomes = await self._outcomes([call.work for call in part])
+            for call, outcome in zip(part, outcomes, strict=True):
                 call.end(outcome)
+            held = any(isinstance(outcome, _HeldBack) for outcome in outcomes)
 
     async def pause_is_over(self, pause: MoveMark) -> bool:
         return await in_thread(self._fence.is_over, pause)

@@ -1,16 +1,18 @@
-"""Inserting, replacing, changing and deleting rows: each one commit of Lance.
+"""Inserting, replacing, changing and deleting rows: each one commit of Lance, or one of a group.
 
 They run alone among all writers of the table (see ``writer``), so what was looked up still holds
-when it is written.
+when it is written. In a group, the rows that its calls name are read, the calls are done to them in
+memory in their order, and what became of each row is written.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,20 +25,20 @@ from aiovec.backend import (
     Schema,
     from_matrix,
     is_extreme,
-    last_of_each_id,
     payload_array,
     payload_texts,
     to_matrix,
     without_vector,
 )
-from aiovec.backend.contract import TableHandle
+from aiovec.backend.contract import Columns, TableHandle
 from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
 from aiovec.errors import AiovecError, CorruptStoreError, DuplicateIdError
 
+from .folding import FoldedRows
 from .index import extremes
 from .layout import PAYLOAD
-from .reads import condition_of, filtered
+from .reads import condition_of, filtered, rows_by_id
 from .rows import stored_form
 from .session import Opened, Session
 from .sql import values as sql
@@ -56,6 +58,12 @@ _BATCH = 2**17
 _MOST_BY_INDEX = 32 * 2**20
 # Rows whose payloads are changed at once.
 _CHANGED_AT_ONCE = 512
+# Rows up to which a change of rows may be in a group, where they are read whole and written anew;
+# each counts for as many rows of the group, so no more than 256 old rows are in memory.
+_MOST_CHANGED = 64
+_SIZE_OF_CHANGED = 32
+# For ``hop``: values to look at for each row of a group.
+_COLUMNS_A_ROW = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,11 +88,112 @@ class Prepared:
         return cls(stored_form(rows, schema), ids, is_extreme(vectors))
 
 
+class RowsOperation(WriteOperation):
+    """A write of rows of one table. Those that name their rows may be in one group."""
+
+    handle: TableHandle
+
+    @property
+    @abstractmethod
+    def shares(self) -> bool:
+        """Whether it may be in a group: it names its rows, and not too many."""
+
+    def joins(self, other: WriteOperation) -> bool:
+        return (
+            isinstance(other, RowsOperation)
+            and self.shares
+            and other.shares
+            and other.handle.name == self.handle.name
+            and other.handle.token == self.handle.token
+        )
+
+
+class Put(RowsOperation):
+    """Inserts, replaces or changes rows: of a group all in one commit."""
+
+    changes: ClassVar[bool] = True
+    """True if it takes the rows that it writes from those that are there."""
+
+    extreme: bool
+
+    @abstractmethod
+    def fold(self, rows: FoldedRows) -> int:
+        """Do it to rows in memory; return its result, or raise its error and do nothing."""
+
+    @abstractmethod
+    async def alone(self, session: Session, table: Opened) -> int:
+        """Do it by itself, and return its result."""
+
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+        table = await session.opened(self.handle)
+        if not others:
+            return [await self.alone(session, table)]
+        works = [work for work in (self, *others) if isinstance(work, Put)]
+        return await _together(session, table, works)
+
+
+async def _together(session: Session, table: Opened, works: Sequence[Put]) -> list[Any]:
+    """Do works in their order, in one commit: each row is written as the last of them leaves it."""
+    changed = {id for work in works if work.changes for id in work.named}
+    columns = Columns(tuple(table.schema.fields), table.schema.payload, vector=True)
+    old = await rows_by_id(session, table, sorted(changed), columns)
+    inserted = {
+        id
+        for work in works
+        if isinstance(work, RowsWrite) and work.on_conflict != "replace"
+        for id in work.named
+    }
+    there = await existing_ids(session, table, sorted(inserted - changed))
+    count = sum(len(work.named) for work in works)
+    rows = FoldedRows(table.schema, old, there)
+
+    def fold() -> tuple[list[Any], pa.Table | None]:
+        outcomes: list[Any] = []
+        for work in works:
+            try:
+                outcomes.append(work.fold(rows))
+            except AiovecError as exc:
+                outcomes.append(exc)
+        return outcomes, rows.written()
+
+    outcomes, written = await hop(count * _COLUMNS_A_ROW, fold)
+    if written is not None:
+        done = zip(works, outcomes, strict=True)
+        extreme = any(work.extreme for work, outcome in done if isinstance(outcome, int))
+        looked = changed | inserted
+        unknown = [id for id in rows.ids if id not in looked]
+        merge = rows.replaces or (bool(unknown) and await _any_there(session, table, unknown))
+        await _write(session, table, written, extreme=extreme, merge=merge)
+    return outcomes
+
+
+async def _any_there(session: Session, table: Opened, ids: Sequence[str]) -> bool:
+    """Return whether some ids may exist. Adding takes a fifth of a merge's time."""
+    if len(ids) > _WORTH_A_LOOK:
+        return bool(await session.run(table.lance.count_rows()))
+    return bool(await existing_ids(session, table, ids))
+
+
+async def _write(
+    session: Session, table: Opened, rows: pa.Table, *, extreme: bool, merge: bool
+) -> None:
+    if extreme:
+        await extremes.mark(session, table)
+    if not merge:
+        await session.run(table.lance.add(rows))
+        return
+    builder = table.lance.merge_insert("id").use_index(_uses_index(rows))
+    builder = builder.when_matched_update_all().when_not_matched_insert_all()
+    # LanceDB takes a null for a bad vector, and all of ours are checked.
+    nulls = "null" if table.schema.vector_nullable else "error"
+    await session.run(builder.execute(rows, on_bad_vectors=nulls))
+
+
 OnConflict = Literal["fail", "skip", "replace"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RowsWrite(WriteOperation):
+class RowsWrite(Put):
     """An ``insert``, or an ``upsert`` where rows of ids that exist replace the others.
 
     Its result is how many rows were written.
@@ -94,100 +203,60 @@ class RowsWrite(WriteOperation):
     prepared: Prepared
     on_conflict: OnConflict
 
+    changes: ClassVar[bool] = False
+
+    @property
+    def shares(self) -> bool:
+        return True
+
     @property
     def size(self) -> int:
         return len(self.prepared.ids)
 
-    def joins(self, other: WriteOperation) -> bool:
-        return (
-            isinstance(other, RowsWrite)
-            and other.on_conflict == self.on_conflict
-            and _same_table(other.handle, self.handle)
-        )
+    @property
+    def named(self) -> Sequence[str]:
+        return self.prepared.ids
 
-    def _with(self, others: Sequence[WriteOperation]) -> tuple[list[RowsWrite], Sequence[str]]:
-        """This and the others, and all their ids: of several calls there are not many."""
-        works = [self, *(other for other in others if isinstance(other, RowsWrite))]
-        if len(works) == 1:
-            return works, self.prepared.ids
-        return works, [id for work in works for id in work.prepared.ids]
+    @property
+    def extreme(self) -> bool:  # type: ignore[override]
+        return self.prepared.extreme
 
     async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return self._with(others)[1]
+        return _named(self, others)
 
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        works, every_id = self._with(others)
-        table = await session.opened(self.handle)
+    def fold(self, rows: FoldedRows) -> int:
+        places: Sequence[int] = range(len(self.prepared.ids))
+        if self.on_conflict != "replace":
+            places = [place for place in places if self.prepared.ids[place] not in rows]
+            if self.on_conflict == "fail" and len(places) < len(self.prepared.ids):
+                twice = [id for id in self.prepared.ids if id in rows]
+                raise DuplicateIdError(self.handle.name, twice)
+        rows.put(self.prepared.rows, self.prepared.ids, places)
+        return len(places)
+
+    async def alone(self, session: Session, table: Opened) -> int:
+        rows, ids = self.prepared.rows, self.prepared.ids
+        merge = False
         if self.on_conflict == "replace":
-            rows = pa.concat_tables([work.prepared.rows for work in works])
-            if others:
-                rows = last_of_each_id(rows, every_id)
-            merge = await self._needs_merge(session, table, every_id)
-            await self._write(session, table, works, rows, merge=merge)
-            return [work.size for work in works]
-        there = await existing_ids(session, table, every_id)
-        if self.on_conflict == "skip":
-            added = await hop(len(every_id), _absent, works, there)
-        else:
-            added = await hop(len(every_id), _accepted, works, there)
-        parts = [part for part in added if isinstance(part, pa.Table) and part.num_rows]
-        if parts:
-            await self._write(session, table, works, pa.concat_tables(parts), merge=False)
-        return [part.num_rows if isinstance(part, pa.Table) else part for part in added]
-
-    @staticmethod
-    async def _needs_merge(session: Session, table: Opened, ids: Sequence[str]) -> bool:
-        """Return whether some ids may exist. Adding takes a fifth of a merge's time."""
-        if len(ids) > _WORTH_A_LOOK:
-            return bool(await session.run(table.lance.count_rows()))
-        return bool(await existing_ids(session, table, ids))
-
-    @staticmethod
-    async def _write(
-        session: Session, table: Opened, works: Sequence[RowsWrite], rows: pa.Table, *, merge: bool
-    ) -> None:
-        if any(work.prepared.extreme for work in works):
-            await extremes.mark(session, table)
-        if not merge:
-            await session.run(table.lance.add(rows))
-            return
-        builder = table.lance.merge_insert("id").use_index(_uses_index(rows))
-        builder = builder.when_matched_update_all().when_not_matched_insert_all()
-        # LanceDB takes a null for a bad vector, and all of ours are checked.
-        nulls = "null" if table.schema.vector_nullable else "error"
-        await session.run(builder.execute(rows, on_bad_vectors=nulls))
+            merge = await _any_there(session, table, ids)
+        elif there := await existing_ids(session, table, ids):
+            if self.on_conflict == "fail":
+                twice = await hop(len(ids), lambda: [id for id in ids if id in there])
+                raise DuplicateIdError(self.handle.name, twice)
+            rows = await hop(len(ids), _absent, rows, ids, there)
+        if rows.num_rows or self.on_conflict == "replace":
+            await _write(session, table, rows, extreme=self.extreme, merge=merge)
+        return int(rows.num_rows)
 
 
-def _accepted(works: Sequence[RowsWrite], there: set[str]) -> list[pa.Table | DuplicateIdError]:
-    """Return the rows of each insert, or an error if an id exists or is in an insert before it."""
-    outcomes: list[pa.Table | DuplicateIdError] = []
-    for work in works:
-        own = work.prepared.ids
-        twice = [id for id in own if id in there]
-        if twice:
-            outcomes.append(DuplicateIdError(work.handle.name, twice))
-        else:
-            outcomes.append(work.prepared.rows)
-            if work is not works[-1]:
-                there.update(own)
-    return outcomes
+def _absent(rows: pa.Table, ids: Sequence[str], there: set[str]) -> pa.Table:
+    """Return the rows whose ids are not there."""
+    new = [place for place, id in enumerate(ids) if id not in there]
+    return rows.take(pa.array(new, pa.int64()))
 
 
-def _absent(works: Sequence[RowsWrite], there: set[str]) -> list[pa.Table]:
-    """Return the rows of each insert whose ids do not exist and are in no insert before it."""
-    parts = []
-    for work in works:
-        own = work.prepared.ids
-        new = [row for row, id in enumerate(own) if id not in there]
-        rows = work.prepared.rows
-        parts.append(rows if len(new) == len(own) else rows.take(pa.array(new, pa.int64())))
-        if work is not works[-1]:
-            there.update(own)
-    return parts
-
-
-def _same_table(one: TableHandle, other: TableHandle) -> bool:
-    return one.name == other.name and one.token == other.token
+def _named(work: WriteOperation, others: Sequence[WriteOperation]) -> Sequence[str]:
+    return [id for one in (work, *others) for id in one.named] if others else work.named
 
 
 def _stored(value: Any) -> Any:
@@ -261,28 +330,29 @@ async def selected_ids(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Delete(WriteOperation):
+class Delete(RowsOperation):
     handle: TableHandle
     ids: Sequence[str] | None
     where: Expr | None
 
+    deletes: ClassVar[bool] = True
+
+    @property
+    def shares(self) -> bool:
+        return self.ids is not None and self.where is None
+
     @property
     def size(self) -> int:
-        return ALONE if self.ids is None or self.where is not None else len(self.ids)
+        return len(self.ids) if self.ids is not None and self.where is None else ALONE
 
-    def joins(self, other: WriteOperation) -> bool:
-        return (
-            isinstance(other, Delete)
-            and _same_table(other.handle, self.handle)
-            and None not in (self.ids, other.ids)
-            and self.where is other.where is None
-        )
+    @property
+    def named(self) -> Sequence[str]:
+        return self.ids or ()
 
     async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        if not others:
-            return await selected_ids(session, self.handle, self.ids, self.where)
-        works = [work for work in (self, *others) if isinstance(work, Delete)]
-        return [id for work in works for id in work.ids or ()]
+        if others:
+            return _named(self, others)
+        return await selected_ids(session, self.handle, self.ids, self.where)
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
@@ -310,7 +380,7 @@ class Delete(WriteOperation):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Update(WriteOperation):
+class Update(Put):
     handle: TableHandle
     values: Mapping[str, Any]
     payload: PayloadPatch
@@ -318,29 +388,64 @@ class Update(WriteOperation):
     where: Expr | None
     vector: Float32Array | None = None
 
+    @property
+    def shares(self) -> bool:
+        return self.ids is not None and self.where is None and len(self.ids) <= _MOST_CHANGED
+
+    @property
+    def size(self) -> int:
+        return len(self.ids or ()) * _SIZE_OF_CHANGED if self.shares else ALONE
+
+    @property
+    def named(self) -> Sequence[str]:
+        return self.ids or ()
+
+    @property
+    def extreme(self) -> bool:  # type: ignore[override]
+        return self.vector is not None and not self._takes and is_extreme(self.vector[None, :])
+
+    @property
+    def _takes(self) -> bool:
+        """Whether it takes the vectors of its rows away."""
+        return self.vector is not None and bool(without_vector(self.vector[None, :])[0])
+
     async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
+        if others:
+            return _named(self, others)
         return await selected_ids(session, self.handle, self.ids, self.where)
 
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
+    def fold(self, rows: FoldedRows) -> int:
+        values = {name: _stored(value) for name, value in self.values.items()}
+        if self.vector is not None:
+            values[rows.schema.vector] = self.vector
+        found = [id for id in dict.fromkeys(self.named) if id in rows]
+        if self.payload:
+            texts = self._patched([rows.payload(id) for id in found], found)
+            for id, text in zip(found, texts, strict=True):
+                rows.change(id, {**values, PAYLOAD: text})
+        else:
+            for id in found:
+                rows.change(id, values)
+        return len(found)
+
+    async def alone(self, session: Session, table: Opened) -> int:
         condition = await selection(self.ids, self.where)
-        takes = self.vector is not None and bool(without_vector(self.vector[None, :])[0])
-        if self.vector is not None and not takes and is_extreme(self.vector[None, :]):
+        if self.extreme:
             await extremes.mark(session, table)
         if self.payload:
-            return [await self._merge(session, table, condition)]
+            return await self._merge(session, table, condition)
         effort = weight(dict(self.values), self.vector)
-        values = await hop(effort, self._assigned, table.schema, takes)
+        values = await hop(effort, self._assigned, table.schema)
         result = await session.run(table.lance.update(updates_sql=values, where=condition))
-        return [int(result.rows_updated)]
+        return int(result.rows_updated)
 
-    def _assigned(self, schema: Schema, takes: bool) -> dict[str, str]:
+    def _assigned(self, schema: Schema) -> dict[str, str]:
         """Each column's new value as SQL."""
         values = {
             name: sql.encoded(sql.assigned(_stored(value), schema.fields[name].kind))
             for name, value in self.values.items()
         }
-        if takes:
+        if self._takes:
             values[schema.vector] = "NULL"
         elif self.vector is not None:
             # Each number is that of a float32, so Lance's float64 and its cast keep it exactly.
@@ -382,14 +487,7 @@ class Update(WriteOperation):
     def _changed(self, found: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
         """The columns that change, with the ids."""
         ids = found.column("id").to_pylist()
-        payloads = payload_texts(found.column(PAYLOAD))
-        try:
-            texts = [self.payload.apply(*row) for row in zip(payloads, ids, strict=True)]
-        except (ValueError, RecursionError) as exc:
-            if isinstance(exc, AiovecError):
-                raise
-            reason = f"a payload of the table {self.handle.name!r} is not a JSON object"
-            raise CorruptStoreError(self.handle.name, reason) from exc
+        texts = self._patched(payload_texts(found.column(PAYLOAD)), ids)
         layout = schema.to_arrow()
         columns = [found.column("id"), payload_array(texts)]
         named = [layout.field("id"), layout.field(PAYLOAD)]
@@ -399,6 +497,15 @@ class Update(WriteOperation):
             columns.append(pa.concat_arrays([one]).take(pa.array([0] * found.num_rows)))
             named.append(field)
         return pa.RecordBatch.from_arrays(columns, schema=pa.schema(named))
+
+    def _patched(self, payloads: Sequence[str | None], ids: Sequence[str]) -> list[str | None]:
+        try:
+            return [self.payload.apply(*row) for row in zip(payloads, ids, strict=True)]
+        except (ValueError, RecursionError) as exc:
+            if isinstance(exc, AiovecError):
+                raise
+            reason = f"a payload of the table {self.handle.name!r} is not a JSON object"
+            raise CorruptStoreError(self.handle.name, reason) from exc
 
 
 def _uses_index(rows: pa.Table) -> bool:
@@ -422,7 +529,7 @@ def _with_vector(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SetVectors(WriteOperation):
+class SetVectors(Put):
     """New vectors for rows of these ids, which are distinct. Its result is how many existed."""
 
     handle: TableHandle
@@ -430,11 +537,28 @@ class SetVectors(WriteOperation):
     vectors: Float32Array
     extreme: bool
 
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
+    @property
+    def shares(self) -> bool:
+        return len(self.ids) <= _MOST_CHANGED
+
+    @property
+    def size(self) -> int:
+        return len(self.ids) * _SIZE_OF_CHANGED if self.shares else ALONE
+
+    @property
+    def named(self) -> Sequence[str]:
         return self.ids
 
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
+        return _named(self, others)
+
+    def fold(self, rows: FoldedRows) -> int:
+        found = [place for place, id in enumerate(self.ids) if id in rows]
+        for place in found:
+            rows.change(self.ids[place], {rows.schema.vector: self.vectors[place]})
+        return len(found)
+
+    async def alone(self, session: Session, table: Opened) -> int:
         if self.extreme:
             await extremes.mark(session, table)
         layout = table.schema.to_arrow()
@@ -443,4 +567,4 @@ class SetVectors(WriteOperation):
         rows = pa.Table.from_arrays(columns, schema=pa.schema(fields))
         builder = table.lance.merge_insert("id").use_index(False)  # as for ``Update``
         result = await session.run(builder.when_matched_update_all().execute(rows))
-        return [int(result.num_updated_rows)]
+        return int(result.num_updated_rows)

@@ -1,0 +1,287 @@
+"""Writes of every kind that arrive together: they share commits, and each call has the result that
+it would have had behind the ones before it, alone."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.base import case
+from tests.harness import syscalls
+
+from aiovec import DuplicateIdError, Field, InvalidRowError, Schema, VectorStore
+
+from .support import ROOT, opened
+
+SCHEMA = Schema(
+    4,
+    fields={
+        "year": Field(int, index="btree"), "score": float, "name": str, "tags": list[str],
+        "on": bool,
+    },
+    vector_nullable=True,
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def _row(rng: random.Random, id: str) -> Row:
+    return {
+        "id": id,
+        "embedding": rng.choice([None, [float(rng.randrange(9)) for _ in range(4)]]),
+        "year": rng.choice([None, rng.randrange(100)]),
+        "score": rng.choice([0.5, -0.0, 1e300, None]),
+        "name": rng.choice(["a'b", "", "Žluťoučký", None]),
+        "tags": rng.choice([[], ["x", "y"], None]),
+        "on": rng.choice([True, False, None]),
+        "own": rng.choice([1, 2.5, "text", {"deep": [1, None]}, 2**53 + 1, None]),
+    }
+
+
+class Oracle:
+    """A table as a dict, to which the same calls are done one after another."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+
+    def insert(self, rows: list[Row], *, skip: bool) -> int | type[Exception]:
+        new = [row for row in rows if row["id"] not in self.rows]
+        if not skip and len(new) < len(rows):
+            return DuplicateIdError
+        self.rows.update((row["id"], row) for row in copy.deepcopy(new))
+        return len(new)
+
+    def upsert(self, rows: list[Row]) -> int:
+        self.rows.update((row["id"], row) for row in copy.deepcopy(rows))
+        return len(rows)
+
+    def delete(self, ids: list[str]) -> int:
+        return sum(self.rows.pop(id, None) is not None for id in ids)
+
+    def update(self, values: Row, ids: list[str]) -> int:
+        there = [self.rows[id] for id in ids if id in self.rows]
+        for row in there:
+            row.update(values)
+        return len(there)
+
+    def put_within(self, ids: list[str]) -> int | type[Exception]:
+        """Set ``payload.own.deep``, which only goes where ``own`` is an object or not there."""
+        there = [self.rows[id] for id in ids if id in self.rows]
+        if any(not isinstance(row.get("own"), dict | None) for row in there):
+            return InvalidRowError
+        for row in there:
+            row["own"] = {**(row.get("own") or {}), "deep": 7}
+        return len(there)
+
+
+Call = tuple[Awaitable[Any], int | type[Exception] | None]
+
+
+def _call(rng: random.Random, store: VectorStore, oracle: Oracle, ids: list[str]) -> Call:
+    """A call on some rows, and its result or the class of its error."""
+    some = rng.sample(ids, rng.choice([1, 1, 1, 1, 2, 5]))
+    rows = [_row(rng, id) for id in some]
+    match rng.randrange(9):
+        case 0:
+            return store.insert("notes", rows), oracle.insert(rows, skip=False)
+        case 1:
+            skipped = store.insert("notes", rows, on_conflict="skip")
+            return skipped, oracle.insert(rows, skip=True)
+        case 2 | 3:
+            return store.upsert("notes", rows), oracle.upsert(rows)
+        case 4:
+            return store.delete("notes", some), oracle.delete(some)
+        case 5:
+            row = _row(rng, "-")
+            names = rng.sample(["year", "score", "name", "tags", "on"], 2)
+            values = {name: row[name] for name in names}
+            return store.update("notes", values, ids=some), oracle.update(values, some)
+        case 6:
+            values = {"own": rng.choice([3, "other"]), "year": rng.randrange(100)}
+            return store.update("notes", values, ids=some), oracle.update(values, some)
+        case 7:
+            changed = store.update("notes", {"payload.own.deep": 7}, ids=some)
+            return changed, oracle.put_within(some)
+        case _:
+            vectors = [[float(rng.randrange(9)) for _ in range(4)] for _ in some]
+            known = [id for id in some if id in oracle.rows]
+            for id, vector in zip(some, vectors, strict=True):
+                oracle.update({"embedding": vector}, [id])
+            return store.set_vectors("notes", some, vectors), len(known)
+
+
+def _told(row: Row) -> Row:
+    """A row as it is compared: without what is null."""
+    return {name: value for name, value in row.items() if value is not None}
+
+
+async def _stored(store: VectorStore) -> dict[str, Row]:
+    found = await store.find("notes", limit=1000, include_vector=True)
+    rows = {}
+    for record in found:
+        vector = None if record.vector is None else list(record.vector)
+        rows[record.id] = _told({**record, "id": record.id, "embedding": vector})
+    return rows
+
+
+async def _opened_table(store: VectorStore) -> None:
+    """Make the table, and have the store know all that a call would first ask for.
+
+    Else some calls were overtaken by others on their way to the queue.
+    """
+    await store.create_table("notes", SCHEMA)
+    await store.insert("notes", [{"id": "first", "embedding": None, "own": 1}])
+    await store.update("notes", {"own": 2}, ids=["first"])
+    await store.delete("notes", "first")
+
+
+async def _outcome(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except (DuplicateIdError, InvalidRowError) as exc:
+        return type(exc)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_each_call_has_the_result_of_its_turn(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    oracle = Oracle()
+    # Of few ids the calls of a group meet one another's rows, of many they seldom do.
+    ids = [f"r{n}" for n in range(rng.choice([6, 40, 400]))]
+    async with opened(tmp_path / "s", index="none") as store:
+        await _opened_table(store)
+        for number in range(6):
+            calls = [_call(rng, store, oracle, ids) for _ in range(rng.choice([3, 40, 120]))]
+            outcomes = await asyncio.gather(*(_outcome(call) for call, _ in calls))
+            with case(number):
+                assert outcomes == [expected for _, expected in calls]
+                expected = {id: _told(row) for id, row in oracle.rows.items()}
+                assert await _stored(store) == expected
+
+
+async def test_mixed_calls_share_commits(tmp_path: Path) -> None:
+    async with opened(tmp_path / "s", index="none") as store:
+        await _opened_table(store)
+        rng = random.Random(0)
+        await store.insert("notes", [_row(rng, f"r{n}") for n in range(300)])
+        before = len(await store.versions("notes"))
+        calls: list[Awaitable[Any]] = []
+        for n in range(0, 300, 3):
+            calls.append(store.upsert("notes", [_row(rng, f"r{n}")]))
+            calls.append(store.update("notes", {"year": -1}, ids=[f"r{n + 1}"]))
+            calls.append(store.delete("notes", f"r{n + 2}"))
+        assert await asyncio.gather(*calls) == [1] * 300
+        assert await store.count("notes") == 200
+        assert await store.count("notes", "year = -1") == 100
+        assert len(await store.versions("notes")) - before <= 8
+
+
+# Calls of which the first commit fails, one of many: what came of each, and the rows afterwards.
+FAILING = """
+import asyncio, errno, json, os, sys
+from pathlib import Path
+import aiovec
+from tests.harness import syscalls
+
+def row(n, year):
+    return {"id": f"r{n}", "embedding": [1.0, n, 0.0, 0.0], "year": year}
+
+async def main(folder):
+    faults = syscalls.Faults(Path(os.environ[syscalls.VARIABLE]))
+    async with aiovec.connect(f"lancedb://{folder}") as store:
+        await store.create_table("notes", aiovec.Schema(4, fields={"year": int}))
+        await store.insert("notes", [row(n, 0) for n in range(24)])
+        faults.arm(syscalls.WRITE, "notes.lance/data", error=errno.ENOSPC)
+        calls = []
+        for n in range(0, 24, 3):
+            calls.append(store.upsert("notes", [row(n, 1), row(n + 100, 1)]))
+            calls.append(store.update("notes", {"year": 2}, ids=[f"r{n + 1}"]))
+            calls.append(store.insert("notes", [row(n + 200, 3)]))
+            calls.append(store.delete("notes", [f"r{n + 2}"]))
+        came = await asyncio.gather(*calls, return_exceptions=True)
+        failed = faults.disarm()
+    async with aiovec.connect(f"lancedb://{folder}") as other:
+        found = await other.find("notes", limit=1000)
+        years = {record.id: record["year"] for record in found}
+    print(json.dumps([failed, [str(one) for one in came], years]))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_where_the_joined_commit_fails_each_call_is_done_by_itself(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING, str(tmp_path / "store")],
+        cwd=ROOT, env=syscalls.environment(tmp_path, tmp_path / "control"),
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    failed, came, years = json.loads(done.stdout)
+    assert failed == 1
+    assert came == ["2", "1", "1", "1"] * 8
+    expected = {}
+    for n in range(0, 24, 3):
+        expected |= {f"r{n}": 1, f"r{n + 100}": 1, f"r{n + 1}": 2, f"r{n + 200}": 3}
+    assert years == expected
+
+
+# Each task writes two rows of its own again and again, and says what is acknowledged.
+KILLED = """
+import asyncio, json, os, sys
+import aiovec
+
+async def main(folder):
+    async with aiovec.connect(f"lancedb://{folder}") as store:
+        await store.create_table("notes", aiovec.Schema(4, fields={"year": int}))
+
+        async def write(task):
+            ids = [f"{task}-a", f"{task}-b"]
+            for n in range(0, 10**9, 3):
+                rows = [{"id": id, "embedding": [1.0] * 4, "year": n} for id in ids]
+                await store.upsert("notes", rows)
+                os.write(1, f"{task} {n}\\n".encode())
+                await store.update("notes", {"year": n + 1}, ids=ids)
+                os.write(1, f"{task} {n + 1}\\n".encode())
+                await store.delete("notes", ids)
+                os.write(1, f"{task} {n + 2}\\n".encode())
+
+        await asyncio.gather(*map(write, range(24)))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("after", [100, 333])
+async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, after: int) -> None:
+    """And each call that was under way was done wholly or not at all."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED, str(tmp_path / "s"), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    steps: dict[str, int] = {}
+    heard = 0
+    async for line in process.stdout:
+        task, number = line.decode().split()
+        steps[task] = int(number)
+        heard += 1
+        if heard == after:
+            process.kill()
+    await process.wait()
+    assert heard >= after
+    async with opened(tmp_path / "s", index="none") as store:
+        found = await store.find("notes", limit=1000)
+    years = {record.id: record["year"] for record in found}
+    for task in map(str, range(24)):
+        step = steps.get(task, -1)
+        left, right = years.get(f"{task}-a"), years.get(f"{task}-b")
+        assert left == right, task
+        # The last of three steps deletes the rows.
+        assert left in [None if n < 0 or n % 3 == 2 else n for n in (step, step + 1)], (task, step)
