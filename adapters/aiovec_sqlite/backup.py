@@ -16,9 +16,15 @@ from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, 
 from .connection import Ticket
 from .driver import connect, load_driver
 from .errors import copying_to, failures, is_busy, names_text_index, translated
-from .layout import APPLICATION_ID, check_header_to_read, newest_change, read_header
+from .layout import (
+    APPLICATION_ID,
+    check_contents,
+    check_header_to_read,
+    newest_change,
+    read_header,
+)
 from .moves import forget_mark, has_mark
-from .opening import check_contents, connect_read_only, name_anew
+from .opening import connect_read_only
 from .paths import BESIDE, check_free_name, make_folder_of
 from .settings import SqliteSettings
 from .text.index import drop_named
@@ -28,12 +34,11 @@ _PAGES_AT_ONCE = 4096
 _NO_COUNT = 2**61
 
 
-def _settle_copy(path: Path) -> None:
+def _strip_marks(path: Path) -> None:
     """Remove the mark of a migration, which leads away from the store, not from the copy."""
     with closing(connect(str(path))) as copy:
         if has_mark(copy):
             forget_mark(copy)
-        name_anew(copy)
 
 
 def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
@@ -50,7 +55,7 @@ def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
             if store := _file_of(db):
                 create_like(partial, store)
             db.execute("VACUUM INTO ?", (str(partial),))
-            _settle_copy(partial)
+            _strip_marks(partial)
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             ticket.check()

@@ -21,7 +21,6 @@ from aiovec.backend.threads import FORKED, settle_future, start_thread, wait_out
 from aiovec.errors import AiovecError, StoreClosedError
 
 from .driver import load_driver
-from .forking import GATE
 
 _T = TypeVar("_T")
 
@@ -32,6 +31,10 @@ _INTERRUPT_EVERY = 0.005
 
 class CancelledWorkError(Exception):
     """Raised inside a thread's work whose caller has gone. Never reaches a user."""
+
+
+class ConnectionClosedError(Exception):
+    """Raised where work comes to a connection that is closed. Never reaches a user."""
 
 
 class Ticket:
@@ -81,7 +84,6 @@ class Connection(aiosqlite.Connection):
         _OPEN.add(self)
 
     def __await__(self) -> Generator[Any, None, Connection]:
-        GATE.check()
         start_thread(self._thread)
         return self._open().__await__()
 
@@ -237,7 +239,7 @@ class Connection(aiosqlite.Connection):
         if os.getpid() != self._process:
             raise StoreClosedError(self._thread.name, FORKED)
         if self._closing:
-            raise ValueError("Connection closed")
+            raise ConnectionClosedError
         loop = asyncio.get_running_loop()
         done: asyncio.Future[_T] = loop.create_future() if kind is None else kind(loop=loop)
         self._tx.put_nowait((done, work))
@@ -275,8 +277,7 @@ def _serve(queue: Any) -> None:
         result: object = None
         error: BaseException | None = None
         try:
-            with GATE:
-                result = work()
+            result = work()
         except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
             clear_frames_of(exc)
             error = exc
@@ -294,13 +295,11 @@ _INHERITED: set[str] = set()
 
 
 def check_not_inherited(file: str | os.PathLike[str]) -> None:
-    """AiovecError where the file was open in the process from which this one was forked, or where
-    SQLite itself was at work there.
+    """AiovecError where the file was open in the process from which this one was forked.
 
     SQLite counts the locks of a process in its memory, which a fork copies; the locks themselves
     it does not. A connection in the child would go without them.
     """
-    GATE.check()
     if _INHERITED and os.path.realpath(file) in _INHERITED:
         raise AiovecError(
             f"{os.fspath(file)} was open when this process was forked, so SQLite cannot use it "

@@ -17,7 +17,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -28,19 +28,20 @@ from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
 from .driver import load_driver
-from .errors import CANTOPEN, CORRUPT, NOTADB, DamageError, check_stored, code_of, stored
+from .errors import CANTOPEN, CORRUPT, NOTADB, DamageError, code_of, failures
 
 _HEADER_BYTES = 100
+# Where the header says how the file is written: 1 without a WAL, 2 with one.
+_READ_VERSIONS = 18
 _NO_DATABASE = "this is not a SQLite database"
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The numbers that tell whose database a file is; ``is_cut`` where pages are missing."""
+    """The numbers that tell whose database a file is."""
 
     application_id: int
     version: int
-    is_cut: bool
 
 
 def read_header(path: Path) -> Header | None:
@@ -63,19 +64,22 @@ def read_header(path: Path) -> Header | None:
     driver = _any_driver()
     try:
         with opened_as_it_lies(path) as db:
-            # A file that is cut short could not be read at all otherwise.
+            # Where somebody writes to it, or was killed at that, the file is rightly behind its
+            # header, and could not be read at all otherwise.
             db.execute("PRAGMA writable_schema = ON")
             application, version = (
                 int(db.execute(f"PRAGMA {name}").fetchone()[0])
                 for name in ("application_id", "user_version")
             )
-        return Header(application & 0xFFFFFFFF, version, _is_cut(path))
+        return Header(application & 0xFFFFFFFF, version)
     except UnicodeDecodeError as exc:  # in the message about a damaged file
         raise CorruptStoreError(str(path), "the file is damaged") from exc
     except driver.Error as exc:
         code = code_of(exc)
-        if code in (NOTADB, CORRUPT):
+        if code == NOTADB:
             raise CorruptStoreError(str(path), _NO_DATABASE) from exc
+        if code == CORRUPT:
+            raise _damaged(path, exc) from exc
         if code == CANTOPEN and not path.exists():
             return None
         reason = str(exc)
@@ -105,23 +109,6 @@ def opened_as_it_lies(path: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def _is_cut(path: Path) -> bool:
-    with opened_as_it_lies(path) as db:
-        try:
-            pages, page_size = (
-                int(db.execute(f"PRAGMA {name}").fetchone()[0])
-                for name in ("page_count", "page_size")
-            )
-        except UnicodeDecodeError:  # in the message about a damaged file
-            return True
-        except _any_driver().Error as exc:
-            if code_of(exc) != CORRUPT:
-                raise
-            return True
-    # SQLite takes the beginning of a page for a page.
-    return path.stat().st_size < pages * page_size
-
-
 def _any_driver() -> Any:
     """The driver of stores: only that one knows which locks they hold.
 
@@ -135,6 +122,10 @@ def _any_driver() -> Any:
 
 def _unreadable(path: Path, reason: str) -> AiovecError:
     return AiovecError(f"{path} cannot be read: {reason}")
+
+
+def _damaged(path: Path, error: Exception) -> CorruptStoreError:
+    return CorruptStoreError(str(path), f"the file is damaged ({error}); restore it from a backup")
 
 
 APPLICATION_ID = 0x61696F76  # "aiov"
@@ -347,19 +338,48 @@ def _look_at(path: Path) -> bool:
     if _holds_something(path, "-journal"):
         # Its creation was killed, or goes on right now. SQLite undoes what is half done.
         return False
-    # While a WAL holds frames, the file itself may rightly be behind its header.
-    if header.is_cut and not _holds_something(path, "-wal"):
+    if has_wal(path) and not _keeps_wal(path):
         raise CorruptStoreError(
             target,
-            f"the file is cut short: {path.stat().st_size} bytes are fewer than it says it has; "
-            "restore it from a backup",
+            f"the WAL beside it, {path.name}-wal, belongs to another file: a backup was copied "
+            "over a store that was not closed. Restore the backup with aiovec restore, which "
+            "removes the WAL, or delete the WAL if the file is the unchanged backup",
         )
+    if _is_there(path, "-wal"):
+        return True
+    try:  # nobody has it open: nothing need be made beside it to read it
+        with opened_as_it_lies(path) as db:
+            newest_change(db)
+    except failures() as exc:
+        raise _damaged(path, exc) from exc
     return True
 
 
 def has_wal(path: Path) -> bool:
     """Return whether there are frames of a WAL beside the file."""
     return _holds_something(path.resolve(), "-wal")
+
+
+def _keeps_wal(path: Path) -> bool:
+    """Return whether the file's header says that a WAL may lie beside it.
+
+    Every store's does. A backup's does not, so the WAL beside it is another file's, with whose
+    pages SQLite would mix it. SQLite does not tell what the header says. Where this process has the
+    file open it is read by that descriptor, see above.
+    """
+    found = path.stat()
+    with suppress(OSError, ValueError):
+        for number in map(int, os.listdir("/dev/fd")):
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(number), found):
+                    return os.pread(number, 2, _READ_VERSIONS)[:1] == b"\2"
+    with path.open("rb") as file:
+        file.seek(_READ_VERSIONS)
+        return file.read(1) == b"\2"
+
+
+def _is_there(path: Path, suffix: str) -> bool:
+    return path.with_name(path.name + suffix).exists()
 
 
 def _holds_something(path: Path, suffix: str) -> bool:
@@ -409,8 +429,6 @@ def read_table(db: sqlite3.Connection, name: str) -> TableLayout | None:
     ).fetchone()
     if row is None:
         return None
-    stored(row[0], str, f"the schema of {name!r}")
-    check_stored(row[1:], int, f"the entry of {name!r}")
     return _layout(name, *row)
 
 
@@ -440,9 +458,16 @@ def newest_change(db: sqlite3.Connection) -> int:
     return change_number(row and row[0])
 
 
-def change_number(value: object) -> int:
+def check_contents(db: sqlite3.Connection) -> None:
+    """Raise DamageError where what every store has is not there."""
+    newest_change(db)
+    for (name,) in db.execute("SELECT name FROM aiovec_tables").fetchall():
+        read_table(db, name)
+
+
+def change_number(value: Any) -> int:
     """The number, or DamageError where no store can have come to it: the next ones must fit."""
-    number = stored(value, int, "the change number")
+    number = int(value)
     if not 0 <= number < _CHANGES:
         raise DamageError(f"the change number is {number}")
     return number
@@ -451,7 +476,7 @@ def change_number(value: object) -> int:
 def floor_of(db: sqlite3.Connection, table: TableLayout) -> int:
     """The change number up to which the table's tombstones were pruned."""
     row = db.execute("SELECT floor FROM aiovec_tables WHERE name = ?", (table.name,)).fetchone()
-    return stored(row and row[0], int, f"the floor of {table.name!r}")
+    return int(row[0])
 
 
 def current_table(db: sqlite3.Connection, handle: TableHandle) -> TableLayout:

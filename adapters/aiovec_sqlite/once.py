@@ -10,8 +10,6 @@ import time
 
 from aiovec.backend.context import Kept, WriteKey
 
-from .errors import check_stored
-
 _CREATE = """CREATE TABLE IF NOT EXISTS aiovec_writes (
     number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, digest BLOB NOT NULL,
     done INTEGER NOT NULL, outcome INTEGER, text_of TEXT
@@ -41,9 +39,6 @@ class Keys:
         if row is None:
             return None
         digest, outcome, text_of = row
-        check_stored((digest,), bytes, "the key of a write")
-        check_stored((outcome,), int, "the outcome of a write", null=True)
-        check_stored((text_of,), str, "the table of a write", null=True)
         key.check(digest)
         return Kept(outcome), text_of
 

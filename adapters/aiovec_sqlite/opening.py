@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-import uuid
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +14,6 @@ from aiovec.backend.files import look_at
 from aiovec.errors import (
     AiovecError,
     ConfigError,
-    CorruptStoreError,
     StoreBusyError,
     StoreReplacedError,
 )
@@ -25,12 +22,9 @@ from .connection import check_not_inherited
 from .driver import connect, load_driver
 from .errors import (
     CANTOPEN,
-    IOERR,
     READONLY,
     code_of,
-    failures,
     is_busy,
-    stored,
     translate,
     translated,
 )
@@ -40,8 +34,6 @@ from .layout import (
     create_store,
     has_wal,
     newest_change,
-    opened_as_it_lies,
-    read_table,
 )
 
 if TYPE_CHECKING:
@@ -128,17 +120,15 @@ _RETRY = 0.01
 _LOOKS, _BETWEEN_LOOKS = 20, 0.05
 
 
-def open_writer(path: Path, settings: SqliteSettings) -> sqlite3.Connection:
+def open_writer(path: Path, settings: SqliteSettings, *, kept: bool = True) -> sqlite3.Connection:
     """The connection that writes; creates the store where there is none.
 
-    A file that is not ours, newer or cut short raises CorruptStoreError and is not touched.
+    A file that is not ours, newer or damaged raises CorruptStoreError and is not touched. One that
+    goes with the store is not ``kept``: no commit waits for the disk.
     """
     check_not_inherited(path)
     exists = check_header(path)
-    _check_only_name(path)
     with translated(str(path)):
-        if exists:
-            _check_readable_again(path)
         try:
             db = connect(str(path))
         except load_driver().Error as exc:
@@ -148,7 +138,7 @@ def open_writer(path: Path, settings: SqliteSettings) -> sqlite3.Connection:
             if not exists:
                 _patiently(lambda: create_store(db, settings.page_size), path, began, patience)
             _patiently(lambda: _to_wal(db), path, began, patience)
-            _set_durability(db, settings)
+            _set_durability(db, settings.durability if kept else "none")
             db.execute(f"PRAGMA cache_size = {-1024 * settings.cache_mb}")
             # A WAL that grew during a long read is cut back once it is brought into the file.
             db.execute("PRAGMA journal_size_limit = 67108864")
@@ -165,16 +155,13 @@ def _to_wal(db: sqlite3.Connection) -> None:
     """Have the file keep a WAL, as every store does from its first opening on.
 
     One with changes that does not is a backup, or a store that a restore has put aside. Put into
-    use, it gets another name for itself than the copies of it have, a WAL of which it may meet
-    later (``check_own_wal``), and its changes are numbered behind those of any store in whose place
-    it may be: cursors and change numbers that were given there would pass over rows.
+    use, its changes are numbered behind those of any store in whose place it may be: cursors and
+    change numbers that were given there would pass over rows.
     """
-    if not _has_wal_mode(db) and (_copy_id(db) is not None or newest_change(db)):
+    if not _has_wal_mode(db) and newest_change(db):
         db.execute("BEGIN IMMEDIATE")
         try:
-            # Another process may have been faster. In a WAL the name would belie the file's.
-            if not _has_wal_mode(db):
-                name_anew(db)
+            if not _has_wal_mode(db):  # another process may have been faster
                 number = _number_behind(newest_change(db))
                 db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
             db.execute("COMMIT")
@@ -202,38 +189,6 @@ _CHANGES_OF_DAYS = 2**32
 def _has_wal_mode(db: sqlite3.Connection) -> bool:
     (mode,) = db.execute("PRAGMA journal_mode").fetchone()
     return bool(mode == "wal")
-
-
-def name_anew(db: sqlite3.Connection) -> None:
-    """Tell the file from all copies of it, see ``check_own_wal``."""
-    db.execute(
-        "INSERT INTO aiovec_state VALUES ('copy', ?) "
-        "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (uuid.uuid4().hex,),
-    )
-
-
-def _check_only_name(path: Path) -> None:
-    """AiovecError where the file has a second name: SQLite keeps a WAL for each of them, so what
-    is written by one would be lost by the other."""
-    for look in range(_LOOKS):
-        if not path.exists() or path.stat().st_nlink <= 1:
-            return
-        if look:
-            time.sleep(_BETWEEN_LOOKS)  # a restore gives it one for a moment
-    raise AiovecError(
-        f"{path} has a second name{_other_name(path)} by a hard link, and SQLite loses writes "
-        "between the two names; remove one name, or open a copy of the file"
-    )
-
-
-def _other_name(path: Path) -> str:
-    """The other name, where it is in the same folder."""
-    file = path.resolve()
-    for other in file.parent.iterdir():
-        if other.name != file.name and other.is_file() and other.samefile(file):
-            return f" ({other.name})"
-    return ""
 
 
 def _cannot_write(path: Path, error: Exception) -> Exception:
@@ -266,9 +221,6 @@ def open_read_only(
 def check_store_to_read(path: Path) -> None:
     """ConfigError where there is no store, CorruptStoreError where it is none of ours."""
     exists = check_header_to_read(path)
-    if exists and has_wal(path):
-        with translated(str(path)), closing(connect_read_only(path, 5.0)) as db:
-            check_own_wal(path.resolve(), db)
     if not exists:
         raise ConfigError(
             f"there is no store at {path}, and read_only=True creates none",
@@ -286,7 +238,7 @@ def connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
     """
     uri = path.absolute().as_uri()
     try:
-        return _settled(f"{uri}?mode=ro", timeout)
+        return _opened(f"{uri}?mode=ro", timeout)
     except load_driver().Error as exc:
         if code_of(exc) not in (CANTOPEN, READONLY) or not path.exists():
             raise
@@ -295,24 +247,13 @@ def connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
                 f"{path} has changes in {path.name}-wal which can only be read in a writable "
                 "folder; copy both files to one"
             ) from exc
-        return _settled(f"{uri}?mode=ro&immutable=1", timeout)
+        return _opened(f"{uri}?mode=ro&immutable=1", timeout)
 
 
-def _settled(uri: str, timeout: float) -> sqlite3.Connection:
+def _opened(uri: str, timeout: float) -> sqlite3.Connection:
     db = connect(uri, uri=True, timeout=timeout)
     try:
         db.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def open_memory(settings: SqliteSettings) -> sqlite3.Connection:
-    """The only connection to a store in memory."""
-    db = connect(":memory:")
-    try:
-        create_store(db, settings.page_size)
     except BaseException:
         db.close()
         raise
@@ -352,74 +293,12 @@ def _set_up(
     return db
 
 
-def _check_readable_again(path: Path) -> None:
-    try:
-        _check_readable(path)
-    except failures():
-        # Another process may just have opened the file, and written it.
-        time.sleep(_RETRY)
-        _check_readable(path)
+_SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL", "none": "OFF"}
 
 
-def _check_readable(path: Path) -> None:
-    """Find damage before anything is written."""
-    path = path.resolve()
-    # Where nobody has the file open there is no WAL. Then even its lock files, which a reader
-    # would leave beside a file that is refused, need not be made.
-    options = "mode=ro"
-    if not path.with_name(f"{path.name}-wal").exists():
-        options += "&immutable=1"
-    with closing(connect(f"{path.as_uri()}?{options}", uri=True, timeout=5.0)) as db:
-        check_own_wal(path, db)
-        check_contents(db)
-
-
-def check_contents(db: sqlite3.Connection) -> None:
-    """Raise DamageError where what every store has is not there."""
-    newest_change(db)
-    for (name,) in db.execute("SELECT name FROM aiovec_tables").fetchall():
-        read_table(db, stored(name, str, "the name of a table"))
-
-
-def check_own_wal(path: Path, db: sqlite3.Connection) -> None:
-    """Raise CorruptStoreError where the WAL beside the file is that of another file.
-
-    SQLite takes any WAL of this name for the file's own. Where a backup was copied over a store
-    whose process was killed, it would mix the pages of both. A backup has a name for itself in
-    its state; read with a WAL of the store that it was made from, it has another one, or none. A
-    store that was never put aside has none, and a WAL with one is not its own.
-    """
-    if not has_wal(path):
-        return
-    try:
-        with opened_as_it_lies(path) as file:
-            own = _copy_id(file)
-    except failures():
-        return  # somebody writes to the file just now
-    try:
-        fits = _copy_id(db) == own
-    except failures() as exc:
-        if is_busy(exc) or code_of(exc) == IOERR:
-            raise
-        fits = False
-    if not fits:
-        raise CorruptStoreError(
-            str(path),
-            f"the WAL beside it, {path.name}-wal, belongs to another file: a backup was copied "
-            "over a store that was not closed. Restore the backup with aiovec restore, which "
-            "removes the WAL, or delete the WAL if the file is the unchanged backup",
-        )
-
-
-def _copy_id(db: sqlite3.Connection) -> object:
-    # The page of an index may be the file's where that of the table is the WAL's.
-    row = db.execute("SELECT value FROM aiovec_state NOT INDEXED WHERE key = 'copy'").fetchone()
-    return None if row is None else row[0]
-
-
-def _set_durability(db: sqlite3.Connection, settings: SqliteSettings) -> None:
-    full = settings.durability == "full"
-    db.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+def _set_durability(db: sqlite3.Connection, durability: str) -> None:
+    full = durability == "full"
+    db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
     # On macOS fsync alone leaves data in the drive's own cache.
     db.execute(f"PRAGMA fullfsync = {int(full)}")
     db.execute(f"PRAGMA checkpoint_fullfsync = {int(full)}")

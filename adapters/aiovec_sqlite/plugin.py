@@ -29,7 +29,7 @@ class SqlitePlugin(BackendPlugin):
         "sqlite_path",
         "aiovec.db",
         "The file of the SQLite backend, or a folder that holds vectors.sqlite.\n"
-        'A path without a suffix is a folder. ":memory:" keeps nothing on disk.',
+        'A path without a suffix is a folder. ":memory:" is a store that ends with its process.',
     )
 
     def create(self, address: str, settings: SqliteSettings) -> Backend:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol, TypeVar
 
 from aiovec.backend.limits import Gate, current_deadline
 from aiovec.backend.threads import wait_out
-from aiovec.errors import AiovecError, CorruptStoreError, StoreClosedError, StoreReplacedError
+from aiovec.errors import AiovecError, StoreClosedError, StoreReplacedError
 
-from .connection import CancelledWorkError, Connection, Ticket, clear_frames_of
-from .errors import failures, may_pass, translate, translated
+from .connection import (
+    CancelledWorkError,
+    Connection,
+    ConnectionClosedError,
+    Ticket,
+    clear_frames_of,
+)
+from .errors import failures, translate, translated
 
 _T = TypeVar("_T")
 
@@ -79,11 +85,7 @@ class ReaderPool:
         A cancelled caller leaves at once; the statement is interrupted and the connection comes
         back to the pool when that has taken effect. StoreBusyError where none comes in time.
         """
-        return await self.run_outside_snapshot(
-            lambda db, ticket: _insistently(
-                self._target, ticket, lambda: in_snapshot(db, ticket, work)
-            )
-        )
+        return await self.run_outside_snapshot(lambda db, ticket: in_snapshot(db, ticket, work))
 
     async def run_outside_snapshot(
         self, work: Callable[[sqlite3.Connection, Ticket], _T], *, until_over: bool = False
@@ -112,9 +114,9 @@ class ReaderPool:
             place.leave()
 
         try:
-            run = _run_until_over if until_over else Connection.run_cancellable
+            run = run_until_over if until_over else Connection.run_cancellable
             return await run(connection, partial(self._checked, work), give_back)
-        except (ValueError, CancelledWorkError, StoreReplacedError) as exc:
+        except (ConnectionClosedError, CancelledWorkError, StoreReplacedError) as exc:
             # What a connection says that is closed, or was while this ran. The last one to be
             # closed takes the WAL with it.
             if self._closed:
@@ -127,12 +129,11 @@ class ReaderPool:
         db: sqlite3.Connection,
         ticket: Ticket,
     ) -> _T:
-        with told_in_thread(self._target, ticket):
-            try:
-                return work(db, ticket)
-            finally:
-                # It also explains what failed.
-                self._check_file()
+        try:
+            return translating(self._target, work, db, ticket)
+        finally:
+            # It also explains what failed.
+            self._check_file()
 
     async def _take(self) -> Connection:
         self._check_open()
@@ -164,72 +165,12 @@ class ReaderPool:
         self._idle.clear()
 
 
-class SharedConnection:
-    """``:memory:``: the writer's connection serves for reads too, one call at a time.
-
-    With a shared cache an open reader would make writes fail as locked.
-    """
-
-    def __init__(self, connection: Connection, target: str, busy_timeout: float) -> None:
-        self._connection = connection
-        self._target = target
-        self._busy_timeout = busy_timeout
-        self.turns = Gate("other calls are using the store", calls=1)
-        """Those of the connection, for writes too."""
-        self._closed = False
-
-    async def run(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-        """As ``ReaderPool.run``; the turn is what makes the snapshot."""
-        return await self.run_outside_snapshot(lambda db, ticket: in_snapshot(db, ticket, work))
-
-    @asynccontextmanager
-    async def reading_aside(self) -> AsyncGenerator[Read, None]:
-        """Reads in the background, each in a turn and a snapshot of its own: other calls have
-        theirs between, writes too."""
-
-        async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-            turn = await self.turns.enter(None).take()
-            return await self._connection.run_cancellable(
-                lambda db, ticket: in_snapshot(db, ticket, work), turn.leave
-            )
-
-        yield run
-
-    async def run_outside_snapshot(
-        self, work: Callable[[sqlite3.Connection, Ticket], _T], *, until_over: bool = False
-    ) -> _T:
-        """As ``ReaderPool.run_outside_snapshot``."""
-        self._check_open()
-        turn = await self.turns.enter(current_deadline(self._busy_timeout)).take()
-        try:
-            self._check_open()
-        except BaseException:
-            turn.leave()
-            raise
-        try:
-            run = _run_until_over if until_over else Connection.run_cancellable
-            return await run(self._connection, partial(told, self._target, work), turn.leave)
-        except CancelledWorkError as exc:
-            if self._closed:
-                raise StoreClosedError(self._target) from exc
-            raise
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreClosedError(self._target)
-
-    async def close(self) -> None:
-        """Take no more reads, and wait for the one that runs."""
-        self._closed = True
-        async with self.turns.enter(None):
-            pass
-
-
-async def _run_until_over(
+async def run_until_over(
     connection: Connection,
     work: Callable[[sqlite3.Connection, Ticket], _T],
     give_back: Callable[[], None],
 ) -> _T:
+    """As ``Connection.run_cancellable``, but a cancelled caller leaves when the work has ended."""
     over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def finished() -> None:
@@ -243,46 +184,21 @@ async def _run_until_over(
         raise
 
 
-@contextmanager
-def told_in_thread(target: str, ticket: Ticket) -> Iterator[None]:
-    """As ``translated``, for work whose statements are interrupted when it is cancelled."""
-    try:
-        yield
-    except failures() as exc:
-        if ticket.cancelled:
-            raise CancelledWorkError from exc
-        raise translate(exc, target, repeated=False) from exc
-
-
-def told(
+def translating(
     target: str,
     work: Callable[[sqlite3.Connection, Ticket], _T],
     db: sqlite3.Connection,
     ticket: Ticket,
 ) -> _T:
-    """Do the work in ``told_in_thread``."""
-    with told_in_thread(target, ticket):
+    """Do the work, whose statements are interrupted when it is cancelled."""
+    try:
         return work(db, ticket)
-
-
-def _insistently(target: str, ticket: Ticket, read: Callable[[], _T]) -> _T:
-    """Read, and again where the file system may have failed for a moment.
-
-    A file is damaged only where that fails once more after all of it could be read.
-    """
-    tries = 0
-    while True:
-        tries += 1
-        try:
-            return read()
-        except failures() as exc:
-            if ticket.cancelled or (tries == 1 and not may_pass(exc)):
-                raise
-            if tries == 1:
-                continue
-            told = translate(exc, target)
-            if tries > 2 or not (may_pass(exc) and isinstance(told, CorruptStoreError)):
-                raise told from exc
+    except AiovecError:
+        raise
+    except failures() as exc:
+        if ticket.cancelled:
+            raise CancelledWorkError from exc
+        raise translate(exc, target) from exc
 
 
 def in_snapshot(

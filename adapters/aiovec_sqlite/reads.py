@@ -1,24 +1,14 @@
 """Reading rows: by id, by filter, all of them, and those that changed.
 
 The change feed: rows carry the number of their last change, deletes leave a tombstone.
-
-SQLite cannot cut the WAL while somebody reads an older state of the file. An export reads one for
-as long as its reader takes, which may be hours. So beyond some growth the export goes on in a copy.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
-import os
 import sqlite3
-import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,18 +30,15 @@ from aiovec.backend.contract import (
     StoredRows,
     TableHandle,
 )
-from aiovec.backend.files import remove_abandoned
-from aiovec.backend.threads import in_thread
-from aiovec.errors import AiovecError, InvalidArgumentError, StoreClosedError
+from aiovec.backend.files import look_at
+from aiovec.errors import AiovecError, InvalidArgumentError
 
 from .connection import Ticket
-from .driver import connect
-from .errors import DamageError, check_stored
+from .errors import DamageError
 from .layout import TableLayout, current_table, floor_of, quoted
-from .paths import BESIDE
 from .sql.filters import order_to_sql
 from .sql.filters import to_sql as filter_to_sql
-from .sql.values import check_rows, from_sql, to_arrow
+from .sql.values import from_sql, to_arrow
 from .vectors import VectorReader
 
 _BLOCK = 2048
@@ -94,7 +81,6 @@ def rows_from_sql(
 ) -> StoredRows:
     """Columns of SQLite's values, in the order of ``column_list``, as StoredRows."""
     kinds = [table.schema.fields[name].kind for name in columns.fields]
-    check_rows(ids, values, kinds, payload=columns.payload)
     fields = {
         name: from_sql(values[i], kind)
         for i, (name, kind) in enumerate(zip(columns.fields, kinds, strict=True))
@@ -260,6 +246,15 @@ def count(db: sqlite3.Connection, handle: TableHandle, where: Expr | None) -> in
     return int(number)
 
 
+# Bytes by which the WAL may grow while an export reads an older state of the file.
+_MOST_WAL = 2**30
+
+
+def _size(path: str) -> int:
+    found = look_at(path)
+    return 0 if found is None else found.st_size
+
+
 class Export:
     """Walks over a table in the order of rowids, a batch at a time, within one snapshot.
 
@@ -274,8 +269,11 @@ class Export:
         columns: Columns,
         after: bytes | None,
         batch_size: int,
+        wal: str,
     ) -> None:
         self._db = db
+        self._wal = wal
+        self._most_wal = _size(self._wal) + _MOST_WAL
         self._table = current_table(db, handle)
         self._columns = columns
         self._after = _rowid_of_cursor(after)
@@ -295,12 +293,12 @@ class Export:
         fields = tuple(name for name in self._table.schema.fields if name in columns.fields)
         self._columns = Columns(fields, columns.payload, columns.vector)
 
-    def go_on_in(self, db: sqlite3.Connection) -> None:
-        """Read the rest from another connection, to a copy of the same state."""
-        self._db = db
-        self._vectors = VectorReader(db, self._table)
-
     def next_batch(self, ticket: Ticket) -> tuple[pa.RecordBatch, bytes] | None:
+        if _size(self._wal) > self._most_wal:
+            raise AiovecError(
+                f"the export was read so slowly that {self._wal}, which SQLite cannot cut as long "
+                "as an export reads, grew by 1 GiB; go on behind the last batch with after="
+            )
         names = ["r._rowid", "r.id", *column_list(self._columns)]
         rows = self._db.execute(
             # An index on a filtered field would have to be sorted again for every batch.
@@ -313,8 +311,6 @@ class Export:
         rowids, ids, *values = transposed(rows, len(names))
         self._after = rowids[-1]
         fields = self._table.schema.fields
-        kinds = [fields[name].kind for name in self._columns.fields]
-        check_rows(ids, values, kinds, payload=self._columns.payload)
         arrays = [pa.array(ids, type=pa.utf8())]
         if self._columns.vector:
             vectors = self._vectors.read(np.array(rowids, dtype=np.int64), ticket)
@@ -346,7 +342,6 @@ def change_number(db: sqlite3.Connection, handle: TableHandle) -> int:
         "SELECT max(seq) FROM aiovec_deleted WHERE name = ?", (table.name,)
     ).fetchone()
     numbers = (newest_row or 0, newest_delete or 0, floor_of(db, table))
-    check_stored(numbers, int, f"the change numbers of {table.name!r}")
     return int(max(numbers))
 
 
@@ -369,8 +364,6 @@ def changes(
         (table.name, since, limit + 1),
     ).fetchall()
     numbers = [row[0] for row in (*rows, *deleted)]
-    check_stored(numbers, int, f"the change numbers of {table.name!r}")
-    check_stored([row[1] for row in deleted], str, f"the deleted ids of {table.name!r}")
     numbers.sort()
     complete = len(numbers) <= limit
     number = (numbers[-1] if numbers else since) if complete else numbers[limit - 1]
@@ -392,7 +385,6 @@ def _as_table(
     _, rowids, ids, *values = transposed(rows, width)
     vectors = VectorReader(db, table).read(np.array(rowids, dtype=np.int64), ticket)
     fields = table.schema.fields.values()
-    check_rows(ids, values, [field.kind for field in fields], payload=table.schema.payload)
     arrays = [
         pa.array(ids, type=pa.utf8()),
         vector_column(vectors, table),
@@ -401,94 +393,3 @@ def _as_table(
     if table.schema.payload:
         arrays.append(payload_array(values[-1]))
     return pa.Table.from_arrays(arrays, schema=table.schema.to_arrow())
-
-
-LOG = logging.getLogger("aiovec.sqlite")
-
-
-@dataclass(frozen=True, slots=True)
-class ExportLimits:
-    """The growth of the WAL that an open export may cause."""
-
-    most_wal: int = 256 * 2**20
-    """Bytes of the WAL beyond which the export goes on in a copy: four times what
-    ``journal_size_limit`` leaves of it, so that a copy of the whole file is worth it."""
-    look_every: float = 1.0
-    """Seconds between looks at the WAL's size."""
-
-
-EXPORT_LIMITS = ExportLimits()
-_PAGES_AT_ONCE = 4096
-
-Run = Callable[[Callable[[sqlite3.Connection, Ticket], bool]], Awaitable[bool]]
-
-
-class OwnCopy:
-    """The copy of one export's snapshot, once there is one. Its methods belong into a thread."""
-
-    def __init__(self, target: str, limits: ExportLimits) -> None:
-        self.limits = limits
-        self._target = target
-        self._name = f".{os.path.basename(target)}.{uuid.uuid4().hex[:12]}.export"
-        self._db: sqlite3.Connection | None = None
-
-    @property
-    def _path(self) -> Path:
-        return Path(self._target).resolve().with_name(self._name)
-
-    @property
-    def exists(self) -> bool:
-        return self._db is not None
-
-    def is_due(self) -> bool:
-        try:
-            return os.stat(f"{os.path.realpath(self._target)}-wal").st_size > self.limits.most_wal
-        except OSError:
-            return False
-
-    def move(self, walk: Export, db: sqlite3.Connection, ticket: Ticket) -> bool:
-        """Copy the snapshot that ``db`` reads, let the walk go on there, and let go of it."""
-        begin = f".{os.path.basename(self._target)}."
-        remove_abandoned(self._path.parent, begin, ".export")
-        copy = connect(str(self._path))  # beside the store, where there is room for as much
-        try:
-            copy.execute("PRAGMA synchronous = OFF")
-            db.backup(copy, pages=_PAGES_AT_ONCE, progress=lambda *_: ticket.check())
-            copy.execute("PRAGMA journal_mode = DELETE").fetchone()
-            walk.go_on_in(copy)
-        except BaseException:
-            copy.close()
-            self._remove()
-            raise
-        self._db = copy
-        if os.name != "nt":  # which removes no file that is open
-            self._remove()
-        db.execute("ROLLBACK")
-        return True
-
-    def close(self) -> None:
-        """Let go of the copy, when the thread has ended."""
-        if self._db is not None:
-            self._db.close()
-            self._remove()
-
-    def _remove(self) -> None:
-        for end in ("", *BESIDE):
-            with suppress(OSError):
-                Path(f"{self._path}{end}").unlink()
-
-
-async def bound_wal(target: str, walk: Export, copy: OwnCopy, run: Run) -> None:
-    """Look at the WAL until it is too long, and have the export go on in a copy then."""
-    while not await in_thread(copy.is_due):  # noqa: ASYNC110 - nobody tells of its growth
-        await asyncio.sleep(copy.limits.look_every)
-    try:
-        await run(lambda db, ticket: copy.move(walk, db, ticket))
-    except StoreClosedError:
-        return
-    except AiovecError as exc:
-        text = (
-            "the WAL of %s grows until the open export ends, because copying the rest of the "
-            "export failed: %s"
-        )
-        await in_thread(LOG.warning, text, target, exc)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
+import tempfile
+import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +39,7 @@ from aiovec.backend.contract import (
     VectorQuery,
     index_behind_change,
 )
-from aiovec.backend.limits import Gate, Place, Steps, current_deadline, export_gate, write_gate
+from aiovec.backend.limits import Place, Steps, current_deadline, export_gate, write_gate
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.memory import default_budget
 from aiovec.backend.threads import in_thread
@@ -52,24 +55,21 @@ from aiovec.errors import (
 
 from . import backup as backups
 from . import moves, reads, search, summaries, tables, upkeep, writes
-from .connection import CancelledWorkError, Connection, Ticket
+from .connection import CancelledWorkError, Connection, ConnectionClosedError, Ticket
 from .copies import ResidentSearch
 from .copies.kernel.library import load
-from .driver import connect, has_fts5
+from .driver import has_fts5
 from .errors import failures, translated
-from .forking import GATE
 from .once import Keys
 from .opening import (
     OpenFile,
     check_store_to_read,
-    open_memory,
     open_read_only,
     open_reader,
     open_writer,
 )
 from .paths import BESIDE, MEMORY, make_folder_of
-from .pool import Read, ReaderPool, SharedConnection, reading_aside, told
-from .reads import EXPORT_LIMITS, ExportLimits, OwnCopy, bound_wal
+from .pool import ReaderPool, reading_aside, run_until_over, translating
 from .text import index as text_index
 from .text.search import search_text
 from .transaction import Transaction
@@ -92,15 +92,14 @@ class SqliteBackend(Backend):
         self,
         target: str | Path,
         settings: SqliteSettings,
-        *,
-        exports: ExportLimits = EXPORT_LIMITS,
     ) -> None:
         self._target = str(target)
-        self._export_limits = exports
+        self._in_memory = self._target == MEMORY
+        self._path = Path(self._target)
         self._settings = settings
         self._connection: Connection | None = None
         self._writer: Writer | None = None
-        self._readers: ReaderPool | SharedConnection | None = None
+        self._readers: ReaderPool | None = None
         self._resident: ResidentSearch | None = None
         self._exports = export_gate()
         self._exporting: set[Connection] = set()
@@ -108,9 +107,10 @@ class SqliteBackend(Backend):
         self.busy_timeout = settings.busy_timeout
         self._closed = False
         self._file: OpenFile | None = None
+        self._remove_file: Callable[[], object] | None = None
         # The migration's run that this object acts for, whatever the file's mark says.
         self._run: str | None = None
-        kept = self._target != MEMORY and settings.durability == "full"
+        kept = not self._in_memory and settings.durability == "full"
         able = {"changes", "backup", "restore", "moves", "read-only", "once", "quantized"}
         if kept:
             able.add("power-loss")
@@ -125,44 +125,29 @@ class SqliteBackend(Backend):
     # Life
 
     async def open(self) -> None:
-        in_memory = self._target == MEMORY
-        if in_memory and self.read_only:
-            raise ConfigError(
-                "a store in memory starts empty, so it cannot be opened with read_only=True"
-            )
-        opener = (
-            partial(open_memory, self._settings)
-            if in_memory
-            else partial(self._open_file, Path(self._target))
-        )
-        connection = Connection(opener, "aiovec-sqlite-writer")
+        if self._in_memory:
+            if self.read_only:
+                raise ConfigError(
+                    "a store in memory starts empty, so it cannot be opened with read_only=True"
+                )
+            self._path = await in_thread(self._make_private_file)
+        connection = Connection(self._open_file, "aiovec-sqlite-writer")
         with translated(self._target):
             await connection
         self._connection = connection  # from now on ``close`` closes it
-        if not in_memory:
-            with translated(self._target):
-                path, patience = Path(self._target), self._settings.busy_timeout
-                self._file = await connection.run(
-                    lambda db: OpenFile.of(path, db, patience, read_only=self.read_only)
-                )
-        turns: Gate | None = None
-        aside: Callable[[], AbstractAsyncContextManager[Read]]
-        if in_memory:
-            self._readers = shared = SharedConnection(
-                connection, self._target, self._settings.busy_timeout
+        patience = self._settings.busy_timeout
+        with translated(self._target):
+            self._file = await connection.run(
+                lambda db: OpenFile.of(self._path, db, patience, read_only=self.read_only)
             )
-            turns = shared.turns
-            aside = shared.reading_aside
-        else:
-            self._readers = ReaderPool(
-                lambda: self._new_reader("aiovec-sqlite-reader"),
-                self._target,
-                self._settings.readers,
-                self._settings.busy_timeout,
-                self._check_file,
-            )
-            aside = partial(reading_aside, lambda: self._new_reader("aiovec-sqlite-load"))
-        self._resident = await self._resident_search(connection, self._readers, aside)
+        self._readers = ReaderPool(
+            lambda: self._new_reader("aiovec-sqlite-reader"),
+            self._target,
+            self._settings.readers,
+            patience,
+            self._check_file,
+        )
+        self._resident = await self._resident_search(connection, self._readers)
         if self.read_only:
             await self._preload()
             return
@@ -171,18 +156,23 @@ class SqliteBackend(Backend):
             self._target,
             gate=self._writing,
             busy_timeout=self._settings.busy_timeout,
-            turns=turns,
             check_file=self._check_file,
         )
         await self._preload()
 
-    def _open_file(self, path: Path) -> sqlite3.Connection:
+    def _make_private_file(self) -> Path:
+        """The file of a store in memory, which goes with this object or the process."""
+        folder = tempfile.mkdtemp(prefix="aiovec-")
+        self._remove_file = weakref.finalize(self, _remove_folder, folder, os.getpid())
+        return Path(folder) / "memory.sqlite"
+
+    def _open_file(self) -> sqlite3.Connection:
         """The first connection, which stays open: the one that writes, if any does."""
         if not self.read_only:
-            make_folder_of(path)
-            return open_writer(path, self._settings)
-        check_store_to_read(path)
-        return open_read_only(path, self._settings)
+            make_folder_of(self._path)
+            return open_writer(self._path, self._settings, kept=not self._in_memory)
+        check_store_to_read(self._path)
+        return open_read_only(self._path, self._settings)
 
     def _check_file(self) -> None:
         """Raise StoreReplacedError where the target no longer leads to the file that is open."""
@@ -201,8 +191,7 @@ class SqliteBackend(Backend):
     async def _resident_search(
         self,
         connection: Connection,
-        readers: ReaderPool | SharedConnection,
-        aside: Callable[[], AbstractAsyncContextManager[Read]],
+        readers: ReaderPool,
     ) -> ResidentSearch | None:
         # Asking for the library and for the machine's memory may read files.
         if self._settings.scan == "disk" or await connection.run(lambda _: load()) is None:
@@ -213,16 +202,16 @@ class SqliteBackend(Backend):
         at_once = min(self._settings.readers, os.cpu_count() or 1)
         return ResidentSearch(
             readers.run,
-            aside,
+            partial(reading_aside, lambda: self._new_reader("aiovec-sqlite-load")),
             budget=budget,
-            workers=1 if isinstance(readers, SharedConnection) else at_once,
+            workers=at_once,
             busy_timeout=self._settings.busy_timeout,
             bits=self._settings.scan == "bit",
         )
 
     def _new_reader(self, name: str) -> Connection:
         opener = open_read_only if self.read_only else open_reader
-        connector = partial(opener, Path(self._target), self._settings, self._file)
+        connector = partial(opener, self._path, self._settings, self._file)
         return Connection(connector, name)
 
     async def close(self) -> None:
@@ -238,10 +227,12 @@ class SqliteBackend(Backend):
         if self._readers is not None:
             await self._readers.close()
         if self._connection is not None:
-            if self._target != MEMORY and not self.read_only:
-                with suppress(AiovecError, *failures(), ValueError):
+            if not (self._in_memory or self.read_only):
+                with suppress(AiovecError, *failures(), ConnectionClosedError):
                     await self._connection.run(self._bring_in_wal)
             await self._connection.close()
+        if self._remove_file is not None:
+            await in_thread(self._remove_file)
 
     def _bring_in_wal(self, db: sqlite3.Connection) -> None:
         """As SQLite does where the last one closes; the driver would hold the GIL meanwhile."""
@@ -497,65 +488,44 @@ class SqliteBackend(Backend):
             self._exporting.add(connection)
 
             async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-                if self._closed:
-                    raise StoreClosedError(self._target)
+                self._check_open()
                 try:
                     return await connection.run_cancellable(
-                        partial(told, self._target, work), _nothing
+                        partial(translating, self._target, work), _nothing
                     )
-                except (ValueError, CancelledWorkError) as exc:
+                except (ConnectionClosedError, CancelledWorkError) as exc:
                     if self._closed:
                         raise StoreClosedError(self._target) from exc
                     raise
 
+            wal = "" if self._file is None else self._file.wal_path
+
             def begin(db: sqlite3.Connection, _: Ticket) -> reads.Export:
                 db.execute("BEGIN")
-                return reads.Export(db, table, where, columns, after, batch_size)
+                return reads.Export(db, table, where, columns, after, batch_size, wal)
 
-            copy = OwnCopy(self._target, self._export_limits)
-            bounding: asyncio.Task[None] | None = None
             try:
                 walk = await run(begin)
-                # Who may not write beside the file leaves its WAL to those who may.
-                if self._target != MEMORY and not self.read_only:
-                    bounding = asyncio.ensure_future(bound_wal(self._target, walk, copy, run))
                 while (found := await run(lambda _, ticket: walk.next_batch(ticket))) is not None:
                     yield found
             finally:
                 self._exporting.discard(connection)
-                if bounding is not None:
-                    bounding.cancel()
                 # Behind what runs, which a cancelled caller has left.
                 connection.begin_closing()
-                await asyncio.shield(_end_export(connection, copy))
+                await asyncio.shield(connection.close())
 
     async def _snapshot_connection(self) -> Connection:
-        """A connection of its own to the file, or to a copy of what is only in memory.
-
-        On ``:memory:`` writes share the only connection, so a snapshot has to be a copy.
-        """
-        if self._target != MEMORY:
-            connection = self._new_reader("aiovec-sqlite-export")
-            try:
-                with translated(self._target):
-                    await connection
-            except StoreReplacedError:
-                self._check_open()  # the last connection to be closed takes the WAL with it
-                raise
-            if self._closed:
-                connection.begin_closing()
-            self._check_open()
-            return connection
-        copy = await self._read_outside_snapshot(_copy_of_memory)
-        connection = Connection(lambda: copy, "aiovec-sqlite-export")
-        await connection
+        connection = self._new_reader("aiovec-sqlite-export")
+        try:
+            with translated(self._target):
+                await connection
+        except StoreReplacedError:
+            self._check_open()  # the last connection to be closed takes the WAL with it
+            raise
+        if self._closed:
+            connection.begin_closing()
+        self._check_open()
         return connection
-
-    async def _read_outside_snapshot(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        if not isinstance(self._readers, SharedConnection) or self._connection is None:
-            raise StoreClosedError(self._target)
-        async with self._readers.turns.enter(None):
-            return await self._connection.run(work)
 
     # Changes
 
@@ -610,15 +580,12 @@ class SqliteBackend(Backend):
         first = True
         while await step(self._write(partial(merge, first=first))):
             first = False
-        await step(self._write(lambda tx: upkeep.settle(tx, table, self._settings.keep_deletes)))
-        change = await step(
-            self._read(lambda db, ticket: upkeep.without_extremes(db, ticket, table))
+        await step(
+            self._write(lambda tx: upkeep.finish_optimize(tx, table, self._settings.keep_deletes))
         )
-        if change is not None:
-            await step(self._write(lambda tx: upkeep.settle_extremes(tx, table, change)))
         while await step(self._write(upkeep.give_back)):
             pass
-        if isinstance(self._readers, ReaderPool):
+        if self._readers is not None:
             await step(self._readers.run_outside_snapshot(upkeep.checkpoint))
 
     async def backup(self, path: Path) -> None:
@@ -631,27 +598,23 @@ class SqliteBackend(Backend):
 
         if self._file is not None and await self._connection.run(self._is_replaced):
             # No other file has the acknowledged rows, and a new reader cannot reach this one.
-            with translated(self._target):
-                await self._connection.run_to_its_end(lambda db: copy(db, Ticket()))
+            await run_until_over(
+                self._connection, partial(translating, self._target, copy), _nothing
+            )
             return
         await self._readers.run_outside_snapshot(copy, until_over=True)
 
     def owns(self, path: Path) -> bool:
-        if self._target == MEMORY:
-            return False
-        file, path = Path(self._target).resolve(), path.resolve()
+        file, path = self._path.resolve(), path.resolve()
         if path in {file.with_name(file.name + end) for end in ("", *BESIDE)}:
             return True
         return os.path.exists(path) and os.path.exists(file) and os.path.samefile(path, file)
 
     async def restore_from(self, backup: Path, *, overwrite: bool) -> Path | None:
-        if self._target == MEMORY:
+        if self._in_memory:
             raise UnsupportedError("restore", self.name, "a store in memory ends with its process")
-        target = Path(self._target)
-        GATE.check()
         return await in_thread(
-            _inside,
-            partial(backups.restore, backup, target, self._settings, overwrite=overwrite),
+            partial(backups.restore, backup, self._path, self._settings, overwrite=overwrite)
         )
 
     def _is_replaced(self, _: sqlite3.Connection) -> bool:
@@ -666,22 +629,9 @@ def _empty_some(tx: Transaction, *, table: TableHandle, chunks: list[int]) -> in
     return upkeep.empty_chunks(tx, table, chunks)
 
 
-def _copy_of_memory(db: sqlite3.Connection) -> sqlite3.Connection:
-    copy = connect(MEMORY)
-    db.backup(copy)
-    return copy
+def _remove_folder(folder: str, process: int) -> None:
+    if os.getpid() == process:  # not of the parent, in a forked child
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _nothing() -> None: ...
-
-
-async def _end_export(connection: Connection, copy: OwnCopy) -> None:
-    await connection.close()
-    if copy.exists:
-        await in_thread(_inside, copy.close)
-
-
-def _inside(work: Callable[[], _T]) -> _T:
-    """Do what uses SQLite on a thread that is no connection's."""
-    with GATE:
-        return work()

@@ -9,11 +9,10 @@ from typing import Any
 from aiovec.backend import Expr, Kind, Ref, Value
 from aiovec.backend.contract import TableHandle
 
-from .errors import check_stored
 from .layout import TableLayout, current_table, quoted
 from .reads import condition_of
 from .sql.filters import sorted_value
-from .sql.values import STORED, from_sql
+from .sql.values import from_sql
 
 _MOST = 2**63 - 1
 
@@ -70,7 +69,6 @@ def bounds(
 def _of_column(values: Sequence[Any], ref: Ref, table: TableLayout) -> Sequence[Value]:
     field = table.schema.fields.get(ref.name)
     kind: Kind = "text" if field is None else field.item_kind
-    check_stored(values, STORED[kind], f"a value of type {kind}")
     return from_sql(values, kind)
 
 

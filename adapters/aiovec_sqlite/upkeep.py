@@ -7,22 +7,21 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from aiovec.backend import is_extreme, without_vector
 from aiovec.backend.contract import TableHandle, TableStats
 
 from .connection import Ticket
-from .errors import DamageError, check_stored, stored
-from .layout import TableLayout, current_table, newest_change
-from .reads import rowids_where
+from .errors import DamageError
+from .layout import TableLayout, current_table
 from .text import index as text_index
 from .transaction import Transaction
-from .vectors import VectorReader
 from .writes import move_vectors, prune_deletes
 
 # A chunk emptier than this is emptied wholly; sqlite-vec then gives its room back.
 _SPARSE = 0.75
 # Rows moved, and pages given back, in one transaction, so that writers wait only briefly.
 _MOST_MOVED = 2000
+# Rows of each index that the planner learns from: more would keep writers waiting.
+_ANALYZED = 1000
 _PAGES_A_STEP = 2000
 
 
@@ -41,7 +40,6 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
     (page_size,) = db.execute("PRAGMA page_size").fetchone()
     (pages,) = db.execute("PRAGMA page_count").fetchone()
     (free,) = db.execute("PRAGMA freelist_count").fetchone()
-    check_stored((chunks, slots), int, f"the chunks of {table.name!r}")
     vector_bytes = slots * _bytes_of_slot(table)
     text_bytes, text_details = text_index.details_of(db, table)
     return TableStats(
@@ -52,7 +50,7 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
         index="none: every search is exact",
         unindexed_rows=rows,
         scan_memory=0,
-        last_optimize=None if optimized is None else _moment(optimized),
+        last_optimize=None if optimized is None else datetime.fromisoformat(optimized),
         details={
             "created": created,
             "vector_bytes": vector_bytes,
@@ -64,13 +62,6 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
             **text_details,
         },
     )
-
-
-def _moment(text: object) -> datetime:
-    try:
-        return datetime.fromisoformat(stored(text, str, "the time of the last optimize"))
-    except ValueError as exc:
-        raise DamageError(f"the time of the last optimize is no time: {text!r:.40}") from exc
 
 
 def _bytes_of_slot(table: TableLayout) -> int:
@@ -98,8 +89,7 @@ def sparse_chunks(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -
         f"SELECT chunk_id, size, validity{keys} FROM {table.shadow('chunks')} ORDER BY chunk_id"
     ):
         ticket.check()
-        stored(size, int, f"a chunk's size of {table.name!r}")
-        if len(stored(validity, bytes, f"a chunk of {table.name!r}")) * 8 != size:
+        if len(validity) * 8 != size:
             raise DamageError(f"a chunk of {table.name!r} is cut short")
         newest[tuple(key)] = chunk
         used = int(np.unpackbits(np.frombuffer(validity, dtype=np.uint8)).sum())
@@ -128,41 +118,16 @@ def empty_chunks(tx: Transaction, handle: TableHandle, chunks: list[int]) -> int
     return len(chunks)
 
 
-def settle(tx: Transaction, handle: TableHandle, keep_deletes: int) -> None:
+def finish_optimize(tx: Transaction, handle: TableHandle, keep_deletes: int) -> None:
     """Forget old tombstones, let the query planner learn the rows, note the time."""
     table = current_table(tx.db, handle)
     prune_deletes(tx, table.name, keep_deletes)
+    tx.db.execute(f"PRAGMA analysis_limit = {_ANALYZED}")
     tx.db.execute(f"ANALYZE {table.rows}")
     tx.db.execute(
         "UPDATE aiovec_tables SET optimized = ? WHERE name = ?",
         (datetime.now(UTC).isoformat(), table.name),
     )
-
-
-def without_extremes(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -> int | None:
-    """The number of the newest change, where the table is marked extreme and no row is any more."""
-    table = current_table(db, handle)
-    if not table.extreme:
-        return None
-    return None if _holds_extremes(db, ticket, table, 0) else newest_change(db)
-
-
-def settle_extremes(tx: Transaction, handle: TableHandle, change: int) -> None:
-    """Let the table be searched from memory again, unless an extreme row came after ``change``."""
-    table = current_table(tx.db, handle)
-    if not _holds_extremes(tx.db, Ticket(), table, change):
-        tx.db.execute("UPDATE aiovec_tables SET extreme = 0 WHERE name = ?", (table.name,))
-
-
-def _holds_extremes(db: sqlite3.Connection, ticket: Ticket, table: TableLayout, since: int) -> bool:
-    rowids = rowids_where(db, table, "r._seq > ?", [since])
-    vectors = VectorReader(db, table)
-    for start in range(0, len(rowids), _MOST_MOVED):
-        ticket.check()
-        found = vectors.read(rowids[start : start + _MOST_MOVED], ticket)
-        if is_extreme(found[~without_vector(found)] if table.schema.vector_nullable else found):
-            return True
-    return False
 
 
 def give_back(tx: Transaction) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from aiovec.backend import Float32Array, Int64Array, is_extreme
 
 from .connection import Ticket
-from .errors import DamageError, check_stored
+from .errors import DamageError
 from .layout import TableLayout
 
 # Below this many rows a query of vec0 is quicker than reading whole chunks.
@@ -118,8 +118,6 @@ class VectorReader:
             found = self._db.execute(sql, (json.dumps(block.tolist()),)).fetchall()
             if len(found) != len(block):
                 raise self._missing(rowids.tolist(), ticket)
-            for column in zip(*found, strict=True):
-                check_stored(column, int, f"the places of the vectors of {self._table.name!r}")
             places = np.array(found, dtype=np.int64)
             order = np.argsort(places[:, 0], kind="stable")
             chunks, firsts = np.unique(places[order, 0], return_index=True)

@@ -7,7 +7,6 @@ import sqlite3
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -17,16 +16,15 @@ from aiovec.backend.limits import Gate, copy_of_error, current_deadline
 from aiovec.backend.marks import PAUSED, MoveMark
 from aiovec.errors import (
     AiovecError,
-    CorruptStoreError,
     OutcomeUnknownError,
     StoreClosedError,
     StoreFullError,
     StoreReplacedError,
 )
 
-from .connection import CancelledWorkError, Connection, clear_frames_of
+from .connection import CancelledWorkError, Connection, ConnectionClosedError, clear_frames_of
 from .driver import load_driver
-from .errors import failures, is_busy, may_pass, translate
+from .errors import failures, is_busy, translate
 from .layout import change_number
 from .moves import change, is_over, mark_in
 from .once import Keys
@@ -71,8 +69,6 @@ _MOST_ROWS_JOINED = 256
 _LOCK_TRY = 0.1
 # Sleeps between looks at the lock. SQLite's own grow to 100 ms, in which others overtake for ever.
 _LOCK_POLL = 0.002
-# How long, in seconds, the lock is waited for where a failed commit has to be undone.
-_PATIENCE_TO_UNDO = 2.0
 
 
 class _RolledBackError(Exception):
@@ -83,8 +79,7 @@ class _Call(WriteCall):
     """A write of one store: its work, and what its tries have shown so far."""
 
     __slots__ = (
-        "alone", "begun", "changes_mark", "key", "read_since", "repeated", "result", "text_of",
-        "work",
+        "alone", "begun", "changes_mark", "key", "result", "text_of", "work",
     )  # fmt: skip
 
     def __init__(
@@ -107,11 +102,8 @@ class _Call(WriteCall):
         self.begun = False
         # It changes the mark of a migration, so it is not held by that mark. It commits alone.
         self.changes_mark = changes_mark
-        # It gets a commit of its own: it is large, or was in a group that found no room as a whole.
+        # It gets a commit of its own: it is large, or was in a group that SQLite undid as a whole.
         self.alone = changes_mark
-        # The file system failed, and nothing of the work was kept: it was begun anew. And once more
-        # when all of the file could be read behind that.
-        self.repeated = self.read_since = False
 
     def begin_in_thread(self) -> bool:
         """Begin the work, unless the caller has left."""
@@ -121,20 +113,6 @@ class _Call(WriteCall):
     def fail(self, error: BaseException) -> None:
         clear_frames_of(error)
         super().fail(error)
-
-    def retry(self, translated: Callable[[], Exception]) -> bool:
-        """Try again, alone, unless that was done before: what failed may have been for a moment.
-
-        A file is damaged only where the work fails once more after all of it could be read.
-        """
-        if self.repeated:
-            if self.read_since or not isinstance(translated(), CorruptStoreError):
-                return False
-            self.read_since = True
-        self.repeated = self.alone = True
-        if self.begun:
-            self.wait_again()
-        return True
 
     def wait_again(self) -> None:
         self.result = None
@@ -160,14 +138,11 @@ class Writer(Committer[_Call]):
         *,
         gate: Gate,
         busy_timeout: float,
-        turns: Gate | None = None,
         check_file: Callable[[], None] = lambda: None,
     ) -> None:
         self.target = target
         self._connection = connection
         self._busy_timeout = busy_timeout
-        # For a connection that serves reads too.
-        self._turns = turns
         self._check_file = check_file
         self._was_full = False
         self._closed = False
@@ -207,14 +182,7 @@ class Writer(Committer[_Call]):
     # The committer
 
     async def take(self) -> Callable[[], None]:
-        if self._turns is None:
-            return _nothing
-        if not self._turns.free():
-            self.busy = "reads of this process take too long"
-        try:
-            return (await self._turns.enter(None).take()).leave
-        finally:
-            self.busy = None
+        return _nothing
 
     async def commit(self, group: list[_Call]) -> MoveMark | None:
         return await self._connection.run_to_its_end(partial(self._commit, group))
@@ -223,22 +191,15 @@ class Writer(Committer[_Call]):
         return not (call.alone or group[0].alone)
 
     def translated(self, error: Exception) -> Exception:
-        if isinstance(error, ValueError):  # what aiosqlite raises for a connection that is closed
+        if isinstance(error, ConnectionClosedError):
             return StoreClosedError(self.target)
         return self._translated(error)
 
     async def pause_is_over(self, pause: MoveMark) -> bool:
-        return await self._visit(lambda db: is_over(db, self.target, pause))
+        return await self._connection.run(lambda db: is_over(db, self.target, pause))
 
     async def end_pause(self, pause: MoveMark) -> None:
-        await self._visit(lambda db: self._end_pause(db, pause))
-
-    async def _visit(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        release = await self.take()
-        try:
-            return await self._connection.run(work)
-        finally:
-            release()
+        await self._connection.run(lambda db: self._end_pause(db, pause))
 
     # On the connection's thread
 
@@ -263,8 +224,7 @@ class Writer(Committer[_Call]):
     def _commit(self, group: list[_Call], db: sqlite3.Connection) -> MoveMark | None:
         """Run a group in one transaction. Calls that have not ended afterwards want another try."""
         applied: list[_Call] = []
-        repeated: list[_Call] = []
-        change, number = Change(0), 0
+        alone = len(group) == 1
         committing = False
         try:
             if self._was_full:
@@ -287,41 +247,24 @@ class Writer(Committer[_Call]):
                 return None
             number = change_number(state.get("change"))
             change = Change(number)
-            written = db.total_changes
             for call in self._not_joined(db, change, group, applied):
-                error = self._apply(db, change, call, alone=len(group) == 1)
-                if isinstance(error, TooLargeForGroupError):
-                    call.alone = True
-                    call.wait_again()
-                    continue
+                error = self._apply(db, change, call, alone=alone)
                 if error is None:
                     applied.append(call)
-                    continue
-                if may_pass(error) and call.retry(partial(self._translated, error)):
-                    if db.in_transaction:
-                        continue
-                    for other in applied:
-                        other.wait_again()
-                    return None
-                translated = self._translated(error)
-                self._was_full |= isinstance(translated, StoreFullError)
-                if not db.in_transaction:
-                    # Everything was rolled back, the others' work too.
-                    if isinstance(translated, StoreFullError) and (_cut_log(db) or applied):
-                        # Whoever of them took the room; one by one it shows.
-                        applied.append(call)
-                        for other in applied:
-                            other.alone = True
-                    for other in applied:
-                        other.wait_again()
-                    if call not in applied:
-                        call.fail(translated)
-                    return None
-                call.fail(translated)
-            if applied and change.number == number and db.total_changes != written:
-                # The name of the file for itself lies beside this number: what a WAL holds of it
-                # tells whose WAL that is (``opening.check_own_wal``).
-                change.number += 1
+                elif isinstance(error, TooLargeForGroupError):
+                    call.alone = True
+                    call.wait_again()
+                elif db.in_transaction:
+                    call.fail(self._translated(error))
+                elif isinstance(error, load_driver().Error) and alone:
+                    raise error
+                elif alone:
+                    call.fail(self._translated(error))
+                else:
+                    raise _RolledBackError from error
+            if not applied:
+                _roll_back(db)
+                return None
             if change.number != number:
                 db.execute(
                     "UPDATE aiovec_state SET value = ? WHERE key = 'change'", (change.number,)
@@ -331,29 +274,19 @@ class Writer(Committer[_Call]):
             committing = False
             self._check_kept()
         except _RolledBackError:
-            for call in applied:
-                call.wait_again()
+            _try_alone(group)
         except load_driver().Error as exc:
             _roll_back(db)
-            # Translated before the log is cut, by whose length a file-size limit is known.
             translated = self._translated(exc)
-            self._was_full |= isinstance(translated, StoreFullError)
-            if isinstance(translated, StoreFullError) and (_cut_log(db) or len(applied) > 1):
-                # Together they found no room; one by one the smaller ones may.
-                for call in applied:
-                    call.alone = True
-                    call.wait_again()
+            self._was_full = full = isinstance(translated, StoreFullError)
+            if full and (_cut_log(db) or not alone):
+                _try_alone(group)  # together they found no room; the smaller ones may
                 return None
-            full = isinstance(translated, StoreFullError)
-            if committing and not full and not _undone(db, number, change.number):
+            if committing and not full:
                 translated = OutcomeUnknownError(self.target, str(exc))
                 translated.__cause__ = exc
-            elif not full and may_pass(exc):
-                repeated = [
-                    call for call in group if not call.ended and call.retry(lambda: translated)
-                ]
             for call in group:
-                if not call.ended and call not in repeated:
+                if not call.ended:
                     call.fail(copy_of_error(translated))
         except BaseException:
             _roll_back(db)
@@ -401,9 +334,6 @@ class Writer(Committer[_Call]):
                     done = True
             except Exception as exc:
                 if not db.in_transaction:
-                    for call in calls:
-                        call.alone = True
-                        call.wait_again()
                     raise _RolledBackError from exc
                 db.execute("ROLLBACK TO calls")
             db.execute("RELEASE calls")
@@ -446,7 +376,7 @@ class Writer(Committer[_Call]):
 
     def _translated(self, error: Exception) -> Exception:
         """Return the error of a call's work, or of its commit, as its caller gets it."""
-        if not isinstance(error, failures()):
+        if isinstance(error, AiovecError) or not isinstance(error, failures()):
             return error
         translated = translate(error, self.target)
         translated.__cause__ = error
@@ -490,29 +420,13 @@ def _begin(db: sqlite3.Connection) -> bool:
         time.sleep(_LOCK_POLL * (0.5 + random.random()))
 
 
-def _undone(db: sqlite3.Connection, number: int, reserved: int) -> bool:
-    """Return whether a failed commit is undone for good; ``number`` was the newest change before.
-
-    What it wrote to the WAL may be whole, though the flush failed, and would be found when the file
-    is opened after a crash. Another commit takes its place there. It keeps the change numbers that
-    were ``reserved`` from being used again.
-    """
-    until = time.monotonic() + _PATIENCE_TO_UNDO
-    try:
-        while not _begin(db):
-            if time.monotonic() > until:
-                return False
-        (found,) = db.execute("SELECT value FROM aiovec_state WHERE key = 'change'").fetchone()
-        if found != number:  # others have written meanwhile, or it was kept
-            _roll_back(db)
-            return False
-        db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (reserved,))
-        db.execute("COMMIT")
-    except load_driver().Error:
-        with suppress(load_driver().Error):
-            _roll_back(db)
-        return False
-    return True
+def _try_alone(group: list[_Call]) -> None:
+    """Let the calls that have not ended wait for a commit of their own each."""
+    for call in group:
+        if not call.ended:
+            call.alone = True
+            if call.begun:
+                call.wait_again()
 
 
 def _cut_log(db: sqlite3.Connection) -> bool:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Expr, Float32Array, PayloadPatch, is_extreme, to_matrix, without_vector
+from aiovec.backend import Expr, Float32Array, PayloadPatch, to_matrix, without_vector
 from aiovec.backend.contract import TableHandle
 from aiovec.errors import AiovecError, DuplicateIdError
 
 from .driver import load_driver
-from .errors import DamageError, check_stored
+from .errors import DamageError
 from .layout import TableLayout, current_table, partition_value, quoted
 from .moves import has_mark
 from .reads import condition_of
@@ -84,7 +84,6 @@ def insert(
     tx.expect(rows.num_rows)
     table = current_table(tx.db, handle)
     vectors = to_matrix(rows.column(table.schema.vector))
-    _note_extreme(tx, table, vectors)
     before = tx.newest
     try:
         _add(tx, table, rows, vectors)
@@ -118,7 +117,6 @@ def insert_new(
     if new:
         added = rows if len(new) == len(ids) else rows.take(new)
         vectors = to_matrix(added.column(table.schema.vector))
-        _note_extreme(tx, table, vectors)
         _add(tx, table, added, vectors)
     return counts
 
@@ -129,7 +127,6 @@ def upsert(
     tx.expect(rows.num_rows)
     table = current_table(tx.db, handle)
     vectors = to_matrix(rows.column(table.schema.vector))
-    _note_extreme(tx, table, vectors)
     ids = rows.column("id").to_pylist()
     known = dict(_rowids(tx, table, ids))
     if not known:
@@ -145,13 +142,6 @@ def upsert(
     old = np.flatnonzero(there)
     _replace(tx, table, rows.take(old), vectors[old], [known[ids[i]] for i in old])
     return sizes
-
-
-def _note_extreme(tx: Transaction, table: TableLayout, vectors: Float32Array) -> None:
-    if table.schema.vector_nullable:
-        vectors = vectors[~without_vector(vectors)]
-    if not table.extreme and is_extreme(vectors):
-        tx.db.execute("UPDATE aiovec_tables SET extreme = 1 WHERE name = ?", (table.name,))
 
 
 def _rowids(tx: Transaction, table: TableLayout, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
@@ -303,7 +293,6 @@ def set_vectors(
     if len(there) < len(ids):
         vectors = vectors[there]
     rowids = [known[ids[row]] for row in there]
-    _note_extreme(tx, table, vectors)
     first = tx.take(len(rowids))
     check_places(tx.db, table)
     change_row = f"UPDATE {table.rows} SET _seq = ? WHERE _rowid = ?"
@@ -385,7 +374,6 @@ def update(
     rowids = selected(tx, table, ids, where)
     tx.expect(len(rowids))
     if vector is not None and rowids:
-        _note_extreme(tx, table, vector.reshape(1, -1))
         check_places(tx.db, table)
     first = tx.take(len(rowids))
     sets = [f"{quoted(name)} = ?" for name in values]
@@ -450,7 +438,6 @@ def _patched(
         f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
         (json.dumps(list(rowids)),),
     ).fetchall()
-    check_stored((text for _, text in found), str, "a payload", null=True)
     try:
         return [payload.apply(text, id) for id, text in found]
     except (ValueError, RecursionError) as exc:

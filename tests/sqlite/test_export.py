@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 from contextlib import aclosing
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from tests.harness.waiting import until
 from tests.sqlite.support import SCHEMAS, State, names_in, opened, sql, whole_table
 
-from aiovec import Schema, StoreClosedError, VectorStore
+from aiovec import AiovecError, Schema, StoreClosedError, VectorStore
 
 
 def rows(prefix: str, count: int, version: int = 1) -> list[dict[str, object]]:
@@ -109,6 +110,23 @@ async def test_an_export_that_is_left_lets_go_of_its_snapshot(tmp_path: Path) ->
     with pytest.raises(StoreClosedError):
         await anext(left)
     await left.aclose()
+
+
+async def test_an_export_that_holds_a_gibibyte_of_wal_ends(tmp_path: Path) -> None:
+    """A cursor goes on behind the last batch. The WAL only looks so large here."""
+    path = tmp_path / "notes.db"
+    async with opened(path) as store:
+        await store.create_table("notes", SCHEMAS["plain"])
+        await store.insert("notes", rows("a", 30))
+        async with aclosing(store.export("notes", batch_size=10)) as export:
+            batch = await anext(export)
+            wal = path.with_name("notes.db-wal")
+            os.truncate(wal, wal.stat().st_size + 2**30 + 1)
+            with pytest.raises(AiovecError, match="go on behind the last batch"):
+                await anext(export)
+        cursor = batch.schema.metadata[b"aiovec.cursor"]
+        rest = [batch.num_rows async for batch in store.export("notes", after=cursor)]
+        assert rest == [20]
 
 
 async def walk(store: VectorStore, chance: random.Random, dance: bool) -> list[str]:

@@ -22,7 +22,6 @@ from aiovec.backend import BoolArray, Expr, Int64Array
 from aiovec.backend.memory import give_back
 
 from ..connection import Ticket
-from ..errors import check_stored
 from ..layout import TableLayout, floor_of, newest_change, quoted
 from ..reads import condition_of, rowids_where, selected_rowids
 from ..vectors import VectorReader, ordinary
@@ -296,7 +295,6 @@ def _changes(
     ).fetchall()
     if len(rows) + len(deleted) > most:
         return None
-    check_stored([row[0] for row in deleted], int, f"the deleted rows of {table.name!r}")
     written = [rowid for rowid, has in rows if has]
     changed = [row[0] for row in (*rows, *deleted)]
     return np.array(written, dtype=np.int64), np.array(changed, dtype=np.int64)

@@ -21,6 +21,7 @@ from itertools import count
 from typing import Any
 
 from aiovec.backend import (
+    ANY_TEXT,
     NEGATED_OPERATOR,
     And,
     Compare,
@@ -295,24 +296,19 @@ def _like(expr: Like) -> _Part:
         end, whole = text.encode(), f"CAST({value} AS BLOB)"
         sql = f"length({whole}) >= {len(end)} AND substr({whole}, {-len(end)}) = {_ONE}"
         return _Part(sql, [end], joined=True)
-    by_python = like.call(value, _ONE, ignore_case=ignore_case)
-    argument = like.argument(pattern, ignore_case=ignore_case)
-    glob = like.as_glob(pattern, ignore_case=ignore_case)
-    if glob is None:
-        part = _Part(by_python, [argument])
-    else:
-        # GLOB ends at a NUL, so texts that hold one go to the function.
-        part = _Part(
-            f"CASE WHEN instr({value}, char(0)) THEN {by_python} ELSE {value} GLOB {_ONE} END",
-            [argument, glob],
-        )
-    if ignore_case:
-        return part
-    prefix = like.literal_prefix(pattern)
-    if not prefix:
-        return part
+    prefix = "" if ignore_case else like.literal_prefix(pattern)
     first = _range(ref, prefix)
-    return _Part(f"{first.sql} AND {part.sql}", [*first.parameters, *part.parameters], joined=True)
+    if prefix and pattern == prefix + ANY_TEXT:
+        return first
+    sql = like.call(value, _ONE, ignore_case=ignore_case)
+    bound: list[Any] = [like.argument(pattern, ignore_case=ignore_case)]
+    if (glob := like.as_glob(pattern, ignore_case=ignore_case)) is not None:
+        # GLOB ends at a NUL, so texts that hold one go to the function.
+        sql = f"CASE WHEN instr({value}, char(0)) THEN {sql} ELSE {value} GLOB {_ONE} END"
+        bound.append(glob)
+    if not prefix:
+        return _Part(sql, bound)
+    return _Part(f"{first.sql} AND {sql}", [*first.parameters, *bound], joined=True)
 
 
 def _contains(ref: Ref, value: Value, word: str) -> _Part:

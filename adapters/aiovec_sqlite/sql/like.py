@@ -10,13 +10,9 @@ Patterns here are marked: their wildcards are ``ANY_TEXT`` and ``ANY_CHARACTER``
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from aiovec.backend import ANY_CHARACTER, ANY_TEXT, fold_case, same_letter
 
@@ -27,21 +23,12 @@ _LONGEST_GLOB = 32
 # GLOB ends at a NUL, and reads the other three as U+FFFD in pattern and text. A pattern without
 # them is right on texts that hold them.
 _NOT_FOR_GLOB = re.compile("[\0\ufffd\ufffe\uffff]")
-
-# Characters of the longest part that a regular expression finds: what it may compare in vain for
-# each place of the text.
-_SHORT = 32
-# Characters between two looks whether any place is left, and bits of characters that are kept.
-_BETWEEN_LOOKS, _MOST_KEPT = 32, 256
+_GLOB = {ANY_TEXT: "*", ANY_CHARACTER: "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 
 # The wildcards of a pattern are lone surrogates.
 _MARKS = "surrogatepass"
 
-UInt8Array = npt.NDArray[np.uint8]
-
 _WILDCARD = re.compile(f"[{ANY_TEXT}{ANY_CHARACTER}]")
-_RUN = re.compile(f"[^{ANY_CHARACTER}]+")
-_GLOB = {ANY_TEXT: "*", ANY_CHARACTER: "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 
 
 def register(connection: Any) -> None:
@@ -116,108 +103,53 @@ def _either_case(glob: str) -> str:
 def _matcher(pattern: str) -> Callable[[str], bool]:
     """Match the parts between the ``%`` one behind the other, each as early as it fits.
 
-    The time grows with the text, and with the pattern hardly: a regular expression would go back
-    and forth without end on some texts, and hold the interpreter meanwhile.
+    A regular expression would go back and forth without end on some texts, and hold the interpreter
+    meanwhile.
     """
-    first, *others = map(_Part.of, pattern.split(ANY_TEXT))
+    first, *others = map(_Part, pattern.split(ANY_TEXT))
     if not others:
         return lambda text: len(text) == first.length and first.stands_at(text, 0)
     *middle, last = others
 
     def match(text: str) -> bool:
-        if len(text) < first.length or not first.stands_at(text, 0):
+        end = len(text) - last.length
+        if end < first.length or not first.stands_at(text, 0) or not last.stands_at(text, end):
             return False
         place = first.length
-        positions = _Positions(text)
         for part in middle:
-            found = part.find(positions, place)
+            found = part.find(text, place, end)
             if found < 0:
                 return False
             place = found + part.length
-        begin = len(text) - last.length
-        return begin >= place and last.stands_at(text, begin)
+        return True
 
     return match
 
 
-@dataclass(frozen=True, slots=True)
 class _Part:
     """The part between two ``%``: runs of literal text, each with its offset, and ``_``."""
 
-    length: int
-    runs: tuple[tuple[int, str], ...]
-    pattern: re.Pattern[str] | None
-    """Finds a short one."""
-
-    @classmethod
-    def of(cls, text: str) -> _Part:
-        runs = tuple((found.start(), found.group()) for found in _RUN.finditer(text))
-        short = None
-        if len(runs) > 1 and len(text) <= _SHORT:
-            short = re.compile(re.escape(text).replace(ANY_CHARACTER, "."), re.DOTALL)
-        return cls(len(text), runs, short)
+    def __init__(self, text: str) -> None:
+        self.length = len(text)
+        runs = re.finditer(f"[^{ANY_CHARACTER}]+", text)
+        # The longest first: it is found at the fewest places.
+        self._runs = sorted(((run.start(), run.group()) for run in runs), key=_by_length)
 
     def stands_at(self, text: str, place: int) -> bool:
         """Return whether it matches there; the text must be long enough."""
-        return all(text.startswith(run, place + offset) for offset, run in self.runs)
+        return all(text.startswith(run, place + offset) for offset, run in self._runs)
 
-    def find(self, positions: _Positions, start: int) -> int:
-        """Where it first matches from ``start`` on, or -1."""
-        last = len(positions.text) - self.length
-        if start > last:
-            return -1
-        if not self.runs:
-            return start
-        if len(self.runs) == 1:
-            ((offset, run),) = self.runs
-            end = last + offset + len(run)
-            return max(-1, positions.text.find(run, start + offset, end) - offset)
-        if self.pattern is not None:
-            found = self.pattern.search(positions.text, start)
-            return -1 if found is None else found.start()
-        return positions.find(self.runs, start, last)
+    def find(self, text: str, start: int, end: int) -> int:
+        """Where it first matches between ``start`` and ``end``, or -1."""
+        if not self._runs:
+            return start if start + self.length <= end else -1
+        (offset, run), *others = self._runs
+        last = end - self.length + offset + len(run)
+        place = text.find(run, start + offset, last)
+        while place >= 0 and others and not self.stands_at(text, place - offset):
+            place = text.find(run, place + 1, last)
+        return place - offset if place >= 0 else -1
 
 
-class _Positions:
-    """Where a text has a character: a bit for each place, eight in a byte, the lowest the first.
-
-    All places of a text are compared with a character of the pattern by one AND of such bits.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._codes: npt.NDArray[np.uint32] | None = None
-        self._known: dict[tuple[str, int], UInt8Array] = {}
-
-    def find(self, runs: Sequence[tuple[int, str]], start: int, last: int) -> int:
-        """The first place from ``start`` to ``last`` with these runs at their offsets, or -1."""
-        whole, rest = divmod(last - start + 1, 8)
-        fits = np.full(whole + bool(rest), 255, dtype=np.uint8)
-        if rest:
-            fits[-1] = (1 << rest) - 1
-        for number, (place, character) in enumerate(
-            (start + offset + i, character)
-            for offset, run in runs
-            for i, character in enumerate(run)
-        ):
-            byte, shift = divmod(place, 8)
-            fits &= self._of(character, shift)[byte : byte + len(fits)]
-            if number % _BETWEEN_LOOKS == 0 and not fits.any():
-                return -1
-        found = np.flatnonzero(fits)
-        if not len(found):
-            return -1
-        first, bits = int(found[0]), int(fits[found[0]])
-        return start + 8 * first + (bits & -bits).bit_length() - 1
-
-    def _of(self, character: str, shift: int) -> UInt8Array:
-        """The bits without the first ``shift``."""
-        known = self._known.get((character, shift))
-        if known is None:
-            if self._codes is None:
-                self._codes = np.frombuffer(self.text.encode("utf-32-le"), dtype="<u4")
-            if len(self._known) == _MOST_KEPT:
-                self._known.clear()
-            known = np.packbits(self._codes[shift:] == ord(character), bitorder="little")
-            self._known[character, shift] = known
-        return known
+def _by_length(run: tuple[int, str]) -> int:
+    return -len(run[1])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -12,15 +11,8 @@ import pyarrow as pa
 
 from aiovec.backend import Field, Kind, Schema, Value, payload_texts
 
-from ..errors import DamageError, check_stored
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_FIRST, _LAST = (
-    (datetime.fromisoformat(f"{text}+00:00") - _EPOCH) // _MICROSECOND
-    for text in ("0001-01-01T00:00:00", "9999-12-31T23:59:59.999999")
-)
-
 
 # json.dumps makes an encoder for each call that wants other than its defaults.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -71,36 +63,12 @@ def _column_to_sql(column: pa.Array | pa.ChunkedArray, kind: Kind) -> list[Any]:
     return values
 
 
-# What SQLite gives for a field's values that are not null.
-STORED: dict[Kind, type] = {
-    "text": str, "int": int, "float": float, "bool": int, "datetime": int, "list[text]": str,
-    "list[int]": str, "list[float]": str,
-}  # fmt: skip
-
-
-def check_rows(
-    ids: Sequence[Any], values: Sequence[Sequence[Any]], kinds: Sequence[Kind], *, payload: bool
-) -> None:
-    """Raise DamageError where rows hold what cannot have been written.
-
-    ``values`` are the columns of fields of these kinds, and where ``payload`` is set the payload's.
-    """
-    check_stored(ids, str, "an id")
-    for column, kind in zip(values, kinds, strict=False):
-        check_stored(column, STORED[kind], f"a field of type {kind}", null=True)
-        if kind == "datetime" and not all(v is None or _FIRST <= v <= _LAST for v in column):
-            raise DamageError("a time lies beyond the years 1 to 9999")
-    if payload:
-        check_stored(values[len(kinds)], str, "a payload", null=True)
-
-
 def from_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
     """A column of SQLite's values as Python's."""
     convert = _FROM_SQL.get(kind)
     if convert is None:
         return values
-    with _told_as_damage():
-        return [None if value is None else convert(value) for value in values]
+    return [None if value is None else convert(value) for value in values]
 
 
 _FROM_SQL: dict[Kind, Callable[[Any], Any]] = {
@@ -120,14 +88,13 @@ def _list(items: Any, of: type) -> list[Any]:
 
 def to_arrow(values: Sequence[Any], field: Field) -> pa.Array:
     """A column of SQLite's values as Arrow's."""
-    with _told_as_damage():
-        if field.kind == "bool":
-            return pa.array(values, type=pa.int8()).cast(pa.bool_())
-        if field.kind == "datetime":
-            return pa.array(values, type=pa.int64()).cast(field.arrow_type())
-        if field.is_list:
-            return pa.array(_lists(values), type=field.arrow_type())
-        return pa.array(values, type=field.arrow_type())
+    if field.kind == "bool":
+        return pa.array(values, type=pa.int8()).cast(pa.bool_())
+    if field.kind == "datetime":
+        return pa.array(values, type=pa.int64()).cast(field.arrow_type())
+    if field.is_list:
+        return pa.array(_lists(values), type=field.arrow_type())
+    return pa.array(values, type=field.arrow_type())
 
 
 def _lists(values: Sequence[str | None]) -> list[list[Any] | None]:
@@ -137,12 +104,3 @@ def _lists(values: Sequence[str | None]) -> list[list[Any] | None]:
     if len(lists) != len(values):
         raise ValueError("a list is cut")
     return lists
-
-
-@contextmanager
-def _told_as_damage() -> Iterator[None]:
-    """Report values that do not fit their types as damage: every written value has passed them."""
-    try:
-        yield
-    except (ValueError, TypeError, OverflowError, RecursionError) as exc:
-        raise DamageError(f"a value cannot be read: {exc}") from exc

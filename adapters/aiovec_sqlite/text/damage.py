@@ -40,13 +40,13 @@ def damage_behind(db: sqlite3.Connection, error: Exception) -> Exception:
     except failed:
         return error
     for name, fts in listed:
-        if type(fts) is not str or not FTS_NAME.fullmatch(fts):
+        if not FTS_NAME.fullmatch(fts):
             continue
         try:
             probe(db, fts)
         except failed as exc:
             if code_of(exc) == CORRUPT or names_text_index(str(exc)):
-                damage = TextDamageError(str(name), str(exc), CORRUPT)
+                damage = TextDamageError(str(name), str(exc))
                 damage.__cause__ = error
                 return damage
     return error

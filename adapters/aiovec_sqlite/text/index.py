@@ -20,7 +20,7 @@ from aiovec.backend import Schema
 from aiovec.errors import UnsupportedError
 
 from ..driver import has_fts5, load_driver
-from ..errors import CORRUPT, ERROR, TextDamageError, check_stored, code_of, stored
+from ..errors import CORRUPT, ERROR, TextDamageError, code_of
 from ..layout import TableLayout, quoted, read_table
 from ..transaction import Transaction
 from .damage import FTS_NAME, has_list, probe
@@ -110,9 +110,6 @@ def _read(
     name: str, generation: Any, fts: Any, fields: Any, analyzer: Any, done: Any, upto: Any
 ) -> TextIndex:
     # Every search reads its index's entry, and the same entry always says the same.
-    what = f"the entry of the text index of {name!r}"
-    check_stored((fts, fields, analyzer), str, what)
-    check_stored((done, upto), int, what, null=True)
     try:
         names = json.loads(fields)
     except ValueError:
@@ -126,7 +123,7 @@ def _read(
         or (done is None) != (upto is None)
     ):
         raise TextDamageError(name, "its entry cannot be read")
-    return TextIndex(stored(generation, int, what), fts, tuple(names), analyzer, done, upto)
+    return TextIndex(generation, fts, tuple(names), analyzer, done, upto)
 
 
 def serving(db: sqlite3.Connection, table: TableLayout) -> TextIndex:

@@ -87,7 +87,7 @@ def _told_as_damage(name: str) -> Iterator[None]:
         yield
     except load_driver().DatabaseError as exc:
         if code_of(exc) == CORRUPT or names_text_index(str(exc)):
-            raise TextDamageError(name, str(exc), code_of(exc)) from exc
+            raise TextDamageError(name, str(exc)) from exc
         raise
 
 
