@@ -39,6 +39,7 @@ def old(folder: Path) -> Path:
     return path
 
 
+ITEMS = ("--table", "items")
 BLOBS = ("--table", "docs", "--vector-column", "vec", "--dtype", "float32")
 
 
@@ -135,13 +136,14 @@ def test_failures_of_import(run: Run, old: Path, store: Path, folder: Path) -> N
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for arguments, said in (
         (["absent.parquet"], "there is no file"),
-        ([old, "-s", old], "database of another application"),
+        ([old, "-s", old, *ITEMS], "database of another application"),
         ([store], "is already an aiovec store"),
+        ([old], "docs (BLOBs: vec)"),
         ([old, "--table", "absent"], "there is no table 'absent'"),
         ([old, "--dtype", "int4"], "there is no dtype"),
         ([old, "--schema", "absent.json"], "absent.json"),
         ([old, "--format", "xlsx"], "there is no format 'xlsx'"),
-        ([old, "--rejects", "~nosuchuser/x"], "~nosuchuser"),
+        ([old, *ITEMS, "--rejects", "~nosuchuser/x"], "~nosuchuser"),
         (["-", "--table", "t"], "say --format jsonl, csv, arrow"),
         (["-", "--table", "t", "--format", "parquet"], "needs a file"),
     ):
@@ -154,12 +156,12 @@ def test_failures_of_import(run: Run, old: Path, store: Path, folder: Path) -> N
 
 def test_the_database_of_another_program(run: Run, old: Path, folder: Path) -> None:
     before = old.read_bytes()
-    listed = run("import", old, "--list")
+    listed = run("import", old, "--list", *ITEMS)
     assert listed.lines[:2] == [
         ["table", "from", "layout", "rows", "dim", "metric", "model"],
         ["items", "items", "vec0 table", "4", "2", "cosine", "-"],
     ]
-    finished = run("import", old, "-s", "new.db", "--table", "items", "--model", "m")
+    finished = run("import", old, "-s", "new.db", *ITEMS, "--model", "m")
     assert finished.code == 0
     advice = f"to copy it first: aiovec backup COPY -s {old}"
     assert finished.err == f"{old} is opened read-only and is not changed; {advice}\n"
@@ -180,7 +182,7 @@ def test_the_database_of_another_program(run: Run, old: Path, folder: Path) -> N
     ]  # fmt: skip
     copied = run("backup", "-s", old, "copy.db")
     assert copied.out.startswith(f"copied {old} to copy.db in ")
-    assert run("import", "copy.db", "--list").lines == listed.lines
+    assert run("import", "copy.db", "--list", *ITEMS).lines == listed.lines
     assert old.read_bytes() == before
 
 

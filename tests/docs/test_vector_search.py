@@ -35,8 +35,8 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         vector = UNIT[rowid] if id != "c" else bytes(16)
         db.execute("INSERT INTO vec_notes (rowid, embedding) VALUES (?, ?)", (rowid, vector))
         db.execute("INSERT INTO payload_notes VALUES (?, ?, ?)", (rowid, id, '{"text": "t"}'))
-    for i, model in enumerate(("small", "large", "small", "large")):
-        db.execute("INSERT INTO items VALUES (?, ?, ?, 'a', ?)", (i, UNIT[i], model, f"b{i}"))
+    for i in range(4):
+        db.execute("INSERT INTO items VALUES (?, ?, ?, ?)", (i, UNIT[i], "ab"[i % 2], f"b{i}"))
     for i in (1, 2, 3):
         blob = UNIT[i][: 12 if i == 3 else 16]
         db.execute("INSERT INTO docs VALUES (?, ?, ?, ?)", (i, f"t{i}", 1999 + i, blob))
@@ -48,12 +48,6 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         db.execute("INSERT INTO docs VALUES (?, ?)", (i, f"t{i}"))
         db.execute("INSERT INTO vectors (rowid, embedding) VALUES (?, ?)", (i, UNIT[i]))
     db.executescript(beside)
-    db.close()
-    db = connect(tmp_path / "halves.db")
-    db.execute("CREATE TABLE halves (code TEXT, v BLOB)")
-    for i in (1, 2):
-        half = np.frombuffer(UNIT[i], np.float32).astype("<f2").tobytes()
-        db.execute("INSERT INTO halves VALUES (?, ?)", (f"c{i}", half))
     db.close()
     return tmp_path
 
@@ -82,7 +76,7 @@ def test_every_command_says_what_the_page_shows(old: Path) -> None:
         output = done.out + (done.err if "such as" in shown else "")
         assert words(output) == words(shown), command
     (rejects,) = blocks(PAGE, "json")
-    written = (old / "old.db.rejects.jsonl").read_text("utf-8").splitlines()
+    written = (old / "papers.rejects.jsonl").read_text("utf-8").splitlines()
     assert list(map(json.loads, written)) == list(map(json.loads, rejects.splitlines()))
     names: dict[str, Any] = {}
     for code in blocks(PAGE, "python"):

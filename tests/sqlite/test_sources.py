@@ -127,8 +127,6 @@ def test_a_vec0_table(db: sqlite3.Connection, path: Path, tmp_path: Path, bring:
             "INSERT INTO items VALUES (?, ?, 't', ?, ?, ?, ?)",
             (i, vector.tobytes(), i % 2, i / 2, 2000 + i, f"b{i}"),
         )
-    db.execute("CREATE VIRTUAL TABLE small USING vec0(e int8[4])")
-    db.execute("INSERT INTO small (rowid, e) VALUES (1, vec_int8(?))", (b"\x01\xff\x7f\x80",))
     assert bring(tmp_path / "new.db")[0] != 0
     told = rejects(path)
     assert told.keys() == {5, 6}
@@ -147,8 +145,34 @@ def test_a_vec0_table(db: sqlite3.Connection, path: Path, tmp_path: Path, bring:
     assert dict(records[3].fields) == {
         "tenant": "t", "live": True, "score": 1.5, "year": 2003, "body": "b3",
     }  # fmt: skip
+
+
+def test_vec0_tables_with_several_vectors(
+    db: sqlite3.Connection, tmp_path: Path, bring: Import
+) -> None:
+    db.execute("CREATE VIRTUAL TABLE small USING vec0(e int8[4], b bit[8], +vector TEXT)")
+    row = (b"\x01\xff\x7f\x80", b"\x01", "v")
+    db.execute("INSERT INTO small (e, b, vector) VALUES (vec_int8(?), vec_bit(?), ?)", row)
+    code, told = bring(tmp_path / "new.db")
+    assert (code, "small: left out: the bits b" in told) == (0, True)
     schema, (record,) = stored(tmp_path / "new.db", "small")
     assert (schema.metric, record.vector.tolist()) == ("l2", [1, -1, 127, -128])
+    assert (record.id, record["vector"]) == ("1", "v")
+    db.execute("CREATE VIRTUAL TABLE pair USING vec0(one float[4], two float[4])")
+    row = (VECTORS[0].tobytes(), VECTORS[1].tobytes())
+    db.execute("INSERT INTO pair (one, two) VALUES (?, ?)", row)
+    code, told = bring(tmp_path / "new.db")
+    assert code != 0
+    assert "several tables with vectors" in told
+    assert "pair (vec0 table), small (vec0 table)" in told
+    code, told = bring(tmp_path / "new.db", "--table", "pair")
+    assert code != 0
+    assert "one float32[4], two float32[4]; choose one with --vector-column" in told
+    code, told = bring(tmp_path / "new.db", "--table", "pair", "--vector-column", "two")
+    assert code != 0
+    assert "not imported: the vectors one (float32[4])" in told
+    schema, (record,) = stored(tmp_path / "new.db", "pair")
+    assert (schema.vector, record.vector.tolist()) == ("two", VECTORS[1].tolist())
 
 
 def docs_with(db: sqlite3.Connection, dtype: str = "<f4") -> None:
@@ -174,6 +198,53 @@ def test_blobs_that_the_user_names(tmp_path: Path, path: Path, bring: Import) ->
             given = (VECTORS[3] * (30 if dtype == "i1" else 1)).astype(dtype).astype("f4")
             assert records[3].vector.tolist() == given.tolist()
             db.execute("DROP TABLE docs")
+
+
+def test_the_columns_beside_blobs(db: sqlite3.Connection, tmp_path: Path, bring: Import) -> None:
+    db.execute(
+        "CREATE TABLE docs (code TEXT PRIMARY KEY, id INT, live BOOL, meta JSON, raw BLOB, "
+        "day DATE, v BLOB) WITHOUT ROWID"
+    )
+    row = ("c", 7, 1, '{"a": [1]}', b"x", "[no JSON", VECTORS[0].tobytes())
+    db.execute("INSERT INTO docs VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    named = ("--table", "docs", "--vector-column", "v", "--dtype", "float32")
+    code, told = bring(tmp_path / "new.db", *named)
+    assert code != 0
+    assert "not imported: the column raw (1 BLOBs)" in told
+    schema, (record,) = stored(tmp_path / "new.db", "docs")
+    assert schema.fields == {"live": Field(bool)}
+    assert (record.id, record["live"], record["_id"]) == ("c", True, 7)
+    assert (record["meta"], record["day"]) == ({"a": [1]}, "[no JSON")
+    db.execute("CREATE VIEW joined AS SELECT code || '!' AS id, v FROM docs")
+    assert bring(tmp_path / "new.db", "--table", "joined", *named[2:])[0] == 0
+    (record,) = stored(tmp_path / "new.db", "joined")[1]
+    assert (record.id, record.vector.tolist()) == ("c!", VECTORS[0].tolist())
+
+
+def test_nothing_is_guessed(db: sqlite3.Connection, tmp_path: Path, bring: Import) -> None:
+    db.execute("CREATE VIRTUAL TABLE items USING vec0(e float[4], live BOOLEAN, name TEXT)")
+    db.execute("CREATE VIRTUAL TABLE words USING fts5(body)")
+    db.execute("CREATE VIEW broken AS SELECT * FROM gone")
+    assert bring(tmp_path / "new.db")[0] == 0
+    docs_with(db)
+    db.execute("CREATE TABLE pairs (a INT, b INT, v BLOB, PRIMARY KEY (a, b))")
+    db.execute("INSERT INTO pairs VALUES (1, 2, x'00')")
+    code, told = bring(tmp_path / "new.db")
+    assert code != 0
+    listed = "broken, docs (BLOBs: emb), items (vec0 table), pairs (BLOBs: v), words"
+    assert f"The tables are: {listed}" in told
+    for options, said in (
+        (("docs",), "with --vector-column (id, uri, title, year, emb)"),
+        (("docs", "--vector-column", "absent", "--dtype", "int8"), "with --vector-column"),
+        (("docs", "--vector-column", "emb"), "choose one of float16, float32, float64, int8"),
+        (("docs", "--vector-column", "title", "--dtype", "int8"), "holds no vectors of int8"),
+        (("pairs", "--vector-column", "v", "--dtype", "int8"), "no key of one column"),
+        (("items", "--id-column", "absent"), "has no column 'absent'"),
+        (("broken", "--vector-column", "v", "--dtype", "int8"), "gone"),
+    ):
+        code, told = bring(tmp_path / "new.db", "--table", *options)
+        assert code != 0
+        assert said in told
 
 
 def test_bad_rows_of_an_ordinary_table(
@@ -225,7 +296,7 @@ def test_what_is_refused(path: Path, tmp_path: Path, bring: Import) -> None:
         db.execute("CREATE TABLE a (b)")
         code, told = bring(tmp_path / "new.db")
         assert code != 0
-        assert "no vectors were recognised" in told
+        assert "no vec0 table and no collections" in told
         code, told = bring(tmp_path / "new.db", "--table", "absent")
         assert code != 0
         assert "'absent'" in told

@@ -22,7 +22,7 @@ from .stores import AsJson, Config, NoStoreError, Store, expanded, in_store
 if TYPE_CHECKING:
     from .._store.store import VectorStore
     from .._transfer import Input, Load, Loaded, RejectsFile
-    from ..backend.foreign import ForeignTable, Skipped
+    from ..backend.foreign import ForeignTable
 
 _REASONS_SHOWN = 10
 
@@ -42,7 +42,7 @@ def import_(
         str | None,
         typer.Option(
             help="Table to write (default: the name of the file). For a database: the table to "
-            "import (default: all)."
+            "import (default: the collections, or the only vec0 table)."
         ),
     ] = None,
     as_: Annotated[
@@ -72,14 +72,11 @@ def import_(
         str | None, typer.Option(help="Column or key of the ids. Default: id.")
     ] = None,
     vector_column: Annotated[str | None, typer.Option(help="Column or key of the vectors.")] = None,
-    model_column: Annotated[
-        str | None, typer.Option(help="For a database: column with each row's model.")
-    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="For a database: type of the vectors in BLOBs (float32, float64, float16, int8), "
-            "or json for text."
+            help="For a database: type of the BLOBs in --vector-column: float16, float32, float64 "
+            "or int8."
         ),
     ] = None,
     upsert: Annotated[
@@ -119,7 +116,7 @@ def import_(
     opened = open_input(
         path,
         form=form,
-        hints=Hints(table, id_column, vector_column, model_column, dtype),
+        hints=Hints(table, id_column, vector_column, dtype),
         schema=given,
         stream=InputStream(number_of(sys.__stdin__, "standard input")) if piped else None,
         twice=strict,
@@ -161,8 +158,7 @@ def import_(
         began = time.perf_counter()
         target, done = in_store(store, config, work, create=True)
         seconds = time.perf_counter() - began
-        skipped = source.skipped()
-    whole = all(one.whole for one in done) and not skipped
+    whole = all(one.whole for one in done)
     if json:
         facts = {
             "file": str(path),
@@ -172,11 +168,10 @@ def import_(
             "complete": whole,
             "rejects": str(listed) if notes.count else None,
             "tables": [_facts(one, source.place) for one in done],
-            "skipped": [_skipped_facts(one) for one in skipped],
         }
         print_json(facts)
     else:
-        _show(done, skipped, notes, seconds)
+        _show(done, notes, seconds)
     if not whole and not allow_rejects:
         raise typer.Exit(1)
 
@@ -228,7 +223,6 @@ def _loads(
 
 
 def _show_found(source: Input, found: list[ForeignTable], json: bool) -> None:
-    skipped = source.skipped()
     facts = {
         "file": str(source.path),
         "format": source.form,
@@ -244,7 +238,6 @@ def _show_found(source: Input, found: list[ForeignTable], json: bool) -> None:
             }
             for one in found
         ],
-        "skipped": [_skipped_facts(one) for one in skipped],
     }
     cells = [
         [
@@ -258,7 +251,6 @@ def _show_found(source: Input, found: list[ForeignTable], json: bool) -> None:
     if not json:
         for one in found:
             _show_notes(one.name, one.notes, one.omitted)
-        _show_skipped(skipped)
 
 
 def _facts(one: Loaded, place: str) -> dict[str, Any]:
@@ -287,13 +279,7 @@ def _facts(one: Loaded, place: str) -> dict[str, Any]:
     }
 
 
-def _skipped_facts(one: Skipped) -> dict[str, Any]:
-    return {"origin": one.origin, "rows": one.rows, "reason": one.reason}
-
-
-def _show(
-    done: list[Loaded], skipped: Sequence[Skipped], rejects: RejectsFile, seconds: float
-) -> None:
+def _show(done: list[Loaded], rejects: RejectsFile, seconds: float) -> None:
     for one in done:
         into = f" into the new table {one.table}" if one.created else f" into {one.table}"
         if one.rejected and not one.rows and not one.created:
@@ -313,7 +299,6 @@ def _show(
             err().print(f"{one.table}: and {more} more reasons")
         if one.missing:
             err().print(f"{one.table}: not imported: {counted(one.missing)} that cannot be read")
-    _show_skipped(skipped)
     out().print(f"done in {seconds:.2f} s")
     if rejects.count:
         out().print(f"rejected {counted(rejects.count)}; {rejects.path} has the reason for each")
@@ -324,9 +309,3 @@ def _show_notes(table: str, notes: Sequence[str], omitted: Sequence[str]) -> Non
         err().print(f"{table}: {note}")
     for what in omitted:
         err().print(f"{table}: not imported: {what}")
-
-
-def _show_skipped(skipped: Sequence[Skipped]) -> None:
-    for one in skipped:
-        rows = "" if one.rows is None else f" ({counted(one.rows)})"
-        err().print(f"{one.origin}{rows}: not imported: {one.reason}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import stat
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO
 
 from .._model.schema import Schema
-from ..backend.foreign import Chunk, ForeignTable, Hints, Reader, Skipped, Source, source_for
+from ..backend.foreign import Chunk, ForeignTable, Hints, Reader, Source, source_for
 from ..errors import AiovecError, ConfigError
 from .files import FileReader, Given, sidecar_schema
 from .foreign import reading
@@ -47,10 +47,6 @@ class Input:
         """The tables that can be loaded."""
         with reading(self.path):
             return self.reader.tables()
-
-    def skipped(self) -> Sequence[Skipped]:
-        """The tables with vectors that cannot be loaded, once ``tables`` was called."""
-        return self.reader.skipped()
 
     def chunks(
         self, table: ForeignTable, schema: Schema, size: int

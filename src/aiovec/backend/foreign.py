@@ -66,22 +66,12 @@ class ForeignTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """A table with vectors that is not offered: its name, its rows (None: not counted), and why."""
-
-    origin: str
-    rows: int | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Hints:
-    """A user's hints about a source; None is for the source to find out."""
+    """The table, columns and type that the user names; None where the user named none."""
 
     table: str | None = None
     id_column: str | None = None
     vector_column: str | None = None
-    model_column: str | None = None
     dtype: str | None = None
 
 
@@ -95,11 +85,7 @@ class Reader(ABC):
 
     @abstractmethod
     def tables(self) -> list[ForeignTable]:
-        """Return the tables that can be imported; ConfigError, with the reason, if none can."""
-
-    def skipped(self) -> Sequence[Skipped]:
-        """The tables that ``tables`` found and did not return, once it was called."""
-        return ()
+        """Return the tables to import; ConfigError if the user has to name one, or none is."""
 
     @abstractmethod
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
