@@ -147,7 +147,7 @@ def _show_next(target: str) -> None:
     name = subprocess.list2cmdline([target]) if os.name == "nt" else shlex.quote(target)
     _say("\nTry next", "bold")
     for command in (
-        f'search {TABLE} "temporary director*" --by text -s {name}',
+        f'search {TABLE} "temporary directory" --by text -s {name}',
         f"search {TABLE} --like gzip.GzipFile --where \"kind = 'module'\" -s {name}",
         f"info -s {name}",
         "demo -s lancedb://aiovec-demo.lance",
