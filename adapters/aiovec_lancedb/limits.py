@@ -61,7 +61,7 @@ class IndexLimits:
     graphs of one partition never happens."""
     ids_from: int = 20_000
     """Rows from which the ids get an index. The time of a call by id without it grows with the
-    rows: of 400,000 a get of one id took 20 ms, and 2.3 ms with it (``python -m bench lancedb-ids``
+    rows: of 400,000 a get of one id took 20 ms, and 2.3 ms with it (``python -m bench lancedb``
     compares)."""
     texts_from: int = 20_000
     """Rows that an index for keyword search leaves out, from which it is built anew with all rows,

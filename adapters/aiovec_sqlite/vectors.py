@@ -2,7 +2,7 @@
 
 sqlite-vec keeps vectors in chunks: BLOBs of some hundred vectors in an ordinary table. A query of
 vec0 takes 5 µs a row; reading whole chunks and picking with NumPy takes a tenth of that
-(``python -m bench export``). The chunks' tables are described in sqlite-vec's documents but are not
+(``python -m bench writes``). The chunks' tables are described in sqlite-vec's documents but are not
 its promise, so where they look otherwise vec0 itself is asked.
 """
 

@@ -36,7 +36,7 @@ class JoinableWork(ABC):
     """Work that can be done in one go with more of its kind that waits beside it.
 
     A statement for all of them costs little more than one for each, and each costs several
-    hand-overs of the interpreter (``python -m bench writers``).
+    hand-overs of the interpreter (``python -m bench writes``).
     """
 
     @property

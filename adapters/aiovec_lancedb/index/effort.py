@@ -37,7 +37,7 @@ _UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
 # The refine of a search with a filter, in multiples of the one that was measured without a filter.
 # The nearest rows of a filter lie further from the query, so their distances differ by less and
 # codes confuse more of them: product codes that found 98 of 100 neighbours by ``refine=10`` found
-# 89 under a topical filter, 95 by ``refine=20`` and 99 by 50 (``python -m bench lancedb-filters``
+# 89 under a topical filter, 95 by ``refine=20`` and 99 by 50 (``python -m bench lancedb``
 # measures what that leads to).
 _FILTERED_REFINE, _LEAST_FILTERED_REFINE, _MOST_FILTERED_CANDIDATES = 4, 5, 4000
 

@@ -26,7 +26,7 @@ _PLACES, _OF_EACH = 8, 12
 # The probe ends after this time, once it has this many searches.
 _PROBE_SECONDS, _FEWEST = 3.0, 5
 # The probe waits up to a minute until SQLite has loaded the table into memory: a million rows of
-# 384 dimensions take about five seconds (``python -m bench search-million``).
+# 384 dimensions take about five seconds (``python -m bench search --rows 1000000``).
 _MOST_POLLS, _POLL_SECONDS = 600, 0.1
 # Growth is counted over this many days.
 _DAYS = 30
