@@ -132,7 +132,7 @@ def _cure_of(error: AiovecError) -> str:
     reason = getattr(error, "reason", "")
     if "layout" in reason:
         return "pip install --upgrade aiovec"
-    if "database" in reason:
+    if "database" in reason and "damaged" not in reason:
         return "name another path; this file belongs to another program, or was never a store"
     return "restore the file from a backup"
 

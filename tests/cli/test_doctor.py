@@ -100,7 +100,7 @@ def with_a_row_of_another_program(path: Path) -> None:
 
 
 WRONG: list[tuple[Callable[[Path], None], str, str, str]] = [
-    (damaged, "integrity", "", "restore the file from a backup"),
+    (damaged, "store", "damaged", "restore the file from a backup"),
     (cut_short, "store", "", ""),
     (of_another_application, "store", "another application", "another path"),
     (of_a_newer_layout, "store", "layout 99", "pip install --upgrade aiovec"),

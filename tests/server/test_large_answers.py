@@ -124,7 +124,7 @@ async def test_calls_of_the_remote_backend_bring_so_many_rows(tmp_path: Path) ->
     config.write_text("[retrieval.server]\nmax_rows = 50\n")
 
     def run() -> None:
-        with in_a_process(tmp_path / "t.db", "--config", config) as served:
+        with in_a_process("-s", tmp_path / "t.db", "--config", config) as served:
             asyncio.run(asked(served))
 
     async def asked(served: Served) -> None:
