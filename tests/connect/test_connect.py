@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,24 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Toy]:
         absent="aiovec_package_that_nobody_has:Plugin", nameless="there_is_no_such_name",
     )  # fmt: skip
     return toy.created
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_an_opening_that_hangs_holds_up_neither_its_caller_nor_the_process(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "aiovec.toml")  # a read of it waits as one on a dead network share does
+    code = """
+import asyncio, aiovec
+async def main():
+    try:
+        await asyncio.wait_for(aiovec.connect(config="aiovec.toml"), 0.5)
+    except TimeoutError:
+        print("given up", flush=True)
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "given up\n", "")
 
 
 async def test_an_opening_is_awaited_or_entered_once(made: list[Toy], tmp_path: Path) -> None:

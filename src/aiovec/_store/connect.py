@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import os
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,9 +107,12 @@ class Opening:
         if self._used:
             raise RuntimeError("one connect() opens one store; call connect() again for another")
         self._used = True
-        source, resolved, embedders = await asyncio.to_thread(self._resolve)
-        from ..backend.threads import to_its_end
+        await asyncio.to_thread(_import_the_rest)
+        from ..backend.threads import in_daemon_thread, to_its_end
         from .store import VectorStore
+
+        # A disk may hang for ever; this thread keeps neither the loop nor the process from ending.
+        source, resolved, embedders = await in_daemon_thread(self._resolve)
 
         try:
             await resolved.backend.open()
@@ -121,8 +125,7 @@ class Opening:
         return VectorStore(resolved.backend, resolved.settings, source, embedders)
 
     def _resolve(self) -> tuple[Origin, Resolved, dict[str, Embedder | EmbedderSettings]]:
-        """Resolve what to open, and import what the store needs: all that blocks, in a thread."""
-        _import_the_rest()
+        """Resolve what to open. Blocks."""
         from ..backend.config import embedder_section
 
         source = self._source()
@@ -134,6 +137,7 @@ class Opening:
 
 
 def _import_the_rest() -> None:
+    """Import what a store needs. Takes long the first time, and waits for nothing but this."""
     for module in _HEAVY:
         importlib.import_module(module)
     # anyio loads this at its first use, which would be on the event loop. It is not public, so
@@ -160,15 +164,15 @@ async def restore(
     is no store, or the target is something else than a store (``overwrite`` replaces that too);
     UnsupportedError where the backend cannot do it.
     """
-    origin = await asyncio.to_thread(_origin, target, config, False)
-    return await restore_origin(backup, origin, overwrite=overwrite)
+    await asyncio.to_thread(_import_the_rest)
+    return await restore_origin(backup, _origin(target, config, False), overwrite=overwrite)
 
 
 async def restore_origin(backup: PathText, origin: Origin, *, overwrite: bool) -> Path | None:
     """Replace the store that an origin names by a backup, as ``restore`` does."""
-    path, backend = await asyncio.to_thread(_resolved, backup, origin)
-    from ..backend.threads import to_its_end
+    from ..backend.threads import in_daemon_thread, to_its_end
 
+    path, backend = await in_daemon_thread(partial(_resolved, backup, origin))
     backend.check_able("restore")
     return await to_its_end(backend.restore_from(path, overwrite=overwrite))
 
