@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from aiovec._http.problems import problem_of
 from aiovec.backend.context import CallContext, WriteKey, calling
-from aiovec.errors import AiovecError
+from aiovec.errors import AiovecError, EmbeddingError, StoreBusyError
 
 from .call import Call
 from .problems import RequestError
@@ -27,6 +27,8 @@ _T = TypeVar("_T")
 HEADER = "Idempotency-Key"
 RETRY_HEADER = "Idempotency-Retry"
 _KEY = re.compile(r"[!-~]{1,200}")
+# Errors of the server that ask for the same request again, with which no write was done.
+_UNDONE = (EmbeddingError, StoreBusyError)
 # Keys that are remembered of requests that may have been done.
 _MOST_SEEN = 100_000
 
@@ -86,7 +88,7 @@ class WriteKeys:
                 return await act(Request(request.scope, digested.receive))
         except (AiovecError, RequestError) as exc:
             status = exc.status if isinstance(exc, RequestError) else problem_of(exc).status
-            maybe_done = retried or status >= 500
+            maybe_done = retried or (status >= 500 and not isinstance(exc, _UNDONE))
             raise
         finally:
             if maybe_done:

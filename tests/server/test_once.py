@@ -68,6 +68,27 @@ async def test_a_store_without_keys_does_no_write_twice(tmp_path: Path) -> None:
         assert await store.count("notes") == 1
 
 
+async def test_after_a_write_that_found_the_store_busy_its_key_may_be_used_again(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("lancedb")
+    fcntl = pytest.importorskip("fcntl")
+    config = tmp_path / "aiovec.toml"
+    config.write_text("[retrieval.lancedb]\nbusy_timeout = 0.2\n")
+    target = f"lancedb://{tmp_path}/a"
+    async with (
+        aiovec.connect(target, config=config) as store,
+        serving(create_app(store=store)) as client,
+    ):
+        await store.create_table("notes", SMALL)
+        with (tmp_path / "a" / ".aiovec" / "notes.lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            for _ in range(2):
+                await client.problem("POST", RECORDS, 503, json=rows(1), headers=keyed("k"))
+        assert await client.ok("POST", RECORDS, json=rows(1), headers=keyed("k")) == {"count": 1}
+        await client.problem("POST", RECORDS, 500, json=rows(1), headers=keyed("k"))
+
+
 async def test_keys_that_cannot_be() -> None:
     async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:
         await store.create_table("notes", SMALL)
