@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
-from ..backend.threads import NoThreadError, hop, in_daemon_thread, in_thread
+from ..backend.threads import hop, in_daemon_thread, in_thread
 from .protocol import Purpose
 
 _T = TypeVar("_T")
@@ -36,32 +35,11 @@ class Caller:
         """
         call = partial(self._embedder, texts, **({"kind": kind} if self._takes_kind else {}))
         if not self.is_async:
-            return await self._in_thread(lambda: finish(call()))
+            return await in_daemon_thread(lambda: finish(call()), self._places)
         answer = await call()
         if isinstance(answer, Iterator):  # which may compute its vectors when it is read
             return await in_thread(finish, answer)
         return await hop(weight, finish, answer)
-
-    async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        """Return the result of the work.
-
-        If cancelled, return at once, but keep the place until the work has ended.
-        """
-        loop = asyncio.get_running_loop()
-
-        def job() -> _T:
-            try:
-                return work()
-            finally:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                    loop.call_soon_threadsafe(self._places.release)
-
-        await self._places.acquire()
-        try:
-            return await in_daemon_thread(job)
-        except NoThreadError:
-            self._places.release()
-            raise
 
 
 def is_async(embedder: object) -> bool:

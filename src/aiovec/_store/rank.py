@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
@@ -12,16 +14,16 @@ from operator import lt
 from types import MappingProxyType
 from typing import Any, cast
 
-import anyio
 import numpy as np
 import numpy.typing as npt
 
+from .._embed.calling import is_async
 from .._input.selection import Selection
 from .._model.arrays import Float64Array
 from .._model.records import Hit, Rank
 from .._model.schema import Metric
 from ..backend.contract import Found
-from ..backend.threads import hop
+from ..backend.threads import hop, in_daemon_thread
 from ..backend.weight import weight
 from ..errors import AiovecError, InvalidArgumentError, shown
 
@@ -266,21 +268,20 @@ def _unit(vectors: npt.NDArray[Any]) -> Float64Array:
     return vectors / np.where(norms > 0, norms, 1.0)
 
 
-async def reranked(hits: list[Hit], rerank: Rerank, threads: anyio.CapacityLimiter) -> list[Hit]:
+async def reranked(hits: list[Hit], rerank: Rerank, places: asyncio.Semaphore) -> list[Hit]:
     """Return hits in the order of a user's function, which gives scores, or hits in its own order.
 
     A plain function runs in a thread; a coroutine function is awaited.
     """
     if not hits:
         return hits
-    call = getattr(rerank, "__call__", rerank)  # noqa: B004 - an object's async __call__ counts too
     outcome: Any
-    if inspect.iscoroutinefunction(rerank) or inspect.iscoroutinefunction(call):
+    if is_async(rerank):
         outcome = await cast("Awaitable[Reranked]", rerank([*hits]))
     else:
-        # Who is cancelled leaves the function alone with its own list.
-        work = partial(rerank, [*hits])
-        outcome = await anyio.to_thread.run_sync(work, limiter=threads, abandon_on_cancel=True)
+        # Who is cancelled leaves the function alone with its own list, and in its place.
+        work = partial(copy_context().run, rerank, [*hits])
+        outcome = await in_daemon_thread(work, places)
         if inspect.isawaitable(outcome):
             outcome = await outcome
     return await hop(weight(hits), _in_order, hits, outcome, rerank)

@@ -14,8 +14,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
-import anyio
-
 from .._filters import Expr, bind
 from .._filters.tree import In, IsNull, Ref, all_of, any_of
 from .._input.arguments import check_flag, check_tuning, check_words, count_of
@@ -558,11 +556,11 @@ def _picked(
 # From the hits to the results
 
 
-async def finish(answer: Answer, threads: anyio.CapacityLimiter) -> list[Results[Hit]]:
+async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Results[Hit]]:
     """Rerank and diversify each query's hits where that was asked for; cut to the limit."""
     plan, options, lists = answer.plan, answer.plan.options, answer.hits
     if options.rerank is not None:
-        lists = [await reranked(hits, options.rerank, threads) for hits in lists]
+        lists = [await reranked(hits, options.rerank, rerank_places) for hits in lists]
     shows = plan.selection.shows_vector and not plan.hides_vector
     names = [name for name in plan.selection.columns.fields if name not in plan.added]
     columns = columns_of(plan.schema, names, hits=True, vector=shows)

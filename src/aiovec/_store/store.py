@@ -182,7 +182,7 @@ class VectorStore:
         self._current = Current(Engine(backend, settings), source)
         self._embedders = Embedders(embedders or {})
         # What an app's own code takes as long as it likes for: nothing else waits for these.
-        self._rerank_threads = anyio.CapacityLimiter(4)
+        self._rerank_places = asyncio.Semaphore(4)
         self._read_in_thread = partial(in_thread, limit=anyio.CapacityLimiter(4))
         self._process = os.getpid()
         self._loop = asyncio.get_running_loop()
@@ -994,7 +994,7 @@ class VectorStore:
             with renewed(bool(made)):  # the embedder has time limits of its own
                 return await answer(engine, handle, operation, options, effort, plan, ask)
 
-        return await finish(await self._on_table(operation, search), self._rerank_threads)
+        return await finish(await self._on_table(operation, search), self._rerank_places)
 
     async def search_like(
         self,
@@ -1042,7 +1042,7 @@ class VectorStore:
             return await answer(engine, handle, operation, options, 0, plan, ask_vectors)
 
         found = await self._on_table(operation, search)
-        return (await finish(found, self._rerank_threads))[0]
+        return (await finish(found, self._rerank_places))[0]
 
     async def _vectors_of(
         self, engine: Engine, handle: TableHandle, texts: Mapping[int, str], model: str | None

@@ -136,12 +136,22 @@ def settle_future(done: asyncio.Future[Any], result: object, error: BaseExceptio
         done.set_result(result)
 
 
-async def in_daemon_thread(work: Callable[[], _T]) -> _T:
+async def in_daemon_thread(work: Callable[[], _T], places: asyncio.Semaphore | None = None) -> _T:
     """Return the result of a function that runs in a daemon thread, beside any number of others.
 
-    When cancelled it returns at once, and the function runs on unheard.
+    When cancelled it returns at once, and the function runs on unheard. With ``places`` it waits
+    for one of them first, which it holds until the function has ended.
     """
-    return await _in_daemon_thread(work)
+    if places is None:
+        return await _in_daemon_thread(work)
+    await places.acquire()
+    try:
+        done = _in_daemon_thread(work)
+    except NoThreadError:
+        places.release()
+        raise
+    done.add_done_callback(lambda _: places.release())
+    return await asyncio.shield(done)
 
 
 def thread_limiter() -> anyio.CapacityLimiter:
