@@ -1,7 +1,7 @@
 """Open a store, or replace one by a backup.
 
-Importing this module imports little: NumPy, pyarrow and the backends come when a store is opened,
-in a thread.
+Importing this module imports little: pyarrow, pydantic and the backends come when a store is
+opened, in a thread.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ class Opening:
             raise RuntimeError("one connect() opens one store; call connect() again for another")
         self._used = True
         await asyncio.to_thread(_import_the_rest)
-        from ..backend.threads import in_daemon_thread, to_its_end
+        from ..backend.threads import in_daemon_thread
+        from .current import close_after
         from .store import VectorStore
 
         # A disk may hang for ever; this thread keeps neither the loop nor the process from ending.
@@ -117,10 +118,7 @@ class Opening:
         try:
             await resolved.backend.open()
         except BaseException as exc:
-            try:
-                await to_its_end(resolved.backend.close())
-            except Exception as unclosed:  # noqa: BLE001 - the first failure is the one to tell
-                exc.add_note(f"closing it failed too: {unclosed!r}")
+            await close_after(resolved.backend, exc)
             raise
         return VectorStore(resolved.backend, resolved.settings, source, embedders)
 

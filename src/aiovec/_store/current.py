@@ -48,7 +48,7 @@ REFUSALS = (
 """Errors of calls that do not fit the table's schema. Another process may have altered it."""
 
 MOST_ATTEMPTS = 20
-"""How often a call begins anew because its table was altered, or its store moved, meanwhile."""
+"""Attempts of one call whose table was altered, or whose store moved, meanwhile."""
 
 
 class Engine:
@@ -198,12 +198,11 @@ class Current:
                 # to those who write: all rows have been there since the mark.
                 if not backend.read_only:
                     await moves.arrive(mark.run, mark.generation)
-        except BaseException:
-            await to_its_end(backend.close())
+            if self._closed:
+                raise StoreClosedError(backend.target)
+        except BaseException as exc:
+            await close_after(backend, exc)
             raise
-        if self._closed:
-            await to_its_end(backend.close())
-            raise StoreClosedError(backend.target)
         self.engine = Engine(backend, resolved.settings)
         self._retired[left] = asyncio.ensure_future(self._retire(left))
         if LOG.isEnabledFor(logging.INFO):  # an app's handler may wait for a file or a terminal
@@ -241,6 +240,17 @@ class Current:
         """End the upkeep that a ``close`` does, if any is under way: nobody waits for it."""
         if self._finishing is not None:
             self._finishing.cancel()
+
+
+async def close_after(backend: Backend, failure: BaseException) -> None:
+    """Close a backend that could not be opened, or is not wanted any more.
+
+    The failure is the one to tell: an error of the closing becomes a note of it.
+    """
+    try:
+        await to_its_end(backend.close())
+    except Exception as unclosed:  # noqa: BLE001 - whatever it is
+        failure.add_note(f"closing it failed too: {unclosed!r}")
 
 
 def _check_place(mark: MoveMark, left: Backend, resolved: Resolved) -> None:
