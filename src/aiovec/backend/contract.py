@@ -245,8 +245,8 @@ class Backend(ABC):
     """Its name in the TOML."""
 
     abilities: frozenset[str] = frozenset()
-    """What it is able to do, by the names of ``ABILITIES``, and "bulk-load". The abilities with
-    methods: "text", "indexes", "changes", "snapshots", "backup", "restore", "moves", "bulk-load".
+    """The abilities of the backend: names of ``ABILITIES``, and "bulk-load". Those with methods:
+    "text", "indexes", "changes", "snapshots", "backup", "restore", "moves", "bulk-load".
 
     - "once": the key of a write (``write_key``) is committed with it, so that a write which is
       repeated under its key is not done twice.
@@ -508,7 +508,7 @@ class Backend(ABC):
     def check_able(self, ability: str) -> None:
         """Raise UnsupportedError unless the backend has the ability."""
         if not self.supports(ability):
-            raise UnsupportedError(ability, self.name)
+            raise self._lacks(ability)
 
     def _lacks(self, ability: str) -> UnsupportedError:
         return UnsupportedError(ability, self.name)

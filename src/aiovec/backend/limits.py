@@ -1,4 +1,4 @@
-"""How long a call may wait, and what may run at once.
+"""Bounds on how long a call may wait, and on what may run at once.
 
 A call has one ``Deadline``, which counts from its start for all its waits together. It waits at a
 ``Gate``, which lets in so many calls, or calls with so many bytes, in the order in which they came.
@@ -247,13 +247,6 @@ class Gate:
                 self._admit()
             raise
 
-    def _resize(self, place: Place, size: int) -> None:
-        if self.memory is not None:
-            size = min(size, self.memory)
-        self.used += size - place.size
-        place.size = size
-        self._admit()
-
     def _leave(self, place: Place) -> None:
         self._within -= 1
         self.used -= place.size
@@ -300,11 +293,6 @@ class Place:
         if self.is_held:
             self.is_held = False
             self._gate._leave(self)
-
-    def resize(self, size: int) -> None:
-        """Count so many bytes from now on, which turned out to be needed. Waits for none."""
-        if self.is_held:
-            self._gate._resize(self, size)
 
 
 def copy_of_error(error: Exception) -> Exception:
