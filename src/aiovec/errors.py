@@ -72,7 +72,7 @@ def _rebuild(cls: type[AiovecError], args: tuple[Any, ...], facts: dict[str, Any
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """How a server answers a request that fails with an error of this class."""
+    """The answer of a server to a request that fails with an error of this class."""
 
     status: int
     title: str

@@ -1,4 +1,4 @@
-"""What is read from TOML and environment, and what is said about what cannot be."""
+"""Settings from TOML and the environment, and the errors about wrong ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an open store belongs to: the event loop that opened it, and the place that it found."""
+"""An open store belongs to the event loop that opened it, and to the place that it found."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_targets_that_hold_secrets(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_a_place_that_cannot_be_reached(config: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What LanceDB says of its options and of the address."""
+    """Errors of LanceDB about its options and the address."""
     pytest.importorskip("lancedb")
     for arguments in (["tables"], ["doctor"], ["migrate", "run", "--to", "sqlite"]):
         finished = run(*arguments, "--config", config)

@@ -1,4 +1,4 @@
-"""What a target's text means, and paths that belong to another kind of store."""
+"""The meaning of a target's text, and paths that belong to another kind of store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a call may wait, what may run at once, and work in threads."""
+"""Bounds on the waiting of calls and on what runs at once, and work in threads."""
 
 from __future__ import annotations
 

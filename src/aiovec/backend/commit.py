@@ -114,7 +114,7 @@ class Committer(ABC, Generic[_Call]):
     """The store's name in errors."""
 
     busy: str | None = None
-    """Who keeps it from committing now, other than writes of this store; for errors."""
+    """The reason why it cannot commit now, other than writes of this store; for errors."""
 
     @abstractmethod
     async def take(self) -> Callable[[], None] | None:

@@ -1,4 +1,4 @@
-"""What a call from another process demands: the state of its table, and a write that is done once.
+"""Demands of a call from another process: the state of its table, a write that is done once.
 
 A server runs the calls of its clients within ``calling``. A call that was made for one state of a
 table fails where the table has another, and a write with a key is done once, however often it is

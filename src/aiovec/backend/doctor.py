@@ -1,4 +1,4 @@
-"""What ``aiovec doctor`` reports: the installed packages, their faults, and the cures.
+"""The report of ``aiovec doctor``: the installed packages, their faults, and the cures.
 
 Each backend adds its own findings by ``BackendPlugin.findings``.
 """
