@@ -415,7 +415,7 @@ def exported_batch(
         one = layout.field(name)
         column = _checked(rows, name, one.type, nullable=one.nullable)
         if name == schema.vector:
-            _check_vectors(column, schema)
+            _check_vectors(column)
         elif name in schema.fields:
             _refuse_nan(name, schema.fields[name], column)
     try:
@@ -432,7 +432,7 @@ def _part_of(layout: pa.Schema, names: Sequence[str]) -> pa.Schema:
     return pa.schema([layout.field(name) for name in names], metadata=layout.metadata)
 
 
-def _check_vectors(column: pa.FixedSizeListArray, schema: Schema) -> None:
+def _check_vectors(column: pa.FixedSizeListArray) -> None:
     if column.drop_null().flatten().null_count:
         raise WireError("a vector has a null in it")
     if not np.isfinite(to_matrix(column.drop_null())).all():

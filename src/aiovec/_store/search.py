@@ -248,7 +248,6 @@ def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) ->
 
 def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextClause, ...]:
     """Return the clauses of a keyword search that this backend can answer on this table."""
-    backend.check_able("text")
     if not text_fields(handle.schema):
         raise UnsupportedError(
             "text", backend.name,
@@ -386,7 +385,7 @@ async def ask_words(backend: Backend, handle: TableHandle, plan: Plan) -> Answer
     answer, text = Answer(plan), cast("TextQuery", plan.text)
 
     async def ask(where: Expr | None, count: int) -> _Asked:
-        found = await _found_words(backend, handle, replace(text, limit=count))
+        found = await _found_words(backend, handle, replace(text, limit=count, where=where))
         hits = await hop(weight(found), partial(answer.ranked, found, count, by_vector=False))
         return hits, len(hits) < count
 
