@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .._filters.tree import Ref
-from .._input.arguments import check_count, check_tuning
+from .._input.arguments import check_tuning, count_of
 from .._input.rows import check_ids, check_patch
 from .._input.selection import order_keys, value_ref
 from .._input.vectors import many_queries
@@ -64,9 +64,7 @@ def state_in(facts: Facts) -> str:
 
 def limit_in(facts: Facts, name: str, *, least: int = 1) -> int:
     """Return a number of rows."""
-    value = facts.get(name)
-    check_count(name, value, least=least)
-    return min(one_of(facts, name, int), 2**62)
+    return min(count_of(name, facts.get(name), least=least), 2**62)
 
 
 def key_in(facts: Facts) -> WriteKey | None:

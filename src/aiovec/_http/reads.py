@@ -29,7 +29,6 @@ from . import arguments as given
 from .served import Call, Part, done
 from .wire import Message, table_of_found, table_of_rows
 
-_LARGEST_BATCH = 2**31 - 1
 # Reading one kind of search takes as long as so many values, for ``hop``.
 _EFFORT_OF_A_KIND = 10
 
@@ -128,7 +127,7 @@ class Reads(Part):
         """Yield the batches of an export, each with its cursor."""
         facts = asked.facts
         after = given.cursor_in(facts)
-        size = min(given.limit_in(facts, "batchSize"), _LARGEST_BATCH)
+        size = given.limit_in(facts, "batchSize")
         name = check_table_name(facts.get("table"))
         conditions = CallContext(state=given.state_in(facts))
 

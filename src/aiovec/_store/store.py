@@ -823,7 +823,7 @@ class VectorStore:
         holds its snapshot until it is collected. A store has eight open at most; a further one
         waits for its turn, ``busy_timeout`` at most.
         """
-        batch_size = min(count_of("batch_size", batch_size), _LARGEST_BATCH)
+        batch_size = count_of("batch_size", batch_size)
         if after is not None and not isinstance(after, bytes):
             raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
         names = selected_names(select)
@@ -858,8 +858,9 @@ class VectorStore:
                         await engine.check_current(handle)
                         raise
                     batches = engine.backend.export(
-                        handle, where=where, columns=columns, after=after, batch_size=batch_size
-                    )
+                        handle, where=where, columns=columns, after=after,
+                        batch_size=min(batch_size, _LARGEST_BATCH),
+                    )  # fmt: skip
                     self._exports.add(batches)
                     async with aclosing(batches):
                         async for batch, cursor in batches:
@@ -985,7 +986,7 @@ class VectorStore:
         async def search(engine: Engine, handle: TableHandle) -> Answer:
             check_model(handle, options.model)
             made = {}
-            if words is not None:
+            if words is not None:  # before any text is embedded
                 engine.backend.check_able("text")
             if texts:
                 made = await self._vectors_of(engine, handle, texts, options.model)

@@ -26,7 +26,7 @@ from ..errors import AiovecError
 _T = TypeVar("_T")
 
 INLINE_LIMIT = 2000
-"""What may be done on the event loop, in values that Python code touches: about a millisecond.
+"""The most work done on the event loop, in values that Python code touches: about a millisecond.
 
 A hop to a thread and back takes a tenth of that."""
 
@@ -188,11 +188,9 @@ async def in_thread(
         return done.result()
 
 
-async def hop(
-    weight: int, work: Callable[..., _T], *args: object, stop: Callable[[], object] | None = None
-) -> _T:
+async def hop(weight: int, work: Callable[..., _T], *args: object) -> _T:
     """Do the work here if it touches few values, else in a thread."""
-    return work(*args) if weight <= INLINE_LIMIT else await in_thread(work, *args, stop=stop)
+    return work(*args) if weight <= INLINE_LIMIT else await in_thread(work, *args)
 
 
 # Tasks
