@@ -16,7 +16,6 @@ TOML = '[retrieval]\nbackend = "sqlite"\nsqlite_path = "a.db"\nlancedb_url = "a.
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 async def test_who_is_held_on_the_old_place_is_told_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
