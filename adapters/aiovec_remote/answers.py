@@ -39,8 +39,6 @@ class Served:
 
     backend: str = ""
     abilities: frozenset[str] = frozenset()
-    keeps_keys: bool = False
-    """A write that is repeated under its key finds what became of the first."""
 
 
 def nothing(answer: Message) -> None:
@@ -48,10 +46,10 @@ def nothing(answer: Message) -> None:
 
 
 def served_in(answer: Message) -> Served:
-    types: _Types = {"backend": (str,), "abilities": (list,), "keepsKeys": (bool,)}
+    types: _Types = {"backend": (str,), "abilities": (list,)}
     told = _typed(answer.facts, types, "the answer")
     abilities = frozenset(_texts(told["abilities"], "abilities"))
-    return Served(told["backend"], abilities, told["keepsKeys"])
+    return Served(told["backend"], abilities)
 
 
 def names_in(answer: Message) -> list[str]:

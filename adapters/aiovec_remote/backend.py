@@ -62,8 +62,6 @@ _T = TypeVar("_T")
 
 # Writing calls that check or send their rows at once, in 64 MiB together.
 _WRITES_AT_ONCE = 1024
-# Characters of a filter that take as long to write as one value does to check.
-_CHARACTERS_A_VALUE = 32
 # States of a table that one write is asked for.
 _MOST_STATES = 5
 # Errors of a repeat that did not come as far as the store.
@@ -106,7 +104,7 @@ class RemoteBackend(Backend):
         except WireError as exc:
             raise self._client.unreadable(exc) from exc
         self._mark = self._client.store_mark
-        self._client.repeats_writes = self._served.keeps_keys
+        self._client.repeats_writes = self.supports("once")
 
     async def close(self) -> None:
         if os.getpid() == self._process:

@@ -107,9 +107,8 @@ class Client:
     ) -> Message:  # fmt: skip
         """Return the answer to a call that reads; to one that writes, under its key.
 
-        ``long`` calls may take any time. Without
-        ``tries`` a server that cannot be reached is an error at once. ``retried`` says of a write
-        that it may have been done by an earlier call.
+        ``long`` calls may take any time. Without ``tries`` a server that cannot be reached is an
+        error at once. ``retried`` says of a write that it may have been done by an earlier call.
         """
         self.check_open()
         kind, body = await hop(weight(message), pack, message)

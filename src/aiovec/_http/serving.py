@@ -125,12 +125,8 @@ class ServedCalls:
     async def _open(self, asked: Message) -> Message:
         async def look(engine: Engine) -> Message:
             await engine.backend.ping()
-            return Message({
-                "backend": engine.backend.name,
-                "abilities": self._abilities(engine),
-                "keepsKeys": engine.backend.supports("once"),
-                "readOnly": self.store.read_only,
-            })  # fmt: skip
+            abilities = self._abilities(engine)
+            return Message({"backend": engine.backend.name, "abilities": abilities})
 
         return await self.store._call(Operation("ping"), look)
 
