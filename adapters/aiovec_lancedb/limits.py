@@ -1,4 +1,4 @@
-"""The numbers that a store's work goes by, each with its reason. Tests pass others."""
+"""The numbers that a store's work goes by, each with its reason."""
 
 from __future__ import annotations
 

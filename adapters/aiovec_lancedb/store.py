@@ -56,7 +56,6 @@ from . import (
 )
 from .backup import Moment, copy_beside, put_in_place, remove_folder, write_backup
 from .bulk import Load
-from .clock import Clock
 from .export import Export, whole_rows
 from .index import (
     info,
@@ -101,12 +100,8 @@ class LancedbBackend(Backend):
         self,
         target: str | Path,
         settings: LancedbSettings,
-        limits: Limits | None = None,
-        clock: Clock | None = None,
     ) -> None:
-        """The clock is that of work in the background."""
-        self._limits = limits or Limits()
-        self._clock = clock or Clock()
+        self._limits = Limits()
         self._target = StoreTarget(str(target))
         self._settings = settings
         self._admission = ReadAdmission(settings.busy_timeout)
@@ -128,7 +123,6 @@ class LancedbBackend(Backend):
             self._commit,
             self._no_upkeep,
             self._limits.index,
-            self._clock,
         )
         self._writers: Writers | None = None
         self._housekeeper: Housekeeper | None = None
@@ -181,7 +175,6 @@ class LancedbBackend(Backend):
                 self._settings.busy_timeout,
                 self._indexing.look,
                 self._limits.upkeep,
-                self._clock,
             )
 
     async def _check_there(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,6 @@ from aiovec.backend.limits import renewed
 from aiovec.backend.threads import wait_out
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, StoreClosedError
 
-from ..clock import Clock
 from ..limits import IndexLimits
 from ..session import Opened, Session
 from ..tables import AlterField
@@ -76,10 +76,8 @@ class Indexing:
         write: Callable[[str, WriteOperation], Awaitable[Any]],
         alone: Callable[[str], AbstractAsyncContextManager[None]],
         limits: IndexLimits,
-        clock: Clock,
     ) -> None:
         self._limits = limits
-        self._clock = clock
         self._session = session
         self._settings = settings
         self._builder = Builder(session, settings, limits, write)
@@ -162,7 +160,7 @@ class Indexing:
         state = self._state(handle.name)
         state.handle = handle
         state.added += rows
-        state.last_write = self._clock.now()
+        state.last_write = time.monotonic()
         if loading:
             state.put_off_since = state.last_write
         if state.added < state.look_after or state.tasks or self._closed:
@@ -203,7 +201,7 @@ class Indexing:
         if index is None or index.tuned.measured or self._closed:
             return
         state = self._state(handle.name)
-        if state.tasks or index.uuid in state.tried or self._clock.now() < state.rest_until:
+        if state.tasks or index.uuid in state.tried or time.monotonic() < state.rest_until:
             return
         state.tried.add(index.uuid)
         self._start(handle, self._tend_quietly(handle, state))
@@ -224,10 +222,10 @@ class Indexing:
                 state.put_off_since + self._limits.longest_wait,
             )
             begins = max(begins, state.looks_from)
-            wait = begins - self._clock.now()
+            wait = begins - time.monotonic()
             if wait <= 0:
                 break
-            await self._clock.sleep(wait)
+            await asyncio.sleep(wait)
         # Where others are at it, the next writes bring it here again.
         with suppress(StaleTableError, StoreClosedError, StoreBusyError):
             await self._tend(handle)
@@ -256,12 +254,12 @@ class Indexing:
 
         Return whether it has one that aiovec built.
         """
-        state, began = self._state(handle.name), self._clock.now()
+        state, began = self._state(handle.name), time.monotonic()
         fresh = await current(self._session, handle)
         table = await self._session.opened(fresh)
         mark = await extremes.mark_of(self._session, table)
         state.extreme = await extremes.extreme_id(self._session, table, state.extreme)
-        ended = self._clock.now()
+        ended = time.monotonic()
         state.looks_from = ended + self._limits.rest * (ended - began)
         if state.extreme is not None or mark is None:
             return False
@@ -288,9 +286,9 @@ class Indexing:
         ]
 
     async def _measure(self, handle: TableHandle) -> None:
-        began = self._clock.now()
+        began = time.monotonic()
         await self._builder.measure(handle, self._telling(handle))
-        ended = self._clock.now()
+        ended = time.monotonic()
         self._state(handle.name).rest_until = ended + self._limits.rest * (ended - began)
 
     async def _due(self, handle: TableHandle) -> set[str]:

@@ -149,7 +149,6 @@ class PayloadValue:
     """The value at a path. Each method gives SQL that is NULL where the type does not fit."""
 
     def __init__(self, path: Sequence[str]) -> None:
-        self._path = path
         containers = ["payload"]
         for key in path:
             containers.append(f"json_get({containers[-1]}, {text(key)})")

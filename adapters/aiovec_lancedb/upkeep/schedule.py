@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.limits import Place, current_deadline, renewed
@@ -35,7 +35,6 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
-from ..clock import Clock
 from ..errors import is_read_only
 from ..index.fields import lacking
 from ..index.info import unindexed_rows
@@ -47,9 +46,6 @@ from ..tables import IndexFields
 from ..writer import CheckFiles, WriteOperation
 from .retention import Pins, Retention, Version, versions_of
 from .tidy import FULL_FILE, Tidying, TidyingOperation
-
-if TYPE_CHECKING:
-    pass
 
 
 class Tidied(NamedTuple):
@@ -116,7 +112,7 @@ class _UpkeepState:
     wrote: bool = False
 
     def next_look(self, limits: UpkeepLimits) -> float:
-        """When to look at it again, on the clock of the housekeeper."""
+        """Return when to look at it again, by ``time.monotonic``."""
         at = float("inf") if self.look_at is None else self.look_at
         if self.commits >= limits.commits:
             at = 0.0
@@ -172,7 +168,6 @@ class Housekeeper:
     busy_timeout: float
     look_at_indexes: Callable[[TableHandle], Awaitable[None]]
     limits: UpkeepLimits
-    clock: Clock
     _tables: dict[str, _UpkeepState] = field(default_factory=dict)
     _locks: dict[str, TaskLock] = field(default_factory=dict)
     _held: set[str] = field(default_factory=set)
@@ -196,7 +191,7 @@ class Housekeeper:
         state = self._tables.setdefault(table, _UpkeepState())
         state.commits += 1
         state.wrote = True
-        state.last_commit = self.clock.now()
+        state.last_commit = time.monotonic()
         if not self._start() and state.commits == self.limits.commits:
             self._wake.set()
 
@@ -207,7 +202,7 @@ class Housekeeper:
         self._known.add(table)
         self._unseen.append(table)
         if len(self._unseen) == 1:
-            self._next_unseen = self.clock.now() + self.limits.quiet
+            self._next_unseen = time.monotonic() + self.limits.quiet
         if not self._start():
             self._wake.set()
 
@@ -244,7 +239,7 @@ class Housekeeper:
     async def _run(self) -> None:
         while (name := await self._next()) is not None:
             state = self._tables.setdefault(name, _UpkeepState())
-            began = self.clock.now()
+            began = time.monotonic()
             quiet = (
                 self._finishing
                 or state.commits < self.limits.commits
@@ -266,8 +261,8 @@ class Housekeeper:
                 text = "upkeep of the table %r failed and will be tried again: %s"
                 await in_thread(LOG.warning, text, name, exc)
                 state.failed += 1
-                state.look_at = self.clock.now() + 60
-            ended = self.clock.now()
+                state.look_at = time.monotonic() + 60
+            ended = time.monotonic()
             if not quiet and state.look_at is None:
                 state.look_at = ended + self.limits.quiet  # these may have been the last
             state.rest_until = ended + self.limits.rest * (ended - began)
@@ -277,7 +272,7 @@ class Housekeeper:
     async def _next(self) -> str | None:
         """Wait for the next table to look at; None where there is none left."""
         while True:
-            now = self.clock.now()
+            now = time.monotonic()
             if self._finishing:
                 return next((name for name, state in self._tables.items() if state.wrote), None)
             due = [(state.next_look(self.limits), name) for name, state in self._tables.items()]
@@ -288,7 +283,9 @@ class Housekeeper:
                 return None
             if at > now:
                 self._wake.clear()
-                await self.clock.wait(self._wake, at - now)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(at - now):
+                        await self._wake.wait()
             elif name is not None:
                 return name
             else:
@@ -302,7 +299,7 @@ class Housekeeper:
             await self.look_at_indexes(handle)
         rest = await in_thread(self._rest_of, handle)
         if rest > 0:
-            state.look_at = self.clock.now() + rest
+            state.look_at = time.monotonic() + rest
             return
         await self._index_fields(handle)
         table = await self.session.opened(handle)
@@ -310,25 +307,25 @@ class Housekeeper:
         # Others may be writing, of whom nothing is seen but the versions that they make.
         if quiet and number != state.seen_version and not self._finishing:
             state.seen_version, quiet = number, False
-            state.look_at = self.clock.now() + self.limits.quiet
+            state.look_at = time.monotonic() + self.limits.quiet
         shape = Shape.of(await self.session.run(table.lance.stats()))
         if not await self._is_due(table, number, shape, state, quiet=quiet):
             return
         if not await self._take_lock(name):
-            state.look_at = self.clock.now() + 5  # another process is at it
+            state.look_at = time.monotonic() + 5  # another process is at it
             return
         try:
             async with AsyncExitStack() as stack:
                 try:
                     await stack.enter_async_context(self._share(handle, shape))
                 except StoreBusyError:  # large reads have the memory: nothing was in vain
-                    state.look_at = self.clock.now() + self.limits.quiet
+                    state.look_at = time.monotonic() + self.limits.quiet
                     return
                 alone = state.failed >= self.limits.attempts
                 await self._tidy(handle, shape, alone=alone, now=False)
         except (StoreBusyError, TimeoutError) as exc:
             state.failed += 1
-            state.look_at = self.clock.now() + self.limits.quiet * 2 ** min(state.failed, 8)
+            state.look_at = time.monotonic() + self.limits.quiet * 2 ** min(state.failed, 8)
             text = "upkeep of the table %r could not run and will be tried again: %s"
             await in_thread(LOG.debug, text, name, exc)
             return
@@ -366,7 +363,7 @@ class Housekeeper:
         """Look again at versions that somebody might be reading, when nobody does any more."""
         if len(versions) > self.retention.most + self.limits.over:
             state.look_at = (
-                self.clock.now() + self.retention.grace.total_seconds() + self.limits.quiet
+                time.monotonic() + self.retention.grace.total_seconds() + self.limits.quiet
             )
 
     def _rest_of(self, handle: TableHandle) -> float:
