@@ -47,7 +47,7 @@ BAD_ROWS: dict[type[Exception], list[dict[str, Any]]] = {
         {"embedding": vector}
         for vector in (
             [1.0, float("nan"), 0, 0], [1.0, float("inf"), 0, 0], [1e39, 0, 0, 0], [0.0] * DIM,
-            None, "1234", ["a", "b", "c", "d"], [1.0, None, 0, 0],
+            None, "1234", ["a", "b", "c", "d"], [1.0, None, 0, 0], np.array(1.0),
         )
     ],
     InvalidRowError: [
@@ -57,7 +57,8 @@ BAD_ROWS: dict[type[Exception], list[dict[str, Any]]] = {
         ),
         {"name": 1}, {"name": "\ud800"}, {"year": "1"}, {"year": 1.5}, {"year": True},
         {"year": 2**63}, {"score": float("nan")}, {"score": 2**53 + 1}, {"score": 10**400},
-        {"score": np.int64(-(2**53) - 1)}, {"score": "1.5"}, {"live": 1},
+        {"score": np.int64(-(2**53) - 1)}, {"score": np.uint64(2**64 - 1)}, {"score": "1.5"},
+        {"live": 1},
         {"seen": datetime(2024, 1, 1)},  # noqa: DTZ001 - the missing zone is the fault
         {"seen": "yesterday"}, {"tags": "ab"}, {"tags": [1]}, {"tags": ["a", None]},
         {"extra": b"x"}, {"x": [float("nan")]}, {"extra": {1}}, {"x": 2**64}, {"x": {1: 1}},
@@ -225,6 +226,7 @@ async def test_lists_of_what_is_no_number(store: VectorStore) -> None:
         ("nums", np.array(1)), ("nums", np.array([True])), ("weights", [nan]),
         ("weights", np.array([1.0, nan])), ("weights", ["1"]), ("weights", [None, 1.0]),
         ("weights", [10**400]), ("weights", [True]), ("weights", 0.5),
+        ("weights", [0.5, np.uint64(2**64 - 1)]),
     )  # fmt: skip
     good = {"id": "a", "embedding": [1.0] * DIM}
     for name, value in wrong:

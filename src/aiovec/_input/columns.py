@@ -114,6 +114,9 @@ _ACCEPTED: dict[Kind, tuple[tuple[type, ...], str]] = {
     "list[float]": (_LISTS, "a list of numbers"),
 }
 _FLAGS = (bool, np.bool_)
+_UNSIGNED = {np.dtype(code).type for code in np.typecodes["UnsignedInteger"]}
+# Every whole number up to here is a float too.
+_MOST_IN_A_FLOAT = 2**53
 
 
 def field_column(name: str, field: Field, values: Any, locate: RowLocator) -> pa.Array:
@@ -158,7 +161,13 @@ def _from_python(field: Field, values: Sequence[Any]) -> pa.Array:
 def _check_types(values: Sequence[Any], kind: Kind, within: Kind | None = None) -> None:
     """Refuse values of other types, some of which pyarrow would convert; None only by itself."""
     accepted, words = _ACCEPTED[kind]
-    for one in set(map(type, values)).difference(accepted):
+    kinds = set(map(type, values))
+    if kind == "float" and not kinds.isdisjoint(_UNSIGNED):
+        # pyarrow reads them as signed: the largest one as -1.
+        for value in values:
+            if type(value) in _UNSIGNED and value > _MOST_IN_A_FLOAT:
+                raise ValueError(f"must be {words}; {value} is beyond 2**53")
+    for one in kinds.difference(accepted):
         if one is type(None) and within is None:
             continue
         if issubclass(one, accepted) and (kind == "bool" or not issubclass(one, _FLAGS)):

@@ -199,7 +199,7 @@ def _is_masked(vector: object) -> bool:
 
 def _numbers(vector: Any, name: str) -> Any:
     """Return a vector as something that NumPy reads as numbers, or raise ValueError."""
-    if isinstance(vector, (list, tuple, np.ndarray)):
+    if isinstance(vector, (list, tuple, np.ndarray)) and is_iterable(vector):
         if _is_masked(vector):
             raise ValueError("has a masked value in it")
         if len(vector) and isinstance(vector[0], (bool, np.bool_)):
