@@ -41,18 +41,16 @@ class Embedders:
     async def find(self, name: str, settings: RetrievalSettings) -> Batcher | None:
         """Return the embedder, made at its first use; None where there is none of this name."""
         async with self._making:
-            if self._closed is not None:
-                raise self._closed()
             given = self._given.get(name) or settings.embedders.get(name)
-            if name in self._batchers or given is None:
-                return self._batchers.get(name)
-            if callable(given):
-                made = Batcher(name, given, _limits_of(given))
-            else:
-                made = await in_thread(_batcher, name, given)
-                self._made.append(made)
-            self._batchers[name] = made
-            return made
+            if name not in self._batchers and given is not None:
+                if callable(given):
+                    self._batchers[name] = Batcher(name, given, _limits_of(given))
+                else:
+                    self._batchers[name] = await in_thread(_batcher, name, given)
+                    self._made.append(self._batchers[name])
+            if self._closed is not None:  # perhaps while it was made
+                raise self._closed()
+            return self._batchers.get(name)
 
     async def of_table(
         self, handle: TableHandle, embed: Embed, settings: RetrievalSettings, model: str | None
