@@ -253,3 +253,13 @@ async def test_a_cancelled_call_of_aio_has_ended(store: sync.Store) -> None:
     store.close()
     with pytest.raises(StoreClosedError):
         await sync.aio(store, lambda inner: inner.count("notes"))
+
+
+def test_a_store_lives_as_long_as_an_export_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with sync.connect(path) as store:
+        store.create_table("notes", SMALL)
+        store.insert("notes", small_rows(10))
+    batches = sync.connect(path).table("notes").export(batch_size=4)
+    with pytest.warns(ResourceWarning, match="never closed"):
+        assert sum(batch.num_rows for batch in batches) == 10

@@ -64,12 +64,13 @@ def _iterating(
     def call(
         self: _Blocking[_A], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> Generator[_R, None, None]:
-        return _iterated(self._portal, method(self._awaited, *args, **kwargs))
+        return _iterated(self, method(self._awaited, *args, **kwargs))
 
     return call
 
 
-def _iterated(portal: Portal, items: AsyncGenerator[_R, None]) -> Generator[_R, None, None]:
+def _iterated(face: _Blocking[Any], items: AsyncGenerator[_R, None]) -> Generator[_R, None, None]:
+    portal = face._portal  # the store itself is not collected, and closed, before its iterator
     ended = object()
     try:
         while (item := portal.run(lambda: anext(items, ended))) is not ended:
