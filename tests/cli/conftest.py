@@ -1,4 +1,4 @@
-"""What the tests of the command share: a folder, a store in it, and a TOML file that names it."""
+"""Shared by the tests of the command: a folder, a store in it, and a TOML file that names it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def vector_of(text: str, dim: int = DIM) -> list[float]:
 
 
 class Request:
-    """What came in: the headers in lower case, and the document."""
+    """A request that came in: the headers in lower case, and the document."""
 
     def __init__(self, head: str, body: bytes) -> None:
         first, *lines = head.split("\r\n")
@@ -34,7 +34,7 @@ class Request:
 
 
 class Reply:
-    """What goes out. ``cut`` closes the connection after so many bytes of the body."""
+    """An answer. ``cut`` closes the connection after so many bytes of the body."""
 
     def __init__(
         self,

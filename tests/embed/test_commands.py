@@ -45,7 +45,7 @@ def written(form: str) -> Path:
 
 
 def test_import_makes_vectors_and_rejects_rows_without_a_text(run: Run) -> None:  # noqa: F811
-    """Whether the table has the embedder, or the schema that is given with the file."""
+    """By a schema that is given with the file, or else the one that the table has."""
     schema = Schema(256, fields={"body": str}, embed=Embed("body", "small"))
     Path("schema.json").write_text(json.dumps(schema.to_dict()))
     for form, options in (

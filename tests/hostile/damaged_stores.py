@@ -85,7 +85,7 @@ def damage(whole: Path, chance: random.Random) -> str:
 
 
 async def try_all(target: str) -> str:
-    """Whether something was told; an error that is not ours is raised."""
+    """Return whether something was told; an error that is not ours is raised."""
     told = "answered"
     try:
         async with aiovec.connect(target) as store:

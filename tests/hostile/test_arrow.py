@@ -22,7 +22,7 @@ SCHEMA = Schema(2, fields={"name": str, "tags": list[str], "year": int})
 
 
 def run_mutants(first: int, count: int) -> str:
-    """What becomes of so many mutants, in a process of their own."""
+    """Return what becomes of so many mutants, in a process of their own."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.hostile.arrow_mutants", str(first), str(count)],
         cwd=ROOT, capture_output=True, text=True, timeout=3000, check=False,

@@ -19,7 +19,7 @@ _READER = InMemoryMetricReader()
 
 
 class Spans:
-    """What was exported since the test began, in the order in which it ended."""
+    """The spans that were exported since the test began, in the order in which they ended."""
 
     def all(self) -> list[ReadableSpan]:
         return list(_EXPORTER.get_finished_spans())
@@ -36,7 +36,7 @@ class Spans:
 
 
 class Metrics:
-    """What the instruments hold: sums since the first test, so ask for one store's."""
+    """The values of the instruments: sums since the first test, so ask for one store's."""
 
     def points(self, name: str, **attributes: object) -> list[Any]:
         """The points of a metric that have at least these attributes, with ``__`` for a dot."""

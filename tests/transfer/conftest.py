@@ -15,5 +15,5 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def store(folder: Path) -> Path:
-    """Where a store will be."""
+    """A place for a store."""
     return folder / "store.db"

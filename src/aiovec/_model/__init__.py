@@ -1,1 +1,1 @@
-"""What rows, schemas and results are: the layer that imports nothing of aiovec but its errors."""
+"""Rows, schemas and results: the layer that imports nothing of aiovec but its errors."""

@@ -167,7 +167,7 @@ def legal_vector(name: str) -> str:
 
 
 def vector_length(value: Any) -> int | None:
-    """How long a vector is; None for what is none."""
+    """Return the length of a vector; None for what is none."""
     kinds = set(map(type, value)) if isinstance(value, list) else set()
     return len(value) if kinds and kinds <= {int, float} else None
 

@@ -104,5 +104,5 @@ def _by_suffix(path: Path) -> str:
 
 
 def sidecar_of(path: Path) -> Path:
-    """Where the schema of a file stands whose format cannot carry one."""
+    """Return where the schema of a file stands whose format cannot carry one."""
     return path.with_name(f"{path.stem}.schema.json")

@@ -302,7 +302,7 @@ def _tell_kept(error: AiovecError, placed: list[_Placed]) -> None:
 
 
 def _check_taken(placed: list[_Placed], rejects: RejectsFile) -> None:
-    """Where not one row could be taken, something else is wrong than the rows."""
+    """Raise InvalidRowError where not one row could be taken."""
     if any(one.rows for one in placed) or not any(one.rejected for one in placed):
         return
     first = rejects.first

@@ -25,7 +25,7 @@ OTHER_REASONS = "other reasons"
 
 @dataclass(slots=True)
 class Reason:
-    """Why rows of a table were not taken, how many, and the first few of them."""
+    """A reason why rows of a table were not taken, how many, and the first few of them."""
 
     text: str
     rows: int = 0
@@ -81,7 +81,7 @@ class RejectsFile:
             reason.examples.append(reject)
 
     def reasons(self, table: str) -> list[Reason]:
-        """Why rows of a table were not taken, the most frequent reason first."""
+        """Return why rows of a table were not taken, the most frequent reason first."""
         return sorted(self._reasons.get(table, {}).values(), key=lambda reason: -reason.rows)
 
     def close(self, *, done: bool = False) -> None:

@@ -50,7 +50,7 @@ class Portal:
 
     @property
     def gone(self) -> str | None:
-        """Why the thread cannot be asked any more, without ``stop``; None if it can."""
+        """The reason why the thread cannot be asked any more, without ``stop``; None if it can."""
         if os.getpid() != self._process:
             return FORKED
         return "the interpreter is ending" if sys.is_finalizing() else None

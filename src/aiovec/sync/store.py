@@ -162,7 +162,7 @@ class Store(_Blocking[AsyncStore]):
 
     @property
     def target(self) -> str:
-        """Where the store lies."""
+        """The place of the store."""
         return self._awaited.target
 
     @property
