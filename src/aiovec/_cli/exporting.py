@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +55,9 @@ def export(
     path = Path("standard output") if piped else expanded(file)
     began = time.perf_counter()
     with (
-        OutputStream(number_of(sys.__stdout__, "standard output")) if piped else nullcontext()
+        closing(OutputStream(number_of(sys.__stdout__, "standard output")))
+        if piped
+        else nullcontext()
     ) as stream:
 
         async def work(vectors: VectorStore) -> tuple[str, Saved]:

@@ -7,8 +7,6 @@ import re
 import threading
 from contextlib import suppress
 from queue import Full, Queue
-from types import TracebackType
-from typing import Self
 
 from ..errors import AiovecError
 
@@ -121,14 +119,3 @@ class OutputStream:
         if not self.closed:
             self.closed = True
             os.close(self._fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
