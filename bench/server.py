@@ -34,7 +34,7 @@ from .measure import (
     rate,
     ratios,
 )
-from .stores import by_aiovec, fill, until_loaded
+from .stores import by_aiovec, exporting, fill, until_loaded
 
 CLIENTS = 64
 INSIDE, REMOTE = f"in the process, {CLIENTS} tasks", f"remote backend, {CLIENTS} tasks"
@@ -145,18 +145,12 @@ async def _export(
         assert await asyncio.to_thread(over_http) == len(data)
         return len(data) / (time.perf_counter() - began)
 
-    def through(one: VectorStore) -> Way:
-        async def measure() -> float:
-            began, count = time.perf_counter(), 0
-            async for batch in one.export(TABLE):
-                count += batch.num_rows
-            assert count == len(data)
-            return count / (time.perf_counter() - began)
-
-        return measure
-
     name = "GET /records, Arrow"
-    ways = {name: through_http, "remote backend": through(remote), "in the process": through(store)}
+    ways = {
+        name: through_http,
+        "remote backend": exporting(remote, data),
+        "in the process": exporting(store, data),
+    }
     found = await interleaved(ways, options.rounds(_ROUNDS))
     return Result(
         "server, export", f"{data}, whole rows with vectors (median)", "rows/s", medians(found),

@@ -29,7 +29,17 @@ from .measure import (
     ratios,
     shared,
 )
-from .stores import INSERT_ROW, INSERT_VECTOR, JOIN, connect, create, fill, fill_by_hand, insert
+from .stores import (
+    INSERT_ROW,
+    INSERT_VECTOR,
+    JOIN,
+    connect,
+    create,
+    exporting,
+    fill,
+    fill_by_hand,
+    insert,
+)
 
 _DIM = 768
 _ROUNDS = 5
@@ -230,13 +240,6 @@ async def _export(options: Options, data: Data) -> Result:
     async with aiovec.connect(path) as store:
         await fill(store, data)
 
-        async def ours() -> float:
-            began, count = time.perf_counter(), 0
-            async for batch in store.export(TABLE):
-                count += batch.num_rows
-            assert count == len(data)
-            return count / (time.perf_counter() - began)
-
         async def by_hand() -> float:
             began, count = time.perf_counter(), 0
             async with (
@@ -254,7 +257,8 @@ async def _export(options: Options, data: Data) -> Result:
             return count / (time.perf_counter() - began)
 
         found = await interleaved(
-            {"aiovec export": ours, "aiosqlite, a join by hand": by_hand}, options.rounds(_ROUNDS)
+            {"aiovec export": exporting(store, data), "aiosqlite, a join by hand": by_hand},
+            options.rounds(_ROUNDS),
         )
     return Result(
         "writes, export",

@@ -58,7 +58,7 @@ class FoldedRows:
 
     @property
     def replaces(self) -> bool:
-        """Whether a row to write certainly takes the place of another one."""
+        """True if a row to write certainly takes the place of another one."""
         return not (self._old.keys() | self._there).isdisjoint(self._written)
 
     def put(self, rows: pa.Table, ids: Sequence[str], places: Sequence[int]) -> None:

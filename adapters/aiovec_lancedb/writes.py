@@ -96,7 +96,7 @@ class RowsOperation(WriteOperation):
     @property
     @abstractmethod
     def shares(self) -> bool:
-        """Whether it may be in a group: it names its rows, and not too many."""
+        """True if it may be in a group: it names its rows, and not too many."""
 
     def joins(self, other: WriteOperation) -> bool:
         return (
@@ -406,7 +406,7 @@ class Update(Put):
 
     @property
     def _takes(self) -> bool:
-        """Whether it takes the vectors of its rows away."""
+        """True if it takes the vectors of its rows away."""
         return self.vector is not None and bool(without_vector(self.vector[None, :])[0])
 
     async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:

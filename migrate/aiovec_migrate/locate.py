@@ -23,7 +23,6 @@ from .state import Identity
 
 if TYPE_CHECKING:
     from aiovec.backend.config import RetrievalSettings
-    from aiovec.backend.contract import Backend
 
 
 PathText = str | os.PathLike[str]

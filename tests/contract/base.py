@@ -24,7 +24,7 @@ ABILITIES = (
     "text", "indexes", "changes", "snapshots", "backup", "moves", "read-only", "restore",
     "once", "power-loss", "quantized", "text-prefix",
 )  # fmt: skip
-"""What ``VectorStore.supports`` knows."""
+"""The names that ``VectorStore.supports`` knows."""
 
 
 @contextmanager

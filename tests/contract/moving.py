@@ -107,7 +107,7 @@ class MovingContract(ContractBase):
     async def test_an_open_mark_keeps_schemas_and_lets_rows_change(
         self, one_row: VectorStore, moves: Any
     ) -> None:
-        """What would change a schema is refused, and what changes nothing is not."""
+        """Calls that would change a schema are refused, and those that change nothing are not."""
         await moves.begin_move("r1")
         changes: list[Awaitable[None]] = [
             one_row.create_table("more", SCHEMA),
@@ -290,7 +290,7 @@ class MovingContract(ContractBase):
     async def test_only_a_newer_cut_over_of_the_same_run_puts_it_into_use_again(
         self, one_row: VectorStore, moves: Any
     ) -> None:
-        """What is older, or of another migration, changes nothing."""
+        """Calls of an older pause, or of another migration, change nothing."""
         await moves.begin_move("r1", PLACE)
         await moves.pause_writers("r1", 60.0)
         assert await moves.set_moved("r1", 3)

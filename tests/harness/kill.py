@@ -97,7 +97,7 @@ async def told(place: Place, number: int, call: Call, key: str | None) -> None:
 
 
 class Journal:
-    """What the process said: the model of what it had done, and the calls that may be open."""
+    """The words of the process: the model of what it had done, and the calls that may be open."""
 
     def __init__(self, model: Model, kind: str) -> None:
         self.model = model
@@ -196,7 +196,7 @@ def every_kill(folder: Path, kind: str, rounds: int, seed: int) -> Counter[str]:
 
 
 async def left(target: str, journal: Journal) -> Model:
-    """What the process has left is as it said; an open call that has a key is done, and once."""
+    """Check that the store is as the process said; an open call with a key is done, and once."""
     calls, acknowledged = journal.open()
     model = await settled(target, journal.model, calls, acknowledged)
     if journal.key is not None and calls:

@@ -1,4 +1,4 @@
-"""What the tests of faults do to a store, and what it must hold afterwards.
+"""The calls that the tests of faults make, and the rows that a store must hold afterwards.
 
 A script makes numbered calls. A call takes a store, or the model of one, so the same call says what
 is done and what must come of it. Whatever stops a call, it is done as a whole or not at all.
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 Call = Callable[[Any], Any]
 """Takes a Place, for which it returns a coroutine, or a Model, to which it is done at once."""
 State = dict[tuple[str, ...], Any]
-"""What a store holds: the fields of each table, its rows, and whether there is a backup."""
+"""The contents of a store: the fields of each table, its rows, and whether there is a backup."""
 
 
 def target_in(folder: Path, kind: str, name: str = "store") -> str:
@@ -260,7 +260,7 @@ async def tables_in(store: VectorStore) -> dict[str, ModelTable]:
 
 
 async def state_of(place: Place) -> State:
-    """What the place holds now."""
+    """Return what the place holds now."""
     assert place.store is not None
     found: State = {}
     if await asyncio.to_thread(place.saved.exists):
@@ -365,7 +365,7 @@ BEGIN = Script(
     lambda n: [lambda s: s.insert(TABLE, [row(id, int(id[1:])) for id in KEPT + COMING])],
     lambda m, n: [lambda s: s.create_table(TABLE, SCHEMA)] if TABLE not in m.tables else [],
 )
-"""What every test begins with."""
+"""The first script of every test."""
 
 SCRIPTS: dict[str, Script] = {
     "insert": _one(

@@ -71,7 +71,7 @@ def environment(folder: Path, control: Path) -> dict[str, str]:
 
 
 class Faults:
-    """What fails in a process that was started so; used in it or by whoever started it."""
+    """The faults of a process that was started so; used in it or by whoever started it."""
 
     def __init__(self, control: Path) -> None:
         with control.open("r+b") as file:

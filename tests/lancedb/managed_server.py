@@ -31,7 +31,7 @@ class Request:
 
 @dataclass
 class Service:
-    """What it was asked, and what it holds; ``status`` makes it refuse everything."""
+    """The requests that it got, and the tables it holds; ``status`` makes it refuse everything."""
 
     host: str = ""
     status: int = 200

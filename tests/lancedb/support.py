@@ -1,4 +1,4 @@
-"""What the tests of LanceDB share: stores with settings of their own, and other processes."""
+"""Shared by the tests of LanceDB: stores with settings of their own, and other processes."""
 
 from __future__ import annotations
 

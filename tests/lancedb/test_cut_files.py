@@ -50,6 +50,7 @@ async def main(folder):
     [*_, newest] = await store.versions("notes")
     for name, (tries, path, call) in calls.items():
         for skip in range(tries):
+            await store.optimize("notes")  # upkeep has nothing left to write meanwhile
             faults.arm(syscalls.WRITE, path, skip=skip, error=errno.ENOSPC)
             try:
                 await call()
@@ -78,7 +79,7 @@ async def filled(folder: Path | str, count: int = MANY) -> None:
 
 
 async def answers(store: VectorStore) -> list[Any]:
-    """What the table says to each kind of read, of the rows that ``filled`` made."""
+    """Return the table's answer to each kind of read, of the rows that ``filled`` made."""
     hits = await store.search("notes", [1.0, 7.0, 2.0, 3.0], limit=1)
     return [
         len(await store.find("notes", "year >= 0", limit=2 * MANY)),
@@ -114,7 +115,7 @@ def cut(folder: Path, pattern: str) -> Path:
 
 
 def doctor(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> dict[str, Any]:
-    """What ``aiovec doctor`` finds about the table."""
+    """Return what ``aiovec doctor`` finds about the table."""
     [command] = entry_points(group="console_scripts", name="aiovec")
     monkeypatch.setattr(sys, "argv", ["aiovec", "doctor", "-s", f"lancedb://{folder}", "--json"])
     with pytest.raises(SystemExit):

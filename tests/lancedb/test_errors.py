@@ -1,4 +1,4 @@
-"""What LanceDB raises without a type comes out as the error that it is."""
+"""Errors that LanceDB raises without a type come out as the errors that they are."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def garble(file: Path) -> None:
 
 
 def crash(file: Path) -> None:
-    """What makes Lance's threads panic, of which lancedb tells by a class of its own."""
+    """Damage a file so that Lance's threads panic, which lancedb tells by a class of its own."""
     file.write_bytes(file.read_bytes().replace(b"fixed_size_list", b"fixed_size_lzst"))
 
 

@@ -40,7 +40,7 @@ class Log:
     def __init__(self, folder: Path, name: str) -> None:
         self.file = folder / f"{name}.log"
         self.known: dict[str, list[int]] = {}
-        """What a row may be: the version that was acknowledged last, and any begun behind it."""
+        """Versions that a row may have: the one acknowledged last, and any begun behind it."""
         self.acknowledged = 0
         self.read()
 
@@ -121,7 +121,7 @@ class App:
         assert count == len(self.now), f"{self.name} counts {count}, not {len(self.now)}"
 
     def check(self, found: list[Record], ids: list[str]) -> None:
-        """What was written is read at once."""
+        """Check that rows are read as they were written last."""
         wanted = {id: self.now[id] for id in ids if id in self.now}
         assert {one.id: one["year"] for one in found} == wanted
         for one in found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 failing = False
-"""Whether the service of ``new`` is down behind the first texts."""
+"""True if the service of ``new`` is down behind the first texts."""
 seen: list[str] = []
 """The texts that ``new`` was asked for."""
 

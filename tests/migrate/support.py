@@ -1,4 +1,4 @@
-"""What the tests of the migration share: a TOML that knows both stores, rows, what is in a store,
+"""Shared by the tests of the migration: a TOML that knows both stores, rows, what is in a store,
 and a stop at any step of the migrator."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ THERE_FIRST, BACK_FIRST = (
 )
 """Tests of both directions, one of which is enough each day."""
 FILES = {"sqlite": "notes.db", "lancedb": "notes.lance"}
-"""What ``write_toml`` names each backend's store."""
+"""The names that ``write_toml`` gives each backend's store."""
 SWITCH = Options(switch=True, batch_size=20, index=False)
 
 Contents = dict[str, tuple[str, dict[str, dict[str, Any]]]]

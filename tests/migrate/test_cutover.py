@@ -33,7 +33,7 @@ from .support import (
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_writers_wait_and_are_led_to_the_new_store(tmp_path: Path, way: str) -> None:
-    """What was written up to the pause arrives. What waits through it is written in the new store,
+    """Writes up to the pause arrive. A write that waits through it is done in the new store,
     or, where a store was opened by its path, nowhere: nothing under the old generation commits."""
     source, target = WAYS[way]
     config = await a_store(tmp_path, source)

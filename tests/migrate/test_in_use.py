@@ -1,4 +1,4 @@
-"""Which store is in use, and what a repair or a sync may do to it."""
+"""The store in use, and what a repair or a sync may do to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan finds on both sides, and that looking leaves no trace."""
+"""A plan tells of both sides, and looking leaves no trace."""
 
 from __future__ import annotations
 

@@ -91,6 +91,19 @@ def test_scans_of_hard_sizes() -> None:
 
 
 @pytest.mark.usefixtures("library")
+def test_few_queries_with_filters_that_few_rows_pass() -> None:
+    """Rows are multiplied one by one then, and no product may lie where another query's does."""
+    rng = np.random.default_rng(2)
+    for count in (2, 3, 4):
+        for rows in (31, 32, 33, 300):
+            case = random_case(rng, rows=rows, count=count)
+            # The first rows and the last ones of each tile.
+            few = [np.isin(np.arange(one.count) % 32, (0, 1, 29, 31)) for one in case.segments]
+            with named((count, rows)):
+                check(replace(case, masks=[few] * count))
+
+
+@pytest.mark.usefixtures("library")
 def test_rows_that_come_in_the_worst_order() -> None:
     """Each row is better than all before it, so that each is kept for a while."""
     rng = np.random.default_rng(0)

@@ -459,7 +459,7 @@ INLINE void look_at_all(const Scan *scan, Products *products, int64_t row, int64
  * halves have come from memory; the others wait until the floors have risen by these, and few are
  * left. Where many rows of a tile are left over, all of its lower halves are read in sequence. */
 INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *product) {
-    int32_t found[TILE * FEW + 3] = {0}; /* some products come by four */
+    int32_t found[TILE * FEW] = {0};
     uint32_t marks[FEW];
     Later soon[SOON + TILE * FEW];
     int64_t coming = 0;
@@ -785,19 +785,21 @@ AVX512 INLINE __m128i sums_of_16(__m512i a, __m512i b, __m512i c, __m512i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
-/* Row by row, as the memory gives them; the sums of four rows are added up together. */
+/* Row by row, as the memory gives them; the sums of four rows are added up together. No more are
+ * stored than there are rows: behind a tile's last one lies the next query's first. */
 AVX512 INLINE void few_avx512(const Scan *scan, const int8_t *rows, int64_t count, int number,
                               int32_t *out) {
     for (int64_t r = 0; r < count; r += 4) {
         __m512i sums[4][FEW], own[FEW];
+        __mmask8 valid = (__mmask8)(count - r < 4 ? (1 << (count - r)) - 1 : 15);
         for (int k = 0; k < 4; k++) {
             const int8_t *row = rows + (r + k < count ? r + k : count - 1) * scan->half;
             row_avx512(scan, row, scan->rowwise, number, own);
             for (int j = 0; j < number; j++) sums[k][j] = own[j];
         }
         for (int j = 0; j < number; j++)
-            _mm_storeu_si128((__m128i *)(out + j * TILE + r),
-                             sums_of_16(sums[0][j], sums[1][j], sums[2][j], sums[3][j]));
+            _mm_mask_storeu_epi32(out + j * TILE + r, valid,
+                                  sums_of_16(sums[0][j], sums[1][j], sums[2][j], sums[3][j]));
     }
 }
 
