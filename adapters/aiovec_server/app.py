@@ -26,7 +26,7 @@ from .endpoints import add_endpoints
 from .endpoints.declaring import DirectRoute
 from .endpoints.document import shortened
 from .metrics import metrics_router
-from .page import FiguresMiddleware, page_router
+from .page import page_router
 from .protection import limits, observing, security
 
 RouterOf = Callable[[VectorStore | None, ServerSettings], APIRouter]
@@ -43,7 +43,6 @@ ROUTERS: list[RouterOf] = [
 
 MIDDLEWARES: list[MiddlewareOf] = [
     observing,
-    lambda _: Middleware(FiguresMiddleware),
     security,
     limits,
 ]

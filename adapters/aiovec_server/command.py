@@ -48,8 +48,8 @@ Port = Annotated[
         help="Port to listen on; 0 takes a free one. Default: that of the TOML file, or else 4002.",
     ),
 ]
-AllowWrites = Annotated[
-    bool, typer.Option("--allow-writes", help="Let the web page delete rows and optimize tables.")
+PageWrites = Annotated[
+    bool, typer.Option("--page-writes", help="Let the web page delete rows and optimize tables.")
 ]
 ReadOnly = Annotated[bool, typer.Option("--read-only", help="Refuse all writes.")]
 IdleTimeout = Annotated[
@@ -79,7 +79,7 @@ def serve(
     config: Config = None,
     host: Host = None,
     port: Port = None,
-    allow_writes: AllowWrites = False,
+    page_writes: PageWrites = False,
     read_only: ReadOnly = False,
     idle_timeout: IdleTimeout = None,
     json: AsJson = False,
@@ -98,7 +98,7 @@ def serve(
         update={
             "host": host or server.host,
             "port": server.port if port is None else port,
-            "allow_writes": allow_writes or server.allow_writes,
+            "page_writes": page_writes or server.page_writes,
             "read_only": read_only or server.read_only,
         }
     )

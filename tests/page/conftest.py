@@ -115,7 +115,7 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def served(browser: Browser, serve: Callable[..., Served]) -> Served:
     """The server that most tests look at. It allows the page to write."""
-    return await asyncio.to_thread(serve, "allow-writes")
+    return await asyncio.to_thread(serve, "page-writes")
 
 
 class Watch:

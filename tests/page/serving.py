@@ -1,4 +1,4 @@
-"""A server for the browser's tests: ``python serving.py PLACE PORT [allow-writes]``."""
+"""A server for the browser's tests: ``python serving.py PLACE PORT [page-writes]``."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ async def main(place: str, port: int, *, writes: bool) -> None:
     async with aiovec.connect(place, embedders=EMBEDDERS) as store:
         if not await store.tables():
             await fill(store)
-        settings = ServerSettings(allow_writes=writes, access_log=False)
+        settings = ServerSettings(page_writes=writes, access_log=False)
         app = create_app(store=store, settings=settings)
         server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="warning"))
         await server.serve()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), writes="allow-writes" in sys.argv))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), writes="page-writes" in sys.argv))

@@ -272,7 +272,7 @@ async def test_a_server_that_dies_and_comes_back(
 async def test_a_server_with_keys(browser: Browser, serve: Callable[..., Served]) -> None:
     reading, writing = "read-0123456789abcdef", "write-0123456789abcdef"
     env = {"AIOVEC_API_KEYS": f"read:{reading} {writing}"}
-    served = await asyncio.to_thread(serve, "allow-writes", env=env)
+    served = await asyncio.to_thread(serve, "page-writes", env=env)
     context = await browser.new_context(base_url=served.url)
     page = await context.new_page()
     await page.goto("#/t/notes")

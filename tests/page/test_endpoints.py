@@ -23,7 +23,7 @@ DIM = 8
 
 
 def client_of(store: Any, **settings: Any) -> httpx.AsyncClient:
-    chosen = ServerSettings(**{"access_log": False, "allow_writes": True, **settings})
+    chosen = ServerSettings(**{"access_log": False, "page_writes": True, **settings})
     transport = httpx.ASGITransport(create_app(store=store, settings=chosen))
     return httpx.AsyncClient(transport=transport, base_url=BASE)
 
@@ -153,7 +153,7 @@ async def test_a_damaged_table_does_not_hide_the_others(store: aiovec.VectorStor
 
 async def test_writes_are_offered_where_they_are_allowed(store: aiovec.VectorStore) -> None:
     await fill(store, 3)
-    async with client_of(store, allow_writes=False) as client:
+    async with client_of(store, page_writes=False) as client:
         assert (await client.get("/page/about")).json()["writes"] is False
     async with aiovec.connect(store.target, read_only=True) as reader, client_of(reader) as client:
         assert (await client.get("/page/about")).json()["writes"] is False

@@ -115,7 +115,6 @@ async def test_the_health_and_the_hits_of_the_contract(client: Client) -> None:
     assert await client.ok("GET", "/health") == {
         "status": "ok", "backend": "sqlite", "version": aiovec.__version__,
     }  # fmt: skip
-    assert (await client.ok("GET", "/migration"))["state"] == "none"
     body = {"vector": VECTOR, "topK": 2, "filter": "year > 2020"}
     found = await client.ok("POST", "/tables/notes/search", json=body)
     assert list(found) == ["hits"]

@@ -1,4 +1,4 @@
-"""Size, upkeep, indexes, versions and migrations of a store."""
+"""Size, upkeep, indexes and versions of a table."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from dataclasses import asdict
 
 from starlette.responses import Response
 
-from aiovec._http.migration import move_record_of
-
 from ..bodies import body_json, json_response
 from ..call import Call
 from ..kinds import COUNT, FLAG, NUMBER, TEXT, WHOLE, Key, Keys
 from .declaring import NO_KEYS, Endpoints
-from .document import ANYTHING, NOTHING, Answer, an_object, listed
 from .document import COUNT as WHOLE_NUMBER
+from .document import NOTHING, Answer, an_object, listed
 from .document import TEXT as WORDS
 
 ENDPOINTS = Endpoints()
@@ -134,33 +132,6 @@ async def restore_version(call: Call) -> Response:
     """Make an earlier version of a table the present one."""
     await call.store.restore(call.table, **RESTORE.of_body(await body_json(call)))
     return Response(status_code=204)
-
-
-@ENDPOINTS.add(
-    "GET", "/migration",
-    Answer(
-        an_object({"state": WORDS, "run": ANYTHING, "to": ANYTHING, "generation": WHOLE_NUMBER}),
-        {"state": "open", "run": "5f0c2c1e", "to": "lancedb", "generation": 0},
-    ),
-)  # fmt: skip
-async def migration(call: Call) -> Response:
-    """Read what the store knows of a migration away from it.
-
-    `state` is `none`, `open` (rows are being copied), `paused` (writers wait), `moved` (another
-    store is in use, and the migration can be rolled back) or `finished`; or `filling`, where the
-    rows of another store are being copied into this one, and nobody else writes to it. `to` is
-    the backend that it leads to, if the configuration has it.
-    """
-    record = await move_record_of(call.store)
-    mark = record.mark
-    return json_response(
-        {
-            "state": "none" if mark is None else mark.state,
-            "run": (record.run or None) if mark is None else mark.run,
-            "to": None if mark is None else (mark.backend or None),
-            "generation": record.generation,
-        }
-    )
 
 
 async def _no_body(call: Call) -> None:

@@ -8,19 +8,18 @@ from aiovec import VectorStore
 from aiovec.backend.server import ServerSettings
 
 from .endpoints import page_routes
-from .figures import FiguresMiddleware
 from .static import static_routes
 
-__all__ = ["FiguresMiddleware", "page_router"]
+__all__ = ["page_router"]
 
 
 def page_router(store: VectorStore | None, settings: ServerSettings) -> APIRouter:
     """Return the page's files and endpoints as a router.
 
-    Without a store it serves the one of the app's lifespan. With ``allow_writes`` the page offers
+    Without a store it serves the one of the app's lifespan. With ``page_writes`` the page offers
     to delete rows and to optimize tables; it does so by the server's endpoints, whose keys decide.
     """
     router = APIRouter(redirect_slashes=False)
     router.routes.extend(static_routes())
-    router.routes.extend(page_routes(store, allow_writes=settings.allow_writes))
+    router.routes.extend(page_routes(store, page_writes=settings.page_writes))
     return router

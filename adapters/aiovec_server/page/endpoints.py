@@ -22,9 +22,7 @@ from aiovec.errors import AiovecError, InvalidArgumentError
 
 from ..call import Call
 from ..problems import RequestError, response_of
-from .figures import figures_of
 from .maps import MAX_ROWS, label_field, map_of
-from .migrations import Runs
 
 if TYPE_CHECKING:
     from aiovec import VectorStore
@@ -39,13 +37,12 @@ _MAPS_AT_ONCE = 2
 Answer = Callable[["VectorStore", Request], Awaitable[Any]]
 
 
-def page_routes(own: VectorStore | None, *, allow_writes: bool) -> list[Route]:
+def page_routes(own: VectorStore | None, *, page_writes: bool) -> list[Route]:
     """Return the routes of ``/page``, over a store of their own or that of the app."""
     maps = asyncio.Semaphore(_MAPS_AT_ONCE)
-    runs = Runs()
 
     async def overview(store: VectorStore, request: Request) -> Any:
-        return await _overview(store, _number(request, "offset", 0, 0, 10**9), allow_writes)
+        return await _overview(store, _number(request, "offset", 0, 0, 10**9), page_writes)
 
     async def table(store: VectorStore, request: Request) -> Any:
         return await table_facts(store, request.path_params["table"])
@@ -60,17 +57,11 @@ def page_routes(own: VectorStore | None, *, allow_writes: bool) -> list[Route]:
                 color=request.query_params.get("color"),
             )
 
-    async def of_figures(store: VectorStore, request: Request) -> Any:
-        return await figures_of(request.scope)
-
-    async def migration(store: VectorStore, request: Request) -> Any:
-        return await runs.facts(store)
-
     async def about(store: VectorStore, request: Request) -> Any:
         return {
             "version": aiovec.__version__,
             "backend": store.backend_name,
-            "writes": allow_writes and not store.read_only,
+            "writes": page_writes and not store.read_only,
         }
 
     def route(path: str, answer: Answer) -> Route:
@@ -85,14 +76,12 @@ def page_routes(own: VectorStore | None, *, allow_writes: bool) -> list[Route]:
     return [
         route("about", about),
         route("overview", overview),
-        route("figures", of_figures),
-        route("migration", migration),
         route("tables/{table}", table),
         route("tables/{table}/map", sample_map),
     ]
 
 
-async def _overview(store: VectorStore, offset: int, allow_writes: bool) -> dict[str, Any]:
+async def _overview(store: VectorStore, offset: int, page_writes: bool) -> dict[str, Any]:
     names = await store.tables()
     limit = asyncio.Semaphore(_AT_ONCE)
 
@@ -106,7 +95,7 @@ async def _overview(store: VectorStore, offset: int, allow_writes: bool) -> dict
     shown = names[offset : offset + _PER_OVERVIEW]
     return {
         "backend": store.backend_name,
-        "writes": allow_writes and not store.read_only,
+        "writes": page_writes and not store.read_only,
         "tables": await asyncio.gather(*map(facts, shown)),
         "total": len(names),
     }

@@ -57,7 +57,7 @@ class ServerSettings(Section):
         description="Web origins whose pages may call the server from a browser, such as "
         '"https://app.example.com". Empty means none.',
     )
-    allow_writes: bool = PydanticField(
+    page_writes: bool = PydanticField(
         default=False,
         description="Let the page at / delete rows and optimize tables. The API is not concerned.",
     )

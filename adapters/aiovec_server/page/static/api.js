@@ -75,8 +75,6 @@ const post = (path, body, signal) => send("POST", path, { body: given(body), sig
 export const about = (signal) => get("page/about", signal);
 export const overview = (offset, signal) => get(`page/overview?offset=${offset}`, signal);
 export const facts = (table, signal) => get(`page/${at(table, "")}`, signal);
-export const figures = (signal) => get("page/figures", signal);
-export const migration = (signal) => get("page/migration", signal);
 
 export function map(table, { rows, color }, signal) {
   const query = new URLSearchParams(given({ rows, color }));

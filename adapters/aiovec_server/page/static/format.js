@@ -29,10 +29,6 @@ export function seconds(value) {
 export const percent = (share) =>
   `${new Intl.NumberFormat("en", { maximumFractionDigits: 1 }).format(share * 100)}\u00a0%`;
 
-export function rate(value) {
-  return value >= 100 ? number(value) : new Intl.NumberFormat("en", { maximumFractionDigits: 1 }).format(value);
-}
-
 export function score(value) {
   if (value === null || value === undefined) return "–";
   // Keywords that most rows have score close to 0.

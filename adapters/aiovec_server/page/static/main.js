@@ -3,10 +3,8 @@
 import * as api from "./api.js";
 import { announce, empty, h, put } from "./dom.js";
 import { askForKey } from "./dialogs.js";
-import { activity } from "./view-activity.js";
 import { details } from "./view-details.js";
 import { mapView } from "./view-map.js";
-import { migration } from "./view-migration.js";
 import { row } from "./view-row.js";
 import { rows } from "./view-rows.js";
 import { search } from "./view-search.js";
@@ -29,8 +27,6 @@ export function route(hash) {
 
 function viewOf(parts) {
   if (parts[0] === "") return { make: tables, title: "Tables" };
-  if (parts[0] === "activity") return { make: activity, title: "Activity" };
-  if (parts[0] === "migration") return { make: migration, title: "Migration" };
   if (parts[0] === "t" && parts[1]) {
     const make = OF_TABLE.get(parts[2] ?? "");
     if (make) return { make, table: parts[1], name: parts[2] ?? "", title: parts[1] };
@@ -161,7 +157,6 @@ function online() {
 addEventListener("hashchange", () => {
   if (location.hash !== "#view") show();
 });
-addEventListener("aiovec:offline", offline);
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
   (view.querySelector("h1") ?? view).tabIndex = -1;
