@@ -83,7 +83,7 @@ def test_hostile_ids_and_hard_numbers_come_back_to_the_bit(folder: Path) -> None
 
 
 @pytest.mark.slow
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_rows_come_back_as_they_were(folder: Path, data: st.DataObject) -> None:
     schema = data.draw(schemas())
