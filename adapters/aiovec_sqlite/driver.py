@@ -7,6 +7,7 @@ import importlib
 import platform
 import sqlite3
 import sys
+import threading
 from typing import Any, cast
 
 from aiovec.errors import ExtensionUnavailableError
@@ -16,6 +17,10 @@ from .text.folding import count_in
 
 # STRICT tables came with 3.37, the JSON functions are always there since 3.38.
 OLDEST_SQLITE = (3, 38, 0)
+
+OPENING = threading.Lock()
+"""Held while a connection opens its file, and by whoever opens such a file in another way: closing
+that would drop the locks of a connection that opened the file meanwhile."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -80,13 +85,14 @@ def _cure() -> str:
 def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite3.Connection:
     """A raw connection with sqlite-vec and our functions, in autocommit, for use in any thread."""
     driver = load_driver()
-    db = cast(
-        "sqlite3.Connection",
-        driver.connect(
-            database, timeout=timeout, isolation_level=None, check_same_thread=False, uri=uri,
-            cached_statements=256,
-        ),
-    )  # fmt: skip
+    with OPENING:
+        db = cast(
+            "sqlite3.Connection",
+            driver.connect(
+                database, timeout=timeout, isolation_level=None, check_same_thread=False, uri=uri,
+                cached_statements=256,
+            ),
+        )  # fmt: skip
     try:
         load_extension(db)
         register(db)

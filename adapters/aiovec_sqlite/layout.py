@@ -27,7 +27,7 @@ from aiovec.backend import Field, Schema, check_table_name
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
-from .driver import load_driver
+from .driver import OPENING, load_driver
 from .errors import CANTOPEN, CORRUPT, NOTADB, DamageError, code_of, failures
 
 _HEADER_BYTES = 100
@@ -365,17 +365,18 @@ def _keeps_wal(path: Path) -> bool:
 
     Every store's does. A backup's does not, so the WAL beside it is another file's, with whose
     pages SQLite would mix it. SQLite does not tell what the header says. Where this process has the
-    file open it is read by that descriptor, see above.
+    file open it is read by that descriptor, see above; else no connection opens it meanwhile.
     """
-    found = path.stat()
-    with suppress(OSError, ValueError):
-        for number in map(int, os.listdir("/dev/fd")):
-            with suppress(OSError):
-                if os.path.samestat(os.fstat(number), found):
-                    return os.pread(number, 2, _READ_VERSIONS)[:1] == b"\2"
-    with path.open("rb") as file:
-        file.seek(_READ_VERSIONS)
-        return file.read(1) == b"\2"
+    with OPENING:
+        found = path.stat()
+        with suppress(OSError, ValueError):
+            for number in map(int, os.listdir("/dev/fd")):
+                with suppress(OSError):
+                    if os.path.samestat(os.fstat(number), found):
+                        return os.pread(number, 1, _READ_VERSIONS) == b"\2"
+        with path.open("rb") as file:
+            file.seek(_READ_VERSIONS)
+            return file.read(1) == b"\2"
 
 
 def _is_there(path: Path, suffix: str) -> bool:

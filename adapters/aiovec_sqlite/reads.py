@@ -44,14 +44,14 @@ from .vectors import VectorReader
 _BLOCK = 2048
 
 
-def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]]:
+def condition_of(where: Expr | None) -> tuple[str, list[Any]]:
     """A filter as SQL over the ordinary table as ``r``, with its values."""
-    return ("1", []) if where is None else filter_to_sql(where, table.schema)
+    return ("1", []) if where is None else filter_to_sql(where)
 
 
 def selected_rowids(db: sqlite3.Connection, table: TableLayout, where: Expr | None) -> Int64Array:
     """The rows that a filter selects, in the order in which they lie in the file."""
-    return rowids_where(db, table, *condition_of(where, table))
+    return rowids_where(db, table, *condition_of(where))
 
 
 def rowids_where(
@@ -130,7 +130,7 @@ def find(
     columns: Columns,
 ) -> StoredRows:
     table = current_table(db, handle)
-    condition, values = condition_of(where, table)
+    condition, values = condition_of(where)
     names = ["r._rowid", "r.id", *column_list(columns)]
     order, keys = order_to_sql(order_by)
     most = 2**63 - 1
@@ -239,7 +239,7 @@ def _as_rows(
 
 def count(db: sqlite3.Connection, handle: TableHandle, where: Expr | None) -> int:
     table = current_table(db, handle)
-    condition, values = condition_of(where, table)
+    condition, values = condition_of(where)
     (number,) = db.execute(
         f"SELECT count(*) FROM {table.rows} AS r WHERE {condition}", values
     ).fetchone()
@@ -279,7 +279,7 @@ class Export:
         self._after = _rowid_of_cursor(after)
         self._batch_size = batch_size
         self._vectors = VectorReader(db, self._table)
-        self._condition, self._values = condition_of(where, self._table)
+        self._condition, self._values = condition_of(where)
         schema = self._table.schema.to_arrow()
         wanted = {"id", *columns.fields}
         if columns.payload:

@@ -22,11 +22,9 @@ from aiovec.backend import (
     Metric,
     Schema,
     distances,
-    is_extreme,
     nearest_first,
 )
 from aiovec.backend.contract import Found, TableHandle, VectorQuery
-from aiovec.backend.threads import hop
 
 from .connection import Ticket
 from .errors import DamageError
@@ -65,7 +63,7 @@ _BLOCK = 4096
 
 def _condition(query: VectorQuery, table: TableLayout) -> tuple[str, Sequence[Any]]:
     """The condition for the rows among which the nearest are sought."""
-    condition, values = condition_of(query.where, table)
+    condition, values = condition_of(query.where)
     if table.schema.vector_nullable:
         condition = f"({condition}) AND r._rowid IN (SELECT rowid FROM {table.shadow('rowids')})"
     return condition, values
@@ -115,8 +113,6 @@ _MARGIN = 16
 _SMALLEST_DISTANCE = 1e-17
 # Where a filter leaves no more rows than this, reading them is quicker than a scan of all.
 _FEW = 2000
-# Looking at one query takes as long as a record's so many values, for ``hop``.
-_EFFORT = 20
 
 
 def search(
@@ -149,18 +145,6 @@ def _search_one(
     return Found(rows, measured[best].tolist())
 
 
-def can_rank(query: VectorQuery) -> bool:
-    """Return whether float32 can measure distances to this query."""
-    return not is_extreme(query.vector[None, :])
-
-
-async def can_rank_all(queries: Sequence[VectorQuery]) -> bool:
-    """Return whether float32 can measure distances to each of these queries."""
-    if len(queries) == 1:
-        return can_rank(queries[0])
-    return await hop(_EFFORT * len(queries), lambda: all(map(can_rank, queries)))
-
-
 def _candidates(
     db: sqlite3.Connection,
     ticket: Ticket,
@@ -187,7 +171,7 @@ def _candidates(
             return measured(_nearest_by_vec0(db, table, query, wanted, by_bits=True)[0])
     wanted = query.limit + _MARGIN + query.limit // 4
     plain = table.schema.metric != "dot" and wanted <= _LARGEST_K
-    if plain and not table.extreme and can_rank(query):
+    if plain and not table.extreme:
         vectors.check_rows()
         rowids, told = _nearest_by_vec0(db, table, query, wanted)
         candidates = measured(rowids)
@@ -257,7 +241,7 @@ def _nearest_by_vec0(
         for name, value in fixed_values(query.where, table.schema).items():
             sql += f" AND {table.partition_column(name)} = ?"
             values.append(partition_value(value))
-        condition, bound = condition_of(query.where, table)
+        condition, bound = condition_of(query.where)
         sql += f" AND rowid IN (SELECT r._rowid FROM {table.rows} AS r WHERE {condition})"
         values += bound
     rowids, told = transposed(db.execute(sql, values).fetchall(), 2)

@@ -21,7 +21,7 @@ def value_counts(
     db: sqlite3.Connection, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
 ) -> list[tuple[Value, int]]:
     table = current_table(db, handle)
-    condition, bound = condition_of(where, table)
+    condition, bound = condition_of(where)
     most = _MOST if limit is None else min(limit, _MOST)
     field = table.schema.fields.get(ref.name)
     if field is not None and field.is_list:
@@ -50,7 +50,7 @@ def bounds(
     db: sqlite3.Connection, handle: TableHandle, ref: Ref, where: Expr | None
 ) -> tuple[Value, Value] | None:
     table = current_table(db, handle)
-    condition, bound = condition_of(where, table)
+    condition, bound = condition_of(where)
     value, keys = sorted_value(ref)
     # Each end by itself: an index over the field then leads to it at once.
     ends = [

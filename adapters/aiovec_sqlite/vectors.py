@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from aiovec.backend import Float32Array, Int64Array, is_extreme
+from aiovec.backend import Float32Array, Int64Array
 
 from .connection import Ticket
 from .errors import DamageError
@@ -211,16 +211,6 @@ def _concatenated(one: str, count: int) -> str:
         return one
     half = _concatenated(one, count // 2)
     return f"({half} || {half})"
-
-
-def ordinary(vectors: Float32Array) -> Float32Array:
-    """The vectors of a table that is not marked extreme; DamageError where one of them is.
-
-    Of such a one no codes can be made, and one would spoil the bound for all rows.
-    """
-    if is_extreme(vectors):
-        raise DamageError("a vector is not finite, or extreme where none should be")
-    return vectors
 
 
 def check_places(db: sqlite3.Connection, table: TableLayout) -> None:

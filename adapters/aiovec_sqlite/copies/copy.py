@@ -18,16 +18,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aiovec.backend import BoolArray, Expr, Int64Array
+from aiovec.backend import BoolArray, Expr, Int64Array, is_extreme
 from aiovec.backend.memory import give_back
 
 from ..connection import Ticket
+from ..errors import DamageError
 from ..layout import TableLayout, floor_of, newest_change, quoted
 from ..reads import condition_of, rowids_where, selected_rowids
-from ..vectors import VectorReader, ordinary
+from ..vectors import VectorReader
 from .codes import encode_rows
 from .segments import (
-    FULL,
     Segment,
     State,
     appended,
@@ -159,18 +159,22 @@ def _selected(
     """The rowids that a filter selects, at least those ``among`` the given ones."""
     if len(among) > _MOST_LISTED:
         return selected_rowids(db, table, where)
-    condition, values = condition_of(where, table)
+    condition, values = condition_of(where)
     listed = f"({condition}) AND r._rowid IN (SELECT j.value FROM json_each(?) AS j)"
     return rowids_where(db, table, listed, [*values, json.dumps(among.tolist())])
 
 
 # What is brought in while a search waits: so many rows, so many bytes of codes, which take some 60
-# ms to encode, or this share of the copy. Of more, the copy is made anew while the file answers.
+# ms to encode, or this share of the copy. More is brought in while the file answers.
 _ROWS_AT_ONCE, _BYTES_AT_ONCE, _SHARE_AT_ONCE = 4096, 6 * 2**20, 1 / 8
 
 
 class OlderSnapshotError(Exception):
     """The copy is ahead of the reader's snapshot, which has to be taken anew."""
+
+
+class ChangesForgottenError(Exception):
+    """The file no longer tells all that has changed since the copy's state."""
 
 
 class ResidentCopy:
@@ -198,7 +202,31 @@ class ResidentCopy:
                 taken -= part.vectors.nbytes
         return taken
 
-    def advance(self, db: sqlite3.Connection, ticket: Ticket) -> State | None:
+    def load(self, db: sqlite3.Connection, ticket: Ticket, rowids: Int64Array) -> None:
+        """Read the rows with a vector, whose ids are ``rowids`` in the connection's snapshot."""
+        VectorReader(db, self.table).check_rows()
+        segments = self.with_rows((), db, rowids, ticket)
+        self.state = State(newest_change(db), tuple(segments))
+        db.execute("PRAGMA shrink_memory")
+        give_back()
+
+    def catch_up(self, db: sqlite3.Connection, ticket: Ticket) -> bool:
+        """Bring in all changes; return whether they were as few as a search brings in.
+
+        ChangesForgottenError where not all of them are known any more.
+        """
+        try:
+            if self.advance(db, ticket) is not None:
+                return True
+            if self.advance(db, ticket, bounded=False) is None:
+                raise ChangesForgottenError
+        except OlderSnapshotError:  # a search that was under way has done it
+            return True
+        return False
+
+    def advance(
+        self, db: sqlite3.Connection, ticket: Ticket, *, bounded: bool = True
+    ) -> State | None:
         """The state at the connection's snapshot; None where it has fallen behind too far."""
         change = newest_change(db)
         state = self.state  # another thread may replace it meanwhile
@@ -210,23 +238,18 @@ class ResidentCopy:
                 return state
             if state.change > change:
                 raise OlderSnapshotError
-            changes = _changes(db, self.table, state.change, self.most_changes(state.rows))
-            self.state = None if changes is None else self._advanced(db, ticket, change, *changes)
-            return self.state
-
-    def _advanced(
-        self,
-        db: sqlite3.Connection,
-        ticket: Ticket,
-        change: int,
-        written: Int64Array,
-        changed: Int64Array,
-    ) -> State | None:
-        state = self.state
-        if state is None or not len(changed):  # else another table changed
-            return state and replace(state, change=change)
-        segments = without(state.segments, changed)
-        return State(change, tuple(self.with_rows(segments, db, written, ticket)))
+            most = self.most_changes(state.rows) if bounded else None
+            changes = _changes(db, self.table, state.change, most)
+            if changes is None:
+                return None
+            written, changed = changes
+            if len(changed):
+                segments = self.with_rows(without(state.segments, changed), db, written, ticket)
+                state = State(change, tuple(segments))
+            else:  # another table changed
+                state = replace(state, change=change)
+            self.state = state
+            return state
 
     def with_rows(
         self,
@@ -242,7 +265,9 @@ class ResidentCopy:
         for start in range(0, len(rowids), together):
             ticket.check()
             block = rowids[start : start + together]
-            vectors = ordinary(reader.read(block, ticket, present=True))
+            vectors = reader.read(block, ticket, present=True)
+            if is_extreme(vectors):  # one would spoil the bound for all rows
+                raise DamageError("a vector is not finite, or extreme")
             rows = encode_rows(vectors, schema.metric)
             if self.keeps_vectors:
                 rows = replace(rows, vectors=vectors)
@@ -276,7 +301,7 @@ class ResidentCopy:
 
 
 def _changes(
-    db: sqlite3.Connection, table: TableLayout, since: int, most: int
+    db: sqlite3.Connection, table: TableLayout, since: int, most: int | None
 ) -> tuple[Int64Array, Int64Array] | None:
     """Return the rowids of rows with a vector that were written since then, and of these, the
     others and the deleted ones together.
@@ -285,81 +310,30 @@ def _changes(
     """
     if since < floor_of(db, table):
         return None
+    limit = -1 if most is None else most + 1
     rows = db.execute(
         f"SELECT r._rowid, {_has_vector(table)} FROM {table.rows} AS r WHERE r._seq > ? LIMIT ?",
-        (since, most + 1),
+        (since, limit),
     ).fetchall()
     deleted = db.execute(
         "SELECT row FROM aiovec_deleted WHERE name = ? AND seq > ? LIMIT ?",
-        (table.name, since, most + 1),
+        (table.name, since, limit),
     ).fetchall()
-    if len(rows) + len(deleted) > most:
+    if most is not None and len(rows) + len(deleted) > most:
         return None
     written = [rowid for rowid, has in rows if has]
     changed = [row[0] for row in (*rows, *deleted)]
     return np.array(written, dtype=np.int64), np.array(changed, dtype=np.int64)
 
 
-class Loader:
-    """Reads a table into a copy, a step at a time.
-
-    Which rows there are is read first, in the order of their partitions. Where each step has a
-    snapshot of its own, what was written between two of them is brought in first.
-    """
-
-    def __init__(self, db: sqlite3.Connection, copy: ResidentCopy) -> None:
-        self.copy = copy
-        self._table = copy.table
-        VectorReader(db, copy.table).check_rows()
-        self._begin(db)
-
-    @property
-    def rows(self) -> int:
-        """The count of rows that are still to be read."""
-        return len(self._left)
-
-    def _begin(self, db: sqlite3.Connection) -> None:
-        table = self._table
-        self._change = newest_change(db)
-        self._left = rowids_where(db, table, _has_vector(table), ())
-        if table.partitions:
-            order = ", ".join(f"r.{quoted(name)}" for name in table.partitions)
-            rows = f"SELECT r._rowid FROM {table.rows} AS r WHERE {_has_vector(table)}"
-            found = db.execute(f"{rows} ORDER BY {order}, r._rowid").fetchall()
-            self._left = np.array(found, dtype=np.int64).reshape(-1)
-        self._segments: list[Segment] = []
-
-    def step(self, db: sqlite3.Connection, ticket: Ticket) -> bool:
-        """Read the next rows; return False when the copy is ready."""
-        self._bring_in(db, ticket)
-        some, self._left = self._left[:FULL], self._left[FULL:]
-        self._segments = self.copy.with_rows(self._segments, db, some, ticket)
-        if len(self._left):
-            return True
-        for place, segment in enumerate(self._segments):
-            # Those that grew step by step, one after the other.
-            if len(segment.rowids) > segment.count:
-                self._segments[place] = segment.with_room(segment.count)
-        self.copy.state = State(self._change, tuple(self._segments))
-        db.execute("PRAGMA shrink_memory")
-        give_back()
-        return False
-
-    def _bring_in(self, db: sqlite3.Connection, ticket: Ticket) -> None:
-        """Bring in what was written since the step before; begin anew where that is too much."""
-        change = newest_change(db)
-        if change == self._change:
-            return
-        rows_so_far = sum(part.count - part.dead for part in self._segments)
-        changes = _changes(db, self._table, self._change, self.copy.most_changes(rows_so_far))
-        if changes is None:
-            self._begin(db)
-            return
-        self._change = change
-        written, changed = changes
-        self._left = self._left[~np.isin(self._left, changed)]
-        segments = without(self._segments, changed)
-        self._segments = self.copy.with_rows(segments, db, written, ticket)
+def rows_to_load(db: sqlite3.Connection, table: TableLayout) -> Int64Array:
+    """Return the rowids of the rows with a vector, in the order of their partitions."""
+    if not table.partitions:
+        return rowids_where(db, table, _has_vector(table), ())
+    order = ", ".join(f"r.{quoted(name)}" for name in table.partitions)
+    rows = f"SELECT r._rowid FROM {table.rows} AS r WHERE {_has_vector(table)}"
+    found = db.execute(f"{rows} ORDER BY {order}, r._rowid").fetchall()
+    return np.array(found, dtype=np.int64).reshape(-1)
 
 
 def _has_vector(table: TableLayout) -> str:

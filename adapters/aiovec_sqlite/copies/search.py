@@ -18,16 +18,24 @@ from functools import partial
 
 import anyio
 
+from aiovec.backend import Int64Array
 from aiovec.backend.contract import Found, StaleTableError, TableHandle, VectorQuery
 from aiovec.backend.limits import Deadline, Gate, Line, copy_of_error, current_deadline
 from aiovec.backend.threads import Background, in_thread
 from aiovec.errors import StoreBusyError
 
 from ..connection import Ticket
-from ..layout import TableLayout, current_table
+from ..layout import current_table
 from ..pool import Read
-from ..search import can_rank_all, is_approximate
-from .copy import Loader, OlderSnapshotError, ResidentCopy, expected_bytes, vector_bytes
+from ..search import is_approximate
+from .copy import (
+    ChangesForgottenError,
+    OlderSnapshotError,
+    ResidentCopy,
+    expected_bytes,
+    rows_to_load,
+    vector_bytes,
+)
 from .segments import State, needs_compaction
 from .settle import Snapshot, answer
 
@@ -55,10 +63,6 @@ _PAUSE, _LONG_PAUSE = 10.0, 300.0
 _MOST_PAUSES = 1000
 # How often a batch takes a newer snapshot because another one was quicker.
 _MOST_SNAPSHOTS = 10
-
-
-class CannotRankError(Exception):
-    """The codes' bound does not hold for this table. Never reaches a user."""
 
 
 class NotResidentError(Exception):
@@ -109,6 +113,8 @@ class _Resident:
     def __init__(self, table: TableHandle) -> None:
         self.table = table
         self.copy: ResidentCopy | None = None
+        # Too much has changed to be brought in while a search waits.
+        self.is_behind = False
         # What the copy will take that is being made.
         self.reserved = 0
         self.loading: asyncio.Task[None] | None = None
@@ -123,7 +129,7 @@ class _Resident:
 
     @property
     def ready(self) -> bool:
-        return self.copy is not None and self.copy.state is not None
+        return self.copy is not None and not self.is_behind
 
     @property
     def nbytes(self) -> int:
@@ -195,7 +201,7 @@ class ResidentSearch:
         by_bits = self.by_bits(table)
         if any(is_approximate(query, table.schema, by_bits=by_bits) for query in queries):
             return None
-        if not self._prepared(table, searched=True) or not await can_rank_all(queries):
+        if not self._prepared(table, searched=True):
             return None
         resident = self._tables.get(table.name)
         if resident is None:
@@ -289,11 +295,11 @@ class ResidentSearch:
                     async with asyncio.timeout(_HEAD_START):
                         await resident.answered.wait()
             async with self._loaders.enter(None):
-                await self._load_now(resident)
-        except StaleTableError:
+                if resident.copy is None:
+                    await self._load_now(resident)
+                await self._catch_up(resident)
+        except (ChangesForgottenError, StaleTableError):
             self._drop(resident)
-        except CannotRankError as exc:
-            self._refuse(resident, str(exc))
         except Exception as exc:  # noqa: BLE001 - searches go on from the file, with the same results
             self._refuse(resident, f"loading it failed: {exc}", pause=_PAUSE)
 
@@ -307,14 +313,14 @@ class ResidentSearch:
 
     async def _load_by(self, read: Read, resident: _Resident) -> None:
         table = resident.table
-        loader = await read(partial(self._begin_loading, table))
+        copy, rowids = await read(partial(self._begin_loading, table))
         dim = table.schema.dim
-        wanted, vectors = expected_bytes(loader.rows, dim), vector_bytes(loader.rows, dim)
+        wanted, vectors = expected_bytes(len(rowids), dim), vector_bytes(len(rowids), dim)
         if wanted > self._budget:
             self._refuse(resident, _TOO_LARGE)
             return
         if self._taken() + wanted + vectors <= self._budget:
-            loader.copy.keeps_vectors = True
+            copy.keeps_vectors = True
             wanted += vectors
         # Before the first step: what is being loaded counts as if it were there.
         self._make_room(resident, wanted)
@@ -324,22 +330,24 @@ class ResidentSearch:
             return
         resident.reserved = wanted
         self._loading.add(resident)
-        while await read(partial(self._load_some, table, loader)):
-            pass
+        await read(partial(copy.load, rowids=rowids))
         # The copy alone counts from now on. Whoever lets it go counts on its memory, though the
         # connection that it was read by is still being closed.
-        resident.copy, resident.reserved = loader.copy, 0
+        resident.copy, resident.reserved, resident.is_behind = copy, 0, True
 
-    def _begin_loading(self, table: TableHandle, db: sqlite3.Connection, _: Ticket) -> Loader:
-        most_for_masks = int(self._budget * _FOR_MASKS)
-        return Loader(db, ResidentCopy(_rankable(db, table), most_for_masks))
+    def _begin_loading(
+        self, table: TableHandle, db: sqlite3.Connection, _: Ticket
+    ) -> tuple[ResidentCopy, Int64Array]:
+        layout = current_table(db, table)
+        copy = ResidentCopy(layout, int(self._budget * _FOR_MASKS))
+        return copy, rows_to_load(db, layout)
 
-    @staticmethod
-    def _load_some(
-        table: TableHandle, loader: Loader, db: sqlite3.Connection, ticket: Ticket
-    ) -> bool:
-        _rankable(db, table)
-        return loader.step(db, ticket)
+    async def _catch_up(self, resident: _Resident) -> None:
+        """Bring in what has changed, until so little is left that a search can do it."""
+        while resident.is_behind and (copy := resident.copy) is not None:
+            async with self._aside() as read:
+                resident.is_behind = not await read(copy.catch_up)
+            self._keep_to_budget(resident)
 
     def _taken(self) -> int:
         """Return the bytes in memory, and those promised to tables that are being loaded."""
@@ -480,8 +488,6 @@ class ResidentSearch:
             if batch is not None:
                 batch.reads = True
             layout = current_table(db, table)
-            if layout.extreme:  # such rows have no codes, so the copy cannot take them in
-                raise NotResidentError
             state = copy.advance(db, ticket)
             if state is None:
                 raise NotResidentError
@@ -499,8 +505,9 @@ class ResidentSearch:
             except OlderSnapshotError:
                 continue
             except NotResidentError:
-                # Too much has changed to be brought in on the way: the copy is made anew.
-                self._drop(resident)
+                if resident.copy is copy and _is_over(resident.loading):
+                    resident.is_behind = True
+                    resident.loading = self._tasks.start(self._load(resident))
                 raise
         else:
             raise NotResidentError
@@ -516,21 +523,16 @@ class ResidentSearch:
     def _look_after(self, resident: _Resident, state: State) -> None:
         """Keep the tables within the budget, and have rows that are gone give back their room."""
         resident.kept = state
-        self._make_room(resident, 0)  # tables grow
-        if resident.nbytes > self._budget:
-            self._refuse(resident, _TOO_LARGE)
+        self._keep_to_budget(resident)
         copy = resident.copy
         if copy is not None and needs_compaction(state) and _is_over(resident.compacting):
             resident.compacting = self._tasks.start(in_thread(copy.compact, limit=self._threads))
 
+    def _keep_to_budget(self, resident: _Resident) -> None:
+        self._make_room(resident, 0)  # tables grow
+        if resident.nbytes > self._budget:
+            self._refuse(resident, _TOO_LARGE)
+
 
 def _is_over(task: asyncio.Task[None] | None) -> bool:
     return task is None or task.done()
-
-
-def _rankable(db: sqlite3.Connection, table: TableHandle) -> TableLayout:
-    """The table as it is; CannotRankError where it has rows of which no codes can be made."""
-    layout = current_table(db, table)
-    if layout.extreme:
-        raise CannotRankError("the table has vectors whose squares do not fit into float32")
-    return layout

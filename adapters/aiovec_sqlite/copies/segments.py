@@ -215,10 +215,6 @@ class State:
         return sum(segment.dead for segment in self.segments)
 
     @property
-    def nbytes(self) -> int:
-        return sum(segment.nbytes for segment in self.segments)
-
-    @property
     def longest(self) -> float:
         """No row is longer; for cosine, whose rows are unit vectors, it tells nothing."""
         ends = (segment.most_reach + segment.most_error for segment in self.segments)

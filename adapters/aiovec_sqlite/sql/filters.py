@@ -102,7 +102,7 @@ def register(connection: Any) -> None:
     lists.register(connection)
 
 
-def to_sql(expr: Expr, schema: Schema) -> tuple[str, list[Any]]:
+def to_sql(expr: Expr) -> tuple[str, list[Any]]:
     """The condition and its parameters for a tree that ``aiovec._filters.bind`` gave.
 
     The statement that it stands in must read the table as ``r``: a field may have the name of a

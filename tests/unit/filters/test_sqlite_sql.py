@@ -30,7 +30,7 @@ INDEXED = {
 def sql_of(where: Any) -> tuple[str, Any]:
     expr = bind(where, SCHEMA)
     assert expr is not None
-    return to_sql(expr, SCHEMA)
+    return to_sql(expr)
 
 
 def test_nothing_that_users_write_stands_in_the_sql() -> None:
