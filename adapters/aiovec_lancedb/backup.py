@@ -15,11 +15,11 @@ from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from aiovec.backend.contract import StaleTableError
+from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.files import remove_abandoned
 from aiovec.backend.limits import renewed
 from aiovec.backend.threads import in_thread, to_its_end
@@ -28,13 +28,13 @@ from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, 
 from .driver import lancedb
 from .errors import translated
 from .export import RowsOf
-from .layout import at_rest
+from .layout import copied, with_incarnation
 from .locks.local import FOLDER, LockedFile
 from .locks.moves import generation_in, write_generation
 from .session import Session
 from .target import NEW_TABLES
 from .upkeep.retention import Pins
-from .writer import Touched, WriteOperation
+from .writer import WriteOperation
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -89,9 +89,6 @@ class _HoldOff(WriteOperation):
     write: Write
     act: Callable[[], Awaitable[Any]]
     until: float
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         left = max(0.0, self.until - time.monotonic())
@@ -204,9 +201,9 @@ async def _copy(tables: list[_Opened], partial: Path, path: str, rows_of: RowsOf
     try:
         for one in tables:
             with translated(path):
-                target = await to_its_end(copy.create_table(one.name, schema=at_rest(one.schema)))
+                target = await to_its_end(copy.create_table(one.name, schema=copied(one.schema)))
             async with aclosing(rows_of(one.table)) as blocks:
-                waiting: list[pa.Table] = []
+                waiting: list[pa.RecordBatch] = []
                 async for block in blocks:
                     waiting.append(block)
                     if sum(block.nbytes for block in waiting) > _BYTES:
@@ -218,10 +215,39 @@ async def _copy(tables: list[_Opened], partial: Path, path: str, rows_of: RowsOf
         copy.close()  # type: ignore[no-untyped-call]
 
 
-async def _add(target: AsyncTable, blocks: list[pa.Table], path: str) -> None:
+async def _add(target: AsyncTable, blocks: list[pa.RecordBatch], path: str) -> None:
     with translated(path):
         # Lance's threads would go on with a write that is cancelled.
-        await to_its_end(target.add(pa.concat_tables(blocks)))
+        await to_its_end(target.add(pa.Table.from_batches(blocks)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NumberChanges(WriteOperation):
+    """Rewrites a table that an earlier release made, whose rows have no stable ids.
+
+    Its result is whether that was done. It wants a folder in which two folders can change their
+    names at one moment. The rows stay; earlier versions go, and upkeep makes the indexes anew.
+    """
+
+    handle: TableHandle
+    rows_of: RowsOf
+
+    brings_files: ClassVar[bool] = False
+
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+        table = await session.opened(self.handle)
+        folder = session.folder
+        if table.numbering is not None or folder is None:
+            return [False]
+        name = table.name
+        partial = folder / FOLDER / f"numbered-{uuid.uuid4().hex[:12]}"
+        arrow = with_incarnation(await session.run(table.lance.schema()))
+        try:
+            await _copy([_Opened(name, table.lance, arrow, 0)], partial, str(folder), self.rows_of)
+            new, old = partial / f"{name}.lance", folder / f"{name}.lance"
+            return [await in_thread(_exchanged, new, old)]
+        finally:
+            await to_its_end(in_thread(remove_folder, partial))
 
 
 def _prepare(path: Path, partial: Path, folder: Path | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from aiovec.errors import DuplicateIdError
 
 from .index import extremes
 from .session import Opened, Session
-from .writer import Touched, WriteOperation
+from .writer import WriteOperation
 from .writes import Prepared, existing_ids
 
 _BATCH = 2**17
@@ -59,13 +59,12 @@ class Load(BulkLoad):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Add(WriteOperation):
+    by_hand: ClassVar[bool] = True
+
     load: Load
     handle: TableHandle
     prepared: Prepared
     hashes: Hashes
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return self.prepared.ids
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)

@@ -8,6 +8,7 @@ its column, so that column and options appear in one commit.
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Hashable
 from typing import Any
@@ -43,17 +44,37 @@ LEFT = "aiovec.left"
 """On the id's column: the store was left by a migration, and made independent again, since the
 table was made. Calls that were stopped before that find another value."""
 
+NUMBERING = "aiovec.changes"
+"""On the id's column: the numbering of the table's changes, of a table with stable row ids."""
+
 PAYLOAD = "payload"
 
 
 def new_table(schema: Schema, *, moving: bool = False) -> pa.Schema:
     """The Lance schema of a table that is made now; ``moving`` as in ``is_moving``."""
     arrow = schema.to_arrow()
-    if moving:
-        place = arrow.get_field_index("id")
-        arrow = arrow.set(place, arrow.field(place).with_metadata({MOVING: "1"}))
+    place = arrow.get_field_index("id")
+    noted = {NUMBERING: new_numbering(), **({MOVING: "1"} if moving else {})}
+    arrow = arrow.set(place, arrow.field(place).with_metadata(noted))
     own = {_LAYOUT: str(LAYOUT).encode(), _INCARNATION: uuid.uuid4().hex.encode()}
     return arrow.with_metadata({**arrow.metadata, **own})
+
+
+def with_incarnation(arrow: pa.Schema) -> pa.Schema:
+    """The schema of a table that takes the place of one, so that handles on that are stale."""
+    return arrow.with_metadata({**arrow.metadata, _INCARNATION: uuid.uuid4().hex.encode()})
+
+
+def new_numbering() -> str:
+    """Return a numbering of changes, above all earlier ones."""
+    return str(time.time_ns() // 1000)
+
+
+def numbering_in(arrow: pa.Schema) -> int | None:
+    """Return the numbering of a table's changes; None where its rows have no stable ids."""
+    place = arrow.get_field_index("id")  # another program's table may have none
+    noted = (arrow.field(place).metadata or {}).get(NUMBERING.encode()) if place >= 0 else None
+    return int(noted) if noted is not None and noted.isdigit() else None
 
 
 def added_column(name: str, field: Field) -> pa.Schema:
@@ -121,14 +142,15 @@ def is_moving(arrow: pa.Schema) -> bool:
     return place >= 0 and MOVING.encode() in (arrow.field(place).metadata or {})
 
 
-def at_rest(arrow: pa.Schema) -> pa.Schema:
-    """The schema of a table that no migration has left a sign in."""
-    if not is_moving(arrow):
-        return arrow
+def copied(arrow: pa.Schema) -> pa.Schema:
+    """The schema of a table's copy: without a migration's sign, and with its own numbering."""
     place = arrow.get_field_index("id")
+    if place < 0:  # another program's table
+        return arrow
     column = arrow.field(place)
-    kept = {key: value for key, value in column.metadata.items() if key != MOVING.encode()}
-    return arrow.set(place, column.with_metadata(kept))
+    metadata = {**(column.metadata or {}), NUMBERING.encode(): new_numbering().encode()}
+    metadata.pop(MOVING.encode(), None)
+    return arrow.set(place, column.with_metadata(metadata))
 
 
 def tuned_in(arrow: pa.Schema, schema: Schema) -> Tuned | None:

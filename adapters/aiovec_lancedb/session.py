@@ -36,7 +36,15 @@ from aiovec.errors import (
 from .driver import first_process, lancedb, without_blobs
 from .errors import ConflictError, NoSuchTableError, translated
 from .index.effort import Tuned
-from .layout import handle_of, incarnation_of, is_extreme, is_moving, token_of, tuned_in
+from .layout import (
+    handle_of,
+    incarnation_of,
+    is_extreme,
+    is_moving,
+    numbering_in,
+    token_of,
+    tuned_in,
+)
 from .target import StoreTarget
 
 if TYPE_CHECKING:
@@ -73,6 +81,8 @@ class Opened:
     incarnation: Hashable = None
     moving: bool = False
     """True if a read has to look for the mark of a migration."""
+    numbering: int | None = None
+    """The numbering of its changes; None where an earlier release made it, which had none."""
     known: dict[str, Any] = field(default_factory=dict, compare=False)
     """Answers about this version that were asked for once, by their names."""
 
@@ -342,6 +352,7 @@ class Session:
             tuned_in(arrow, handle.schema),
             incarnation_of(handle),
             moving,
+            numbering_in(arrow),
         )
 
     @asynccontextmanager

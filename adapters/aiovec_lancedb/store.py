@@ -28,6 +28,7 @@ from aiovec.backend.contract import (
     Found,
     IndexInfo,
     Order,
+    StaleTableError,
     StoredRows,
     TableHandle,
     TableStats,
@@ -54,8 +55,9 @@ from . import (
     tables,
     writes,
 )
-from .backup import Moment, copy_beside, put_in_place, remove_folder, write_backup
+from .backup import Moment, NumberChanges, copy_beside, put_in_place, remove_folder, write_backup
 from .bulk import Load
+from .changes import changes, newest_number
 from .export import Export, whole_rows
 from .index import (
     info,
@@ -84,7 +86,7 @@ if TYPE_CHECKING:
 
 
 _ABLE = frozenset({
-    "text", "indexes", "snapshots", "backup", "restore", "read-only", "bulk-load",
+    "text", "indexes", "snapshots", "changes", "backup", "restore", "read-only", "bulk-load",
 })  # fmt: skip
 
 
@@ -162,7 +164,8 @@ class LancedbBackend(Backend):
             fence=self._fence,
             gate=self._writing,
         )
-        self._pins = Pins(key, self._own_folder)
+        # A migration follows the changes since it began, however long that takes.
+        self._pins = Pins(key, self._own_folder, self._fence.is_open)
         if self.upkeep and not self._target.managed:  # there the service does it
             self._housekeeper = Housekeeper(
                 self._session,
@@ -237,6 +240,8 @@ class LancedbBackend(Backend):
         return BucketMarks(Bucket(self._target.key, self.target, self._settings.storage_options))
 
     def supports(self, ability: str) -> bool:
+        if ability == "changes" and self._target.managed:
+            return False
         return ability in _ABLE or (ability == "moves" and self._fence.supported)
 
     async def close(self) -> None:
@@ -506,22 +511,9 @@ class LancedbBackend(Backend):
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         pins = self._open_pins()
-        async with (
-            self._exports.enter(current_deadline(self.busy_timeout)),
-            pins.reading(self._session, table) as opened,
-        ):
-            export = Export(
-                self._session,
-                opened,
-                where,
-                columns,
-                after,
-                batch_size,
-                self._admission,
-                pins,
-                self._limits.export,
-            )
-            async with aclosing(export.batches()) as batches:
+        async with self._exports.enter(current_deadline(self.busy_timeout)):
+            export = Export(self._session, table, where, columns, batch_size, self._admission, pins)
+            async with aclosing(export.batches(after)) as batches:
                 async for found in batches:
                     self._session.check()
                     yield found
@@ -561,12 +553,24 @@ class LancedbBackend(Backend):
         return nullcontext() if self._housekeeper is None else self._housekeeper.alone(table)
 
     async def optimize(self, table: TableHandle) -> None:
+        await self._number_changes(table)
         step = Steps()
         await step(self._indexing.tend(table))
         if self._housekeeper is not None:
             await step(self._housekeeper.optimize(table))
             # It may have put another index in the place of one.
             await step(self._indexing.tend(table))
+
+    async def _number_changes(self, table: TableHandle) -> None:
+        """Have the changes of a table numbered that an earlier release made."""
+        if (await self._session.opened(table)).numbering is not None or self._target.managed:
+            return
+        async with self._no_upkeep(table.name):
+            done = await self._write(table.name, NumberChanges(table, self._rows_of))
+        if done:
+            text = "rewrote the table %r of %s, whose changes are numbered from now on"
+            await in_thread(LOG.info, text, table.name, self.target)
+            raise StaleTableError(table.name)  # the caller goes on with the new one
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         async with self._session.reading(table) as opened:
@@ -589,8 +593,8 @@ class LancedbBackend(Backend):
             self._session, path, self._open_pins(), self._rows_of, moment, generation
         )
 
-    def _rows_of(self, table: AsyncTable) -> AsyncGenerator[pa.Table, None]:
-        return whole_rows(self._session, table, self._admission, self._limits.export)
+    def _rows_of(self, table: AsyncTable) -> AsyncGenerator[pa.RecordBatch, None]:
+        return whole_rows(self._session, table, self._admission)
 
     # Moving away
 
@@ -606,17 +610,10 @@ class LancedbBackend(Backend):
         await self._session.check_place()
         self._check_writable()
         before, after = await in_thread(partial(self._fence.change, change, anew=anew))
-        noted = before.mark is not None and not before.mark.filling
-        if noted and (after.mark is None or after.mark.left):
-            await self._forget_changes(moving=after.mark is not None)
-        return before, after
-
-    async def _forget_changes(self, *, moving: bool) -> None:
-        """Remove what only an open migration needs. What is left behind does no harm."""
-        if not moving:
-            with suppress(AiovecError):
+        if after.mark is None and before.mark is not None and not before.mark.filling:
+            with suppress(AiovecError):  # the sign for readers only costs them a look
                 await self._flush(self._fence, self._settings.busy_timeout)
-        await in_thread(self._fence.forget_notes)  # behind the writes that note something
+        return before, after
 
     async def flush_writers(self, limit: float) -> None:
         mark = (await self.move_record()).mark
@@ -651,16 +648,12 @@ class LancedbBackend(Backend):
         self._fence.run = run
 
     async def change_number(self, table: TableHandle) -> int:
-        _, number = await self._newest(table)
-        return number
-
-    async def _newest(self, table: TableHandle) -> tuple[str, int]:
-        newest: tuple[str, int] = await self._write(table.name, moves.Newest(table, self._fence))
-        return newest
+        async with self._session.reading(table) as opened:
+            return await newest_number(self._session, opened)
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
-        newest = await self._newest(table)
-        return await moves.changes(self._session, self._fence, newest, table, since, limit)
+        async with self._session.reading(table) as opened:
+            return await changes(self._session, opened, since, limit)
 
     def owns(self, path: Path) -> bool:
         folder = self._target.folder

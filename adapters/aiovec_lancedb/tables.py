@@ -27,13 +27,14 @@ from aiovec.errors import (
     UnsupportedError,
 )
 
+from .changes import number_anew
 from .errors import NoSuchTableError, TableThereError
 from .export import RowsOf
 from .index.fields import drop_unwanted, index_fields
 from .layout import added_column, goes, incarnation_in, new_table, options_of, renamable
 from .session import Opened, Session
 from .upkeep.retention import versions_of
-from .writer import Touched, WriteOperation
+from .writer import WriteOperation
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,9 +60,6 @@ class CreateTable(WriteOperation):
         if self.name in await session.names():
             return TableExistsError(self.name)
         return mark.frozen_error()
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         connection = session.check()
@@ -97,9 +95,6 @@ class DropTable(WriteOperation):
         if self.name not in names:
             return TableNotFoundError(self.name, names)
         return mark.frozen_error()
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         connection = session.check()
@@ -157,9 +152,6 @@ class AddField(WriteOperation):
 
     changes_schema: ClassVar[bool] = True
 
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
-
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         if self.name in table.schema.fields:
@@ -187,9 +179,6 @@ class AlterField(WriteOperation):
 
     changes_schema: ClassVar[bool] = True
 
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
-
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         lance = table.lance
@@ -215,9 +204,6 @@ class DropField(WriteOperation):
 
     changes_schema: ClassVar[bool] = True
 
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
-
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         # First, so that its absence is no damage. As long as the column is there, nothing changes.
@@ -240,9 +226,6 @@ class RenameField(WriteOperation):
     new: str
 
     changes_schema: ClassVar[bool] = True
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
@@ -279,9 +262,6 @@ class RenameTable(WriteOperation):
             return TableNotFoundError(self.old, names)
         return TableExistsError(self.new) if self.new in names else None
 
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
-
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         # Looked at before the other lock is waited for: of two that want to give each other's
         # names, one ends here.
@@ -298,9 +278,6 @@ class _TakeName(WriteOperation):
     new: str
 
     changes_schema: ClassVar[bool] = True
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         if self.new in await session.names():
@@ -329,9 +306,6 @@ class IndexFields(WriteOperation):
 
     handle: TableHandle
 
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
-
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         schema = table.schema
@@ -347,18 +321,18 @@ class Restore(WriteOperation):
     changes_schema: ClassVar[bool] = True
     brings_files: ClassVar[bool] = False
 
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
-
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         newest = await _check_out(session, table, self.version)
+        lance = table.lance
         try:
-            await session.run(table.lance.restore())
+            await session.run(lance.restore())
         except AiovecError:
             found = await _found(session, self.handle.name)
             if found is None or await session.run(found[0].version()) == newest:
                 raise
+            lance = found[0]
+        await number_anew(session, lance)
         return [None]
 
 

@@ -24,8 +24,12 @@ KEY_VARIABLE = "LANCEDB_API_KEY"
 READ_TIMEOUT_VARIABLE = "LANCE_CLIENT_READ_TIMEOUT"
 # Seconds without a byte after which a request is sent again, three times. LanceDB's own are 300.
 _READ_TIMEOUT = 30.0
-NEW_TABLES = {"new_table_data_storage_version": "2.1"}
-"""The format of the data files of tables that are made from now on, for ``connect_async``.
+NEW_TABLES = {
+    "new_table_data_storage_version": "2.1",
+    "new_table_enable_stable_row_ids": "true",
+}
+"""Tables that are made from now on, for ``connect_async``: the format of their data files, and row
+ids that stay, by which ``changes`` tells what was written and deleted.
 
 Version 2.2, lancedb's default, stores a column whose values are all equal as one value, and reads
 each null beside it as a copy of that value: a text of 8 MB beside 300 nulls takes more than the

@@ -28,6 +28,7 @@ from aiovec.errors import (
     StoreReplacedError,
 )
 
+from .changes import number_anew
 from .errors import ConflictError
 from .locks.local import TaskLock, WriteLock
 from .session import CONFIRM, Session
@@ -47,9 +48,6 @@ _LOCK_TRY = 0.1
 # A compaction, or a program that does not know our locks, may commit first. The work is done anew
 # then, after these seconds.
 _PAUSES_AFTER_CONFLICTS = (0.0, 0.02, 0.1, 0.5, 1.0)
-
-
-Touched = Sequence[str]
 
 
 class _HeldBack(Exception):  # noqa: N818 - it reports no error
@@ -80,7 +78,7 @@ class WriteOperation(ABC):
     """True if it is held off while a migration is open."""
 
     by_hand: ClassVar[bool] = False
-    """True if it is held off in a store that is being filled, though it touches no rows."""
+    """True if it is held off in a store that is being filled, as all but upkeep is."""
 
     brings_files: ClassVar[bool] = True
     """False if it writes nothing but a manifest, so that a damaged table does not stop it."""
@@ -88,14 +86,6 @@ class WriteOperation(ABC):
     async def refused(self, session: Session, mark: MoveMark) -> Exception:
         """Why it is not done while the mark stands, of a work that changes schemas."""
         return mark.frozen_error()
-
-    @abstractmethod
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        """The ids of the rows that this and ``others`` may insert, change or delete.
-
-        Asked under the table's lock, and only while a migration is open, which has to learn of
-        every row that changes.
-        """
 
     @abstractmethod
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
@@ -110,9 +100,6 @@ class CheckFiles(WriteOperation):
 
     AiovecError where one was cut short.
     """
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         return [None]
@@ -290,11 +277,6 @@ class TableWriter(Committer[_Call]):
                 raise mark.moved_error(self._session.target)
             if first.changes_schema or (first.by_hand and mark.filling):
                 raise await first.refused(self._session, mark)
-            touched = await first.touches(self._session, others)
-            if touched and mark.filling:
-                raise mark.frozen_error()
-            if not mark.filling:
-                await self._fence.note(mark, self._table, touched)
         if self._files is None or not first.brings_files:
             return await first.do(self._session, others)
         before = await self._begin(self._files)
@@ -357,6 +339,7 @@ class TableWriter(Committer[_Call]):
         lance, _ = await self._session.open_any(self._table)
         await self._session.run(lance.checkout(number))
         await self._session.run(lance.restore())
+        await number_anew(self._session, lance)
 
     async def _drop_indexes(self, cut: list[str]) -> None:
         """Drop the indexes that the files belong to: without them every answer is the same."""

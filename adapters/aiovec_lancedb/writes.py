@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +43,7 @@ from .rows import stored_form
 from .session import Opened, Session
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
-from .writer import ALONE, Touched, WriteOperation
+from .writer import ALONE, WriteOperation
 
 # Ids of an upsert up to which it pays to see whether any of them exists.
 _WORTH_A_LOOK = 100
@@ -92,6 +92,8 @@ class RowsOperation(WriteOperation):
     """A write of rows of one table. Those that name their rows may be in one group."""
 
     handle: TableHandle
+
+    by_hand: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -221,9 +223,6 @@ class RowsWrite(Put):
     def extreme(self) -> bool:  # type: ignore[override]
         return self.prepared.extreme
 
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return _named(self, others)
-
     def fold(self, rows: FoldedRows) -> int:
         places: Sequence[int] = range(len(self.prepared.ids))
         if self.on_conflict != "replace":
@@ -253,10 +252,6 @@ def _absent(rows: pa.Table, ids: Sequence[str], there: set[str]) -> pa.Table:
     """Return the rows whose ids are not there."""
     new = [place for place, id in enumerate(ids) if id not in there]
     return rows.take(pa.array(new, pa.int64()))
-
-
-def _named(work: WriteOperation, others: Sequence[WriteOperation]) -> Sequence[str]:
-    return [id for one in (work, *others) for id in one.named] if others else work.named
 
 
 def _stored(value: Any) -> Any:
@@ -313,22 +308,6 @@ async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None
     return " AND ".join(parts) or None
 
 
-async def selected_ids(
-    session: Session, handle: TableHandle, ids: Sequence[str] | None, where: Expr | None
-) -> Sequence[str]:
-    """The ids of the rows that both select, or more of them."""
-    if ids is not None:
-        return ids
-    table = await session.opened(handle)
-    query = table.lance.query().select(["id"])
-    condition = await selection(None, where)
-    if condition is not None:
-        query = query.where(condition)
-    found = await session.fetch(query)
-    column = found.column("id")
-    return await hop(len(column), lambda: cast("list[str]", column.to_pylist()))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Delete(RowsOperation):
     handle: TableHandle
@@ -348,11 +327,6 @@ class Delete(RowsOperation):
     @property
     def named(self) -> Sequence[str]:
         return self.ids or ()
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        if others:
-            return _named(self, others)
-        return await selected_ids(session, self.handle, self.ids, self.where)
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
@@ -408,11 +382,6 @@ class Update(Put):
     def _takes(self) -> bool:
         """True if it takes the vectors of its rows away."""
         return self.vector is not None and bool(without_vector(self.vector[None, :])[0])
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        if others:
-            return _named(self, others)
-        return await selected_ids(session, self.handle, self.ids, self.where)
 
     def fold(self, rows: FoldedRows) -> int:
         values = {name: _stored(value) for name, value in self.values.items()}
@@ -548,9 +517,6 @@ class SetVectors(Put):
     @property
     def named(self) -> Sequence[str]:
         return self.ids
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return _named(self, others)
 
     def fold(self, rows: FoldedRows) -> int:
         found = [place for place, id in enumerate(self.ids) if id in rows]

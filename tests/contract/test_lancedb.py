@@ -20,6 +20,7 @@ DEVIATIONS = {
 
 class TestLancedbFolder(BackendContract):
     backend = "lancedb"
+    forgetful = {"keep_versions": "0 seconds", "max_versions": 1}  # noqa: RUF012
     tiers = (None, "slow")
     deviations = DEVIATIONS
 

@@ -17,7 +17,7 @@ from ..driver import indexing
 from ..layout import DROPPED, incarnation_of
 from ..limits import IndexLimits
 from ..session import Opened, Session
-from ..writer import CheckFiles, Touched, WriteOperation
+from ..writer import CheckFiles, WriteOperation
 from . import kinds, recall
 from .effort import KEY, LIMITS, Intent, Tuned
 from .fields import configs_of, index_name, lacking, text_config
@@ -51,9 +51,6 @@ class Note(WriteOperation):
     handle: TableHandle
     tuned: Tuned
 
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
-
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         await _note(session, await reopened(session, self.handle), self.tuned)
         return [None]
@@ -67,9 +64,6 @@ class Drop(WriteOperation):
 
     handle: TableHandle
     index: str
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)

@@ -20,7 +20,7 @@ from aiovec.backend.threads import in_thread
 from ..layout import EXTREME
 from ..reads import rows_by_id
 from ..session import Opened, Session
-from ..writer import Touched, WriteOperation
+from ..writer import WriteOperation
 from .effort import KEY
 from .info import vector_index
 
@@ -84,9 +84,6 @@ class Unmark(WriteOperation):
 
     handle: TableHandle
     mark: str
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)

@@ -12,7 +12,7 @@ it commits a version with which every commit begun before is in conflict. And a 
 that the lock is still its own after it has opened the table: either it opened a version before the
 fence, and its commit fails, or it notices.
 
-The mark of a migration and its notes are an object each as well, written on condition.
+The mark of a migration is an object as well, written on condition.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import time
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -51,7 +51,7 @@ from aiovec.errors import AiovecError, StoreBusyError
 
 from ..errors import translate
 from .local import WriteLock
-from .moves import Marks, Noted, ids_of, table_of_lock, text_of
+from .moves import Marks, table_of_lock
 
 TERM = 15.0
 """Seconds after which an unchanged lock counts as left behind. A default ``busy_timeout`` is
@@ -407,12 +407,8 @@ _OWN_FOLDER = ".aiovec"
 
 _RECORD = f"{_OWN_FOLDER}/_move.json"
 
-_NOTES = f"{_OWN_FOLDER}/_moves"
-
 # Attempts at a change that others were in the way of.
 _MARK_ATTEMPTS = 20
-
-_DIGITS = 20
 
 
 class BucketMarks(Marks):
@@ -421,8 +417,6 @@ class BucketMarks(Marks):
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._opened: Any = None
-        # The newest note of each table that this store knows of.
-        self._known: dict[str, int] = {}
 
     @property
     def _store(self) -> Any:
@@ -462,67 +456,3 @@ class BucketMarks(Marks):
             found = obstore.list_with_delimiter(self._store, _OWN_FOLDER)["objects"]
         names = [str(one["path"]).rpartition("/")[2] for one in found]
         return [table for name in names if (table := table_of_lock(name)) is not None]
-
-    def _prefix(self, folder: str, table: str) -> str:
-        return f"{_NOTES}/{folder}/{table}"
-
-    def _numbers(self, prefix: str, since: int) -> Iterator[int]:
-        """The numbers of the notes above one, in their order."""
-        offset = f"{prefix}/{since:0{_DIGITS}}"
-        found = [
-            int(str(one["path"]).rpartition("/")[2])
-            for chunk in obstore.list(self._store, prefix, offset=offset)
-            for one in chunk
-        ]
-        yield from sorted(number for number in found if number > since)
-
-    def note(self, folder: str, table: str, ids: Sequence[str]) -> None:
-        prefix = self._prefix(folder, table)
-        text = text_of(ids)
-        with translating(self._bucket):
-            while True:
-                # Without a gap, so that a number that was told never gets one below it later.
-                number = self._known.get(prefix, -1) + 1
-                if number:
-                    try:
-                        name = f"{prefix}/{number:0{_DIGITS}}"
-                        obstore.put(self._store, name, text, mode="create")
-                    except AlreadyExistsError:
-                        pass
-                    else:
-                        self._known[prefix] = number
-                        return
-                self._known[prefix] = self._newest(prefix)
-
-    def _newest(self, prefix: str) -> int:
-        since = max(0, self._known.get(prefix, 0))
-        return max(self._numbers(prefix, since), default=since)
-
-    def newest(self, folder: str, table: str) -> int:
-        with translating(self._bucket):
-            return self._newest(self._prefix(folder, table))
-
-    def noted(self, folder: str, table: str, since: int, until: int, limit: int) -> Noted:
-        prefix = self._prefix(folder, table)
-        ids: dict[str, None] = {}
-        reached = since
-        with translating(self._bucket):
-            for number in self._numbers(prefix, since):
-                if number > until or len(ids) >= limit:
-                    break
-                found = self._get(f"{prefix}/{number:0{_DIGITS}}")
-                ids.update(dict.fromkeys(ids_of(b"" if found is None else found[1])))
-                reached = number
-            else:
-                reached = until
-        return Noted(list(ids), reached, reached >= until)
-
-    def folders(self) -> list[str]:
-        with translating(self._bucket):
-            found = obstore.list_with_delimiter(self._store, _NOTES)["common_prefixes"]
-        return [str(path).rpartition("/")[2] for path in found]
-
-    def forget(self, folder: str) -> None:
-        with translating(self._bucket):
-            for chunk in obstore.list(self._store, f"{_NOTES}/{folder}"):
-                obstore.delete(self._store, [str(one["path"]) for one in chunk])

@@ -12,7 +12,7 @@ import itertools
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -66,8 +66,12 @@ def _held(key: str) -> _Held:
 class Pins:
     """The pins on the tables of one place."""
 
-    def __init__(self, key: str, folder: Path | None) -> None:
+    def __init__(
+        self, key: str, folder: Path | None, keep_all: Callable[[], bool] = lambda: False
+    ) -> None:
+        """``keep_all`` tells whether all versions are in use; it may read the disk."""
         self._key = key
+        self._keep_all = keep_all
         self._folder = None if folder is None else folder / _READERS
         self._lock = threading.Lock()
         self._taken: set[_Pin] = set()
@@ -124,6 +128,8 @@ class Pins:
 
     def oldest(self, table: str) -> int | None:
         """The oldest version that is pinned, by whomever. Reads the disk."""
+        if self._keep_all():
+            return 0
         held = _held(f"{self._key}\n{table}")
         with held.lock:
             found = set(held.versions)

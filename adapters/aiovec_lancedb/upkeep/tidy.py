@@ -22,7 +22,7 @@ from aiovec.backend.threads import in_thread
 
 from ..index.fields import filled_anew
 from ..session import Opened, Session
-from ..writer import Touched, WriteOperation
+from ..writer import WriteOperation
 from .retention import Retention, versions_of
 
 # A file of a table is left as it is when it has this many rows, unless many are deleted.
@@ -99,9 +99,6 @@ class TidyingOperation(WriteOperation):
         self._patience = patience
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
-
-    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
-        return ()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         began = time.monotonic()

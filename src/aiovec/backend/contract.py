@@ -543,7 +543,7 @@ class Backend(ABC):
     # is open. Numbers rise within a table and are never reused.
 
     async def change_number(self, table: TableHandle) -> int:
-        """The number of the newest change; 0 where there was none."""
+        """The number of the newest change. 0 lies before all changes."""
         raise self._lacks("changes")
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:

@@ -1,0 +1,175 @@
+"""The change feed, from what Lance knows of each row: the version that wrote it last.
+
+Tables are made with stable row ids. So a row keeps its id and the version of its last change
+wherever compactions put it, and an id that a version has and the newest one lacks is of a row that
+was deleted since.
+
+A change number is a place in the table's history: the numbering it belongs to, a version, and a row
+id in it. All changes of earlier versions lie before it, and those of this version to rows of
+smaller ids. A numbering ends where the history does: a table that is made anew, restored to an
+earlier version, or copied has another.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from aiovec.backend import one_array
+from aiovec.backend.contract import Changes, ChangesPrunedError, StaleTableError
+from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.weight import weight
+from aiovec.errors import CorruptStoreError, UnsupportedError
+
+from .driver import without_blobs
+from .layout import NUMBERING, new_numbering, numbering_in
+from .session import Opened, Session
+
+if TYPE_CHECKING:
+    from lancedb.table import AsyncTable
+
+_ROW_BITS, _PLACE_BITS = 36, 64
+_UPDATED, _CREATED = "_row_last_updated_at_version", "_row_created_at_version"
+# Rows that are looked up by their row ids at once.
+_BLOCK = 10_000
+
+_Keys = npt.NDArray[np.uint64]
+
+
+class _Place(NamedTuple):
+    """A change number in parts."""
+
+    numbering: int
+    version: int
+    row: int
+
+    @classmethod
+    def of(cls, number: int) -> _Place:
+        key = number & (1 << _PLACE_BITS) - 1
+        return cls(number >> _PLACE_BITS, key >> _ROW_BITS, key & (1 << _ROW_BITS) - 1)
+
+    @property
+    def key(self) -> int:
+        return self.version << _ROW_BITS | self.row
+
+    @property
+    def number(self) -> int:
+        return self.numbering << _PLACE_BITS | self.key
+
+
+async def newest_number(session: Session, table: Opened) -> int:
+    """Return the number of a table's newest change."""
+    return (await _end(session, table)).number
+
+
+async def _end(session: Session, table: Opened) -> _Place:
+    if table.numbering is None:
+        hint = (
+            f"the table {table.name!r} was made by an earlier release, which numbered no changes; "
+            f"optimize({table.name!r}) rewrites it once on a folder of Linux, elsewhere export "
+            "its rows into a new table"
+        )
+        raise UnsupportedError("changes", "lancedb", hint)
+    return _Place(table.numbering, int(await session.run(table.lance.version())) + 1, 0)
+
+
+async def number_anew(session: Session, lance: AsyncTable) -> None:
+    """Begin another numbering, behind a return to an earlier version."""
+    if numbering_in(await session.run(lance.schema())) is not None:
+        metadata = {NUMBERING: new_numbering()}
+        await session.run(lance.update_field_metadata({"path": "id", "metadata": metadata}))
+
+
+async def changes(session: Session, table: Opened, since: int, limit: int) -> Changes:
+    """Return about ``limit`` changes after ``since``, and all deletes.
+
+    ChangesPrunedError where the numbering is another, or the version of ``since`` has gone and so
+    nothing tells what was deleted.
+    """
+    end = await _end(session, table)
+    begin = _Place.of(since) if since else _Place(end.numbering, 1, 0)
+    if begin.numbering != end.numbering or begin > end:
+        raise ChangesPrunedError(end.number)
+    # All rows that were given are in this version, and all deletes up to it were.
+    base = begin.version if begin.row else begin.version - 1
+    deleted: list[str] = []
+    if 0 < base < end.version - 1:
+        try:
+            deleted = await _deleted(session, table, base)
+        except CorruptStoreError as exc:
+            raise ChangesPrunedError(end.number) from exc
+    keys = await _written(session, table, begin, limit + 1)
+    complete = len(keys) <= limit
+    number = end.number
+    if not complete:
+        keys = keys[:limit]
+        number = begin._replace(version=0, row=0).number + int(keys[-1]) + 1
+    rows = await _taken(session, table.lance, keys, table.schema.to_arrow())
+    return Changes(number, rows, deleted, complete)
+
+
+async def _deleted(session: Session, table: Opened, base: int) -> list[str]:
+    """Return the ids of the rows that a version has and the table lacks by now."""
+    old, arrow = await session.open_any(table.name)
+    if numbering_in(arrow) != table.numbering:
+        raise StaleTableError(table.name)
+    await session.run(old.checkout(base))
+    new = table.lance
+    # Counting takes next to no time, and mostly nothing was deleted.
+    added = await session.run(new.count_rows(f"{_CREATED} > {base}"))
+    if await session.run(old.count_rows()) + added == await session.run(new.count_rows()):
+        return []
+    both = await _row_ids(session, old), await _row_ids(session, new)
+    gone = await in_thread(np.setdiff1d, *both, True)
+    found = await _taken(session, old, gone, pa.schema([arrow.field("id")]))
+    ids: list[str] = await hop(len(gone), found.column("id").to_pylist)
+    return ids
+
+
+async def _row_ids(session: Session, lance: Any) -> _Keys:
+    stream = await session.run(without_blobs(lance.query().select(["_rowid"])).to_batches())
+    with session.guarded():
+        found = [batch.column("_rowid").to_numpy() async for batch in stream]
+    return np.concatenate([np.empty(0, np.uint64), *found])
+
+
+async def _written(session: Session, table: Opened, begin: _Place, count: int) -> _Keys:
+    """Return the first keys of changed rows behind a place, in their order."""
+    query = table.lance.query().select(["_rowid", _UPDATED])
+    query = query.where(f"{_UPDATED} >= {begin.version}")
+    stream = await session.run(without_blobs(query).to_batches())
+    kept = np.empty(0, np.uint64)
+
+    def first(batch: pa.RecordBatch | None) -> _Keys:
+        keys = kept
+        if batch is not None:
+            shifted = batch.column(_UPDATED).to_numpy() << np.uint64(_ROW_BITS)
+            new = shifted | batch.column("_rowid").to_numpy()
+            keys = np.concatenate([kept, new[new >= np.uint64(begin.key)]])
+            if len(keys) <= 8 * count:
+                return keys
+        return np.sort(keys)[:count]
+
+    with session.guarded():
+        async for batch in stream:
+            kept = await hop(batch.num_rows, first, batch)
+    return await hop(len(kept), first, None)
+
+
+async def _taken(session: Session, lance: Any, keys: _Keys, layout: pa.Schema) -> pa.Table:
+    """Return the rows of these row ids, the lower bits of the keys, with the layout's columns."""
+    rows = await hop(len(keys), lambda: (keys & np.uint64((1 << _ROW_BITS) - 1)).tolist())
+    parts = [layout.empty_table()]
+    for start in range(0, len(rows), _BLOCK):
+        query = lance.take_row_ids(rows[start : start + _BLOCK]).select(layout.names)
+        found = await session.run(query.to_arrow())
+        parts.append(await hop(weight(found), _in_layout, found, layout))
+    return pa.concat_tables(parts)
+
+
+def _in_layout(found: pa.Table, layout: pa.Schema) -> pa.Table:
+    arrays = [one_array(found.column(field.name)) for field in layout]
+    return pa.Table.from_arrays(arrays, schema=layout)
