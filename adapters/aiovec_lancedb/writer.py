@@ -411,7 +411,7 @@ class Writers:
         if self._closed:
             raise StoreClosedError(self._session.target)
         self._session.check()
-        deadline = current_deadline(self._busy_timeout) if limit is None else Deadline.after(limit)
+        deadline = current_deadline(self._busy_timeout) if limit is None else Deadline(limit)
         return await self._writer(table).run(work, deadline)
 
     def _writer(self, table: str) -> TableWriter:

@@ -26,7 +26,7 @@ class Room:
 
     async def enter(self, name: str, size: int = 0, seconds: float | None = None) -> None:
         self._leave[name] = Event()
-        self.tasks[name] = create_task(self._stay(name, size, Deadline.after(seconds)))
+        self.tasks[name] = create_task(self._stay(name, size, Deadline(seconds)))
         await sleep(0)
 
     async def _stay(self, name: str, size: int, deadline: Deadline) -> None:
@@ -91,7 +91,7 @@ async def test_a_call_waits_to_its_deadline_and_a_free_gate_has_none() -> None:
         await room.tasks["late"]
     assert caught.value.waited >= 0.2
     await room.leave("a")
-    over = Deadline.after(0)
+    over = Deadline(0)
     await sleep(0.4)
     assert over.left() < 0
     async with room.gate.enter(over):
@@ -99,7 +99,7 @@ async def test_a_call_waits_to_its_deadline_and_a_free_gate_has_none() -> None:
 
 
 async def test_a_pause_extends_a_deadline_once() -> None:
-    deadline = Deadline.after(0)
+    deadline = Deadline(0)
     before = deadline.left()
     deadline.extend(60)
     deadline.extend(60)
@@ -133,7 +133,7 @@ async def test_a_task_that_a_call_begins_is_no_part_of_it() -> None:
     async def seconds() -> float:
         return current_deadline(5).seconds
 
-    with Deadline.after(60) as deadline:
+    with Deadline(60) as deadline:
         assert current_deadline(5) is deadline
         assert await seconds() == 60
         assert await create_task(seconds()) == 5

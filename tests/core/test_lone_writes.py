@@ -60,7 +60,7 @@ class Slow(Committer[WriteCall]):
 async def test_a_call_that_waits_for_nobody(place: str) -> None:
     slow = Slow(place)
     commits = GroupCommit(slow, Gate("too many"))
-    call = asyncio.ensure_future(commits.run(WriteCall(), Deadline.after(0)))
+    call = asyncio.ensure_future(commits.run(WriteCall(), Deadline(0)))
     await asyncio.sleep(LONGER)
     slow.go_on.set()
     assert await call == "done"
@@ -73,10 +73,10 @@ async def test_a_call_that_waits_for_nobody(place: str) -> None:
 async def test_a_call_that_waits_for_others(place: str, busy: str | None, reason: str) -> None:
     committer = Slow(place, busy=busy)
     commits = GroupCommit(committer, Gate("too many"))
-    first = asyncio.ensure_future(commits.run(WriteCall(), Deadline.after(60)))
+    first = asyncio.ensure_future(commits.run(WriteCall(), Deadline(60)))
     await asyncio.sleep(0)
     with pytest.raises(StoreBusyError, match=reason):
-        await commits.run(WriteCall(), Deadline.after(0))
+        await commits.run(WriteCall(), Deadline(0))
     committer.go_on.set()
     assert await first == "done"
 

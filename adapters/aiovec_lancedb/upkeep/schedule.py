@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiovec.backend.contract import StaleTableError, TableHandle
-from aiovec.backend.limits import Place, current_deadline, renewed
+from aiovec.backend.limits import Deadline, Place, current_deadline, renewed
 from aiovec.backend.threads import Background, in_thread, thread_limiter
 from aiovec.errors import (
     AiovecError,
@@ -415,7 +415,7 @@ class Housekeeper:
             if self._closed:
                 raise StoreClosedError(self.session.target)
             if table in self._held:  # what this store does comes to its end
-                deadline = deadline.renewed()
+                deadline = Deadline(deadline.seconds)
             if deadline.left() <= 0:
                 raise deadline.error(f"another process is doing the upkeep of the table {table!r}")
             # A process that died may have left the lock of the table as well: both expire at once.

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -18,17 +18,12 @@ from ..errors import InvalidArgumentError, ModelMismatchError
 _LONGEST_READ = 0.002
 
 
-def check_count(argument: str, value: object, *, least: int = 1) -> None:
-    """A whole number of at least ``least``, or InvalidArgumentError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidArgumentError(argument, value, f"a whole number of at least {least}")
-
-
 def count_of(argument: str, value: object, *, least: int = 1) -> int:
-    """Return a whole number, NumPy's too, as an int, or raise InvalidArgumentError."""
+    """Return a whole number of at least ``least``, NumPy's too, or raise InvalidArgumentError."""
     count = int(value) if isinstance(value, np.integer) else value
-    check_count(argument, count, least=least)
-    return cast("int", count)
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
+        raise InvalidArgumentError(argument, count, f"a whole number of at least {least}")
+    return count
 
 
 def check_words(argument: str, value: object) -> None:
@@ -78,7 +73,7 @@ def check_tuning(tuning: Tuning, dim: int) -> None:
     for name in ("nprobes", "ef", "refine"):
         effort = getattr(tuning, name)
         if effort is not None:
-            check_count(f"tuning.{name}", effort)
+            count_of(f"tuning.{name}", effort)
     recall = tuning.recall
     if recall is not None and (
         isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 < recall <= 1

@@ -58,22 +58,22 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 def check_table_name(name: object) -> str:
     """Return the name, or raise InvalidNameError."""
-    return _checked_name(name, "table", _TABLE_NAME, _LOWER_CASE)
+    if not isinstance(name, str) or not _TABLE_NAME.match(name):
+        raise InvalidNameError(name, "table", _LOWER_CASE)
+    return name
 
 
 def check_embedder_name(name: object) -> str:
     """Return the name, or raise InvalidNameError."""
-    return _checked_name(name, "embedder", _TABLE_NAME, _LOWER_CASE)
+    if not isinstance(name, str) or not _TABLE_NAME.match(name):
+        raise InvalidNameError(name, "embedder", _LOWER_CASE)
+    return name
 
 
 def check_field_name(name: object) -> str:
     """Return the name, or raise InvalidNameError."""
-    return _checked_name(name, "field", _FIELD_NAME, _ANY_CASE)
-
-
-def _checked_name(name: object, kind: str, pattern: re.Pattern[str], rule: str) -> str:
-    if not isinstance(name, str) or not pattern.match(name):
-        raise InvalidNameError(name, kind, rule)
+    if not isinstance(name, str) or not _FIELD_NAME.match(name):
+        raise InvalidNameError(name, "field", _ANY_CASE)
     return name
 
 

@@ -69,15 +69,6 @@ Fusion = RRF | Weighted
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def scores_of(metric: Metric, distances: Sequence[float]) -> list[float]:
-    """The score, higher is better, of each distance, lower is better."""
-    if metric == "cosine":
-        return [1.0 - distance for distance in distances]
-    if metric == "l2":
-        return [1.0 / (1.0 + distance) for distance in distances]
-    return [-distance for distance in distances]
-
-
 def best_first(hits: list[Hit]) -> list[Hit]:
     """By score, equal ones by id."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
@@ -118,8 +109,15 @@ def rank(
                 f"the backend gave {len(values)} {name} for {len(ids)} rows; "
                 "it must give one for each"
             )
-    scores = measures if metric is None else scores_of(metric, measures)
-    lowest_first = measures if metric is not None else [-measure for measure in measures]
+    scores = lowest_first = measures
+    if metric is None:
+        lowest_first = [-measure for measure in measures]
+    elif metric == "cosine":
+        scores = [1.0 - distance for distance in measures]
+    elif metric == "l2":
+        scores = [1.0 / (1.0 + distance) for distance in measures]
+    else:
+        scores = [-distance for distance in measures]
     order: Sequence[int] = range(len(ids))
     if not all(map(lt, lowest_first, lowest_first[1:])):
         order = [i for _, _, i in sorted(zip(lowest_first, ids, order, strict=True))]

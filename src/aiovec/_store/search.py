@@ -99,13 +99,9 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
-        put("limit", count_of("limit", self.limit))
-        put("per_group", count_of("per_group", self.per_group))
-        for name in ("exact", "include_vector", "any"):
-            if type(given := getattr(self, name)) is not bool:
-                put(name, check_flag(name, given))
-        for name, check in _OPTIONAL.items():
-            if (given := getattr(self, name)) is not None:
+        for name, usual, check in _CHECKS:
+            given = getattr(self, name)
+            if given is not usual:
                 put(name, check(name, given))
         if self.fetch_k is not None and self.fetch_k < self.limit:
             expected = f"None, or at least the limit of {self.limit}"
@@ -139,17 +135,22 @@ def _check_marks(argument: str, given: Any) -> bool | Marks:
     return given
 
 
-# What an argument may be besides None.
-_OPTIONAL: Mapping[str, Callable[[str, Any], object]] = {
-    "select": lambda _, names: selected_names(names),
-    "tuning": _check_tuning_type,
-    "diversity": check_diversity,
-    "rerank": check_rerank,
-    "fetch_k": count_of,
-    "highlight": _check_marks,
-    "min_score": check_bound,
-    "max_distance": check_bound,
-}
+# Each argument with the value that most calls have, and the check of any other.
+_CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
+    ("limit", 10, count_of),
+    ("per_group", 1, count_of),
+    ("exact", False, check_flag),
+    ("include_vector", False, check_flag),
+    ("any", False, check_flag),
+    ("select", None, lambda _, names: selected_names(names)),
+    ("tuning", None, _check_tuning_type),
+    ("diversity", None, check_diversity),
+    ("rerank", None, check_rerank),
+    ("fetch_k", None, count_of),
+    ("highlight", False, _check_marks),
+    ("min_score", None, check_bound),
+    ("max_distance", None, check_bound),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +198,15 @@ def prepare(
     if group is not None and not group.path:
         needed.append(group.name)
     columns = chosen.columns
-    added = [name for name in dict.fromkeys(needed) if name not in columns.fields]
+    added = frozenset(needed).difference(columns.fields)
     if added:
-        columns = replace(columns, fields=(*columns.fields, *added))
+        columns = replace(columns, fields=(*columns.fields, *sorted(added)))
     if group is not None and group.path and not columns.payload:
         columns, chosen = replace(columns, payload=True), replace(chosen, keys={})
     hides = bool(options.diversity) and not chosen.shows_vector
     if hides or columns is not chosen.columns:
         chosen = replace(chosen, columns=columns, shows_vector=hides or chosen.shows_vector)
-    plan = Plan(options, schema, chosen, (), None, group, frozenset(added), hides, left_out)
+    plan = Plan(options, schema, chosen, (), None, group, added, hides, left_out)
     where = options.where
     if words is not None:
         clauses = _clauses(backend, handle, words)
@@ -313,9 +314,12 @@ class Answer:
                 self.groups[found.rows.ids[i]] = _group_of(found.rows, i, plan.group)
         return ranking
 
-    def ranked(self, found: Found, limit: int, *, by_vector: bool) -> list[Hit]:
-        ranking = self.ranking(found, limit, by_vector=by_vector)
-        return hits_of(ranking, self.plan.selection)
+    def ranked(self, answers: Sequence[Found], limit: int, by_vector: bool) -> list[list[Hit]]:
+        """Return the hits of each answer."""
+        return [
+            hits_of(self.ranking(found, limit, by_vector=by_vector), self.plan.selection)
+            for found in answers
+        ]
 
     def fused(
         self, vector: Found, text: Found, fusion: Fusion, count: int, limit: int
@@ -327,13 +331,6 @@ class Answer:
         )  # fmt: skip
         least = self.plan.options.min_score
         return hits if least is None else [hit for hit in hits if hit.score >= least]
-
-    def cut(self, hits: Sequence[Hit]) -> list[Hit]:
-        """Return the hits of the best groups, or the best ones."""
-        options = self.plan.options
-        if self.plan.group is None:
-            return list(hits[: options.limit])
-        return _picked(hits, self.groups, options.limit, options.per_group)
 
 
 async def answer(
@@ -349,7 +346,8 @@ async def answer(
     # Searches by words take little, and have a queue of their own.
     gate = engine.word_searches if ask is ask_words else engine.vector_searches
     async with gate.enter(current_deadline(engine.backend.busy_timeout)):
-        effort += weight_of(options.where)
+        if options.where is not None:
+            effort += weight_of(options.where)
         planned = await hop(effort, plan, engine.backend, handle, options)
         found = await ask(engine.backend, handle, planned)
     operation.rows = sum(map(len, found.hits))
@@ -362,18 +360,14 @@ async def ask_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Answ
     limit = plan.options.fetched
     if plan.group is None:
         found = await _found(backend, handle, plan.queries)
-
-        def ranked() -> None:
-            answer.hits = [answer.ranked(one, limit, by_vector=True) for one in found]
-
-        await hop(weight(*found), ranked)
+        answer.hits = await hop(weight(*found), answer.ranked, found, limit, True)
         return answer
     for query in plan.queries:
 
         async def ask(where: Expr | None, count: int, query: VectorQuery = query) -> _Asked:
             wanted = count + (plan.left_out is not None)
             (one,) = await _found(backend, handle, [replace(query, limit=wanted, where=where)])
-            hits = await hop(weight(one), partial(answer.ranked, one, count, by_vector=True))
+            (hits,) = await hop(weight(one), answer.ranked, [one], count, True)
             return hits, len(hits) < count
 
         answer.hits.append(await _grouped(ask, answer, plan.group, query.where, fills=True))
@@ -386,7 +380,7 @@ async def ask_words(backend: Backend, handle: TableHandle, plan: Plan) -> Answer
 
     async def ask(where: Expr | None, count: int) -> _Asked:
         found = await _found_words(backend, handle, replace(text, limit=count, where=where))
-        hits = await hop(weight(found), partial(answer.ranked, found, count, by_vector=False))
+        (hits,) = await hop(weight(found), answer.ranked, [found], count, False)
         return hits, len(hits) < count
 
     if plan.group is None:
@@ -561,7 +555,9 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
     if options.rerank is not None:
         lists = [await reranked(hits, options.rerank, rerank_places) for hits in lists]
     shows = plan.selection.shows_vector and not plan.hides_vector
-    names = [name for name in plan.selection.columns.fields if name not in plan.added]
+    names = plan.selection.columns.fields
+    if plan.added:
+        names = tuple(name for name in names if name not in plan.added)
     columns = columns_of(plan.schema, names, hits=True, vector=shows)
 
     def results() -> list[Results[Hit]]:
@@ -572,7 +568,10 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
                 near = options.rerank is None and bool(plan.queries) and plan.text is None
                 query = plan.queries[n].vector if near else None
                 hits = diversify(hits, query, options.diversity, options.limit)
-            hits = answer.cut(hits)
+            if plan.group is None:
+                hits = hits[: options.limit]
+            else:
+                hits = _picked(hits, answer.groups, options.limit, options.per_group)
             if plan.hides_vector or plan.added:
                 hits = [_stripped(hit, plan) for hit in hits]
             made.append(Results(hits, columns=columns))

@@ -96,7 +96,7 @@ from ..backend.contract import (
     TableStats,
     Tuning,
 )
-from ..backend.limits import Deadline, renewed
+from ..backend.limits import Deadline, current_deadline
 from ..backend.locate import new_path_of
 from ..backend.threads import FORKED, hop, in_thread
 from ..backend.weight import weight
@@ -229,7 +229,7 @@ class VectorStore:
             return  # what is under way belongs to the parent
         if self._closed:
             return
-        self._check_loop()
+        self._enter(closing=True)
         task = asyncio.current_task()
         self._hurried |= task is not None and task.cancelling() > 0
         if self._closing is None or self._closing.done():  # the one before failed
@@ -563,6 +563,7 @@ class VectorStore:
         operation.rows = len(texts)
         with span(operation, engine.place):
             vectors = await embedder.embed(texts, purpose)
+        current_deadline(None).renew()  # the embedder has time limits of its own
         await hop(weight(vectors), check_made, vectors, schema, embedder.name)
         return vectors
 
@@ -599,10 +600,9 @@ class VectorStore:
             if wanted is not None and not wanted:
                 return 0
             vector = await vector_of_update(self._embed, engine, handle, values)
-            with renewed(vector is not None):
-                operation.rows = await engine.backend.update(
-                    handle, values, payload, ids=wanted, where=condition, vector=vector
-                )
+            operation.rows = await engine.backend.update(
+                handle, values, payload, ids=wanted, where=condition, vector=vector
+            )
             return operation.rows
 
         return await self._on_table(operation, update)
@@ -984,7 +984,8 @@ class VectorStore:
         """Search for ``words``, and for vectors, which ``queries`` makes, of ``texts`` too."""
 
         async def search(engine: Engine, handle: TableHandle) -> Answer:
-            check_model(handle, options.model)
+            if options.model is not None:
+                check_model(handle, options.model)
             made = {}
             if words is not None:  # before any text is embedded
                 engine.backend.check_able("text")
@@ -992,8 +993,7 @@ class VectorStore:
                 made = await self._vectors_of(engine, handle, texts, options.model)
             vectors = None if queries is None else partial(queries, made=made)
             plan = partial(prepare, words=words, vectors=vectors)
-            with renewed(bool(made)):  # the embedder has time limits of its own
-                return await answer(engine, handle, operation, options, effort, plan, ask)
+            return await answer(engine, handle, operation, options, effort, plan, ask)
 
         return await finish(await self._on_table(operation, search), self._rerank_places)
 
@@ -1237,20 +1237,17 @@ class VectorStore:
 
     # Inside
 
-    def _check_loop(self) -> None:
+    def _enter(self, *, closing: bool = False) -> None:
+        """Let a call begin: in the process and on the event loop that opened the store."""
+        if os.getpid() != self._process:
+            raise StoreClosedError(self.target, FORKED)
+        if self._closing is not None and not closing:
+            raise StoreClosedError(self.target)
         if asyncio.get_running_loop() is not self._loop:
             raise AiovecError(
                 f"the store {self.target} belongs to the event loop that opened it; open a store "
                 "on each loop, or use aiovec.sync, whose stores all threads may share"
             )
-
-    def _enter(self) -> None:
-        """Let a call begin: in the process and on the event loop that opened the store."""
-        if os.getpid() != self._process:
-            raise StoreClosedError(self.target, FORKED)
-        if self._closing is not None:
-            raise StoreClosedError(self.target)
-        self._check_loop()
 
     async def _call(
         self,
@@ -1269,7 +1266,7 @@ class VectorStore:
         if operation.name in _ONCE and (key := write_key()) is not None:
             act = partial(once, key, act, result)
         engine = self._current.engine
-        with Deadline.after(engine.backend.busy_timeout), span(operation, engine.place):
+        with Deadline(engine.backend.busy_timeout), span(operation, engine.place):
             return await self._current.run(act)
 
     async def _on_table(

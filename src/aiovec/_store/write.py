@@ -19,7 +19,6 @@ from .._model.arrow import last_of_each_id
 from .._model.schema import Schema
 from ..backend.context import WriteKey, call_context
 from ..backend.contract import Backend, Columns, TableHandle, moves_of
-from ..backend.limits import renewed
 from ..backend.threads import hop
 from ..backend.weight import weight
 from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
@@ -63,17 +62,16 @@ class RowsToWrite:
         schema, backend = handle.schema, engine.backend
         embeds = schema.embed is not None
         batch = await self._with_vectors(engine, handle) if embeds else None
-        with renewed(embeds):  # the embedder has time limits of its own
-            # Before the rows are turned into what is written, which takes memory.
-            async with backend.writing(bytes_of(self._rows, schema)):
-                if batch is None:
-                    batch = await self._checked_rows(handle)
-                count = int(batch.num_rows)
-                if count and self._on_conflict == "replace":
-                    await backend.upsert(handle, batch)
-                elif count:
-                    skips = self._on_conflict == "skip"
-                    count = await backend.insert(handle, batch, skip_existing=skips)
+        # Before the rows are turned into what is written, which takes memory.
+        async with backend.writing(bytes_of(self._rows, schema)):
+            if batch is None:
+                batch = await self._checked_rows(handle)
+            count = int(batch.num_rows)
+            if count and self._on_conflict == "replace":
+                await backend.upsert(handle, batch)
+            elif count:
+                skips = self._on_conflict == "skip"
+                count = await backend.insert(handle, batch, skip_existing=skips)
         return count
 
     async def _checked_rows(self, handle: TableHandle) -> pa.Table:

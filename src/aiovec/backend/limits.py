@@ -37,16 +37,16 @@ class Deadline:
 
     __slots__ = ("_extended", "_task", "_token", "began", "seconds", "until")
 
-    def __init__(self, began: float, seconds: float) -> None:
-        self.began = began
-        self.seconds = seconds
-        self.until = began + max(seconds, _LEAST)
-        self._extended = False
+    def __init__(self, seconds: float | None) -> None:
+        """Begin a deadline of so many seconds from now; None is no limit."""
+        self.seconds = math.inf if seconds is None else seconds
+        self.renew()
 
-    @classmethod
-    def after(cls, seconds: float | None) -> Self:
-        """Return the deadline so many seconds from now; None is no limit."""
-        return cls(time.monotonic(), math.inf if seconds is None else seconds)
+    def renew(self) -> None:
+        """Count from now on: what follows is a further step of a long call."""
+        self.began = time.monotonic()
+        self.until = self.began + max(self.seconds, _LEAST)
+        self._extended = False
 
     def left(self) -> float:
         """Return the seconds that are left; not above 0 where none are."""
@@ -57,10 +57,6 @@ class Deadline:
         if not self._extended:
             self._extended = True
             self.until += seconds
-
-    def renewed(self) -> Deadline:
-        """Return a deadline of as many seconds from now, for the next step of a long call."""
-        return Deadline.after(self.seconds)
 
     def shared(self) -> Deadline:
         """Return the same deadline for another task of the call."""
@@ -82,27 +78,22 @@ class Deadline:
 _CALL: ContextVar[Deadline | None] = ContextVar("aiovec_deadline", default=None)
 
 
-def _deadline() -> Deadline | None:
-    """Return the deadline of the call under way.
+def current_deadline(seconds: float | None) -> Deadline:
+    """Return the deadline of the call under way, or else a new one so many seconds from now.
 
     A task that a call begins for work in the background inherits the call's context, but is no part
     of the call: it has none.
     """
     deadline = _CALL.get()
-    if deadline is None or deadline._task is not asyncio.current_task():
-        return None
-    return deadline
+    if deadline is not None and deadline._task is asyncio.current_task():
+        return deadline
+    return Deadline(seconds)
 
 
-def current_deadline(seconds: float | None) -> Deadline:
-    """Return the deadline of the call under way, or else a new one so many seconds from now."""
-    return _deadline() or Deadline.after(seconds)
-
-
-def renewed(when: bool = True) -> AbstractContextManager[object]:
+def renewed() -> AbstractContextManager[object]:
     """Let what is done within wait from now on: it is a further step of a long call."""
-    deadline = _deadline() if when else None
-    return nullcontext() if deadline is None else deadline.renewed()
+    deadline = current_deadline(None)
+    return Deadline(deadline.seconds) if deadline is _CALL.get() else nullcontext()
 
 
 class Steps:
@@ -198,7 +189,7 @@ class Gate:
         """A place within for ``size`` bytes, to be held by ``async with``. None waits for ever."""
         if self.memory is not None:
             size = min(size, self.memory)
-        return Place(self, deadline or Deadline.after(None), size)
+        return Place(self, deadline or Deadline(None), size)
 
     def free(self, size: int = 0) -> bool:
         """Return whether a call of this size would be let in without waiting."""
@@ -222,15 +213,6 @@ class Gate:
             self.memory is None or not size or self.used + size <= self.memory
         )
 
-    def _let_in(self, place: Place) -> bool:
-        """Hold a place for the call, if there is one; return whether there is."""
-        if not self._fits(place.size):
-            return False
-        self._within += 1
-        self.used += place.size
-        place.is_held = True
-        return True
-
     async def _wait(self, place: Place) -> None:
         if len(self._waiting) >= self._max_waiting:
             raise place.deadline.error(f"{self.reason}, and {self._max_waiting} calls wait")
@@ -247,19 +229,14 @@ class Gate:
                 self._admit()
             raise
 
-    def _leave(self, place: Place) -> None:
-        self._within -= 1
-        self.used -= place.size
-        if self._waiting:
-            self._admit()
-
     def _admit(self) -> None:
         """Let in those who wait, as many as fit, in their order."""
         while self._waiting:
             place, turn = next(iter(self._waiting.items()))
             if not turn.done():
-                if not self._let_in(place):
+                if not self._fits(place.size):
                     return
+                place._hold()
                 turn.set_result(None)
             del self._waiting[place]
 
@@ -279,8 +256,10 @@ class Place:
         """Wait for it."""
         gate = self._gate
         bounded = self.size or gate.calls is not None
-        if (gate._waiting and bounded) or not gate._let_in(self):
+        if (gate._waiting and bounded) or not gate._fits(self.size):
             await gate._wait(self)
+        else:
+            self._hold()
         return self
 
     __aenter__ = take
@@ -288,11 +267,20 @@ class Place:
     async def __aexit__(self, *_: object) -> None:
         self.leave()
 
+    def _hold(self) -> None:
+        self.is_held = True
+        self._gate._within += 1
+        self._gate.used += self.size
+
     def leave(self) -> None:
         """Let the next ones in. Does nothing where it is not held."""
         if self.is_held:
+            gate = self._gate
             self.is_held = False
-            self._gate._leave(self)
+            gate._within -= 1
+            gate.used -= self.size
+            if gate._waiting:
+                gate._admit()
 
 
 def copy_of_error(error: Exception) -> Exception:
