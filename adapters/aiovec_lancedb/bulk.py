@@ -16,7 +16,6 @@ from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import DuplicateIdError
 
-from .index import extremes
 from .session import Opened, Session
 from .writer import WriteOperation
 from .writes import Prepared, existing_ids
@@ -29,11 +28,11 @@ class Load(BulkLoad):
         self,
         table: TableHandle,
         write: Callable[[str, WriteOperation], Awaitable[Any]],
-        wrote: Callable[[TableHandle, int], None],
+        loading: Callable[[str], None],
     ) -> None:
         self._table = table
         self._write = write
-        self._wrote = wrote
+        self._loading = loading
         self._seen: SeenIds | None = None
 
     async def add(self, rows: pa.Table) -> None:
@@ -41,7 +40,7 @@ class Load(BulkLoad):
             return
         prepared, found = await hop(weight(rows), partial(_prepared, rows, self._table))
         await self._write(self._table.name, _Add(self, self._table, prepared, found))
-        self._wrote(self._table, rows.num_rows)
+        self._loading(self._table.name)
 
     async def seen(self, session: Session, table: Opened) -> SeenIds:
         """The ids so far; at first those that the table has already."""
@@ -75,8 +74,6 @@ class _Add(WriteOperation):
             twice = await existing_ids(session, table, suspects)
             if twice:
                 raise await hop(len(suspects), _exist_already, table.name, suspects, twice)
-        if self.prepared.extreme:
-            await extremes.mark(session, table)
         await session.run(table.lance.add(self.prepared.rows))
         seen.add(self.hashes)
         return [None]

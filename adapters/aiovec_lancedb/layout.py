@@ -19,7 +19,7 @@ from aiovec.backend import Field, Schema
 from aiovec.backend.contract import Columns, TableHandle
 from aiovec.errors import AiovecError, CorruptStoreError
 
-from .index.effort import KEY, Tuned, tuned_of
+from .tuning import KEY, Tuned, tuned_of
 
 _SCHEMA = b"aiovec.schema"
 _INCARNATION = b"aiovec.table"
@@ -31,9 +31,6 @@ _EMBEDDED = b"aiovec.embedded"
 _LAYOUT = b"aiovec.layout"
 LAYOUT = 1
 """The number of what ``docs/LANCEDB.md`` describes."""
-EXTREME = "aiovec.extreme"
-"""On the vector's column: some vectors are too large or too small for Lance's float32 sums."""
-
 DROPPED = "aiovec.index.dropped"
 """On a field's column: an index over it was dropped by its name, so upkeep makes no new one."""
 
@@ -131,10 +128,6 @@ def incarnation_in(arrow: pa.Schema) -> bytes | None:
     """The name of a table's incarnation; None where another program made the table."""
     found: bytes | None = (arrow.metadata or {}).get(_INCARNATION)
     return found
-
-
-def is_extreme(arrow: pa.Schema, schema: Schema) -> bool:
-    return EXTREME.encode() in (arrow.field(schema.vector).metadata or {})
 
 
 def is_moving(arrow: pa.Schema) -> bool:

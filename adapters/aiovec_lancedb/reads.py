@@ -247,8 +247,7 @@ class TableReader:
 
         async def run(whole: bool) -> _T:
             async def size(view: _View) -> int:
-                everything = whole or view.table.extreme
-                rows = await (self._rows(view) if everything else self._scanned(view))
+                rows = await (self._rows(view) if whole else self._scanned(view))
                 found = limit
                 if found > self._limits.few or len(queries) > 1:
                     found = min(found, await self._rows(view))
@@ -258,7 +257,7 @@ class TableReader:
                 kept = kept_bytes(others, dim if vectors else 0, row)
                 return scan_bytes(rows, dim, found, row) + kept
 
-            return await self._run(handle, size, lambda table: act(table, whole or table.extreme))
+            return await self._run(handle, size, lambda table: act(table, whole))
 
         try:
             return await run(any(query.exact for query in queries))

@@ -1,8 +1,8 @@
 """Find the nearest rows: Lance finds candidates, their distances are settled here in float64.
 
 So hits rank the same and carry the same distances whatever found them, and as on any other
-backend. Where float32 cannot rank a table's vectors, or the query, all are measured here. The
-planner decides for each query whether an index answers it, and how hard the index tries.
+backend. The planner decides for each query whether an index answers it, and how hard the index
+tries.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Float32Array, distances, is_extreme, nearest_first, to_matrix
+from aiovec.backend import Float32Array, distances, nearest_first, to_matrix
 from aiovec.backend.contract import Found, VectorQuery
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
-from .index.effort import MARGIN, Effort, Tuned, named_effort
 from .index.info import vector_index
+from .index.recall import with_effort
 from .layout import column_names
 from .reads import NeedsEveryRow, condition_of, filtered, rows_by_id
 from .rows import rows_of
 from .session import Opened, Session
+from .tuning import MARGIN, Effort, named_effort
 
 if TYPE_CHECKING:
     from lancedb.query import AsyncVectorQuery
@@ -63,8 +64,6 @@ async def search(
 async def search_one(
     session: Session, table: Opened, query: VectorQuery, planner: Planner, *, whole: bool
 ) -> Found:
-    if table.extreme or is_extreme(query.vector[None, :]):
-        return await _by_scan(session, table, query, whole=whole)
     condition = await condition_of(query.where)
     plan = await planner.plan(session, table, query, condition)
     while not plan.scans and plan.asked * table.schema.dim * 4 <= planner.most_bytes:
@@ -105,15 +104,7 @@ def _lance_query(table: Opened, query: VectorQuery, plan: SearchPlan) -> AsyncVe
     built = built.limit(plan.asked)
     if plan.exact:
         return built.bypass_vector_index()
-    return built if plan.effort is None else _with_effort(built, plan.effort)
-
-
-def _with_effort(built: AsyncVectorQuery, effort: Effort) -> AsyncVectorQuery:
-    if effort.nprobes is not None:
-        built = built.nprobes(effort.nprobes)
-    if effort.ef is not None:
-        built = built.ef(effort.ef)
-    return built if effort.refine is None else built.refine_factor(effort.refine)
+    return built if plan.effort is None else with_effort(built, plan.effort)
 
 
 def _scaled(vector: Float32Array) -> Float32Array:
@@ -236,14 +227,13 @@ class Planner:
         self.most_bytes = most_bytes
         self._shares: OrderedDict[Hashable, _Share] = OrderedDict()
 
-    def target_of(self, tuned: Tuned | None) -> float:
-        return self._target if tuned is None or tuned.target is None else tuned.target
-
     async def plan(
         self, session: Session, table: Opened, query: VectorQuery, condition: str | None
     ) -> SearchPlan:
         """A plan for a search; ``condition`` is the query's filter in SQL."""
         index = await vector_index(session, table)
+        if index is not None and not index.tuned.is_usable(index.tuned.target or self._target):
+            index = None
         selected, share = None, 1.0
         if condition is not None and (query.exact or index is not None):
             selected, share = await self._selected(session, table, condition)
@@ -257,15 +247,16 @@ class Planner:
             return _with_index(query, named)
         if selected is not None and selected <= max(_FEW, query.limit):
             return past_index(query, scans=True)
-        tuned = index.tuned
         limit = query.limit
         if index.kind.graph:
             # A graph is walked until so many of the filter's rows are found, wherever they lie.
             limit = math.ceil(limit / share)
         asked_for = query.tuning.recall if query.tuning is not None else None
-        effort, reached = tuned.effort(limit, asked_for or self.target_of(tuned))
-        if asked_for is not None and (asked_for == 1 or not reached):
+        target = asked_for or index.tuned.target or self._target
+        rung = index.tuned.rung(target)
+        if asked_for is not None and (asked_for == 1 or rung is None or rung.recall < target):
             return past_index(query)  # no effort is known to find so much, but this does
+        effort = index.effort(target).for_limit(limit)
         if condition is not None and not index.kind.graph:
             effort = effort.under_filter(limit, whole=index.kind.whole)
         return _with_index(query, effort)

@@ -35,17 +35,9 @@ from aiovec.errors import (
 
 from .driver import first_process, lancedb, without_blobs
 from .errors import ConflictError, NoSuchTableError, translated
-from .index.effort import Tuned
-from .layout import (
-    handle_of,
-    incarnation_of,
-    is_extreme,
-    is_moving,
-    numbering_in,
-    token_of,
-    tuned_in,
-)
+from .layout import handle_of, incarnation_of, is_moving, numbering_in, token_of, tuned_in
 from .target import StoreTarget
+from .tuning import Tuned
 
 if TYPE_CHECKING:
     from lancedb import AsyncConnection
@@ -76,7 +68,6 @@ class Opened:
     name: str
     lance: AsyncTable
     schema: Schema
-    extreme: bool
     tuned: Tuned | None = None
     incarnation: Hashable = None
     moving: bool = False
@@ -348,7 +339,6 @@ class Session:
             handle.name,
             table,
             handle.schema,
-            is_extreme(arrow, handle.schema),
             tuned_in(arrow, handle.schema),
             incarnation_of(handle),
             moving,

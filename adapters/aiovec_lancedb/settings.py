@@ -68,14 +68,6 @@ class LancedbSettings(BackendSettings):
         "Every write makes a version with files of its own. After many small writes in a short "
         "time, the oldest versions are removed first.",
     )
-    close_timeout: float = Field(
-        default=10.0,
-        ge=0,
-        le=86_400,
-        description="Seconds that close() may spend on pending index builds and compactions.\n"
-        "These are of tables that the store wrote to. The next store that opens such a table does "
-        "the rest. With 0, close() leaves all of it to the next store.",
-    )
     search_memory: MemorySize = Field(
         default="auto",
         description="Memory for concurrent exports, large reads and searches without an index, "
@@ -83,15 +75,13 @@ class LancedbSettings(BackendSettings):
         'Further ones wait. One that needs more than all of it runs alone. "auto" is a quarter of '
         "the machine's memory, at most 4 GiB.",
     )
-    index: Literal[
-        "auto", "none", "ivf_flat", "ivf_pq", "ivf_sq", "ivf_rq", "hnsw", "hnsw_sq", "hnsw_pq"
-    ] = Field(
+    index: Literal["auto", "none", "hnsw_sq", "ivf_pq", "ivf_flat", "ivf_rq"] = Field(
         default="auto",
         description="The vector index that is built in the background for each table of at least "
         "index_from rows.\n"
         '"auto": the kind that suits the table.\n'
         '"none": no index; only create_index() builds one.\n'
-        'Or a kind: "ivf_flat", "ivf_pq", "ivf_sq", "ivf_rq", "hnsw", "hnsw_sq" or "hnsw_pq".',
+        'Or a kind: "hnsw_sq", "ivf_pq", "ivf_flat" or "ivf_rq".',
     )
     index_from: int = Field(
         default=20_000,
@@ -110,16 +100,6 @@ class LancedbSettings(BackendSettings):
         "smallest effort that reaches this recall. create_index(recall=…) sets another for a "
         "table, and tuning=Tuning(recall=…) for a search.",
     )
-    build_memory: MemorySize = Field(
-        default="auto",
-        description='Memory for building an index, such as "512 MiB" or "2 GiB"; a build that '
-        "needs more is refused.\n"
-        '"auto" is half of the machine\'s memory.',
-    )
-
-    def build_bytes(self) -> int | None:
-        """``build_memory`` in bytes; None for auto."""
-        return bytes_of(self.build_memory)
 
     def search_bytes(self) -> int | None:
         """``search_memory`` in bytes; None for auto."""

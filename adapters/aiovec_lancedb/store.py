@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
+from contextlib import aclosing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from aiovec.backend import (
     Ref,
     Schema,
     Value,
-    is_extreme,
 )
 from aiovec.backend.contract import (
     Backend,
@@ -35,10 +34,10 @@ from aiovec.backend.contract import (
     TextQuery,
     VectorQuery,
 )
-from aiovec.backend.limits import Place, Steps, current_deadline, export_gate, renewed, write_gate
+from aiovec.backend.limits import Place, current_deadline, export_gate, renewed, write_gate
 from aiovec.backend.marks import FINISHED, OPEN, MoveRecord
 from aiovec.backend.memory import default_budget
-from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.threads import in_thread
 from aiovec.errors import (
     AiovecError,
     BackendNotInstalledError,
@@ -59,11 +58,7 @@ from .backup import Moment, NumberChanges, copy_beside, put_in_place, remove_fol
 from .bulk import Load
 from .changes import changes, newest_number
 from .export import Export, whole_rows
-from .index import (
-    info,
-    kinds,
-)
-from .index.schedule import Indexing
+from .index import info, kinds
 from .limits import Limits
 from .locks import moves
 from .locks.local import FOLDER, WriteLock
@@ -74,8 +69,8 @@ from .search import Planner
 from .session import Opened, Session
 from .target import StoreTarget
 from .text import search as text
+from .upkeep.loop import LOG, Upkeep
 from .upkeep.retention import Pins, retention_of
-from .upkeep.schedule import LOG, Housekeeper, Log
 from .writer import WriteOperation, Writers
 
 if TYPE_CHECKING:
@@ -119,15 +114,8 @@ class LancedbBackend(Backend):
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
         self._planner = Planner(settings.recall_target, self._limits.read.candidate_bytes)
-        self._indexing = Indexing(
-            self._session,
-            settings,
-            self._commit,
-            self._no_upkeep,
-            self._limits.index,
-        )
         self._writers: Writers | None = None
-        self._housekeeper: Housekeeper | None = None
+        self._upkeep: Upkeep | None = None
         self._pins: Pins | None = None
         self._fence = moves.Fence(self.target, self._marks())
         self._session.check_here = self._fence.check_here
@@ -166,19 +154,17 @@ class LancedbBackend(Backend):
         )
         # A migration follows the changes since it began, however long that takes.
         self._pins = Pins(key, self._own_folder, self._fence.is_open)
-        if self.upkeep and not self._target.managed:  # there the service does it
-            self._housekeeper = Housekeeper(
-                self._session,
-                retention_of(self._settings, on_folder=self._own_folder is not None),
-                self._pins,
-                self._writers.run,
-                lock_of,
-                self._admission,
-                Log(self._own_folder),
-                self._settings.busy_timeout,
-                self._indexing.look,
-                self._limits.upkeep,
-            )
+        self._upkeep = Upkeep(
+            self._session,
+            self._settings,
+            self._apply,
+            lock_of,
+            self._admission,
+            retention_of(self._settings, on_folder=self._own_folder is not None),
+            self._pins,
+            self._own_folder,
+            background=self.upkeep and not self._target.managed,  # there the service does it
+        )
 
     async def _check_there(self) -> None:
         folder = self._target.folder
@@ -213,19 +199,6 @@ class LancedbBackend(Backend):
         bucket = bucket_lock.Bucket(key, self.target, self._settings.storage_options)
         return lambda table: bucket_lock.LeasedLock(f"{key}\n{table}", bucket, table)
 
-    async def finish(self) -> None:
-        seconds = self._settings.close_timeout
-        keeper = self._housekeeper
-        if not seconds or keeper is None or self._session.forked or self._target.in_memory:
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await keeper.finish()
-                await self._indexing.finish(seconds)
-        except TimeoutError:
-            text = "close() of %s left upkeep for later: it takes longer than close_timeout (%g s)"
-            await in_thread(LOG.info, text, self.target, seconds)
-
     def _marks(self) -> Callable[[], Marks] | None:
         """Return the place of a migration's mark; None without a lock that all writers take."""
         folder = self._own_folder
@@ -250,9 +223,8 @@ class LancedbBackend(Backend):
         self._admission.close(StoreClosedError(self.target))
         self._writing.close(StoreClosedError(self.target))
         self._exports.close(StoreClosedError(self.target))
-        await self._indexing.close()
-        if self._housekeeper is not None:
-            await self._housekeeper.close()
+        if self._upkeep is not None:
+            await self._upkeep.close()
         if self._writers is not None:
             await self._writers.close()
         self._session.end()
@@ -284,16 +256,24 @@ class LancedbBackend(Backend):
             return await self._commit(table, work)
 
     async def _commit(self, table: str, work: WriteOperation) -> Any:
+        result = await self._apply(table, work)
+        self._open_upkeep().wrote(table)
+        return result
+
+    async def _apply(self, table: str, work: WriteOperation) -> Any:
         self._check_writable()
         if self._writers is None:
             raise StoreClosedError(self.target)
         try:
-            result = await self._writers.run(table, work)
+            return await self._writers.run(table, work)
         finally:
             self._reader.wrote(table)
-        if self._housekeeper is not None:
-            self._housekeeper.wrote(table)
-        return result
+
+    def _open_upkeep(self) -> Upkeep:
+        self._check_writable()
+        if self._upkeep is None:
+            raise StoreClosedError(self.target)
+        return self._upkeep
 
     # Tables
 
@@ -303,8 +283,8 @@ class LancedbBackend(Backend):
 
     async def open_table(self, name: str) -> TableHandle:
         handle = await self._session.handle(name)
-        if self._housekeeper is not None and not self._target.in_memory:
-            self._housekeeper.opened(name)
+        if self._upkeep is not None:
+            self._upkeep.opened(name)
         return handle
 
     async def create_table(self, name: str, schema: Schema) -> None:
@@ -314,20 +294,22 @@ class LancedbBackend(Backend):
         await self._write(table.name, tables.AddField(table, name, field))
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        await self._indexing.index_field(table, field, table.schema.fields[field].with_index(kind))
+        await self._open_upkeep().index_field(
+            table, field, table.schema.fields[field].with_index(kind)
+        )
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
         altered = table.schema.fields[field].without_index(kind)
-        await self._indexing.index_field(table, field, altered)
+        await self._open_upkeep().index_field(table, field, altered)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
-        async with self._indexing.altering(table.name):
+        async with self._open_upkeep().altering(table.name):
             await self._write(table.name, tables.DropField(table, field))
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        async with self._indexing.altering(table.name):
+        async with self._open_upkeep().altering(table.name):
             await self._write(table.name, tables.RenameField(table, old, new))
 
     async def rename_table(self, old: str, new: str) -> None:
@@ -338,12 +320,12 @@ class LancedbBackend(Backend):
                 f"a table can be renamed only in a folder, and {self.target} is none; export the "
                 "table and insert its rows into a new one",
             )
-        async with self._indexing.dropping(old):
+        async with self._open_upkeep().dropping(old):
             await self._write(old, tables.RenameTable(old, new, self._commit))
         self._reader.wrote(new)
 
     async def drop_table(self, name: str) -> None:
-        async with self._indexing.dropping(name):
+        async with self._open_upkeep().dropping(name):
             await self._write(name, tables.DropTable(name))
 
     # Writing
@@ -361,12 +343,10 @@ class LancedbBackend(Backend):
     ) -> int:
         prepared = await writes.Prepared.of(rows, table.schema)
         work = writes.RowsWrite(table, prepared, on_conflict)
-        count = int(await self._commit(table.name, work))
-        self._indexing.wrote(table, count)
-        return count
+        return int(await self._commit(table.name, work))
 
     def bulk_load(self, table: TableHandle) -> Load:
-        return Load(table, self._write, partial(self._indexing.wrote, loading=True))
+        return Load(table, self._write, self._open_upkeep().loading)
 
     async def update(
         self,
@@ -383,26 +363,19 @@ class LancedbBackend(Backend):
         # others hold one.
         most = None if ids is None else len(ids)
         async with await self._reader.changing(table, most) if payload else nullcontext():
-            changed = int(await self._write(table.name, work))
-        self._indexing.wrote(table, changed)
-        return changed
+            return int(await self._write(table.name, work))
 
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
-        extreme = await hop(vectors.size, is_extreme, vectors)
-        work = writes.SetVectors(table, ids, vectors, extreme)
-        changed = int(await self._commit(table.name, work))
-        self._indexing.wrote(table, changed)
-        return changed
+        work = writes.SetVectors(table, ids, vectors)
+        return int(await self._commit(table.name, work))
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
         work = writes.Delete(table, ids, where)
-        gone = int(await self._write(table.name, work))
-        self._indexing.wrote(table, gone)
-        return gone
+        return int(await self._write(table.name, work))
 
     # Reading
 
@@ -435,9 +408,7 @@ class LancedbBackend(Backend):
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         async def act(opened: Opened, whole: bool) -> list[Found]:
-            found = await search.search(self._session, opened, queries, self._planner, whole=whole)
-            self._indexing.searched(table, opened)
-            return found
+            return await search.search(self._session, opened, queries, self._planner, whole=whole)
 
         return await self._reader.search(table, queries, act)
 
@@ -521,51 +492,44 @@ class LancedbBackend(Backend):
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
+        upkeep = self._upkeep
         async with self._session.reading(table) as opened:
             found = await info.with_index(
                 self._session,
                 opened,
                 await tables.stats(self._session, opened, self.name),
-                target_of=self._planner.target_of,
-                doing=self._indexing.doing(table.name),
-                failure=self._indexing.failure(table.name),
+                target=self._settings.recall_target,
+                doing=None if upkeep is None else upkeep.doing(table.name),
+                failure=None if upkeep is None else upkeep.failure(table.name),
             )
-        if self._housekeeper is None:
+        if upkeep is None:
             return found
-        return replace(found, last_optimize=await self._housekeeper.last_tidied(table))
+        return replace(found, last_optimize=await upkeep.last_optimized(table))
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
-        await self._indexing.create(table, kind, options, wait=wait)
+        await self._open_upkeep().create(table, kind, options, wait=wait)
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
-        return await self._indexing.infos(table)
+        async with self._session.reading(table) as opened:
+            return await info.infos_of(self._session, opened, self._settings.recall_target)
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
-        await self._indexing.drop(table, name)
+        await self._open_upkeep().drop(table, name)
 
     def index_for(self, schema: Schema, rows: int) -> str:
         return kinds.chosen(schema, rows, self._settings.index_from)
 
-    def _no_upkeep(self, table: str) -> AbstractAsyncContextManager[None]:
-        """No upkeep of the table meanwhile, by this process or another."""
-        return nullcontext() if self._housekeeper is None else self._housekeeper.alone(table)
-
     async def optimize(self, table: TableHandle) -> None:
         await self._number_changes(table)
-        step = Steps()
-        await step(self._indexing.tend(table))
-        if self._housekeeper is not None:
-            await step(self._housekeeper.optimize(table))
-            # It may have put another index in the place of one.
-            await step(self._indexing.tend(table))
+        await self._open_upkeep().optimize(table)
 
     async def _number_changes(self, table: TableHandle) -> None:
         """Have the changes of a table numbered that an earlier release made."""
         if (await self._session.opened(table)).numbering is not None or self._target.managed:
             return
-        async with self._no_upkeep(table.name):
+        async with self._open_upkeep().altering(table.name):
             done = await self._write(table.name, NumberChanges(table, self._rows_of))
         if done:
             text = "rewrote the table %r of %s, whose changes are numbered from now on"
@@ -582,7 +546,6 @@ class LancedbBackend(Backend):
             await tables.check_whole(self._session, table, version, self._rows_of)
             with renewed():  # what was read is no time that it waited for others
                 await self._write(table.name, tables.Restore(table, version))
-        self._indexing.restored(table)
 
     async def backup(self, path: Path) -> None:
         writers = None if self.read_only else self._writers

@@ -24,10 +24,8 @@ from aiovec.backend import (
     PayloadPatch,
     Schema,
     from_matrix,
-    is_extreme,
     payload_array,
     payload_texts,
-    to_matrix,
     without_vector,
 )
 from aiovec.backend.contract import Columns, TableHandle
@@ -36,7 +34,6 @@ from aiovec.backend.weight import weight
 from aiovec.errors import AiovecError, CorruptStoreError, DuplicateIdError
 
 from .folding import FoldedRows
-from .index import extremes
 from .layout import PAYLOAD
 from .reads import condition_of, filtered, rows_by_id
 from .rows import stored_form
@@ -72,7 +69,6 @@ class Prepared:
 
     rows: pa.Table
     ids: Sequence[str]
-    extreme: bool
 
     @classmethod
     async def of(cls, rows: pa.Table, schema: Schema) -> Prepared:
@@ -81,11 +77,7 @@ class Prepared:
 
     @classmethod
     def now(cls, rows: pa.Table, schema: Schema) -> Prepared:
-        vectors = to_matrix(rows.column(schema.vector))
-        ids = rows.column("id").to_pylist()
-        if schema.vector_nullable:
-            vectors = vectors[~without_vector(vectors)]
-        return cls(stored_form(rows, schema), ids, is_extreme(vectors))
+        return cls(stored_form(rows, schema), rows.column("id").to_pylist())
 
 
 class RowsOperation(WriteOperation):
@@ -115,8 +107,6 @@ class Put(RowsOperation):
 
     changes: ClassVar[bool] = True
     """True if it takes the rows that it writes from those that are there."""
-
-    extreme: bool
 
     @abstractmethod
     def fold(self, rows: FoldedRows) -> int:
@@ -160,12 +150,10 @@ async def _together(session: Session, table: Opened, works: Sequence[Put]) -> li
 
     outcomes, written = await hop(count * _COLUMNS_A_ROW, fold)
     if written is not None:
-        done = zip(works, outcomes, strict=True)
-        extreme = any(work.extreme for work, outcome in done if isinstance(outcome, int))
         looked = changed | inserted
         unknown = [id for id in rows.ids if id not in looked]
         merge = rows.replaces or (bool(unknown) and await _any_there(session, table, unknown))
-        await _write(session, table, written, extreme=extreme, merge=merge)
+        await _write(session, table, written, merge=merge)
     return outcomes
 
 
@@ -176,11 +164,7 @@ async def _any_there(session: Session, table: Opened, ids: Sequence[str]) -> boo
     return bool(await existing_ids(session, table, ids))
 
 
-async def _write(
-    session: Session, table: Opened, rows: pa.Table, *, extreme: bool, merge: bool
-) -> None:
-    if extreme:
-        await extremes.mark(session, table)
+async def _write(session: Session, table: Opened, rows: pa.Table, *, merge: bool) -> None:
     if not merge:
         await session.run(table.lance.add(rows))
         return
@@ -219,10 +203,6 @@ class RowsWrite(Put):
     def named(self) -> Sequence[str]:
         return self.prepared.ids
 
-    @property
-    def extreme(self) -> bool:  # type: ignore[override]
-        return self.prepared.extreme
-
     def fold(self, rows: FoldedRows) -> int:
         places: Sequence[int] = range(len(self.prepared.ids))
         if self.on_conflict != "replace":
@@ -244,7 +224,7 @@ class RowsWrite(Put):
                 raise DuplicateIdError(self.handle.name, twice)
             rows = await hop(len(ids), _absent, rows, ids, there)
         if rows.num_rows or self.on_conflict == "replace":
-            await _write(session, table, rows, extreme=self.extreme, merge=merge)
+            await _write(session, table, rows, merge=merge)
         return int(rows.num_rows)
 
 
@@ -375,10 +355,6 @@ class Update(Put):
         return self.ids or ()
 
     @property
-    def extreme(self) -> bool:  # type: ignore[override]
-        return self.vector is not None and not self._takes and is_extreme(self.vector[None, :])
-
-    @property
     def _takes(self) -> bool:
         """True if it takes the vectors of its rows away."""
         return self.vector is not None and bool(without_vector(self.vector[None, :])[0])
@@ -399,8 +375,6 @@ class Update(Put):
 
     async def alone(self, session: Session, table: Opened) -> int:
         condition = await selection(self.ids, self.where)
-        if self.extreme:
-            await extremes.mark(session, table)
         if self.payload:
             return await self._merge(session, table, condition)
         effort = weight(dict(self.values), self.vector)
@@ -504,7 +478,6 @@ class SetVectors(Put):
     handle: TableHandle
     ids: Sequence[str]
     vectors: Float32Array
-    extreme: bool
 
     @property
     def shares(self) -> bool:
@@ -525,8 +498,6 @@ class SetVectors(Put):
         return len(found)
 
     async def alone(self, session: Session, table: Opened) -> int:
-        if self.extreme:
-            await extremes.mark(session, table)
         layout = table.schema.to_arrow()
         fields = [layout.field("id"), layout.field(table.schema.vector)]
         columns = [pa.array(self.ids, pa.utf8()), from_matrix(self.vectors)]

@@ -14,5 +14,5 @@ from aiovec import VectorStore
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[VectorStore]:
     """A store in a folder, whose tables get no vector index but what they are told."""
-    async with opened(tmp_path / "store", index="none", close_timeout=0) as store:
+    async with opened(tmp_path / "store", index="none") as store:
         yield store

@@ -47,7 +47,7 @@ CALLS: dict[str, Callable[[VectorStore], Awaitable[Any]]] = {
 
 
 async def filled(folder: Path, count: int = 300) -> None:
-    async with opened(folder, index="none", close_timeout=0) as store:
+    async with opened(folder, index="none") as store:
         await store.create_table("notes", SMALL)
         await store.insert("notes", small_rows(count))
 

@@ -15,6 +15,7 @@ from tests.harness.waiting import until
 
 import aiovec
 from aiovec import F, Field, InvalidArgumentError, Schema, Tuning, VectorStore
+from aiovec.backend import Metric
 
 from .indexed import DIM, QUESTIONS, ROWS, VECTORS, filled, found_share, rows
 from .support import opened
@@ -331,3 +332,53 @@ async def test_an_index_over_a_field_changes_no_answer(store: VectorStore) -> No
         with case(where):
             wanted = [record.id for record in await store.find("plain", where, limit=1000)]
             assert [r.id for r in await store.find("notes", where, limit=1000)] == wanted
+
+
+# Tables of which many rows are equal
+
+
+async def _equal_rows(store: VectorStore, distinct: int, metric: Metric = "cosine") -> Any:
+    """Fill ``notes`` so that ``distinct`` of 3,000 rows have a vector of their own."""
+    vectors = np.repeat(VECTORS[:1], 3000, axis=0)
+    vectors[:distinct] = VECTORS[1 : 1 + distinct]
+    await store.create_table("notes", Schema(DIM, metric=metric))
+    ids = [f"r{number:04}" for number in range(3000)]
+    await store.insert("notes", {"id": ids, "embedding": vectors})
+
+
+async def _share_by_distance(store: VectorStore) -> float:
+    """Return what part of the hits is as near as the last of the true nearest."""
+    exact = await store.search_many("notes", QUESTIONS, limit=10, select=[], exact=True)
+    found = await store.search_many("notes", QUESTIONS, limit=10, select=[])
+    shares = []
+    for best, hits in zip(exact, found, strict=True):
+        last = best[-1].distance
+        assert last is not None
+        near = [hit for hit in hits if hit.distance is not None and hit.distance <= last + 1e-6]
+        shares.append(len(near) / 10)
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize(
+    "kind", ["ivf_rq", "hnsw_sq", pytest.param("ivf_pq", marks=pytest.mark.slow)]
+)
+async def test_where_nine_in_ten_rows_share_a_vector(store: VectorStore, kind: str) -> None:
+    """The recall is reached, or the index is not used."""
+    await _equal_rows(store, 300)
+    await store.create_index("notes", kind)
+    assert await _share_by_distance(store) >= 0.9
+
+
+@pytest.mark.parametrize("kind", ["auto", "hnsw_sq"])
+async def test_where_all_rows_share_a_vector(tmp_path: Path, kind: str) -> None:
+    """Upkeep goes on, whether an index can be built or not, and searches find the rows."""
+    async with opened(tmp_path / "s", index=kind, index_from=1000) as store:
+        await _equal_rows(store, 0)
+        for turn in range(2):
+            await store.optimize("notes")
+            assert (await store.stats("notes")).details["fragments"] <= 2
+            assert len({hit.id for hit in await store.search("notes", QUESTIONS[0])}) == 10
+            for number in range(4):
+                row = {"id": f"n{turn}.{number}", "embedding": VECTORS[0]}
+                await store.insert("notes", [row])
+        assert await store.count("notes") == 3008

@@ -60,7 +60,7 @@ asyncio.run(main("lancedb://" + sys.argv[1], int(sys.argv[2]), int(sys.argv[3]),
 async def filled(path: Path, rows: int, dim: int) -> np.ndarray:
     """Make the table ``t`` of so many rows, and a small one."""
     vectors = np.random.default_rng(0).standard_normal((rows, dim), dtype=np.float32)
-    async with opened(path, index="none", close_timeout=0) as store:
+    async with opened(path, index="none") as store:
         for name, count in (("t", rows), ("small", 64)):
             await store.create_table(name, Schema(dim))
             ids = [f"r{n:06}" for n in range(count)]

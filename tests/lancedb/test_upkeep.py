@@ -87,7 +87,7 @@ async def test_single_rows_leave_few_files_by_themselves(tmp_path: Path) -> None
 async def test_who_opens_a_table_next_tidies_it(tmp_path: Path) -> None:
     """Also a store that only reads; it makes the vector index that is due, too."""
     for part in range(0, ROWS, 100):
-        async with opened(tmp_path / "s", index_from=1500, close_timeout=0) as store:
+        async with opened(tmp_path / "s", index_from=1500) as store:
             if part:
                 await store.insert("notes", rows(part, part + 100))
             else:

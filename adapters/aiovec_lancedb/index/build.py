@@ -1,7 +1,13 @@
-"""One build of a vector index, and the measuring behind it: what they need, do and leave."""
+"""Build indexes beside the writes, measure them, and note with the table what was found.
+
+A build reads one version of the table and commits at its end; Lance merges that with what was
+written meanwhile, and rows that came later are searched without the index until upkeep brings
+them in. So writers never wait for a build. A cancelled build leaves the table as it was.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -9,19 +15,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiovec.backend import Field
 from aiovec.backend.contract import StaleTableError, TableHandle
-from aiovec.backend.memory import size_text, total_memory
-from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, TableNotFoundError
 
 from ..driver import indexing
 from ..layout import DROPPED, incarnation_of
-from ..limits import IndexLimits
 from ..session import Opened, Session
+from ..tuning import KEY, Tuned
 from ..writer import CheckFiles, WriteOperation
 from . import kinds, recall
-from .effort import KEY, LIMITS, Intent, Tuned
 from .fields import configs_of, index_name, lacking, text_config
-from .info import InUse, partitions_of, vector_index
+from .info import InUse, vector_index
 
 if TYPE_CHECKING:
     from ..settings import LancedbSettings
@@ -68,26 +71,27 @@ class Drop(WriteOperation):
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         vectors = await vector_index(session, table)
-        tuned = vectors.tuned if vectors is not None and vectors.name == self.index else None
-        if tuned is not None:
-            await _note(session, table, replace(tuned, kept_off=True))
+        if vectors is not None and vectors.name == self.index:
+            tuned = Tuned(kept_off=True, target=vectors.tuned.target)
+            await _note(session, table, tuned)
         for index in await session.run(table.lance.list_indices()):
             if index.name == self.index and index.columns[0] in table.schema.fields:
                 update = {"path": index.columns[0], "metadata": {DROPPED: "1"}}
                 await session.run(table.lance.update_field_metadata(update))
         await session.run(table.lance.drop_index(self.index))
-        if tuned is not None:
-            await _note(session, table, tuned.without_index())
         return [None]
 
 
 async def _note(session: Session, table: Opened, tuned: Tuned) -> None:
-    update = {"path": table.schema.vector, "metadata": {KEY: tuned.to_json()}}
+    update = {"path": table.schema.vector, "metadata": {KEY: tuned.model_dump_json()}}
     await session.run(table.lance.update_field_metadata(update))
 
 
 async def current(session: Session, handle: TableHandle) -> TableHandle:
-    """Of the same table, which may have got a field meanwhile; StaleTableError where it is gone."""
+    """Return a fresh handle of the same table, whose fields may have changed.
+
+    Raises StaleTableError if the table was dropped.
+    """
     try:
         fresh = await session.handle(handle.name)
     except TableNotFoundError as exc:
@@ -98,74 +102,53 @@ async def current(session: Session, handle: TableHandle) -> TableHandle:
 
 
 async def reopened(session: Session, handle: TableHandle) -> Opened:
-    """The same table as it is now."""
+    """Return the same table as it is now."""
     return await session.opened(await current(session, handle))
 
 
 class Builder:
-    """Builds and measures the indexes of one store's tables."""
+    """Builds and measures the indexes of one store's tables.
+
+    Nothing else may be at work on the indexes of a table meanwhile.
+    """
 
     def __init__(
         self,
         session: Session,
         settings: LancedbSettings,
-        limits: IndexLimits,
         write: Callable[[str, WriteOperation], Awaitable[Any]],
     ) -> None:
         self._session = session
         self._settings = settings
-        self._limits = limits
-        self._memory = settings.build_bytes()  # None until the machine was asked
         self._write = write
 
     async def planned(
         self, table: Opened, kind: str, options: dict[str, int], target: float | None
     ) -> Build:
         """Return the index to build, or raise an error with the reason."""
-        schema = table.schema
         rows = int(await self._session.run(table.lance.count_rows()))
         auto = kind == kinds.AUTO
-        if target is None:
-            target = await self._target(table)
-        if table.extreme or not rows:
-            reason = (
-                "has vectors that are too large or too small for an index"
-                if table.extreme
-                else "has no rows yet"
-            )
-            if auto:
-                return Build(kinds.NONE, {}, auto=True, target=target, rows=rows)
-            raise InvalidArgumentError("kind", kind, f"'auto', because the table {reason}")
+        if target is None and table.tuned is not None:
+            target = table.tuned.target
+        if auto and (rows == 0 or rows < self._settings.index_from):
+            return Build(kinds.NONE, {}, auto=True, target=target, rows=rows)
+        if not rows:
+            raise InvalidArgumentError("kind", kind, "'auto', because the table has no rows yet")
         if auto:
-            if rows < self._settings.index_from:
-                return Build(kinds.NONE, {}, auto=True, target=target, rows=rows)
-            kind = kinds.chosen_kind(schema)
-        plan = kinds.plan_of(kind, options, rows, schema.dim)
-        needed = kinds.build_bytes(kind, plan, rows, schema.dim)
-        if self._memory is None:
-            self._memory = await in_thread(total_memory) // 2
-        if needed > self._memory:
-            raise InvalidArgumentError(
-                "kind",
-                kind,
-                f"one that builds within build_memory, {size_text(self._memory)}: over "
-                f"{rows:,} rows of {schema.dim} dimensions this kind needs about "
-                f"{size_text(needed)}",
-            )
+            kind = kinds.chosen_kind(table.schema)
+        plan = kinds.plan_of(kind, options, rows, table.schema.dim)
         return Build(kind, plan, auto, target, rows)
 
-    async def _target(self, table: Opened) -> float | None:
-        index = await vector_index(self._session, table)
-        known = table.tuned if index is None else index.tuned
-        return None if known is None else known.target
+    async def by_settings(self, table: Opened) -> Build:
+        """Return the build that the settings ask for, which is done anew as the table grows."""
+        return replace(await self.planned(table, self._settings.index, {}, None), auto=True)
 
     async def again(self, table: Opened, index: InUse) -> Build:
-        """The build that gave the index, for the table as it is now."""
+        """Return the build that gave the index, for the table as it is now."""
         known = index.tuned
         if known.auto:
-            build = await self.planned(table, self._settings.index, {}, known.target)
-            return replace(build, auto=True)
-        # The size was reckoned from the rows of that day where the user named a number.
+            return await self.by_settings(table)
+        # The size was computed from the rows of that day where the user named a number.
         named = "num_partitions" in known.options
         options = {
             name: value
@@ -175,20 +158,21 @@ class Builder:
         return await self.planned(table, index.kind.name, options, known.target)
 
     async def build(self, handle: TableHandle, build: Build, tell: Telling) -> None:
-        """Build, and measure what was built. Nothing else may be at work on the table's index."""
+        """Build, and measure what was built."""
+        table = await reopened(self._session, handle)
+        noted = (table.tuned or Tuned()).with_changes(target=build.target, kept_off=False)
         if build.kind == kinds.NONE:
-            table = await reopened(self._session, handle)
-            kept = replace(table.tuned or Tuned(), target=build.target, kept_off=False)
-            await self._write(handle.name, Note(handle, kept))
+            await self._write(handle.name, Note(handle, noted))
             return
+        # Noted before, should the process end behind the build.
+        changes = {"kind": build.kind, "auto": build.auto, "options": dict(build.options)}
+        if noted.kind != build.kind:  # the efforts are those of another kind
+            changes |= {"uuid": None, "rows": 0, "ladder": ()}
+        noted = noted.with_changes(**changes, built_rows=build.rows)
         with tell(f"building {build.kind}"):
-            table = await reopened(self._session, handle)
-            intent = Intent(build.kind, dict(build.options), build.auto, build.target, build.rows)
-            note = replace(table.tuned or Tuned(), intent=intent)
-            await self._write(handle.name, Note(handle, note))
-            vector, metric = table.schema.vector, table.schema.metric
-            config = kinds.config_of(build.kind, build.options, metric)
-            await self._index(handle, vector, config)
+            await self._write(handle.name, Note(handle, noted))
+            config = kinds.config_of(build.kind, build.options, table.schema.metric)
+            await self._index(handle, table.schema.vector, config)
         await self.measure(handle, tell)
 
     async def index_ids(self, handle: TableHandle, tell: Telling) -> None:
@@ -204,14 +188,14 @@ class Builder:
                 await self._index(handle, column, config)
 
     async def _index(
-        self, handle: TableHandle, column: str, config: Any, *, replace: bool = True
+        self, handle: TableHandle, column: str, config: Any, *, anew: bool = True
     ) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             table = await reopened(self._session, handle)
             named = await index_name(self._session, table.lance, column, config)
             try:
                 await self._session.run(
-                    table.lance.create_index(column, config=config, replace=replace, name=named)
+                    table.lance.create_index(column, config=config, replace=anew, name=named)
                 )
             except StoreBusyError:
                 if attempt == _ATTEMPTS:
@@ -232,7 +216,7 @@ class Builder:
                 if not await self._lacks(table, name, config):
                     continue
                 try:
-                    await self._index(handle, name, config, replace=False)
+                    await self._index(handle, name, config, anew=False)
                 except AiovecError:
                     # Upkeep, of any process, makes what a field lacks too.
                     if await self._lacks(await reopened(self._session, handle), name, config):
@@ -247,23 +231,23 @@ class Builder:
         return type(config) in [type(one) for _, one in wanted]
 
     async def measure(self, handle: TableHandle, tell: Telling) -> None:
-        """Find the efforts for the index as it is now, and keep them with the table."""
+        """Find the efforts for the index as it is now, and note them with the table."""
         table = await reopened(self._session, handle)
         index = await vector_index(self._session, table)
         if index is None:
             return
         with tell(f"measuring {index.kind.name}"):
-            tuned = index.tuned
             rows = int(await self._session.run(table.lance.count_rows()))
-            parts = await partitions_of(self._session, table)
-            tried = parts or kinds.partitions_of(tuned.options, rows, index.partition_size)
-            found = await recall.measure(self._session, table, index.kind.name, tried, self._limits)
-            measured = replace(tuned, rows=rows, ladders=found.ladders or tuned.ladders)
-            limit = LIMITS[0]
-            target = tuned.target or self._settings.recall_target
-            effort, _ = measured.effort(limit, target)
-            mean = found.means.get((limit, effort), 1.0)
-            measured = replace(
-                measured, recall=mean, uuid=index.uuid, partitions=parts, intent=None
-            )
-            await self._write(handle.name, Note(handle, measured))
+            partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
+            ladder = await recall.measure(self._session, table, index.kind, partitions)
+            tuned = index.tuned.with_changes(uuid=index.uuid, rows=rows, ladder=ladder)
+            await self._write(handle.name, Note(handle, tuned))
+
+    async def keep_measured(self, handle: TableHandle, before: InUse | None) -> None:
+        """Note that the index which compaction put in the place of ``before`` is as good."""
+        table = await reopened(self._session, handle)
+        index = await vector_index(self._session, table)
+        if before is None or index is None or before.uuid == index.uuid:
+            return
+        if before.name == index.name and before.tuned.uuid == before.uuid:
+            await self._write(handle.name, Note(handle, before.tuned.with_changes(uuid=index.uuid)))

@@ -8,27 +8,15 @@ where words begin and end, in the rows that it covers and in all others, so an e
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from aiovec.backend import Field
-from aiovec.errors import AiovecError
 
 from ..driver import indexing
 from ..layout import DROPPED
 from ..session import Session
-
-# Kinds that Lance brings up to date value by value, by the names that it and its classes have:
-# where 100,000 rows have as many values, that takes 3 to 6 s for the rows that came, and as much
-# again for those that were moved. To fill an empty one takes 0.1 s (``python -m bench lancedb``).
-_BY_VALUE = ("Bitmap", "LabelList")
-# Values are many where so many of these rows' are all different.
-_LOOKS, _ROWS_A_LOOK, _DIFFERENT = 8, 128, 0.25
 
 
 def config_of(field: Field) -> Any:
@@ -159,48 +147,3 @@ def _types_of(field: Field) -> list[str]:
 def _type_of(config: Any) -> str:
     """Return the name that Lance has for the type of such an index."""
     return type(config).__name__
-
-
-@asynccontextmanager
-async def filled_anew(session: Session, lance: Any) -> AsyncIterator[None]:
-    """Within, the table is rewritten, and indexes that take long to follow are filled anew.
-
-    They are empty meanwhile, which slows filters down for that long, and stay so where the process
-    ends; the next upkeep fills them then.
-    """
-    emptied = []
-    try:
-        for index in await session.run(lance.list_indices()):
-            if index.index_type in _BY_VALUE and await _has_many(session, lance, index.columns[0]):
-                emptied.append(index)
-                await _replace(session, lance, index, filled=False)
-        yield
-    except BaseException:
-        with suppress(AiovecError):
-            for index in emptied:
-                await _replace(session, lance, index, filled=True)
-        raise
-
-
-async def _has_many(session: Session, lance: Any, column: str) -> bool:
-    """Return whether many values of the column differ, by a look at some places."""
-    rows = int(await session.run(lance.count_rows()))
-    if not rows:
-        return False
-    length = min(rows, _ROWS_A_LOOK)
-    starts = [(rows - length) * look // (_LOOKS - 1) for look in range(_LOOKS)]
-    places = sorted({start + n for start in starts for n in range(length)})
-    found = await session.fetch(lance.take_offsets(places).select([column]))
-    values = found.column(0)
-    if pa.types.is_list(values.type):
-        values = pc.list_flatten(values)
-    different = pc.count_distinct(values, mode="only_valid").as_py()
-    return bool(different > _DIFFERENT * len(values))
-
-
-async def _replace(session: Session, lance: Any, index: Any, *, filled: bool) -> None:
-    config = getattr(indexing, index.index_type)()
-    call = lance.create_index(
-        index.columns[0], config=config, name=index.name, replace=True, train=filled
-    )
-    await session.run(call)

@@ -1,4 +1,4 @@
-"""The kinds of vector index: their options, what their builds need, and which one "auto" takes."""
+"""The kinds of vector index, their options, and which one "auto" takes."""
 
 from __future__ import annotations
 
@@ -29,18 +29,21 @@ _LEAST_ROWS = 64
 _MOST_PARTITIONS = 16_384
 
 _IVF = ("num_partitions", "target_partition_size", "max_iterations", "sample_rate")
-_GRAPH = ("m", "ef_construction")
-_PRODUCT = ("num_sub_vectors", "num_bits")
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind: the name of its class in lancedb, that of its type in Lance, and its options."""
+    """One kind: its name, those of its class in lancedb and its type in Lance, and its options.
+
+    ``refine`` is the number of candidates for each hit whose vectors Lance reads, where codes
+    alone do not tell them apart.
+    """
 
     name: str
     config: str
     type: str
     options: tuple[str, ...]
+    refine: int | None = None
 
     @property
     def graph(self) -> bool:
@@ -50,49 +53,44 @@ class Kind:
     @property
     def whole(self) -> bool:
         """True if the index keeps the vectors as they are."""
-        return self.name in ("ivf_flat", "hnsw")
+        return self.name == "ivf_flat"
 
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
+        Kind("hnsw_sq", "HnswSq", "IvfHnswSq", (*_IVF, "m", "ef_construction")),
+        Kind("ivf_pq", "IvfPq", "IvfPq", (*_IVF, "num_sub_vectors", "num_bits"), refine=10),
         Kind("ivf_flat", "IvfFlat", "IvfFlat", _IVF),
-        Kind("ivf_pq", "IvfPq", "IvfPq", (*_IVF, *_PRODUCT)),
-        Kind("ivf_sq", "IvfSq", "IvfSq", _IVF),
         Kind("ivf_rq", "IvfRq", "IvfRq", (*_IVF, "num_bits")),
-        Kind("hnsw", "HnswFlat", "IvfHnswFlat", (*_IVF, *_GRAPH)),
-        Kind("hnsw_sq", "HnswSq", "IvfHnswSq", (*_IVF, *_GRAPH)),
-        Kind("hnsw_pq", "HnswPq", "IvfHnswPq", (*_IVF, *_GRAPH, *_PRODUCT)),
     )
 }
-_ALIASES = {"hnsw_flat": "hnsw"}
 _BY_TYPE = {kind.type: kind for kind in KINDS.values()}
 
 
 def kind_of_type(type: str) -> Kind | None:
-    """The kind that Lance calls so; None for an index that is none over vectors."""
+    """Return the kind with this type in Lance; None for any other index."""
     return _BY_TYPE.get(type)
 
 
 def named(kind: object) -> str:
-    """The name of a kind as users may write it, "auto" among them, or InvalidArgumentError."""
-    name = _ALIASES.get(kind, kind) if isinstance(kind, str) else kind
-    if name != AUTO and (not isinstance(name, str) or name not in KINDS):
+    """Return the name of a kind, "auto" among them, or raise InvalidArgumentError."""
+    if kind != AUTO and (not isinstance(kind, str) or kind not in KINDS):
         raise InvalidArgumentError("kind", kind, "one of " + ", ".join([AUTO, *KINDS]))
-    return name
+    return kind
 
 
 def checked_options(
     kind: str, options: Mapping[str, Any], schema: Schema
 ) -> tuple[float | None, dict[str, int]]:
-    """The recall that was asked for, and the options of the kind, or InvalidArgumentError."""
+    """Return the recall asked for and the options of the kind, or raise InvalidArgumentError."""
     known = () if kind == AUTO else KINDS[kind].options
     for name in options:
         if name != _RECALL and name not in known:
             accepted = "one of " + ", ".join([_RECALL, *known]) + f" for the kind {kind!r}"
             raise InvalidArgumentError("an option", name, accepted)
     recall = options.get(_RECALL)
-    if recall is not None and not is_recall(recall):
+    if recall is not None and not _is_recall(recall):
         raise InvalidArgumentError(_RECALL, recall, "a number above 0 and below 1")
     if kind == "ivf_rq" and schema.dim % 8:
         raise InvalidArgumentError(
@@ -104,13 +102,12 @@ def checked_options(
     return (None if recall is None else float(recall)), chosen
 
 
-def is_recall(value: object) -> bool:
+def _is_recall(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1
 
 
 def _check_option(kind: str, name: str, value: object, dim: int) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidArgumentError(name, value, "a whole number of at least 1")
     if name == "num_sub_vectors" and dim % value:
         raise InvalidArgumentError(name, value, f"a divisor of the vectors' length {dim}")
@@ -124,9 +121,9 @@ def _check_option(kind: str, name: str, value: object, dim: int) -> None:
 
 
 def chosen_kind(schema: Schema) -> str:
-    """Return the kind that "auto" builds: rotated codes, which build in seconds and search
-    fast enough up to many millions of rows; for other lengths of vectors, bytes."""
-    return "ivf_sq" if schema.dim % 8 else "ivf_rq"
+    """Return the kind that "auto" builds: rotated codes, which build in seconds and search about
+    as fast as a graph; for lengths that those cannot have, whole vectors in partitions."""
+    return "ivf_flat" if schema.dim % 8 else "ivf_rq"
 
 
 def chosen(schema: Schema, rows: int, index_from: int) -> str:
@@ -140,34 +137,29 @@ def chosen(schema: Schema, rows: int, index_from: int) -> str:
 
 
 def plan_of(kind: str, options: Mapping[str, int], rows: int, dim: int) -> dict[str, int]:
-    """The options of a build, with what the user left open."""
+    """Return the options of a build, with those that the user left open."""
     plan = dict(options)
     if "target_partition_size" not in plan:
         wanted = plan.get("num_partitions")
         if wanted is None and not KINDS[kind].graph:
-            wanted = plan["num_partitions"] = partitions_for(rows)
+            wanted = plan["num_partitions"] = _partitions_for(rows)
         if wanted is not None:
             plan["target_partition_size"] = max(1, rows // wanted)
     plan.setdefault("sample_rate", _SAMPLE_RATE)
     plan.setdefault("max_iterations", _ROUNDS)
     if kind == "ivf_rq":
         plan.setdefault("num_bits", _BITS)
-    if "num_sub_vectors" in KINDS[kind].options and "num_sub_vectors" not in plan:
-        plan["num_sub_vectors"] = _sub_vectors(dim)
+    if kind == "ivf_pq":
+        plan.setdefault("num_sub_vectors", _sub_vectors(dim))
     return plan
 
 
-def partitions_of(options: Mapping[str, int], rows: int, size: int | None) -> int:
-    """About how many partitions an index has. Lance makes one of a graph for a million rows."""
-    return max(1, rows // (size or options.get("target_partition_size") or 2**20))
-
-
-def partitions_for(rows: int) -> int:
+def _partitions_for(rows: int) -> int:
     return max(1, min(math.isqrt(rows), rows // _LEAST_ROWS, _MOST_PARTITIONS))
 
 
 def _sub_vectors(dim: int) -> int:
-    """One for 8 dimensions, or the most that divide the length evenly and are no more."""
+    """Return one for 8 dimensions, or the most that divide the length evenly and are no more."""
     return max(count for count in range(1, max(1, dim // 8) + 1) if dim % count == 0)
 
 
@@ -180,29 +172,3 @@ def config_of(kind: str, plan: Mapping[str, int], metric: str) -> Any:
     if "target_partition_size" in plan:
         plan = {name: value for name, value in plan.items() if name != "num_partitions"}
     return getattr(indexing, KINDS[kind].config)(distance_type=metric, **plan)
-
-
-def build_bytes(kind: str, plan: Mapping[str, int], rows: int, dim: int) -> int:
-    """An estimate of what the build holds in memory beside the process: rather too much."""
-    partitions = plan.get("num_partitions", 1)
-    # The vectors that partitions and codes are trained on, twice: as they are read and as they
-    # are compared. Product codes are trained on 256 vectors for each of their 256 words.
-    trained = max(partitions * plan.get("sample_rate", _SAMPLE_RATE), 65_536)
-    training = 2 * 4 * dim * min(rows, trained)
-    code = _code_bytes(kind, plan, dim)
-    graph = 0
-    if KINDS[kind].graph:
-        # Each row's links with their distances, at the lowest level twice as many, and its lock.
-        graph = rows * (plan.get("m", 20) * 3 * 8 + 96)
-    codes = rows * (code + 16) * (1 if KINDS[kind].graph else 0)
-    return 256 * 2**20 + training + codes + graph + min(rows * (code + 16) * 2, 512 * 2**20)
-
-
-def _code_bytes(kind: str, plan: Mapping[str, int], dim: int) -> int:
-    if KINDS[kind].whole:
-        return dim * 4
-    if kind == "ivf_rq":
-        return dim * plan.get("num_bits", _BITS) // 8 + 16
-    if "num_sub_vectors" in KINDS[kind].options:
-        return plan.get("num_sub_vectors", dim // 8)
-    return dim

@@ -221,8 +221,7 @@ class VectorStore:
         May be called twice. Reads that are under way end with StoreClosedError, as later calls do.
         Being cancelled does not stop the closing.
 
-        A backend may first do the upkeep that is due: for example an index for a table that was
-        loaded, for ``close_timeout`` seconds at most. It does not where the block of the store ends
+        A backend may first do the upkeep that is due. It does not where the block of the store ends
         with an exception, or where this call is cancelled.
         """
         if os.getpid() != self._process:

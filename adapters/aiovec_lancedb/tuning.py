@@ -1,0 +1,169 @@
+"""The effort of a search in a vector index, and the recall measured for it: kept with the table.
+
+The note lies as JSON in the metadata of the vector's column. Each call opens its table anew, so it
+reads the note with the table: on object storage too, and in every process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import Field as PydanticField
+
+from aiovec.backend.contract import Tuning
+
+KEY = "aiovec.index"
+"""The name of the metadata on the vector's column."""
+
+MEASURED_HITS = 10
+"""Hits of the searches by which the recall is measured."""
+
+MARGIN = 16
+"""Candidates beyond the limit: near ties that float32 sums, or codes, may put in another order."""
+
+EVERY_PARTITION = 2**20
+"""As ``nprobes``: more partitions than any index has. Lance searches those that exist."""
+
+# For one search, by ``ef`` or ``refine``. Lance takes some 50 bytes for each that it is asked for,
+# however few rows there are, and ends the process where the system has no more.
+_MOST_CANDIDATES = 2**20
+# What is tried of an index that was not measured.
+_UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
+# The refine of a search with a filter, in multiples of the one that was measured without a filter.
+# The nearest rows of a filter lie further from the query, so their distances differ by less and
+# codes confuse more of them: product codes that found 98 of 100 neighbours by ``refine=10`` found
+# 89 under a topical filter, 95 by ``refine=20`` and 99 by 50 (``python -m bench lancedb``).
+_FILTERED_REFINE, _LEAST_FILTERED_REFINE, _MOST_FILTERED_CANDIDATES = 4, 5, 4000
+# An index is used while it finds at most this much less than the target. One that cannot, such as
+# a graph over rows that nearly all share a vector, leaves searches exact.
+_TOLERATED = 0.1
+
+
+class _Noted(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Effort(_Noted):
+    """The settings of one search for lancedb. None leaves a choice to it."""
+
+    nprobes: PositiveInt | None = None
+    ef: PositiveInt | None = None
+    refine: PositiveInt | None = None
+
+    def for_limit(self, limit: int) -> Effort:
+        """Return the effort for more hits than were measured: more partitions, a wider ``ef``."""
+        times = limit / MEASURED_HITS
+        if times <= 1:
+            return self
+        return Effort(
+            nprobes=None if self.nprobes is None else math.ceil(self.nprobes * math.sqrt(times)),
+            ef=None if self.ef is None else max(math.ceil(self.ef * math.sqrt(times)), 2 * limit),
+            refine=self.refine,
+        )
+
+    def under_filter(self, limit: int, *, whole: bool) -> Effort:
+        """Return the effort for a filter on an index of partitions: all of these, more candidates.
+
+        The rows that a filter selects may lie anywhere, also only in the partitions furthest from
+        the query. No number of probes that was measured without the filter says anything then.
+        """
+        refine = self.refine
+        if not whole:  # whole vectors confuse nothing
+            least = refine or 1
+            most = max(least, _MOST_FILTERED_CANDIDATES // limit)
+            refine = min(max(least * _FILTERED_REFINE, _LEAST_FILTERED_REFINE), most)
+        return Effort(nprobes=EVERY_PARTITION, ef=self.ef, refine=refine)
+
+    def bounded(self, asked: int) -> Effort:
+        """Return what Lance can be told for so many hits, whatever a caller or a file says."""
+        nprobes, ef, refine = self.nprobes, self.ef, self.refine
+        most = max(asked, _MOST_CANDIDATES)
+        if nprobes is not None:
+            nprobes = min(nprobes, EVERY_PARTITION)
+        if refine is not None:
+            refine = min(refine, most // asked)
+        if ef is not None:  # a graph cannot give more rows than ef
+            ef = min(max(ef, asked * (refine or 1)), most)
+        return Effort(nprobes=nprobes, ef=ef, refine=refine)
+
+    def doubled(self) -> Effort:
+        return Effort(
+            nprobes=None if self.nprobes is None else 2 * self.nprobes,
+            ef=None if self.ef is None else 2 * self.ef,
+            refine=self.refine,
+        )
+
+    def shown(self) -> dict[str, int]:
+        return self.model_dump(exclude_none=True)
+
+
+class Rung(_Noted):
+    """An effort and the recall that it reaches."""
+
+    recall: Annotated[float, PydanticField(ge=0, le=1)]
+    effort: Effort
+
+
+class Tuned(_Noted):
+    """The note about the vector index of a table.
+
+    ``kind`` is None where no index was built. ``ladder`` holds efforts that find more from one to
+    the next. It was measured for the index ``uuid``, when the table had so many ``rows``.
+    """
+
+    kind: str | None = None
+    auto: bool = False
+    kept_off: bool = False
+    target: float | None = None
+    options: Mapping[str, int] = {}
+    built_rows: int = 0
+    rows: int = 0
+    uuid: str | None = None
+    ladder: tuple[Rung, ...] = ()
+
+    def with_changes(self, **changes: object) -> Tuned:
+        return self.model_copy(update=changes)
+
+    def rung(self, target: float) -> Rung | None:
+        """Return the least effort that reaches a recall, else the greatest; None: not measured."""
+        reached = (rung for rung in self.ladder if rung.recall >= target)
+        return next(reached, self.ladder[-1] if self.ladder else None)
+
+    def is_usable(self, target: float) -> bool:
+        """Return whether searches are to use the index: it was not measured, or finds enough."""
+        return not self.ladder or self.ladder[-1].recall >= target - _TOLERATED
+
+    def renewed(self, uuid: str | None) -> Tuned:
+        """Return the note about an index that another process's upkeep put in this one's place.
+
+        Upkeep splits and joins partitions and keeps their size, so twice the probes find at least
+        as much until the new index is measured.
+        """
+        ladder = tuple(Rung(recall=r.recall, effort=r.effort.doubled()) for r in self.ladder)
+        return self.with_changes(ladder=ladder, uuid=uuid, rows=0)
+
+
+def unmeasured_effort(*, graph: bool, whole: bool) -> Effort:
+    """Return the effort for an index that was not measured: it is searched all through."""
+    refine = None if graph or whole else _UNMEASURED_REFINE
+    return Effort(nprobes=EVERY_PARTITION, ef=_UNMEASURED_EF if graph else None, refine=refine)
+
+
+@lru_cache(maxsize=256)
+def tuned_of(text: bytes) -> Tuned | None:
+    """Return the note in the metadata; None if it cannot be read."""
+    try:
+        return Tuned.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+def named_effort(tuning: Tuning | None) -> Effort | None:
+    """Return the effort that a caller named; None where none was."""
+    if tuning is None or (tuning.nprobes, tuning.ef, tuning.refine) == (None, None, None):
+        return None
+    return Effort(nprobes=tuning.nprobes, ef=tuning.ef, refine=tuning.refine)

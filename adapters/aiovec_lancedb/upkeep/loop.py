@@ -1,0 +1,583 @@
+"""The upkeep of a store's tables: compactions, and indexes that are built, renewed and measured.
+
+One task of a store looks after one table after another: after some commits it compacts, and once a
+table is quiet it does all that is due. It also looks once at each table that the store opens, for
+what an earlier process left undone. Of several processes on one place, one at a time does the
+upkeep of a table.
+
+What takes long is done beside the writes. No write ever fails for it: Lance repeats a write whose
+files were rewritten meanwhile, and a compaction that a write was in the way of is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiovec.backend import Field
+from aiovec.backend.contract import StaleTableError, TableHandle, index_behind_change
+from aiovec.backend.limits import Deadline, current_deadline, renewed
+from aiovec.backend.threads import Background, in_thread, thread_limiter, wait_out
+from aiovec.errors import (
+    AiovecError,
+    InvalidArgumentError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreMovedError,
+    TableNotFoundError,
+)
+
+from ..errors import is_read_only
+from ..index import kinds
+from ..index.build import Build, Builder, Drop, Telling, current, reopened
+from ..index.fields import is_settled, lacking, text_columns
+from ..index.info import InUse, has_id_index, infos_of, unindexed_rows, vector_index
+from ..locks.local import TaskLock, WriteLock
+from ..memory import ReadAdmission, scan_bytes
+from ..session import Opened, Session
+from ..tables import AlterField, IndexFields
+from ..tuning import Tuned
+from ..writer import CheckFiles, WriteOperation
+from .compaction import FULL_FILE, Compaction
+from .retention import Pins, Retention, versions_of
+
+if TYPE_CHECKING:
+    from ..settings import LancedbSettings
+
+LOG = logging.getLogger("aiovec.lancedb")
+
+# Small files that a table may have: a read by id takes 1.7 ms without any and 6 ms with 16. A
+# compaction rewrites all files that are not full, so each so many bytes of these let one more be.
+_FILES, _BYTES_A_FILE, _MOST_FILES = 16, 64 * 2**20, 64
+_FILES_IN_QUIET = 4
+# Versions beyond those to keep.
+_VERSIONS_OVER = 16
+# Rows that an index may leave out before compaction brings them in: a scan takes no time yet.
+_UNINDEXED, _UNINDEXED_SHARE = 500, 0.02
+# Bytes of a table that is rewritten while its writers wait: that takes less than a second. Above,
+# it is tried beside the writes first.
+_SOON_DONE = 64 * 2**20
+_ATTEMPTS = 2
+
+# Seconds without a commit after which a table is quiet, and the longest wait for that.
+_QUIET, _LONGEST_WAIT = 1.0, 30.0
+# The store rests this many times as long as an upkeep took, so a fifth of the time goes into it.
+_REST = 4.0
+# Seconds until another look, behind an error and while another process does the upkeep.
+_AFTER_FAILURE, _AFTER_OTHERS = 60.0, 5.0
+# Seconds between tries for the lock of upkeep, and between looks at tables.
+_POLL, _BETWEEN = 0.05, 0.02
+
+# Growth from which an index is measured again, and one of "auto" is built anew.
+_GROWN, _OUTGROWN = 1.5, 4.0
+# Parts of an index, each searched by itself, from which it is built anew. Upkeep adds one for a
+# fiftieth more rows, and merges them when it splits a partition: never in a graph of one.
+_MOST_SEGMENTS = 32
+# Rows from which the ids get an index: of 400,000 a get of one took 20 ms without, 2.3 ms with it.
+_IDS_FROM = 20_000
+# Rows that a text index leaves out, and their share of all, from which it is built anew: for
+# 64,000 short texts a compaction took 1.5 s, and a build 0.4 s.
+_TEXTS_FROM, _TEXTS_SHARE = 20_000, 0.1
+
+# Errors that mean the same to whoever waits for an index and to the loop.
+_NO_FAILURE = (StaleTableError, StoreClosedError, StoreBusyError, StoreMovedError)
+
+
+class _StoppedError(AiovecError):
+    """A drop of the table or of its index ended the work that the caller waits for."""
+
+    def __init__(self) -> None:
+        super().__init__("the index build was stopped, because its table or index was dropped")
+
+
+@dataclass(slots=True)
+class _TableState:
+    """The state of one table in this store."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    commits: int = 0
+    last_commit: float = 0.0
+    busy_since: float | None = None
+    look_at: float = float("inf")
+    rest_until: float = 0.0
+    doing: str | None = None
+    failure: str | None = None
+    optimized: datetime | None = None
+    # Rows of the table when an index could not be built: more of them are worth another attempt.
+    failed_rows: int = 0
+
+    @property
+    def next_look(self) -> float:
+        """When to look at the table, by ``time.monotonic``."""
+        at = self.look_at
+        if self.commits >= _FILES:
+            at = 0.0
+        elif self.commits:
+            at = min(at, self.last_commit + _QUIET)
+        return max(at, self.rest_until)
+
+    def is_quiet(self, now: float) -> bool:
+        busy_since = now if self.busy_since is None else self.busy_since
+        return now - self.last_commit >= _QUIET or now - busy_since >= _LONGEST_WAIT
+
+
+class Upkeep:
+    """The upkeep of one store. ``folder`` is where it notes when a table was last optimized."""
+
+    def __init__(
+        self,
+        session: Session,
+        settings: LancedbSettings,
+        write: Callable[[str, WriteOperation], Awaitable[Any]],
+        lock_of: Callable[[str], WriteLock],
+        admission: ReadAdmission,
+        retention: Retention,
+        pins: Pins,
+        folder: Path | None,
+        *,
+        background: bool,
+    ) -> None:
+        """``background``: also do what nobody asked for."""
+        self._session = session
+        self._settings = settings
+        self._write = write
+        self._lock_of = lock_of
+        self._admission = admission
+        self._retention = retention
+        self._pins = pins
+        self._folder = folder
+        self._background = background
+        self._builder = Builder(session, settings, write)
+        self._states: dict[str, _TableState] = {}
+        self._seen: set[str] = set()
+        self._locks: dict[str, TaskLock] = {}
+        self._loop = Background()
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._closed = False
+
+    def doing(self, table: str) -> str | None:
+        """Return in words the work under way in this store."""
+        return self._state(table).doing
+
+    def failure(self, table: str) -> str | None:
+        """Return why the last index build failed."""
+        return self._state(table).failure
+
+    async def close(self) -> None:
+        """End what is under way. What is left is for the next store that opens a table."""
+        self._closed = True
+        await self._loop.cancel()
+        for table in list(self._states):
+            await self._stop(table)
+        for lock in list(self._locks.values()):
+            await lock.close()
+
+    # In the background
+
+    def opened(self, table: str) -> None:
+        """The store uses the table; what an earlier one left undone is found out a while later."""
+        if table not in self._seen:
+            self._seen.add(table)
+            self._state(table).look_at = time.monotonic() + _QUIET
+            self._begin()
+
+    def wrote(self, table: str) -> None:
+        """A commit was made."""
+        state, now = self._state(table), time.monotonic()
+        if state.busy_since is None:
+            state.busy_since = now
+        state.commits += 1
+        state.last_commit = now
+        if state.commits in (1, _FILES):
+            self._begin()
+
+    def loading(self, table: str) -> None:
+        """A bulk load goes on: no index is built until it is over."""
+        self._state(table).busy_since = time.monotonic()
+
+    def _begin(self) -> None:
+        if self._background and not self._closed:
+            self._wake.set()
+            if self._task is None or self._task.done():
+                self._task = self._loop.start(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            looks = [(state.next_look, name) for name, state in self._states.items()]
+            at, name = min(looks, default=(float("inf"), ""))
+            now = time.monotonic()
+            if at == float("inf"):
+                return
+            if at > now:
+                self._wake.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(at - now):
+                        await self._wake.wait()
+                continue
+            state = self._states[name]
+            quiet = state.is_quiet(now)
+            state.commits, state.look_at = 0, now + _QUIET
+            if quiet:
+                state.busy_since, state.look_at = None, float("inf")
+            task = self._start(name, self._pass(name, state, quiet=quiet))
+            try:
+                await asyncio.wait({task})
+            finally:
+                task.cancel()
+            ended = time.monotonic()
+            state.rest_until = ended + _REST * (ended - now)
+            await asyncio.sleep(_BETWEEN)
+
+    async def _pass(self, name: str, state: _TableState, *, quiet: bool) -> None:
+        """Look after a table; what fails is told in the log and tried again."""
+        try:
+            handle = await self._session.handle(name)
+            async with state.lock:
+                if not await self._take_lock(name):  # another process is at it
+                    state.look_at = time.monotonic() + _AFTER_OTHERS
+                    return
+                try:
+                    await self._look_after(handle, quiet=quiet)
+                finally:
+                    self._locks[name].release()
+        except (StaleTableError, TableNotFoundError):
+            self._states.pop(name, None)
+        except (StoreClosedError, StoreMovedError):
+            state.look_at = float("inf")
+        except StoreBusyError as exc:  # large reads have the memory, or writes were in the way
+            state.look_at = time.monotonic() + _AFTER_OTHERS
+            text = "upkeep of the table %r could not run and will be tried again: %s"
+            await in_thread(LOG.debug, text, name, exc)
+        except AiovecError as exc:
+            if is_read_only(exc):  # there is nothing to do for who may not write there
+                return
+            state.look_at = time.monotonic() + _AFTER_FAILURE
+            text = "upkeep of the table %r failed and will be tried again: %s"
+            await in_thread(LOG.warning, text, name, exc)  # a handler may write to a file
+
+    async def _look_after(
+        self, handle: TableHandle, *, quiet: bool, everything: bool = False
+    ) -> None:
+        """Do what is due, or ``everything``. The lock for upkeep is held."""
+        table = await self._session.opened(handle)
+        schema = table.schema
+        if await lacking(self._session, table.lance, schema.fields, schema.analyzer):
+            await self._write(handle.name, IndexFields(handle))
+        before = await vector_index(self._session, table)
+        if everything or await self._wants_compaction(table, quiet=quiet):
+            await self._compact(handle)
+            await self._builder.keep_measured(handle, before)
+        if quiet:
+            await self._look_after_indexes(handle)
+
+    # Compaction
+
+    async def _wants_compaction(self, table: Opened, *, quiet: bool) -> bool:
+        rows, files, size = await self._shape(table)
+        allowed = min(size // _BYTES_A_FILE, _MOST_FILES) + rows // FULL_FILE
+        if files > allowed + (_FILES_IN_QUIET if quiet else _FILES):
+            return True
+        if not quiet:
+            return False
+        versions = await versions_of(self._session, table)
+        first = self._retention.first_kept(versions, datetime.now(UTC), None)
+        if first is not None and versions.index(first) > _VERSIONS_OVER:
+            return True
+        if len(versions) > self._retention.most + _VERSIONS_OVER:  # somebody may be reading them
+            state = self._state(table.name)
+            state.look_at = time.monotonic() + self._retention.grace.total_seconds() + _QUIET
+        uncovered = max((await unindexed_rows(self._session, table)).values(), default=0)
+        return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
+
+    async def _shape(self, table: Opened) -> tuple[int, int, int]:
+        """Return a table's rows and files, and the bytes of those files that are not full."""
+        stats: Any = await self._session.run(table.lance.stats())
+        rows, size = int(stats["num_rows"]), int(stats["total_bytes"])
+        part = size * FULL_FILE // rows if rows > FULL_FILE else size
+        return rows, int(stats["fragment_stats"]["num_fragments"]), part
+
+    async def _compact(self, handle: TableHandle) -> None:
+        table = await self._session.opened(handle)
+        rows, _, size = await self._shape(table)
+        pinned = partial(self._pins.oldest, handle.name)
+        compaction = Compaction(handle, self._retention, pinned)
+        async with self._admission.share(scan_bytes(min(rows, FULL_FILE), handle.schema.dim)):
+            for _ in range(_ATTEMPTS if size > _SOON_DONE else 0):
+                with suppress(StoreBusyError):
+                    await compaction.run(self._session, alone=False)
+                    await self._write(handle.name, CheckFiles())
+                    break
+            else:
+                with renewed():  # what was in vain is no time that it waited for others
+                    await self._write(handle.name, compaction)
+        self._state(handle.name).optimized = datetime.now(UTC)
+        await in_thread(self._note_optimized, handle)
+
+    def _note_optimized(self, handle: TableHandle) -> None:
+        """Note that the table was optimized now, for other processes. Writes to the disk."""
+        if self._folder is not None:
+            with suppress(OSError):  # the next one may write it
+                path = self._folder / f"{handle.name}.optimized"
+                path.write_text(_incarnation(handle), encoding="ascii")
+
+    async def last_optimized(self, handle: TableHandle) -> datetime | None:
+        """Return when the table was last optimized; None if that is not known."""
+
+        if self._folder is None:
+            return self._state(handle.name).optimized
+        folder = self._folder
+
+        def look() -> datetime | None:
+            path = folder / f"{handle.name}.optimized"
+            with suppress(OSError, ValueError):
+                if path.read_text(encoding="ascii") == _incarnation(handle):
+                    return datetime.fromtimestamp(os.stat(path).st_mtime, UTC)
+            return None
+
+        return await in_thread(look)
+
+    # Indexes
+
+    async def _look_after_indexes(self, handle: TableHandle) -> None:
+        table = await reopened(self._session, handle)
+        rows = int(await self._session.run(table.lance.count_rows()))
+        if rows >= _IDS_FROM and not await has_id_index(self._session, table):
+            await self._builder.index_ids(handle, self._telling(handle))
+        if texts := await self._texts_behind(table, rows):
+            fresh = await current(self._session, handle)
+            await self._builder.index_texts(fresh, texts, self._telling(handle))
+        await self._look_after_vectors(handle, rows)
+
+    async def _look_after_vectors(self, handle: TableHandle, rows: int) -> None:
+        """Build or measure the index over the vectors, where the table has grown enough for it.
+
+        Where it cannot be built, searches stay exact and the reason stands in the facts.
+        """
+        state, tell = self._state(handle.name), self._telling(handle)
+        table = await reopened(self._session, handle)
+        index = await vector_index(self._session, table)
+        try:
+            if rows >= _GROWN * state.failed_rows and self._wants_build(table, index, rows):
+                if index is None:
+                    build = await self._builder.by_settings(table)
+                else:
+                    build = await self._builder.again(table, index)
+                await self._builder.build(handle, build, tell)
+            elif index is not None and rows and _wants_measuring(index, rows):
+                await self._builder.measure(handle, tell)
+            state.failure = None
+        except _NO_FAILURE:
+            raise
+        except AiovecError as exc:
+            state.failure, state.failed_rows = str(exc), rows
+            text = "no index was built for the table %r, so searches stay exact: %s"
+            await in_thread(LOG.warning, text, handle.name, exc)
+
+    def _wants_build(self, table: Opened, index: InUse | None, rows: int) -> bool:
+        by_itself = self._settings.index != kinds.NONE
+        if index is None:
+            kept_off = (table.tuned or Tuned()).kept_off
+            return by_itself and not kept_off and rows >= self._settings.index_from
+        outgrown = index.tuned.auto and by_itself and rows >= _OUTGROWN * index.tuned.built_rows
+        return index.ours and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
+
+    async def _texts_behind(self, table: Opened, rows: int) -> list[str]:
+        """Return the fields for keyword search whose index is better built anew."""
+        covered = text_columns(await self._session.indices(table))
+        most = max(_TEXTS_FROM, _TEXTS_SHARE * rows)
+        return [
+            name
+            for name, field in table.schema.fields.items()
+            if field.text and covered.get(name, rows) > most
+        ]
+
+    # What users ask for
+
+    async def optimize(self, handle: TableHandle) -> None:
+        """Do the whole upkeep now."""
+        while True:
+            try:
+                return await self._end_of(self._start(handle.name, self._optimize(handle)))
+            except _StoppedError:  # its index was dropped; raises StaleTableError if the table was
+                await self._session.opened(handle)
+
+    async def _optimize(self, handle: TableHandle) -> None:
+        async with self._alone(handle.name):
+            if self._session.managed:  # there the service compacts
+                await self._look_after_indexes(handle)
+            else:
+                await self._look_after(handle, quiet=True, everything=True)
+
+    async def create(
+        self, handle: TableHandle, kind: str, options: Mapping[str, Any], *, wait: bool
+    ) -> None:
+        """Build a vector index."""
+        name = kinds.named(kind)
+        target, chosen = kinds.checked_options(name, options, handle.schema)
+        async with self._session.reading(handle) as table:
+            build = await self._builder.planned(table, name, chosen, target)
+        task = self._start(handle.name, self._create(handle, build))
+        if wait:
+            await self._end_of(task)
+
+    async def _create(self, handle: TableHandle, build: Build) -> None:
+        state = self._state(handle.name)
+        try:
+            async with self._alone(handle.name):
+                await self._builder.build(handle, build, self._telling(handle))
+            state.failure = None
+        except AiovecError as exc:
+            state.failure = None if isinstance(exc, _NO_FAILURE) else str(exc)
+            raise
+
+    async def drop(self, handle: TableHandle, name: str) -> None:
+        """Drop an index by its name."""
+        await self._stop(handle.name)
+        async with self._session.reading(handle) as table:
+            infos = await infos_of(self._session, table, self._settings.recall_target)
+        if name not in {info.name for info in infos}:
+            listed = ", ".join(info.name for info in infos) or "the table has none"
+            raise InvalidArgumentError("name", name, f"the name of an index ({listed})")
+        if "text" in [info.kind for info in infos if info.name == name]:
+            expected = (
+                "the name of another index; drop the text index, which keyword search needs, by "
+                "drop_field_index"
+            )
+            raise InvalidArgumentError("name", name, expected)
+        async with self.altering(handle.name):
+            await self._write(handle.name, Drop(handle, name))
+
+    async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
+        """Give a field of the table these options, and the indexes that they want."""
+        if field == handle.schema.fields[name]:
+            async with self._session.reading(handle) as table:
+                if await is_settled(self._session, table.lance, name, field):
+                    return
+        await self._end_of(self._start(handle.name, self._index_field(handle, name, field)))
+
+    async def _index_field(self, handle: TableHandle, name: str, field: Field) -> None:
+        async with self._alone(handle.name):
+            await self._write(handle.name, AlterField(handle, name, field))
+            with index_behind_change(self._session.target, handle.name):
+                await self._builder.index_field(handle, name, field, self._telling(handle))
+
+    @asynccontextmanager
+    async def dropping(self, table: str) -> AsyncIterator[None]:
+        """No build of the table meanwhile: its commit would be one to the next of that name."""
+        await self._stop(table)
+        async with self.altering(table):
+            yield
+        self._states.pop(table, None)
+
+    @asynccontextmanager
+    async def altering(self, table: str) -> AsyncIterator[None]:
+        """No build or upkeep of the table meanwhile: a column of theirs may go."""
+        async with self._alone(table):
+            yield
+
+    # Locks and tasks
+
+    @asynccontextmanager
+    async def _alone(self, table: str) -> AsyncIterator[None]:
+        """No other upkeep of the table meanwhile, by this process or another.
+
+        What is done within waits from its own start: the store's own upkeep may have taken long.
+        """
+        async with self._state(table).lock:
+            deadline = Deadline(current_deadline(self._settings.busy_timeout).seconds)
+            while not await self._take_lock(table):
+                if self._closed:
+                    raise StoreClosedError(self._session.target)
+                if deadline.left() <= 0:
+                    busy = f"another process is doing the upkeep of the table {table!r}"
+                    raise deadline.error(busy)
+                await asyncio.sleep(_POLL)
+            try:
+                with renewed():
+                    yield
+            finally:
+                self._locks[table].release()
+
+    async def _take_lock(self, table: str) -> bool:
+        """Return whether the lock for upkeep was free."""
+        await self._session.check_place()  # a lock would be made in its place
+        if table not in self._locks:
+            self._locks[table] = TaskLock(self._lock_of(f"{table}.upkeep"))
+        return await self._locks[table].take(0.0, thread_limiter())
+
+    def _state(self, table: str) -> _TableState:
+        return self._states.setdefault(table, _TableState())
+
+    def _telling(self, handle: TableHandle) -> Telling:
+        state = self._state(handle.name)
+
+        @contextmanager
+        def tell(what: str) -> Iterator[None]:
+            state.doing = what
+            try:
+                yield
+            finally:
+                state.doing = None
+
+        return tell
+
+    def _start(self, table: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        if self._closed:
+            work.close()
+            raise StoreClosedError(self._session.target)
+        tasks = self._state(table).tasks
+        task = asyncio.ensure_future(work)
+        tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            if not task.cancelled():
+                task.exception()  # whoever waits for it gets it
+
+        task.add_done_callback(ended)
+        return task
+
+    async def _end_of(self, task: asyncio.Task[None]) -> None:
+        """Wait for the task; with the caller cancelled, it ends too."""
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            own = asyncio.current_task()
+            if task.cancelled() and not (own is not None and own.cancelling()):
+                if self._closed:
+                    raise StoreClosedError(self._session.target) from None
+                raise _StoppedError from None
+            task.cancel()
+            await wait_out(task)
+            raise
+
+    async def _stop(self, table: str) -> None:
+        """End what is under way for the table."""
+        state = self._states.get(table)
+        if state is not None and (tasks := list(state.tasks)):
+            for task in tasks:
+                task.cancel()
+            cancelled = [await wait_out(task) for task in tasks]
+            for exc in filter(None, cancelled):
+                raise exc
+
+
+def _wants_measuring(index: InUse, rows: int) -> bool:
+    return not index.tuned.rows or rows >= _GROWN * index.tuned.rows
+
+
+def _incarnation(handle: TableHandle) -> str:
+    """Return the identity that tells the table from an earlier one of the same name."""
+    token: Any = handle.token
+    return str((token[0] or b"").decode())
