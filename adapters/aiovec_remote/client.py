@@ -42,7 +42,8 @@ from aiovec.errors import (
     StoreClosedError,
 )
 
-from .connections import Connections
+from .autostart import Autostart
+from .connections import new_session
 from .refusals import (
     LONGEST_PROBLEM,
     LateError,
@@ -56,7 +57,6 @@ from .refusals import (
     refuse,
 )
 from .settings import SCHEME, RemoteSettings
-from .sidecar import Sidecar
 
 # Seconds before another try: the first wait, and the longest. A server may ask for others.
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
@@ -76,16 +76,14 @@ class Client:
     def __init__(self, url: str, settings: RemoteSettings) -> None:
         self.target = redacted(url)
         self._url = url.rstrip("/")
-        self._sidecar: Sidecar | None = None
+        self._autostart: Autostart | None = None
         if url.startswith(f"{SCHEME}://"):
-            self._sidecar = Sidecar(Path(url.removeprefix(f"{SCHEME}://")))
+            self._autostart = Autostart(Path(url.removeprefix(f"{SCHEME}://")))
         self.settings = settings
         self._headers = {PROTOCOL_HEADER: PROTOCOL}
         if key := _key_of(settings):
             self._headers["Authorization"] = f"Bearer {key}"
-        is_server = None if self._sidecar is None else self._sidecar.is_server
-        self._is_server = is_server
-        self._connections: Connections | None = None
+        self._sessions: dict[str | None, aiohttp.ClientSession] = {}
         self._turns = Gate("too many calls are under way", calls=settings.connections)
         self._writes = _Count()
         self._closed = False
@@ -93,10 +91,6 @@ class Client:
         """True if the server's store does a write with a key once, however often it is asked."""
         self.store_mark = ""
         """Of the newest answer: which store the server serves."""
-
-    def __del__(self) -> None:
-        if (connections := getattr(self, "_connections", None)) is not None:
-            connections.abandon()
 
     # Calls
 
@@ -193,20 +187,25 @@ class Client:
             return OutcomeUnknownError(self.target, reason)
         return CorruptStoreError(self.target, reason)
 
-    async def _place(self) -> tuple[str, dict[str, str]]:
-        """Return the server's URL, and the header for the key of one that was started."""
-        if self._sidecar is None:
-            return self._url, {}
-        server = await self._sidecar.server()
-        return server.url, {"Authorization": f"Bearer {server.key}"}
+    async def _place(self) -> tuple[aiohttp.ClientSession, str, dict[str, str]]:
+        """Return a session for the server, its URL, and the key of one that was started."""
+        url, path, headers = self._url, None, {}
+        if self._autostart is not None:
+            server = await self._autostart.server()
+            url, path = server.url, server.socket
+            if server.key:
+                headers = {"Authorization": f"Bearer {server.key}"}
+        if path not in self._sessions:
+            self._sessions[path] = new_session(self.settings, path)
+        return self._sessions[path], url, headers
 
     def look_again(self) -> None:
         """After a lost request: the server may have died, and another one been started."""
-        if self._sidecar is not None:
-            self._sidecar.lost()
+        if self._autostart is not None:
+            self._autostart.lost()
 
     async def _refuse(self, response: aiohttp.ClientResponse, size: int, *, writes: bool) -> None:
-        if response.status == 401 and self._sidecar is not None:
+        if response.status == 401 and self._autostart is not None:
             raise LostError("another server has taken the place of the one", sent=False)
         await refuse(response, self.target, size, writes=writes)
 
@@ -221,15 +220,12 @@ class Client:
         long: bool,
         retried: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        url, key_header = await self._place()
+        session, url, key_header = await self._place()
         headers = {**self._headers, **key_header, "Content-Type": kind}
         if key is not None:
             headers["Idempotency-Key"] = key
             if retried:
                 headers["Idempotency-Retry"] = "1"
-        if self._connections is None:
-            self._connections = Connections(self.settings, self._is_server)
-        session = await self._connections.begin()
         begun = False
         try:
             async with session.post(
@@ -341,10 +337,8 @@ class Client:
         self._closed = True
         self._turns.close(StoreClosedError(self.target))
         await self._writes.idle.wait()
-        if self._connections is not None:
-            await self._connections.close()
-        if self._sidecar is not None:
-            self._sidecar.close()
+        for session in self._sessions.values():
+            await session.close()
 
 
 class _Count:

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aiovec._http.sidecar import SidecarFolder
+from aiovec._http.autostart import SharedFolder
 from aiovec.backend.doctor import Finding, version_of
-from aiovec.errors import AiovecError
 
 from .settings import SCHEME
 
@@ -29,22 +28,15 @@ def findings(address: str | None) -> list[Finding]:
     if not package.ok:
         return [Finding(package.subject, package.value, ok=False, cure=_CURE)]
     if address.startswith(f"{SCHEME}://"):
-        return [package, _of_sidecar(Path(address.removeprefix(f"{SCHEME}://")))]
+        return [package, _of_autostart(Path(address.removeprefix(f"{SCHEME}://")))]
     return [package, *_of_server(address)]
 
 
-def _of_sidecar(config: Path) -> Finding:
+def _of_autostart(config: Path) -> Finding:
     """Tell whether the server of a TOML file runs. None is started by the question."""
-    folder = SidecarFolder.of(config)
-    try:
-        if folder.path.exists():
-            folder.prepare()
-            if folder.is_served() and (server := folder.state()) is not None:
-                told = f"{server.url}, process {server.pid}, log {folder.log}"
-                return Finding("server", told)
-    except (AiovecError, OSError) as exc:
-        cure = "remove the folder .aiovec beside the TOML file, or leave autostart out"
-        return Finding("server", str(exc), ok=False, cure=cure)
+    folder = SharedFolder(config)
+    if folder.address() is not None:
+        return Finding("server", f"it runs in {folder.path}, log {folder.log}")
     return Finding("server", "the first connect starts one")
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from aiovec.backend.settings import BackendSettings
 
-SCHEME = "sidecar"
+SCHEME = "autostart"
 """The scheme of a TOML file whose server is started when it is needed."""
 
 

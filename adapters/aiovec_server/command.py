@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from aiovec.backend.origin import Origin
     from aiovec.backend.server import ServerSettings
 
-    from .running import Clients
-    from .sockets import Address
+    from .process import Address
 
 Host = Annotated[
     str | None,
@@ -60,8 +59,8 @@ IdleTimeout = Annotated[
 ]
 Shared = Annotated[
     bool,
-    # The remote backend starts a server with it: see ``aiovec._http.sidecar``.
-    typer.Option("--sidecar", hidden=True),
+    # The remote backend starts a server with it: see ``aiovec._http.autostart``.
+    typer.Option("--shared", hidden=True),
 ]
 
 app = typer.Typer(
@@ -83,12 +82,11 @@ def serve(
     read_only: ReadOnly = False,
     idle_timeout: IdleTimeout = None,
     json: AsJson = False,
-    sidecar: Shared = False,
+    shared: Shared = False,
 ) -> None:
     """Serve a store over HTTP, with a REST API and a web page at /.
 
-    SIGTERM and Ctrl+C stop the server after the calls in progress. A second signal stops it at
-    once.
+    SIGTERM and Ctrl+C stop the server after the calls in progress. A second signal cancels them.
     """
     _check_installed()
     _open_standard_streams()
@@ -103,28 +101,22 @@ def serve(
         }
     )
     source = _source(store, config, retrieval, settings)
-    from . import app as _  # noqa: F401 - slow to load, so not on the event loop
-    from .lines import log_to_stderr
-
-    log_to_stderr()
-
-    if sidecar:
-        if config is None:
-            raise typer.BadParameter("--sidecar needs --config")
-        _serve_shared(source, settings, Path(config))
-    else:
+    if not shared:
         _serve_alone(source, settings, idle_timeout, json=json)
+    elif config is None:
+        raise typer.BadParameter("--shared needs --config")
+    else:
+        _serve_shared(source, settings, Path(config))
 
 
 def _serve_alone(
     source: Origin, settings: ServerSettings, idle_timeout: float | None, *, json: bool
 ) -> None:
-    from .running import run
-    from .sockets import bind, resolve, url_of
+    from .process import listen, resolve, url_of
 
     addresses = resolve(settings.host)
     _check_protected(settings, addresses)
-    sockets = bind(settings.host, addresses, settings.port)
+    sockets = listen(settings.host, addresses, settings.port)
 
     def ready(store: VectorStore) -> None:
         url = url_of(settings.host, sockets[0].getsockname()[1])
@@ -134,45 +126,75 @@ def _serve_alone(
             typer.echo(dump({**facts, "pid": os.getpid()}) if json else one_line(line))
 
     try:
-        run(lambda stop: _serve(source, settings, sockets, stop, ready, idle_timeout))
+        _run(source, settings, ready, idle_timeout, sockets=sockets)
     finally:
         for one in sockets:
             one.close()
 
 
 def _serve_shared(source: Origin, settings: ServerSettings, config: Path) -> None:
-    """Serve the processes of this machine that use a TOML file, until there are none."""
-    from aiovec._http.sidecar import SidecarFolder, new_key
+    """Serve the processes of this user that use a TOML file, until they ask for nothing more."""
+    from aiovec._http.autostart import KEY_VARIABLE, SharedFolder
 
-    from .running import run
-    from .sockets import bind, resolve
-
-    folder = SidecarFolder.of(config)
+    folder = SharedFolder(config)
     if not folder.claim():
         return
-    key, addresses = new_key(), resolve("127.0.0.1")
-    others = os.environ.get(settings.api_keys_env)
-    os.environ[settings.api_keys_env] = f"{others},{key}" if others else key
-    # Nobody reads a log of every request there, and it would hide what matters.
-    settings = settings.model_copy(update={"host": "127.0.0.1", "access_log": False})
-    try:
-        sockets = bind("127.0.0.1", addresses, settings.port)
-    except ConfigError:
-        sockets = bind("127.0.0.1", addresses, 0)
+    # Nobody else can reach the socket, and nobody reads a log of every request there.
+    changed = {"api_keys_env": KEY_VARIABLE, "api_keys_file": "", "access_log": False}
+    settings = settings.model_copy(update={**changed, "host": "127.0.0.1"})
+    sockets = None
+    key = ""
+    if folder.socket is None:
+        from .process import listen, resolve
+
+        os.environ[KEY_VARIABLE] = key = folder.new_key()
+        sockets = listen(settings.host, resolve(settings.host), 0)
 
     def ready(store: VectorStore) -> None:
-        folder.publish(sockets[0].getsockname()[1], key, sockets[0].fileno())
+        if sockets is not None:
+            folder.publish(sockets[0].getsockname()[1], key)
 
     try:
-        run(
-            lambda stop: _serve(
-                source, settings, sockets, stop, ready, settings.idle_timeout, folder
-            )
-        )
+        _run(source, settings, ready, settings.idle_timeout, sockets=sockets, uds=folder.socket)
     finally:
-        for one in sockets:
-            one.close()
-        folder.leave()
+        folder.withdraw()
+
+
+def _run(
+    source: Origin,
+    settings: ServerSettings,
+    ready: Callable[[VectorStore], None],
+    idle_timeout: float | None,
+    *,
+    sockets: list[socket] | None = None,
+    uds: str | None = None,
+) -> None:
+    """Open the store and serve it until a signal, or for want of requests."""
+    import asyncio
+
+    from .app import create_app
+    from .lines import log_to_stderr
+    from .process import Server
+
+    log_to_stderr()
+
+    async def run() -> None:
+        async with await open_origin(source) as store:
+            app = create_app(store=store, settings=settings)
+            await Server(
+                app, settings, ready=lambda: ready(store), idle_timeout=idle_timeout, uds=uds
+            ).serve(sockets)
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(run())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    with suppress(ModuleNotFoundError):
+        import uvloop
+
+        return uvloop.new_event_loop
+    return None
 
 
 def _open_standard_streams() -> None:
@@ -226,7 +248,7 @@ _REMOTE = "remote"
 def _check_protected(settings: ServerSettings, addresses: list[Address]) -> None:
     """Refuse to let other machines in without a key."""
     from .keys import keys_of
-    from .sockets import is_loopback
+    from .process import is_loopback
 
     if keys_of(settings) or is_loopback(addresses):
         return
@@ -236,26 +258,3 @@ def _check_protected(settings: ServerSettings, addresses: list[Address]) -> None
         "a file that [retrieval.server] api_keys_file names; or listen at 127.0.0.1",
         param_hint="--host",
     )
-
-
-async def _serve(
-    source: Origin,
-    settings: ServerSettings,
-    sockets: list[socket],
-    stop: asyncio.Event,
-    ready: Callable[[VectorStore], None],
-    idle_timeout: float | None,
-    clients: Clients | None = None,
-) -> None:
-    from .app import create_app
-    from .running import HttpServer, room_for_connections, unless
-
-    room = room_for_connections(settings.max_connections)
-    settings = settings.model_copy(update={"max_connections": room})
-    store = await unless(stop, open_origin(source))
-    if store is None:
-        return
-    async with store:
-        app = create_app(store=store, settings=settings)
-        server = HttpServer(app, settings, idle_timeout=idle_timeout, clients=clients)
-        await server.serve(sockets, stop, lambda: ready(store))

@@ -97,7 +97,7 @@ class Limits:
         self._app = app
         self._max_body = settings.max_body_mb * _MIB
         self._timeout = settings.timeout
-        self._stall = settings.receive_timeout
+        self.stall = settings.receive_timeout
         self._turns = Turns(settings.max_calls)
         self._most = settings.max_top_k, settings.max_rows, self._max_body
         self._answers = Room(_ANSWERS * self._max_body)
@@ -189,12 +189,6 @@ class Limits:
         self._room -= size
         return None
 
-    def pace(self, seconds: float, received: int) -> Problem | None:
-        """Refuse a body that comes too slowly."""
-        if seconds <= self._stall + received / _PACE:
-            return None
-        return Problem.plain(408, f"the body comes with less than {_PACE // 1024} KiB a second")
-
 
 class _Body:
     """The body of one request, as it comes."""
@@ -205,23 +199,28 @@ class _Body:
         self._limits = limits
         self._answer = answer
         self._receive = receive
-        self._length = length
-        self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
+        self._began = asyncio.get_running_loop().time()
+        self._ended = length == 0
         self.held = 0
 
     async def receive(self) -> Message:
-        message = await self._receive()
-        part = message.get("body", b"")
-        if part:
+        if self._ended:
+            return await self._receive()  # which tells that the client is gone
+        try:
+            # The body has to come with a pace.
+            async with asyncio.timeout_at(self._began + self._limits.stall + self.held / _PACE):
+                message = await self._receive()
+        except TimeoutError:
+            slow = f"the body comes with less than {_PACE // 1024} KiB a second"
+            self._answer.problem = Problem.plain(408, slow)
+            raise _RefusedError from None
+        self._ended = not message.get("more_body", False)
+        if part := message.get("body", b""):
             problem = self._limits.hold(len(part), self.held)
-            if problem is None:
-                self.held += len(part)
-                if message.get("more_body", False):
-                    problem = self._limits.pace(self._loop.time() - self._began, self.held)
             if problem is not None:
                 self._answer.problem = problem
                 raise _RefusedError
+            self.held += len(part)
         return message
 
 

@@ -5,6 +5,7 @@ Also the outermost bound: an error that nobody expected ends here, as a problem 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
-from aiovec._http.problems import problem_of
+from aiovec._http.problems import Problem, problem_of
 from aiovec.backend import HttpRequest, watch_request
 from aiovec.backend.threads import in_thread
 
@@ -129,6 +130,18 @@ class Observing:
             await in_thread(_log_error, id, exc)
             if not answer.status:
                 await send_problem(scope, answer, problem_of(exc))
+        except asyncio.CancelledError:  # the server stops
+            if not answer.status:
+                await send_problem(scope, answer, _STOPPING, {"connection": "close"})
+
+
+_STOPPING = Problem(
+    503,
+    "Service Unavailable",
+    "the server is stopping; try again, but a write may have been done",
+    retry_after=1,
+    begun=True,
+)
 
 
 def _log_error(id: str, error: Exception) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def test_processes_at_once_share_one_server_which_ends_behind_them(place: Place) -> None:
+    place.write(idle_timeout=10.0)
     apps = [
         subprocess.Popen(
             [sys.executable, "-c", APP, str(place.config), str(n)], env=environment(), text=True,
@@ -97,6 +99,10 @@ def test_processes_at_once_share_one_server_which_ends_behind_them(place: Place)
         for app in apps:
             assert app.stdout is not None
             assert app.stdout.readline() == "done\n", app.communicate()[1]
+        deadline = time.monotonic() + START
+        while len(place.servers()) > 1:  # those that were started too many end at once
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         place.server()
         apps[0].kill()  # which leaves no server behind, either
         assert all(app.communicate()[1] == "" and not app.returncode for app in apps[1:])
@@ -152,9 +158,14 @@ async def test_a_server_that_cannot_start_says_why(place: Place) -> None:
     await asyncio.to_thread(place.until_ended)
 
 
-async def test_nobody_else_can_open_the_folder_of_a_server(place: Place) -> None:
-    async with aiovec.connect(config=place.config) as store:
-        assert await store.tables() == []
-        folders = [path for path in place.config.parent.rglob("*.server*") if path.is_dir()]
-        assert folders
-        assert {path.stat().st_mode & 0o077 for path in folders} == {0}
+async def test_nobody_else_can_open_the_folder_of_a_server(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as runtime:  # short, for the path of a socket has to be
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        async with aiovec.connect(config=place.config) as store:
+            assert await store.tables() == []
+            folders = await asyncio.to_thread(lambda: list(Path(runtime).rglob("*/")))
+            assert len(folders) == 2
+            assert {path.stat().st_mode & 0o077 for path in folders} == {0}
+    await asyncio.to_thread(place.until_ended)

@@ -106,8 +106,7 @@ def test_requests_that_end_in_two_places(server: Served) -> None:
             assert found in ([400], [501], []), (line, body)  # or cut off without an answer
     begin = head(server, "POST", "/tables/notes/search", "Content-Type: application/json",
                  "Transfer-Encoding: chunked")  # fmt: skip
-    for body in (b"-1\r\n\r\n", b"FFFFFFFFFFFFFFFFFF\r\nx", b"0x2\r\n{}\r\n0\r\n\r\n", b"zz\r\n",
-                 b"2;" + b"x" * 200_000 + b"\r\n{}\r\n0\r\n\r\n"):  # fmt: skip
+    for body in (b"-1\r\n\r\n", b"FFFFFFFFFFFFFFFFFF\r\nx", b"0x2\r\n{}\r\n0\r\n\r\n", b"zz\r\n"):
         found = statuses(exchange(server, begin + body + behind, close=False))
         assert found[:1] in ([400], [431], [422], [408], []), body[:20]
 

@@ -101,15 +101,14 @@ class ServerSettings(Section):
         default=2048,
         ge=1,
         le=1_000_000,
-        description="Open connections, at most; a new one takes the place of an idle one, or gets "
-        "status 503.",
+        description="Open connections, at most; requests of further ones get status 503.",
     )
     receive_timeout: float = PydanticField(
         default=30.0,
         gt=0,
         le=86_400,
         description="Seconds that a client may take to send the head of a request.\n"
-        "Also the longest pause in a request's body.",
+        "Also the longest pause before a request's body.",
     )
     send_timeout: float = PydanticField(
         default=300.0,
@@ -142,8 +141,8 @@ class ServerSettings(Section):
     autostart: bool = PydanticField(
         default=False,
         description="Let the remote backend start a server on this machine if none runs.\n"
-        "The processes that use this file share it. It serves `backend` on 127.0.0.1 at `port`, "
-        "or at a free one if that is taken.",
+        "The processes of a user that use this file share it, by a socket that nobody else can "
+        "open.",
     )
     start_timeout: float = PydanticField(
         default=30.0,
@@ -155,6 +154,7 @@ class ServerSettings(Section):
         default=60.0,
         gt=0,
         le=31_536_000,
-        description="Seconds without a client after which such a server stops.\n"
+        description="Seconds without a request after which such a server stops; the next call "
+        "starts one.\n"
         "A server that you start stops only if you pass --idle-timeout.",
     )

@@ -1,0 +1,243 @@
+"""The process of a server: where it listens, uvicorn's server, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import math
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from aiovec.backend.server import ServerSettings
+from aiovec.errors import ConfigError
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a request's method, target and headers. A browser's cookies take a few KiB."""
+
+_BACKLOG = 1024
+_CANCELLING = 5.0  # seconds that cancelled calls get to release what they hold
+_OTHER_FILES = 256  # open files beside the connections: the store's, modules, pipes
+
+# uvicorn warns of each request that it cannot parse: anybody could fill the log.
+logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+Address = tuple[socket.AddressFamily, str]
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server. It also ends when nobody has asked it anything for ``idle_timeout``.
+
+    ``ready`` is called when connections are accepted.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        settings: ServerSettings,
+        *,
+        ready: Callable[[], None],
+        idle_timeout: float | None = None,
+        uds: str | None = None,
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            uds=uds,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            limit_concurrency=_room_for_connections(settings.max_connections),
+            timeout_keep_alive=math.ceil(settings.keep_alive),
+            timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout),
+        )
+        super().__init__(config)
+        self._settings = settings
+        self._ready = ready
+        self._idle_timeout = idle_timeout
+        self._used = 0.0
+        self._answered = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+        _notify("READY=1")
+
+    async def on_tick(self, counter: int) -> bool:
+        state, now = self.server_state, asyncio.get_running_loop().time()
+        if counter % 10 == 0:  # once a second
+            for connection in list(state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(now, self._settings)
+        if not self._used or state.tasks or state.total_requests != self._answered:
+            self._used, self._answered = now, state.total_requests
+        if self._idle_timeout is not None and now - self._used >= self._idle_timeout:
+            return True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        _notify("STOPPING=1")
+        await super().shutdown(sockets)
+        if tasks := list(self.server_state.tasks):
+            await asyncio.wait(tasks, timeout=_CANCELLING)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Stop; at a second signal without waiting for the calls in progress.
+
+        uvicorn's own would raise the signal again at the end, and the exit code would not be 0.
+        """
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection, which waits neither for ever for a head nor for who reads nothing."""
+
+    _head_since: float | None = None
+    _head_size = _unsent = 0
+    _taken = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_since = self._taken = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        in_head = self._head_since is not None
+        super().data_received(data)
+        if in_head and self._head_since is not None:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_since, self._head_size = self.loop.time(), 0
+
+    def on_headers_complete(self) -> None:
+        self._head_since = None
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+            raise ValueError("the head is too large")
+        if b"#" in self.url:  # uvicorn would leave out the rest, which may be that of an id
+            raise ValueError("the target has a # in it")
+        super().on_headers_complete()
+
+    def check(self, now: float, settings: ServerSettings) -> None:
+        """Close the connection if its client has stalled for too long."""
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent != self._unsent:
+            self._unsent, self._taken = unsent, now
+        head_since = now if self._head_since is None else self._head_since
+        if (
+            now - self._taken >= settings.send_timeout
+            or now - head_since >= settings.receive_timeout
+        ):
+            self.transport.abort()
+
+
+# Where the server listens
+
+
+def resolve(host: str) -> list[Address]:
+    """Return the addresses of a host of this machine, each with its family."""
+    try:
+        found = socket.getaddrinfo(
+            host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise ConfigError(
+            f"the server cannot listen at {host!r}: {reason}; pass an address of this machine, "
+            "such as 127.0.0.1",
+            key="host",
+            accepted="an address of this machine",
+        ) from exc
+    return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
+
+
+def is_loopback(addresses: list[Address]) -> bool:
+    """Return whether no other machine can reach any of the addresses."""
+    return all(ipaddress.ip_address(text.partition("%")[0]).is_loopback for _, text in addresses)
+
+
+def listen(host: str, addresses: list[Address], port: int) -> list[socket.socket]:
+    """Return a socket for each address, all at one port; 0 takes a free one.
+
+    They listen at once, so that the second of two servers finds the port taken.
+    """
+    listening: list[socket.socket] = []
+    failed: OSError | None = None
+    for family, address in addresses:
+        try:
+            listening.append(
+                socket.create_server(
+                    (address, port),
+                    family=family,
+                    backlog=_BACKLOG,
+                    dualstack_ipv6=address == "::" and socket.has_dualstack_ipv6(),
+                )
+            )
+        except OSError as exc:
+            failed = exc
+        else:
+            port = listening[0].getsockname()[1]
+    # A name such as localhost may stand for an address that this machine lacks.
+    if not listening or isinstance(failed, PermissionError) or _is_taken(failed):
+        for one in listening:
+            one.close()
+        reason = "no address" if failed is None else (failed.strerror or str(failed))
+        if _is_taken(failed):
+            reason = f"port {port} is in use by another process"
+        raise ConfigError(
+            f"the server cannot listen at {url_of(host, port)}: {reason}; pass another --port, "
+            "--port 0 for a free one, or another --host",
+            key="port",
+        ) from failed
+    return listening
+
+
+def _is_taken(exc: OSError | None) -> bool:
+    return exc is not None and exc.errno == errno.EADDRINUSE
+
+
+def url_of(host: str, port: int) -> str:
+    """Return the URL of a server."""
+    host = host.strip("[]")
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _room_for_connections(wanted: int) -> int:
+    """Return how many connections may be open, after raising the soft limit on open files."""
+    if sys.platform == "win32":
+        return wanted
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = min(wanted + _OTHER_FILES, sys.maxsize if hard == resource.RLIM_INFINITY else hard)
+    if soft != resource.RLIM_INFINITY and soft < files:  # often 1024
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return max(16, min(wanted, files - _OTHER_FILES))
+
+
+def _notify(state: str) -> None:
+    """Tell systemd about units with ``Type=notify``."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address or not hasattr(socket, "AF_UNIX"):
+        return
+    # A manager that is gone, or full of messages, does not stop the server.
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        sender.sendto(state.encode(), address.replace("@", "\0", 1))
