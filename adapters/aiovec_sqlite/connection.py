@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from aiovec.backend.threads import FORKED, settle_future, start_thread, wait_out
+from aiovec.backend.threads import FORKED, settle_future, start_thread
 from aiovec.errors import AiovecError, StoreClosedError
 
 from .driver import load_driver
@@ -38,16 +38,17 @@ class ConnectionClosedError(Exception):
 
 
 class Ticket:
-    """Tells the work on a thread that its caller has gone, and others that it is over."""
+    """Tells the work on a thread that its caller has gone, and others where the work is."""
 
-    __slots__ = ("cancelled", "over", "whole")
+    __slots__ = ("begun", "cancelled", "over", "uninterrupted")
 
-    def __init__(self, whole: threading.Lock | None = None) -> None:
+    def __init__(self, uninterrupted: threading.Lock) -> None:
+        self.begun = False
         self.cancelled = False
         self.over = False
         # Held by what must not be interrupted. sqlite-vec crashes where it is while it prepares the
         # statements by which it finds a row, which it does when it looks for a connection's first.
-        self.whole = whole or threading.Lock()
+        self.uninterrupted = uninterrupted
 
     def check(self) -> None:
         """Raise CancelledWorkError where nobody waits for the outcome any more."""
@@ -55,11 +56,18 @@ class Ticket:
             raise CancelledWorkError
 
 
-class _ToItsEnd(asyncio.Future[Any]):
-    """A future that cancelling the task which awaits it leaves alone: the task goes on when it has
-    a result, and learns then that it was cancelled."""
+class _Outcome(asyncio.Future[Any]):
+    """The outcome of work on the thread.
+
+    A task that awaits it and is cancelled goes on when the work has ended, and learns then that it
+    was cancelled. ``interrupt`` is called meanwhile.
+    """
+
+    interrupt: Callable[[], None] | None = None
 
     def cancel(self, msg: Any = None) -> bool:
+        if self.interrupt is not None:
+            self.interrupt()
         return False
 
 
@@ -74,8 +82,8 @@ class Connection(aiosqlite.Connection):
         super().__init__(connector, iter_chunk_size=64)
         self._process = os.getpid()
         self._file = ""
-        self._whole = threading.Lock()
-        self._ticket = Ticket(self._whole)
+        self._uninterrupted = threading.Lock()
+        self._ticket = Ticket(self._uninterrupted)
         self._closing = False
         self._closed: concurrent.futures.Future[None] = concurrent.futures.Future()
         # aiosqlite's own thread ends where the loop is closed that waits for an answer. And a
@@ -139,114 +147,77 @@ class Connection(aiosqlite.Connection):
 
     async def close_now(self) -> None:
         """Close, and interrupt what runs until that has taken effect."""
-        self.abandon()
+        self._ticket.cancelled = True
+        self.begin_closing()
         closed = asyncio.wrap_future(self._closed)
         while not closed.done():
+            self._interrupt()
             # Work of several statements needs several interrupts.
             await asyncio.wait({closed}, timeout=_INTERRUPT_EVERY)
-            self.interrupt_now()
         closed.result()
-
-    def abandon(self) -> None:
-        """Close as soon as what runs has been interrupted, without waiting for that."""
-        self._ticket.cancelled = True
-        self.interrupt_now()
-        self.begin_closing()
 
     # Work
 
-    def interrupt_now(self) -> None:
-        """Interrupt what runs, if anything does that may be, and unless it is closed meanwhile."""
-        self._interrupt(None)
+    async def read(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
+        """Run the work. When the caller is cancelled, it is interrupted, and this ends with it."""
+        ticket = self._ticket = Ticket(self._uninterrupted)
 
-    def _interrupt(self, ticket: Ticket | None) -> None:
-        """Interrupt what runs, or this ticket's work and no other."""
-        connection = self._connection
-        if connection is None or os.getpid() != self._process:
-            return
-        # Who waits for the end of what runs comes here again.
-        if self._whole.acquire(blocking=False):
+        def act() -> _T:
+            ticket.begun = True
             try:
-                if ticket is None or not ticket.over:
-                    with suppress(load_driver().Error):
-                        connection.interrupt()
+                ticket.check()
+                return work(self._conn, ticket)
             finally:
-                self._whole.release()
+                with ticket.uninterrupted:  # a later interrupt would meet the next work
+                    ticket.over = True
 
-    async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run the work on the connection's thread. Being cancelled does not stop it."""
-        return await self._submit(partial(self._with_connection, work))
+        return await self._submit(act, partial(self._give_up, ticket))
 
-    async def run_to_its_end(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run the work, and return when it has ended, whatever cancels the caller meanwhile."""
-        # A shield would take one more round of the event loop for each call.
-        done = self._submit(partial(self._with_connection, work), _ToItsEnd)
+    async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run the work, and return its result when it has ended, whatever cancels the caller."""
+        done = self._submit(lambda: work(self._conn))
         try:
             return await done
         except asyncio.CancelledError:
-            await wait_out(done)
             return done.result()
         finally:
             del done  # it refers to the error, which refers to this frame
 
-    async def run_cancellable(
-        self, work: Callable[[sqlite3.Connection, Ticket], _T], finished: Callable[[], None]
-    ) -> _T:
-        """Run the work; a cancelled caller leaves at once and the work is interrupted.
+    def _submit(
+        self, work: Callable[[], _T], interrupt: Callable[[], None] | None = None
+    ) -> asyncio.Future[_T]:
+        if os.getpid() != self._process:
+            raise StoreClosedError(self._thread.name, FORKED)
+        if self._closing:
+            raise ConnectionClosedError
+        done = _Outcome(loop=asyncio.get_running_loop())
+        done.interrupt = interrupt
+        self._tx.put_nowait((done, work))
+        return done
 
-        ``finished`` is called on the event loop when the thread is free again.
-        """
-        loop = asyncio.get_running_loop()
-        self._ticket = ticket = Ticket(self._whole)
-        # The thread and the caller pop one each; the second of them finds True.
-        ends = [True, False]
-
-        def act() -> _T:
-            try:
-                ticket.check()
-                return self._with_connection(lambda db: work(db, ticket))
-            finally:
-                with ticket.whole:  # an interrupt that comes later would meet the next work
-                    ticket.over = True
-                if ends.pop():
-                    with suppress(RuntimeError):  # the loop is closed
-                        loop.call_soon_threadsafe(finished)
-
-        try:
-            done = self._submit(act)
-        except BaseException:
-            finished()
-            raise
-        try:
-            return await done
-        except asyncio.CancelledError:
+    def _give_up(self, ticket: Ticket) -> None:
+        """Interrupt the work of a caller that was cancelled, again and again until it is over."""
+        if not ticket.cancelled:
             ticket.cancelled = True
-            self._interrupt_until_over(loop, ticket)
-            raise
-        finally:
-            del done  # as above
-            if ends.pop():
-                finished()
+            self._interrupt_until_over(asyncio.get_running_loop(), ticket)
 
     def _interrupt_until_over(self, loop: asyncio.AbstractEventLoop, ticket: Ticket) -> None:
         if not ticket.over:
             self._interrupt(ticket)
             loop.call_later(_INTERRUPT_EVERY, self._interrupt_until_over, loop, ticket)
 
-    def _submit(
-        self, work: Callable[[], _T], kind: type[asyncio.Future[Any]] | None = None
-    ) -> asyncio.Future[_T]:
-        if os.getpid() != self._process:
-            raise StoreClosedError(self._thread.name, FORKED)
-        if self._closing:
-            raise ConnectionClosedError
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[_T] = loop.create_future() if kind is None else kind(loop=loop)
-        self._tx.put_nowait((done, work))
-        return done
-
-    def _with_connection(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        return work(self._conn)
+    def _interrupt(self, ticket: Ticket | None = None) -> None:
+        """Interrupt what runs, or this ticket's work and no other; try again where it cannot be."""
+        connection = self._connection
+        if connection is None or os.getpid() != self._process:
+            return
+        if self._uninterrupted.acquire(blocking=False):
+            try:
+                if ticket is None or (ticket.begun and not ticket.over):
+                    with suppress(load_driver().Error):  # it is closed meanwhile
+                        connection.interrupt()
+            finally:
+                self._uninterrupted.release()
 
 
 def clear_frames_of(error: BaseException) -> None:

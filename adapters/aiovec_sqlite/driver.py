@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import platform
 import sqlite3
 import sys
@@ -21,6 +22,10 @@ OLDEST_SQLITE = (3, 38, 0)
 OPENING = threading.Lock()
 """Held while a connection opens its file, and by whoever opens such a file in another way: closing
 that would drop the locks of a connection that opened the file meanwhile."""
+if hasattr(os, "register_at_fork"):  # else a child might find it held for ever
+    os.register_at_fork(
+        before=OPENING.acquire, after_in_parent=OPENING.release, after_in_child=OPENING.release
+    )
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,8 +10,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from aiovec.backend.limits import Gate, current_deadline
-from aiovec.backend.threads import wait_out
-from aiovec.errors import AiovecError, StoreClosedError, StoreReplacedError
+from aiovec.errors import AiovecError, StoreClosedError
 
 from .connection import (
     CancelledWorkError,
@@ -20,13 +19,13 @@ from .connection import (
     Ticket,
     clear_frames_of,
 )
-from .errors import failures, translate, translated
+from .errors import translated
 
 _T = TypeVar("_T")
 
 
 class Read(Protocol):
-    """``ReaderPool.run``."""
+    """``ReaderPool.read``."""
 
     def __call__(self, work: Callable[[sqlite3.Connection, Ticket], _T], /) -> Awaitable[_T]: ...
 
@@ -35,31 +34,12 @@ class Read(Protocol):
 _ASIDE_CACHE = 512
 
 
-@asynccontextmanager
-async def reading_aside(connect: Callable[[], Connection]) -> AsyncGenerator[Read, None]:
-    """Reads in the background on a connection of their own, all in one snapshot."""
-    connection = connect()
-    ticket = Ticket()
-
-    def begun(db: sqlite3.Connection) -> sqlite3.Connection:
-        if not db.in_transaction:
-            db.execute(f"PRAGMA cache_size = {-_ASIDE_CACHE}")
-            db.execute("BEGIN")
-        return db
-
-    async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-        return await connection.run(lambda db: work(begun(db), ticket))
-
-    try:
-        await connection
-        yield run
-    finally:
-        ticket.cancelled = True
-        await connection.close()
-
-
 class ReaderPool:
-    """At most ``size`` connections. Readers in WAL mode never wait for the writer."""
+    """At most ``size`` connections. Readers in WAL mode never wait for the writer.
+
+    ``check_file`` is called behind each work, so that no result comes from a file that is no longer
+    the store's; it also explains what failed.
+    """
 
     def __init__(
         self,
@@ -79,80 +59,73 @@ class ReaderPool:
         self._open: set[Connection] = set()
         self._closed = False
 
-    async def run(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
+    async def read(
+        self, work: Callable[[sqlite3.Connection, Ticket], _T], *, in_transaction: bool = True
+    ) -> _T:
         """Run the work on a connection of its own, in one snapshot of the file.
 
-        A cancelled caller leaves at once; the statement is interrupted and the connection comes
-        back to the pool when that has taken effect. StoreBusyError where none comes in time.
-        """
-        return await self.run_outside_snapshot(lambda db, ticket: in_snapshot(db, ticket, work))
-
-    async def run_outside_snapshot(
-        self, work: Callable[[sqlite3.Connection, Ticket], _T], *, until_over: bool = False
-    ) -> _T:
-        """The same for what cannot run in a transaction.
-
-        ``check_file`` is called behind the work, so that no result comes from a file that is no
-        longer the store's. With ``until_over`` a cancelled caller leaves when the interrupt has
-        taken effect: the work does nothing any more then.
+        When the caller is cancelled, the work is interrupted, and this ends with it. StoreBusyError
+        where no connection is free in time.
         """
         self._check_open()
-        place = await self._places.enter(current_deadline(self._busy_timeout)).take()
-        try:
-            with translated(self._target):
-                connection = await self._take()
-        except BaseException as exc:
-            place.leave()
-            # Closing interrupts the opening of a connection too.
-            if self._closed and isinstance(exc, AiovecError):
-                raise StoreClosedError(self._target) from exc
-            raise
-
-        def give_back() -> None:
-            if not self._closed:
+        async with self._places.enter(current_deadline(self._busy_timeout)):
+            connection = self._idle.pop() if self._idle else await self._opened()
+            try:
+                act = partial(_in_snapshot, work) if in_transaction else work
+                return await self._run(connection, act)
+            finally:
                 self._idle.append(connection)
-            place.leave()
+
+    @asynccontextmanager
+    async def aside(self) -> AsyncGenerator[Read, None]:
+        """Reads on a further connection, all in one snapshot, for what takes long."""
+        connection = await self._opened()
+
+        async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
+            return await self._run(connection, partial(_in_open_snapshot, work))
 
         try:
-            run = run_until_over if until_over else Connection.run_cancellable
-            return await run(connection, partial(self._checked, work), give_back)
-        except (ConnectionClosedError, CancelledWorkError, StoreReplacedError) as exc:
-            # What a connection says that is closed, or was while this ran. The last one to be
-            # closed takes the WAL with it.
-            if self._closed:
-                raise StoreClosedError(self._target) from exc
+            yield run
+        finally:
+            self._open.discard(connection)
+            await connection.close()
+
+    async def _run(
+        self, connection: Connection, work: Callable[[sqlite3.Connection, Ticket], _T]
+    ) -> _T:
+        def checked(db: sqlite3.Connection, ticket: Ticket) -> _T:
+            try:
+                with translated(self._target):
+                    return work(db, ticket)
+            finally:
+                self._check_file()
+
+        try:
+            return await connection.read(checked)
+        except (AiovecError, ConnectionClosedError, CancelledWorkError) as exc:
+            # The last connection to be closed takes the WAL with it, and others are interrupted.
+            self._check_open(exc)
             raise
 
-    def _checked(
-        self,
-        work: Callable[[sqlite3.Connection, Ticket], _T],
-        db: sqlite3.Connection,
-        ticket: Ticket,
-    ) -> _T:
-        try:
-            return translating(self._target, work, db, ticket)
-        finally:
-            # It also explains what failed.
-            self._check_file()
-
-    async def _take(self) -> Connection:
+    async def _opened(self) -> Connection:
         self._check_open()
-        if self._idle:
-            return self._idle.pop()
         connection = self._connect()
         self._open.add(connection)
         try:
-            await connection
+            with translated(self._target):
+                await connection
             self._check_open()  # it may have been closed meanwhile
-        except BaseException:
+        except BaseException as exc:
             self._open.discard(connection)
             connection.begin_closing()
+            if isinstance(exc, AiovecError):
+                self._check_open(exc)
             raise
         return connection
 
-    def _check_open(self) -> None:
+    def _check_open(self, cause: Exception | None = None) -> None:
         if self._closed:
-            raise StoreClosedError(self._target)
+            raise StoreClosedError(self._target) from cause
 
     async def close(self) -> None:
         """Interrupt what runs and close every connection."""
@@ -165,44 +138,18 @@ class ReaderPool:
         self._idle.clear()
 
 
-async def run_until_over(
-    connection: Connection,
-    work: Callable[[sqlite3.Connection, Ticket], _T],
-    give_back: Callable[[], None],
+def _in_open_snapshot(
+    work: Callable[[sqlite3.Connection, Ticket], _T], db: sqlite3.Connection, ticket: Ticket
 ) -> _T:
-    """As ``Connection.run_cancellable``, but a cancelled caller leaves when the work has ended."""
-    over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def finished() -> None:
-        give_back()
-        over.set_result(None)
-
-    try:
-        return await connection.run_cancellable(work, finished)
-    except asyncio.CancelledError:
-        await wait_out(over)
-        raise
+    """Run the work in the read transaction that the first one began."""
+    if not db.in_transaction:
+        db.execute(f"PRAGMA cache_size = {-_ASIDE_CACHE}")
+        db.execute("BEGIN")
+    return work(db, ticket)
 
 
-def translating(
-    target: str,
-    work: Callable[[sqlite3.Connection, Ticket], _T],
-    db: sqlite3.Connection,
-    ticket: Ticket,
-) -> _T:
-    """Do the work, whose statements are interrupted when it is cancelled."""
-    try:
-        return work(db, ticket)
-    except AiovecError:
-        raise
-    except failures() as exc:
-        if ticket.cancelled:
-            raise CancelledWorkError from exc
-        raise translate(exc, target) from exc
-
-
-def in_snapshot(
-    db: sqlite3.Connection, ticket: Ticket, work: Callable[[sqlite3.Connection, Ticket], _T]
+def _in_snapshot(
+    work: Callable[[sqlite3.Connection, Ticket], _T], db: sqlite3.Connection, ticket: Ticket
 ) -> _T:
     """Run the work in one read transaction, so that its statements see the same state."""
     _end_transaction(db, ticket)  # of a call before, where that failed
@@ -219,5 +166,5 @@ def in_snapshot(
 
 def _end_transaction(db: sqlite3.Connection, ticket: Ticket) -> None:
     if db.in_transaction:
-        with ticket.whole:  # interrupted, it would leave the transaction to the next call
+        with ticket.uninterrupted:  # interrupted, it would leave the transaction to the next call
             db.execute("ROLLBACK")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sqlite3
@@ -55,7 +54,7 @@ from aiovec.errors import (
 
 from . import backup as backups
 from . import moves, reads, search, summaries, tables, upkeep, writes
-from .connection import CancelledWorkError, Connection, ConnectionClosedError, Ticket
+from .connection import Connection, ConnectionClosedError, Ticket
 from .copies import ResidentSearch
 from .copies.kernel.library import load
 from .driver import has_fts5
@@ -69,7 +68,7 @@ from .opening import (
     open_writer,
 )
 from .paths import BESIDE, MEMORY, make_folder_of
-from .pool import ReaderPool, reading_aside, run_until_over, translating
+from .pool import ReaderPool
 from .text import index as text_index
 from .text.search import search_text
 from .transaction import Transaction
@@ -102,7 +101,6 @@ class SqliteBackend(Backend):
         self._readers: ReaderPool | None = None
         self._resident: ResidentSearch | None = None
         self._exports = export_gate()
-        self._exporting: set[Connection] = set()
         self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
         self._closed = False
@@ -137,11 +135,11 @@ class SqliteBackend(Backend):
         self._connection = connection  # from now on ``close`` closes it
         patience = self._settings.busy_timeout
         with translated(self._target):
-            self._file = await connection.run(
-                lambda db: OpenFile.of(self._path, db, patience, read_only=self.read_only)
+            self._file = await connection.read(
+                lambda db, _: OpenFile.of(self._path, db, patience, read_only=self.read_only)
             )
         self._readers = ReaderPool(
-            lambda: self._new_reader("aiovec-sqlite-reader"),
+            self._new_reader,
             self._target,
             self._settings.readers,
             patience,
@@ -194,25 +192,25 @@ class SqliteBackend(Backend):
         readers: ReaderPool,
     ) -> ResidentSearch | None:
         # Asking for the library and for the machine's memory may read files.
-        if self._settings.scan == "disk" or await connection.run(lambda _: load()) is None:
+        if self._settings.scan == "disk" or await connection.read(lambda *_: load()) is None:
             return None
         budget = self._settings.scan_bytes()
         if budget is None:
-            budget = await connection.run(lambda _: default_budget())
+            budget = await connection.read(lambda *_: default_budget())
         at_once = min(self._settings.readers, os.cpu_count() or 1)
         return ResidentSearch(
-            readers.run,
-            partial(reading_aside, lambda: self._new_reader("aiovec-sqlite-load")),
+            readers.read,
+            readers.aside,
             budget=budget,
             workers=at_once,
             busy_timeout=self._settings.busy_timeout,
             bits=self._settings.scan == "bit",
         )
 
-    def _new_reader(self, name: str) -> Connection:
+    def _new_reader(self) -> Connection:
         opener = open_read_only if self.read_only else open_reader
         connector = partial(opener, self._path, self._settings, self._file)
-        return Connection(connector, name)
+        return Connection(connector, "aiovec-sqlite-reader")
 
     async def close(self) -> None:
         self._closed = True
@@ -222,22 +220,20 @@ class SqliteBackend(Backend):
             await self._writer.close()
         if self._resident is not None:
             await self._resident.close()
-        for connection in list(self._exporting):
-            await connection.close_now()
         if self._readers is not None:
             await self._readers.close()
         if self._connection is not None:
             if not (self._in_memory or self.read_only):
                 with suppress(AiovecError, *failures(), ConnectionClosedError):
-                    await self._connection.run(self._bring_in_wal)
+                    await self._connection.read(self._bring_in_wal)
             await self._connection.close()
         if self._remove_file is not None:
             await in_thread(self._remove_file)
 
-    def _bring_in_wal(self, db: sqlite3.Connection) -> None:
+    def _bring_in_wal(self, db: sqlite3.Connection, ticket: Ticket) -> None:
         """As SQLite does where the last one closes; the driver would hold the GIL meanwhile."""
         self._check_file()  # that of a file which was replaced stays as it is
-        upkeep.checkpoint(db, Ticket())
+        upkeep.checkpoint(db, ticket)
 
     async def ping(self) -> None:
         await self._read(lambda db, _: moves.check_here(db, self._target, self._run))
@@ -249,7 +245,7 @@ class SqliteBackend(Backend):
     async def _read(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
         if self._readers is None or self._closed:
             raise StoreClosedError(self._target)
-        return await self._readers.run(work)
+        return await self._readers.read(work)
 
     async def _read_here(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Read what leads to a table; StoreMovedError where the store has moved.
@@ -483,49 +479,16 @@ class SqliteBackend(Backend):
         after: bytes | None,
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        async with self._exports.enter(current_deadline(self.busy_timeout)):
-            connection = await self._snapshot_connection()
-            self._exporting.add(connection)
-
-            async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-                self._check_open()
-                try:
-                    return await connection.run_cancellable(
-                        partial(translating, self._target, work), _nothing
-                    )
-                except (ConnectionClosedError, CancelledWorkError) as exc:
-                    if self._closed:
-                        raise StoreClosedError(self._target) from exc
-                    raise
-
-            wal = "" if self._file is None else self._file.wal_path
-
-            def begin(db: sqlite3.Connection, _: Ticket) -> reads.Export:
-                db.execute("BEGIN")
-                return reads.Export(db, table, where, columns, after, batch_size, wal)
-
-            try:
-                walk = await run(begin)
-                while (found := await run(lambda _, ticket: walk.next_batch(ticket))) is not None:
-                    yield found
-            finally:
-                self._exporting.discard(connection)
-                # Behind what runs, which a cancelled caller has left.
-                connection.begin_closing()
-                await asyncio.shield(connection.close())
-
-    async def _snapshot_connection(self) -> Connection:
-        connection = self._new_reader("aiovec-sqlite-export")
-        try:
-            with translated(self._target):
-                await connection
-        except StoreReplacedError:
-            self._check_open()  # the last connection to be closed takes the WAL with it
-            raise
-        if self._closed:
-            connection.begin_closing()
-        self._check_open()
-        return connection
+        if self._readers is None or self._closed:
+            raise StoreClosedError(self._target)
+        wal = "" if self._file is None else self._file.wal_path
+        gate = self._exports.enter(current_deadline(self.busy_timeout))
+        async with gate, self._readers.aside() as read:
+            walk = await read(
+                lambda db, _: reads.Export(db, table, where, columns, after, batch_size, wal)
+            )
+            while (found := await read(lambda _, ticket: walk.next_batch(ticket))) is not None:
+                yield found
 
     # Changes
 
@@ -586,7 +549,7 @@ class SqliteBackend(Backend):
         while await step(self._write(upkeep.give_back)):
             pass
         if self._readers is not None:
-            await step(self._readers.run_outside_snapshot(upkeep.checkpoint))
+            await step(self._readers.read(upkeep.checkpoint, in_transaction=False))
 
     async def backup(self, path: Path) -> None:
         if self._readers is None or self._connection is None or self._closed:
@@ -596,13 +559,12 @@ class SqliteBackend(Backend):
             moves.check_here(db, self._target, self._run)
             backups.backup(db, ticket, path)
 
-        if self._file is not None and await self._connection.run(self._is_replaced):
+        if self._file is not None and await self._connection.read(self._is_replaced):
             # No other file has the acknowledged rows, and a new reader cannot reach this one.
-            await run_until_over(
-                self._connection, partial(translating, self._target, copy), _nothing
-            )
+            with translated(self._target):
+                await self._connection.read(copy)
             return
-        await self._readers.run_outside_snapshot(copy, until_over=True)
+        await self._readers.read(copy, in_transaction=False)
 
     def owns(self, path: Path) -> bool:
         file, path = self._path.resolve(), path.resolve()
@@ -617,7 +579,7 @@ class SqliteBackend(Backend):
             partial(backups.restore, backup, self._path, self._settings, overwrite=overwrite)
         )
 
-    def _is_replaced(self, _: sqlite3.Connection) -> bool:
+    def _is_replaced(self, *_: object) -> bool:
         try:
             self._check_file()
         except StoreReplacedError:
@@ -632,6 +594,3 @@ def _empty_some(tx: Transaction, *, table: TableHandle, chunks: list[int]) -> in
 def _remove_folder(folder: str, process: int) -> None:
     if os.getpid() == process:  # not of the parent, in a forked child
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _nothing() -> None: ...

@@ -95,7 +95,7 @@ class VectorReader:
             size = next((size for size in _TOGETHER if size <= left + size // 8), _TOGETHER[-1])
             some = wanted[start : start + size]
             some += some[-1:] * (size - len(some))
-            with ticket.whole:
+            with ticket.uninterrupted:
                 blob, _ = self._db.execute(self._joined(size), some).fetchone()
             if blob is None or len(blob) != size * self._bytes:
                 raise self._missing(wanted, ticket)
@@ -140,7 +140,7 @@ class VectorReader:
             f"(SELECT 1 FROM {self._table.vec} AS v WHERE v.rowid = j.value)"
         )
         check_places(self._db, self._table)
-        with ticket.whole:
+        with ticket.uninterrupted:
             (count,) = self._db.execute(sql, (json.dumps(list(rowids)),)).fetchone()
         fault = f"{count} rows have no vector" if count else "a vector is cut short"
         return DamageError(f"table {self._table.name!r}: {fault}")

@@ -185,7 +185,7 @@ class Writer(Committer[_Call]):
         return _nothing
 
     async def commit(self, group: list[_Call]) -> MoveMark | None:
-        return await self._connection.run_to_its_end(partial(self._commit, group))
+        return await self._connection.write(partial(self._commit, group))
 
     def joins(self, group: list[_Call], call: _Call, size: int) -> bool:
         return not (call.alone or group[0].alone)
@@ -196,10 +196,10 @@ class Writer(Committer[_Call]):
         return self._translated(error)
 
     async def pause_is_over(self, pause: MoveMark) -> bool:
-        return await self._connection.run(lambda db: is_over(db, self.target, pause))
+        return await self._connection.write(lambda db: is_over(db, self.target, pause))
 
     async def end_pause(self, pause: MoveMark) -> None:
-        await self._connection.run(lambda db: self._end_pause(db, pause))
+        await self._connection.write(lambda db: self._end_pause(db, pause))
 
     # On the connection's thread
 
