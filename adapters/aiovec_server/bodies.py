@@ -1,4 +1,4 @@
-"""Bodies of requests and answers as JSON, JSON Lines and Arrow IPC streams."""
+"""Bodies of answers as JSON, JSON Lines and Arrow IPC streams."""
 
 from __future__ import annotations
 
@@ -15,19 +15,13 @@ from aiovec import Hit, Record, Results
 from aiovec.backend.threads import INLINE_LIMIT, in_thread
 from aiovec.backend.weight import weight
 
-from .bounds import check_answer, check_rows
+from .bounds import check_answer
 from .call import Call
-from .media import ARROW, JSON, JSON_LINES, answer_type, body_type
-from .pieces import JsonArray, JsonLines, load, load_large, rows_in
-from .problems import RequestError
+from .media import ARROW, JSON, JSON_LINES, answer_type
 from .streaming import InParts
 
 _Of = TypeVar("_Of")
 
-# A JSON body up to this many bytes is parsed where it came: under half a millisecond.
-SMALL_BODY = 64 * 1024
-# Lists and objects that are looked at there too, each for half a microsecond.
-_FEW_LISTS = 1000
 _QUERY = re.compile("_+query")
 # Levels of a payload's lists that are Arrow's own; deeper ones are JSON text. Streams carry 64.
 _DEEPEST = 32
@@ -51,88 +45,6 @@ def dump(value: object) -> bytes:
 def json_response(value: object, status: int = 200) -> Response:
     """Answer with a value that is small."""
     return JsonBytes(dump(value), status)
-
-
-# Requests
-
-
-async def body_json(call: Call, *, needed: bool = True) -> Any:
-    """Return the value of a body that has to be JSON; ``{}`` if it is not needed and empty."""
-    if needed:
-        body_type(call, (JSON,))
-    text = await _whole(call)
-    if not needed:
-        if not text:
-            return {}
-        body_type(call, (JSON,))
-    return await _loaded(text)
-
-
-async def body_rows(call: Call) -> Any:
-    """Return the rows of a body, as ``insert`` takes them."""
-    kind = body_type(call, (JSON, JSON_LINES, ARROW))
-    if kind == ARROW:
-        return await arrow_body(call)
-    if kind == JSON_LINES:
-        return await rows_in(call.request.stream(), JsonLines())
-    if _is_small(call):
-        rows = await _loaded(await _whole(call))
-        if type(rows) is not list:
-            raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
-        check_rows(len(rows))
-        return rows
-    return await rows_in(call.request.stream(), JsonArray())
-
-
-async def arrow_body(call: Call) -> pa.Table:
-    """Return the table of an Arrow IPC stream. The store validates its values."""
-    table = await in_thread(_table, await _whole(call))
-    check_rows(table.num_rows)
-    return table
-
-
-def _table(data: bytearray) -> pa.Table:
-    from .arrow_bodies import read_table
-
-    return read_table(data)
-
-
-async def _loaded(text: bytearray) -> Any:
-    """Return the value of a JSON text, parsed in a thread unless it is small."""
-    if len(text) > SMALL_BODY or text.count(b"[") + text.count(b"{") > _FEW_LISTS:
-        return await in_thread(load_large, text)
-    return load(text)
-
-
-async def _whole(call: Call) -> bytearray:
-    """Return all of a body, which is not copied at the end."""
-    text = bytearray()
-    async for data in call.request.stream():
-        text += data
-    return text
-
-
-def _is_small(call: Call) -> bool:
-    length = call.request.headers.get("content-length", "")
-    return length.isdecimal() and len(length) < 9 and int(length) <= SMALL_BODY
-
-
-async def release(call: Call, rows: Any) -> None:
-    """Let go of a body's rows, in a thread unless they are small."""
-    if type(rows) is list and not _is_small(call):
-        await in_thread(_emptied, rows)
-
-
-def _emptied(rows: list[Any]) -> None:
-    while rows:
-        rows.pop()  # one by one: a row may hold much
-
-
-def _emptying(rows: list[Any], make: Callable[[_Of], list[bytes]], of: _Of) -> list[bytes]:
-    """Return what was made of the rows, which are gone."""
-    parts = make(of)
-    _emptied(rows)
-    return parts
 
 
 # Answers
@@ -162,28 +74,25 @@ def record_json(record: Record) -> dict[str, Any]:
 async def rows_response(
     call: Call, name: str, rows: Results[Hit] | Results[Record], row: _Row
 ) -> Response:
-    """Answer with rows: ``{name: [...]}``, or a line or an Arrow row for each, as Accept says.
-
-    The rows are gone afterwards, if they are many.
-    """
+    """Answer with rows: ``{name: [...]}``, or a line or an Arrow row for each, as Accept says."""
     kind = answer_type(call, (JSON, JSON_LINES, ARROW))
     if kind == ARROW:
-        return InParts(await in_thread(_emptying, rows, arrow_parts, rows), ARROW)
+        return InParts(await in_thread(arrow_parts, rows), ARROW)
     pieces = _lines(rows, row) if kind == JSON_LINES else named(name, rows, row)
-    return await json_parts(pieces, weight(rows), kind, rows)
+    return await json_parts(pieces, weight(rows), kind)
 
 
 async def results_response(call: Call, found: list[Results[Hit]]) -> Response:
     """Answer with the hits of several queries, in their order.
 
     In JSON Lines each query has a line; in Arrow the column ``_query`` tells the number of each
-    row's query, from 0 on. As for ``rows_response``, the hits are gone afterwards.
+    row's query, from 0 on.
     """
     kind = answer_type(call, (JSON, JSON_LINES, ARROW))
     if kind == ARROW:
-        return InParts(await in_thread(_emptying, found, _arrow_of_many, found), ARROW)
+        return InParts(await in_thread(_arrow_of_many, found), ARROW)
     pieces = _lines_of_many(found) if kind == JSON_LINES else _json_of_many(found)
-    return await json_parts(pieces, weight(found), kind, found)
+    return await json_parts(pieces, weight(found), kind)
 
 
 def _json_of_many(found: Sequence[Results[Hit]]) -> Iterator[bytes]:
@@ -209,13 +118,10 @@ def _arrow_of_many(found: Sequence[Results[Hit]]) -> list[bytes]:
     return arrow_parts(joined, numbers)
 
 
-async def json_parts(
-    pieces: Iterator[bytes], effort: int, kind: str = JSON, rows: list[Any] | None = None
-) -> Response:
+async def json_parts(pieces: Iterator[bytes], effort: int, kind: str = JSON) -> Response:
     """Answer with the text that these pieces make up; ``effort`` is that of making them.
 
-    It is an estimate: a payload may hold anything. So a text that grows long is made in a thread,
-    and so are its ``rows`` let go of.
+    It is an estimate: a payload may hold anything. So a text that grows long is made in a thread.
     """
     here: list[bytes] = []
     if effort <= INLINE_LIMIT:
@@ -227,7 +133,7 @@ async def json_parts(
                 break
         else:
             return Response(b"".join(here), media_type=kind)
-    parts = await in_thread(_emptying, [] if rows is None else rows, _gathered, chain(here, pieces))
+    parts = await in_thread(_gathered, chain(here, pieces))
     return InParts(parts, kind)
 
 

@@ -17,7 +17,6 @@ from .problems import RequestError
 
 _HITS = frozenset({"limit", "per_group", "fetch_k", "batch_size"})
 _DEFAULT_HITS = 10
-_WORK_A_ROW = 500
 _LISTS = frozenset({"ids", "vectors", "texts", "where"})
 
 
@@ -118,15 +117,3 @@ def check_answer(nbytes: int) -> None:
         )
     if not bounds.hold(nbytes):
         raise RequestError(503, "the answers to other requests take the memory; try again")
-
-
-def check_work(work: int) -> None:
-    """Refuse rows that hold far more than their vectors: ``[]`` takes thirty times its text.
-
-    ``work`` is that of ``aiovec._http.large_json``, without the numbers of vectors.
-    """
-    bounds = BOUNDS.get()
-    if bounds is not None and work > _WORK_A_ROW * bounds.rows:
-        raise RequestError(
-            413, "the records hold too many values for one request; send them in several"
-        )

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
+import pydantic_core
 
 from aiovec import Schema
 from aiovec.backend import payload_texts, python_values, to_matrix, without_vector
@@ -17,7 +18,6 @@ from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidArgumentError
 
 from .bodies import dump
-from .pieces import load
 
 CURSOR = b"aiovec.cursor"
 # Numbers of vectors that are written at once: a few milliseconds, of the client's first wait too.
@@ -99,7 +99,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     for n, payload in enumerate(payloads):
         row = {name: values[n] for name, values in columns.items()}
         # A declared field wins over a key of its name, as everywhere.
-        yield {**row, **load(payload.encode()), **row} if payload else row
+        yield {**row, **pydantic_core.from_json(payload), **row} if payload else row
 
 
 def _values(column: pa.Array) -> list[Any]:

@@ -90,6 +90,22 @@ async def test_a_body_that_is_too_large() -> None:
         assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
 
 
+async def test_json_has_8_mib_and_lines_have_more() -> None:
+    row = json.dumps({"id": "long", "embedding": [1, 0, 0], "text": "x" * 2**20})
+    rows = [row.replace("long", f"long-{n}") for n in range(9)]
+    async with notes() as client:
+        found = await client.problem(
+            "POST", RECORDS, 413, content=f"[{','.join(rows)}]", headers=JSON
+        )
+        assert LINES["content-type"] in found["detail"]
+        assert ARROW["content-type"] in found["detail"]
+        assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
+        lines = "\n".join(rows)
+        assert await client.ok("POST", RECORDS, content=lines, headers=LINES) == {"count": 9}
+        many = f'{{"vector": [{"[]," * 500_000}[]]}}'
+        await client.problem("POST", "/tables/notes/search", 413, content=many, headers=JSON)
+
+
 async def test_a_key_that_comes_twice_is_refused() -> None:
     """The last one counted, so a filter could become another one: also that of a deletion."""
     rows = (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from ..bodies import body_json, body_rows, json_response, release
+from ..bodies import json_response
 from ..call import Call
+from ..decode import body_json, body_rows
 from ..exporting import ArrowWriter, LinesWriter, Writer, begun, cursor_of
 from ..kinds import COUNT, FLAG, TEXT, TEXTS, Key, Keys, one_of
 from ..media import ARROW, JSON_LINES, answer_type
@@ -55,11 +56,7 @@ async def add_records(call: Call) -> Response:
         raise RequestError(422, "mode=upsert replaces rows always: leave on_conflict out")
     rows = await body_rows(call)
     write = call.store.insert if mode == "insert" else call.store.upsert
-    try:
-        count = await write(call.table, rows, **options)
-    finally:
-        await release(call, rows)
-    return json_response({"count": count})
+    return json_response({"count": await write(call.table, rows, **options)})
 
 
 @ENDPOINTS.add("GET", "/tables/{table}/records", STREAM, query=EXPORT)

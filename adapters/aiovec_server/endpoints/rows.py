@@ -13,8 +13,6 @@ from aiovec.errors import InvalidArgumentError
 
 from ..bodies import (
     JsonBytes,
-    arrow_body,
-    body_json,
     dump,
     json_response,
     record_json,
@@ -23,6 +21,7 @@ from ..bodies import (
 from ..bounds import BOUNDS as BOUNDS_OF_REQUEST
 from ..bounds import check_answer
 from ..call import Call
+from ..decode import arrow_body, body_json
 from ..kinds import (
     COUNT,
     FLAG,

@@ -13,9 +13,10 @@ from starlette.responses import Response
 from aiovec import RRF, Hit, Results, Tuning, Weighted
 from aiovec.errors import InvalidArgumentError, InvalidVectorError
 
-from ..bodies import body_json, hit_json, results_response, rows_response
+from ..bodies import hit_json, results_response, rows_response
 from ..bounds import most_hits
 from ..call import Call
+from ..decode import body_json
 from ..kinds import (
     COUNT,
     FILTERS,

@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from aiovec import Field, Schema, TableNotFoundError, VectorStore, __version__
 
-from ..bodies import body_json, json_response
+from ..bodies import json_response
 from ..call import Call
+from ..decode import body_json
 from ..kinds import FIELD, FLAG, OBJECT, TEXT, Key, Keys, one_of
 from ..problems import RequestError
 from .declaring import Endpoints

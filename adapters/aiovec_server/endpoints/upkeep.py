@@ -6,8 +6,9 @@ from dataclasses import asdict
 
 from starlette.responses import Response
 
-from ..bodies import body_json, json_response
+from ..bodies import json_response
 from ..call import Call
+from ..decode import body_json
 from ..kinds import COUNT, FLAG, NUMBER, TEXT, WHOLE, Key, Keys
 from .declaring import NO_KEYS, Endpoints
 from .document import COUNT as WHOLE_NUMBER

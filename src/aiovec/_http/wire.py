@@ -28,7 +28,6 @@ from .._model.schema import Field, Schema
 from ..backend.contract import Columns, Found, StoredRows
 from ..errors import AiovecError
 from .ipc import DamagedStreamError, read_stream
-from .large_json import MOST_WORK, TooMuchAtOnceError, check_at_once
 
 PROTOCOL = "1"
 """The version of the calls. A server answers the clients of its own version alone."""
@@ -51,8 +50,8 @@ _MEASURE, _HIGHLIGHTS = "#measure", "#highlights"
 # and so the event loop, while it runs. So many ids, whatever stands in them, are never too much.
 _ITEMS = 250
 _CHARACTERS = 2**20
-# Work of a line that a server takes: a new value of the payload may be a list of 200,000 items.
-_MOST_WORK = 2 * MOST_WORK
+# Bytes of a line that a server takes, and the lists, objects and commas in it.
+_LONGEST_LINE, _MOST_MARKS = 8 * 2**20, 400_000
 
 Body = bytes | bytearray | memoryview
 
@@ -203,17 +202,17 @@ def _split(data: bytes) -> Iterator[bytes]:
 
 def _json_of(line: bytes, bounded: bool) -> Any:
     try:
-        if bounded:
-            check_at_once(line, _MOST_WORK)
+        if bounded and (
+            len(line) > _LONGEST_LINE or sum(map(line.count, (b"[", b"{", b","))) > _MOST_MARKS
+        ):
+            raise TooLargeToReadError(
+                "the call holds a text, or a list of a row's values, that is too large to be read "
+                "at once; insert and upsert take it"
+            )
         text = line.decode()
         found = _DECODER.decode(text)
         if "\\ud" in text.lower():  # an escape may be half of a character, which no text may have
             json_bytes(found)
-    except TooMuchAtOnceError as exc:
-        raise TooLargeToReadError(
-            "the call holds a text, or a list of a row's values, that is too large to be read at "
-            "once; insert and upsert take it"
-        ) from exc
     except (ValueError, RecursionError, OverflowError) as exc:
         raise WireError(f"the JSON cannot be read: {exc}"[:200]) from exc
     return found

@@ -1,0 +1,195 @@
+"""Bodies of requests: JSON up to 8 MiB, JSON Lines read by the line, Arrow IPC streams."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pydantic_core
+
+from aiovec._http.ipc import DamagedStreamError, read_stream
+from aiovec.backend import LossyJsonError, read_json
+from aiovec.backend.threads import in_thread
+
+from .bounds import check_rows
+from .call import Call
+from .media import ARROW, JSON, JSON_LINES, body_type
+from .problems import RequestError
+
+LONGEST_JSON = 8 * 1024 * 1024
+"""Bytes of a JSON body, or of a line of JSON Lines. A parser holds up all threads for 40 ms."""
+
+_SMALL = 64 * 1024  # bytes that are parsed on the event loop, in under half a millisecond
+_FEW_LISTS = 1000  # and the lists and objects in them
+# A list takes 20 times its text. So a text may have so many lists, objects and commas, at most.
+_MOST_LISTS, _MOST_COMMAS = 400_000, 1_000_000
+_LINES = 256 * 1024  # bytes of lines that are parsed at once
+_MANY = 16  # lists of so many floats become arrays, which take a fifth of their memory
+# A text in which keys that come twice are looked for: that takes ten milliseconds.
+_LONGEST_LOOKED_AT, _MOST_KEYS = 512 * 1024, 15_000
+_KEY_END = re.compile(rb'"\s*:')
+
+
+async def body_json(call: Call, *, needed: bool = True) -> Any:
+    """Return the value of a body that has to be JSON; ``{}`` if it is not needed and empty."""
+    if needed:
+        body_type(call, (JSON,))
+    text = await _whole(call, LONGEST_JSON)
+    if not needed:
+        if not text:
+            return {}
+        body_type(call, (JSON,))
+    return await _value(text)
+
+
+async def body_rows(call: Call) -> Any:
+    """Return the rows of a body, as ``insert`` takes them."""
+    kind = body_type(call, (JSON, JSON_LINES, ARROW))
+    if kind == ARROW:
+        return await arrow_body(call)
+    if kind == JSON_LINES:
+        return await _rows_of_lines(call)
+    rows = await _value(await _whole(call, LONGEST_JSON))
+    if type(rows) is not list:
+        raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
+    check_rows(len(rows))
+    return rows
+
+
+async def arrow_body(call: Call) -> pa.Table:
+    """Return the table of an Arrow IPC stream. The store validates its values."""
+    table = await in_thread(_table, await _whole(call))
+    check_rows(table.num_rows)
+    return table
+
+
+async def _whole(call: Call, most: int | None = None) -> bytearray:
+    text = bytearray()
+    async for data in call.request.stream():
+        text += data
+        if most is not None and len(text) > most:
+            raise RequestError(
+                413,
+                f"a JSON body has at most {most // 2**20} MiB; send many records as "
+                f"{JSON_LINES} or {ARROW}",
+            )
+    return text
+
+
+async def _value(text: bytearray) -> Any:
+    if len(text) > _SMALL or text.count(b"[") + text.count(b"{") > _FEW_LISTS:
+        return await in_thread(_load, text, "the body")
+    return _load(text, "the body")
+
+
+async def _rows_of_lines(call: Call) -> list[Any]:
+    rows: list[Any] = []
+    text = bytearray()
+    number = 0  # of the lines that were read
+    async for data in call.request.stream():
+        text += data
+        if len(text) < _LINES:
+            continue
+        end = text.rfind(b"\n") + 1
+        lines = bytes(text[:end]).split(b"\n")[:-1]
+        del text[:end]
+        if len(text) > LONGEST_JSON:
+            raise RequestError(413, f"line {number + len(lines) + 1} {_TOO_LONG}")
+        rows += await in_thread(_loaded_lines, lines, number)
+        number += len(lines)
+        check_rows(len(rows))
+    rows += await in_thread(_loaded_lines, bytes(text).split(b"\n"), number)
+    check_rows(len(rows))
+    return rows
+
+
+def _loaded_lines(lines: list[bytes], before: int) -> list[Any]:
+    rows = []
+    for number, line in enumerate(lines, before + 1):
+        if not line or line.isspace():
+            continue
+        row = _load(line, f"line {number}")
+        if type(row) is not dict:
+            raise RequestError(422, f"line {number} is no JSON object")
+        for name, value in row.items():
+            # Whole numbers stay: in the payload they are not floats.
+            if type(value) is list and len(value) >= _MANY and set(map(type, value)) == {float}:
+                row[name] = np.array(value, dtype=np.float64)
+        rows.append(row)
+    return rows
+
+
+_TOO_LONG = f"has more than {LONGEST_JSON // 2**20} MiB"
+
+
+def _load(text: bytes | bytearray, name: str) -> Any:
+    lists = text.count(b"[") + text.count(b"{")
+    if lists > _MOST_LISTS or text.count(b",") > _MOST_COMMAS:
+        raise RequestError(413, f"{name} holds too many values; send them in several requests")
+    try:
+        value = pydantic_core.from_json(text, allow_inf_nan=False)
+    except ValueError as exc:
+        raise RequestError(400, f"{name} is not JSON: {exc}") from exc
+    _check_kept(text, value, name)
+    return value
+
+
+def _check_kept(text: bytes | bytearray, value: Any, name: str) -> None:
+    """Refuse what the parser does not keep: a key that came twice, a number such as 1e400.
+
+    In a text of one large row a second key is not looked for: that would hold up other threads.
+    """
+    keys = 0
+    waiting = [value]
+    for item in waiting:
+        parts = item
+        if type(item) is dict:
+            keys += len(item)
+            parts = item.values()
+        elif type(item) is not list:
+            parts = [item]
+        kinds = set(map(type, parts))
+        if float in kinds and (math.inf in parts or -math.inf in parts):
+            raise RequestError(422, f"{name} has a number beyond those of float64")
+        if dict in kinds or list in kinds:
+            waiting += [part for part in parts if type(part) is dict or type(part) is list]
+    # As many keys as ends of keys are proof that none was lost. A text may hold such an end, too.
+    if len(text) > _LONGEST_LOOKED_AT or keys > _MOST_KEYS:
+        return
+    if keys != len(_KEY_END.findall(text)):
+        try:
+            read_json(text.decode())
+        except LossyJsonError as exc:
+            raise RequestError(422, f"{name} is ambiguous: {exc}") from None
+
+
+def _table(data: bytearray) -> pa.Table:
+    try:
+        table = read_stream(data)
+    except DamagedStreamError as exc:
+        raise RequestError(400, str(exc)) from exc
+    for field in table.schema:
+        if not _is_plain(field.type):
+            raise RequestError(
+                422,
+                f"the column {field.name!r} is of the Arrow type {field.type}, which can be far "
+                "larger than its bytes; cast it to a plain type",
+            )
+    return table
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Return whether no few bytes of the type can stand for gigabytes."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _is_plain(kind.storage_type)
+    if (
+        pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind)
+        or pa.types.is_string_view(kind) or pa.types.is_binary_view(kind)
+        or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+        or pa.types.is_union(kind)
+    ):  # fmt: skip
+        return False
+    return all(_is_plain(kind.field(n).type) for n in range(kind.num_fields))
