@@ -37,6 +37,7 @@ from aiovec.backend.contract import (
 from aiovec.backend.limits import Place, current_deadline, export_gate, renewed, write_gate
 from aiovec.backend.marks import FINISHED, OPEN, MoveRecord
 from aiovec.backend.memory import default_budget
+from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import in_thread
 from aiovec.errors import (
     AiovecError,
@@ -331,12 +332,12 @@ class LancedbBackend(Backend):
     # Writing
 
     async def insert(
-        self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+        self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
     ) -> int:
-        return await self._write_rows(table, rows, "skip" if skip_existing else "fail")
+        return await self._write_rows(table, rows.table, "skip" if skip_existing else "fail")
 
-    async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write_rows(table, rows, "replace")
+    async def upsert(self, table: TableHandle, rows: NewRows) -> None:
+        await self._write_rows(table, rows.table, "replace")
 
     async def _write_rows(
         self, table: TableHandle, rows: pa.Table, on_conflict: writes.OnConflict

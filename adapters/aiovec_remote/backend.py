@@ -42,6 +42,7 @@ from aiovec.backend.contract import (
     VectorQuery,
 )
 from aiovec.backend.limits import Place, current_deadline, write_gate
+from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import FORKED, hop
 from aiovec.backend.weight import weight
 from aiovec.errors import (
@@ -164,13 +165,13 @@ class RemoteBackend(Backend):
         return self._writing.enter(current_deadline(self.busy_timeout), size)
 
     async def insert(
-        self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+        self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
     ) -> int:
         facts = {"skipExisting": skip_existing}
-        return await self._write(_at_most(rows.num_rows), "insert", facts, rows, on=table)
+        return await self._write(_at_most(len(rows)), "insert", facts, rows.table, on=table)
 
-    async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write(_at_most(rows.num_rows), "upsert", {}, rows, on=table)
+    async def upsert(self, table: TableHandle, rows: NewRows) -> None:
+        await self._write(_at_most(len(rows)), "upsert", {}, rows.table, on=table)
 
     async def update(
         self,

@@ -41,6 +41,7 @@ from aiovec.backend.contract import (
 from aiovec.backend.limits import Place, Steps, current_deadline, export_gate, write_gate
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.memory import default_budget
+from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import in_thread
 from aiovec.errors import (
     AiovecError,
@@ -372,15 +373,13 @@ class SqliteBackend(Backend):
     # Writing
 
     async def insert(
-        self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+        self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
     ) -> int:
         act = writes.insert_new if skip_existing else writes.insert
-        return await self._open_writer().run(writes.RowsWrite.of(act, table, rows), key=write_key())
+        return await self._open_writer().run(writes.RowsWrite(act, table, rows), key=write_key())
 
-    async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._open_writer().run(
-            writes.RowsWrite.of(writes.upsert, table, rows), key=write_key()
-        )
+    async def upsert(self, table: TableHandle, rows: NewRows) -> None:
+        await self._open_writer().run(writes.RowsWrite(writes.upsert, table, rows), key=write_key())
 
     async def update(
         self,

@@ -14,10 +14,10 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from aiovec.backend import Expr, Float32Array, PayloadPatch, to_matrix, without_vector
+from aiovec.backend import Expr, Float32Array, PayloadPatch, without_vector
 from aiovec.backend.contract import TableHandle
+from aiovec.backend.rows import NewRows
 from aiovec.errors import AiovecError, DuplicateIdError
 
 from .driver import load_driver
@@ -41,7 +41,7 @@ _ROWS_A_STATEMENT, _MOST_PARAMETERS = 256, 32_766
 _PRUNE_EVERY = 4096
 
 
-RowsAct = Callable[[Transaction, TableHandle, pa.Table, Sequence[int]], Sequence[int]]
+RowsAct = Callable[[Transaction, TableHandle, NewRows, Sequence[int]], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,16 +53,11 @@ class RowsWrite(JoinableWork):
 
     act: RowsAct
     handle: TableHandle
-    rows: pa.Table
-    sizes: tuple[int, ...]
-
-    @classmethod
-    def of(cls, act: RowsAct, handle: TableHandle, rows: pa.Table) -> RowsWrite:
-        return cls(act, handle, rows, (int(rows.num_rows),))
+    rows: NewRows
 
     @property
     def size(self) -> int:
-        return int(self.rows.num_rows)
+        return len(self.rows)
 
     def joins(self, other: object) -> bool:
         return (
@@ -70,7 +65,7 @@ class RowsWrite(JoinableWork):
         )
 
     def joined(self, others: Sequence[RowsWrite]) -> Callable[[Transaction], Sequence[int]]:
-        rows = pa.concat_tables([self.rows, *(other.rows for other in others)])
+        rows = self.rows.joined([other.rows for other in others])
         sizes = [self.size, *(other.size for other in others)]
         return lambda tx: self.act(tx, self.handle, rows, sizes)
 
@@ -79,16 +74,15 @@ class RowsWrite(JoinableWork):
 
 
 def insert(
-    tx: Transaction, handle: TableHandle, rows: pa.Table, sizes: Sequence[int]
+    tx: Transaction, handle: TableHandle, rows: NewRows, sizes: Sequence[int]
 ) -> Sequence[int]:
-    tx.expect(rows.num_rows)
+    tx.expect(len(rows))
     table = current_table(tx.db, handle)
-    vectors = to_matrix(rows.column(table.schema.vector))
     before = tx.newest
     try:
-        _add(tx, table, rows, vectors)
+        _add(tx, table, rows)
     except load_driver().IntegrityError as exc:
-        ids = rows.column("id").to_pylist()
+        ids = rows.ids
         # What this call added before the clash is there too, with rowids of its own numbers.
         there = [id for id, rowid in _rowids(tx, table, ids) if rowid <= before]
         if not there:
@@ -98,12 +92,12 @@ def insert(
 
 
 def insert_new(
-    tx: Transaction, handle: TableHandle, rows: pa.Table, sizes: Sequence[int]
+    tx: Transaction, handle: TableHandle, rows: NewRows, sizes: Sequence[int]
 ) -> Sequence[int]:
     """Insert the rows whose ids do not exist; of an id that several calls bring, the first one."""
-    tx.expect(rows.num_rows)
+    tx.expect(len(rows))
     table = current_table(tx.db, handle)
-    ids = rows.column("id").to_pylist()
+    ids = rows.ids
     known = {id for id, _ in _rowids(tx, table, ids)}
     new: list[int] = []
     counts = []
@@ -115,32 +109,26 @@ def insert_new(
         counts.append(len(own))
         start += size
     if new:
-        added = rows if len(new) == len(ids) else rows.take(new)
-        vectors = to_matrix(added.column(table.schema.vector))
-        _add(tx, table, added, vectors)
+        _add(tx, table, rows if len(new) == len(ids) else rows.take(new))
     return counts
 
 
 def upsert(
-    tx: Transaction, handle: TableHandle, rows: pa.Table, sizes: Sequence[int]
+    tx: Transaction, handle: TableHandle, rows: NewRows, sizes: Sequence[int]
 ) -> Sequence[int]:
-    tx.expect(rows.num_rows)
+    tx.expect(len(rows))
     table = current_table(tx.db, handle)
-    vectors = to_matrix(rows.column(table.schema.vector))
-    ids = rows.column("id").to_pylist()
+    ids = rows.ids
     known = dict(_rowids(tx, table, ids))
     if not known:
-        _add(tx, table, rows, vectors)
+        _add(tx, table, rows)
         return sizes
-    if len(known) == len(ids):  # an id stands once among them
-        _replace(tx, table, rows, vectors, [known[id] for id in ids])
-        return sizes
-    there = np.fromiter((id in known for id in ids), dtype=bool, count=len(ids))
-    new = np.flatnonzero(~there)
-    if len(new):
-        _add(tx, table, rows.take(new), vectors[new])
-    old = np.flatnonzero(there)
-    _replace(tx, table, rows.take(old), vectors[old], [known[ids[i]] for i in old])
+    if len(known) < len(ids):  # an id stands once among them
+        new = [row for row, id in enumerate(ids) if id not in known]
+        _add(tx, table, rows.take(new))
+        rows = rows.take([row for row, id in enumerate(ids) if id in known])
+        ids = rows.ids
+    _replace(tx, table, rows, [known[id] for id in ids])
     return sizes
 
 
@@ -159,24 +147,24 @@ def _rowids(tx: Transaction, table: TableLayout, ids: Sequence[str]) -> Iterator
         yield from tx.db.execute(sql, (json.dumps(ids[start : start + _BLOCK]),))
 
 
-def _add(tx: Transaction, table: TableLayout, rows: pa.Table, vectors: Float32Array) -> None:
-    first = tx.take(rows.num_rows)
+def _add(tx: Transaction, table: TableLayout, rows: NewRows) -> None:
+    first = tx.take(len(rows))
     columns = ["_rowid", *table.row_columns, "_seq"]
     add_vector = _vector_insert(table)
-    partitions = _partition_values(rows, table)
-    for start in range(0, rows.num_rows, _BLOCK):
-        tx.check()
-        block = rows if rows.num_rows <= _BLOCK else rows.slice(start, _BLOCK)
-        numbers = range(first + start, first + start + block.num_rows)
-        values = zip(numbers, *row_columns(block, table.schema), numbers, strict=True)
+    for start, block in _blocks(tx, rows):
+        numbers = range(first + start, first + start + len(block))
+        values = zip(numbers, *row_columns(block), numbers, strict=True)
         _run_rows(tx, table, _INSERT, tuple(columns), values)
-        end = start + block.num_rows
-        tx.db.executemany(
-            add_vector,
-            _vector_rows(
-                table, numbers, vectors[start:end], [part[start:end] for part in partitions]
-            ),
-        )
+        partitions = _partition_values(block, table)
+        tx.db.executemany(add_vector, _vector_rows(table, numbers, block.vectors, partitions))
+
+
+def _blocks(tx: Transaction, rows: NewRows) -> Iterator[tuple[int, NewRows]]:
+    """The rows by blocks, each with the place of its first row."""
+    for start in range(0, len(rows), _BLOCK):
+        tx.check()
+        end = min(start + _BLOCK, len(rows))
+        yield start, rows if end - start == len(rows) else rows.take(range(start, end))
 
 
 _INSERT, _UPDATE = "insert", "update"
@@ -227,24 +215,20 @@ def _rows_statement(rows: str, act: str, columns: tuple[str, ...], count: int) -
 def _replace(
     tx: Transaction,
     table: TableLayout,
-    rows: pa.Table,
-    vectors: Float32Array,
+    rows: NewRows,
     rowids: Sequence[int],
 ) -> None:
-    first = tx.take(rows.num_rows)
+    first = tx.take(len(rows))
     check_places(tx.db, table)
     columns = (*table.row_columns, "_seq")
-    partitions = _partition_values(rows, table)
-    for start in range(0, rows.num_rows, _BLOCK):
-        tx.check()
-        block = rows if rows.num_rows <= _BLOCK else rows.slice(start, _BLOCK)
-        end = start + block.num_rows
+    for start, block in _blocks(tx, rows):
+        end = start + len(block)
         there = rowids[start:end]
         numbers = range(first + start, first + end)
-        values = zip(*row_columns(block, table.schema), numbers, there, strict=True)
+        values = zip(*row_columns(block), numbers, there, strict=True)
         _run_rows(tx, table, _UPDATE, columns, values)
-        keys = [part[start:end] for part in partitions]
-        _change_vectors(tx, table, there, vectors[start:end], keys)
+        keys = _partition_values(block, table)
+        _change_vectors(tx, table, there, block.vectors, keys)
 
 
 def _change_vectors(
@@ -333,8 +317,8 @@ def _vector_rows(
     return zip(rowids, *columns, *partitions, strict=True)
 
 
-def _partition_values(rows: pa.Table, table: TableLayout) -> list[list[str]]:
-    return [list(map(partition_value, rows.column(n).to_pylist())) for n in table.partitions]
+def _partition_values(rows: NewRows, table: TableLayout) -> list[list[str]]:
+    return [list(map(partition_value, rows.values(name))) for name in table.partitions]
 
 
 def _marks(count: int) -> str:

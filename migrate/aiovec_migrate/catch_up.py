@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aiovec.backend.contract import Changes, ChangesPrunedError
+from aiovec.backend.rows import NewRows
 from aiovec.errors import MigrationError
 
 from .ends import OpenTable, RunContext, row_bytes
@@ -135,7 +136,9 @@ class CatchUp:
             await self.work.step("catch-up:deleted")
         if page.upserted.num_rows:
             rows = await self.work.changed(page.upserted)
-            await target.do(lambda handle: target.backend.upsert(handle, rows))
+            await target.do(
+                lambda handle: target.backend.upsert(handle, NewRows(handle.schema, rows))
+            )
         upserted: list[str] = page.upserted.column("id").to_pylist()
         return list(dict.fromkeys([*deleted, *upserted]))
 

@@ -9,6 +9,7 @@ from contextlib import aclosing
 import pyarrow as pa
 
 from aiovec.backend.contract import BulkLoad, StaleTableError
+from aiovec.backend.rows import NewRows
 from aiovec.errors import DuplicateIdError, MigrationError
 
 from .ends import OpenTable, RunContext, everything, row_bytes
@@ -87,7 +88,7 @@ class TableFill:
                 pass
             else:
                 return
-        await table.do(lambda handle: table.backend.upsert(handle, rows))
+        await table.do(lambda handle: table.backend.upsert(handle, NewRows(handle.schema, rows)))
         self._again = False
         self._load = None  # it would not know what came in beside it
 
@@ -95,7 +96,7 @@ class TableFill:
         table = self._table
         backend = table.backend
         if not backend.supports("bulk-load"):
-            await table.do(lambda handle: backend.insert(handle, rows))
+            await table.do(lambda handle: backend.insert(handle, NewRows(handle.schema, rows)))
             return
         for _ in range(2):
             if self._load is None:

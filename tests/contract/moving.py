@@ -16,6 +16,7 @@ from tests.harness.values import python_rows
 from aiovec import Schema, VectorStore
 from aiovec.backend.contract import Backend, TableHandle
 from aiovec.backend.marks import MoveMark, MoveRecord
+from aiovec.backend.rows import NewRows
 from aiovec.errors import MigrationError, StoreMovedError, TableExistsError, TableNotFoundError
 
 SCHEMA = Schema(4, fields={"n": int})
@@ -32,7 +33,8 @@ def row(id: str, n: int = 0) -> dict[str, Any]:
 async def write(backend: Backend, ids: list[str]) -> None:
     """Write rows as the migration does, past the checks of a store."""
     handle = await backend.open_table("notes")
-    await backend.upsert(handle, arrow_table([row(id) for id in ids], handle.schema))
+    rows = arrow_table([row(id) for id in ids], handle.schema)
+    await backend.upsert(handle, NewRows(handle.schema, rows))
 
 
 class Replica:

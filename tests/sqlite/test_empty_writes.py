@@ -10,13 +10,14 @@ import pyarrow as pa
 from tests.sqlite.support import backend_on
 
 from aiovec import Schema
+from aiovec.backend.rows import NewRows
 
 SCHEMA = Schema(2)
 
 
-def rows(*ids: str) -> pa.Table:
+def rows(*ids: str) -> NewRows:
     made: list[dict[str, Any]] = [{"id": id, "embedding": [1.0, 2.0]} for id in ids]
-    return pa.Table.from_pylist(made, schema=SCHEMA.to_arrow())
+    return NewRows(SCHEMA, pa.Table.from_pylist(made, schema=SCHEMA.to_arrow()))
 
 
 async def test_an_empty_write_harms_no_other_in_its_commit(tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from aiovec.backend import Field, Kind, Schema, Value, payload_texts
+from aiovec.backend import Field, Kind, Value, payload_texts
+from aiovec.backend.rows import NewRows
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+
+_AS_THEY_ARE = frozenset(("text", "int", "float"))
 
 # json.dumps makes an encoder for each call that wants other than its defaults.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -28,7 +31,7 @@ def list_text(items: Sequence[Value]) -> str:
 
 def to_sql(value: Any, kind: Kind) -> Any:
     """One Python value as its column holds it."""
-    if value is None or kind in ("text", "int", "float"):
+    if value is None or kind in _AS_THEY_ARE:
         return value
     if kind == "bool":
         return int(value)
@@ -37,19 +40,22 @@ def to_sql(value: Any, kind: Kind) -> Any:
     return list_text(value)
 
 
-def row_columns(rows: pa.Table, schema: Schema) -> list[list[Any]]:
-    """A table's columns but the vector, as SQLite takes them: id, fields, payload."""
-    batches = rows.to_batches()
-    if len(batches) == 1:
-        # For a single row, its columns cost less without the parts of a table's.
-        rows = batches[0]
-    columns = [rows.column("id").to_pylist()]
-    columns += [
-        _column_to_sql(rows.column(name), field.kind) for name, field in schema.fields.items()
-    ]
-    if schema.payload:
-        columns.append(payload_texts(rows.column("payload")))
+def row_columns(rows: NewRows) -> list[Sequence[Any]]:
+    """The columns of rows but the vector, as SQLite takes them: id, fields, payload."""
+    fields = rows.schema.fields.items()
+    given = rows.columns
+    if given is not None:
+        columns = [given.ids, *(_values_to_sql(given.fields[name], f.kind) for name, f in fields)]
+        return columns if given.payloads is None else [*columns, given.payloads]
+    table = rows.table
+    columns = [rows.ids, *(_column_to_sql(table.column(name), f.kind) for name, f in fields)]
+    if rows.schema.payload:
+        columns.append(payload_texts(table.column("payload")))
     return columns
+
+
+def _values_to_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
+    return values if kind in _AS_THEY_ARE else [to_sql(value, kind) for value in values]
 
 
 def _column_to_sql(column: pa.Array | pa.ChunkedArray, kind: Kind) -> list[Any]:

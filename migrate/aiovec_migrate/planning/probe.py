@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from aiovec.backend.contract import Backend, Columns, TableHandle
+from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import to_its_end
 
 from ..host import Host
@@ -67,7 +68,7 @@ async def _written(
         if memory.supports("bulk-load"):
             await memory.bulk_load(handle).add(merged)
         else:
-            await memory.insert(handle, merged)
+            await memory.insert(handle, NewRows(table.schema, merged))
         return float(merged.num_rows) / max(_SHORTEST, host.now() - began)
     finally:
         await to_its_end(memory.close())

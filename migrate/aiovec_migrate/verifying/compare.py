@@ -31,6 +31,7 @@ from aiovec.backend import (
     without_vector,
 )
 from aiovec.backend.contract import Backend, Columns, StaleTableError, StoredRows, TableHandle
+from aiovec.backend.rows import NewRows
 from aiovec.errors import MigrationError
 
 from ..ends import OpenTable, least_bytes, row_bytes
@@ -488,7 +489,8 @@ class Sides:
                 if table.num_rows:
                     changed = table if transform is None else await transform(table)
                     await leave()
-                    await self.target.backend.upsert(self.target.handle, changed)
+                    handle = self.target.handle
+                    await self.target.backend.upsert(handle, NewRows(handle.schema, changed))
                     copied += table.num_rows
         return copied
 

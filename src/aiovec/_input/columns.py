@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from enum import Enum
 from functools import partial
-from itertools import chain
 from typing import Any, cast
 from uuid import UUID
 
@@ -31,7 +30,6 @@ FAULTS = (ValueError, TypeError, OverflowError, pa.ArrowException)
 _MICROSECONDS = pa.timestamp("us", tz="UTC")
 _FIRST_MOMENT = pa.scalar(datetime.min.replace(tzinfo=UTC), _MICROSECONDS)
 _LAST_MOMENT = pa.scalar(datetime.max.replace(tzinfo=UTC), _MICROSECONDS)
-_TEXT = Field(str)
 _NOT_UNICODE = "the text is not valid Unicode (a lone surrogate)"
 
 
@@ -93,11 +91,6 @@ def _id_of(row: int, value: object) -> str:
     return text
 
 
-def text_column(name: str, texts: Sequence[str | None], locate: RowLocator) -> pa.Array:
-    """Texts as an Arrow array."""
-    return field_column(name, _TEXT, texts, locate)
-
-
 # NumPy's durations are "integers" too, and no numbers.
 _WHOLE: tuple[type[int | np.integer[Any]], ...] = (
     int, *{np.dtype(code).type for code in np.typecodes["AllInteger"]},
@@ -114,17 +107,26 @@ _ACCEPTED: dict[Kind, tuple[tuple[type, ...], str]] = {
     "list[float]": (_LISTS, "a list of numbers"),
 }
 _FLAGS = (bool, np.bool_)
-_UNSIGNED = {np.dtype(code).type for code in np.typecodes["UnsignedInteger"]}
+# What each kind's values become, and are nearly always.
+_PLAIN: dict[Kind, tuple[type, Callable[[Any], Any]]] = {
+    "text": (str, str.__str__), "int": (int, int), "float": (float, float), "bool": (bool, bool),
+}  # fmt: skip
+_LIST_KINDS: dict[Kind, Kind] = {"list[text]": "text", "list[int]": "int", "list[float]": "float"}
+_INT64 = range(-(2**63), 2**63)
 # Every whole number up to here is a float too.
 _MOST_IN_A_FLOAT = 2**53
 
 
-def field_column(name: str, field: Field, values: Any, locate: RowLocator) -> pa.Array:
-    """One field's values as an Arrow array of exactly the field's type.
+def field_column(name: str, field: Field, values: Any, locate: RowLocator) -> Any:
+    """One field's values, of exactly the field's type.
 
-    ``values`` is a sequence of Python values, or an array that ``plain`` gave.
+    A sequence of Python values gives a list of Python's own types, an array that ``plain`` gave an
+    array.
     """
-    convert = partial(_from_arrow if isinstance(values, pa.Array) else _from_python, field)
+    if isinstance(values, pa.Array):
+        convert = partial(_from_arrow, field)
+    else:
+        convert = partial(_lists if field.kind in _LIST_KINDS else _plain_values, field.kind)
     try:
         column = convert(values)
     except FAULTS:
@@ -136,37 +138,66 @@ def field_column(name: str, field: Field, values: Any, locate: RowLocator) -> pa
             reason = f"must be {_ACCEPTED[field.kind][1]}; {exc}"
         number, id = locate(row)
         raise InvalidRowError(reason, row=number, id=id, field=name) from exc
-    if column.null_count and not field.nullable:
-        number, id = locate(column.is_null().index(True).as_py())
+    if not field.nullable and (missing := _first_null(column)) is not None:
+        number, id = locate(missing)
         raise InvalidRowError("must not be null", row=number, id=id, field=name)
     return column
 
 
-def _from_python(field: Field, values: Sequence[Any]) -> pa.Array:
-    kind = field.kind
-    if not any(value is not None for value in values):
-        return pa.nulls(len(values), field.arrow_type())
+def _first_null(column: list[Any] | pa.Array) -> int | None:
+    if isinstance(column, list):
+        return column.index(None) if None in column else None
+    return column.is_null().index(True).as_py() if column.null_count else None
+
+
+def _lists(kind: Kind, values: Sequence[Any]) -> list[Any]:
+    """Lists as Python's own, or ValueError."""
     _check_types(values, kind)
-    if field.is_list:
-        values = [_plain_list(kind, items) for items in values]
-        items = chain.from_iterable(items for items in values if items)
-        _check_types(list(items), field.item_kind, within=kind)
-    elif kind == "datetime":
-        values = [None if value is None else _moment(value) for value in values]
-    column = pa.array(values, field.arrow_type())
-    _check_nan(field, column)
-    return column
+    item_kind = _LIST_KINDS[kind]
+    return [
+        None if items is None else _plain_values(item_kind, _listed(kind, items), kind)
+        for items in values
+    ]
 
 
-def _check_types(values: Sequence[Any], kind: Kind, within: Kind | None = None) -> None:
-    """Refuse values of other types, some of which pyarrow would convert; None only by itself."""
+def _plain_values(kind: Kind, values: Sequence[Any], within: Kind | None = None) -> list[Any]:
+    """Values as Python's own, or ValueError; ``within`` is the kind of the list that holds them."""
+    kinds = _check_types(values, kind, within)
+    if kind == "datetime":
+        return [None if value is None else _moment(value) for value in values]
+    usual, convert = _PLAIN[kind]
+    if not kinds <= {usual, type(None)}:
+        if kind == "float":
+            _check_exact(values)
+        values = [None if value is None else convert(value) for value in values]
+    if kind == "text":
+        for text in values:
+            if text is not None and not text.isascii():
+                text.encode()
+    elif kind == "int":
+        for number in values:
+            if number is not None and number not in _INT64:
+                raise ValueError(f"must be {_ACCEPTED[kind][1]}")
+    elif kind == "float":
+        for number in values:
+            if number != number:
+                raise ValueError("NaN is no value; use None")
+    return list(values)
+
+
+def _check_exact(values: Sequence[Any]) -> None:
+    """Refuse whole numbers that a float may not hold exactly."""
+    for value in values:
+        if isinstance(value, _WHOLE) and not -_MOST_IN_A_FLOAT <= value <= _MOST_IN_A_FLOAT:
+            raise ValueError(f"must be {_ACCEPTED['float'][1]}; {value} is beyond 2**53")
+
+
+def _check_types(
+    values: Sequence[Any], kind: Kind, within: Kind | None = None
+) -> set[type[object]]:
+    """Return the types of values; ValueError for one that the kind has not, or None in a list."""
     accepted, words = _ACCEPTED[kind]
     kinds = set(map(type, values))
-    if kind == "float" and not kinds.isdisjoint(_UNSIGNED):
-        # pyarrow reads them as signed: the largest one as -1.
-        for value in values:
-            if type(value) in _UNSIGNED and value > _MOST_IN_A_FLOAT:
-                raise ValueError(f"must be {words}; {value} is beyond 2**53")
     for one in kinds.difference(accepted):
         if one is type(None) and within is None:
             continue
@@ -175,9 +206,10 @@ def _check_types(values: Sequence[Any], kind: Kind, within: Kind | None = None) 
         value = next(value for value in values if type(value) is one)
         found = f"must be {words}, not {value!r:.60} ({one.__name__})"
         raise ValueError(found if within is None else f"must be {_ACCEPTED[within][1]}: {found}")
+    return kinds
 
 
-def _plain_list(kind: Kind, items: Any) -> Any:
+def _listed(kind: Kind, items: Any) -> Any:
     if not isinstance(items, np.ndarray):
         return items
     if items.ndim != 1:
@@ -211,15 +243,18 @@ def _moment(value: Any) -> datetime:
     if value.utcoffset() is None:
         raise ValueError(_NO_ZONE)
     try:
-        return cast("datetime", value.astimezone(UTC))
+        moment = value.astimezone(UTC)
     except OverflowError as exc:
         raise ValueError("the datetime is out of range in UTC") from exc
+    if type(moment) is datetime:
+        return moment
+    return datetime.combine(moment.date(), moment.time(), UTC)  # pandas has types of its own
 
 
 def _from_arrow(field: Field, values: pa.Array) -> pa.Array:
     given, wanted = values.type, field.arrow_type()
     if field.kind == "datetime" and pa.types.is_string(given):
-        return _from_python(field, values.to_pylist())
+        return pa.array(_plain_values(field.kind, values.to_pylist()), wanted)
     column = values
     if given != wanted:
         if not _converts(field, given):
@@ -265,7 +300,6 @@ def _unfit(field: Field, given: pa.DataType) -> str:
 
 # The payload
 
-_INT64 = range(-(2**63), 2**63)
 MAX_DEPTH = 100
 # Of the path to a value in the deepest object that a payload may hold.
 MOST_KEYS = MAX_DEPTH + 2
@@ -273,14 +307,13 @@ MOST_KEYS = MAX_DEPTH + 2
 
 def payload_column(
     extra: Sequence[Mapping[str, Any] | None], schema: Schema, locate: RowLocator
-) -> pa.Array:
-    """The rows' undeclared keys as JSON text; null for a row without any."""
+) -> list[str | None]:
+    """The rows' undeclared keys as JSON text; None for a row without any."""
     if not any(extra):
-        return pa.nulls(len(extra), pa.utf8())
-    texts = [
+        return [None] * len(extra)
+    return [
         _payload_text(keys, schema, locate, row) if keys else None for row, keys in enumerate(extra)
     ]
-    return pa.array(texts, pa.utf8())
 
 
 def _payload_text(keys: Mapping[str, Any], schema: Schema, locate: RowLocator, row: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import (
     AsyncIterable,
     Awaitable,
@@ -15,29 +16,27 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .._model.arrays import Float32Array
 from .._model.arrow import (
     check_array,
-    from_matrix,
     is_arrow,
     names_of,
-    payload_array,
     plain,
-    python_values,
     table_of,
 )
 from .._model.ids import id_text, new_ids
 from .._model.patch import PayloadPatch, Remove, path_text
 from .._model.records import Record
-from .._model.schema import Schema, may_lack_vectors
+from .._model.schema import Field, Schema, may_lack_vectors
+from ..backend.contract import StoredRows
+from ..backend.rows import NewRows
 from ..errors import InvalidArgumentError, InvalidRowError
 from .arguments import check_words, is_iterable, read_all
 from .columns import (
@@ -49,7 +48,6 @@ from .columns import (
     nowhere,
     payload_column,
     payloads_of,
-    text_column,
 )
 from .foreign_rows import array_of_typed, as_row, columns_of_frame, is_frame, is_typed
 from .selection import path_of
@@ -59,19 +57,9 @@ from .vectors import arrow_matrix, given_matrix, matrix_of
 pa.array([0])
 
 _PAUSE_EVERY = 256
+_ID = Field(str)
 # What a value that is no vector takes, as far as that can be told before it is looked at.
 _BYTES_A_VALUE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedRows:
-    """Rows that ``to_table`` gave for ``schema``, each id once unless they are for an upsert.
-
-    They are not checked again as long as the table has this schema.
-    """
-
-    table: pa.Table
-    schema: Schema
 
 
 async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
@@ -80,23 +68,23 @@ async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
     That is an Arrow table or batch, a list or tuple of rows or of tables, or a mapping of columns.
     An Arrow reader may wait for a disk, so it is read in a thread.
     """
-    if isinstance(rows, (pa.RecordBatch, pa.Table, CheckedRows)) or is_frame(rows):
+    if type(rows) is list:
+        items = list(rows)  # its owner may change it while the call waits
+    elif isinstance(rows, (pa.RecordBatch, pa.Table, NewRows)) or is_frame(rows):
         return rows
-    if is_arrow(rows):
+    elif is_arrow(rows):
         return await in_thread(table_of, rows)
-    if isinstance(rows, Record):
+    elif isinstance(rows, Record):
         raise InvalidRowError("pass a list of records, not a single one")
-    if isinstance(rows, Mapping):
+    elif isinstance(rows, Mapping):
         return await _collect_columns(rows)
-    if isinstance(rows, AsyncIterable):
+    elif isinstance(rows, AsyncIterable):
         items = await read_all(rows)
     elif isinstance(rows, (str, bytes)) or not is_iterable(rows) or as_row(rows):
         raise InvalidRowError(
             "rows are an Arrow batch or table, a frame, an iterable of those, of mappings or of "
             f"records, or a mapping of columns, not {type(rows).__name__}"
         )
-    elif isinstance(rows, (list, tuple)):
-        items = list(rows)  # its owner may change it while the call waits
     else:
         items = await read_all(rows)
     if items and is_arrow(items[0]) and not all(map(_can_be_read_again, items)):
@@ -133,8 +121,8 @@ async def collect_ids(ids: Any) -> Any:
 
 
 def bytes_of(rows: Any, schema: Schema) -> int:
-    """About what ``to_table`` will take for the rows; too little where they hold long texts."""
-    if isinstance(rows, CheckedRows):
+    """About what ``to_batch`` will take for the rows; too little where they hold long texts."""
+    if isinstance(rows, NewRows):
         return int(rows.table.nbytes)
     count = 0
     if isinstance(rows, (pa.RecordBatch, pa.Table)):
@@ -152,31 +140,32 @@ def _has_length(column: Any) -> bool:
     return hasattr(column, "__len__") and is_iterable(column)
 
 
-def to_table(rows: Any, schema: Schema, *, make_ids: bool = False) -> pa.Table:
-    """The rows, as ``collect`` gives them, in the layout of ``schema.to_arrow()``, all checked.
+def to_batch(rows: Any, schema: Schema, *, make_ids: bool = False) -> NewRows:
+    """The rows, as ``collect`` gives them, all checked.
 
     Raises InvalidRowError, InvalidVectorError or DimensionMismatchError with the row's number.
     Ids may still stand twice. With ``make_ids`` rows without an id get new ones, in rising order.
+    A batch is not checked again, unless it was made for another schema.
     """
-    if isinstance(rows, CheckedRows):
-        return rows.table if rows.schema == schema else _from_whole(rows.table, schema)
+    if isinstance(rows, NewRows):
+        return rows if rows.schema == schema else _from_whole(rows.table, schema)
     if isinstance(rows, (list, tuple)) and not (rows and is_arrow(rows[0])):
         return _from_mappings(rows, schema, make_ids=make_ids)
     if isinstance(rows, (list, tuple)):
-        tables = []
+        batches: list[NewRows] = []
         done = 0
         for item in rows:
             if not is_arrow(item):
                 raise InvalidRowError("Arrow batches and other rows are mixed", row=done)
-            tables.append(_from_whole(item, schema, done, make_ids=make_ids))
-            done += tables[-1].num_rows
-        return pa.concat_tables(tables)
+            batches.append(_from_whole(item, schema, done, make_ids=make_ids))
+            done += len(batches[-1])
+        return batches[0].joined(batches[1:])
     return _from_whole(rows, schema, make_ids=make_ids)
 
 
 def _from_whole(
     rows: Any, schema: Schema, first_row: int = 0, *, make_ids: bool = False
-) -> pa.Table:
+) -> NewRows:
     """Rows that came as columns: a frame, a mapping, or Arrow data."""
     stored_payload = False
     if is_frame(rows):
@@ -195,24 +184,19 @@ def _from_whole(
     )
 
 
-def first_of_each_id(table: pa.Table) -> pa.Table:
-    """Drop each row whose id stood before."""
-    if not repeated_ids(table):
-        return table
-    first: dict[str, int] = {}
-    for row, id in enumerate(table.column("id").to_pylist()):
-        first.setdefault(id, row)
-    return table.take(list(first.values()))
+def one_of_each_id(batch: NewRows, *, last: bool) -> NewRows:
+    """Keep one row of each id: the last one, or the first."""
+    ids = batch.ids
+    places = range(len(ids)) if last else range(len(ids) - 1, -1, -1)
+    kept = {ids[place]: place for place in places}
+    return batch if len(kept) == len(ids) else batch.take(sorted(kept.values()))
 
 
-def repeated_ids(table: pa.Table) -> list[str]:
-    """The ids that stand in the table more than once."""
-    column = table.column("id")
-    if table.num_rows < 2 or pc.count_distinct(column).as_py() == table.num_rows:
+def repeated_ids(ids: Sequence[str]) -> list[str]:
+    """The ids that occur more than once."""
+    if len(set(ids)) == len(ids):
         return []
-    counts = column.value_counts()
-    repeated = pc.greater(counts.field("counts"), 1)
-    return cast("list[str]", counts.field("values").filter(repeated).to_pylist())
+    return [id for id, count in Counter(ids).items() if count > 1]
 
 
 def check_ids(ids: Any) -> list[str]:
@@ -248,7 +232,7 @@ def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str]
         raise InvalidArgumentError(
             "vectors", len(vectors), f"a sequence of {len(listed)} vectors, one for each id"
         )
-    matrix = given_matrix(vectors, schema, _locator(listed))
+    matrix = given_matrix(vectors, schema, partial(_located, listed, 0))
     last = dict(zip(listed, range(len(listed)), strict=True))
     if len(last) == len(listed):
         return listed, matrix
@@ -274,8 +258,7 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
                 raise InvalidRowError(
                     "a declared field cannot be removed; set it to None", field=name
                 )
-            column = field_column(name, schema.fields[name], [value], nowhere)
-            (values[name],) = python_values(column)
+            (values[name],) = field_column(name, schema.fields[name], [value], nowhere)
             continue
         path: tuple[str, ...] = (name,)
         if isinstance(name, str) and name.startswith("payload."):
@@ -306,10 +289,10 @@ def _checked_change(path: tuple[str, ...], value: Any, schema: Schema) -> Any:
     nested: Any = None if removed else value
     for key in reversed(path[1:]):
         nested = {key: nested}
-    texts = payload_column([{path[0]: nested}], schema, nowhere)
+    (text,) = payload_column([{path[0]: nested}], schema, nowhere)
     if removed:
         return value
-    found = json.loads(texts[0].as_py())
+    found = json.loads(text or "{}")
     for key in path:
         found = found[key]
     return found
@@ -318,32 +301,41 @@ def _checked_change(path: tuple[str, ...], value: Any, schema: Schema) -> Any:
 # The forms that rows come in
 
 
-def _locator(ids: Sequence[str], first_row: int = 0) -> RowLocator:
-    return lambda row: (first_row + row, ids[row] if row < len(ids) else None)
+def _located(ids: Sequence[str], first_row: int, row: int) -> tuple[int, str | None]:
+    return first_row + row, ids[row] if row < len(ids) else None
 
 
-def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> pa.Table:
+def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> NewRows:
     mappings: list[Mapping[str, Any]] = []
     for row, item in enumerate(items):
-        found = as_row(item, schema.vector, row)
+        found = item if type(item) is dict else as_row(item, schema.vector, row)
         if found is None:
             raise InvalidRowError(
                 "a row is a mapping, a record, a pydantic model, a dataclass or a named tuple, "
                 f"not {type(item).__name__}", row=row,
             )  # fmt: skip
         mappings.append(found)
-    if make_ids and (without := [row for row, m in enumerate(mappings) if "id" not in m]):
+    # One loop, not one for each column: most calls have a single row.
+    columns: dict[str, list[Any]] = {"id": [], schema.vector: []}
+    for name in schema.fields:
+        columns[name] = []
+    extra: list[dict[str, Any] | None] = []
+    without = []
+    for row, mapping in enumerate(mappings):
+        for name, column in columns.items():
+            column.append(mapping.get(name))
+        if mapping.keys() <= columns.keys():
+            extra.append(None)
+        else:
+            extra.append({key: mapping[key] for key in mapping if key not in columns})
+        if "id" not in mapping:
+            without.append(row)
+    given = columns["id"]
+    if make_ids and without:
         for row, new in zip(without, new_ids(len(without)), strict=True):
-            mappings[row] = {**mappings[row], "id": new}
-    ids = id_texts([m.get("id") for m in mappings])
-    vectors = [m.get(schema.vector) for m in mappings]
-    columns = {name: [m.get(name) for m in mappings] for name in schema.fields}
-    known = {"id", schema.vector, *schema.fields}
-    extra = [
-        None if m.keys() <= known else {key: m[key] for key in m if key not in known}
-        for m in mappings
-    ]
-    return _assemble(ids, vectors, columns, extra, schema, _locator(ids))
+            given[row] = new
+    ids = id_texts(given)
+    return _assemble(ids, columns[schema.vector], columns, extra, schema, partial(_located, ids, 0))
 
 
 def _from_columns(
@@ -353,7 +345,7 @@ def _from_columns(
     *,
     make_ids: bool = False,
     stored_payload: bool = False,
-) -> pa.Table:
+) -> NewRows:
     """``stored_payload``: the column "payload" has JSON text with keys of the payload."""
     for name in _required(schema, make_ids):
         if name not in given:
@@ -370,7 +362,7 @@ def _from_columns(
             raise InvalidRowError(
                 f"the column has {len(column)} values, the ids are {len(ids)}", field=name
             )
-    locate = _locator(ids, first_row)
+    locate = partial(_located, ids, first_row)
     vectors = columns.pop(schema.vector, None)
     fields = {name: columns.pop(name, None) for name in schema.fields}
     extra: list[Any] = [None] * len(ids)
@@ -420,10 +412,11 @@ def _required(schema: Schema, make_ids: bool) -> list[str]:
     return needed if may_lack_vectors(schema) else [*needed, schema.vector]
 
 
-def _vector_column(given: Any, count: int, schema: Schema, locate: RowLocator) -> pa.Array:
-    """The vectors of rows as a column; null where there is none, or an embedder has to make one."""
+def _vectors(given: Any, count: int, schema: Schema, locate: RowLocator) -> Float32Array:
+    """The vectors of rows; NaN where there is none, or an embedder has to make one."""
+    convert = arrow_matrix if isinstance(given, pa.Array) else matrix_of
     if not may_lack_vectors(schema):
-        return from_matrix(_matrix(given, schema, locate))
+        return convert(given, schema, locate)
     missing = np.zeros(count, dtype=bool)
     if given is None:
         missing[:] = True
@@ -434,18 +427,12 @@ def _vector_column(given: Any, count: int, schema: Schema, locate: RowLocator) -
         missing = np.fromiter((vector is None for vector in given), dtype=bool, count=count)
         given = [vector for vector in given if vector is not None]
     if given is not None and not missing.any():
-        return from_matrix(_matrix(given, schema, locate))
-    whole = np.zeros((count, schema.dim), dtype=np.float32)
+        return convert(given, schema, locate)
+    whole = np.full((count, schema.dim), np.nan, dtype=np.float32)
     there = np.flatnonzero(~missing)
     if len(there):
-        whole[there] = _matrix(given, schema, lambda row: locate(int(there[row])))
-    return from_matrix(whole, missing)
-
-
-def _matrix(given: Any, schema: Schema, locate: RowLocator) -> Float32Array:
-    if isinstance(given, pa.Array):
-        return arrow_matrix(given, schema, locate)
-    return matrix_of(given, schema, locate)
+        whole[there] = convert(given, schema, lambda row: locate(int(there[row])))
+    return whole
 
 
 def _assemble(
@@ -455,15 +442,16 @@ def _assemble(
     extra: Sequence[Mapping[str, Any] | None],
     schema: Schema,
     locate: RowLocator,
-) -> pa.Table:
+) -> NewRows:
     """``columns`` has None for a field without any value."""
-    arrays = [text_column("id", ids, locate), _vector_column(vectors, len(ids), schema, locate)]
+    ids = field_column("id", _ID, ids, locate)
+    matrix = _vectors(vectors, len(ids), schema, locate)
+    fields = {}
+    in_python = True
     for name, field in schema.fields.items():
-        values = columns[name]
-        values = pa.nulls(len(ids)) if values is None else values
-        arrays.append(field_column(name, field, values, locate))
-    payload = payload_column(extra, schema, locate)
-    if schema.payload:
-        arrays.append(payload_array(payload))
-    # For a single row in a third of the time of ``Table.from_arrays``.
-    return pa.Table.from_batches([pa.RecordBatch.from_arrays(arrays, schema=schema.to_arrow())])
+        values = [None] * len(ids) if columns[name] is None else columns[name]
+        fields[name] = field_column(name, field, values, locate)
+        in_python = in_python and isinstance(fields[name], list)
+    payloads = payload_column(extra, schema, locate)
+    rows = NewRows(schema, StoredRows(ids, fields, payloads if schema.payload else None, matrix))
+    return rows if in_python else NewRows(schema, rows.table)

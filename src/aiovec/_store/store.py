@@ -36,7 +36,6 @@ from .._input.arguments import (
     existing_field,
 )
 from .._input.rows import (
-    CheckedRows,
     check_ids,
     check_new_vectors,
     check_patch,
@@ -98,6 +97,7 @@ from ..backend.contract import (
 )
 from ..backend.limits import Deadline, current_deadline
 from ..backend.locate import new_path_of
+from ..backend.rows import NewRows
 from ..backend.threads import FORKED, hop, in_thread
 from ..backend.weight import weight
 from ..errors import (
@@ -271,7 +271,7 @@ class VectorStore:
         return self._current.engine.backend.owns(path)
 
     def _check_writable(self, call: str) -> None:
-        if self.read_only:
+        if self._current.engine.backend.read_only:
             raise UnsupportedError(
                 call, self.backend_name, f"{self.target} was opened with read_only=True"
             )
@@ -524,15 +524,15 @@ class VectorStore:
         self,
         call: str,
         table: str,
-        rows: Rows | CheckedRows,
+        rows: Rows | NewRows,
         model: str | None = None,
         *,
         on_conflict: OnConflict,
     ) -> int:
-        """Insert or upsert. ``CheckedRows`` are an import's, which has checked each row."""
+        """Insert or upsert. A batch is an import's, which has checked each row."""
         held = await collect(rows, self._read_in_thread)
         writing = RowsToWrite(
-            held, model, on_conflict, checked=isinstance(rows, CheckedRows), embed=self._embed
+            held, model, on_conflict, checked=isinstance(rows, NewRows), embed=self._embed
         )
         operation = Operation(call, table)
 

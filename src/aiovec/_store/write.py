@@ -6,20 +6,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 
 from .._embed.protocol import Purpose
 from .._embed.rows import filled, lacking, of_row, of_text, without
 from .._input.arguments import check_model
-from .._input.rows import bytes_of, first_of_each_id, repeated_ids, to_table
+from .._input.rows import bytes_of, one_of_each_id, repeated_ids, to_batch
 from .._input.types import OnConflict
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array
-from .._model.arrow import last_of_each_id
 from .._model.schema import Schema
 from ..backend.context import WriteKey, call_context
 from ..backend.contract import Backend, Columns, TableHandle, moves_of
-from ..backend.threads import hop
+from ..backend.rows import NewRows
+from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
 from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
 from .current import Engine
@@ -54,11 +53,12 @@ class RowsToWrite:
         self._checked = checked
         self._embed = embed
         # A repeated attempt asks the embedder no second time.
-        self._embedded: dict[Schema, pa.Table] = {}
+        self._embedded: dict[Schema, NewRows] = {}
 
     async def write(self, engine: Engine, handle: TableHandle) -> int:
         """Write them, on one attempt; how many those are."""
-        check_model(handle, self._model)
+        if self._model is not None:
+            check_model(handle, self._model)
         schema, backend = handle.schema, engine.backend
         embeds = schema.embed is not None
         batch = await self._with_vectors(engine, handle) if embeds else None
@@ -66,7 +66,7 @@ class RowsToWrite:
         async with backend.writing(bytes_of(self._rows, schema)):
             if batch is None:
                 batch = await self._checked_rows(handle)
-            count = int(batch.num_rows)
+            count = len(batch)
             if count and self._on_conflict == "replace":
                 await backend.upsert(handle, batch)
             elif count:
@@ -74,21 +74,19 @@ class RowsToWrite:
                 count = await backend.insert(handle, batch, skip_existing=skips)
         return count
 
-    async def _checked_rows(self, handle: TableHandle) -> pa.Table:
-        return await hop(self._weight + weight(handle.schema), self._check, handle)
+    async def _checked_rows(self, handle: TableHandle) -> NewRows:
+        effort = self._weight + weight(handle.schema)
+        return await hop(effort, self._check, handle, effort > INLINE_LIMIT)
 
-    def _check(self, handle: TableHandle) -> pa.Table:
-        batch = to_table(self._rows, handle.schema, make_ids=True)
-        if self._on_conflict == "replace":
-            return last_of_each_id(batch)
-        if self._on_conflict == "skip":
-            return first_of_each_id(batch)
-        repeated = [] if self._checked else repeated_ids(batch)
-        if repeated:
+    def _check(self, handle: TableHandle, are_many: bool) -> NewRows:
+        batch = to_batch(self._rows, handle.schema, make_ids=True)
+        if self._on_conflict != "fail":
+            batch = one_of_each_id(batch, last=self._on_conflict == "replace")
+        elif not self._checked and (repeated := repeated_ids(batch.ids)):
             raise DuplicateIdError(handle.name, repeated, within_call=True)
-        return batch
+        return NewRows(batch.schema, batch.table) if are_many else batch
 
-    async def _with_vectors(self, engine: Engine, handle: TableHandle) -> pa.Table:
+    async def _with_vectors(self, engine: Engine, handle: TableHandle) -> NewRows:
         """Return the checked rows, with vectors of the embedder where they have none.
 
         Rows that would be made for nothing, as they are skipped, are left out.
@@ -98,7 +96,7 @@ class RowsToWrite:
         # Which rows are there already may have changed since an attempt before.
         if not skips and schema in self._embedded:
             return self._embedded[schema]
-        rows = await self._checked_rows(handle)
+        rows = (await self._checked_rows(handle)).table
         effort = weight(rows)
         if embed is not None and rows.column(schema.vector).null_count:
             found = await hop(effort, lacking, rows, schema, embed)
@@ -117,8 +115,8 @@ class RowsToWrite:
                 rows = await hop(
                     effort + weight(vectors), filled, rows, schema, found, vectors, embed.using
                 )
-        self._embedded[schema] = rows
-        return rows
+        batch = self._embedded[schema] = NewRows(schema, rows)
+        return batch
 
 
 async def vector_of_update(

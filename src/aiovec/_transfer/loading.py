@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from .._input.rows import CheckedRows
 from .._model.schema import Schema
 from .._store.store import VectorStore
 from ..backend.foreign import ForeignTable
+from ..backend.rows import NewRows
 from ..backend.threads import in_thread
 from ..errors import (
     AiovecError,
@@ -280,7 +280,7 @@ async def _write(store: VectorStore, placed: _Placed, part: Sifted, how: Loading
     if part.rows.num_rows:
         await _make(store, placed)
     while part.rows.num_rows:
-        rows = CheckedRows(part.rows, placed.schema)
+        rows = NewRows(placed.schema, part.rows)
         try:
             if how.upsert:
                 await store._write("upsert", table, rows, on_conflict="replace")

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._input.rows import repeated_ids, to_table
+from .._input.rows import repeated_ids, to_batch
 from .._model.arrays import BoolArray
 from .._model.schema import Embed, Schema
 from ..backend.foreign import Chunk, Reject
@@ -52,7 +52,7 @@ class Sifted:
 
 
 def sift(chunk: Chunk, schema: Schema, *, last_counts: bool) -> Sifted:
-    """Check a chunk once for all: its rows enter the store as ``CheckedRows``.
+    """Check a chunk once for all: its rows enter the store as a ``NewRows``.
 
     Of rows with one id the first is taken, or with ``last_counts`` the last.
     """
@@ -61,7 +61,7 @@ def sift(chunk: Chunk, schema: Schema, *, last_counts: bool) -> Sifted:
         return Sifted(schema.to_arrow().empty_table(), [], rejects)
     _check_columns(rows, schema)
     try:
-        table = to_table(rows, schema)
+        table = to_batch(rows, schema).table
     except _FAULTS:
         tables: list[tuple[pa.Table, Sequence[int | str]]] = []
         _halve(rows, places, schema, tables, rejects)
@@ -71,7 +71,7 @@ def sift(chunk: Chunk, schema: Schema, *, last_counts: bool) -> Sifted:
     if schema.embed is not None and not schema.vector_nullable:
         reason = f"there is no vector, and no text in {schema.embed.field!r} to make one of"
         sifted = sifted.only(_with_text(table, schema, schema.embed), reason)
-    if not last_counts and repeated_ids(sifted.rows):
+    if not last_counts and repeated_ids(sifted.rows.column("id").to_pylist()):
         sifted = sifted.only(_first_of_id(sifted.rows), CAME_BEFORE)
     return sifted
 
@@ -93,7 +93,7 @@ def _check_columns(rows: Any, schema: Schema) -> None:
     """Refuse columns of a wrong type as a whole: no row of them could be taken."""
     if not isinstance(rows, pa.Table):
         return
-    to_table(rows.slice(0, 0), schema)
+    to_batch(rows.slice(0, 0), schema)
     if schema.vector in rows.column_names:
         kind = rows.schema.field(schema.vector).type
         if pa.types.is_fixed_size_list(kind) and kind.list_size != schema.dim:
@@ -115,7 +115,7 @@ def _halve(
         if not count:
             continue
         try:
-            tables.append((to_table(rows, schema), places))
+            tables.append((to_batch(rows, schema).table, places))
         except _FAULTS as exc:
             if count == 1:
                 rejects.append(Reject(places[0], _id_of(rows, 0), reason_of(exc)))

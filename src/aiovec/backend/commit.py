@@ -239,26 +239,27 @@ class GroupCommit(Generic[_Call]):
         if release is None:
             return None
         try:
-            return await self._commit() if self._is_wanted() else None
+            if not self._is_wanted():
+                return None
+            group = self._group = self._next_group()
+            try:
+                return await self._committer.commit(group)
+            except Exception as exc:  # noqa: BLE001 - the callers get it
+                self._fail_all((call for call in group if not call.ended), exc)
+                return None
+            finally:
+                self._settle(group)
         finally:
             release()
 
-    async def _commit(self) -> MoveMark | None:
-        group = self._group = self._next_group()
-        try:
-            return await self._committer.commit(group)
-        except Exception as exc:  # noqa: BLE001 - the callers get it
-            self._fail_all((call for call in group if not call.ended), exc)
-            return None
-        finally:
-            self._settle(group)
-
     def _settle(self, group: list[_Call]) -> None:
         """Answer the calls that have ended; the others wait before those that came later."""
-        left = [call for call in group if not call.ended]
+        left = []
         for call in group:
             if call.ended:
                 call.answer()
+            else:
+                left.append(call)
         self._waiting.extendleft(reversed(left))
         self._answered = len(group) - len(left)
         self._group = []
@@ -278,13 +279,12 @@ class GroupCommit(Generic[_Call]):
 
         Nothing of their work was kept: they have not begun, or wait again.
         """
-        if any(call.gone for call in self._waiting):
-            calls, self._waiting = self._waiting, deque()
-            for call in calls:
-                if call.gone:
-                    call.answer()
-                else:
-                    self._waiting.append(call)
+        calls, self._waiting = self._waiting, deque()
+        for call in calls:
+            if call.gone:
+                call.answer()
+            else:
+                self._waiting.append(call)
         return bool(self._waiting)
 
     def _fail_all(self, calls: Iterable[_Call], error: Exception) -> None:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from .limits import Place
+    from .rows import NewRows
 
 
 # Seconds that the writes under way may take until a migration has begun.
@@ -378,7 +379,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def insert(
-        self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+        self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
     ) -> int:
         """Add rows, whose ids are distinct, and return how many were added.
 
@@ -386,7 +387,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
+    async def upsert(self, table: TableHandle, rows: NewRows) -> None:
         """Add rows, whose ids are distinct, or replace whole rows of the same ids."""
 
     @abstractmethod

@@ -17,7 +17,7 @@ from tests.harness import strategies as drawn
 from tests.harness.values import EVERY_KIND, rows_of_every_kind
 
 from aiovec import Schema
-from aiovec._input.rows import to_table
+from aiovec._input.rows import to_batch
 from aiovec.backend import UInt64Array
 from aiovec_migrate.verifying.hashes import Hasher
 
@@ -28,8 +28,12 @@ BARE = Schema(1)
 FEW = settings(max_examples=25)
 
 
+def rows_of(rows: Sequence[Mapping[str, Any]], schema: Schema) -> pa.Table:
+    return to_batch(rows, schema).table
+
+
 def hashes(schema: Schema, rows: Sequence[Mapping[str, Any]], **options: Any) -> UInt64Array:
-    return Hasher(schema, **options).rows(to_table(list(rows), schema)).rows
+    return Hasher(schema, **options).rows(rows_of(list(rows), schema)).rows
 
 
 def row(**values: Any) -> dict[str, Any]:
@@ -42,7 +46,7 @@ def values_hash(schema: Schema, **values: Any) -> int:
 
 def payload_hash(text: str | None) -> int:
     """Of JSON text just as it is, which no store would have made so."""
-    table = to_table([row()], BARE)
+    table = rows_of([row()], BARE)
     column = pa.ExtensionArray.from_storage(pa.json_(pa.utf8()), pa.array([text], pa.utf8()))
     return int(Hasher(BARE).rows(table.set_column(2, table.schema.field(2), column)).rows[0])
 
@@ -53,7 +57,7 @@ def payload_hash(text: str | None) -> int:
 def test_where_a_row_lies_does_not_count() -> None:
     """In one batch or in parts, whole or a slice, in one chunk or in many."""
     rows = rows_of_every_kind(101)
-    whole = to_table(rows, EVERY_KIND).combine_chunks()
+    whole = rows_of(rows, EVERY_KIND).combine_chunks()
     expected = Hasher(EVERY_KIND).rows(whole)
     assert len(set(expected.rows.tolist())) == len(set(expected.ids.tolist())) == 101
     (batch,) = whole.to_batches()
@@ -70,7 +74,7 @@ def test_where_a_row_lies_does_not_count() -> None:
 
 
 def test_how_text_is_kept_does_not_count() -> None:
-    table = to_table(rows_of_every_kind(30), EVERY_KIND)
+    table = rows_of(rows_of_every_kind(30), EVERY_KIND)
     expected = Hasher(EVERY_KIND).rows(table).rows
     kinds: list[tuple[str, pa.DataType]] = [
         ("id", pa.large_utf8()),
@@ -153,14 +157,14 @@ def test_different_json_values() -> None:
 
 def test_without_the_vector_all_else_still_counts() -> None:
     rows = rows_of_every_kind(4)
-    table = to_table(rows, EVERY_KIND)
-    moved = to_table([{**each, "embedding": [1, 2, 3, 4]} for each in rows], EVERY_KIND)
+    table = rows_of(rows, EVERY_KIND)
+    moved = rows_of([{**each, "embedding": [1, 2, 3, 4]} for each in rows], EVERY_KIND)
     hasher = Hasher(EVERY_KIND, vector=False)
     expected = hasher.rows(table).rows
     assert np.array_equal(hasher.rows(moved).rows, expected)
     assert np.array_equal(hasher.rows(table.drop_columns(["embedding"])).rows, expected)
     assert not (Hasher(EVERY_KIND).rows(moved).rows == Hasher(EVERY_KIND).rows(table).rows).any()
-    changed = to_table([{**each, "name": "other"} for each in rows], EVERY_KIND)
+    changed = rows_of([{**each, "name": "other"} for each in rows], EVERY_KIND)
     assert not (hasher.rows(changed).rows == expected).any()
 
 
@@ -294,7 +298,7 @@ def test_rows_are_the_same_exactly_where_their_hashes_are(data: st.DataObject) -
     schema = data.draw(drawn.schemas())
     one = data.draw(drawn.good_rows(schema))
     other = data.draw(st.one_of(drawn.good_rows(schema), st.just(dict(reversed(one.items())))))
-    tables = [to_table([each], schema) for each in (one, other)]
+    tables = [rows_of([each], schema) for each in (one, other)]
     found = [int(Hasher(schema).rows(table).rows[0]) for table in tables]
     assert (found[0] == found[1]) == _same_rows(*tables)
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from aiovec import Schema
 from aiovec.backend import PayloadPatch
 from aiovec.backend.contract import Columns, StaleTableError, TableHandle
+from aiovec.backend.rows import NewRows
 from aiovec.errors import MigrationError, StoreBusyError, StoreMovedError
 
 from .backend import ModelBackend
@@ -202,7 +203,7 @@ class Worker:
                 del there[id]
 
     async def _put(self, follower: Follower, table: str, rows: list[Row], *, insert: bool) -> None:
-        given = as_table(rows)
+        given = NewRows(SCHEMA, as_table(rows))
 
         async def put(backend: ModelBackend, handle: TableHandle) -> None:
             await (backend.insert if insert else backend.upsert)(handle, given)

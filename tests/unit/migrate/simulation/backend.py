@@ -31,6 +31,7 @@ from aiovec.backend.contract import (
     TableHandle,
 )
 from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord
+from aiovec.backend.rows import NewRows
 from aiovec.errors import DuplicateIdError, StoreBusyError, TableExistsError, TableNotFoundError
 
 from .disk import Disk, ModelTable, Row, place_of
@@ -212,9 +213,9 @@ class ModelBackend(_Unused):
     # Writing
 
     async def insert(
-        self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+        self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
     ) -> int:
-        new = {row["id"]: row for row in python_rows(rows)}
+        new = {row["id"]: row for row in python_rows(rows.table)}
 
         def act() -> int:
             there = self._of(table)
@@ -227,8 +228,8 @@ class ModelBackend(_Unused):
         count: int = await self._write("insert", table.name, act, lambda: list(new))
         return count
 
-    async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
-        new = python_rows(rows)
+    async def upsert(self, table: TableHandle, rows: NewRows) -> None:
+        new = python_rows(rows.table)
         await self._write(
             "upsert",
             table.name,

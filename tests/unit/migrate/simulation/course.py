@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 
 from aiovec.backend.contract import TableHandle
+from aiovec.backend.rows import NewRows
 from aiovec.errors import AiovecError, MigrationError
 from aiovec_migrate import Event, Migration, Options, migration
 from aiovec_migrate.limits import Limits
@@ -194,7 +195,7 @@ class Course:
                 worker.rows[table] = {row["id"]: row for row in own}
                 kept += own
             if kept:
-                await backend.insert(handle, as_table(kept))
+                await backend.insert(handle, NewRows(SCHEMA, as_table(kept)))
 
     def store(self, name: str) -> ModelBackend:
         """One end of the migration, as the migrator opens it."""

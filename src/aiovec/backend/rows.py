@@ -1,0 +1,118 @@
+"""The rows of a write on their way to a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from .._model.arrays import Float32Array
+from .._model.arrow import (
+    from_matrix,
+    payload_array,
+    python_values,
+    to_matrix,
+    without_vector,
+)
+from .._model.schema import Schema, may_lack_vectors
+from .contract import StoredRows
+
+
+class NewRows:
+    """Checked rows of a schema: columns of Python values, or a table as ``Schema.to_arrow`` says.
+
+    Few rows come as ``columns``, since for them Arrow costs more than the rest of a write. Many
+    come as a table, and have none. Each backend takes the form that it needs: ``table`` makes one
+    of columns.
+    """
+
+    __slots__ = ("_table", "columns", "schema")
+
+    def __init__(self, schema: Schema, rows: StoredRows | pa.Table) -> None:
+        """``rows`` have each of the schema's columns, with a row of NaN for no vector."""
+        self.schema = schema
+        self.columns = rows if isinstance(rows, StoredRows) else None
+        self._table = None if isinstance(rows, StoredRows) else rows
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows) if self.columns is None else len(self.columns.ids)
+
+    @property
+    def table(self) -> pa.Table:
+        """The rows as a table."""
+        if self._table is None:
+            self._table = _table_of(cast("StoredRows", self.columns), self.schema)
+        return self._table
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The rows' ids."""
+        if self.columns is None:
+            return cast("list[str]", self.table.column("id").to_pylist())
+        return self.columns.ids
+
+    @property
+    def vectors(self) -> Float32Array:
+        """The rows' vectors, with a row of NaN for one that has none."""
+        if self.columns is None:
+            return to_matrix(self.table.column(self.schema.vector))
+        return cast("Float32Array", self.columns.vectors)
+
+    def values(self, field: str) -> Sequence[Any]:
+        """A field's values."""
+        if self.columns is None:
+            return python_values(self.table.column(field))
+        return self.columns.fields[field]
+
+    def take(self, places: Sequence[int]) -> NewRows:
+        """Return the rows at these places, in this order."""
+        rows = self.columns
+        if rows is None:
+            if isinstance(places, range):
+                return NewRows(self.schema, self.table.slice(places.start, len(places)))
+            return NewRows(self.schema, self.table.take(pa.array(places, pa.int64())))
+        payloads = rows.payloads
+        taken = StoredRows(
+            [rows.ids[row] for row in places],
+            {name: [values[row] for row in places] for name, values in rows.fields.items()},
+            None if payloads is None else [payloads[row] for row in places],
+            self.vectors[list(places)],
+        )
+        return NewRows(self.schema, taken)
+
+    def joined(self, others: Sequence[NewRows]) -> NewRows:
+        """Return these rows and those of other batches of the schema."""
+        batches = [self, *others]
+        parts = [batch.columns for batch in batches if batch.columns is not None]
+        if len(parts) < len(batches):
+            return NewRows(self.schema, pa.concat_tables([batch.table for batch in batches]))
+        listed = chain.from_iterable
+        payloads = None
+        if self.schema.payload:
+            payloads = list(listed(part.payloads or () for part in parts))
+        rows = StoredRows(
+            list(listed(part.ids for part in parts)),
+            {name: list(listed(part.fields[name] for part in parts)) for name in parts[0].fields},
+            payloads,
+            np.concatenate([batch.vectors for batch in batches]),
+        )
+        return NewRows(self.schema, rows)
+
+
+def _table_of(rows: StoredRows, schema: Schema) -> pa.Table:
+    vectors = cast("Float32Array", rows.vectors)
+    missing = None
+    if may_lack_vectors(schema) and (lacking := without_vector(vectors)).any():
+        missing = lacking
+        vectors = np.where(missing[:, None], np.float32(0), vectors)
+    arrays = [pa.array(rows.ids, pa.utf8()), from_matrix(vectors, missing)]
+    arrays += [
+        pa.array(rows.fields[name], field.arrow_type()) for name, field in schema.fields.items()
+    ]
+    if schema.payload:
+        arrays.append(payload_array(rows.payloads or ()))
+    # For a single row in a third of the time of ``Table.from_arrays``.
+    return pa.Table.from_batches([pa.RecordBatch.from_arrays(arrays, schema=schema.to_arrow())])
