@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -25,28 +25,13 @@ from .direct import Direct
 from .endpoints import add_endpoints
 from .endpoints.declaring import DirectRoute
 from .endpoints.document import shortened
-from .metrics import metrics_router
+from .keys import keys_of
+from .limits import Limits
+from .logs import log_requests
+from .metrics import Metrics, metrics_router
+from .observing import Observing
 from .page import page_router
-from .protection import limits, observing, security
-
-RouterOf = Callable[[VectorStore | None, ServerSettings], APIRouter]
-"""Makes a router. Without a store, its requests find one by ``aiovec.asgi.get_store``."""
-
-MiddlewareOf = Callable[[ServerSettings], Middleware]
-"""Makes a middleware, which is pure ASGI."""
-
-ROUTERS: list[RouterOf] = [
-    page_router,
-    lambda store, settings: metrics_router(store, enabled=settings.metrics),
-]
-"""The app's routers beside the store's, in the order in which they get a request."""
-
-MIDDLEWARES: list[MiddlewareOf] = [
-    observing,
-    security,
-    limits,
-]
-"""The app's middlewares, the outermost first."""
+from .security import Security
 
 
 def create_app(
@@ -64,6 +49,9 @@ def create_app(
     that its owner closes.
     """
     chosen = settings or ServerSettings()
+    metrics = Metrics() if chosen.metrics else None
+    if chosen.access_log:
+        log_requests()
     app = FastAPI(
         title="aiovec",
         summary="A vector store over HTTP",
@@ -79,7 +67,13 @@ def create_app(
         else lifespan(
             target, config=config, read_only=read_only or chosen.read_only, embedders=embedders
         ),
-        middleware=[make(chosen) for make in MIDDLEWARES],
+        # A request is observed, then admitted, then limited: a refused one is in the log, and
+        # takes no turn of those that are served.
+        middleware=[
+            Middleware(Observing, metrics=metrics, logs=chosen.access_log),
+            Middleware(Security, settings=chosen, keys=keys_of(chosen)),
+            Middleware(Limits, settings=chosen),
+        ],
     )
     if store is not None:
         setattr(app.state, KEY, store)
@@ -87,8 +81,9 @@ def create_app(
     calls = BackendCalls(store)
     app.include_router(backend_router(calls))
     app.user_middleware.append(Middleware(Direct, routes=app.router.routes, calls=calls))
-    for make in ROUTERS:
-        app.include_router(make(store, chosen))
+    app.include_router(page_router(store, chosen))
+    if metrics is not None:
+        app.include_router(metrics_router(store, metrics))
     openapi = app.openapi
     app.openapi = cache(lambda: shortened(openapi()))  # type: ignore[method-assign]
     app.add_route("/openapi.json", _openapi, ["GET"], include_in_schema=False)
@@ -135,4 +130,4 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(found)) if len(found) > 1 else ""
 
 
-__all__ = ["MIDDLEWARES", "ROUTERS", "create_app"]
+__all__ = ["create_app"]

@@ -173,7 +173,7 @@ def _run(
     import asyncio
 
     from .app import create_app
-    from .lines import log_to_stderr
+    from .logs import log_to_stderr
     from .process import Server
 
     log_to_stderr()

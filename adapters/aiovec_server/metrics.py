@@ -8,22 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from itertools import accumulate
 
 from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 from starlette.responses import Response
 
 from aiovec import VectorStore
@@ -33,94 +23,60 @@ from aiovec.errors import AiovecError, TableNotFoundError
 from .call import Call
 from .endpoints.declaring import answering
 from .endpoints.document import PROBLEMS
-from .observing import Observed
 
 # Seconds. Searches in memory take a millisecond, index builds minutes.
 _BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 )  # fmt: skip
-STATE = "aiovec_metrics"
-"""Under which name a request's state has the figures."""
-
 _MOST_TABLES = 100
 _STORE_SECONDS = 10.0
 """Age of the store's figures at which they are read again: some of them take a scan."""
 _STORE_PATIENCE = 2.0
 
 
-class _Route:
-    """The requests to one route by one method that ended."""
-
-    __slots__ = ("buckets", "by_status", "seconds")
+class Metrics:
+    """The figures of one app, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.by_status: dict[int, int] = {}
-        self.buckets = [0] * (len(_BUCKETS) + 1)
-        """Each with the requests whose time lies between its bound and the one before."""
-        self.seconds = 0.0
-
-
-class Metrics(Collector):
-    """The figures of one app, in a registry of their own.
-
-    Requests are counted in plain numbers, since they end on one event loop: Prometheus' own
-    counters take a lock each, ten for one request.
-    """
-
-    def __init__(self) -> None:
-        self._routes: dict[tuple[str, str], _Route] = {}
-        self._running = self._received = self._sent = 0
-        self.registry = CollectorRegistry(auto_describe=True)
-        self.registry.register(self)
-        self._store = _StoreFigures(self.registry)
-
-    def begun(self) -> None:
-        self._running += 1
-
-    def ended(self, observed: Observed) -> None:
-        self._running -= 1
-        key = (observed.method, observed.route)
-        route = self._routes.get(key)
-        if route is None:
-            route = self._routes[key] = _Route()
-        route.by_status[observed.status] = route.by_status.get(observed.status, 0) + 1
-        route.buckets[bisect_left(_BUCKETS, observed.seconds)] += 1
-        route.seconds += observed.seconds
-        self._received += observed.received
-        self._sent += observed.sent
-
-    def collect(self) -> Iterable[Metric]:
-        """Give the figures of the requests to the registry. Runs in a thread."""
-        requests = CounterMetricFamily(
+        registry = self._registry = CollectorRegistry(auto_describe=True)
+        self._requests = Counter(
             "aiovec_http_requests",
             "Requests that ended. Status 499: the client disconnected first.",
-            labels=["method", "route", "status"],
+            ["method", "route", "status"],
+            registry=registry,
         )
-        times = HistogramMetricFamily(
+        self._times = Histogram(
             "aiovec_http_request_duration_seconds",
             "Time from the head of a request to the end of its answer.",
-            labels=["method", "route"],
+            ["method", "route"],
+            buckets=_BUCKETS,
+            registry=registry,
         )
-        for (method, path), route in list(self._routes.items()):
-            for status, count in list(route.by_status.items()):
-                requests.add_metric([method, path, str(status)], count)
-            bounds = [*map(floatToGoString, _BUCKETS), "+Inf"]
-            sums = accumulate(list(route.buckets))
-            times.add_metric([method, path], list(zip(bounds, sums, strict=True)), route.seconds)
-        yield requests
-        yield times
-        yield GaugeMetricFamily(
-            "aiovec_http_requests_in_progress", "Requests in progress.", self._running
+        self.running = Gauge(
+            "aiovec_http_requests_in_progress", "Requests in progress.", registry=registry
         )
-        yield CounterMetricFamily(
-            "aiovec_http_received_bytes", "Bytes of requests' bodies.", self._received
+        self._received = Counter(
+            "aiovec_http_received_bytes", "Bytes of requests' bodies.", registry=registry
         )
-        yield CounterMetricFamily("aiovec_http_sent_bytes", "Bytes of answers' bodies.", self._sent)
+        self._sent = Counter(
+            "aiovec_http_sent_bytes", "Bytes of answers' bodies.", registry=registry
+        )
+        self._store = _StoreFigures(registry)
+
+    def ended(
+        self, method: str, route: str, status: int, seconds: float, received: int, sent: int
+    ) -> None:
+        """Count a request that ended."""
+        self.running.dec()
+        self._requests.labels(method, route, str(status)).inc()
+        self._times.labels(method, route).observe(seconds)
+        self._received.inc(received)
+        self._sent.inc(sent)
 
     async def text(self, store: VectorStore) -> bytes:
         """Return all figures in Prometheus' text format."""
         await self._store.refresh(store)
-        text: bytes = await in_thread(generate_latest, self.registry)
+        text: bytes = await in_thread(generate_latest, self._registry)
         return text
 
 
@@ -172,14 +128,11 @@ class _StoreFigures:
             self._unindexed.labels(name).set(stats.unindexed_rows or 0)
 
 
-def metrics_router(store: VectorStore | None, *, enabled: bool) -> APIRouter:
+def metrics_router(store: VectorStore | None, metrics: Metrics) -> APIRouter:
     """Return the router of ``/metrics``."""
     made = APIRouter(redirect_slashes=False)
-    if not enabled:
-        return made
 
     async def read(call: Call) -> Response:
-        metrics: Metrics = call.request.scope["state"][STATE]
         return Response(await metrics.text(call.store), media_type=CONTENT_TYPE_LATEST)
 
     answer = answering(read, store)
