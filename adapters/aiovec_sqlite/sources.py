@@ -25,7 +25,6 @@ from .driver import load_driver
 from .errors import ERROR, code_of, failures, translate
 from .layout import APPLICATION_ID, is_database, quoted, read_header
 from .opening import connect_read_only
-from .paths import BESIDE
 
 _DTYPES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "int8": "i1"}
 _TYPES = f"choose one of {', '.join(_DTYPES)}"
@@ -118,7 +117,6 @@ class SqliteSource(Source):
     """Collections, vec0 tables, and columns of BLOBs that the user names."""
 
     place = "rowid"
-    beside = BESIDE
 
     @classmethod
     def recognise(cls, path: Path) -> bool:

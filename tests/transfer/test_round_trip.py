@@ -123,7 +123,7 @@ def test_what_is_written_as_text(folder: Path, store: Path) -> None:
     assert run("export", "-s", store, "notes", "rows.jsonl").code == 0
     first, _ = (folder / "rows.jsonl").read_text("utf-8").splitlines()
     assert json.loads(first) == full | {"seen": seen}
-    assert Schema.from_json((folder / "rows.schema.json").read_text("utf-8")) == schema
+    assert Schema.from_json((folder / "rows.jsonl.schema.json").read_text("utf-8")) == schema
     with sync.connect(store) as opened:  # a line is what insert takes
         opened.create_table("again", schema)
         assert opened.insert("again", [json.loads(first)]) == 1

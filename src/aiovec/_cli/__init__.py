@@ -11,10 +11,7 @@ import os
 import sys
 from typing import TextIO
 
-from ..backend.files import NO_ROOM
-
-# Of output for which there is no room, or whose other end has gone.
-_UNWRITABLE = frozenset({*NO_ROOM, errno.EIO, errno.EBADF})
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 def main() -> None:
@@ -33,9 +30,8 @@ def main() -> None:
         sys.stdout = _nowhere()
         if exc.errno in _UNWRITABLE and exc.filename is None:
             sys.exit(f"error: the output cannot be written: {exc.strerror}")
-        if exc.errno != errno.EPIPE:
+        if exc.errno != errno.EPIPE:  # the reader of the output has seen enough
             raise
-        sys.exit(1)  # whoever read it has seen enough
 
 
 def _settle_closed_streams() -> None:

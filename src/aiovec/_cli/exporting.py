@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import counted, emit, number_of, progress
+from .output import counted, emit, open_stream, progress
 from .run import failing_clearly
 from .stores import AsJson, Config, Select, Store, Table, Where, expanded, in_store, names_in
 
@@ -36,8 +35,7 @@ def export(
         str | None,
         typer.Option(
             "--format",
-            help="parquet, arrow, arrow-stream, jsonl or csv; for standard output jsonl, csv or "
-            "arrow. Default: by the suffix of the file.",
+            help="parquet, arrow, arrow-stream, jsonl or csv. Default: by the suffix of the file.",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
@@ -49,35 +47,31 @@ def export(
     Others can read and write the table in the meantime. The file appears when it is complete. With
     -, rows go to standard output and messages to standard error.
     """
-    from .._transfer import OutputStream, Saved, save  # slow, so before a loop runs
+    from .._transfer import Saved, save  # slow, so before a loop runs
 
     piped, fields = file == "-", names_in(select)
     path = Path("standard output") if piped else expanded(file)
+    stream = open_stream(sys.__stdout__, "standard output") if piped else None
     began = time.perf_counter()
-    with (
-        closing(OutputStream(number_of(sys.__stdout__, "standard output")))
-        if piped
-        else nullcontext()
-    ) as stream:
 
-        async def work(vectors: VectorStore) -> tuple[str, Saved]:
-            with progress("rows") as bar:
-                total = await vectors.count(table, where) if not bar.disable else None
-                task = bar.add_task("exporting", total=total)
-                saved = await save(
-                    vectors,
-                    table,
-                    path,
-                    form=form,
-                    where=where,
-                    select=fields,
-                    overwrite=overwrite,
-                    seen=lambda rows: bar.update(task, completed=rows),
-                    stream=stream,
-                )
-            return vectors.target, saved
+    async def work(vectors: VectorStore) -> tuple[str, Saved]:
+        with progress("rows") as bar:
+            total = await vectors.count(table, where) if not bar.disable else None
+            task = bar.add_task("exporting", total=total)
+            saved = await save(
+                vectors,
+                table,
+                path,
+                form=form,
+                where=where,
+                select=fields,
+                overwrite=overwrite,
+                seen=lambda rows: bar.update(task, completed=rows),
+                stream=stream,
+            )
+        return vectors.target, saved
 
-        target, saved = in_store(store, config, work, reading=True)
+    target, saved = in_store(store, config, work, reading=True)
     seconds = time.perf_counter() - began
     files = [str(written) for written in saved.files]
     facts = {

@@ -50,9 +50,11 @@ class Commands(TyperGroup):
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Remove secrets from an error about the arguments, which repeats them."""
+    """End quietly if nobody reads the output any more, and hide secrets in an error of usage."""
     try:
         yield
+    except (BrokenPipeError, SystemExit):  # rich makes the second of the first
+        raise typer.Exit from None
     except Exception as exc:
         message = getattr(exc, "message", None)
         if isinstance(message, str) and hasattr(exc, "format_message"):

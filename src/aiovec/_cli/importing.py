@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._model.schema import Metric, Schema, check_table_name
-from ..errors import ConfigError, TableNotFoundError
-from .output import Listing, counted, emit, err, number_of, out, print_json, progress
+from ..errors import ConfigError, InvalidNameError, TableNotFoundError
+from .output import Listing, counted, emit, err, open_stream, progress
 from .run import failing_clearly
-from .stores import AsJson, Config, NoStoreError, Store, expanded, in_store
+from .stores import AsJson, Config, Store, expanded, in_store
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from .._store.store import VectorStore
-    from .._transfer import Input, Load, Loaded, RejectsFile
+    from .._transfer import Input, Load
     from ..backend.foreign import ForeignTable
 
 _REASONS_SHOWN = 10
@@ -55,8 +57,8 @@ def import_(
         str | None,
         typer.Option(
             "--format",
-            help="parquet, arrow, arrow-stream, jsonl or csv; for standard input or a pipe jsonl, "
-            "csv or arrow. Default: by the suffix of the file.",
+            help="parquet, arrow, arrow-stream, jsonl or csv. Default: by the content and the "
+            "suffix of the file.",
         ),
     ] = None,
     schema: Annotated[
@@ -105,8 +107,8 @@ def import_(
     Creates the store and the table if they do not exist. Rows that cannot be imported are listed
     with the reason; all others are imported. Exits with 1 if anything was left out.
     """
-    from .._transfer import InputStream, Loading, RejectsFile, load, open_input, schema_in
-    from ..backend.foreign import Hints
+    from .._transfer import Load, RejectsFile, load, open_input, schema_in
+    from ..backend.foreign import Hints, legal_table_name
 
     piped = file == "-"
     if piped and not (list_ or table or as_):
@@ -118,78 +120,85 @@ def import_(
         form=form,
         hints=Hints(table, id_column, vector_column, dtype),
         schema=given,
-        stream=InputStream(number_of(sys.__stdin__, "standard input")) if piped else None,
-        twice=strict,
-        there=partial(_existing_schema, store, config, as_ or table, path),
+        existing=_existing(store, config, as_ or table or legal_table_name(path.stem)),
+        stream=open_stream(sys.__stdin__, "standard input") if piped else None,
     )
     with closing(opened) as source:
         found = source.tables()
         if list_:
             _show_found(source, found, json)
             return
-        loads = _loads(source, found, table, as_, given, metric, model)
-        listed = _rejects_file(path, "stdin" if piped else path.name, rejects)
+        if len(found) > 1 and (as_ is not None or given is not None):
+            names = ", ".join(one.name for one in found)
+            raise ConfigError(
+                f"{path} has {len(found)} tables; choose one with --table for --as or --schema: "
+                f"{names}",
+                key="--table",
+            )
+        name = as_ if source.is_database else as_ or table
+        if name is not None:
+            check_table_name(name)  # before the store is created
+        loads = [Load(one, name or one.name, given, metric, model, upsert) for one in found]
+        listed = RejectsFile(_rejects_path(path, "stdin" if piped else path.name, rejects))
         if source.is_database:
             err().print(
                 f"{path} is opened read-only and is not changed; to copy it first: aiovec backup "
                 f"COPY -s {path}"
             )
-        notes, how = RejectsFile(listed), Loading(upsert=upsert, strict=strict)
 
-        async def work(vectors: VectorStore) -> tuple[str, list[Loaded]]:
+        async def work(vectors: VectorStore) -> str:
             with progress("rows") as bar:
-                tasks = {
-                    id(one): bar.add_task(one.table, total=one.source.rows, visible=i == 0)
-                    for i, one in enumerate(loads)
-                }
-                how.seen = lambda one, rows: bar.update(
-                    tasks[id(one)], completed=rows, visible=True
-                )
-                done = await load(vectors, source, loads, notes, how)
+                for one in loads:
+                    task = bar.add_task(one.table, total=one.source.rows)
+                    one.seen = partial(_advance, bar, task)
+                await load(vectors, source, loads, listed, strict=strict)
             # Nobody else builds the indexes after a script.
             with progress("tables") as bar:
-                filled = [one.table for one in done if one.rows]
+                filled = [one.table for one in loads if one.rows]
                 task = bar.add_task("indexing and optimizing", total=len(filled))
-                for name in filled:
-                    await vectors.optimize(name)
-                    bar.advance(task)
-            return vectors.target, done
+                for done, each in enumerate(filled, 1):
+                    await vectors.optimize(each)
+                    _advance(bar, task, done)
+            return vectors.target
 
         began = time.perf_counter()
-        target, done = in_store(store, config, work, create=True)
+        target = in_store(store, config, work, create=True)
         seconds = time.perf_counter() - began
-    whole = all(one.whole for one in done)
-    if json:
-        facts = {
-            "file": str(path),
-            "format": source.form,
-            "store": target,
-            "seconds": round(seconds, 6),
-            "complete": whole,
-            "rejects": str(listed) if notes.count else None,
-            "tables": [_facts(one, source.place) for one in done],
-        }
-        print_json(facts)
-    else:
-        _show(done, notes, seconds)
+    whole = all(one.whole for one in loads)
+    facts = {
+        "file": str(path),
+        "format": source.form,
+        "store": target,
+        "seconds": round(seconds, 6),
+        "complete": whole,
+        "rejects": str(listed.path) if listed.count else None,
+        "tables": [_facts(one, source.reader.place) for one in loads],
+    }
+    shown = [_line(one) for one in loads] + [f"done in {seconds:.2f} s"]
+    if listed.count:
+        shown.append(f"rejected {counted(listed.count)}; {listed.path} has the reason for each")
+    emit(facts, shown, json)
+    if not json:
+        for one in loads:
+            for note in (*_notes(one.source), *_reasons(one)):
+                err().print(f"{one.table}: {note}")
     if not whole and not allow_rejects:
         raise typer.Exit(1)
 
 
-def _existing_schema(
-    store: str | None, config: str | None, table: str | None, path: Path
-) -> Schema | None:
+def _existing(store: str | None, config: str | None, table: str) -> Schema | None:
     """Return the schema of the table that the rows go to, if it exists."""
-    from ..backend.foreign import legal_table_name
-
-    name = table or legal_table_name(path.stem)
     try:
-        return in_store(store, config, lambda vectors: vectors.schema(name), reading=True)
-    except (NoStoreError, TableNotFoundError, ConfigError):  # --list needs no store
+        return in_store(store, config, lambda vectors: vectors.schema(table), reading=True)
+    except (TableNotFoundError, InvalidNameError, ConfigError):  # --list needs no store
         return None
 
 
-def _rejects_file(path: Path, name: str, given: str | None) -> Path:
+def _advance(bar: Progress, task: TaskID, rows: int) -> None:
+    bar.update(task, completed=rows)
+
+
+def _rejects_path(path: Path, name: str, given: str | None) -> Path:
     # Next to the file, unless nothing can be written there.
     folder = path.parent if path.is_file() and os.access(path.parent, os.W_OK) else Path()
     listed = folder / f"{name}.rejects.jsonl" if given is None else expanded(given)
@@ -198,47 +207,19 @@ def _rejects_file(path: Path, name: str, given: str | None) -> Path:
     return listed
 
 
-def _loads(
-    source: Input,
-    found: list[ForeignTable],
-    table: str | None,
-    as_: str | None,
-    schema: Schema | None,
-    metric: Metric | None,
-    model: str | None,
-) -> list[Load]:
-    """Return each table of the input with the table that it goes to."""
-    from .._transfer import Load
-
-    if len(found) > 1 and (as_ is not None or schema is not None):
-        raise ConfigError(
-            f"{source.path} has {len(found)} tables; choose one with --table for --as or --schema: "
-            f"{', '.join(one.name for one in found)}",
-            key="--table",
-        )
-    chosen = as_ if source.is_database else as_ or table
-    if chosen is not None:
-        check_table_name(chosen)  # before the store is created
-    return [Load(one, chosen or one.name, schema, metric, model) for one in found]
-
-
 def _show_found(source: Input, found: list[ForeignTable], json: bool) -> None:
-    facts = {
-        "file": str(source.path),
-        "format": source.form,
-        "tables": [
-            {
-                "name": one.name,
-                "origin": one.origin,
-                "layout": one.layout,
-                "rows": one.rows,
-                "schema": one.schema.to_dict(),
-                "notes": list(one.notes),
-                "omitted": list(one.omitted),
-            }
-            for one in found
-        ],
-    }
+    facts = [
+        {
+            "name": one.name,
+            "origin": one.origin,
+            "layout": one.layout,
+            "rows": one.rows,
+            "schema": one.schema.to_dict(),
+            "notes": list(one.notes),
+            "omitted": list(one.omitted),
+        }
+        for one in found
+    ]
     cells = [
         [
             one.name, one.origin, one.layout, "?" if one.rows is None else one.rows,
@@ -247,65 +228,58 @@ def _show_found(source: Input, found: list[ForeignTable], json: bool) -> None:
         for one in found
     ]  # fmt: skip
     columns = ["table", "from", "layout", "rows", "dim", "metric", "model"]
-    emit(facts, [Listing(columns, cells, right=["rows", "dim"])], json)
+    listing = Listing(columns, cells, right=["rows", "dim"])
+    emit({"file": str(source.path), "format": source.form, "tables": facts}, [listing], json)
     if not json:
         for one in found:
-            _show_notes(one.name, one.notes, one.omitted)
+            for note in _notes(one):
+                err().print(f"{one.name}: {note}")
 
 
-def _facts(one: Loaded, place: str) -> dict[str, Any]:
+def _facts(one: Load, place: str) -> dict[str, Any]:
+    schema = one.used_schema
     return {
         "name": one.table,
-        "origin": one.origin,
-        "layout": one.layout,
+        "origin": one.source.origin,
+        "layout": one.source.layout,
         "created": one.created,
         "rows": one.rows,
         "replaced": one.replaced,
         "rejected": one.rejected,
-        "missing": one.missing,
         "reasons": [
             {
                 "reason": reason.text,
                 "rows": reason.rows,
                 "examples": [{place: row.row, "id": row.id} for row in reason.examples],
             }
-            for reason in one.reasons
+            for reason in one.sorted_reasons()
         ],
-        "omitted": list(one.omitted),
-        "dim": one.schema.dim,
-        "metric": one.schema.metric,
-        "model": one.schema.model,
-        "notes": list(one.notes),
+        "omitted": list(one.source.omitted),
+        "dim": schema.dim,
+        "metric": schema.metric,
+        "model": schema.model,
+        "notes": list(one.source.notes),
     }
 
 
-def _show(done: list[Loaded], rejects: RejectsFile, seconds: float) -> None:
-    for one in done:
-        into = f" into the new table {one.table}" if one.created else f" into {one.table}"
-        if one.rejected and not one.rows and not one.created:
-            into = ""  # a new table is created with its first row
-        replaced = f", of which {one.replaced:,} replaced existing rows" if one.replaced else ""
-        out().print(
-            f"imported {counted(one.rows)} from {one.origin} ({one.layout}){into}{replaced}"
-        )
-        _show_notes(one.table, one.notes, one.omitted)
-        for reason in one.reasons[:_REASONS_SHOWN]:
-            first = reason.examples[0]
-            which = first.id if first.id is not None else first.row
-            example = "" if which is None else f", such as {which}"
-            err().print(f"{one.table}: rejected {counted(reason.rows)}{example}: {reason.text}")
-        more = len(one.reasons) - _REASONS_SHOWN
-        if more > 0:
-            err().print(f"{one.table}: and {more} more reasons")
-        if one.missing:
-            err().print(f"{one.table}: not imported: {counted(one.missing)} that cannot be read")
-    out().print(f"done in {seconds:.2f} s")
-    if rejects.count:
-        out().print(f"rejected {counted(rejects.count)}; {rejects.path} has the reason for each")
+def _line(one: Load) -> str:
+    into = f"into the new table {one.table}" if one.created else f"into {one.table}"
+    replaced = f", of which {one.replaced:,} replaced existing rows" if one.replaced else ""
+    source = f"{one.source.origin} ({one.source.layout})"
+    return f"imported {counted(one.rows)} from {source} {into}{replaced}"
 
 
-def _show_notes(table: str, notes: Sequence[str], omitted: Sequence[str]) -> None:
-    for note in notes:
-        err().print(f"{table}: {note}")
-    for what in omitted:
-        err().print(f"{table}: not imported: {what}")
+def _reasons(one: Load) -> Iterator[str]:
+    reasons = one.sorted_reasons()
+    for reason in reasons[:_REASONS_SHOWN]:
+        first = reason.examples[0]
+        which = first.id if first.id is not None else first.row
+        example = "" if which is None else f", such as {which}"
+        yield f"rejected {counted(reason.rows)}{example}: {reason.text}"
+    if len(reasons) > _REASONS_SHOWN:
+        yield f"and {len(reasons) - _REASONS_SHOWN} more reasons"
+
+
+def _notes(source: ForeignTable) -> Iterator[str]:
+    yield from source.notes
+    yield from (f"not imported: {what}" for what in source.omitted)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -41,11 +41,11 @@ def settle_streams() -> None:
             reconfigure(errors="replace")
 
 
-def number_of(stream: TextIO | None, name: str) -> int:
-    """Return the file descriptor of a standard stream. Raises ConfigError if it is closed."""
+def open_stream(stream: TextIO | None, name: str) -> BinaryIO:
+    """Return the bytes of a standard stream. Raises ConfigError if it is closed."""
     if stream is None:
         raise ConfigError(f"{name} is closed")
-    return stream.fileno()
+    return stream.buffer
 
 
 class _Console(Console):

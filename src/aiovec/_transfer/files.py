@@ -1,121 +1,219 @@
-"""A file with one table: what is known of it beside its bytes, and which of its columns is the
-vector."""
+"""Files with one table: their formats and schemas, and which of their columns is the vector."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .._model.schema import Schema, check_field_name, may_lack_vectors
 from ..backend.foreign import ForeignTable, Hints, Reader, legal_table_name
 from ..errors import AiovecError, ConfigError
-from .formats import sidecar_of
 
+FORMATS = ("parquet", "arrow", "arrow-stream", "jsonl", "csv")
+TEXTS = ("jsonl", "csv")
 USUAL_VECTORS = ("embedding", "vector")
-# More than any schema has.
-_LARGEST_SCHEMA = 4 * 2**20
+# Rows of large texts are read in smaller chunks.
+BYTES_AT_ONCE = 32 * 2**20
+# A vector of 8,192 numbers takes 200 KB as text.
+LONGEST_LINE = 16 * 2**20
+
+_SUFFIXES = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".arrows": "arrow-stream",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+}
+_MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow-stream"}
+_MESSAGE_LENGTH = 300
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn any exception of a reader into a ConfigError that names the file."""
+    try:
+        yield
+    except AiovecError:
+        raise
+    except Exception as exc:
+        text = " ".join(str(exc).split())[:_MESSAGE_LENGTH].rstrip(".")
+        if isinstance(exc, RecursionError):
+            text = "a value in it is nested too deeply"
+        elif isinstance(exc, OSError) and exc.strerror:
+            text = exc.strerror
+        raise ConfigError(
+            f"{path} cannot be read: {text or type(exc).__name__}. Write the file again, or in "
+            "another format",
+            file=str(path),
+        ) from exc
+
+
+def format_of(path: Path, given: str | None) -> str:
+    """Return the format that the user gave, or that the suffix of the file stands for."""
+    accepted = ", ".join(FORMATS)
+    found = given or _SUFFIXES.get(path.suffix.lower())
+    if found is None:
+        raise ConfigError(
+            f"the name {path.name} does not show its format; pass --format {accepted}, or use one "
+            f"of the suffixes {', '.join(_SUFFIXES)}",
+            key="--format", accepted=accepted,
+        )  # fmt: skip
+    if found not in FORMATS:
+        raise ConfigError(
+            f"there is no format {found!r}; the formats are: {accepted}",
+            key="--format", accepted=accepted,
+        )  # fmt: skip
+    return found
+
+
+def format_of_content(path: Path, file: IO[bytes], given: str | None) -> str:
+    """Return the format of an open file, by its first bytes if the user gave none."""
+    head = file.read(8)
+    file.seek(0)
+    by_content = [form for magic, form in _MAGIC.items() if head.startswith(magic)]
+    found = by_content[0] if by_content and given is None else format_of(path, given)
+    # An Arrow file without its magic bytes is a stream.
+    return "arrow-stream" if found == "arrow" and by_content != ["arrow"] else found
+
+
+def schema_file(path: Path) -> Path:
+    """Return the file that holds the schema of a file whose format cannot carry one."""
+    return path.with_name(f"{path.name}.schema.json")
+
+
+def schema_in(path: Path) -> Schema:
+    """Read a schema from a JSON file."""
+    try:
+        return Schema.from_json(path.read_text("utf-8-sig"))
+    except OSError as exc:
+        raise ConfigError(
+            f"the schema {path} cannot be read: {exc.strerror or exc}", file=str(path)
+        ) from exc
+    except (AiovecError, ValueError, TypeError, RecursionError) as exc:
+        raise ConfigError(f"{path} holds no schema: {exc}", file=str(path)) from exc
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A file to read, open: one of Python's or pyarrow's, or a stream that ``path`` is a word for.
+    """An open file to read.
 
-    ``told`` is the schema that the user gave, or that stands beside the file. ``there`` looks for
-    the table that the rows go to.
+    ``schema`` is the one that the user gave, or that is stored next to the file. ``existing`` is
+    the schema of the table that the rows go to.
     """
 
     path: Path
     form: str
-    file: Any
+    file: IO[bytes]
     hints: Hints
-    told: Schema | None
-    there: Callable[[], Schema | None]
+    schema: Schema | None
+    existing: Schema | None
 
     @property
     def id_column(self) -> str:
         return self.hints.id_column or "id"
 
-    def vector(self, columns: Mapping[str, int | None], remark: str = "") -> str | Schema:
-        """The column of the vectors, as the user says or as ``guessed_vector``."""
-        able = [name for name, length in columns.items() if length is not None]
-        wanted = self.hints.vector_column
-        found = guessed_vector(columns, self._table) if wanted is None else wanted
-        if isinstance(found, Schema) or (found is not None and found in able):
-            return found
-        which = f"of {', '.join(map(repr, able))}" if able else "no list of numbers is there"
-        raise ConfigError(
-            f"no vector was found in {self.path} ({which:.200}){remark}; say by --vector-column "
-            "where the vectors are, or give a --schema",
-            file=str(self.path), key="--vector-column", accepted=", ".join(able),
-        )  # fmt: skip
-
-    def _table(self) -> Schema | None:
-        return self.told or self.there()
-
 
 class FileReader(Reader):
-    """A reader of one file, whose rows are those of one table."""
+    """A reader of one file, which holds the rows of one table."""
 
+    schema: Schema
     rows: int | None = None
     notes: tuple[str, ...] = ()
     omitted: tuple[str, ...] = ()
-    schema: Schema
-
-    @staticmethod
-    def open(path: Path) -> Any:
-        return path.open("rb")
 
     def __init__(self, given: Given) -> None:
         self._given = given
-        self._path = given.path
         self._file = given.file
 
     def tables(self) -> list[ForeignTable]:
-        name = legal_table_name(self._path.stem)
+        path = self._given.path
+        name = legal_table_name(path.stem)
         return [
             ForeignTable(
-                name, self._path.name, self._given.form, self.rows, self.schema, self.notes,
-                self.omitted,
+                name, path.name, self._given.form, self.rows, self.schema, self.notes, self.omitted
             )
-        ]  # fmt: skip
+        ]
 
     def close(self) -> None:
         self._file.close()
+
+    def wrong(self, what: str, key: str | None = None, accepted: str = "") -> ConfigError:
+        """Return an error about the file."""
+        path = str(self._given.path)
+        return ConfigError(f"{path} {what}", file=path, key=key, accepted=accepted)
+
+    def check_names(self, names: list[str]) -> None:
+        """Refuse columns that cannot be told apart, and columns that the user names in vain."""
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise self.wrong(
+                f"has several columns of one name ({', '.join(map(repr, twice)):.200})"
+            )
+        hints = self._given.hints
+        for option, name in (
+            ("--id-column", self._given.id_column), ("--vector-column", hints.vector_column),
+        ):  # fmt: skip
+            if name is not None and name not in names:
+                accepted = ", ".join(names)
+                what = f"has no column {name!r}; pass {option} with one of: {accepted:.200}"
+                raise self.wrong(what, option, accepted)
+
+    def find_vector(self, columns: Mapping[str, int | None], remark: str = "") -> str | None:
+        """Return the column of the vectors; None if the rows come without vectors.
+
+        ``columns`` are all columns, with the length of the vectors in those that may hold some.
+        """
+        able = [name for name, length in columns.items() if length is not None]
+        wanted = self._given.hints.vector_column
+        found = self._guess(columns, able) if wanted is None else wanted
+        if found is None or found in able:
+            return found
+        which = f"of {', '.join(map(repr, able))}" if able else "no list of numbers is there"
+        raise ConfigError(
+            f"no vector was found in {self._given.path} ({which:.200}){remark}; say by "
+            "--vector-column where the vectors are, or give a --schema",
+            file=str(self._given.path), key="--vector-column", accepted=", ".join(able),
+        )  # fmt: skip
+
+    def _guess(self, columns: Mapping[str, int | None], able: list[str]) -> str | None:
+        """Return a column, None for rows without vectors, or "" if something contradicts both."""
+        table = self._given.schema or self._given.existing
+        for name in USUAL_VECTORS if table is None else (table.vector, *USUAL_VECTORS):
+            if name in columns:
+                return name if name in able else ""
+        others = [name for name in able if table is None or name not in table.fields]
+        if table is not None and may_lack_vectors(table):
+            return "" if any(columns[name] == table.dim for name in others) else None
+        return others[0] if len(others) == 1 else ""
 
 
 class TextReader(FileReader):
     """A reader of text, which carries no schema."""
 
-    def __init__(self, given: Given) -> None:
-        super().__init__(given)
+    def settle(self, columns: Mapping[str, int | None], remark: str = "") -> None:
+        """Set the schema and the column of the vectors by the first rows."""
+        given = self._given
         vector = given.hints.vector_column
-        schema = given.told
-        if schema is None:
-            columns, remark = self._columns()
-            found = given.vector(columns, remark)
-            if isinstance(found, Schema):
-                schema = found
-            else:
-                vector = found
-                schema = Schema(columns[found] or 1, vector=legal_vector(found))
-        self.schema = schema
-        self._vector = vector or schema.vector
+        if given.schema is not None:
+            self.schema = given.schema
+        else:
+            vector = self.find_vector(columns, remark)
+            if vector is not None:
+                self.schema = Schema(columns[vector] or 1, vector=legal_vector(vector))
+            elif given.existing is not None:
+                self.schema = given.existing
+        self._vector = vector or self.schema.vector
 
-    @abstractmethod
-    def _columns(self) -> tuple[dict[str, int | None], str]:
-        """Look at the first rows: their columns, with the length of the vectors that each holds.
+    def named(self, row: dict[str, Any], schema: Schema) -> dict[str, Any]:
+        """Return the row by the table's names of the id and the vector.
 
-        Beside them a remark for where there are none.
-        """
-
-    def _named(self, row: dict[str, Any], schema: Schema) -> dict[str, Any]:
-        """The row by the table's names for the id and the vector.
-
-        What else stands under these goes on behind an underscore, also where a row lacks what was
-        said to be it.
+        A value that already has one of these names gets an underscore before its own.
         """
         for old, new in ((self._given.id_column, "id"), (self._vector, schema.vector)):
             if old == new:
@@ -132,34 +230,8 @@ class TextReader(FileReader):
         return row
 
 
-def guessed_vector(
-    columns: Mapping[str, int | None], there: Callable[[], Schema | None]
-) -> str | Schema | None:
-    """The column or key of the vectors, where nobody says which one.
-
-    ``columns`` are all that the rows have, with the length of the vectors that each may hold.
-    ``there`` looks for the table that they go to; where that takes rows without vectors, and these
-    seem to have none, the result is its schema. None where something speaks against any guess.
-    """
-    able = [name for name, length in columns.items() if length is not None]
-    if len(able) == 1 and able[0] in USUAL_VECTORS:
-        return able[0]
-    table = there()
-    usual: tuple[str, ...] = USUAL_VECTORS
-    if table is not None:
-        usual = (table.vector, *usual)
-        able = [name for name in able if name not in table.fields]
-    for name in usual:
-        if name in able:
-            return name
-    if table is not None and may_lack_vectors(table):
-        return None if any(columns[name] == table.dim for name in able) else table
-    unclear = len(able) != 1 or any(name in columns for name in usual)
-    return None if unclear else able[0]
-
-
 def legal_vector(name: str) -> str:
-    """The name itself where a vector may have it."""
+    """Return the name itself if a vector may have it."""
     try:
         return name if check_field_name(name).lower() not in ("id", "payload") else USUAL_VECTORS[0]
     except AiovecError:
@@ -167,37 +239,6 @@ def legal_vector(name: str) -> str:
 
 
 def vector_length(value: Any) -> int | None:
-    """Return the length of a vector; None for what is none."""
+    """Return the length of a vector; None for any other value."""
     kinds = set(map(type, value)) if isinstance(value, list) else set()
     return len(value) if kinds and kinds <= {int, float} else None
-
-
-def check_names(path: Path, names: list[str]) -> None:
-    """Refuse columns that cannot be told apart."""
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(
-            f"{path} has several columns of one name ({', '.join(map(repr, twice)):.200}), which "
-            "cannot be told apart; write it again with different names",
-            file=str(path),
-        )
-
-
-def sidecar_schema(path: Path) -> Schema | None:
-    """The schema beside a file, if it is there."""
-    sidecar = sidecar_of(path)
-    return schema_in(sidecar) if sidecar.is_file() else None
-
-
-def schema_in(path: Path) -> Schema:
-    """The schema that a file of JSON tells."""
-    try:
-        if path.stat().st_size > _LARGEST_SCHEMA:
-            raise ConfigError(f"{path} is too large for a schema", file=str(path))
-        return Schema.from_json(path.read_text("utf-8-sig"))
-    except OSError as exc:
-        raise ConfigError(
-            f"the schema {path} cannot be read: {exc.strerror or exc}", file=str(path)
-        ) from exc
-    except (AiovecError, ValueError, TypeError) as exc:
-        raise ConfigError(f"{path} holds no schema: {exc}", file=str(path)) from exc

@@ -1,64 +1,56 @@
-"""A file or a database, whatever it is, as tables to load."""
+"""A file or a database as tables to import."""
 
 from __future__ import annotations
 
-import shlex
-import stat
+import shutil
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .._model.schema import Schema
 from ..backend.foreign import Chunk, ForeignTable, Hints, Reader, Source, source_for
-from ..errors import AiovecError, ConfigError
-from .files import FileReader, Given, sidecar_schema
-from .foreign import reading
-from .formats import TEXTS, check_format, format_of_stream, format_to_read
-from .streams import InputStream
-
-_COPIED_AT_ONCE = 2**20
+from ..errors import ConfigError
+from .arrow_files import ArrowFile
+from .csv_files import CsvFile
+from .files import (
+    TEXTS,
+    FileReader,
+    Given,
+    format_of,
+    format_of_content,
+    reading,
+    schema_file,
+    schema_in,
+)
+from .jsonlines import JsonLines
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
     """The input of ``aiovec import``: a file with one table, or a database with several.
 
-    ``form`` is the file's format, or "database". Blocking, as what it reads with is.
+    ``form`` is the file's format, or "database". Its methods block.
     """
 
     path: Path
     form: str
     reader: Reader
-    stream: InputStream | None = None
 
     @property
     def is_database(self) -> bool:
         return isinstance(self.reader, Source)
 
-    @property
-    def place(self) -> str:
-        """The word for where a row stands in it."""
-        return self.reader.place
-
     def tables(self) -> list[ForeignTable]:
-        """The tables that can be loaded."""
+        """Return the tables that can be imported."""
         with reading(self.path):
             return self.reader.tables()
 
-    def chunks(
-        self, table: ForeignTable, schema: Schema, size: int
-    ) -> Generator[Chunk, None, None]:
-        """The table's rows, for a table of this schema. From a stream they come once."""
-        with reading(self.path, f"the table {table.origin}" if self.is_database else ""):
+    def chunks(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
+        """Yield the rows of a table, up to ``size`` at once, for a table of this schema."""
+        with reading(self.path):
             yield from self.reader.read(table, schema, size)
-
-    def stop(self) -> None:
-        """Let a thread that waits for a stream give up."""
-        if self.stream is not None:
-            self.stream.stop()
 
     def close(self) -> None:
         self.reader.close()
@@ -70,98 +62,58 @@ def open_input(
     form: str | None = None,
     hints: Hints | None = None,
     schema: Schema | None = None,
-    stream: InputStream | None = None,
-    twice: bool = False,
-    there: Callable[[], Schema | None] = lambda: None,
+    existing: Schema | None = None,
+    stream: IO[bytes] | None = None,
 ) -> Input:
     """Open a file by its format, or a database by the source that recognises it.
 
-    ``schema`` is that of the table the rows shall go to, where it is known already. ``there`` tells
-    it where the file does not say which vectors are meant.
-    ``stream`` is read instead of a file; then the path is its name for messages. What is to be read
-    ``twice`` is copied from it to a temporary file first.
+    ``schema`` is the one that the user gave, ``existing`` that of the table that the rows go to. A
+    ``stream`` is read instead of a file, first of all into a temporary file; then the path is its
+    name for messages.
     """
     hints = hints or Hints()
     if stream is None:
-        _check_there(path)
-        if stat.S_ISFIFO(path.stat().st_mode):
-            with reading(path), path.open("rb", buffering=0) as pipe:
-                stream = InputStream(pipe.fileno())
-    if stream is not None:
-        found = format_of_stream(form)
-    # Before anything else opens the file: see ``Source.recognise``.
-    elif (source := source_for(path)) is not None:
-        if form is not None and check_format(form):
-            raise ConfigError(f"{path} is a database, not a file of rows; leave out --format")
         with reading(path):
-            return Input(path, "database", source(path, hints))
-    elif path.is_dir():
-        raise ConfigError(_advice_on_folder(path))
-    else:
-        found = format_to_read(path, form)
+            if not path.exists():
+                raise ConfigError(f"there is no file {path}")
+            if path.is_dir():
+                raise ConfigError(f"{path} is a folder; import takes a file")
+            # Before anything else opens the file: see ``Source.recognise``.
+            source = source_for(path) if path.is_file() else None
+            if source is not None:
+                if form is not None and format_of(path, form):
+                    raise ConfigError(
+                        f"{path} is a database, not a file of rows; leave out --format"
+                    )
+                return Input(path, "database", source(path, hints))
     if hints.dtype is not None:
         raise ConfigError("--dtype is for databases; a file has its own types", key="--dtype")
+    if stream is not None:
+        format_of(path, form)  # before all of it is read
     with reading(path):
-        if stream is None and found in TEXTS:
-            schema = schema or sidecar_schema(path)
-        kind = _kind(found)
-        file = kind.open(path) if stream is None else _copied(stream) if twice else stream
+        file: Any = _copied(stream) if stream is not None else path.open("rb")
         try:
-            given = Given(path, found, file, hints, schema, cache(there))
-            return Input(path, found, kind(given), stream)
+            if not file.seekable():  # a named pipe
+                with file:
+                    file = _copied(file)
+            found = format_of_content(path, file, form)
+            if stream is None and found in TEXTS and schema_file(path).is_file():
+                schema = schema or schema_in(schema_file(path))
+            kinds: dict[str, type[FileReader]] = {"jsonl": JsonLines, "csv": CsvFile}
+            kind = kinds.get(found, ArrowFile)
+            return Input(path, found, kind(Given(path, found, file, hints, schema, existing)))
         except BaseException:
             file.close()
             raise
 
 
-def _kind(form: str) -> type[FileReader]:
-    if form == "jsonl":
-        from .jsonlines import JsonLines
-
-        return JsonLines
-    if form == "csv":
-        from .csv_files import CsvFile
-
-        return CsvFile
-    from .arrow_files import ArrowFile
-
-    return ArrowFile
-
-
-def _copied(stream: InputStream) -> IO[bytes]:
-    """A temporary file with all that comes."""
+def _copied(stream: IO[bytes]) -> Any:
+    """Return a temporary file with all that the stream holds."""
     file = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
-    while part := stream.read(_COPIED_AT_ONCE):
-        file.write(part)
+    try:
+        shutil.copyfileobj(stream, file)
+    except BaseException:
+        file.close()
+        raise
     file.seek(0)
     return file
-
-
-def _advice_on_folder(path: Path) -> str:
-    """Say what can be done with a folder, of which LanceDB's may hold tables that others made."""
-    store, tables = path, sorted(each.stem for each in path.glob("*.lance"))
-    if path.suffix == ".lance" and (path / "_versions").is_dir():
-        store, tables = path.parent, [path.stem]
-    if not tables:
-        return f"{path} is a folder; import takes a file"
-    table = tables[0]
-    code = (
-        "import lancedb, pyarrow.parquet as pq; "
-        f"pq.write_table(lancedb.connect({str(store)!r}).open_table({table!r}).to_arrow(), "
-        f"{f'{table}.parquet'!r})"
-    )
-    quoted = shlex.quote(code) if any(sign in code for sign in '"$`\\!') else f'"{code}"'
-    return (
-        f"{path} is a folder of LanceDB; import takes a file. A store that aiovec made is moved by "
-        "aiovec migrate. Write each table that another program made to a Parquet file, and import "
-        f"that: python -c {quoted} && aiovec import {table}.parquet -s STORE"
-    )
-
-
-def _check_there(path: Path) -> None:
-    try:
-        path.stat()
-    except FileNotFoundError as exc:
-        raise ConfigError(f"there is no file {path}") from exc
-    except OSError as exc:
-        raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc

@@ -1,6 +1,6 @@
-"""Rows that can be taken and rows that cannot, by the rules of the door itself.
+"""Rows that can be imported and rows that cannot, by the checks of ``insert``.
 
-A chunk that passes is checked once. One that does not is halved until the bad rows stand alone.
+A chunk that passes is checked once. One that does not is halved until each bad row is alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..backend.foreign import Chunk, Reject
 from ..errors import DimensionMismatchError, InvalidRowError, InvalidVectorError
 
 CAME_BEFORE = "the id came before in the same source"
-# The last ones are what Arrow and Python stumble over in values that are made to do harm.
+# The last ones are what Arrow and Python raise for values that no column can hold.
 _FAULTS = (
     InvalidRowError, InvalidVectorError, DimensionMismatchError, pa.ArrowException, OverflowError,
     RecursionError, UnicodeError,
@@ -29,14 +29,14 @@ _FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class Sifted:
-    """The rows that can be taken, where each stands in the source, and the others."""
+    """The rows that can be imported, the place of each in the source, and the others."""
 
     rows: pa.Table
     places: Sequence[int | str]
     rejects: list[Reject]
 
     def only(self, good: BoolArray, reason: str) -> Sifted:
-        """The good ones of the rows, and a reject for each of the others."""
+        """Return the good ones of the rows, and a reject for each of the others."""
         ids = self.rows.column("id")
         bad = [
             Reject(self.places[i], ids[i].as_py(), reason) for i in np.flatnonzero(~good).tolist()
@@ -45,16 +45,16 @@ class Sifted:
         return Sifted(self.rows.filter(pa.array(good)), places, [*self.rejects, *bad])
 
     def without(self, ids: Collection[str], reason: str) -> Sifted:
-        """The rows without those of some ids, which become rejects."""
+        """Return the rows without those of some ids, which become rejects."""
         held = self.rows.column("id").to_pylist()
         good = np.fromiter((id not in ids for id in held), dtype=bool, count=len(held))
         return self.only(good, reason)
 
 
 def sift(chunk: Chunk, schema: Schema, *, last_counts: bool) -> Sifted:
-    """Check a chunk once for all: its rows enter the store as a ``NewRows``.
+    """Check a chunk once: its rows enter the store as a ``NewRows``.
 
-    Of rows with one id the first is taken, or with ``last_counts`` the last.
+    The first row of an id is imported, or with ``last_counts`` the last one.
     """
     rows, places, rejects = chunk.rows, chunk.places, list(chunk.rejects)
     if not len(places):
@@ -90,7 +90,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _check_columns(rows: Any, schema: Schema) -> None:
-    """Refuse columns of a wrong type as a whole: no row of them could be taken."""
+    """Refuse columns of a wrong type as a whole: no row could be imported."""
     if not isinstance(rows, pa.Table):
         return
     to_batch(rows.slice(0, 0), schema)
@@ -144,7 +144,7 @@ def _id_of(rows: Any, i: int) -> str | None:
 
 
 def _with_text(table: pa.Table, schema: Schema, embed: Embed) -> BoolArray:
-    """The rows of which an embedder can make the vectors that are missing."""
+    """Return which rows have a vector, or a text that an embedder can make it of."""
     length = pc.fill_null(pc.binary_length(table.column(embed.field)), 0)
     missing = pc.and_(table.column(schema.vector).is_null(), pc.equal(length, 0))
     return np.asarray(pc.invert(missing), dtype=np.bool_)

@@ -102,9 +102,6 @@ class Reader(ABC):
 class Source(Reader):
     """A database that somebody else's program wrote."""
 
-    beside: tuple[str, ...] = ()
-    """Endings of the files that belong to the database named by the rest of their name."""
-
     @classmethod
     @abstractmethod
     def recognise(cls, path: Path) -> bool:
@@ -125,10 +122,10 @@ class Source(Reader):
 
 def source_for(path: Path) -> type[Source] | None:
     """Return the kind of source that recognises a file, or None."""
-    return next((kind for kind in kinds() if kind.recognise(path)), None)
+    return next((kind for kind in _kinds() if kind.recognise(path)), None)
 
 
-def kinds() -> Iterator[type[Source]]:
+def _kinds() -> Iterator[type[Source]]:
     """Yield the installed kinds of sources."""
     for entry_point in installed(GROUP).values():
         try:
