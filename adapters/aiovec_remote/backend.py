@@ -100,10 +100,7 @@ class RemoteBackend(Backend):
     async def _look(self, *, tries: bool) -> None:
         """Ask which store the server serves, and what that is able to do."""
         answer = await self._client.ask("open", Message(), tries=tries)
-        try:
-            self._served = answers.served_in(answer)
-        except WireError as exc:
-            raise self._client.unreadable(exc) from exc
+        self._served = await self._read(answers.served_in, answer)
         self._mark = self._client.store_mark
         self._client.repeats_writes = self.supports("once")
 
@@ -168,10 +165,10 @@ class RemoteBackend(Backend):
         self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
     ) -> int:
         facts = {"skipExisting": skip_existing}
-        return await self._write(_at_most(len(rows)), "insert", facts, rows.table, on=table)
+        return await self._write(answers.count_in, "insert", facts, rows.table, on=table)
 
     async def upsert(self, table: TableHandle, rows: NewRows) -> None:
-        await self._write(_at_most(len(rows)), "upsert", {}, rows.table, on=table)
+        await self._write(answers.count_in, "upsert", {}, rows.table, on=table)
 
     async def update(
         self,
@@ -198,20 +195,20 @@ class RemoteBackend(Backend):
             "payload": await hop(weight(changes), json.dumps, changes),
             "ids": None if ids is None else list(ids), "where": await _text(where),
         }  # fmt: skip
-        return await self._write(_at_most(ids), "update", facts, rows, on=table)
+        return await self._write(answers.count_in, "update", facts, rows, on=table)
 
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
         rows = pa.table({table.schema.vector: from_matrix(vectors)})
         facts = {"ids": list(ids)}
-        return await self._write(_at_most(ids), "set_vectors", facts, rows, on=table)
+        return await self._write(answers.count_in, "set_vectors", facts, rows, on=table)
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
         facts = {"ids": None if ids is None else list(ids), "where": await _text(where)}
-        return await self._write(_at_most(ids), "delete", facts, on=table)
+        return await self._write(answers.count_in, "delete", facts, on=table)
 
     async def kept(self, key: WriteKey) -> Kept | None:
         return await self._ask(answers.kept_in, "kept", {"key": _key(key)})
@@ -220,7 +217,7 @@ class RemoteBackend(Backend):
 
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
         facts = {**_of(table), "ids": list(ids), "columns": _columns(columns)}
-        return await self._ask(_rows(table, columns, len(ids)), "get", facts)
+        return await self._ask(_rows(table, columns), "get", facts)
 
     async def find(
         self,
@@ -237,7 +234,7 @@ class RemoteBackend(Backend):
             "orderBy": [[_name_of(order.ref), order.descending] for order in order_by],
             "columns": _columns(columns),
         }  # fmt: skip
-        return await self._ask(_rows(table, columns, limit), "find", facts)
+        return await self._ask(_rows(table, columns), "find", facts)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         if not queries:
@@ -259,8 +256,7 @@ class RemoteBackend(Backend):
             "highlight": None if query.highlight is None else list(query.highlight),
             "clauses": [[one.text, one.field, one.prefix, one.excluded] for one in query.clauses],
         }  # fmt: skip
-        shown = query.highlight is not None
-        read = _found(table, query.columns, 1, highlights=shown)
+        read = _found(table, query.columns, 1)
         return (await self._ask(read, "search_text", facts))[0]
 
     async def export(
@@ -280,12 +276,8 @@ class RemoteBackend(Backend):
         parts = self._client.stream(Message(facts))
         async with aclosing(parts):
             async for part in parts:
-                effort = 0 if part.rows is None else part.rows.num_rows
-                try:
-                    found = await hop(effort, exported_batch, part, table.schema, columns)
-                except WireError as exc:
-                    raise self._client.unreadable(exc) from exc
-                yield found
+                read = partial(exported_batch, schema=table.schema, columns=columns)
+                yield await self._read(read, part)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         facts = {**_of(table), "where": await _text(where)}
@@ -297,15 +289,13 @@ class RemoteBackend(Backend):
         facts = {
             **_of(table), "field": _name_of(ref), "where": await _text(where), "limit": limit
         }  # fmt: skip
-        counts = partial(answers.counts_in, schema=table.schema, ref=ref)
-        return await self._ask(counts, "value_counts", facts)
+        return await self._ask(answers.counts_in, "value_counts", facts)
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
         facts = {**_of(table), "field": _name_of(ref), "where": await _text(where)}
-        bounds = partial(answers.bounds_in, schema=table.schema, ref=ref)
-        return await self._ask(bounds, "bounds", facts)
+        return await self._ask(answers.bounds_in, "bounds", facts)
 
     # Upkeep
 
@@ -364,10 +354,16 @@ class RemoteBackend(Backend):
             await self._look(tries=True)
         message = Message(facts, rows)
         answer = await self._client.ask(call, message, key=key, long=long, retried=retried)
+        return await self._read(read, answer, writes=key is not None)
+
+    async def _read(
+        self, read: Callable[[Message], _T], answer: Message, *, writes: bool = False
+    ) -> _T:
+        """Return what ``read`` finds in an answer; an error in words where it is another one."""
         try:
             return await hop(weight(answer), read, answer)
-        except WireError as exc:
-            raise self._client.unreadable(exc, writes=key is not None) from exc
+        except (WireError, AiovecError, LookupError, TypeError, ValueError, AttributeError) as exc:
+            raise self._client.unreadable(exc, writes=writes) from exc
 
     async def _write(
         self,
@@ -423,25 +419,16 @@ class RemoteBackend(Backend):
             raise UnsupportedError(ability, self.name, hint)
 
 
-def _rows(table: TableHandle, columns: Columns, limit: int) -> Callable[[Message], StoredRows]:
-    return lambda answer: stored_rows(answer.rows, table.schema, columns, limit)
+def _rows(table: TableHandle, columns: Columns) -> Callable[[Message], StoredRows]:
+    return lambda answer: stored_rows(answer.rows, table.schema, columns)
 
 
-def _found(
-    table: TableHandle, columns: Columns, queries: int, *, highlights: bool = False
-) -> Callable[[Message], list[Found]]:
-    return lambda answer: found_rows(answer, table.schema, columns, queries, highlights=highlights)
+def _found(table: TableHandle, columns: Columns, queries: int) -> Callable[[Message], list[Found]]:
+    return lambda answer: found_rows(answer, table.schema, columns, queries)
 
 
 def _key(key: WriteKey) -> dict[str, str]:
     return {"name": key.name, "digest": key.digest.hex()}
-
-
-def _at_most(rows: int | Sequence[str] | None) -> Callable[[Message], int]:
-    """Return the reader of the number of rows that a write changed, at most those asked for."""
-    if rows is None:
-        return answers.count_in
-    return partial(answers.count_in, most=rows if isinstance(rows, int) else len(rows))
 
 
 def _of(table: TableHandle) -> dict[str, Any]:

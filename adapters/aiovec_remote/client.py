@@ -180,7 +180,7 @@ class Client:
         except WireError as exc:
             raise self.unreadable(exc, writes=key is not None) from exc
 
-    def unreadable(self, exc: WireError, *, writes: bool = False) -> AiovecError:
+    def unreadable(self, exc: Exception, *, writes: bool = False) -> AiovecError:
         """Return the error for an answer that does not fit the call."""
         reason = f"the server's answer cannot be used: {exc}"
         if writes:
