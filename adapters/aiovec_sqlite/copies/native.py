@@ -13,7 +13,7 @@ import numpy as np
 
 from aiovec.backend import BoolArray, Float32Array, Float64Array, Int64Array, Metric
 
-from .codes import QueryCodes, rounding
+from .codes import QueryCodes, rounding, stacked
 from .kernel.library import (
     FOUND_NUMBERS,
     KINDS,
@@ -58,17 +58,22 @@ class Candidates:
 class Measured:
     """Rows with their distances to a query, in no order."""
 
-    rowids: Int64Array
     distances: Float64Array
-    _places: Int64Array
+    _found: Int64Array
     _segments: Sequence[Segment]
     _dim: int
+
+    @property
+    def rowids(self) -> Int64Array:
+        rowids: Int64Array = self._found[:, 0]
+        return rowids
 
     def vectors(self, which: Int64Array) -> Float32Array:
         """The vectors of these rows."""
         found = np.empty((len(which), self._dim), dtype=np.float32)
-        for place, (segment, row) in enumerate(self._places[which].tolist()):
-            kept = self._segments[segment].vectors
+        # The fourth column has the query and the segment.
+        for place, (*_, numbers, row) in enumerate(self._found[which].tolist()):
+            kept = self._segments[numbers >> 32].vectors
             if kept is not None:
                 found[place] = kept[row]
         return found
@@ -137,7 +142,7 @@ class _Scan:
         self._asked = asked
         self._l2 = int(metric == "l2")
         # Also what is only pointed to is kept here, until the scan is over.
-        self._codes = np.stack([one.query.codes for one in asked])
+        self._codes = stacked([one.query.codes for one in asked])
         self._dim = self._codes.shape[1]
         self._alive = [number for number, one in enumerate(segments) if one.count > one.dead]
         self._segments = [segments[number] for number in self._alive]
@@ -200,11 +205,9 @@ class _Scan:
         )  # fmt: skip
         if done < 0:
             raise MemoryError("no memory for distances")
-        # The columns of what C keeps of a row, whose fourth has the query and the segment.
-        places = np.stack([room[:, 3] >> 32, room[:, 4]], axis=1)
         starts = [0, *ends[:-1]]
         return [
-            Measured(room[a:b, 0].copy(), far[a:b], places[a:b], self._segments, self._dim)
+            Measured(far[a:b], room[a:b], self._segments, self._dim)
             for a, b in zip(starts, ends, strict=True)
         ]
 

@@ -25,7 +25,7 @@ from ..connection import Ticket
 from ..layout import TableLayout
 from ..reads import by_rowids, split
 from ..vectors import VectorReader
-from .codes import encode_queries, value_of
+from .codes import encode_queries, stacked, value_of
 from .copy import Masks
 from .native import Asked, Candidates, candidates, measure, nearest
 from .segments import State
@@ -125,7 +125,7 @@ def _nearest(
     masks: Sequence[Sequence[BoolArray] | None],
 ) -> list[Nearest]:
     state, metric = snapshot.state, snapshot.table.schema.metric
-    points = np.stack([query.vector for query in queries])
+    points = stacked([query.vector for query in queries])
     asked = [
         Asked(codes, query.limit, mask)
         for codes, query, mask in zip(encode_queries(points, metric), queries, masks, strict=True)
@@ -193,7 +193,7 @@ class _Rescoring:
         keeps = any(query.columns.vector for query in queries)
         kept = np.empty((len(rowids), dim), dtype=np.float32) if keeps else None
         sizes = [len(part) for part in wanted]
-        points = np.stack([query.vector for query in queries])
+        points = stacked([query.vector for query in queries])
         which = np.repeat(np.arange(len(queries)), sizes)
         for start in range(0, len(rowids), _BLOCK):
             some = slice(start, start + _BLOCK)

@@ -22,7 +22,7 @@ from ..connection import Ticket
 from ..driver import load_driver
 from ..errors import CORRUPT, DamageError, TextDamageError, code_of, names_text_index
 from ..layout import TableLayout, current_table, quoted
-from ..reads import by_rowids, column_list, condition_of, rows_from_sql, transposed
+from ..reads import by_rowids, condition_of
 from ..vectors import VectorReader
 from .common_words import K1, B, Scored, best_by_rare_words, weight_of
 from .folding import folded, spans_of
@@ -63,16 +63,14 @@ def search_text(
     terms = _Terms(db, table, index, clauses, any=query.any)
     limit = min(query.limit, _MOST)
     best: Scored = []
-    rows = None
     with _told_as_damage(table.name):
         if terms.scanned:
             best = _by_scan(db, ticket, table, index, terms, query, limit)
         elif terms.match is not None:
-            best, rows = _by_index(db, ticket, table, index, terms, query, limit)
+            best = _by_index(db, ticket, table, index, terms, query, limit)
     ticket.check()
     rowids = [rowid for rowid, _ in best]
-    if rows is None:
-        rows = _rows(db, ticket, table, rowids, query.columns)
+    rows = _rows(db, ticket, table, rowids, query.columns)
     highlights: list[Mapping[str, str]] | None = None
     if query.highlight is not None:
         with _told_as_damage(table.name):
@@ -166,8 +164,8 @@ def _by_index(
     terms: _Terms,
     query: TextQuery,
     limit: int,
-) -> tuple[Scored, StoredRows | None]:
-    """The rowids of the best rows with their scores, and the rows if they were read as well."""
+) -> Scored:
+    """The rowids of the best rows with their scores."""
 
     def run(match: str) -> Scored:
         found = _best(db, table, *_matching(table, index, match, query), limit)
@@ -177,10 +175,8 @@ def _by_index(
     if terms.any and not terms.without:
         best = best_by_rare_words(db, ticket, table, index, terms.expressions, limit, run)
         if best is not None:
-            return best, None
-    match = terms.match or ""
-    read = _with_rows(db, ticket, table, *_matching(table, index, match, query), limit, query)
-    return (run(match), None) if read is None else read
+            return best
+    return run(terms.match or "")
 
 
 def _best(
@@ -188,7 +184,7 @@ def _best(
 ) -> list[tuple[int, float]]:
     """The best of the rows that the statement gives; of equal ones the first by id."""
     found = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, min(limit + 1, _MOST))).fetchall()
-    if not _is_cut_among_equals(found, limit):
+    if len(found) <= limit or found[limit][1] != found[limit - 1][1]:
         return found[:limit]
     # The limit within has SQLite compute the scores first, and look up the ids of these rows alone.
     return db.execute(
@@ -197,46 +193,6 @@ def _best(
         "WHERE f.score <= ? ORDER BY f.score, r.id LIMIT ?",
         (*values, found[limit - 1][1], limit),
     ).fetchall()
-
-
-def _is_cut_among_equals(found: Sequence[Sequence[Any]], limit: int) -> bool:
-    return len(found) > limit and bool(found[limit][1] == found[limit - 1][1])
-
-
-def _with_rows(
-    db: sqlite3.Connection,
-    ticket: Ticket,
-    table: TableLayout,
-    sql: str,
-    values: Sequence[Any],
-    limit: int,
-    query: TextQuery,
-) -> tuple[Scored, StoredRows] | None:
-    """The best rows by one statement, which is quicker than one for their numbers and one for them.
-
-    None where it failed: two statements tell damage of the index from that of the rows. And where
-    rows are as good as the last one, of which the first by id are wanted.
-    """
-    columns = query.columns
-    names = ["f.number", "f.score", "r.id", *column_list(columns)]
-    try:
-        found = db.execute(
-            f"SELECT {', '.join(names)} FROM ({sql} ORDER BY score LIMIT ?) AS f "
-            f"LEFT JOIN {table.rows} AS r ON r._rowid = f.number",
-            (*values, min(limit + 1, _MOST)),
-        ).fetchall()
-        if _is_cut_among_equals(found, limit):
-            return None
-        found = found[:limit]
-        rowids, scores, ids, *fields = transposed(found, len(names))
-        vectors = None
-        if columns.vector and None not in ids:
-            vectors = VectorReader(db, table).read(np.array(rowids, dtype=np.int64), ticket)
-        rows = rows_from_sql(ids, fields, columns, table, vectors)
-    except (load_driver().DatabaseError, DamageError):
-        ticket.check()
-        return None
-    return [(rowid, -score) for rowid, score in zip(rowids, scores, strict=True)], rows
 
 
 def _matching(
