@@ -10,19 +10,20 @@ import asyncio
 import contextlib
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
-from itertools import count
+from itertools import count, islice
+from typing import Any
 
 import numpy as np
 
 from .._model.arrays import Float32Array
 from .._model.schema import Schema
+from ..backend.embedders import EmbedderSettings
 from ..backend.threads import hop, in_daemon_thread
 from ..errors import AiovecError, DimensionMismatchError, EmbeddingError, ModelMismatchError
-from .answers import checked_matrix
 from .calling import Caller, is_async
 from .failures import Failure, failure_of
 from .local import LocalModel
@@ -38,20 +39,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
 _NUMBERS, _NUMBERS_OF_AN_ARRAY, _CHARACTERS = 16, 256, 512
 # Bytes of an entry of the cache besides its numbers: a key, an array, a place in the dict.
 _OVERHEAD = 400
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on the requests to one embedder."""
-
-    batch_size: int = 64
-    concurrency: int = 4
-    timeout: float = 30.0
-    total_timeout: float = 120.0
-    retries: int = 4
-    cache_bytes: int = 16 * 1024 * 1024
-    query_prefix: str = ""
-    document_prefix: str = ""
+_MIB = 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -67,9 +55,12 @@ _Outcomes = dict[bytes, Float32Array | Failure]
 
 
 class Batcher:
-    """An embedder by its name in a store. Belongs to the event loop of the store."""
+    """An embedder by its name in a store, within the bounds that its settings name.
 
-    def __init__(self, name: str, embedder: Embedder, limits: Limits) -> None:
+    It belongs to the event loop of the store.
+    """
+
+    def __init__(self, name: str, embedder: Embedder, limits: EmbedderSettings) -> None:
         self.name = name
         self.model = embedder.model
         self.dim = embedder.dim
@@ -79,7 +70,7 @@ class Batcher:
         # A local model is loaded outside the time limits, since it may be downloaded first.
         self._prepare = embedder.prepare if isinstance(embedder, LocalModel) else None
         self._cache: OrderedDict[bytes, Float32Array] = OrderedDict()
-        self._cached_at_most = limits.cache_bytes // (4 * self.dim + _OVERHEAD)
+        self._cached_at_most = limits.cache_mb * _MIB // (4 * self.dim + _OVERHEAD)
         self._queues: dict[Purpose, deque[_Part]] = {"query": deque(), "document": deque()}
         self._senders: dict[Purpose, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(limits.concurrency if self._caller.is_async else 1)
@@ -299,7 +290,7 @@ class Batcher:
         """Return the vectors of texts by one call of the embedder, or raise Failure."""
         limits = self._limits
         prefix = limits.query_prefix if kind == "query" else limits.document_prefix
-        finish = partial(checked_matrix, count=len(texts), dim=self.dim)
+        finish = partial(_checked_matrix, count=len(texts), dim=self.dim)
         weight = len(texts) * self.dim // _NUMBERS
         failure: Failure
         try:
@@ -328,3 +319,31 @@ def _stop(parts: list[_Part], request: asyncio.Task[None], _: object) -> None:
     """Stop a request if every call that waited for it is over."""
     if all(part.done.done() for part in parts):
         request.cancel()
+
+
+def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
+    """Return one row for each of ``count`` texts, or raise Failure with what is wrong.
+
+    Rows may still hold NaN or infinity, which is the fault of one text alone. An iterator computes
+    its vectors here.
+    """
+    if isinstance(answer, (str, bytes, Mapping, Set)) or not hasattr(answer, "__iter__"):
+        raise Failure(f"it gave {type(answer).__name__}, not a list of vectors")
+    try:
+        vectors = answer if isinstance(answer, np.ndarray) else list(islice(answer, count + 1))
+        if len(vectors) != count:
+            raise Failure(f"it gave {len(vectors)} vectors for {count} texts")
+        for vector in vectors:
+            if isinstance(vector, (str, bytes, Mapping)) or not hasattr(vector, "__len__"):
+                raise Failure(f"it gave a {type(vector).__name__} in the place of a vector")
+            if len(vector) != dim:
+                raise Failure(f"it gave a vector of {len(vector)} dimensions, not {dim}")
+        found = np.asarray(vectors)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as exc:
+        raise Failure(f"it gave no list of vectors: {exc}"[:300]) from exc
+    if found.dtype.kind not in "fiu" or found.ndim != 2:
+        # None and huge integers make an array of objects.
+        raise Failure("it gave vectors that are not flat lists of numbers")
+    with np.errstate(over="ignore"):  # too large for float32 is infinity, found by the caller
+        # A copy of its own: the embedder may use its array again.
+        return np.array(found, dtype=np.float32, order="C")

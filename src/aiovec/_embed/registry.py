@@ -12,18 +12,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from .._model.schema import Embed
+from ..backend.embedders import EmbedderSettings
 from ..backend.threads import in_thread
 from ..errors import AiovecError, ConfigError, EmbeddingError, ModelMismatchError, shown
-from .batcher import Batcher, Limits
+from .batcher import Batcher
 from .checks import check_embedder
 from .protocol import Embedder
 
 if TYPE_CHECKING:
     from ..backend.config import RetrievalSettings
     from ..backend.contract import TableHandle
-    from ..backend.embedders import EmbedderSettings
 
-_MIB = 1024 * 1024
 LARGEST_BATCH = 2048
 """Texts in a request, at most: the event loop puts them together."""
 
@@ -101,25 +100,15 @@ def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
 
 
 def _batcher(name: str, settings: EmbedderSettings) -> Batcher:
-    limits = Limits(
-        batch_size=settings.batch_size,
-        concurrency=settings.concurrency,
-        timeout=settings.timeout,
-        total_timeout=settings.total_timeout,
-        retries=settings.retries,
-        cache_bytes=settings.cache_mb * _MIB,
-        query_prefix=settings.query_prefix,
-        document_prefix=settings.document_prefix,
-    )
-    return Batcher(name, made(name, settings), limits)
+    return Batcher(name, made(name, settings), settings)
 
 
-def _limits_of(embedder: object) -> Limits:
+def _limits_of(embedder: object) -> EmbedderSettings:
     """Return the bounds for an app's own embedder, which may name a ``batch_size``."""
     size = getattr(embedder, "batch_size", None)
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-        return Limits(batch_size=min(size, LARGEST_BATCH))
-    return Limits()
+        return EmbedderSettings(batch_size=min(size, LARGEST_BATCH))
+    return EmbedderSettings()
 
 
 def made(name: str, settings: EmbedderSettings) -> Embedder:

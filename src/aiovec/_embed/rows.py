@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 
 import numpy as np
@@ -116,9 +116,6 @@ def of_text(error: EmbeddingError, places: Sequence[int]) -> EmbeddingError:
 
 
 def _copy(error: EmbeddingError, row: int | None, id: str | None) -> EmbeddingError:
-    copy = EmbeddingError(
-        error.embedder, error.reason, model=error.model, row=row, id=id, status=error.status,
-        retryable=error.retryable,
-    )  # fmt: skip
+    copy = replace(error, row=row, id=id)
     copy.__cause__ = error.__cause__
     return copy

@@ -314,13 +314,3 @@ def without_finer(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedAr
     whole = pc.divide(finer, 1000)
     whole = pc.subtract(whole, pc.less(finer, pc.multiply(whole, 1000)).cast(pa.int64()))
     return whole.cast(pa.timestamp("us", kind.tz))
-
-
-def last_of_each_id(table: pa.Table, ids: Sequence[str] | None = None) -> pa.Table:
-    """Drop each row whose id comes again later; ``ids`` are those of the rows, if at hand."""
-    if table.num_rows < 2:
-        return table
-    if ids is None:
-        ids = table.column("id").to_pylist()
-    last = dict(zip(ids, range(len(ids)), strict=True))
-    return table if len(last) == len(ids) else table.take(sorted(last.values()))

@@ -39,7 +39,6 @@ from .._model.arrays import Float64Array as Float64Array
 from .._model.arrays import Int64Array as Int64Array
 from .._model.arrays import UInt64Array as UInt64Array
 from .._model.arrow import from_matrix as from_matrix
-from .._model.arrow import last_of_each_id as last_of_each_id
 from .._model.arrow import one_array as one_array
 from .._model.arrow import payload_array as payload_array
 from .._model.arrow import payload_texts as payload_texts
