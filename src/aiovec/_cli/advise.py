@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .._filters import F
-from ..backend.memory import size_text
 from .output import emit
 from .run import failing_clearly
 from .stores import AsJson, Config, OnlyTable, Store, in_store, of_each_table
@@ -192,6 +191,8 @@ async def _rows_a_day(vectors: VectorStore, name: str, created: str) -> float | 
 
 
 def _lines(one: _Measured, passed: dict[str, str], verdict: Verdict | None) -> dict[str, object]:
+    from ..backend.memory import size_text
+
     lines: dict[str, object] = {
         "table": one.table,
         "rows": f"{one.rows:,} of {one.dim} dimensions",

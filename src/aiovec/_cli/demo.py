@@ -13,30 +13,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from .._demo import HashingEmbedder, Passage, stdlib_passages
-from .._model.records import Hit
 from .._model.schema import Embed, Field, Schema
 from .._store.connect import connect
-from ..backend.locate import locate
 from ..errors import AiovecError, TableNotFoundError
 from .output import one_line, out, progress, working
 from .run import failing_clearly, run
 
 if TYPE_CHECKING:
+    from .._demo import Passage
+    from .._model.records import Hit
     from .._store.store import VectorStore
 
 TABLE = "stdlib"
-SCHEMA = Schema(
-    HashingEmbedder.dim,
-    model=HashingEmbedder.model,
-    fields={
-        "module": Field(str, index="btree"),
-        "kind": Field(str, index="bitmap"),
-        "text": Field(str, text=True),
-    },
-    analyzer="english",
-    embed=Embed("text"),
-)
+FIELDS = {
+    "module": Field(str, index="btree"),
+    "kind": Field(str, index="bitmap"),
+    "text": Field(str, text=True),
+}
 
 # Enough rows to embed and write in bulk, few enough for the bar to move.
 _BATCH = 500
@@ -73,6 +66,9 @@ def demo(
 
 
 async def _demo(target: str) -> None:
+    from .._demo import stdlib_passages
+    from ..backend.locate import locate
+
     began = time.perf_counter()
     embedders = {"default": {"kind": "demo", "batch_size": _BATCH}}
     async with connect(target, embedders=embedders) as store:
@@ -98,6 +94,8 @@ async def _demo(target: str) -> None:
 
 async def _make_table(store: VectorStore) -> None:
     """Make an empty table. Refuses to replace a table of this name that is not the demo's."""
+    from .._demo import HashingEmbedder
+
     try:
         existing = await store.schema(TABLE)
     except TableNotFoundError:
@@ -108,7 +106,9 @@ async def _make_table(store: VectorStore) -> None:
                 f"{store.target} has a table {TABLE!r} that is not the demo's; name another --store"
             )
         await store.drop_table(TABLE)
-    await store.create_table(TABLE, SCHEMA)
+    model, dim = HashingEmbedder.model, HashingEmbedder.dim
+    schema = Schema(dim, model=model, fields=FIELDS, analyzer="english", embed=Embed("text"))
+    await store.create_table(TABLE, schema)
 
 
 async def _insert(store: VectorStore, passages: Sequence[Passage]) -> None:

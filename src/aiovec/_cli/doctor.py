@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
 
-from .._embed.findings import findings_of_embedders
-from ..backend.doctor import Finding, examine
 from ..errors import AiovecError, ConfigError
 from .output import emit, one_line
 from .run import failing_clearly
 from .stores import AsJson, Config, Store, origin_of
+
+if TYPE_CHECKING:
+    from ..backend.doctor import Finding
 
 
 @failing_clearly
@@ -31,6 +33,9 @@ def doctor(store: Store = None, config: Config = None, json: AsJson = False) -> 
 
 
 def _findings(store: str | None, config: str | None) -> list[Finding]:
+    from .._embed.findings import findings_of_embedders
+    from ..backend.doctor import Finding, examine
+
     try:
         origin = origin_of(store, config)
         location, embedders = origin.location(), origin.settings().embedders

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from importlib import metadata
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from .._model.redaction import without_secrets
-from ..backend.plugins import installed
 from .output import one_line, say_error
-
-if TYPE_CHECKING:
-    from importlib import metadata
 
 GROUP = "aiovec.commands"
 
@@ -38,13 +35,13 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         own = super().list_commands(ctx)
-        return [*own, *(name for name in installed(GROUP) if name not in own)]
+        return [*own, *(name for name in sorted(_installed()) if name not in own)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own
-        entry_point = installed(GROUP).get(cmd_name)
+        entry_point = _installed().get(cmd_name)
         return None if entry_point is None else _loaded(entry_point)
 
 
@@ -60,6 +57,11 @@ def _quietly() -> Iterator[None]:
         if isinstance(message, str) and hasattr(exc, "format_message"):
             exc.message = without_secrets(message)  # type: ignore[attr-defined]
         raise
+
+
+def _installed() -> dict[str, metadata.EntryPoint]:
+    # Of two with one name, the first on the path wins, as with modules.
+    return {one.name: one for one in reversed(tuple(metadata.entry_points(group=GROUP)))}
 
 
 def _loaded(entry_point: metadata.EntryPoint) -> Any:

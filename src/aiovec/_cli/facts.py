@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..backend.contract import ABILITIES
 from .output import Listing, emit
 from .run import failing_clearly
 from .stores import AsJson, Config, OnlyTable, Store, in_store, of_each_table
@@ -46,6 +45,8 @@ def info(
             if vectors.supports("indexes"):
                 facts["indexes"] = [asdict(index) for index in await vectors.indexes(name)]
             return {"name": facts.pop("table"), "schema": schema.to_dict(), **facts}
+
+        from ..backend.contract import ABILITIES
 
         return {
             "target": vectors.target,

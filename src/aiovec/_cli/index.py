@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..backend.contract import IndexInfo
 from .output import emit, working
 from .run import failing_clearly
 from .stores import AsJson, Config, Store, Table, in_store
 
 if TYPE_CHECKING:
     from .._store.store import VectorStore
+    from ..backend.contract import IndexInfo
 
 _DIGITS = 18  # of the largest option: every backend takes 64 bits at most
 

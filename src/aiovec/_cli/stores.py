@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from .._store.connect import open_origin as open_origin
-from ..backend.origin import Origin
-from ..backend.plugins import backend_names
 from ..errors import ConfigError, TableNotFoundError
 from .output import progress
 from .run import run
 
 if TYPE_CHECKING:
     from .._store.store import VectorStore
+    from ..backend.origin import Origin
 
 _T = TypeVar("_T")
 
@@ -90,6 +89,10 @@ def expanded(path: str) -> Path:
 
 def origin_of(store: str | None, config: str | None, *, read_only: bool = False) -> Origin:
     """Return where a command's store comes from: a target, a backend's name, or the TOML file."""
+    # Slow imports, which the help does not wait for.
+    from ..backend.origin import Origin
+    from ..backend.plugins import backend_names
+
     if store in backend_names():
         return Origin(None, config, backend=store, read_only=read_only)
     return Origin(store, config, read_only=read_only)
