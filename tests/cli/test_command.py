@@ -81,7 +81,7 @@ FAILURES = {
     "search notes --vector [1,0] -s notes.db": "2 dimensions",
     "search notes --vector [0,0,0] -s notes.db": "zero",
     "search notes --vector [NaN,0,0] -s notes.db": "nan",
-    "search notes --like absent -s notes.db": "--like must be the id of a row",
+    "search notes --like absent -s notes.db": "must be the id of a row",
     "search notes --like a --where lang= -s notes.db": "position",
     "search notes --like a --where absent=1 -s notes.db": "absent",
     "search notes --like a --select absent -s notes.db": "absent",

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .._model.records import Hit
 from ..errors import AiovecError, EmbeddingError, InvalidArgumentError
 from .output import Listing, cell, emit, err
 from .run import failing_clearly
 from .stores import AsJson, Config, Select, Store, Table, Where, expanded, in_store, names_in
 
 if TYPE_CHECKING:
+    from .._model.records import Hit
     from .._store.store import VectorStore
 
 By = Literal["text", "vector", "hybrid"]
-
-
-class _Options(TypedDict):
-    """The options of searches of every kind."""
-
-    where: str | None
-    limit: int
-    select: list[str] | None
-    min_score: float | None
-    group_by: str | None
-    per_group: int
 
 
 @failing_clearly
@@ -97,11 +87,11 @@ def search(
     if words is None and (by is not None or any_word):
         raise typer.BadParameter("--by and --any need WORDS")
     _check_fits(by, max_distance, any_word)
-    options: _Options = {
+    options: dict[str, Any] = {
         "where": where, "limit": limit, "select": names_in(select), "min_score": min_score,
         "group_by": group_by, "per_group": per_group,
     }  # fmt: skip
-    query = None if vector is None else _read_vector(vector)
+    query = words if vector is None else _read_vector(vector)
 
     async def hits_of(vectors: VectorStore) -> tuple[list[Hit], float]:
         how = by
@@ -109,15 +99,15 @@ def search(
             how = await _best(vectors, table, words)
             _check_fits(how, max_distance, any_word)
         began = time.perf_counter()
-        hits: list[Hit]
-        if like is not None:
-            hits = await _search_like(vectors, table, like, max_distance, options)
-        elif query is not None:
-            hits = await vectors.search(table, query, max_distance=max_distance, **options)
+        if how == "text":
+            hits: list[Hit] = await vectors.search_text(table, words or "", any=any_word, **options)
         else:
-            hits = await _search_words(
-                vectors, table, words or "", how, max_distance, options, any_word=any_word
-            )
+            options["max_distance"] = max_distance
+            if like is not None:
+                hits = await vectors.search_like(table, like, **options)
+            else:
+                call = vectors.search_hybrid if how == "hybrid" else vectors.search
+                hits = await _by_vector(call(table, query, **options))  # type: ignore[arg-type]
         return hits, time.perf_counter() - began
 
     hits, seconds = in_store(store, config, hits_of, reading=True)
@@ -167,32 +157,10 @@ async def _best(vectors: VectorStore, table: str, words: str) -> By:
     return "hybrid" if by_text else "vector"
 
 
-async def _search_like(
-    vectors: VectorStore, table: str, like: str, max_distance: float | None, options: _Options
-) -> list[Hit]:
+async def _by_vector(call: Awaitable[list[Hit]]) -> list[Hit]:
+    """Await a search, and say what to do if words cannot be embedded."""
     try:
-        return await vectors.search_like(table, like, max_distance=max_distance, **options)
-    except InvalidArgumentError as exc:
-        if exc.argument != "id":
-            raise
-        raise InvalidArgumentError("--like", like, exc.expected) from exc
-
-
-async def _search_words(
-    vectors: VectorStore,
-    table: str,
-    words: str,
-    by: By | None,
-    max_distance: float | None,
-    options: _Options,
-    *,
-    any_word: bool,
-) -> list[Hit]:
-    if by == "text":
-        return await vectors.search_text(table, words, any=any_word, **options)
-    call = vectors.search if by == "vector" else vectors.search_hybrid
-    try:
-        return await call(table, words, max_distance=max_distance, **options)
+        return await call
     except EmbeddingError as exc:
         raise AiovecError(
             f"{exc}. Name the TOML file with --config, or search for keywords with --by text"

@@ -31,7 +31,6 @@ from .store import connect
 _VECTOR = "vector"
 _TAKEN = re.compile(r"_*(id|vector)\Z")
 _STORED = re.compile(r"_+(id|vector)\Z")
-_CONDITIONS = "a list of FieldCondition(key=..., value=...)"
 
 
 @dataclass(frozen=True)
@@ -123,21 +122,13 @@ class VectorStore:
         All of them or none. Of points with one id the last counts.
         """
         if not is_iterable(points):
-            raise InvalidRowError(
-                f"points are an iterable of mappings, not {type(points).__name__}"
-            )
+            raise InvalidRowError(f"points are an iterable of mappings, not {points!r:.60}")
         rows = []
         for number, point in enumerate(points):
-            if not isinstance(point, Mapping):
+            names = point.keys() if isinstance(point, Mapping) else set()
+            if not {"id", _VECTOR} <= names <= {"id", _VECTOR, "payload"}:
                 raise InvalidRowError(
-                    f"a point is a mapping, not {type(point).__name__}", row=number
-                )
-            missing = {"id", _VECTOR} - point.keys()
-            unknown = point.keys() - {"id", _VECTOR, "payload"}
-            if missing or unknown:
-                raise InvalidRowError(
-                    "a point has id, vector and payload; "
-                    + (f"missing: {sorted(missing)}" if missing else f"not: {sorted(unknown)}"),
+                    f"a point is a mapping with id, vector and payload, not {point!r:.60}",
                     row=number,
                 )
             rows.append(_row(point["id"], point[_VECTOR], point.get("payload"), number))
@@ -155,14 +146,11 @@ class VectorStore:
         """The nearest points, best first: dicts of ``id``, ``score`` and ``payload``."""
         where = None if filter_ is None else _where(filter_, self._store.schema(collection))
         hits = self._store.search(collection, query_vector, limit=limit, where=where, model=model)
-        return [
-            {
-                "id": hit.id,
-                "score": hit.score,
-                "payload": {_as_given(key): value for key, value in hit.fields.items()},
-            }
-            for hit in hits
-        ]
+        found = []
+        for hit in hits:
+            payload = {_as_given(key): value for key, value in hit.fields.items()}
+            found.append({"id": hit.id, "score": hit.score, "payload": payload})
+        return found
 
     def delete(self, collection: str, ids: str | Iterable[str]) -> int:
         """Delete the points with these ids; how many were there."""
@@ -176,23 +164,12 @@ class VectorStore:
             return 0
 
 
-def _row(
-    id: object,
-    vector: object,
-    payload: object,
-    number: int | None = None,
-) -> dict[str, Any]:
+def _row(id: object, vector: object, payload: object, number: int | None = None) -> dict[str, Any]:
     if payload is not None and not isinstance(payload, Mapping):
-        raise InvalidRowError(
-            f"the payload is a mapping or None, not {type(payload).__name__}",
-            row=number,
-            field="payload",
-        )
-    return {
-        **{_as_stored(key): value for key, value in (payload or {}).items()},
-        "id": id,
-        _VECTOR: vector,
-    }
+        why = f"must be a mapping or None, not {payload!r:.60}"
+        raise InvalidRowError(why, row=number, field="payload")
+    keys = {_as_stored(key): value for key, value in (payload or {}).items()}
+    return {**keys, "id": id, _VECTOR: vector}
 
 
 def _as_stored(key: Any) -> Any:
@@ -207,14 +184,15 @@ def _where(filter_: VectorFilter, schema: Schema) -> Expr:
     if not isinstance(filter_, VectorFilter):
         raise InvalidArgumentError("filter_", filter_, "a VectorFilter or None")
     must = filter_.must
-    if not is_iterable(must) or isinstance(must, (str, bytes, Mapping)):
-        raise InvalidArgumentError("must", must, _CONDITIONS)
+    if not isinstance(must, (list, tuple)) or not all(
+        isinstance(item, FieldCondition) and isinstance(item.key, str) and item.key for item in must
+    ):
+        expected = "a list of FieldCondition(key=..., value=...)"
+        raise InvalidArgumentError("must", must, expected)
     return all_of([_condition(item, schema) for item in must])
 
 
 def _condition(item: FieldCondition, schema: Schema) -> Expr:
-    if not isinstance(item, FieldCondition) or not isinstance(item.key, str) or not item.key:
-        raise InvalidArgumentError("must", item, _CONDITIONS)
     if item.key in schema.fields:
         return F[item.key] == item.value
     first, *inner = item.key.split(".")
