@@ -44,6 +44,10 @@ table was made. Calls that were stopped before that find another value."""
 NUMBERING = "aiovec.changes"
 """On the id's column: the numbering of the table's changes, of a table with stable row ids."""
 
+# On the id's column: Lance keeps concurrent merges of one id apart. So two writers of a bucket
+# insert no id twice. The second is written by Lance's own call, behind the creation.
+_KEYS = (b"lance-schema:unenforced-primary-key", b"lance-schema:unenforced-primary-key:position")
+
 PAYLOAD = "payload"
 
 
@@ -51,7 +55,9 @@ def new_table(schema: Schema, *, moving: bool = False) -> pa.Schema:
     """The Lance schema of a table that is made now; ``moving`` as in ``is_moving``."""
     arrow = schema.to_arrow()
     place = arrow.get_field_index("id")
-    noted = {NUMBERING: new_numbering(), **({MOVING: "1"} if moving else {})}
+    noted: dict[str | bytes, str] = {NUMBERING: new_numbering(), _KEYS[0]: "true"}
+    if moving:
+        noted[MOVING] = "1"
     arrow = arrow.set(place, arrow.field(place).with_metadata(noted))
     own = {_LAYOUT: str(LAYOUT).encode(), _INCARNATION: uuid.uuid4().hex.encode()}
     return arrow.with_metadata({**arrow.metadata, **own})
@@ -65,6 +71,12 @@ def with_incarnation(arrow: pa.Schema) -> pa.Schema:
 def new_numbering() -> str:
     """Return a numbering of changes, above all earlier ones."""
     return str(time.time_ns() // 1000)
+
+
+def is_keyed(arrow: pa.Schema) -> bool:
+    """Return whether Lance keeps the ids of concurrent merges apart."""
+    place = arrow.get_field_index("id")  # another program's table may have none
+    return place >= 0 and not set(_KEYS).isdisjoint(arrow.field(place).metadata or {})
 
 
 def numbering_in(arrow: pa.Schema) -> int | None:

@@ -34,8 +34,16 @@ from aiovec.errors import (
 )
 
 from .driver import first_process, lancedb, without_blobs
-from .errors import ConflictError, NoSuchTableError, translated
-from .layout import handle_of, incarnation_of, is_moving, numbering_in, token_of, tuned_in
+from .errors import NoSuchTableError, translated
+from .layout import (
+    handle_of,
+    incarnation_of,
+    is_keyed,
+    is_moving,
+    numbering_in,
+    token_of,
+    tuned_in,
+)
 from .target import StoreTarget
 from .tuning import Tuned
 
@@ -74,6 +82,8 @@ class Opened:
     """True if a read has to look for the mark of a migration."""
     numbering: int | None = None
     """The numbering of its changes; None where an earlier release made it, which had none."""
+    keyed: bool = True
+    """True if Lance keeps its ids unique among writers in a bucket."""
     known: dict[str, Any] = field(default_factory=dict, compare=False)
     """Answers about this version that were asked for once, by their names."""
 
@@ -97,8 +107,8 @@ def _caches() -> Any:
 async def _nothing() -> None: ...
 
 
-CONFIRM: ContextVar[Callable[[], bool] | None] = ContextVar("aiovec_confirm", default=None)
-"""Of a write: whether the table's lock is still held. Asked by ``Session.confirm``."""
+HEED: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("aiovec_heed", default=None)
+"""Of a write: called once it has opened its table, and before it makes one."""
 
 
 class Session:
@@ -141,6 +151,11 @@ class Session:
     def managed(self) -> bool:
         """True if the tables lie behind LanceDB's own service."""
         return self._target.managed
+
+    @property
+    def exclusive(self) -> bool:
+        """True if a writer of a table is alone; in a bucket other processes write meanwhile."""
+        return not self._target.in_bucket
 
     @property
     def busy(self) -> bool:
@@ -317,13 +332,10 @@ class Session:
             await self.check_here()
         return handle_of(name, arrow, self.target)
 
-    async def confirm(self) -> None:
-        """Raise ConflictError where a write has lost the table's lock. Asks nothing of a read."""
-        confirm = CONFIRM.get()
-        if confirm is not None and not await in_thread(confirm):
-            raise ConflictError(
-                f"{self.target}: another process took over the lock; try again", 0.0
-            )
+    async def heed(self) -> None:
+        """Let a write see a mark that was set before the version it has opened; reads pass."""
+        if (heed := HEED.get()) is not None:
+            await heed()
 
     async def opened(self, handle: TableHandle) -> Opened:
         """The table as it is now, or StaleTableError where it is no longer what the handle says."""
@@ -331,7 +343,7 @@ class Session:
         await self.check_place()  # else it may be one of another folder, or an older copy
         if token_of(arrow) != handle.token:
             raise StaleTableError(handle.name)
-        await self.confirm()
+        await self.heed()
         moving = is_moving(arrow)
         if moving:
             await self.check_here()
@@ -343,6 +355,7 @@ class Session:
             incarnation_of(handle),
             moving,
             numbering_in(arrow),
+            is_keyed(arrow),
         )
 
     @asynccontextmanager

@@ -32,12 +32,6 @@ class LancedbSettings(BackendSettings):
         default="",
         description="Address of the service behind db://. Empty means LanceDB's own.",
     )
-    bucket_lock: bool = Field(
-        default=True,
-        description="Writers to object storage lock the store by an object beside the tables.\n"
-        "The lock keeps ids unique when several processes write. Set it to false only if one "
-        "process writes; that saves two requests per write.",
-    )
     busy_timeout: float = Field(
         default=30.0,
         ge=0,

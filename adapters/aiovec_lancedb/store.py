@@ -145,7 +145,7 @@ class LancedbBackend(Backend):
             return
         if self._session.folder is not None and self.upkeep:
             await in_thread(tables.remove_dropped, self._session.folder)
-        lock_of = await in_thread(self._locks, key)
+        lock_of = self._locks(key)
         self._writers = Writers(
             self._session,
             lock_of=lock_of,
@@ -187,30 +187,25 @@ class LancedbBackend(Backend):
         return f"{self._target.key} {id(self)}" if self._target.in_memory else self._target.key
 
     def _locks(self, key: str) -> Callable[[str], WriteLock]:
-        """Return the factory of table locks. Imports, so it runs in a thread."""
+        """Return the factory of table locks."""
         folder = self._target.folder
         if folder is not None:
             return lambda table: WriteLock(f"{key}\n{table}", folder / FOLDER / f"{table}.lock")
-        if self._target.managed or self._target.in_memory or not self._settings.bucket_lock:
-            return lambda table: WriteLock(f"{key}\n{table}", None)
-        try:
-            from .locks import bucket as bucket_lock
-        except ImportError as exc:
-            raise BackendNotInstalledError(self.name, "aiovec[lancedb]") from exc
-        bucket = bucket_lock.Bucket(key, self.target, self._settings.storage_options)
-        return lambda table: bucket_lock.LeasedLock(f"{key}\n{table}", bucket, table)
+        return lambda table: WriteLock(f"{key}\n{table}", None)
 
     def _marks(self) -> Callable[[], Marks] | None:
         """Return the place of a migration's mark; None without a lock that all writers take."""
         folder = self._own_folder
         if folder is not None:
             return partial(FolderMarks, folder)
-        return self._bucket_marks if self._target.in_bucket and self._settings.bucket_lock else None
+        return self._bucket_marks if self._target.in_bucket else None
 
     def _bucket_marks(self) -> Marks:
         """Imports, so it runs in a thread."""
-        from .locks.bucket import Bucket, BucketMarks
-
+        try:
+            from .locks.bucket import Bucket, BucketMarks
+        except ImportError as exc:
+            raise BackendNotInstalledError(self.name, "aiovec[lancedb]") from exc
         return BucketMarks(Bucket(self._target.key, self.target, self._settings.storage_options))
 
     def supports(self, ability: str) -> bool:
@@ -582,12 +577,14 @@ class LancedbBackend(Backend):
     async def flush_writers(self, limit: float) -> None:
         mark = (await self.move_record()).mark
         begins = mark is not None and mark.state == OPEN
+        if not begins and not self._session.exclusive:
+            return  # a write that read an earlier mark is not acknowledged before it reads this one
         await self._flush(self._fence if begins else None, limit)
 
     async def _flush(self, fence: moves.Fence | None, limit: float) -> None:
         if self._writers is None:
             raise StoreClosedError(self.target)
-        names = {*await self._session.names(), *await in_thread(self._fence.locked_tables)}
+        names = await self._session.names()
         works = [self._writers.run(name, moves.Flush(name, fence), limit) for name in names]
         await asyncio.gather(*works)
 

@@ -63,7 +63,6 @@ class CreateTable(WriteOperation):
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         connection = session.check()
-        await session.confirm()
         # Made by a migration in a store with a mark: those who read it have to look for that.
         moving = self.fence.run is not None and await self.fence.concerns_reads()
         made = new_table(self.schema, moving=moving)
@@ -107,14 +106,12 @@ class DropTable(WriteOperation):
                 names = [name for name in await session.names() if name != self.name]
                 raise TableNotFoundError(self.name, names)
             self.incarnation = found
-            await session.confirm()
             await _remove(session, self.name)
         except NoSuchTableError as exc:
             names = await session.names()
             if self.name not in names:
                 raise TableNotFoundError(self.name, names) from exc.__cause__
             # Without a readable version it is damaged: this removes the rest.
-            await session.confirm()
             await _remove(session, self.name)
         return [None]
 
@@ -287,7 +284,6 @@ class _TakeName(WriteOperation):
             raise UnsupportedError(
                 "rename_table", "lancedb", "a table can be renamed only in a folder"
             )
-        await session.confirm()
         with session.translated():
             await in_thread(_rename, folder, self.old, self.new)
         return [None]

@@ -11,14 +11,14 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 
 from aiovec.backend.commit import Committer, GroupCommit, WriteCall
-from aiovec.backend.contract import StaleTableError
 from aiovec.backend.limits import Deadline, Gate, copy_of_error, current_deadline
-from aiovec.backend.marks import OPEN, PAUSED, MoveMark
+from aiovec.backend.marks import PAUSED, MoveMark
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import (
     AiovecError,
@@ -31,7 +31,7 @@ from aiovec.errors import (
 from .changes import number_anew
 from .errors import ConflictError
 from .locks.local import TaskLock, WriteLock
-from .session import CONFIRM, Session
+from .session import HEED, Session
 from .written import TableFiles, index_of, is_index
 
 if TYPE_CHECKING:
@@ -72,6 +72,10 @@ class WriteOperation(ABC):
 
     def joins(self, other: WriteOperation) -> bool:
         """Return whether this may be in one group with an earlier ``other``."""
+        return False
+
+    def is_like(self, other: WriteOperation) -> bool:
+        """Return whether both may be in one commit of which Lance alone keeps ids unique."""
         return False
 
     changes_schema: ClassVar[bool] = False
@@ -143,6 +147,10 @@ def _parts(group: list[_Call]) -> Iterator[list[_Call]]:
     yield from filter(None, parts)
 
 
+def _refuses(mark: MoveMark, work: WriteOperation) -> bool:
+    return mark.left or work.changes_schema or (work.by_hand and mark.filling)
+
+
 class TableWriter(Committer[_Call]):
     """Does the writes of one table one after another, alone among all processes."""
 
@@ -164,9 +172,7 @@ class TableWriter(Committer[_Call]):
         self._files = None if folder is None else TableFiles(folder, table)
         # True once every file of the table was found whole.
         self._sound = False
-        self._looked = False
         self._lock = TaskLock(lock)
-        self._write_lock = lock
         self._threads = threads
         self._commits = GroupCommit(self, gate)
 
@@ -182,7 +188,6 @@ class TableWriter(Committer[_Call]):
     async def finish(self) -> None:
         """Wait for the writes that were accepted."""
         await self._commits.finish()
-        await self._lock.close()
 
     # The committer
 
@@ -198,7 +203,9 @@ class TableWriter(Committer[_Call]):
         return self._lock.release if taken else None
 
     def joins(self, group: list[_Call], call: _Call, size: int) -> bool:
-        return size <= _MOST_ROWS and call.work.joins(group[0].work)
+        first, work = group[0].work, call.work
+        together = self._session.exclusive or work.is_like(first)
+        return size <= _MOST_ROWS and together and work.joins(first)
 
     async def commit(self, group: list[_Call]) -> MoveMark | None:
         if self._mark is not None and self._mark.state == PAUSED:
@@ -228,20 +235,16 @@ class TableWriter(Committer[_Call]):
     def _note_mark(self) -> None:
         """Under the lock, as every write: who changes the mark takes the lock afterwards.
 
-        So a mark that was open, or none, still is where nobody else had the lock meanwhile.
+        In a bucket, where it does not hold others off, a write looks behind its opening.
         """
-        kept = self._looked and (self._mark is None or self._mark.state == OPEN)
-        if not (kept and self._write_lock.undisturbed):
+        if self._session.exclusive or self._mark is not None:
             self._mark = self._fence.look()
-            self._looked = True
 
     async def _outcomes(self, works: list[WriteOperation]) -> list[Any]:
         failed: Exception | None = None
         for pause in _PAUSES_AFTER_CONFLICTS:
             await asyncio.sleep(pause)
             try:
-                if failed is not None:
-                    await self._look_again()
                 return await self._done(works)
             except ConflictError as exc:
                 failed = exc
@@ -267,16 +270,23 @@ class TableWriter(Committer[_Call]):
     async def _done(self, works: list[WriteOperation]) -> list[Any]:
         """Do works as one, as far as the mark lets them; the result of each, or its error."""
         first, *others = works
-        if self._write_lock.overtook:
-            await self._fence_off()
-        if self._write_lock.confirmed:
-            CONFIRM.set(self._write_lock.is_held)
-        mark = self._mark
-        if mark is not None:
-            if mark.left:
-                raise mark.moved_error(self._session.target)
-            if first.changes_schema or (first.by_hand and mark.filling):
-                raise await first.refused(self._session, mark)
+        if (mark := self._mark) is not None and _refuses(mark, first):
+            raise await self._refusal(mark, first)
+        if not self._session.exclusive:
+            HEED.set(partial(self._heed, first))
+        outcomes = await self._checked(first, others)
+        # Nobody waits for a table that is being made, nor in a bucket for anything.
+        if first.changes_schema or (first.by_hand and not self._session.exclusive):
+            try:
+                await self._check_mark(first)
+            except OutcomeUnknownError:
+                raise
+            except AiovecError as exc:
+                reason = f"the mark of a migration could not be read behind the commit: {exc}"
+                raise OutcomeUnknownError(self._session.target, reason) from exc
+        return outcomes
+
+    async def _checked(self, first: WriteOperation, others: list[WriteOperation]) -> list[Any]:
         if self._files is None or not first.brings_files:
             return await first.do(self._session, others)
         before = await self._begin(self._files)
@@ -284,6 +294,39 @@ class TableWriter(Committer[_Call]):
             return await first.do(self._session, others)
         finally:
             await self._check_written(self._files, before, first)
+
+    async def _refusal(self, mark: MoveMark, work: WriteOperation) -> Exception:
+        if mark.left:
+            return mark.moved_error(self._session.target)
+        return await work.refused(self._session, mark)
+
+    async def _heed(self, work: WriteOperation) -> None:
+        """In a bucket, look for a mark that was set before the version that a write has opened."""
+        mark = self._mark = await in_thread(self._fence.look)
+        if mark is None:
+            return
+        if mark.state == PAUSED:
+            raise _HeldBack
+        if _refuses(mark, work):
+            raise await self._refusal(mark, work)
+
+    async def _check_mark(self, work: WriteOperation) -> None:
+        """Look for a mark that was set while a write committed.
+
+        Who sets one does not know of the write, which is among what a migration copies or is not.
+        So it is acknowledged if the mark lets it pass, at the end of a pause, and else it is not.
+        """
+        deadline = None
+        while (mark := await in_thread(self._fence.look)) is not None and mark.state == PAUSED:
+            if work.changes_schema:
+                break
+            deadline = deadline or Deadline(mark.limit)
+            if deadline.left() <= 0:
+                await in_thread(self._fence.end_pause, mark)
+            await asyncio.sleep(self.pause_poll)
+        if mark is not None and _refuses(mark, work):
+            reason = f"the run {mark.run} of a migration held writes off while it was committed"
+            raise OutcomeUnknownError(self._session.target, reason)
 
     async def _begin(self, files: TableFiles) -> int:
         """Return the number of the version that a write begins with, which is no damaged one.
@@ -355,25 +398,6 @@ class TableWriter(Committer[_Call]):
             LOG.warning, "dropped indexes of the table %r, whose files were cut short: %s",
             self._table, ", ".join(cut),
         )  # fmt: skip
-
-    async def _fence_off(self) -> None:
-        """Commit a version with which every commit that was begun before is in conflict."""
-        try:
-            lance, _ = await self._session.open_any(self._table)
-        except StaleTableError:
-            lance = None
-        if lance is not None:
-            await self._session.run(lance.checkout(await self._session.run(lance.version())))
-            await self._session.run(lance.restore())
-        self._write_lock.overtook = False
-
-    async def _look_again(self) -> None:
-        """Look again for the fence: the conflict may be what fences off late writes."""
-        held, self._mark = await in_thread(lambda: (self._write_lock.is_held(), self._fence.look()))
-        if not held:
-            raise _HeldBack
-        if self._mark is not None and self._mark.state == PAUSED:
-            raise _HeldBack
 
 
 class Writers:

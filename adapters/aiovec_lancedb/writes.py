@@ -33,6 +33,7 @@ from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
 from aiovec.errors import AiovecError, CorruptStoreError, DuplicateIdError
 
+from .errors import ConflictError
 from .folding import FoldedRows
 from .layout import PAYLOAD
 from .reads import condition_of, filtered, rows_by_id
@@ -136,6 +137,7 @@ async def _together(session: Session, table: Opened, works: Sequence[Put]) -> li
         for id in work.named
     }
     there = await existing_ids(session, table, sorted(inserted - changed))
+    kinds = {work.on_conflict for work in works if isinstance(work, RowsWrite)}
     count = sum(len(work.named) for work in works)
     rows = FoldedRows(table.schema, old, there)
 
@@ -153,7 +155,9 @@ async def _together(session: Session, table: Opened, works: Sequence[Put]) -> li
         looked = changed | inserted
         unknown = [id for id in rows.ids if id not in looked]
         merge = rows.replaces or (bool(unknown) and await _any_there(session, table, unknown))
-        await _write(session, table, written, merge=merge)
+        # In a bucket they are of one kind, see ``is_like``.
+        kind = kinds.pop() if len(kinds) == 1 else "replace"
+        await _write(session, table, written, kind, merge=merge)
     return outcomes
 
 
@@ -164,15 +168,40 @@ async def _any_there(session: Session, table: Opened, ids: Sequence[str]) -> boo
     return bool(await existing_ids(session, table, ids))
 
 
-async def _write(session: Session, table: Opened, rows: pa.Table, *, merge: bool) -> None:
-    if not merge:
-        await session.run(table.lance.add(rows))
-        return
-    builder = table.lance.merge_insert("id").use_index(_uses_index(rows))
-    builder = builder.when_matched_update_all().when_not_matched_insert_all()
+async def _write(
+    session: Session, table: Opened, rows: pa.Table, on_conflict: OnConflict, *, merge: bool
+) -> int:
+    """Write rows that were looked up, and return how many were.
+
+    The writer of a folder is alone, so what was found still holds. In a bucket Lance alone keeps
+    ids unique, among merges that use no index: then rows that others inserted meanwhile stay.
+    ConflictError where they are to fail the call, and nothing of it is kept.
+    """
     # LanceDB takes a null for a bad vector, and all of ours are checked.
     nulls = "null" if table.schema.vector_nullable else "error"
-    await session.run(builder.execute(rows, on_bad_vectors=nulls))
+    builder = table.lance.merge_insert("id")
+    if session.exclusive:
+        if not merge:
+            await session.run(table.lance.add(rows))
+            return int(rows.num_rows)
+        builder = builder.use_index(_uses_index(rows)).when_matched_update_all()
+    else:
+        if not table.keyed:
+            await session.run(table.lance.set_unenforced_primary_key("id"))
+        builder = builder.use_index(False)
+        if on_conflict == "replace":
+            builder = builder.when_matched_update_all()
+    work = builder.when_not_matched_insert_all().execute(rows, on_bad_vectors=nulls)
+    done = await session.run(work)
+    if session.exclusive or on_conflict == "replace":
+        return int(rows.num_rows)
+    inserted = int(done.num_inserted_rows)
+    if on_conflict == "fail" and inserted < rows.num_rows:
+        ids = await hop(rows.num_rows, lambda: ids_to_sql(rows.column("id").to_pylist()))
+        own = f"({ids}) AND _row_created_at_version = {done.version}"
+        await session.run(table.lance.delete(own))
+        raise ConflictError(f"{session.target}: another process inserted some of the ids", 0.0)
+    return inserted
 
 
 OnConflict = Literal["fail", "skip", "replace"]
@@ -203,6 +232,9 @@ class RowsWrite(Put):
     def named(self) -> Sequence[str]:
         return self.prepared.ids
 
+    def is_like(self, other: WriteOperation) -> bool:
+        return isinstance(other, RowsWrite) and other.on_conflict == self.on_conflict
+
     def fold(self, rows: FoldedRows) -> int:
         places: Sequence[int] = range(len(self.prepared.ids))
         if self.on_conflict != "replace":
@@ -217,15 +249,15 @@ class RowsWrite(Put):
         rows, ids = self.prepared.rows, self.prepared.ids
         merge = False
         if self.on_conflict == "replace":
-            merge = await _any_there(session, table, ids)
+            merge = not session.exclusive or await _any_there(session, table, ids)
         elif there := await existing_ids(session, table, ids):
             if self.on_conflict == "fail":
                 twice = await hop(len(ids), lambda: [id for id in ids if id in there])
                 raise DuplicateIdError(self.handle.name, twice)
             rows = await hop(len(ids), _absent, rows, ids, there)
-        if rows.num_rows or self.on_conflict == "replace":
-            await _write(session, table, rows, merge=merge)
-        return int(rows.num_rows)
+        if not rows.num_rows and self.on_conflict != "replace":
+            return 0
+        return await _write(session, table, rows, self.on_conflict, merge=merge)
 
 
 def _absent(rows: pa.Table, ids: Sequence[str], there: set[str]) -> pa.Table:
@@ -295,6 +327,9 @@ class Delete(RowsOperation):
     where: Expr | None
 
     deletes: ClassVar[bool] = True
+
+    def is_like(self, other: WriteOperation) -> bool:
+        return isinstance(other, Delete)
 
     @property
     def shares(self) -> bool:

@@ -40,9 +40,10 @@ def _config(folder: Path, settings: dict[str, Any]) -> Path:
 
 
 @asynccontextmanager
-async def backend_on(folder: Path) -> AsyncIterator[Any]:
-    """Open a backend on a store's folder, as a migration does."""
-    location = await to_thread(locate, f"lancedb://{folder}")
+async def backend_on(target: Path | str) -> AsyncIterator[Any]:
+    """Open a backend on a store's folder or URL, as a migration does."""
+    address = f"lancedb://{target}" if isinstance(target, Path) else target
+    location = await to_thread(locate, address)
     backend = await to_thread(create_backend, location, RetrievalSettings())
     await backend.open()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import itertools
 import re
 import socket
 import threading
@@ -18,11 +19,11 @@ from tests.contract.base import case
 from tests.harness.values import SMALL, assert_same_rows, small_rows
 
 import aiovec
-from aiovec import AiovecError, DuplicateIdError
+from aiovec import AiovecError, DuplicateIdError, OutcomeUnknownError, StoreMovedError
 
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, s3_server
 from .racing import race
-from .support import ids_in, opened
+from .support import backend_on, ids_in, opened
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +109,71 @@ async def test_two_processes(bucket: Bucket) -> None:
     async with opened(url, storage_options=bucket.options) as store:
         ids = await ids_in(store)
         assert len(ids) == len(set(ids)) == 2 * rounds + 1
+
+
+async def test_overlapping_inserts(bucket: Bucket) -> None:
+    """Of two that share an id one is kept as a whole, and nothing of the other."""
+    url, options = bucket.new_url(), bucket.options
+    async with (
+        opened(url, storage_options=options) as one,
+        opened(url, storage_options=options) as two,
+    ):
+        await one.create_table("notes", SMALL)
+        kept = []
+        for n in range(6):
+            both = [small_rows(3, start=10 * n + shift, name=f"{shift}") for shift in (0, 2)]
+            calls = [
+                store.insert("notes", rows) for store, rows in zip((one, two), both, strict=True)
+            ]
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes].count(DuplicateIdError) == 1, outcomes
+            kept += both[outcomes.index(3)]
+        found = {row["id"]: row["name"] for row in await two.find("notes", limit=100)}
+        assert found == {row["id"]: row["name"] for row in kept}
+        assert len(await ids_in(one)) == len(kept)
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_write_that_a_pause_overtakes(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    """It is acknowledged where the pause ends, and where the store is left it is not."""
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    url = bucket.new_url()
+    acknowledged: list[str] = []
+    over = asyncio.Event()
+    async with opened(url) as store, backend_on(url) as mover:
+        await store.create_table("notes", SMALL)
+        await mover.begin_move("r1")
+
+        async def write(task: int) -> None:
+            for n in itertools.count():
+                id = f"{task}-{n}"
+                try:
+                    await store.upsert("notes", [{"id": id, "embedding": [1, 2, 3, 4]}])
+                except (StoreMovedError, OutcomeUnknownError):
+                    return
+                acknowledged.append(id)
+                if over.is_set():
+                    return
+
+        writers = [asyncio.ensure_future(write(task)) for task in range(8)]
+        await asyncio.sleep(1)
+        await mover.pause_writers("r1", 20.0)
+        page = await mover.changes(await mover.open_table("notes"), 0)
+        copied = set(page.upserted.column("id").to_pylist())
+        await asyncio.sleep(1)
+        assert set(acknowledged) <= copied
+        if left:
+            assert await mover.set_moved("r1", 1)
+        else:
+            over.set()
+            assert await mover.resume_writers("r1")
+        await asyncio.gather(*writers)
+        there = copied if left else set(await ids_in(store))
+        assert acknowledged
+        assert set(acknowledged) <= there
 
 
 # A server that fails

@@ -1,9 +1,8 @@
-"""The right to write to a table: one holder at a time, in all threads and processes.
+"""The right to write to a table: one holder at a time, in all threads of a process.
 
-Lance merges concurrent appends without a look at their ids, so whoever looks an id up and then
-writes must be alone. In one process a lock is enough. On a folder a locked file holds other
-processes off as well; the system frees it when its process ends, however that ends. Tasks take it
-by a ``TaskLock``, which none of them keeps by being cancelled or by its loop's end.
+On a folder a locked file holds other processes off as well; the system frees it when its process
+ends, however that ends. So who looks an id up and then writes is alone there. In a bucket it is
+not, see ``writes``. Tasks take it by a ``TaskLock``, which none of them keeps by being cancelled.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
 
 import anyio
 
-from aiovec.backend.threads import in_daemon_thread, in_thread
+from aiovec.backend.threads import in_daemon_thread
 
 from ..errors import translate
 
@@ -44,20 +42,6 @@ class WriteLock:
         self._lock = _in_process(key)
         self._path = file
         self._file: LockedFile | None = None
-
-    confirmed: ClassVar[bool] = False
-    """True if it can be lost while it is held, so that a write has to make sure of it."""
-
-    undisturbed = False
-    """True if certainly nobody else has had it since this one had it last."""
-
-    overtook = False
-    """True if it was taken over from a holder that may only stand still, so that what that one is
-    about to commit has to be fenced off. Whoever has done so sets it to False."""
-
-    def is_held(self) -> bool:
-        """Return whether this lock still holds it, after it was taken."""
-        return True
 
     def acquire(self, patience: float) -> bool:
         """Take it within ``patience`` seconds; whether it was taken."""
@@ -83,17 +67,11 @@ class WriteLock:
         self._file = file
         return True
 
-    def watch(self) -> None:
-        """Look at it without taking it: a holder that may be dead has its time from now on."""
-
     def release(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
         self._lock.release()
-
-    def close(self) -> None:
-        """Wait until a lock that was released is free for others."""
 
 
 class LockedFile:
@@ -265,7 +243,3 @@ class TaskLock:
     def release(self) -> None:
         """Give it back."""
         self._lock.release()
-
-    async def close(self) -> None:
-        """Wait until the lock, which was released, is free for others."""
-        await in_thread(self._lock.close)

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aiovec.backend import check_table_name
 from aiovec.backend.contract import (
     StaleTableError,
 )
 from aiovec.backend.files import flush_folder
 from aiovec.backend.marks import OPEN, PAUSED, MoveMark, MoveRecord, unreadable_mark
 from aiovec.backend.threads import in_thread
-from aiovec.errors import CorruptStoreError, InvalidNameError, StoreBusyError, UnsupportedError
+from aiovec.errors import CorruptStoreError, StoreBusyError, UnsupportedError
 
 from ..errors import translated
 from ..layout import LEFT, MOVING, is_moving
@@ -51,20 +50,6 @@ class Marks(ABC):
     @abstractmethod
     def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
         """Replace the record in one step. ``change`` may be called again; None changes nothing."""
-
-    @abstractmethod
-    def locked_tables(self) -> list[str]:
-        """The tables that somebody has ever locked: one of them may be about to be created."""
-
-
-def table_of_lock(name: str) -> str | None:
-    """The table whose lock a file or an object of this name is."""
-    table, dot, rest = name.partition(".")
-    if (dot, rest) != (".", "lock"):
-        return None
-    with suppress(InvalidNameError):
-        return check_table_name(table)
-    return None
 
 
 _RECORD = "_move.json"
@@ -144,13 +129,6 @@ class FolderMarks(Marks):
             flush_folder(self._folder)
         finally:
             partial.unlink(missing_ok=True)
-
-    def locked_tables(self) -> list[str]:
-        try:
-            names = os.listdir(self._folder)
-        except FileNotFoundError:
-            return []
-        return [table for name in names if (table := table_of_lock(name)) is not None]
 
 
 class Fence:
@@ -242,10 +220,6 @@ class Fence:
         mark = self.read().mark
         return mark is None or mark.state != PAUSED or mark.pause != paused.pause
 
-    def locked_tables(self) -> list[str]:
-        with self._reach() as marks:
-            return marks.locked_tables()
-
     # On the event loop
 
     async def check_here(self) -> None:
@@ -285,7 +259,6 @@ class Flush(WriteOperation):
         # As it is now: another run may have begun, or ended, since the caller's look.
         moving = await self.fence.concerns_reads()
         if is_moving(arrow) != moving:
-            await session.confirm()
             metadata = {MOVING: "1" if moving else None}
             await session.run(lance.update_field_metadata({"path": "id", "metadata": metadata}))
         return [None]
@@ -304,7 +277,6 @@ class MakeStale(WriteOperation):
         with suppress(StaleTableError, CorruptStoreError):
             lance, arrow = await session.open_any(self.table)
             if arrow.get_field_index("id") >= 0:  # another program's table may have none
-                await session.confirm()
                 metadata = {LEFT: uuid.uuid4().hex}
                 await session.run(lance.update_field_metadata({"path": "id", "metadata": metadata}))
         return [None]

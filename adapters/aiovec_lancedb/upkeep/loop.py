@@ -180,8 +180,6 @@ class Upkeep:
         await self._loop.cancel()
         for table in list(self._states):
             await self._stop(table)
-        for lock in list(self._locks.values()):
-            await lock.close()
 
     # In the background
 
