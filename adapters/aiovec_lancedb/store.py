@@ -82,7 +82,8 @@ if TYPE_CHECKING:
 
 
 _ABLE = frozenset({
-    "text", "indexes", "snapshots", "changes", "backup", "restore", "read-only", "bulk-load",
+    "text", "text-prefix", "indexes", "snapshots", "changes", "backup", "restore", "read-only",
+    "bulk-load",
 })  # fmt: skip
 
 
@@ -409,7 +410,6 @@ class LancedbBackend(Backend):
         return await self._reader.search(table, queries, act)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        conditions = await text.plan_of(table.schema, query)
         columns = text.columns_of(table.schema, query)
 
         async def within(*, whole: bool) -> Found:
@@ -417,15 +417,13 @@ class LancedbBackend(Backend):
                 table,
                 query.limit,
                 columns,
-                lambda opened: text.search_text(
-                    self._session, opened, query, conditions, whole=whole
-                ),
+                lambda opened: text.search_text(self._session, opened, query, whole=whole),
                 whole=whole,
             )
 
         async def search() -> Found:
             try:
-                return await within(whole=text.reads_every_row(conditions))
+                return await within(whole=text.reads_every_row(table.schema, query))
             except text.ManyEqualError:
                 return await within(whole=True)
 

@@ -200,6 +200,27 @@ async def test_long_words_and_queries_of_many_words(store: VectorStore) -> None:
     assert hit.highlights["title"].startswith("<mark>w0</mark> <mark>w1</mark>")
 
 
+async def test_beginnings_of_words_in_every_state(store: VectorStore) -> None:
+    await store.create_table("notes", TEXTS)
+    await store.insert("notes", [
+        row("a", "Wool care", "jumper"), row("b", None, "JUMPING woolens", 1),
+        row("c", "ÉCLAIR \U0001f600 jump", "Straße"), row("d", "sub-jumble", None),
+    ])  # fmt: skip
+    for _ in range(2):
+        for query, ids in (
+            ("jum*", "abcd"), ("JUMP*", "abc"), ("wool* jum*", "ab"), ("woolen*", "b"),
+            ("écl*", "c"), ("ecl*", "c"), ("stra*", "c"), ("sub-jum*", "d"), ("umb*", ""),
+            ("title:jum*", "cd"), ("jum* -wool*", "cd"), ("absent*", ""), ("jum* absent*", ""),
+        ):  # fmt: skip
+            with case(query):
+                assert "".join(await found(store, query)) == ids
+        assert await found(store, "jum* absent*", any=True) == ["a", "b", "c", "d"]
+        assert await found(store, "jum*", where="year = 1") == ["b"]
+        await store.optimize("notes")
+    (hit,) = await store.search_text("notes", "woolen*", highlight=True)
+    assert hit.highlights == {"body": "JUMPING <mark>woolens</mark>"}
+
+
 async def test_letters_that_lance_folds(store: VectorStore) -> None:
     """Each of these is a difference to SQLite that ``docs/LANCEDB.md`` names."""
     await store.create_table("notes", TEXTS)

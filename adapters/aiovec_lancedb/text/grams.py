@@ -23,10 +23,23 @@ from aiovec.backend.contract import Columns, TextQuery
 from aiovec.backend.threads import hop
 
 from ..driver import FullTextQuery
+from ..reads import MOST as ALL
 from ..reads import filtered
 from ..session import Opened, Session
-from .asking import ALL, MORE, SCORE, TIMES, ask, none_left_out, ranking
-from .clauses import MOST, Conditions, all_of, fields_of, text_fields, words_query
+from .query import (
+    MORE,
+    MOST,
+    SCORE,
+    TIMES,
+    Conditions,
+    all_of,
+    ask,
+    fields_of,
+    none_left_out,
+    ranking,
+    text_fields,
+    words_query,
+)  # fmt: skip
 
 _GRAM = 3
 # Grams of one clause that select. More would hardly leave out another row.
@@ -61,6 +74,11 @@ def folded(text: str) -> str:
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFC", text).translate(_FOLDING)
+
+
+def letters(text: str) -> str:
+    """Return the text letter by letter as the index has it; accents of their own stay."""
+    return text.lower() if text.isascii() else text.translate(_FOLDING)
 
 
 def folding(char: str) -> str:

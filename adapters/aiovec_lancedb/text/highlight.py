@@ -21,8 +21,8 @@ from aiovec.backend.contract import Found, TextQuery
 from aiovec.backend.threads import in_thread
 from aiovec.errors import UnsupportedError
 
-from .clauses import fields_of, text_fields
 from .grams import folded, folding
+from .query import fields_of, text_fields
 
 # Characters of a snippet of texts that are searched for parts of words, and how many of them are
 # in front of the first match.
@@ -69,7 +69,7 @@ def _terms(schema: Schema, query: TextQuery, columns: dict[str, str]) -> str:
         if not clause.excluded and any(map(str.isalnum, clause.text)):
             where = " ".join(columns[name] for name in fields_of(clause, schema))
             text = clause.text.replace("\0", " ").replace('"', '""')
-            terms.append(f'{{{where}}} : "{text}"')
+            terms.append(f'{{{where}}} : "{text}"{" *" if clause.prefix else ""}')
     return " OR ".join(terms)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,23 +11,43 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Schema
+from aiovec.backend import Schema, TextClause
 from aiovec.backend.contract import Columns, Found, TextQuery
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
 from ..index.fields import text_columns
-from ..reads import condition_of, rows_by_id
+from ..reads import MOST as ALL
+from ..reads import condition_of, filtered, rows_by_id
 from ..rows import rows_of
 from ..session import Opened, Session
+from ..sql.values import name, text
 from . import grams
-from .asking import ALL, MORE, SCORE, TIMES, ask, none_left_out, ranking
-from .clauses import MOST, Conditions, conditions_of, fields_of, text_fields
+from .grams import letters
 from .highlight import highlighted
+from .query import (
+    MORE,
+    MOST,
+    SCORE,
+    TIMES,
+    Conditions,
+    ask,
+    conditions_of,
+    fields_of,
+    none_left_out,
+    ranking,
+    text_fields,
+)
 
 # For ``hop``: a clause takes as long to turn into Lance's form as so many values to copy.
 _EFFORT = 32
 _IDS = Columns(())
+_SCAN_BATCH = 4096
+_WORD = re.compile(r"[^\W_]+")
+# Words for which one beginning stands at most. 10,000 took Lance 5 s, and two such ones minutes.
+_MOST_WORDS = 200
+# Letters that may be Latin ones with an accent.
+_LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 # Ids that are asked for beside what a search has a share of the memory for.
 _MOST_BESIDE = 10_000
 
@@ -38,30 +60,22 @@ class ManyEqualError(Exception):
     """Never reaches a user: more rows have the score of the last hit than the search may hold."""
 
 
-async def plan_of(schema: Schema, query: TextQuery) -> Conditions | None:
-    """Return what to ask Lance; None where the table's rows are searched for parts of words."""
-    if schema.analyzer == "ngram":
-        return None
-    effort = _EFFORT * len(query.clauses)
-    return await hop(effort, conditions_of, schema, query)
-
-
 async def lacking_columns(session: Session, table: Opened, query: TextQuery) -> list[str]:
     """Return the fields of the query that have no text index yet."""
     wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
     return sorted(wanted.difference(text_columns(await session.indices(table))))
 
 
-def reads_every_row(conditions: Conditions | None) -> bool:
-    """Return whether the search may hold the ids of all rows at once."""
-    return conditions is None or conditions.count > MOST
+def reads_every_row(schema: Schema, query: TextQuery) -> bool:
+    """Return whether the search may read all rows, or hold their ids at once."""
+    many = len(query.clauses) * len(text_fields(schema)) > MOST
+    return schema.analyzer == "ngram" or many or any(one.prefix for one in query.clauses)
 
 
 async def search_text(
     session: Session,
     table: Opened,
     query: TextQuery,
-    conditions: Conditions | None,
     *,
     whole: bool,
 ) -> Found:
@@ -69,6 +83,15 @@ async def search_text(
     if await lacking_columns(session, table, query):
         raise LacksTextIndexError
     where = await condition_of(query.where)
+    conditions = None
+    if table.schema.analyzer != "ngram":
+        words = {
+            clause: await _beginning_with(session, table, clause, where)
+            for clause in query.clauses
+            if clause.prefix
+        }
+        effort = _EFFORT * (len(query.clauses) + sum(map(len, words.values())))
+        conditions = await hop(effort, conditions_of, table.schema, query, words)
     if conditions is not None and 0 < conditions.count <= MOST and conditions.groups:
         rows = await _first(session, table, query, conditions, where, whole=whole)
     else:
@@ -82,6 +105,41 @@ async def search_text(
     if query.highlight is None:
         return found
     return await highlighted(table.schema, query, rows, found)
+
+
+async def _beginning_with(
+    session: Session, table: Opened, clause: TextClause, where: str | None
+) -> list[str]:
+    """Return the words of the clause's fields that begin with its prefix.
+
+    Lance looks up whole words, so the texts are read: Lance passes on those in which the prefix may
+    be. Of a phrase only the last word is a prefix. Of very many words it takes the most frequent.
+    """
+    parts = _WORD.findall(letters(clause.text))
+    exact = re.compile(r"(?<![^\W_])" + r"[\W_]+".join(parts) + r"[^\W_]*")
+    loosely = (r"[^\p{L}\p{N}]+").join("".join(map(_loosely, part)) for part in parts)
+    loose = text(r"(?i)(^|[^\p{L}\p{N}])" + loosely)
+    found: Counter[str] = Counter()
+
+    def look(batch: pa.RecordBatch) -> None:
+        for value in batch.column("value").to_pylist():
+            found.update(exact.findall(letters(value)))
+
+    for field in fields_of(clause, table.schema):
+        matches = f"regexp_like({name(field)}, {loose})"
+        condition = matches if where is None else f"({where}) AND {matches}"
+        query = table.lance.query().select({"value": name(field)})
+        query = await filtered(query, condition)
+        batches = await session.run(query.to_batches(max_batch_length=_SCAN_BATCH))
+        with session.guarded():
+            async for batch in batches:
+                await hop(weight(batch), partial(look, batch))
+    return [word for word, _ in found.most_common(_MOST_WORDS)]
+
+
+def _loosely(letter: str) -> str:
+    """Return a regular expression of Rust for a letter, with or without an accent."""
+    return f"[{letter}{_LATIN}]" if letter.isascii() and letter.isalpha() else letter
 
 
 def columns_of(schema: Schema, query: TextQuery) -> Columns:

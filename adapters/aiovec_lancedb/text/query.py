@@ -1,4 +1,4 @@
-"""The clauses of a keyword search as Lance's queries.
+"""Keyword searches as Lance's queries.
 
 What this depends on, of lancedb 0.40 (``tests/lancedb/test_text.py`` holds it to that):
 
@@ -20,14 +20,35 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
 
 from aiovec.backend import Schema, TextClause
-from aiovec.backend.contract import TextQuery
+from aiovec.backend.contract import Columns, TextQuery
+from aiovec.backend.threads import in_thread
 
 from ..driver import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery
+from ..layout import column_names
+from ..reads import MOST as ALL
+from ..reads import filtered
+from ..session import Opened, Session
+
+if TYPE_CHECKING:
+    from lancedb.query import AsyncFTSQuery
+
+Words = Mapping[TextClause, Sequence[str]]
+"""The texts that each clause with a prefix may stand for."""
+
+SCORE = "_score"
+"""The column that Lance adds: BM25, higher is better."""
+MORE = 64
+"""Rows that are asked for beyond the limit, so that those of equal score are among them."""
+TIMES = 8
+"""The factor by which more are asked for where they are not."""
 
 MOST = 64
 """Conditions of one query. Lance went through 200 in a row, each over eight columns."""
@@ -112,21 +133,24 @@ def fields_of(clause: TextClause, schema: Schema) -> list[str]:
     return text_fields(schema) if clause.field is None else [clause.field]
 
 
-def conditions_of(schema: Schema, query: TextQuery) -> Conditions:
+def conditions_of(schema: Schema, query: TextQuery, words: Words) -> Conditions:
     """Translate a query of words, for the analyzers "plain" and "english"."""
     clauses = [clause for clause in query.clauses if any(map(str.isalnum, clause.text))]
     positive = [clause for clause in clauses if not clause.excluded]
-    excluded = _alternatives(schema, [clause for clause in clauses if clause.excluded])
+    excluded = _alternatives(schema, [one for one in clauses if one.excluded], words)
     if not positive:
         return Conditions(())
     if query.any:
-        return Conditions((_alternatives(schema, positive),), excluded)
+        group = _alternatives(schema, positive, words)
+        return Conditions((group,) if group else (), excluded)
     # What is looked for in one field alone needs one query for all its words.
     groups = [
-        _alternatives(schema, [clause])
+        _alternatives(schema, [clause], words)
         for clause in positive
         if _word(clause) is None or len(fields_of(clause, schema)) > 1
     ]
+    if not all(groups):  # no word begins with one of the prefixes
+        return Conditions(())
     joined = [
         (words_query(" ".join(words), name, "AND"),)
         for name, words in _words(schema, positive).items()
@@ -144,25 +168,29 @@ def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]
     return found
 
 
-def _alternatives(schema: Schema, clauses: Sequence[TextClause]) -> tuple[FullTextQuery, ...]:
+def _alternatives(
+    schema: Schema, clauses: Sequence[TextClause], words: Words
+) -> tuple[FullTextQuery, ...]:
     """Return queries of which each row matches at least one that matches any of the clauses."""
-    words: dict[str, list[str]] = {}
+    single: dict[str, list[str]] = {}
     phrases: list[FullTextQuery] = []
     for clause in clauses:
-        word = _word(clause)
+        texts = words[clause] if clause.prefix else _forms(clause.text)
+        one_word = clause.prefix or len(texts) == 1
         for name in fields_of(clause, schema):
-            if word is not None:
-                words.setdefault(name, []).append(word)
-            else:
-                phrases += [_PHRASE(text, name) for text in _forms(clause.text)]
-    found = [words_query(" ".join(texts), name, "OR") for name, texts in words.items()]
+            for text in texts:
+                if one_word and text.isalnum():
+                    single.setdefault(name, []).append(text)
+                else:
+                    phrases.append(_PHRASE(text, name))
+    found = [words_query(" ".join(texts), name, "OR") for name, texts in single.items()]
     return (*found, *phrases)
 
 
 def _word(clause: TextClause) -> str | None:
-    """Return a clause that Lance takes as one word; None for a phrase."""
+    """Return a clause that Lance takes as one word; None for a phrase or a prefix."""
     forms = _forms(clause.text)
-    return forms[0] if len(forms) == 1 and forms[0].isalnum() else None
+    return forms[0] if not clause.prefix and len(forms) == 1 and forms[0].isalnum() else None
 
 
 # An accent of its own within a word, where Lance parts it.
@@ -178,3 +206,45 @@ def _forms(text: str) -> list[str]:
     composed, apart = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
     forms = [composed, apart] if _PARTED.search(apart) else [composed]
     return forms if text in (composed, apart) else [*forms, text]
+
+
+async def ask(
+    session: Session,
+    table: Opened,
+    query: FullTextQuery,
+    columns: Columns,
+    where: str | None,
+    limit: int,
+) -> pa.Table:
+    """Return the best rows that match, with their score."""
+    names = [*column_names(table.schema, columns), SCORE]
+
+    def build() -> AsyncFTSQuery:
+        with session.translated():
+            built = table.lance.query().nearest_to_text(query)
+            return built.select(names).limit(min(limit, ALL))
+
+    # One condition or a thousand words: it becomes JSON on the way.
+    return await session.fetch(await filtered(await in_thread(build), where))
+
+
+def none_left_out(rows: pa.Table, matches: pa.Table, limit: int, asked: int) -> bool:
+    """Return whether no other row can be among the first matches; equal ones are in order of id.
+
+    Lance was asked for so many rows and gave these, of which some match.
+    """
+    if rows.num_rows < asked:
+        return True
+    if matches.num_rows < limit:
+        return False
+    last = np.sort(matches.column(SCORE).to_numpy())[-limit]
+    return bool(last > rows.column(SCORE).to_numpy().min())
+
+
+def ranking(ids: Sequence[str] | pa.ChunkedArray, scores: Any) -> pa.Table:
+    """Ids and their scores, as ``ask`` gives them."""
+    columns = {"id": pa.array(ids) if isinstance(ids, list) else ids, SCORE: scores}
+    return pa.table(columns).cast(_RANKING)
+
+
+_RANKING = pa.schema([pa.field("id", pa.utf8()), pa.field(SCORE, pa.float64())])
