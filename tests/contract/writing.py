@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.contract.base import ContractBase, case, filled
+from tests.harness.oracle import arrow_table
 from tests.harness.values import (
     DIM,
     EVERY_KIND,
@@ -54,6 +56,21 @@ class WritingContract(ContractBase):
         assert await store.insert("notes", rows) == 40
         assert_same_rows(await store.get("notes", [r["id"] for r in rows]), rows, EVERY_KIND)
         assert await store.count("notes") == 40
+
+    @pytest.mark.core
+    async def test_rows_alone_and_rows_of_a_table_are_written_alike(
+        self, store: VectorStore
+    ) -> None:
+        """Few rows reach a backend as Python values, a table as Arrow; both may share a commit."""
+        await store.create_table("notes", EVERY_KIND)
+        rows = rows_of_every_kind(30)
+        table = arrow_table(rows, EVERY_KIND)
+        for alone, together in ((rows[:20], table.slice(20)), (rows[20:], table.slice(0, 20))):
+            await asyncio.gather(
+                store.upsert("notes", together), *(store.upsert("notes", [row]) for row in alone)
+            )
+            assert await store.count("notes") == 30
+            assert_same_rows(await store.get("notes", [r["id"] for r in rows]), rows, EVERY_KIND)
 
     @pytest.mark.core
     async def test_rows_survive_reopening(self, tmp_path: Path) -> None:

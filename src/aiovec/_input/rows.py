@@ -5,7 +5,6 @@ Imported when a store opens, off the event loop: it brings pyarrow.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import (
@@ -56,7 +55,8 @@ from .vectors import arrow_matrix, given_matrix, matrix_of
 # The first conversion looks for pandas and, where it is installed, imports it: now, off the loop.
 pa.array([0])
 
-_PAUSE_EVERY = 256
+# Columns that can be read again, and what is no column.
+_READABLE = (list, tuple, np.ndarray, pa.Array, pa.ChunkedArray, str, bytes, Mapping)
 _ID = Field(str)
 # What a value that is no vector takes, as far as that can be told before it is looked at.
 _BYTES_A_VALUE = 32
@@ -97,22 +97,12 @@ def _can_be_read_again(item: Any) -> bool:
 
 
 async def _collect_columns(rows: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns that can be read again, with pauses for other tasks."""
+    """Columns that can be read again. What is no column is refused later, by its name."""
     found = {}
-    for name, column in dict(rows).items():  # its owner may change it in a pause
-        found[name] = await _collect_column(column)
-        if not len(found) % _PAUSE_EVERY:
-            await asyncio.sleep(0)
+    for name, column in dict(rows).items():  # its owner may change it while one is read
+        stays = isinstance(column, _READABLE) or not is_iterable(column) or is_typed(column)
+        found[name] = column if stays else await read_all(column)
     return found
-
-
-async def _collect_column(column: Any) -> Any:
-    """A column that can be read again."""
-    if isinstance(column, (str, bytes, Mapping)) or not is_iterable(column):
-        return column  # to be refused by name
-    if isinstance(column, (list, tuple, np.ndarray, pa.Array, pa.ChunkedArray)) or is_typed(column):
-        return column
-    return await read_all(column)
 
 
 async def collect_ids(ids: Any) -> Any:

@@ -22,8 +22,6 @@ _BLOCK = 256
 _COMPONENTS, _LEAST_ROWS = 49_152, 16
 # Cosine distances below this are measured by differences.
 _NEAR = 0.25
-# Squares of lengths of which no component can be extreme, up to a million dimensions.
-_SHORT, _LONG = 1e-23, 1e28
 # Cuts a float64 into an upper part of 29 bits and the rest.
 _CUT = 2.0**24 + 1
 # The square of a share's error that is too small to count.
@@ -34,11 +32,6 @@ _NO_ANGLE = 2.0**-156
 
 def is_extreme(vectors: Float32Array) -> bool:
     """Return whether float32 distances cannot rank some of these vectors, NaN included."""
-    if len(vectors) == 1:
-        # Of a vector between these lengths the largest component is neither huge nor tiny.
-        with np.errstate(over="ignore", invalid="ignore"):
-            if _SHORT < float(np.dot(vectors[0], vectors[0])) < _LONG:
-                return False
     # By blocks that stay in the processor's cache: a copy of all would cost more than the look.
     for start in range(0, len(vectors), _BLOCK):
         block = vectors[start : start + _BLOCK]

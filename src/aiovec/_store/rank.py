@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._embed.calling import is_async
+from .._input.arguments import is_iterable
 from .._input.selection import Selection
 from .._model.arrays import Float64Array
 from .._model.records import Hit, Rank
@@ -295,27 +296,21 @@ def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
         )
         return InvalidArgumentError("rerank", rerank, expected)
 
-    try:
-        items = iter(outcome)
-    except TypeError:
-        raise refuse(shown(outcome, 60)) from None
-    if isinstance(outcome, (str, bytes, Mapping, Set)):
-        raise refuse(f"a {type(outcome).__name__}")
-    answer = list(items)
+    if isinstance(outcome, (str, bytes, Mapping, Set)) or not is_iterable(outcome):
+        raise refuse(shown(outcome, 60))
+    answer = list(outcome)
     # Also none: a function may find that no hit is good enough.
     if all(isinstance(item, Hit) for item in answer):
-        given = {hit.id: hit for hit in hits}
-        seen: set[str] = set()
+        left = {hit.id: hit for hit in hits}
         order = []
         for hit in cast("list[Hit]", answer):
-            known = given.get(hit.id) if isinstance(hit.id, str) else None
+            known = left.pop(hit.id, None) if isinstance(hit.id, str) else None
             if known is None:
-                raise refuse(f"a hit with the id {hit.id!r:.60}, which was not among them")
-            if hit.id in seen:
-                raise refuse(f"the hit {hit.id!r:.60} more than once")
+                raise refuse(
+                    f"a hit with the id {hit.id!r:.60}, which was none of them or came before"
+                )
             if hit is not known and hit.score != known.score and _number(hit.score) is None:
                 raise refuse(f"the hit {hit.id!r:.60} with the score {hit.score!r:.60}")
-            seen.add(hit.id)
             # A copy without the vector lacks what diversity is computed from.
             order.append(hit if hit.vector is not None else hit.__replace__(vector=known.vector))
         return order
