@@ -9,22 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table as Grid
 from rich.text import Text
 
 from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 # C0 without tab and newline, DEL, C1: stored text must not drive the terminal.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -169,20 +163,25 @@ def print_rows(
 
 def progress(unit: str) -> Progress:
     """Return a progress bar on standard error, which disappears at the end; nothing in a pipe."""
-    return _progress(
-        BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn(compact=True)
-    )
+    from rich import progress as bars
+
+    left = bars.TimeRemainingColumn(compact=True)
+    return _progress(bars.BarColumn(), bars.MofNCompleteColumn(), bars.TextColumn(unit), left)
 
 
 @contextmanager
 def working(on: str) -> Iterator[None]:
     """Show that work of unknown length goes on, and for how long already."""
+    from rich.progress import TimeElapsedColumn
+
     with _progress(TimeElapsedColumn()) as bar:
         bar.add_task(on, total=None)
         yield
 
 
 def _progress(*columns: Any) -> Progress:
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
     console = err()
     console.quiet = not console.is_terminal
     return Progress(
