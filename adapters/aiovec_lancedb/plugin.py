@@ -12,8 +12,7 @@ from aiovec.backend.locate import is_url, local_path, path_of_url
 from aiovec.backend.plugin import AddressKey, BackendPlugin, Location
 
 from .settings import LancedbSettings
-
-MEMORY = "memory://"
+from .target import MEMORY
 
 
 class LancedbPlugin(BackendPlugin):

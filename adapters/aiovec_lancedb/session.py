@@ -195,13 +195,18 @@ class Session:
 
         Lance makes folders that are missing, so a write would begin an empty store there.
         """
+        if self._target.folder is not None:
+            await in_thread(self.look_at_place)
+
+    def look_at_place(self) -> None:
+        """``check_place``, for threads."""
         folder = self._target.folder
         if folder is None:
             return
         if self._inode is None:
-            self._inode = await in_thread(self._hold, folder)
+            self._inode = self._hold(folder)
             return
-        found = await in_thread(_inode, folder)
+        found = _inode(folder)
         if found != self._inode:
             what = "removed or renamed" if found is None else "replaced by another one"
             raise StoreReplacedError(self.target, f"the folder was {what}")

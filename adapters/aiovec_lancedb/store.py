@@ -49,6 +49,7 @@ from aiovec.errors import (
 )
 
 from . import (
+    moving,
     reads,
     search,
     summaries,
@@ -583,7 +584,7 @@ class LancedbBackend(Backend):
         if self._writers is None:
             raise StoreClosedError(self.target)
         names = await self._session.names()
-        works = [self._writers.run(name, moves.Flush(name, fence), limit) for name in names]
+        works = [self._writers.run(name, moving.Flush(name, fence), limit) for name in names]
         await asyncio.gather(*works)
 
     async def forget_move(self) -> None:
@@ -597,7 +598,7 @@ class LancedbBackend(Backend):
             self.act_for(mark.run)
             try:
                 names = await self._session.names()
-                works = [self._writers.run(name, moves.MakeStale(name)) for name in names]
+                works = [self._writers.run(name, moving.MakeStale(name)) for name in names]
                 await asyncio.gather(*works)
             finally:
                 self.act_for(acted_for)

@@ -32,6 +32,7 @@ from .errors import NoSuchTableError, TableThereError
 from .export import RowsOf
 from .index.fields import drop_unwanted, index_fields
 from .layout import added_column, goes, incarnation_in, new_table, options_of, renamable
+from .locks.moves import Fence
 from .session import Opened, Session
 from .upkeep.retention import versions_of
 from .writer import WriteOperation
@@ -39,8 +40,6 @@ from .writer import WriteOperation
 if TYPE_CHECKING:
     import pyarrow as pa
     from lancedb.table import AsyncTable
-
-    from .locks.moves import Fence
 
 
 # The name that the folder of a table has while it is removed; no other one is taken for it.

@@ -13,11 +13,10 @@ from aiovec.backend import redacted, secrets_in
 from aiovec.backend.locate import is_url
 from aiovec.errors import ConfigError
 
-from .plugin import MEMORY
-
 if TYPE_CHECKING:
     from .settings import LancedbSettings
 
+MEMORY = "memory://"
 MANAGED = "db://"
 # What LanceDB's own clients read the key from.
 KEY_VARIABLE = "LANCEDB_API_KEY"

@@ -12,7 +12,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import anyio
 
@@ -31,11 +31,9 @@ from aiovec.errors import (
 from .changes import number_anew
 from .errors import ConflictError
 from .locks.local import TaskLock, WriteLock
+from .locks.moves import Fence
 from .session import HEED, Session
 from .written import TableFiles, index_of, is_index
-
-if TYPE_CHECKING:
-    from .locks.moves import Fence
 
 LOG = logging.getLogger("aiovec.lancedb")
 
@@ -196,9 +194,10 @@ class TableWriter(Committer[_Call]):
         return self._fence.poll
 
     async def take(self) -> Callable[[], None] | None:
-        await self._session.check_place()  # a lock would be made in its place
         with self._session.translated():
-            taken = await self._lock.take(_LOCK_TRY, self._threads, self._note_mark)
+            # A lock would be made in the place of a folder that has gone.
+            look = self._session.look_at_place
+            taken = await self._lock.take(_LOCK_TRY, self._threads, look, self._note_mark)
         self.busy = None if taken else f"{self.target} is locked by others"
         return self._lock.release if taken else None
 
@@ -349,8 +348,7 @@ class TableWriter(Committer[_Call]):
         An index whose file was cut short is dropped; upkeep makes it anew.
         """
         try:
-            await self._session.check_place()
-            cut = await in_thread(files.cut_short)
+            cut = await in_thread(self._cut_short, files)
             rows = any(not is_index(name) for name in cut)
             if rows:
                 await self._go_back(files, cut, before)
@@ -367,6 +365,10 @@ class TableWriter(Committer[_Call]):
                 f"the file system or the disk of {self._session.target} failed while {cut[0]} was "
                 f"written; {kept}, try again"
             )
+
+    def _cut_short(self, files: TableFiles) -> list[str]:
+        self._session.look_at_place()
+        return files.cut_short()
 
     async def _go_back(self, files: TableFiles, cut: list[str], before: int) -> None:
         """Make the version before the write the newest again, or one before it without the files.

@@ -206,17 +206,20 @@ class TaskLock:
         self,
         patience: float,
         limit: anyio.CapacityLimiter,
+        before: Callable[[], None] = lambda: None,
         first: Callable[[], None] = lambda: None,
     ) -> bool:
         """Take the lock within some seconds; return whether it was taken. If cancelled, it was not.
 
-        ``first`` is done at once under the lock, which is not held where that raises.
+        ``before`` is done before it is taken, and ``first`` at once under the lock, which is not
+        held where either raises.
         """
         # Who pops this first decides: the thread that the lock is taken, or a cancelled caller that
         # it is not.
         wanted = [True]
 
         def acquire() -> bool:
+            before()
             if not self._lock.acquire(patience):
                 return False
             try:

@@ -8,27 +8,17 @@ import sys
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
 
-from aiovec.backend.contract import (
-    StaleTableError,
-)
 from aiovec.backend.files import flush_folder
 from aiovec.backend.marks import OPEN, PAUSED, MoveMark, MoveRecord, unreadable_mark
 from aiovec.backend.threads import in_thread
 from aiovec.errors import CorruptStoreError, StoreBusyError, UnsupportedError
 
 from ..errors import translated
-from ..layout import LEFT, MOVING, is_moving
-from ..writer import WriteOperation
 from .local import LockedFile
-
-if TYPE_CHECKING:
-    from ..session import Session
 
 # Seconds for which the change of a mark waits for another one, and between two looks.
 _PATIENCE = 30.0
@@ -234,49 +224,3 @@ class Fence:
         """Return whether a mark stands that whoever reads has to look for."""
         mark = (await in_thread(self.read)).mark
         return mark is not None and not mark.filling
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Flush(WriteOperation):
-    """Takes its turn among the writes of a table, and so returns behind all that came before.
-
-    With ``fence`` it sets the sign by which reads of the table know that there is a mark to heed,
-    or removes it where there is none.
-    """
-
-    brings_files: ClassVar[bool] = False
-
-    table: str
-    fence: Fence | None = None
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        if self.fence is None:
-            return [None]
-        try:
-            lance, arrow = await session.open_any(self.table)
-        except StaleTableError:
-            return [None]
-        # As it is now: another run may have begun, or ended, since the caller's look.
-        moving = await self.fence.concerns_reads()
-        if is_moving(arrow) != moving:
-            metadata = {MOVING: "1" if moving else None}
-            await session.run(lance.update_field_metadata({"path": "id", "metadata": metadata}))
-        return [None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MakeStale(WriteOperation):
-    """Makes every handle on a table out of date."""
-
-    brings_files: ClassVar[bool] = False
-
-    table: str
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        # It was dropped meanwhile, or nobody can write to it anyway.
-        with suppress(StaleTableError, CorruptStoreError):
-            lance, arrow = await session.open_any(self.table)
-            if arrow.get_field_index("id") >= 0:  # another program's table may have none
-                metadata = {LEFT: uuid.uuid4().hex}
-                await session.run(lance.update_field_metadata({"path": "id", "metadata": metadata}))
-        return [None]
