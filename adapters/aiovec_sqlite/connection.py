@@ -60,14 +60,14 @@ class _Outcome(asyncio.Future[Any]):
     """The outcome of work on the thread.
 
     A task that awaits it and is cancelled goes on when the work has ended, and learns then that it
-    was cancelled. ``interrupt`` is called meanwhile.
+    was cancelled. ``interrupt`` is called meanwhile, with the loop, which need not run just then.
     """
 
-    interrupt: Callable[[], None] | None = None
+    interrupt: Callable[[asyncio.AbstractEventLoop], None] | None = None
 
     def cancel(self, msg: Any = None) -> bool:
         if self.interrupt is not None:
-            self.interrupt()
+            self.interrupt(self.get_loop())
         return False
 
 
@@ -184,7 +184,9 @@ class Connection(aiosqlite.Connection):
             del done  # it refers to the error, which refers to this frame
 
     def _submit(
-        self, work: Callable[[], _T], interrupt: Callable[[], None] | None = None
+        self,
+        work: Callable[[], _T],
+        interrupt: Callable[[asyncio.AbstractEventLoop], None] | None = None,
     ) -> asyncio.Future[_T]:
         if os.getpid() != self._process:
             raise StoreClosedError(self._thread.name, FORKED)
@@ -195,11 +197,11 @@ class Connection(aiosqlite.Connection):
         self._tx.put_nowait((done, work))
         return done
 
-    def _give_up(self, ticket: Ticket) -> None:
+    def _give_up(self, ticket: Ticket, loop: asyncio.AbstractEventLoop) -> None:
         """Interrupt the work of a caller that was cancelled, again and again until it is over."""
         if not ticket.cancelled:
             ticket.cancelled = True
-            self._interrupt_until_over(asyncio.get_running_loop(), ticket)
+            self._interrupt_until_over(loop, ticket)
 
     def _interrupt_until_over(self, loop: asyncio.AbstractEventLoop, ticket: Ticket) -> None:
         if not ticket.over:
