@@ -2,8 +2,8 @@
 
 sqlite-vec keeps vectors in chunks: BLOBs of some hundred vectors in an ordinary table. A query of
 vec0 takes 5 µs a row; reading whole chunks and picking with NumPy takes a tenth of that
-(``python -m bench writes``). The chunks' tables are described in sqlite-vec's documents but are not
-its promise, so where they look otherwise vec0 itself is asked.
+(``python -m bench writes``). The chunks' tables are described in sqlite-vec's documents, and aiovec
+takes only the versions of sqlite-vec that have them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -38,10 +38,6 @@ class VectorReader:
         self._chunk_id = -1
         self._chunk: Float32Array | None = None
 
-    @cached_property
-    def _by_chunks(self) -> bool:
-        return _has_known_chunks(self._db, self._table)
-
     def read(
         self,
         rowids: Int64Array,
@@ -63,7 +59,7 @@ class VectorReader:
         self, rowids: Int64Array, ticket: Ticket, *, scattered: bool = False
     ) -> Float32Array:
         """Read rows that all have a vector."""
-        if len(rowids) <= _FEW or scattered or not self._by_chunks:
+        if len(rowids) <= _FEW or scattered:
             return self._read_by_rowid(rowids, ticket)
         return self._read_by_chunks(rowids, ticket)
 
@@ -150,8 +146,6 @@ class VectorReader:
 
         A scan of one of them would pass by what only the other one has.
         """
-        if not self._by_chunks:
-            return
         rows, vectors = self._db.execute(
             f"SELECT (SELECT count(*) FROM {self._table.rows}), "
             f"(SELECT count(*) FROM {self._table.shadow('rowids')})"
@@ -221,14 +215,3 @@ def check_places(db: sqlite3.Connection, table: TableLayout) -> None:
 def _places(table: TableLayout) -> str:
     """SQL that finds nothing, and can be prepared just where the statement of vec0 can be."""
     return f"SELECT id + chunk_id + chunk_offset FROM {table.shadow('rowids')} LIMIT 0"
-
-
-def _has_known_chunks(db: sqlite3.Connection, table: TableLayout) -> bool:
-    return (
-        {"chunk_id", "chunk_offset"} <= _columns(db, f"{table.stem}.vec_rowids")
-        and "vectors" in _columns(db, f"{table.stem}.vec_vector_chunks00")
-    )  # fmt: skip
-
-
-def _columns(db: sqlite3.Connection, name: str) -> set[str]:
-    return {row[0] for row in db.execute("SELECT name FROM pragma_table_info(?)", (name,))}
