@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .app import create_app
     from .endpoints import router
 else:
-    # They bring FastAPI. The command line imports this package to list its commands.
+    # They bring Starlette. The command line imports this package to list its commands.
     _LATER = {"create_app": ".app", "router": ".endpoints"}
 
     def __getattr__(name):

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from aiovec import Embedder, VectorStore, __version__
 from aiovec._http.problems import Problem
 from aiovec.asgi import KEY, add_error_handlers, lifespan
 from aiovec.backend.server import ServerSettings
-from aiovec.backend.threads import in_thread
 
 from .asgi import path_of
 from .bodies import JsonBytes, dump
-from .calls import BackendCalls, backend_router
-from .direct import Direct
-from .endpoints import add_endpoints
-from .endpoints.declaring import DirectRoute
-from .endpoints.document import shortened
+from .calls import BackendCalls
+from .endpoints import ENDPOINTS
+from .endpoints.declaring import routes_of
+from .endpoints.document import openapi
 from .keys import keys_of
 from .limits import Limits
 from .logs import log_requests
-from .metrics import Metrics, metrics_router
+from .metrics import Metrics, metrics_endpoint
 from .observing import Observing
-from .page import page_router
+from .page import routes_of_page
 from .security import Security
 
 
@@ -42,7 +40,7 @@ def create_app(
     embedders: Mapping[str, Embedder] | None = None,
     store: VectorStore | None = None,
     settings: ServerSettings | None = None,
-) -> FastAPI:
+) -> Starlette:
     """Return the server as an ASGI app, which opens its store when it starts.
 
     The arguments are those of ``aiovec.connect``; or ``store`` is one that is open already, and
@@ -52,16 +50,23 @@ def create_app(
     metrics = Metrics() if chosen.metrics else None
     if chosen.access_log:
         log_requests()
-    app = FastAPI(
-        title="aiovec",
-        summary="A vector store over HTTP",
-        version=__version__,
-        openapi_url=None,  # FastAPI would build the document on the event loop
-        docs_url=None,  # its page loads scripts from another host
-        redoc_url=None,
-        redirect_slashes=False,
-        # Newer versions make spans of their own, which name paths and with them ids.
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+    endpoints = [*ENDPOINTS]
+    if metrics is not None:
+        endpoints.append(metrics_endpoint(metrics))
+    document = openapi(endpoints, __version__)
+
+    async def send_document(request: Request) -> Response:
+        root = request.scope.get("root_path", "").rstrip("/")
+        return JsonBytes(dump({**document, "servers": [{"url": root}]} if root else document))
+
+    app = Starlette(
+        routes=[
+            Route("/backend/{call}", BackendCalls(store), methods=["POST"]),
+            *routes_of(endpoints, store),
+            *routes_of_page(store, chosen),
+            Route("/openapi.json", send_document),
+        ],
+        exception_handlers={HTTPException: _problem},
         lifespan=None
         if store is not None
         else lifespan(
@@ -75,29 +80,11 @@ def create_app(
             Middleware(Limits, settings=chosen),
         ],
     )
+    app.router.redirect_slashes = False
     if store is not None:
         setattr(app.state, KEY, store)
-    add_endpoints(app, store)
-    calls = BackendCalls(store)
-    app.include_router(backend_router(calls))
-    app.user_middleware.append(Middleware(Direct, routes=app.router.routes, calls=calls))
-    app.include_router(page_router(store, chosen))
-    if metrics is not None:
-        app.include_router(metrics_router(store, metrics))
-    openapi = app.openapi
-    app.openapi = cache(lambda: shortened(openapi()))  # type: ignore[method-assign]
-    app.add_route("/openapi.json", _openapi, ["GET"], include_in_schema=False)
     add_error_handlers(app)
-    app.add_exception_handler(HTTPException, _problem)
     return app
-
-
-async def _openapi(request: Request) -> Response:
-    """Answer with the OpenAPI document, which the first request has built in a thread."""
-    document = await in_thread(request.app.openapi)
-    if root := request.scope.get("root_path", "").rstrip("/"):
-        document = {**document, "servers": [{"url": root}]}
-    return JsonBytes(await in_thread(dump, document))
 
 
 def _problem(request: Request, error: Exception) -> Response:
@@ -123,10 +110,8 @@ def _allowed(request: Request) -> str:
     path = path_of(request.scope)
     found = {"OPTIONS"}
     for route in request.app.router.routes:
-        if isinstance(route, DirectRoute) and route.path_regex.match(path):
+        if isinstance(route, Route) and route.path_regex.match(path):
             found |= route.methods or set()
-    if "GET" in found:
-        found.add("HEAD")
     return ", ".join(sorted(found)) if len(found) > 1 else ""
 
 

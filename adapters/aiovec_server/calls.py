@@ -1,4 +1,4 @@
-"""``POST /backend/{call}``: the calls of remote backends, as an ASGI app and a route of Starlette.
+"""``POST /backend/{call}``: the calls of remote backends, as an ASGI app.
 
 A call's body and its answer are messages of ``aiovec.backend``. An answer with rows is sent in
 parts that wait for the client. The call of a client that disconnects is cancelled by ``Limits``.
@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.routing import Route
 
 from aiovec import VectorStore
 from aiovec._http.problems import Problem, problem_of
@@ -62,13 +60,6 @@ class CallRoute:
     """A call's name in the log and the metrics: the calls are few, and each is of another kind."""
 
     path: str
-
-
-def backend_router(calls: BackendCalls) -> APIRouter:
-    """Return the router of the calls that remote backends make of a store."""
-    router = APIRouter()
-    router.routes.append(Route("/backend/{call}", calls, methods=["POST"]))
-    return router
 
 
 class BackendCalls:

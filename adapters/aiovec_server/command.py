@@ -209,8 +209,8 @@ def _open_standard_streams() -> None:
 
 def _check_installed() -> None:
     try:
-        import fastapi  # noqa: F401
         import httptools  # noqa: F401
+        import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as exc:
         raise AiovecError(

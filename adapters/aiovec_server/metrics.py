@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
@@ -21,8 +20,8 @@ from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, TableNotFoundError
 
 from .call import Call
-from .endpoints.declaring import answering
-from .endpoints.document import PROBLEMS
+from .endpoints.declaring import Endpoint
+from .endpoints.document import Answer
 
 # Seconds. Searches in memory take a millisecond, index builds minutes.
 _BUCKETS = (
@@ -128,22 +127,12 @@ class _StoreFigures:
             self._unindexed.labels(name).set(stats.unindexed_rows or 0)
 
 
-def metrics_router(store: VectorStore | None, metrics: Metrics) -> APIRouter:
-    """Return the router of ``/metrics``."""
-    made = APIRouter(redirect_slashes=False)
+def metrics_endpoint(metrics: Metrics) -> Endpoint:
+    """Return the endpoint ``/metrics``."""
 
-    async def read(call: Call) -> Response:
+    async def read_metrics(call: Call) -> Response:
+        """Figures for Prometheus."""
         return Response(await metrics.text(call.store), media_type=CONTENT_TYPE_LATEST)
 
-    answer = answering(read, store)
-    made.add_api_route(
-        "/metrics",
-        answer,
-        name="read",
-        response_class=Response,
-        response_model=None,
-        summary="Figures for Prometheus",
-        responses={200: {"content": {"text/plain": {}}}, 422: PROBLEMS[422]},
-    )
-    made.add_api_route("/metrics", answer, methods=["HEAD"], include_in_schema=False)
-    return made
+    answer = Answer({"type": "string"}, kinds=("text/plain",))
+    return Endpoint("GET", "/metrics", read_metrics, answer)

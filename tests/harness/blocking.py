@@ -22,10 +22,6 @@ _ALLOWED = (
     ("threading.Lock.acquire", "aiovec/sync/portal.py", "__init__", "a thread starts"),
     ("threading.Lock.acquire", "aiovec/sync/portal.py", "_wait", "the face without await waits"),
     ("threading.Lock.acquire", "aiovec/sync/portal.py", "stop", "so does its close"),
-    *(
-        (function, "fastapi/routing.py", "_extract_endpoint_context", "once, to name it in errors")
-        for function in ("os.stat", "io.TextIOWrapper.read", "io.BufferedReader.read")
-    ),
     (
         "io.TextIOWrapper.write", "asyncio/base_events.py", "call_exception_handler",
         "what asyncio logs of tasks of a closed loop",

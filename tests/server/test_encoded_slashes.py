@@ -46,7 +46,7 @@ async def test_an_id_may_have_slashes_and_what_looks_like_an_encoded_one() -> No
 
 async def test_the_router_in_an_app_of_ones_own_refuses_them_too() -> None:
     app = FastAPI(lifespan=lifespan(":memory:"))
-    app.include_router(router(), prefix="/vectors")
+    app.mount("/vectors", router())
     async with serving(app) as client:
         await client.ok("POST", "/vectors/tables", 201, json={"name": "t", "schema": {"dim": 3}})
         answer = await client.raw("DELETE", "/vectors/tables%2Ft?confirm=t")

@@ -150,8 +150,8 @@ _REASONS = {
 _ALWAYS = (400, 401, 403, 422, 429, 500, 503, 504)
 
 
-def responses(endpoint: Endpoint) -> dict[int | str, dict[str, Any]]:
-    """Return the answers of an endpoint by their status, for FastAPI."""
+def _responses(endpoint: Endpoint) -> dict[str, dict[str, Any]]:
+    """Return the answers of an endpoint by their status."""
     statuses = set(_ALWAYS)
     if "{table}" in endpoint.path:
         statuses |= {404, 502}
@@ -163,14 +163,14 @@ def responses(endpoint: Endpoint) -> dict[int | str, dict[str, Any]]:
         statuses |= {409, 507}
     if "vector" in str(endpoint.body) or endpoint.method == "POST":
         statuses.add(409)  # another model's vector
-    found: dict[int | str, dict[str, Any]] = {
-        endpoint.status: {
+    found: dict[str, dict[str, Any]] = {
+        str(endpoint.status): {
             "description": endpoint.answer.about,
             **({"content": endpoint.answer.content()} if endpoint.answer.schema else {}),
         }
     }
     for status in sorted(statuses):
-        found[status] = PROBLEMS[status]
+        found[str(status)] = PROBLEMS[status]
     return found
 
 
@@ -235,8 +235,32 @@ _ONCE: list[dict[str, Any]] = [
 ]
 
 
-def extra(endpoint: Endpoint) -> dict[str, Any]:
-    """Return the rest of an endpoint's OpenAPI: its parameters and its body."""
+def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
+    """Return the document, in which what stands in many places is one component."""
+    paths: dict[str, dict[str, Any]] = {}
+    names: set[str] = set()
+    for endpoint in endpoints:
+        name = endpoint.handler.__name__
+        if name in names:
+            name = f"{name}_by_{endpoint.method.lower()}"
+        names.add(name)
+        path = re.sub(r":\w+", "", endpoint.path)
+        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, name)
+    schemas = {"Problem": _PROBLEM, "Hit": _HIT, "Record": _RECORD}
+    answers = {f"Problem{status}": problem for status, problem in PROBLEMS.items()}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "aiovec", "summary": "A vector store over HTTP", "version": version},
+        "paths": _referring(paths, {"schemas": schemas, "responses": answers}),
+        "components": {
+            "schemas": schemas,
+            "responses": _referring(answers, {"schemas": schemas}),
+        },
+    }
+
+
+def _operation(endpoint: Endpoint, name: str) -> dict[str, Any]:
+    summary, _, description = (endpoint.handler.__doc__ or name).partition("\n")
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, **_SEGMENTS[name]}
         for name in re.findall(r"\{(\w+)", endpoint.path)
@@ -254,21 +278,17 @@ def extra(endpoint: Endpoint) -> dict[str, Any]:
     ]
     if endpoint.writes:
         parameters += _ONCE
-    found: dict[str, Any] = {"parameters": parameters}
+    found: dict[str, Any] = {
+        "summary": summary.rstrip("."),
+        "operationId": name,
+        "parameters": parameters,
+        "responses": _responses(endpoint),
+    }
+    if text := "\n".join(line.strip() for line in description.strip().split("\n")):
+        found["description"] = text
     if endpoint.body is not None:
         found["requestBody"] = {"required": endpoint.body_needed, "content": dict(endpoint.body)}
     return found
-
-
-def shortened(openapi: dict[str, Any]) -> dict[str, Any]:
-    """Return a document in which what stands in many places is one component."""
-    schemas = {"Problem": _PROBLEM, "Hit": _HIT, "Record": _RECORD}
-    answers = {f"Problem{status}": problem for status, problem in PROBLEMS.items()}
-    components = openapi.setdefault("components", {})
-    openapi["paths"] = _referring(openapi["paths"], {"schemas": schemas, "responses": answers})
-    components["schemas"] = {**components.get("schemas", {}), **schemas}
-    components["responses"] = _referring(answers, {"schemas": schemas})
-    return openapi
 
 
 def _referring(value: Any, known: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from starlette.routing import Route
 
 from aiovec import VectorStore
 from aiovec.backend.server import ServerSettings
@@ -10,16 +10,13 @@ from aiovec.backend.server import ServerSettings
 from .endpoints import page_routes
 from .static import static_routes
 
-__all__ = ["page_router"]
+__all__ = ["routes_of_page"]
 
 
-def page_router(store: VectorStore | None, settings: ServerSettings) -> APIRouter:
-    """Return the page's files and endpoints as a router.
+def routes_of_page(store: VectorStore | None, settings: ServerSettings) -> list[Route]:
+    """Return the routes of the page's files and endpoints.
 
     Without a store it serves the one of the app's lifespan. With ``page_writes`` the page offers
     to delete rows and to optimize tables; it does so by the server's endpoints, whose keys decide.
     """
-    router = APIRouter(redirect_slashes=False)
-    router.routes.extend(static_routes())
-    router.routes.extend(page_routes(store, page_writes=settings.page_writes))
-    return router
+    return [*static_routes(), *page_routes(store, page_writes=settings.page_writes)]
