@@ -54,9 +54,10 @@ class _Listener(logging.handlers.QueueListener):
 
 
 class _Stderr(logging.Handler):
-    """Writes to the file, not the stream, whose lock would hold up the end of the process."""
+    """Writes to the file, and without a lock: a pipe that stalls would hold up the process's end,
+    where Python asks for the locks of handlers and streams."""
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def handle(self, record: logging.LogRecord) -> bool:
         data = record.getMessage().encode() + b"\n"
         while data:
             try:
@@ -64,7 +65,8 @@ class _Stderr(logging.Handler):
             except BlockingIOError:  # whoever shares the terminal made it non-blocking
                 time.sleep(_GATHERED)
             except OSError:  # closed, or a full disk: a server serves on
-                return
+                break
+        return True
 
 
 @cache
