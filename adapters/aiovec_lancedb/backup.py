@@ -65,12 +65,15 @@ Write = Callable[[str, WriteOperation, float], Awaitable[Any]]
 """``Writers.run``, with how many seconds it may wait."""
 
 
+# Seconds in which a backup looks for a moment at which no table is written to, before it holds
+# writers off for one.
+_LOOKED_FOR = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """The search for a moment at which no table is written to."""
 
-    seconds: float
-    """It is looked for during so many seconds, while writers go on."""
     write: Write | None
     """Then writers are held off by it; None where that cannot be done."""
     patience: float
@@ -150,7 +153,7 @@ async def _of_one_moment(session: Session, moment: Moment) -> list[_Opened]:
     each table is of a moment of its own, and the log says so.
     """
     opened = await _opened(session)
-    until = time.monotonic() + moment.seconds
+    until = time.monotonic() + _LOOKED_FOR
     while time.monotonic() < until:
         again = await _opened(session)
         if _are_alike(opened, again):

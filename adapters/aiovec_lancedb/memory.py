@@ -1,28 +1,14 @@
-"""The memory of a store: shares of it for reads, and giving freed memory back to the system.
+"""The memory of a store: shares of it for reads.
 
 Lance reads ahead of what it computes, and the sort behind a flat search keeps the batches that
 its candidates come from. So one search may hold a copy of all vectors, and a hundred at once a
 hundred copies (``python -m bench lancedb``). Work that reads many rows takes a share and waits for
 it.
-
-Lance reads into buffers of some MiB, in many threads. The C library keeps what they free for the
-next ones: five hundred tasks left a process at three times the memory that it had before, without
-an object alive in it. It gives that back when it is told, which holds up whoever allocates from the
-same heap at that moment: 0.1 s for 600 MiB. So it is told when no large read is under way.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable
-from contextvars import Context
-
-import pyarrow as pa
-
 from aiovec.backend.limits import Gate, Place, current_deadline
-from aiovec.backend.memory import give_back, resident_memory
-from aiovec.backend.threads import Background, in_thread
 
 # Work that takes less than this need not wait: it is over sooner than its turn would come.
 _FREE = 2 * 2**20
@@ -95,66 +81,3 @@ class ReadAdmission(Gate):
 
     def share(self, size: int = 0) -> Place:
         return self.enter(current_deadline(self._busy_timeout), 0 if size < _FREE else size)
-
-
-# Seconds from a call to the look whether there is something to give back.
-_AFTER = 1.0
-# Bytes more than were held behind the last time from which it pays.
-_WORTH_IT = 32 * 2**20
-
-
-class _Heap:
-    """The process's memory: how much it is, and giving back what nothing uses. For threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._floor: int | None = None
-
-    def trim(self) -> None:
-        if not self._lock.acquire(blocking=False):  # others do, or did when this process was forked
-            return
-        try:
-            held = resident_memory()
-            if self._floor is not None:
-                self._floor = min(self._floor, held)
-                if held and held - self._floor < _WORTH_IT:
-                    return
-            pa.default_memory_pool().release_unused()
-            give_back()
-            self._floor = resident_memory()
-        finally:
-            self._lock.release()
-
-
-_heap = _Heap()
-
-
-class Trimmer:
-    """Gives memory back some time after a store was used."""
-
-    def __init__(self, busy: Callable[[], bool]) -> None:
-        """``busy`` is asked once for each look: whether to look again later."""
-        self._busy = busy
-        self._timer: asyncio.TimerHandle | None = None
-        self._tasks = Background()
-
-    def used(self) -> None:
-        """A call was made. Cheap."""
-        if self._timer is None:
-            # A context of its own: that of a call may hold whatever its app has put there.
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(_AFTER, self._look, context=Context())
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._busy():
-            self.used()
-        else:
-            self._tasks.start(in_thread(_heap.trim))
-
-    async def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._tasks.start(in_thread(_heap.trim))
-        await self._tasks.wait()

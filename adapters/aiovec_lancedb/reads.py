@@ -43,7 +43,6 @@ from .driver import ColumnOrdering
 from .index.fields import text_columns
 from .index.info import unindexed_rows
 from .layout import column_names
-from .limits import ReadLimits
 from .memory import ReadAdmission, changed_bytes, kept_bytes, result_bytes, scan_bytes, stream_bytes
 from .rows import rows_of
 from .session import Opened, Session
@@ -59,6 +58,13 @@ _Query = TypeVar("_Query", bound="AsyncStandardQuery")
 _BLOCK = 10_000
 # Lance takes no larger limit or offset; it is far above the rows that a fragment may have.
 MOST = 2**31 - 1
+# Reads of no more rows than this are not counted, unless these are large.
+_FEW, _FEW_BYTES = 1000, 2 * 2**20
+# Seconds for which the size of a table's rows is taken as known, and tables that are kept.
+_SIZES_FOR, _MOST_KEPT = 10.0, 64
+# A file younger than this many nanoseconds may be replaced by another with the same times: those of
+# a file come from a clock that moves on every few milliseconds.
+_TOO_YOUNG = 100_000_000
 # For ``hop``: a literal, most of all one of the payload, takes as long to turn into SQL as so
 # many values of a record; so much SQL takes lancedb as long to parse as one.
 _EFFORT = 16
@@ -201,7 +207,6 @@ class _View:
     table: Opened
     token: object
     version: int
-    rows: int | None = None
     unindexed: int | None = None
     steady: bool = False
     """True if it was still the newest when it was looked for again: so it may be next time."""
@@ -216,9 +221,7 @@ class TableReader:
         session: Session,
         admission: ReadAdmission,
         folder: Path | None,
-        limits: ReadLimits,
     ) -> None:
-        self._limits = limits
         self._session = session
         self._admission = admission
         self._folder = folder
@@ -249,7 +252,7 @@ class TableReader:
             async def size(view: _View) -> int:
                 rows = await (self._rows(view) if whole else self._scanned(view))
                 found = limit
-                if found > self._limits.few or len(queries) > 1:
+                if found > _FEW or len(queries) > 1:
                     found = min(found, await self._rows(view))
                 row = await self._row_bytes(view) if wide else 0
                 dim = view.table.schema.dim
@@ -277,8 +280,8 @@ class TableReader:
 
         async def size(view: _View) -> int:
             row = await self._row_bytes(view) if wide else 0
-            if most <= self._limits.few:
-                return most * row if most * row > self._limits.few_bytes else 0
+            if most <= _FEW:
+                return most * row if most * row > _FEW_BYTES else 0
             dim = view.table.schema.dim if columns.vector else 0
             return result_bytes(await self._rows(view), most, dim, row)
 
@@ -303,8 +306,8 @@ class TableReader:
             behind = text_columns(await self._session.indices(view.table)).values()
             read = row * (await self._rows(view) if whole else max(behind, default=0))
             read = min(read, stream_bytes())
-            if not whole and most <= self._limits.few:
-                return read + (most * row if most * row > self._limits.few_bytes else 0)
+            if not whole and most <= _FEW:
+                return read + (most * row if most * row > _FEW_BYTES else 0)
             rows = await self._rows(view)
             dim = view.table.schema.dim if columns.vector else 0
             return read + result_bytes(rows, rows if whole else most, dim, row)
@@ -314,7 +317,7 @@ class TableReader:
     async def changing(self, handle: TableHandle, most: int | None) -> Place:
         """A share of the memory for changing payloads, of so many rows at most or of any."""
         known = self._known_row_bytes(handle.name)
-        if known is not None and most is not None and most <= self._limits.few:
+        if known is not None and most is not None and most <= _FEW:
             return self._admission.share(changed_bytes(most, known))
         opened = await self._session.opened(handle)
         view = _View(opened, handle.token, 0)
@@ -416,7 +419,7 @@ class TableReader:
     async def _mark(self, table: str) -> Mark | None:
         if self._folder is None:
             return None
-        return await in_thread(mark_of, self._folder, table, self._limits.too_young)
+        return await in_thread(mark_of, self._folder, table, _TOO_YOUNG)
 
     def _keep(self, newest: _View) -> _View:
         """The same, or what was kept where it is of this version."""
@@ -425,7 +428,7 @@ class TableReader:
         if kept is not None and (kept.version, kept.token) == (newest.version, newest.token):
             kept.steady = True
             return kept
-        if name not in self._kept and len(self._kept) >= self._limits.most_kept:
+        if name not in self._kept and len(self._kept) >= _MOST_KEPT:
             del self._kept[next(iter(self._kept))]
         self._kept[name] = newest
         return newest
@@ -434,9 +437,7 @@ class TableReader:
         return int(await self._session.run(table.lance.version()))
 
     async def _rows(self, view: _View) -> int:
-        if view.rows is None:
-            view.rows = int(await self._session.run(view.table.lance.count_rows()))
-        return view.rows
+        return await self._session.rows(view.table)
 
     async def _row_bytes(self, view: _View) -> int:
         """The bytes of a row beside its vector, on the average of the table's files."""
@@ -444,13 +445,13 @@ class TableReader:
             return 0
         known = self._known_row_bytes(view.table.name)
         if known is None:
-            if len(self._row_sizes) >= self._limits.most_kept:
+            if len(self._row_sizes) >= _MOST_KEPT:
                 self._row_sizes.clear()
             stats: Any = await self._session.run(view.table.lance.stats())
             vectors = int(stats["num_rows"]) * view.table.schema.dim * 4
             beside = max(0, int(stats["total_bytes"]) - vectors)
             known = beside // max(1, int(stats["num_rows"]))
-            until = time.monotonic() + self._limits.sizes_for
+            until = time.monotonic() + _SIZES_FOR
             self._row_sizes[view.table.name] = until, known
         return known
 

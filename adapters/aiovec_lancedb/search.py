@@ -45,6 +45,8 @@ _EPSILON = 2.0**-23
 # which small products would vanish beside the 1; a power of two scales them without an error.
 _LARGEST_COMPONENT = 2.0**60
 _SCAN_BATCH = 4096
+# Bytes of vectors that one query may bring into memory. Beyond, a search measures every row.
+_CANDIDATE_BYTES = 64 * 2**20
 # So many rows more than were asked for cost less to hand on than to leave out.
 _FEW_MORE = 24
 
@@ -66,7 +68,7 @@ async def search_one(
 ) -> Found:
     condition = await condition_of(query.where)
     plan = await planner.plan(session, table, query, condition)
-    while not plan.scans and plan.asked * table.schema.dim * 4 <= planner.most_bytes:
+    while not plan.scans and plan.asked * table.schema.dim * 4 <= _CANDIDATE_BYTES:
         if plan.exact and not whole:
             raise NeedsEveryRow
         found, settled = await _by_lance(session, table, query, condition, plan)
@@ -222,9 +224,8 @@ class _Share:
 class Planner:
     """Plans the searches of a store. ``target`` is the recall where neither table nor call say."""
 
-    def __init__(self, target: float, most_bytes: int) -> None:
+    def __init__(self, target: float) -> None:
         self._target = target
-        self.most_bytes = most_bytes
         self._shares: OrderedDict[Hashable, _Share] = OrderedDict()
 
     async def plan(
@@ -271,7 +272,7 @@ class Planner:
         if known is not None and now < known.until:
             self._shares.move_to_end(key)
             return known.selected, known.share
-        rows = await session.run(table.lance.count_rows())
+        rows = await session.rows(table)
         selected = await session.run(table.lance.count_rows(condition))
         share = max(selected, 1) / max(rows, 1)
         self._shares[key] = _Share(selected, share, now + _BELIEVED)

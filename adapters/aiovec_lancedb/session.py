@@ -22,6 +22,7 @@ from aiovec.backend import Schema, check_table_name
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.files import look_at
 from aiovec.backend.memory import default_budget
+from aiovec.backend.settings import bytes_of
 from aiovec.backend.threads import in_thread
 from aiovec.errors import (
     AiovecError,
@@ -59,13 +60,13 @@ _PAGE = 1000
 _MOST_LISTINGS = 10
 # Seconds for the first requests to a server, each of which LanceDB would repeat for minutes.
 _PATIENCE = 60.0
-# What Lance may keep of manifests and of the files' own tables of contents. Every commit brings new
-# ones, which push the old ones out.
-_METADATA_CACHE = 64 * 2**20
 _FORKED = (
     "LanceDB does not survive a fork. Open stores after the fork, or start processes with spawn or "
     "forkserver"
 )
+# What Lance may keep of manifests and of the files' own tables of contents. Every commit brings new
+# ones, which push the old ones out.
+_METADATA_CACHE = 64 * 2**20
 _LOOKS_FOR_DROPPED = (0.0, 0.05, 0.2)
 
 
@@ -97,10 +98,13 @@ def _is_name(name: str) -> bool:
     return True
 
 
-def _caches() -> Any:
-    """Lance's caches for one store. By default they may take 6 GiB and 1 GiB."""
+def _caches(settings: LancedbSettings) -> Any:
+    """Return Lance's caches for one store. By default they may take 6 GiB and 1 GiB."""
+    index = bytes_of(settings.index_cache)
+    metadata = bytes_of(settings.metadata_cache)
     return lancedb.Session(
-        index_cache_size_bytes=default_budget(), metadata_cache_size_bytes=_METADATA_CACHE
+        index_cache_size_bytes=default_budget() if index is None else index,
+        metadata_cache_size_bytes=_METADATA_CACHE if metadata is None else metadata,
     )
 
 
@@ -114,16 +118,8 @@ HEED: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("aiovec_heed
 class Session:
     """Everything that reaches lancedb goes through here, and its errors come out as ours."""
 
-    def __init__(
-        self,
-        place: StoreTarget,
-        settings: LancedbSettings,
-        used: Callable[[], None] = lambda: None,
-    ) -> None:
-        """``used`` is called at the end of each call."""
+    def __init__(self, place: StoreTarget, settings: LancedbSettings) -> None:
         self._target = place
-        self._used = used
-        self._under_way = 0
         self._settings = settings
         self._secrets = place.secrets(settings)
         self._connection: AsyncConnection | None = None
@@ -158,11 +154,6 @@ class Session:
         return not self._target.in_bucket
 
     @property
-    def busy(self) -> bool:
-        """True while calls of lancedb are under way."""
-        return self._under_way > 0
-
-    @property
     def forked(self) -> bool:
         """True in a child of the process that opened the session, where none of it works."""
         return self._connection is not None and self._process != os.getpid()
@@ -178,7 +169,7 @@ class Session:
                 f"{self.target}: LanceDB was in use before this process was forked. {_FORKED}"
             )
         if not self._target.managed:
-            options["session"] = await in_thread(_caches)
+            options["session"] = await in_thread(_caches, self._settings)
         try:
             async with asyncio.timeout(None if folder is not None else _PATIENCE):
                 with self.translated():
@@ -256,7 +247,6 @@ class Session:
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """Errors of lancedb within are told as ours; those of a store that closes, as that."""
-        self._under_way += 1
         try:
             with self.translated():
                 yield
@@ -266,9 +256,6 @@ class Session:
             if self._closed and not isinstance(exc, StoreClosedError):
                 raise StoreClosedError(self.target) from exc
             raise
-        finally:
-            self._under_way -= 1
-            self._used()
 
     # Tables
 
@@ -378,6 +365,13 @@ class Session:
             table.known["indices"] = list(await self.run(table.lance.list_indices()))
         found: list[Any] = table.known["indices"]
         return found
+
+    async def rows(self, table: Opened) -> int:
+        """Return the rows of the version."""
+        if "rows" not in table.known:
+            table.known["rows"] = int(await self.run(table.lance.count_rows()))
+        rows: int = table.known["rows"]
+        return rows
 
     async def fetch(self, query: Any) -> pa.Table:
         """All rows of a query."""

@@ -69,6 +69,17 @@ class LancedbSettings(BackendSettings):
         'Further ones wait. One that needs more than all of it runs alone. "auto" is a quarter of '
         "the machine's memory, at most 4 GiB.",
     )
+    index_cache: MemorySize = Field(
+        default="auto",
+        description='Memory for the parts of indexes that searches read again, such as "2 GiB".\n'
+        '"auto" is a quarter of the machine\'s memory, at most 4 GiB.',
+    )
+    metadata_cache: MemorySize = Field(
+        default="auto",
+        description='Memory for what tells where rows lie in files, such as "256 MiB".\n'
+        "More of it saves requests to object storage where a store has many tables or files. "
+        '"auto" is 64 MiB.',
+    )
     index: Literal["auto", "none", "hnsw_sq", "ivf_pq", "ivf_flat", "ivf_rq"] = Field(
         default="auto",
         description="The vector index that is built in the background for each table of at least "

@@ -61,11 +61,10 @@ from .bulk import Load
 from .changes import changes, newest_number
 from .export import Export, whole_rows
 from .index import info, kinds
-from .limits import Limits
 from .locks import moves
 from .locks.local import FOLDER, WriteLock
 from .locks.moves import FolderMarks, Marks
-from .memory import ReadAdmission, Trimmer
+from .memory import ReadAdmission
 from .reads import TableReader
 from .search import Planner
 from .session import Opened, Session
@@ -101,22 +100,19 @@ class LancedbBackend(Backend):
         target: str | Path,
         settings: LancedbSettings,
     ) -> None:
-        self._limits = Limits()
         self._target = StoreTarget(str(target))
         self._settings = settings
         self._admission = ReadAdmission(settings.busy_timeout)
-        self._trimmer = Trimmer(lambda: self._session.busy or self._admission.used > 0)
-        self._session = Session(self._target, settings, self._trimmer.used)
+        self._session = Session(self._target, settings)
         self._reader = TableReader(
             self._session,
             self._admission,
             self._target.folder,
-            self._limits.read,
         )
         self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
-        self._planner = Planner(settings.recall_target, self._limits.read.candidate_bytes)
+        self._planner = Planner(settings.recall_target)
         self._writers: Writers | None = None
         self._upkeep: Upkeep | None = None
         self._pins: Pins | None = None
@@ -229,7 +225,6 @@ class LancedbBackend(Backend):
         if self._pins is not None:
             await self._pins.close()
         await in_thread(self._session.close)  # which drops what Lance has cached
-        await self._trimmer.close()
 
     async def ping(self) -> None:
         await self._session.run(self._session.check().list_tables(limit=1))
@@ -545,7 +540,7 @@ class LancedbBackend(Backend):
     async def backup(self, path: Path) -> None:
         writers = None if self.read_only else self._writers
         write = None if writers is None else writers.run
-        moment = Moment(self._limits.export.one_moment, write, patience=self._settings.busy_timeout)
+        moment = Moment(write, patience=self._settings.busy_timeout)
         generation = (await self.move_record()).generation
         await write_backup(
             self._session, path, self._open_pins(), self._rows_of, moment, generation
