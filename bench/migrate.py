@@ -7,9 +7,9 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -46,12 +46,16 @@ async def run(options: Options) -> list[Result]:
 
 async def _measured(what: str, source: str, target: str, rows: int, options: Options) -> Result:
     memory: dict[str, float] = {}
+    phases: dict[str, list[float]] = {}
 
     async def moved(how: str) -> float:
         _remove(target)
-        asked = {"how": how, "source": source, "target": target, "folder": str(options.folder)}
+        asked = {"how": how, "source": source, "target": target}
         told = await fresh("migrate", asked)
         memory[how] = max(memory.get(how, 0.0), told["memory"])
+        for phase in ("copying", "verifying"):
+            if phase in told:
+                phases.setdefault(phase, []).append(rows / float(told[phase]))
         return rows / float(told["seconds"])
 
     run, loop = "aiovec migrate, copied and verified", "plain loop, nothing verified"
@@ -59,9 +63,10 @@ async def _measured(what: str, source: str, target: str, rows: int, options: Opt
     found = await interleaved(
         {loop: lambda: moved("loop"), run: lambda: moved("run")}, options.rounds(_ROUNDS) | 1
     )
+    rates = ", ".join(f"{phase} {median(each):,.0f} rows/s" for phase, each in phases.items())
     return Result(
         "migrate", f"{what} (median)", "rows/s", medians(found), ratios(found, run, loop),
-        [f"memory at most: {memory['run']:,.0f} MiB; loop: {memory['loop']:,.0f} MiB"],
+        [rates, f"memory at most: {memory['run']:,.0f} MiB; loop: {memory['loop']:,.0f} MiB"],
     )  # fmt: skip
 
 
@@ -92,9 +97,19 @@ async def _loop(source: str, target: str) -> None:
 
 
 async def _timed(asked: dict[str, Any]) -> dict[str, float]:
-    # Each run has a journal of its own, and no index is built in the background meanwhile.
-    os.chdir(tempfile.mkdtemp(dir=asked["folder"]))
+    # No index is built in the background meanwhile.
     os.environ["AIOVEC_RETRIEVAL__LANCEDB__INDEX"] = "none"
+    phases: dict[str, float] = {}
+    began = 0.0
+
+    def listen(event: aiovec_migrate.Event) -> None:
+        """Note how long each phase takes, until its table is through."""
+        nonlocal began
+        if event.kind == "phase":
+            began = time.perf_counter()
+        elif event.kind == "table":
+            phases[event.phase] = time.perf_counter() - began
+
     most, process = 0, psutil.Process()
 
     async def watch() -> None:
@@ -104,15 +119,14 @@ async def _timed(asked: dict[str, Any]) -> dict[str, float]:
             await asyncio.sleep(0.02)
 
     watching = asyncio.ensure_future(watch())
-    began = time.perf_counter()
+    started = time.perf_counter()
     if asked["how"] == "loop":
         await _loop(asked["source"], asked["target"])
     else:
-        options = aiovec_migrate.Options(index=False)
-        await aiovec_migrate.run(asked["source"], asked["target"], options=options)
-    seconds = time.perf_counter() - began
+        await aiovec_migrate.run(asked["source"], asked["target"], listener=listen)
+    seconds = time.perf_counter() - started
     watching.cancel()
-    return {"seconds": seconds, "memory": most / _MIB}
+    return {"seconds": seconds, "memory": most / _MIB, **phases}
 
 
 if __name__ == "__main__":

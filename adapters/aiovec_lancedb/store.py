@@ -35,7 +35,7 @@ from aiovec.backend.contract import (
     VectorQuery,
 )
 from aiovec.backend.limits import Place, current_deadline, export_gate, renewed, write_gate
-from aiovec.backend.marks import FINISHED, OPEN, MoveRecord
+from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.memory import default_budget
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import in_thread
@@ -588,7 +588,7 @@ class LancedbBackend(Backend):
         mark = None
         with suppress(CorruptStoreError):
             mark = (await self.move_record()).mark
-        if mark is not None and mark.state == FINISHED and self._writers is not None:
+        if mark is not None and mark.left and self._writers is not None:
             acted_for = self._fence.run
             self.act_for(mark.run)
             try:

@@ -72,7 +72,7 @@ def change(
         forget_mark(tx.db)
     else:
         _save(tx.db, _MARK, asdict(after.mark))
-    if after.generation != before.generation:
+    if (after.generation, after.run) != (before.generation, before.run):
         _save(tx.db, _GENERATION, {"generation": after.generation, "run": after.run})
     if after.mark is not None and after.mark.left and not (before.mark and before.mark.left):
         # Every handle on a table is stale from here on. So readers need not look at the mark.

@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from aiovec.backend.contract import moves_of
-from aiovec.backend.marks import FINISHED, MoveMark
+from aiovec.backend.contract import StaleTableError
+from aiovec.backend.marks import MoveMark
 from aiovec.backend.threads import to_its_end
-from aiovec.errors import (
-    AiovecError,
-    ConfigError,
-    InvalidArgumentError,
-    MigrationError,
-    TableNotFoundError,
-)
+from aiovec.errors import ConfigError, MigrationError, TableNotFoundError
 
-from .ends import Ends, mark_of
+from .compare import Comparison
+from .embedding import Reembedding
+from .events import Event, Listener, Options, unheard
 from .host import Host, RealHost, Step, no_step
-from .journal import FileJournal, default_file
-from .locate import (
-    PathText,
-    Place,
-    check_leads,
-    config_file,
-    configured,
-    configured_name,
-    locate,
-)
-from .migration import Migration, Outcome, Transform
-from .roll_back import End, end_run, finish_run
-from .state import Event, Listener, Options, RunState, unheard
-from .toml import TomlFile, backend_in
-from .verifying.compare import NoLeaveError
-
-if TYPE_CHECKING:
-    from .planning.report import Plan
-    from .verifying.compare import Difference
-    from .verifying.report import VerifyReport
-
-
-# What a verification says of a target that is in use.
-_IN_USE = "{} is in use: rows that apps wrote there since the switch differ, as expected"
+from .lock import lock_file, release_lock, take_lock
+from .migration import Migration, Report, TableReport
+from .places import Located, PathText, Place, config_file, configured, locate, open_place
+from .planning import Plan
+from .tables import OpenTable
+from .toml import TomlFile
+from .work import run_of
 
 
 async def plan(
@@ -55,16 +32,27 @@ async def plan(
     *,
     config: PathText | None = None,
     options: Options | None = None,
-    transform: Transform | None = None,
+    embedder: str = "",
+    from_field: str = "",
     host: Host | None = None,
 ) -> Plan:
     """Return what a run would do and what would stop it. Writes nothing."""
-    from .planning.look import make_plan
-
-    options = _with_model(options, transform)
-    return await make_plan(
-        source, target, config=config, options=options, transform=transform, host=host
-    )
+    host = host or RealHost()
+    async with AsyncExitStack() as stack:
+        file = await host.in_thread(config_file, config)
+        here, there = await _located(source, target, file, host)
+        if await host.in_thread(here.location.same_as, there.location):
+            text = f"the source and the target are the same store: {here.location}"
+            return Plan(str(here.location), str(there.location), problems=[text])
+        one = await _existing(stack, here, host)
+        other = await open_place(stack, there, host, make=False)
+        migration = Migration(
+            one, other, options, host=host, toml=_toml(file, host),
+            transform=await _transform(stack, embedder, from_field, file, host),
+        )  # fmt: skip
+        found = await migration.look()
+        await host.in_thread(_look_at_disk, there, found)
+        return found
 
 
 async def run(
@@ -72,78 +60,104 @@ async def run(
     target: PathText | None = None,
     *,
     config: PathText | None = None,
-    journal: PathText | None = None,
     options: Options | None = None,
-    transform: Transform | None = None,
+    embedder: str = "",
+    from_field: str = "",
     host: Host | None = None,
     listener: Listener = unheard,
     step: Step = no_step,
-) -> Outcome:
-    """Move tables, or go on where a run was killed.
+) -> Report:
+    """Bring all rows of the source to the target, or go on where a run was killed.
 
     ``source`` and ``target`` are each a target or the name of a backend in the TOML; ``source``
-    None is the open run's, or the TOML's present backend. ``journal`` is a file; by default
-    ``.aiovec/migration.db`` beside the TOML, or in the current folder where there is none.
+    None is the TOML's current backend. With ``Options(switch=True)`` apps use the target
+    afterwards. ``embedder`` names an embedder of the TOML that makes new vectors, of the text field
+    ``from_field`` where a table does not name one itself.
     """
     host = host or RealHost()
-    options = _with_model(options, transform)
-
-    async def obstacles(ends: Ends, run: str = "") -> Sequence[str]:
-        """Return all of them before a run begins, and those of its switch if it goes on."""
-        from .planning.look import make_plan
-        from .planning.report import OF_A_SWITCH
-
-        look = await make_plan(
-            source, target, config=config, options=options, transform=transform, host=host,
-            run=run, measure=False, ends=ends,
-        )  # fmt: skip
-        return [str(found) for found in look.problems if not run or found.kind in OF_A_SWITCH]
-
-    async with _journal(config, journal, host) as (file, kept):
-        state = await kept.load()
-        if state is not None:
-            source = state.source_name if source is None else source
-            target = state.target_name if target is None else target
-        elif target is None:
-            raise MigrationError(
-                "name the target store: a target, or the name of a backend in the TOML file"
-            )
-        if state is not None:
-            await host.in_thread(_check_places, state, file, (source, target))
-        async with AsyncExitStack() as stack:
-            one = await _entered(stack, source, file, host, existing=True)
-            other = await _entered(stack, target, file, host, existing=None)
-            if state is None and (found := await obstacles(Ends(one, other))):
-                raise MigrationError("the migration did not start: " + "; ".join(found))
-            if other.missing:  # to open it is to make it, so only now
-                other = await _entered(stack, target, file, host, existing=False)
-            migration = Migration(
-                one, other, kept, options, host=host, toml=_toml(file, host),
-                transform=transform, listener=listener, step=step, obstacles=obstacles,
-            )  # fmt: skip
-            return await migration.run()
-
-
-def _with_model(options: Options | None, transform: Transform | None) -> Options:
-    """The options with the change of model that rows really go through.
-
-    One that is named and not passed would have vectors of the old model written as the new one's.
-    """
     options = options or Options()
-    name = "" if transform is None else transform.name
-    if options.reembed not in ("", name):
-        raise InvalidArgumentError(
-            "reembed", options.reembed, f"{name!r}, the name of the transform, or empty"
+    async with AsyncExitStack() as stack:
+        file = await host.in_thread(config_file, config)
+        here, there = await _located(source, target, file, host)
+        if await host.in_thread(here.location.same_as, there.location):
+            if source is None and options.switch:  # a run that was killed behind its last step
+                return Report(str(here.location), str(there.location), switched=True)
+            raise MigrationError(f"the source and the target are the same store: {here.location}")
+        await _lock(stack, here, there, host)
+        one = await _existing(stack, here, host)
+        other = await open_place(stack, there, host, make=False)
+        more: dict[str, Any] = {
+            "host": host, "toml": _toml(file, host), "listener": listener, "step": step,
+            "transform": await _transform(stack, embedder, from_field, file, host),
+        }  # fmt: skip
+        if not other.missing:
+            return await Migration(one, other, options, **more).run()
+        found = await Migration(one, other, options, **more).look()
+        await host.in_thread(_look_at_disk, there, found)
+        found.check()
+        if not found.has_moved:  # to open it is to make it, so only now
+            other = await open_place(stack, there, host, make=True)
+        return await Migration(one, other, options, **more).run()
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A migration as the marks in the stores tell it; ``state`` is that of the source's mark.
+
+    ``tables`` has the rows of each table in the source and in the target.
+    """
+
+    run: str
+    state: str
+    source: str
+    target: str
+    is_open: bool
+    tables: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+
+    @property
+    def next(self) -> str:
+        """What a user can do."""
+        if self.state == "moved" and not self.is_open:
+            return f"apps use {self.target}; a run in the other direction leads back"
+        if self.state == "moved":
+            return "complete the switch with the command that started the run"
+        return (
+            "continue with the command that started the run, if it is not running; `aiovec migrate "
+            "abort` ends it"
         )
-    return replace(options, reembed=name)
+
+    def to_dict(self) -> dict[str, Any]:
+        tables = [
+            {"table": name, "source_rows": rows[0], "target_rows": rows[1]}
+            for name, rows in self.tables.items()
+        ]
+        return {
+            "run": self.run, "state": self.state, "source": self.source, "target": self.target,
+            "open": self.is_open, "next": self.next, "tables": tables,
+        }  # fmt: skip
 
 
 async def status(
-    *, config: PathText | None = None, journal: PathText | None = None, host: Host | None = None
-) -> RunState | None:
-    """Return the state of this journal's run; None if there is none. Opens no store."""
-    async with _journal(config, journal, host or RealHost(), locked=False) as (_, kept):
-        return await kept.load()
+    source: PathText | None = None,
+    target: PathText | None = None,
+    *,
+    config: PathText | None = None,
+    host: Host | None = None,
+) -> Status | None:
+    """Return the migration of these stores, or of those that the TOML configures, if any."""
+    host = host or RealHost()
+    async with _pair(source, target, config, host) as pair:
+        if pair is None:
+            return None
+        here, there = [await place.record() for place in (pair.source, pair.target)]
+        mark = pair.mark
+        is_open = not mark.left or there.generation < mark.generation
+        tables: dict[str, tuple[int | None, int | None]] = {}
+        counts = [await _counts(place, mark.run) for place in (pair.source, pair.target)]
+        for name in sorted({*counts[0], *counts[1]}):
+            tables[name] = (counts[0].get(name), counts[1].get(name))
+        state = mark.state if not mark.filling or here.mark is not None else "filling"
+        return Status(mark.run, state, str(pair.source), str(pair.target), is_open, tables)
 
 
 async def verify(
@@ -151,497 +165,249 @@ async def verify(
     target: PathText | None = None,
     *,
     config: PathText | None = None,
-    journal: PathText | None = None,
     tables: tuple[str, ...] | None = None,
     repair: bool = False,
     host: Host | None = None,
     listener: Listener = unheard,
     step: Step = no_step,
-) -> VerifyReport:
-    """Compare every row of both stores; with ``repair`` write those that differ again.
+) -> Report:
+    """Compare every row of both stores. With ``repair`` a run brings over what differs.
 
-    Source and target are those of the journal's run where they are not given. A repair holds the
-    journal, so no run goes on meanwhile. MigrationError where it would write over the store that is
-    in use with the rows of one that was left, or where another migration of a store is open.
+    Without both stores they are those of the TOML's migration. A repair is refused where a run is:
+    the target must be a copy of the source, or a store that was left for it.
     """
-    from .verifying.report import VerifyOptions
-    from .verifying.report import verify as compare
-
     host = host or RealHost()
-    async with _journal(config, journal, host, locked=repair) as (file, kept):
-        state = await kept.load()
-        same = state is not None and (
-            source is None
-            or target is None
-            or await host.in_thread(_are_those_of, state, source, target, file)
-        )
-        if state is not None:
-            source = state.source_name if source is None else source
-            target = state.target_name if target is None else target
-            if same and tables is None:
-                tables = state.options.tables
-        if target is None:
-            raise MigrationError("name both stores: there is no run that could name them")
-        if state is not None and same:
-            await host.in_thread(_check_places, state, file, (source, target))
-        ignore = same and state is not None and bool(state.options.reembed)
-        async with _stores(source, target, file, host, existing=(True, True)) as (one, other):
-            if state is not None and same:
-                await _act(one, state.run)
-                await _act(other, state.run)  # behind a rollback it is the one that was left
-            run = "" if state is None else state.run
-            leave = _Leave(one, other, file, host, step, "a repair", run)
-            if repair:
-                await leave()
-            used = await _in_use(one, other, file, host)
-            told = _Told(listener, "verifying")
-            return await compare(
-                one.backend,
-                other.backend,
-                tables,
-                host=host,
-                options=VerifyOptions(
-                    repair=repair,
-                    ignore_vector=ignore,
-                    note=_IN_USE.format(other) if used is other else "",
-                ),
-                progress=told.rows,
-                begins=told.table,
-                leave=leave,
-            )
-
-
-async def sync(
-    source: PathText,
-    target: PathText,
-    *,
-    config: PathText | None = None,
-    tables: tuple[str, ...] | None = None,
-    host: Host | None = None,
-    listener: Listener = unheard,
-    step: Step = no_step,
-) -> dict[str, Difference]:
-    """Make the target's tables equal to the source's by copying only what differs.
-
-    A target that does not exist is made, and tables that it does not have; those that only it has
-    are left alone, and rows that only it has are deleted. MigrationError where the target is the
-    store in use, or where a migration of either store is open.
-    """
-    from .verifying.compare import sync as make_equal
-
-    host = host or RealHost()
-    file = await host.in_thread(config_file, config)
-    found: dict[str, Difference] = {}
-    told = _Told(listener, "syncing")
-    async with AsyncExitStack() as stack:
-        one = await _entered(stack, source, file, host, existing=True)
-        for name in tables or ():  # before the target is made
-            await one.backend.open_table(name)
-        other = await _entered(stack, target, file, host, existing=False)
-        leave = _Leave(one, other, file, host, step, "a sync")
-        await leave()
-        ends = Ends(one, other)
-        there = await other.backend.tables()
-
-        async def equalled(name: str) -> Difference:
-            if name not in there:
-                await leave()
-                schema = (await ends.source_table(name)).schema
-                await other.backend.create_table(name, schema)
-            return await make_equal(
-                await ends.source_table(name), await ends.target_table(name),
-                host=host, progress=told.rows, leave=leave,
-            )  # fmt: skip
-
-        for name in await one.backend.tables() if tables is None else tables:
-            told.table(name)
-            try:
-                found[name] = await equalled(name)
-            except TableNotFoundError:
-                # One that was dropped meanwhile is as one that was never there.
-                if tables is not None or name in await one.backend.tables():
-                    raise
-    return found
-
-
-async def rollback(
-    *,
-    config: PathText | None = None,
-    journal: PathText | None = None,
-    host: Host | None = None,
-    listener: Listener = unheard,
-    step: Step = no_step,
-) -> RunState:
-    """Carry back what was written since the switch and flip the TOML back."""
-    there = (True, True)
-    async with _known(config, journal, host or RealHost(), listener, step, there) as migration:
-        return await migration.rollback()
+    async with _pair(source, target, config, host, marked=False) as pair:
+        if pair is None:
+            raise MigrationError("name both stores: no migration names them")
+        report = await _compared(pair.source, pair.target, tables, host, listener)
+        names = [place.configured or place.backend.address for place in (pair.source, pair.target)]
+    if not repair or report.equal:
+        return report
+    return await run(
+        *names, config=config, options=Options(tables=tables), host=host, listener=listener,
+        step=step,
+    )  # fmt: skip
 
 
 async def abort(
-    store: PathText | None = None,
+    source: PathText | None = None,
+    target: PathText | None = None,
     *,
     config: PathText | None = None,
-    journal: PathText | None = None,
-    keep_target: bool = False,
     host: Host | None = None,
     listener: Listener = unheard,
     step: Step = no_step,
-) -> RunState | None:
-    """End an open run; the source is as it was before.
+) -> list[str]:
+    """End an open run and return warnings: the source is as it was, and what was copied is dropped.
 
-    A rollback that has not led stores back yet is called off instead: the run, which is done and
-    may be rolled back again or finished, is the answer then.
-
-    Without a journal that knows of a run, the marks are enough: those of ``store``, or of the
-    backends that the TOML configures. What the run has made in the target stays then.
+    Without both stores, they are those of the marks in the one that is named, or in the backends
+    that the TOML configures.
     """
     host = host or RealHost()
-    if await _is_lost(config, journal, host):
-        await _by_marks(store, config, host, end_run)
-        return None
-    async with _known(config, journal, host, listener, step, named=store) as migration:
-        return await migration.abort(keep_target=keep_target)
-
-
-async def finish(
-    store: PathText | None = None,
-    *,
-    config: PathText | None = None,
-    journal: PathText | None = None,
-    host: Host | None = None,
-    listener: Listener = unheard,
-    step: Step = no_step,
-) -> None:
-    """Forget a run that is over, when its user is content.
-
-    The store that was left keeps a mark, which says where it has moved: ``forget`` removes it.
-    Without a journal that knows of a run, the marks are enough, as for ``abort``.
-    """
-    host = host or RealHost()
-    if await _is_lost(config, journal, host):
-        end = partial(finish_run, host=host, listener=listener)
-        return await _by_marks(store, config, host, end)
-    async with _known(config, journal, host, listener, step, named=store) as migration:
-        await migration.finish()
+    async with _pair(source, target, config, host) as pair:
+        if pair is None:
+            raise MigrationError("no migration is open: neither store has a mark of one")
+        async with AsyncExitStack() as stack:
+            await _lock(stack, pair.located[0], pair.located[1], host)
+            migration = Migration(pair.source, pair.target, host=host, listener=listener, step=step)
+            return await migration.abort()
 
 
 async def forget(
     store: PathText, *, config: PathText | None = None, host: Host | None = None
 ) -> None:
-    """Remove the mark that a finished migration has left in a store, or one that is damaged.
+    """Remove the mark of a store that was left, or one that is damaged.
 
-    The store is then one of its own again: nothing leads from it to the place that it moved to.
+    The store is one of its own again: nothing leads from it to the place that it moved to.
     """
     host = host or RealHost()
-    file = await host.in_thread(config_file, config)
-    place = await _open(store, file, host, existing=True)
-    try:
-        moves = moves_of(place.backend)
-        if moves is None:
-            raise MigrationError(
-                f"{place} cannot hold the mark of a migration, so there is nothing to forget"
-            )
-        await moves.forget_move()
-    finally:
-        await to_its_end(place.backend.close())
-
-
-# Without a journal
-
-
-async def _is_lost(config: PathText | None, journal: PathText | None, host: Host) -> bool:
-    return await status(config=config, journal=journal, host=host) is None
-
-
-async def _by_marks(store: PathText | None, config: PathText | None, host: Host, end: End) -> None:
-    """End a run by the marks in a store, or in those that the TOML configures."""
-    file = await host.in_thread(config_file, config)
     async with AsyncExitStack() as stack:
-        names = [store] if store is not None else await host.in_thread(configured, file)
-        places = [await _entered(stack, name, file, host, existing=True) for name in names]
-        for place in list(places):
-            mark = await mark_of(place)
-            if mark is not None:
-                places += await _partner(stack, place, mark, places, file, host)
-        await end(places)
-
-
-async def _partner(
-    stack: AsyncExitStack,
-    named: Place,
-    mark: MoveMark,
-    known: Sequence[Place],
-    file: Path | None,
-    host: Host,
-) -> list[Place]:
-    """The other store of a mark's run, where it can be found and its own mark tells of this one:
-    a copy of a store has that store's mark."""
-    other = mark.source if mark.filling else mark.moved_to
-    with suppress(AiovecError):
-        place = await _entered(stack, other, file, host, existing=None)
-        there = await mark_of(place)
-        if there is None or place.identity in [one.identity for one in known]:
-            return []
-        if there.run == mark.run and await host.in_thread(_is_end_of, there, named, file):
-            return [place]
-    return []
-
-
-def _is_end_of(mark: MoveMark, place: Place, file: Path | None) -> bool:
-    """Return whether the mark's run begins or ends here, by whatever name of the folder."""
-    here = place.backend.address
-    ends = [address for address in (mark.source, mark.moved_to) if address]
-    return here in ends or any(
-        locate(here, file).location.same_as(locate(address, file).location) for address in ends
-    )
+        file = await host.in_thread(config_file, config)
+        place = await _existing(stack, await host.in_thread(locate, store, file), host)
+        if not place.keeps_marks:
+            raise MigrationError(f"{place} cannot hold the mark of a migration")
+        await place.backend.forget_move()
 
 
 # What the calls open
 
 
-def _journal_file(config: Path | None, journal: PathText | None) -> Path:
-    if journal is not None:
-        return Path(os.path.abspath(os.path.expanduser(journal)))
-    return default_file(config)
+async def _located(
+    source: PathText | None, target: PathText | None, file: Path | None, host: Host
+) -> tuple[Located, Located]:
+    if target is None:
+        raise MigrationError(
+            "name the target store: a target, or the name of a backend in the TOML file"
+        )
+    return await host.in_thread(locate, source, file), await host.in_thread(locate, target, file)
 
 
-@asynccontextmanager
-async def _journal(
-    config: PathText | None, journal: PathText | None, host: Host, *, locked: bool = True
-) -> AsyncIterator[tuple[Path | None, FileJournal]]:
-    """The TOML, and the journal."""
-    file = await host.in_thread(config_file, config)
-    kept = FileJournal(await host.in_thread(_journal_file, file, journal), host)
-    async with kept.locked() if locked else nullcontext():
-        yield file, kept
+async def _existing(stack: AsyncExitStack, found: Located, host: Host) -> Place:
+    place = await open_place(stack, found, host, make=False)
+    if place.missing:
+        raise ConfigError(f"there is no store at {found.location}", accepted="a store's path")
+    return place
 
 
-@asynccontextmanager
-async def _known(
-    config: PathText | None,
-    journal: PathText | None,
-    host: Host,
-    listener: Listener,
-    step: Step,
-    existing: tuple[bool, bool] | None = None,
-    named: PathText | None = None,
-) -> AsyncIterator[Migration]:
-    """The migration that the journal knows; MigrationError where the ``named`` store has no part
-    in it. No store is made; ``existing`` as in ``_stores``."""
-    async with _journal(config, journal, host) as (file, kept):
-        state = await kept.load()
-        if state is None:
-            raise MigrationError(f"the journal {kept.file} holds no migration")
-        if named is not None and not await host.in_thread(_has_part, named, state, file):
-            raise MigrationError(
-                f"{named} has no part in the run that the journal {kept.file} knows, which leads "
-                f"from {state.source} to {state.target}: leave the store out to end that run, or "
-                "name another journal (--journal)"
-            )
-        names = (state.source_name, state.target_name)
-        await host.in_thread(_check_places, state, file, names)
-        async with _stores(*names, file, host, existing=existing) as (one, other):
-            yield Migration(
-                one, other, kept, state.options, host=host, toml=_toml(file, host),
-                listener=listener, step=step,
-            )  # fmt: skip
+async def _lock(stack: AsyncExitStack, here: Located, there: Located, host: Host) -> None:
+    """Keep other migrators of these stores out until the stack ends."""
+
+    run = await host.in_thread(lambda: run_of(Place(here.backend()), Place(there.backend())))
+    file = lock_file(here.path, there.path, run)
+    lock = await host.in_thread(take_lock, file)
+
+    async def release() -> None:
+        await to_its_end(host.in_thread(release_lock, file, lock))
+
+    stack.push_async_callback(release)
 
 
-def _check_places(
-    state: RunState, file: Path | None, names: tuple[PathText | None, PathText | None]
-) -> None:
-    """MigrationError where the TOML leads one of a run's own names elsewhere since it began.
-
-    Runs in a thread.
-    """
-    for name, own, known in zip(
-        names, (state.source_name, state.target_name), (state.source, state.target), strict=True
-    ):
-        if name == own:
-            check_leads(own, known, file)
-
-
-def _are_those_of(state: RunState, one: PathText, other: PathText, file: Path | None) -> bool:
-    """Return whether two stores are those of a run, in whichever order. Runs in a thread."""
-    try:
-        names = (one, other, state.source_name, state.target_name)
-        first, second, source, target = (locate(name, file).location for name in names)
-    except ConfigError:  # the TOML that named the run's stores is not at hand
-        return False
-    return (first.same_as(source) and second.same_as(target)) or (
-        first.same_as(target) and second.same_as(source)
-    )
-
-
-def _has_part(named: PathText, state: RunState, file: Path | None) -> bool:
-    """Return whether a store is one of the two of a run. Runs in a thread."""
-    found = locate(named, file)
-    return any(
-        found.location.same_as(locate(name, file).location)
-        for name in (state.source_name, state.target_name)
-    )
+async def _transform(
+    stack: AsyncExitStack, embedder: str, field: str, file: Path | None, host: Host
+) -> Reembedding | None:
+    if not embedder:
+        return None
+    made = await host.in_thread(Reembedding, embedder, field, file, host)
+    stack.push_async_callback(made.close)
+    return made
 
 
 def _toml(file: Path | None, host: Host) -> TomlFile | None:
     return None if file is None else TomlFile(file, host)
 
 
-@asynccontextmanager
-async def _stores(
-    source: PathText | None,
-    target: PathText,
-    config: Path | None,
-    host: Host,
-    *,
-    existing: tuple[bool, bool] | None,
-) -> AsyncIterator[tuple[Place, Place]]:
-    """Both stores, open. ``existing`` tells which of them must not be made by that, and None that
-    neither is made: who is not there is missing."""
-    async with AsyncExitStack() as stack:
-        one = await _entered(stack, source, config, host, existing=existing and existing[0])
-        other = await _entered(stack, target, config, host, existing=existing and existing[1])
-        yield one, other
-
-
-async def _entered(
-    stack: AsyncExitStack,
-    text: PathText | None,
-    config: Path | None,
-    host: Host,
-    *,
-    existing: bool | None,
-) -> Place:
-    """Open a store until the stack ends; ``existing`` as in ``_open``."""
-    place = await _open(text, config, host, existing)
-    stack.push_async_callback(_closed, place)
-    return place
-
-
-async def _closed(place: Place) -> None:
-    await to_its_end(place.backend.close())
-
-
-async def _open(
-    text: PathText | None, config: Path | None, host: Host, existing: bool | None
-) -> Place:
-    """Open a store. If it does not exist, ``existing`` True raises ConfigError, None leaves it
-    missing, and False makes it."""
-
-    def find() -> Place:
-        found = locate(text, config)
-        missing = existing is not False and not found.exists()
-        if existing and missing:
-            raise ConfigError(f"there is no store at {found.location}", accepted="a store's path")
-        name = found.configured
-        if not name and config is not None and config.exists():
-            name = configured_name(found, config)
-        if missing:
-            return Place(found.backend(), name, missing=True)
-        return Place(found.backend(), name)
-
-    place = await host.in_thread(find)
-    if place.missing:
-        return place
-    try:
-        await place.backend.open()
-    except BaseException:
-        await to_its_end(place.backend.close())
-        raise
-    return place
-
-
-async def _in_use(one: Place, other: Place, config: Path | None, host: Host) -> Place | None:
-    """The one of two stores that apps use; None where nothing tells.
-
-    What a migration has marked counts for more than what the TOML names.
-    """
-    for place, rest in ((one, other), (other, one)):
-        mark = await mark_of(place)
-        if mark is not None and mark.filling:
-            if mark.source == rest.backend.address:
-                there = await mark_of(rest)
-                has_led = there is not None and there.run == mark.run and there.left
-                return place if has_led else rest
-            continue
-        if mark is not None and not mark.left:
-            return place
-        if mark is not None and mark.target == rest.backend.target:
-            return rest
-    if config is None or not await host.in_thread(config.exists):
-        return None
-    present = await host.in_thread(backend_in, config)
-    found = [place for place in (one, other) if place.configured == present]
-    return found[0] if len(found) == 1 else None
+def _look_at_disk(target: Located, found: Plan) -> None:
+    if reason := target.unwritable():
+        found.problems.append(f"the target cannot be written: {reason}")
+    found.free = target.free_room()
+    if found.free is not None and found.free < found.needed:
+        found.problems.append(
+            f"the target needs about {found.needed:,} bytes, and {found.free:,} are free there"
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Leave:
-    """Leave to write the rows of ``one`` over those of ``other``, asked for before each write.
+class _Pair:
+    """The two stores of a migration, and its mark."""
 
-    A migration may begin at any time, and put the target into use. ``run`` is the one whose journal
-    is locked here: nobody goes on with that.
+    source: Place
+    target: Place
+    located: tuple[Located, Located]
+    mark: MoveMark
+
+
+@asynccontextmanager
+async def _pair(
+    source: PathText | None,
+    target: PathText | None,
+    config: PathText | None,
+    host: Host,
+    *,
+    marked: bool = True,
+) -> AsyncIterator[_Pair | None]:
+    """Open the two stores of a migration. None if none of them has a mark.
+
+    Of several marks that counts which is not over, and of the others the newest. With ``marked``
+    False, two stores that are named need no mark.
     """
-
-    one: Place
-    other: Place
-    config: Path | None
-    host: Host
-    step: Step
-    what: str
-    run: str = ""
-
-    async def __call__(self) -> None:
-        await self.step("overwriting")
-        for place in (self.one, self.other):
-            mark = await mark_of(place)
-            if mark is not None and not mark.left and mark.run != self.run:
-                raise NoLeaveError(
-                    f"the migration {mark.run} is open on {place}, and {self.what} could write old "
-                    "rows over newer ones that it has copied. Complete it (aiovec migrate run) or "
-                    f"end it (aiovec migrate abort) first; its journal is {mark.journal}"
-                )
-        if await _in_use(self.one, self.other, self.config, self.host) is self.other:
-            one, other = self.one.backend.address, self.other.backend.address
-            mark = await mark_of(self.one)
-            first = ""
-            if mark is not None and mark.run != self.run:
-                first = f"make that independent (aiovec migrate forget {one}), and then "
-                if mark.state != FINISHED:
-                    first = f"end the run {mark.run} (aiovec migrate finish), {first}"
-            raise NoLeaveError(
-                f"{self.other} is the store in use, and {self.one} is not: "
-                f"{self.what} would write old rows over those that apps have written since. To "
-                f"write the rows of the store in use into the other one, {first}exchange them: "
-                f"--from {other} --to {one}"
-            )
-
-
-async def _act(place: Place, run: str) -> None:
-    """Act for the run where the store carries its mark, for a moved store answers nobody else."""
-    moves = moves_of(place.backend)
-    if moves is not None:
-        mark = await moves.move_mark()
-        if mark is not None and mark.run == run:
-            moves.act_for(run)
+    file = await host.in_thread(config_file, config)
+    async with AsyncExitStack() as stack:
+        given = [name for name in (source, target) if name is not None]
+        names: list[PathText] = [*given] or [*await host.in_thread(configured, file)]
+        found = [await host.in_thread(locate, name, file) for name in names]
+        places = [await open_place(stack, each, host, make=False) for each in found]
+        if len(given) == 2 and not marked:
+            yield _Pair(places[0], places[1], (found[0], found[1]), MoveMark("none"))
+            return
+        marks = [
+            (not mark.left, mark.generation, number, mark)
+            for number, place in enumerate(places)
+            if (mark := (await place.record()).mark) is not None
+        ]
+        if not marks:
+            yield None
+            return
+        *_, number, mark = max(marks, key=lambda one: (one[0], not one[3].filling, one[1]))
+        partner = mark.source if mark.filling else mark.moved_to
+        for at, place in enumerate(places):
+            if at != number and partner in (place.backend.address, place.backend.target):
+                ends = [(found[number], places[number]), (found[at], place)]
+                break
+        else:
+            other = await host.in_thread(locate, partner, file)
+            ends = [
+                (found[number], places[number]),
+                (other, await open_place(stack, other, host, make=False)),
+            ]
+        if mark.filling:
+            ends.reverse()
+        yield _Pair(ends[0][1], ends[1][1], (ends[0][0], ends[1][0]), mark)
 
 
-class _Told:
-    """Turns what a comparison tells into events."""
-
-    def __init__(self, listener: Listener, phase: str) -> None:
-        self._listener = listener
-        self._phase = phase
-        self._table = ""
-        self._rows = 0
-
-    def table(self, name: str) -> None:
-        self._table, self._rows = name, 0
-        self._listener(Event("phase", self._phase, name))
-
-    def rows(self, count: int) -> None:
-        self._rows += count
-        self._listener(Event("progress", self._phase, self._table, self._rows))
+async def _act(place: Place) -> None:
+    """Read the store whatever its mark says, for one that was left answers nobody else."""
+    mark = (await place.record()).mark
+    if mark is not None:
+        place.backend.act_for(mark.run)
 
 
-__all__ = ["abort", "finish", "forget", "plan", "rollback", "run", "status", "sync", "verify"]
+async def _counts(place: Place, run: str) -> dict[str, int]:
+    """Return the rows of each table; nothing of a store that is missing."""
+    if place.missing:
+        return {}
+    await _act(place)
+    counts = {}
+    for name in await place.backend.tables():
+        with suppress(TableNotFoundError, StaleTableError):
+            counts[name] = await (await OpenTable.open(place.backend, name)).count()
+    return counts
+
+
+async def _compared(
+    source: Place, target: Place, tables: tuple[str, ...] | None, host: Host, listener: Listener
+) -> Report:
+    for place in (source, target):
+        if place.missing:
+            raise ConfigError(f"there is no store at {place}", accepted="a store's path")
+        await _act(place)
+    here, there = set(await source.backend.tables()), set(await target.backend.tables())
+    reports = []
+    for name in tables or sorted(here | there):
+        listener(Event("phase", "verifying", name))
+        missing = "source" if name not in here else "target" if name not in there else ""
+        if missing:
+            text = f"the table does not exist in the {missing}"
+            reports.append(TableReport(name, problem=text))
+            continue
+        reports.append(await _compared_table(source, target, name, host, listener))
+    return Report(str(source), str(target), tuple(reports))
+
+
+async def _compared_table(
+    source: Place, target: Place, name: str, host: Host, listener: Listener
+) -> TableReport:
+    one = await OpenTable.open(source.backend, name)
+    other = await OpenTable.open(target.backend, name)
+    rows = 0
+
+    def progress(more: int) -> None:
+        nonlocal rows
+        rows += more
+        listener(Event("progress", "verifying", name, rows))
+
+    schema, wanted = other.schema, one.schema
+    # Vectors of two models are never the same, but what they were made of may be.
+    vector = (schema.model, schema.dim) == (wanted.model, wanted.dim)
+    try:
+        comparison = await Comparison.of(one, other, host=host, vector=vector, progress=progress)
+        found = await comparison.named(await comparison.unlike())
+    except MigrationError as exc:
+        return TableReport(name, problem=str(exc))
+    except StaleTableError:
+        return TableReport(name, problem="the table was altered meanwhile; try again")
+    problem = "" if vector else "the vectors are of two models and were not compared"
+    return TableReport(name, found, problem)
+
+
+__all__ = ["Status", "abort", "forget", "plan", "run", "status", "verify"]

@@ -1,18 +1,16 @@
-"""Threads, clocks and limits of a run, which tests replace with their own."""
+"""Threads, the clock and the sizes of a run, which tests replace with their own."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import anyio
 
 from aiovec.backend.threads import in_thread
-
-from .limits import Limits
 
 _T = TypeVar("_T")
 
@@ -27,12 +25,32 @@ async def no_step(name: str) -> None:
     """The step that does nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a run does at once."""
+
+    # One write of a copy. A store that takes bulk loads makes a file of each write; one that does
+    # not, a transaction, and those that outgrow its cache are slow.
+    bulk_bytes: int = 64 * 2**20
+    bulk_rows: int = 50_000
+    insert_bytes: int = 16 * 2**20
+    insert_rows: int = 4_000
+
+    # A page of changes: its bytes, and its rows at least and at most.
+    page_bytes: int = 32 * 2**20
+    least_page: int = 100
+    most_page: int = 10_000
+
+    compared_rows: int = 10_000_000
+    """Rows whose hashes are kept at once, 16 bytes each on either side; more take more passes."""
+
+
 class Host(Protocol):
-    """Threads and clocks. The migrator uses nothing else of the machine by itself."""
+    """Threads and the clock. The migrator uses nothing else of the machine by itself."""
 
     @property
     def limits(self) -> Limits:
-        """The limits of a run on this machine."""
+        """The sizes of a run on this machine."""
         ...
 
     async def in_thread(self, work: Callable[..., _T], *args: object) -> _T:
@@ -41,10 +59,6 @@ class Host(Protocol):
 
     def now(self) -> float:
         """Seconds on a clock that never jumps."""
-        ...
-
-    def wall(self) -> datetime:
-        """The time of day, which may jump: for people only."""
         ...
 
     async def sleep(self, seconds: float) -> None: ...
@@ -68,9 +82,6 @@ class RealHost:
 
     def now(self) -> float:
         return time.monotonic()
-
-    def wall(self) -> datetime:
-        return datetime.now(UTC)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -35,7 +35,7 @@ async def test_who_is_held_on_the_old_place_is_told_the_new_one(
             patched.setenv("AIOVEC_RETRIEVAL__LANCEDB_URL", str(tmp_path / "own.lance"))
             by_variable = await aiovec.connect(config=config)
             assert await by_variable.count("notes") == 1
-        options = aiovec_migrate.Options(switch=True, index=False)
+        options = aiovec_migrate.Options(switch=True)
         await aiovec_migrate.run(config=config, target="lancedb", options=options)
         assert await follows.count("notes") == 1
         assert follows.backend_name == "lancedb"

@@ -149,7 +149,7 @@ def test_it_is_opened_configured_shown_and_migrated_to_and_from(
 ) -> None:
     commands = [
         "migrate run --to drawer --switch", "tables --json", "doctor --json",
-        "migrate finish", "migrate run --to lancedb --switch", "tables --json",
+        "migrate run --to lancedb --switch", "tables --json",
     ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder / "drawer"), json.dumps(commands)],
@@ -158,7 +158,7 @@ def test_it_is_opened_configured_shown_and_migrated_to_and_from(
     assert done.returncode == 0, done.stdout + done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [code for code, _, _ in results] == [0] * len(commands), results
-    _, tables, doctor, _, _, moved = [out for _, out, _ in results]
+    _, tables, doctor, _, moved = [out for _, out, _ in results]
     assert json.loads(tables)["tables"][0]["rows"] == 50
     assert (folder / "drawer" / "colour").read_text() == "red"
     stands = [one["value"] for one in json.loads(doctor)["findings"] if one["subject"] == "drawer"]

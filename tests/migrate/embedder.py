@@ -9,7 +9,11 @@ seen: list[str] = []
 
 
 async def old(texts: list[str]) -> list[list[float]]:
-    return [[1.0, len(text), 2.0, 3.0] for text in texts]
+    return [old_vector(text) for text in texts]
+
+
+def old_vector(text: str) -> list[float]:
+    return [1.0, float(len(text)), 2.0, 3.0]
 
 
 async def new(texts: list[str]) -> list[list[float]]:

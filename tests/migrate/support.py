@@ -17,7 +17,7 @@ from tests.harness.values import SMALL, python_rows, small_rows
 import aiovec
 import aiovec_migrate
 from aiovec import Schema, VectorStore
-from aiovec_migrate import Limits, Options, Outcome, RealHost, RunState
+from aiovec_migrate import Options, Report
 
 WAYS = {"there": ("sqlite", "lancedb"), "back": ("lancedb", "sqlite")}
 """Both directions in which a TOML can switch."""
@@ -28,7 +28,7 @@ THERE_FIRST, BACK_FIRST = (
 """Tests of both directions, one of which is enough each day."""
 FILES = {"sqlite": "notes.db", "lancedb": "notes.lance"}
 """The names that ``write_toml`` gives each backend's store."""
-SWITCH = Options(switch=True, batch_size=20, index=False)
+SWITCH = Options(switch=True)
 
 Contents = dict[str, tuple[str, dict[str, dict[str, Any]]]]
 """Of each table its schema as JSON, and its rows by their ids."""
@@ -84,24 +84,10 @@ async def a_store(folder: Path, backend: str, *tables: str, **options: Any) -> P
     return config
 
 
-def at_once() -> RealHost:
-    """For stores that are not open elsewhere, and so need no time to load what they are led to."""
-    return RealHost(Limits(notice=0.0))
-
-
-async def migrated(*ends: Any, **options: Any) -> Outcome:
-    """``aiovec_migrate.run`` that switches at once."""
-    return await aiovec_migrate.run(*ends, **{"host": at_once(), **options})
-
-
-async def switched(config: Path, target: str, **more: Any) -> Outcome:
+async def switched(config: Path, target: str, **more: Any) -> Report:
     """A run that leads the stores of the TOML to this backend."""
-    return await migrated(None, target, **{"config": config, "options": SWITCH, **more})
-
-
-async def rolled_back(**options: Any) -> RunState:
-    """``aiovec_migrate.rollback`` that switches at once."""
-    return await aiovec_migrate.rollback(**{"host": at_once(), **options})
+    options = {"config": config, "options": SWITCH, **more}
+    return await aiovec_migrate.run(None, target, **options)
 
 
 # What is in a store

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.harness.values import SMALL
 
 import aiovec
 import aiovec_migrate
@@ -25,7 +26,6 @@ from .support import (
     fill,
     named,
     place_of,
-    rolled_back,
     rows,
     stopped_at,
     switched,
@@ -86,7 +86,8 @@ async def test_a_target_that_is_lost_for_good_leaves_the_old_store(
     wanted = await contents_at(config=config)
     await stopped_at("cut-over:moved", lambda at: switched(config, target, step=at))
     await asyncio.to_thread(put_away, tmp_path, target, tmp_path / "aside")
-    await aiovec_migrate.finish(config=config)
+    with pytest.raises(MigrationError, match="migrate forget"):
+        await switched(config, target)
     await aiovec_migrate.forget(source, config=config)
     assert named(config) == source
     assert_same(wanted, await contents_at(config=config))
@@ -100,14 +101,14 @@ async def test_a_store_that_was_replaced_midway_is_refused(
     """And left as it is; put back, it goes on."""
     source, target = WAYS[way]
     config = await a_store(tmp_path, source)
-    await stopped_at("copy:journalled", lambda at: switched(config, target, step=at))
+    await stopped_at("copy:written", lambda at: switched(config, target, step=at))
     other = source if lost == "source" else target
     aside = tmp_path / "aside"
     await asyncio.to_thread(put_away, tmp_path, other, aside)
     async with aiovec.connect(place_of(config, other)) as store:
         await fill(store, "notes", count=7)
     before = await contents_at(place_of(config, other))
-    refused = "not the store that the run" if lost == "source" else "no mark of this run"
+    refused = "was replaced or restored" if lost == "source" else "already holds 6 rows"
     with pytest.raises(MigrationError, match=refused):
         await switched(config, target)
     assert_same(before, await contents_at(place_of(config, other)))
@@ -121,7 +122,7 @@ async def test_a_store_that_was_replaced_midway_is_refused(
 async def test_a_damaged_source_is_told_and_a_run_can_be_aborted(tmp_path: Path) -> None:
     config = await a_store(tmp_path, "lancedb", "notes", "others")
     data, kept = tmp_path / "notes.lance" / "others.lance" / "data", tmp_path / "kept"
-    at = At("table:created", lambda: asyncio.to_thread(shutil.move, data, kept))
+    at = At("created", lambda: asyncio.to_thread(shutil.move, data, kept))
     for step in (at, At("never", at)):
         with pytest.raises(AiovecError, match=r"notes\.lance"):
             await switched(config, "sqlite", step=step)
@@ -137,14 +138,29 @@ async def test_a_damaged_source_is_told_and_a_run_can_be_aborted(tmp_path: Path)
 
 
 @pytest.mark.slow
-async def test_a_rollback_makes_no_store_that_is_gone(tmp_path: Path) -> None:
+async def test_the_way_back_is_open_though_the_old_store_is_gone(tmp_path: Path) -> None:
     config = await a_store(tmp_path, "sqlite")
     await switched(config, "lancedb")
+    wanted = await contents_at(config=config)
     await asyncio.to_thread(put_away, tmp_path, "sqlite", tmp_path / "aside")
-    with pytest.raises(AiovecError, match=r"no store at .*notes\.db"):
-        await rolled_back(config=config)
-    assert not (tmp_path / "notes.db").exists()
-    await aiovec_migrate.finish(config=config)
     async with aiovec.connect(config=config) as app:
-        assert app.backend_name == "lancedb"
-        await app.create_table("young", aiovec.Schema(2))
+        await switched(config, "sqlite")
+        assert await app.count("notes") == 38
+        assert app.backend_name == "sqlite"
+    assert_same(wanted, await contents_at(config=config))
+
+
+@pytest.mark.slow
+async def test_an_abort_keeps_what_may_be_the_only_copy(tmp_path: Path) -> None:
+    """The source was lost, and an app that started since has made an empty one in its place."""
+    config = await a_store(tmp_path, "sqlite")
+    await stopped_at("cut-over:ready", lambda at: switched(config, "lancedb", step=at))
+    wanted = await contents_at(place_of(config, "lancedb"))
+    await asyncio.to_thread(put_away, tmp_path, "sqlite", tmp_path / "aside")
+    async with aiovec.connect(config=config) as app:
+        await app.create_table("notes", SMALL)
+    with pytest.raises(MigrationError, match=r"replaced or restored.* migrate\s+abort"):
+        await switched(config, "lancedb")
+    [warning] = await aiovec_migrate.abort(config=config)
+    assert "are kept" in warning
+    assert_same(wanted, await contents_at(place_of(config, "lancedb")))

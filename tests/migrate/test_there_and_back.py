@@ -20,7 +20,7 @@ from tests.lancedb.buckets import s3_server
 import aiovec
 import aiovec_migrate
 from aiovec import Embed, Field, MigrationError, Schema
-from aiovec_migrate import Event, Options, Phase
+from aiovec_migrate import Event, Options
 
 from .support import (
     BACK_FIRST,
@@ -29,10 +29,10 @@ from .support import (
     a_store,
     assert_same,
     contents_at,
-    migrated,
+    fill,
     named,
-    rolled_back,
     rows,
+    stopped_at,
     switched,
     write_toml,
 )
@@ -76,12 +76,8 @@ async def test_there_and_back_again_to_the_bit(tmp_path: Path, route: str) -> No
     places += [f"lancedb://{tmp_path}/{n}" if n in "ac" else f"{tmp_path}/{n}.db" for n in route]
     await fill_all(places[0])
     before = await contents_at(places[0])
-    for number, (source, target) in enumerate(itertools.pairwise(places)):
-        outcome = await migrated(
-            source, target, journal=tmp_path / f"j{number}", options=Options(batch_size=20)
-        )
-        assert outcome.report is not None
-        assert outcome.report.equal
+    for source, target in itertools.pairwise(places):
+        assert (await aiovec_migrate.run(source, target)).equal
         assert_same(before, await contents_at(target))
     assert_same(before, await contents_at(places[0]))
     async with aiovec.connect(places[-1]) as store:
@@ -108,8 +104,8 @@ async def test_what_is_written_meanwhile_arrives(tmp_path: Path, way: str) -> No
             else:
                 await store.update("notes", {"name": step}, ids=[f"r/{39 - written}"])
 
-        await migrated(kind, target, config=config, options=Options(batch_size=20), step=write)
-        assert len(steps) > 10
+        await aiovec_migrate.run(kind, target, config=config, step=write)
+        assert len(steps) > 5
         assert_same(await contents_at(config=config), await contents_at(target))
         await store.create_table("more", SMALL)
 
@@ -117,35 +113,48 @@ async def test_what_is_written_meanwhile_arrives(tmp_path: Path, way: str) -> No
 async def test_the_events_tell_each_phase_and_how_far_it_is(tmp_path: Path) -> None:
     config = await a_store(tmp_path, "sqlite")
     events: list[Event] = []
-    outcome = await migrated(
-        None, "lancedb", config=config, options=Options(batch_size=10), listener=events.append
-    )
+    report = await aiovec_migrate.run(None, "lancedb", config=config, listener=events.append)
     phases = [event.phase for event in events if event.kind == "phase"]
-    assert phases == ["copying", "catching-up", "indexing", "verifying", "done"]
+    assert phases == ["marking", "copying", "optimizing", "verifying"]
     copied = [e for e in events if e.kind == "progress" and e.phase == "copying"]
-    assert [event.total for event in copied] == [38] * len(copied)
-    assert copied[-1].rows == 38
-    assert events[-1].kind == "done"
-    assert outcome.report is not None
-    assert [table.rows.source_rows for table in outcome.report.tables] == [38]
-    # The same command again finds it done.
-    again = await migrated(None, "lancedb", config=config, options=Options(batch_size=10))
-    assert (again.state.run, again.state.phase) == (outcome.state.run, Phase.DONE)
+    assert [(event.rows, event.total) for event in copied] == [(38, 38)]
+    assert [table.difference.source_rows for table in report.tables] == [38]
+
+
+async def test_a_copy_is_brought_up_to_date_by_the_same_command(tmp_path: Path) -> None:
+    """Only what differs is written, and what only the copy has goes; tables as well as rows."""
+    config = await a_store(tmp_path, "sqlite")
+    target = f"lancedb://{tmp_path}/copy"
+    await aiovec_migrate.run(None, target, config=config)
+    async with aiovec.connect(config=config) as store, aiovec.connect(target) as copy:
+        await store.upsert("notes", rows("r", 3, name="since"))
+        await store.delete("notes", "r/9")
+        await fill(store, "others")
+        await copy.insert("notes", rows("stray", 2))
+        events: list[Event] = []
+        await aiovec_migrate.run(None, target, config=config, listener=events.append)
+        told = [event.text for event in events if event.phase == "comparing" and event.text]
+        assert told == ["6 rows differed"]
+        assert_same(await contents_at(config=config), await contents_at(target))
+        # A field of which the copy knows nothing.
+        await store.add_field("notes", "added", Field(str))
+        await aiovec_migrate.run(None, target, config=config)
+    assert_same(await contents_at(config=config), await contents_at(target))
 
 
 async def test_into_a_target_that_has_tables(tmp_path: Path) -> None:
-    """Rows there stop a run before it marks anything; an empty table of the schema is filled."""
-    source, target, journal = tmp_path / "a.db", tmp_path / "b.db", tmp_path / "j"
+    """Rows of another origin stop a run before it marks anything; an empty table is filled."""
+    source, target = tmp_path / "a.db", tmp_path / "b.db"
     async with aiovec.connect(source) as store, aiovec.connect(target) as other:
         for one in (store, other):
             await one.create_table("notes", SMALL)
             await one.insert("notes", rows("r", 5))
-        with pytest.raises(MigrationError, match="notes"):
-            await migrated(source, target, journal=journal)
-        assert await aiovec_migrate.status(journal=journal) is None
+        with pytest.raises(MigrationError, match=r"'notes'.*already holds 5 rows"):
+            await aiovec_migrate.run(source, target)
+        assert await aiovec_migrate.status(source, target) is None
         await store.create_table("second", SMALL)
         await other.delete("notes", [f"r/{n}" for n in range(5)])
-        await migrated(source, target, journal=journal, options=Options(tables=("notes",)))
+        await aiovec_migrate.run(source, target, options=Options(tables=("notes",)))
     assert list(await contents_at(target)) == ["notes"]
     assert (await contents_at(target))["notes"] == (await contents_at(source))["notes"]
 
@@ -180,6 +189,36 @@ async def test_tables_are_neither_made_nor_altered_nor_dropped_midway(
     assert_same(before, after)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_way_back_is_a_run_in_the_other_direction(tmp_path: Path, way: str) -> None:
+    """It keeps what was written and made since, also where it stopped and was aborted in between;
+    then there again, with one store open all the time."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source, "notes", "dropped")
+    async with aiovec.connect(config=config) as store:
+        await switched(config, target)
+        await store.insert("notes", rows("since", 3))
+        await store.delete("notes", ["r/20"])
+        await store.add_field("notes", "added", Field(str))
+        await store.create_table("young", aiovec.Schema(2))
+        await store.drop_table("dropped")
+        await stopped_at("cut-over:ready", lambda at: switched(config, source, step=at))
+        await aiovec_migrate.abort(config=config)
+        assert store.backend_name == named(config) == target
+        await store.upsert("notes", rows("since", 5))
+        wanted = await contents_at(config=config)
+        assert (await switched(config, source)).switched
+        assert await store.tables() == ["notes", "young"]
+        assert store.backend_name == named(config) == source
+        assert_same(wanted, await contents_at(config=config))
+        assert (await aiovec_migrate.verify(config=config)).equal
+        await store.insert("notes", rows("behind", 3))
+        await switched(config, target)
+        assert await store.count("notes") == len(wanted["notes"][1]) + 3
+        assert store.backend_name == target
+
+
 @pytest.mark.soak
 async def test_to_a_bucket_and_back(tmp_path: Path) -> None:
     with s3_server() as bucket:
@@ -195,6 +234,6 @@ async def test_to_a_bucket_and_back(tmp_path: Path) -> None:
             assert_same(wanted, await contents_at(config=config))
             await store.delete("every", "r0001")
             wanted["every"][1].pop("r0001")
-            await rolled_back(config=config)
+            await switched(config, "sqlite")
         assert named(config) == "sqlite"
         assert_same(wanted, await contents_at(config=config))

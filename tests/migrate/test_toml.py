@@ -12,8 +12,9 @@ import pytest
 import aiovec
 import aiovec_migrate
 from aiovec import AiovecError, Schema
+from aiovec_migrate import Event
 
-from .support import SWITCH, WAYS, rolled_back, switched
+from .support import SWITCH, WAYS, named, switched
 
 PLACES = "sqlite_path = 'notes.db'\nlancedb_url = 'notes.lance'\n"
 LAYOUT = (
@@ -35,7 +36,7 @@ async def there_and_back(config: Path, text: bytes) -> tuple[bytes, bytes]:
     await switched(config, target)
     there = await asyncio.to_thread(config.read_bytes)
     assert tomllib.loads(there.decode("utf-8-sig"))["retrieval"]["backend"] == target
-    await rolled_back(config=config)
+    await switched(config, source)
     return there, await asyncio.to_thread(config.read_bytes)
 
 
@@ -84,6 +85,28 @@ async def test_the_sample_file_is_flipped_in_one_line(tmp_path: Path) -> None:
         assert real.stat().st_mode & 0o777 == 0o640
 
 
+async def test_where_the_line_is_not_found_the_command_tells_what_to_write(tmp_path: Path) -> None:
+    """Apps follow the mark all the same, those that start later too."""
+    config = tmp_path / "aiovec.toml"
+    text = "retrieval = { backend = 'sqlite', sqlite_path = 'notes.db', lancedb_url = 'n.lance' }\n"
+    await asyncio.to_thread(config.write_text, text)
+    events: list[Event] = []
+    async with aiovec.connect(config=config) as store:
+        await store.create_table("notes", Schema(2))
+        await switched(config, "lancedb", listener=events.append)
+        assert await store.tables() == ["notes"]
+        assert store.backend_name == "lancedb"
+    [warning] = [event.text for event in events if event.kind == "warning"]
+    assert 'write backend = "lancedb" under [retrieval]' in warning
+    assert await asyncio.to_thread(config.read_text) == text
+    async with aiovec.connect(config=config) as later:
+        assert await later.tables() == ["notes"]
+        assert later.backend_name == "lancedb"
+    await asyncio.to_thread(config.write_text, text.replace("'sqlite'", "'lancedb'"))
+    assert named(config) == "lancedb"
+    assert (await switched(config, "lancedb")).switched
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("[retrieval\n", "is not TOML"), ("[retrieval]\nbackend = 3\n", "backend")],
@@ -98,4 +121,4 @@ async def test_a_file_that_cannot_be_flipped_stays(tmp_path: Path, text: str, wo
             await call(tmp_path / "notes.db", "lancedb", config=config, options=SWITCH)
     assert await asyncio.to_thread(config.read_text) == text
     names = await asyncio.to_thread(os.listdir, tmp_path)
-    assert not [name for name in names if "lance" in name or "before" in name]
+    assert not [name for name in names if "lance" in name or name.endswith(".new")]

@@ -272,7 +272,7 @@ def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
         "is not the store to which its rows were carried: that was replaced, emptied or removed, "
         "or its disk is missing. Put it back, or, if this is the right one, restart the app, which "
         f"opens what its TOML file names; if it is lost, {left.target} has the rows from before "
-        "the switch: end the run (aiovec migrate finish; a rollback: abort)"
+        "the switch: make that a store of its own (aiovec migrate forget)"
     )
 
 

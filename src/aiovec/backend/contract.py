@@ -667,7 +667,7 @@ class Backend(ABC):
             await self.change_move(lambda record: record.arrive(run, generation))
 
     async def reenter(self, run: str, source: str) -> None:
-        """Act for a run that leads into this store, which a finished one may have left.
+        """Act for a run that leads into this store, which an earlier one has left.
 
         MigrationError where the mark of another run stands that did not lead to ``source``.
         """
@@ -675,26 +675,30 @@ class Backend(ABC):
             await self.change_move(lambda record: record.reenter(run, source))
         self.act_for(run)
 
-    async def fill(self, run: str, source: str, journal: str = "") -> None:
+    async def fill(
+        self, run: str, source: str, generation: int = 0, *, fresh: bool = False
+    ) -> None:
         """Act for a run that copies the rows of ``source`` into this store, which is not in use.
+
+        ``generation`` is that of the source, and ``fresh`` says that this store has no tables yet.
 
         When this returns nobody else's write is under way, and until the mark is removed, or the
         run has led here (``arrive``), every other object's raises MigrationError. They still read.
         MigrationError where another mark stands.
         """
-        await self.change_move(lambda record: record.fill(run, source, journal))
+        await self.change_move(lambda record: record.fill(run, source, generation, fresh=fresh))
         self.act_for(run)
         await self.flush_writers(_FLUSH_LIMIT)
 
-    async def end_move(self, run: str) -> None:
-        """Remove the mark; a store that was left keeps it for ever, as "finished".
+    async def end_move(self, run: str, *, copied: bool = False) -> None:
+        """Remove the mark; a store that was left keeps it. Nothing where there is none.
 
-        Nothing where there is none.
+        With ``copied`` the store stays known as a copy that this run may bring up to date.
         """
-        await self.change_move(lambda record: record.end(run))
+        await self.change_move(lambda record: record.end(run, copied=copied))
 
     async def forget_move(self) -> None:
-        """Remove the mark of a finished migration, or one that cannot be read.
+        """Remove the mark of a store that was left, or one that cannot be read.
 
         The store is then a store of its own again.
         """

@@ -1,9 +1,12 @@
 """The mark that a migration leaves in a store, and what may become of it.
 
 Exactly one of the stores of a migration is in use, and the marks say which: a store whose mark says
-"moved" or "finished" answers nobody but the migration itself, and into one that says "filling"
-nobody else writes. A mark is one small record that is changed as a whole. Adapters keep it where a
-write can read it under the lock, or in the transaction, that commits the write.
+"moved" answers nobody but the migration itself, and into one that says "filling" nobody else
+writes. A mark is one small record that is changed as a whole. Adapters keep it where a write can
+read it under the lock, or in the transaction, that commits the write.
+
+The marks are all that there is of a run: its name follows from its two stores, so the same command
+finds them again.
 """
 
 from __future__ import annotations
@@ -20,12 +23,10 @@ OPEN = "open"
 PAUSED = "paused"
 """Writers wait."""
 MOVED = "moved"
-"""Another place is in use. The migration may still be rolled back."""
-FINISHED = "finished"
-"""Another place is in use, and the migration is over."""
+"""Another place is in use."""
 FILLING = "filling"
 """The rows of another store, which is in use, are being copied into this one."""
-_STATES = (OPEN, PAUSED, MOVED, FINISHED, FILLING)
+_STATES = (OPEN, PAUSED, MOVED, FILLING)
 
 MAX_PAUSE = 3600.0
 """Seconds that a pause may last at most."""
@@ -37,13 +38,15 @@ class MoveMark:
 
     ``moved_to`` is the new place as a user would name it, and ``target`` as its backend does.
     ``backend`` is its name in the TOML file ``config``, whose stores go on there by themselves;
-    both are empty where the run changes no TOML. ``source`` is the store that is left, and
-    ``journal`` the file that tells how far the run is. With ``target_marked`` the new place carries
-    a mark of the run too, so that a store without one is another.
+    both are empty where the run changes no TOML. ``source`` is the store that is left. With
+    ``target_marked`` the new place carries a mark of the run too, so that a store without one is
+    another. ``fresh`` says of a store that is being filled that it had no tables before.
 
-    ``generation`` rises with every cut-over, there and back; it is 0 before the first. ``pause``
-    distinguishes one pause from the next, and ``limit`` is how long a pause may last, in seconds.
-    ``begun`` distinguishes this mark from others of the same run.
+    ``generation`` rises with every cut-over, there and back; it is 0 before the first. Of a store
+    that is being filled it is that of the source, so that who follows an older cut-over of the same
+    stores does not put it into use. ``pause`` distinguishes one pause from the next, and ``limit``
+    is how long a pause may last, in seconds. ``begun`` distinguishes this mark from others of the
+    same run.
     """
 
     run: str
@@ -53,17 +56,17 @@ class MoveMark:
     config: str = ""
     target: str = ""
     source: str = ""
-    journal: str = ""
     generation: int = 0
     pause: str = ""
     limit: float = 0.0
     begun: str = ""
     target_marked: bool = False
+    fresh: bool = False
 
     @property
     def left(self) -> bool:
         """True once another place is in use."""
-        return self.state in (MOVED, FINISHED)
+        return self.state == MOVED
 
     @property
     def filling(self) -> bool:
@@ -98,7 +101,7 @@ class MoveMark:
         if self.filling:
             return MigrationError(
                 f"a migration (run {self.run}) copies the rows of {self.source} into this store, "
-                "and until it ends nobody else writes here; `aiovec migrate run` goes on with it, "
+                "and until it ends nobody else writes here; `aiovec migrate run` continues it, "
                 "`aiovec migrate abort` ends it"
             )
         return MigrationError(
@@ -112,8 +115,9 @@ class MoveMark:
 class MoveRecord:
     """All that a store keeps about migrations.
 
-    ``generation`` is that of the last cut-over into or out of the store, and ``run`` the migration
-    that did it. Both outlive the mark.
+    ``generation`` is that of the last cut-over into or out of the store. ``run`` is the migration
+    that has copied its source into this store and led nobody here: it may do so again. Both outlive
+    the mark.
     """
 
     mark: MoveMark | None = None
@@ -154,7 +158,7 @@ class MoveRecord:
         mark = self._own(run)
         if mark.state != PAUSED:
             return self
-        return MoveRecord(replace(mark, state=MOVED, generation=generation), generation, run)
+        return MoveRecord(replace(mark, state=MOVED, generation=generation), generation)
 
     def arrive(self, run: str, generation: int) -> MoveRecord:
         """The record of a store to which the run has led, in this generation.
@@ -164,41 +168,47 @@ class MoveRecord:
         if self.mark is None:
             if self.generation >= generation:
                 return self
-            return MoveRecord(None, generation, run)
+            return MoveRecord(None, generation)
         over = self.mark.left or self.mark.filling
         if self.mark.run != run or not over or self.mark.generation >= generation:
             return self
-        return MoveRecord(None, generation, run)
+        return MoveRecord(None, generation)
 
-    def fill(self, run: str, source: str, journal: str) -> MoveRecord:
+    def fill(self, run: str, source: str, generation: int, *, fresh: bool) -> MoveRecord:
         """The record of a store into which the run alone writes from now on."""
         if self.mark is not None:
             self._own(run)
             return self
-        return replace(self, mark=MoveMark(run, FILLING, source=source, journal=journal))
+        mark = MoveMark(run, FILLING, source=source, generation=generation, fresh=fresh)
+        return replace(self, mark=mark)
 
     def reenter(self, run: str, source: str) -> MoveRecord:
         """Let a run write into a store that an earlier one has left for ``source``."""
         mark = self.mark
         if mark is None or mark.run == run:
             return self
-        if mark.state != FINISHED or mark.target != source:
+        if not mark.left or mark.target != source:
             raise MigrationError(
                 f"the target carries the mark of another migration, run {mark.run}: {_said(mark)}"
             )
-        return replace(self, mark=replace(mark, run=run, state=MOVED))
+        return replace(self, mark=replace(mark, run=run))
 
-    def end(self, run: str) -> MoveRecord:
-        """The record without the mark; a store that was left keeps it, as finished."""
+    def end(self, run: str, *, copied: bool = False) -> MoveRecord:
+        """The record without the mark; a store that was left keeps it.
+
+        With ``copied`` a store that was filled is a copy of its source from now on.
+        """
         if self.mark is None:
             return self
         mark = self._own(run)
-        return replace(self, mark=replace(mark, state=FINISHED) if mark.left else None)
+        if mark.left:
+            return self
+        return MoveRecord(None, self.generation, run if copied and mark.filling else self.run)
 
     def forget(self) -> MoveRecord:
-        if self.mark is not None and self.mark.state != FINISHED:
+        if self.mark is not None and not self.mark.left:
             raise MigrationError(
-                f"the migration {self.mark.run} is not over; end it first: {_said(self.mark)}"
+                f"the migration {self.mark.run} is not over; end it first: aiovec migrate abort"
             )
         return replace(self, mark=None)
 
@@ -249,11 +259,12 @@ def mark_of(found: object) -> MoveMark:
     if not 0 <= limit <= MAX_PAUSE:
         raise ValueError(f"its limit is {limit!r}, not a number of seconds up to {MAX_PAUSE:g}")
     generation = _number(known.pop("generation", 0))
-    target_marked = known.pop("target_marked", False)
-    if not isinstance(target_marked, bool):
-        raise ValueError(f"its target_marked is {target_marked!r}, not true or false")
+    target_marked = _flag("target_marked", known.pop("target_marked", False))
+    fresh = _flag("fresh", known.pop("fresh", False))
     texts = {name: _text(name, value) for name, value in known.items()}
-    return MoveMark(**texts, generation=generation, limit=float(limit), target_marked=target_marked)
+    return MoveMark(
+        **texts, generation=generation, limit=float(limit), target_marked=target_marked, fresh=fresh
+    )
 
 
 def unreadable_mark(reason: object) -> str:
@@ -266,15 +277,10 @@ def unreadable_mark(reason: object) -> str:
 
 def _said(mark: MoveMark) -> str:
     """Return what a user can do about a mark."""
-    if mark.state == FINISHED:
+    if mark.left:
         return (
             f"the store has moved to {mark.moved_to}; to use it again as a store of its own, "
             "remove that mark: aiovec migrate forget"
-        )
-    if mark.state == MOVED:
-        return (
-            f"the store has moved to {mark.moved_to}; go on with that run (aiovec migrate "
-            "rollback) or end it (aiovec migrate finish)"
         )
     return "go on with it (aiovec migrate run), or end it (aiovec migrate abort)"
 
@@ -294,4 +300,10 @@ def _number(value: object) -> int:
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"its {name} is {value!r}, not text")
+    return value
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"its {name} is {value!r}, not true or false")
     return value

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from tests.harness.values import SMALL, small_rows
 
 import aiovec
 from aiovec import MigrationError, VectorStore
 from aiovec.backend.origin import Origin
-from aiovec_migrate.ends import OpenTable
-from aiovec_migrate.host import RealHost
-from aiovec_migrate.verifying.compare import Sides, differing_ids, sync, verify_ids
-from aiovec_migrate.verifying.hashes import LIMITS, Limits
+from aiovec_migrate.compare import Comparison
+from aiovec_migrate.host import Limits, RealHost
+from aiovec_migrate.tables import OpenTable
 
-TIGHT = Limits(buckets=8, kept=3, collected=10)
+MUCH, TIGHT = Limits(), Limits(compared_rows=30)
 
 
 class Pair:
@@ -31,11 +31,12 @@ class Pair:
     def __init__(self, one: VectorStore, other: VectorStore, tables: list[OpenTable]) -> None:
         self.source, self.target, self.tables = one, other, tables
 
-    async def compared(self, **options: Any) -> Any:
-        return await differing_ids(*self.tables, host=RealHost(), **options)
+    async def comparison(self, limits: Limits = MUCH) -> Comparison:
+        return await Comparison.of(*self.tables, host=RealHost(limits))
 
-    async def sides(self) -> Sides:
-        return await Sides.of(*self.tables, host=RealHost(), vector=True)
+    async def compared(self, most: int = 100, limits: Limits = MUCH) -> Any:
+        comparison = await self.comparison(limits)
+        return await comparison.named(await comparison.unlike(), most)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ async def test_random_edits_against_a_plain_comparison(pair: Pair) -> None:
             rows.update((row["id"], row) for row in written)
         unlike = {id for id in mine.keys() & theirs.keys() if told(mine[id]) != told(theirs[id])}
         expected = (mine.keys() - theirs.keys(), theirs.keys() - mine.keys(), unlike)
-        for limits in (LIMITS, TIGHT):
+        for limits in (MUCH, TIGHT):
             found = await pair.compared(most=1_000, limits=limits)
             named = (found.missing_ids, found.extra_ids, found.different_ids)
             assert tuple(map(set, named)) == expected
@@ -79,11 +80,10 @@ async def test_random_edits_against_a_plain_comparison(pair: Pair) -> None:
         few = await pair.compared(most=2, limits=TIGHT)
         assert few.total == found.total
         assert len(few.missing_ids) == 2
-        asked = await verify_ids(*pair.tables, [*mine, *theirs, "nowhere"], host=RealHost())
+        asked = await (await pair.comparison()).unlike_among([*mine, *theirs, "nowhere"])
         assert set(asked) == set().union(*expected)
-    found = await sync(*pair.tables, host=RealHost(), limits=TIGHT)
-    assert found.copied == len(expected[0] | expected[2])
-    assert found.deleted == len(expected[1])
+    comparison = await pair.comparison(TIGHT)
+    await comparison.bring_over(await comparison.unlike(), unchanged)
     assert (await pair.compared()).total == 0
 
 
@@ -91,17 +91,18 @@ def told(row: dict[str, Any]) -> tuple[Any, ...]:
     return (*np.asarray(row["embedding"]).tolist(), row["name"], row["year"])
 
 
-async def test_what_the_source_gets_and_loses_meanwhile_is_left_alone(pair: Pair) -> None:
-    await pair.source.insert("notes", small_rows(20))
-    await pair.target.insert("notes", [*small_rows(18), *small_rows(3, start=50)])
-    sides = await pair.sides()
-    found = await sides.compared(LIMITS)
-    assert len(found.extra) == 3
-    await pair.source.insert("notes", small_rows(2, start=50))
-    await pair.source.delete("notes", ["r0019"])
-    assert await sides.delete_extra(found) == 1
-    assert await sides.copy(found) == 1
-    assert (await pair.compared()).total == 0
+async def unchanged(rows: pa.Table) -> pa.Table:
+    return rows
+
+
+@pytest.mark.parametrize("differing", [3, 900])
+async def test_few_rows_are_looked_up_and_many_are_read_anew(pair: Pair, differing: int) -> None:
+    await pair.source.insert("notes", small_rows(1_000))
+    await pair.target.insert("notes", small_rows(1_000 - differing, start=differing))
+    comparison = await pair.comparison()
+    await comparison.bring_over(await comparison.unlike(), unchanged)
+    found = await pair.compared()
+    assert (found.total, found.target_rows) == (0, 1_000)
 
 
 async def test_a_table_that_is_altered_meanwhile_and_a_comparison_that_is_cancelled(

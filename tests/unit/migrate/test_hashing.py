@@ -19,7 +19,7 @@ from tests.harness.values import EVERY_KIND, rows_of_every_kind
 from aiovec import Schema
 from aiovec._input.rows import to_batch
 from aiovec.backend import UInt64Array
-from aiovec_migrate.verifying.hashes import Hasher
+from aiovec_migrate.hashes import Hasher
 
 TWO_TEXTS = Schema(1, fields={"a": str, "b": str}, payload=False)
 TAGS = Schema(1, fields={"tags": list[str]}, payload=False)

@@ -13,8 +13,6 @@ from collections import Counter
 
 import pytest
 
-from aiovec.backend.contract import TableHandle
-
 from .simulation.backend import FileBackend, LakeBackend, ModelBackend
 from .simulation.course import STEPS, Course, Scenario
 from .simulation.world import ModelToml
@@ -28,10 +26,10 @@ _KINDS = ("sqlite", "lancedb")
 WANTED = {
     *_HAPPENS,
     *(f"{one}-{other}" for one in _KINDS for other in _KINDS),
-    *("run", "rollback", "finish", "abort", "killed at a step"),
+    *("run", "back", "abort", "killed at a step"),
 }
 # Among these every kind of event is met: some are rare.
-SEEDS = (*range(1, 7), 121, 134, 136, 150, 159, 285, 295)
+SEEDS = (*range(1, 7), 10, 18, 21, 71)
 
 
 def met_by(course: Course) -> Counter[str]:
@@ -112,10 +110,5 @@ def test_a_pause_that_does_not_wait_for_writes_under_way_is_found_out(
     async def at_once(self: LakeBackend, limit: float) -> None:
         await self.world.time_passes()
 
-    async def noted(self: LakeBackend, table: TableHandle) -> list[list[str]]:
-        await self.world.time_passes()
-        return self._notes(table)
-
     monkeypatch.setattr(LakeBackend, "flush_writers", at_once)
-    monkeypatch.setattr(LakeBackend, "_noted", noted)
     assert found_out(Course, "lancedb", first=1)

@@ -1,6 +1,5 @@
-"""Model backends: one as SQLite is, with a change feed, and one as LanceDB is, with bulk loads,
-indexes, a lock for each table and notes of what changes during a migration. Many processes hold
-one each on one disk.
+"""Model backends: one as SQLite is, and one as LanceDB is, with bulk loads and a lock for each
+table. Many processes hold one each on one disk.
 
 They are as strict as the contract allows them to be, and as disorderly: pages of changes and
 batches of an export are shorter than asked for, an export has its rows in no order that tells
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from tests.harness.values import python_rows
 
-from aiovec import IndexInfo, Schema, TableStats
+from aiovec import Schema, TableStats
 from aiovec.backend import Expr, PayloadPatch
 from aiovec.backend.contract import (
     Backend,
@@ -97,20 +96,17 @@ class ModelBackend(_Unused):
         name: str,
         table: str,
         act: Callable[[], Any],
-        touched: Callable[[], list[str]] = list,
         *,
         schema: bool = False,
     ) -> Any:
         """A write: ``act`` commits it, in one step in which nothing else happens."""
         await self._before(name)
         self.waited = 0.0
-        answer = await self._commit(act, table, touched, schema=schema)
+        answer = await self._commit(act, table, schema=schema)
         await self._after(name)
         return answer
 
-    async def _commit(
-        self, act: Callable[[], Any], table: str, touched: Callable[[], list[str]], *, schema: bool
-    ) -> Any:
+    async def _commit(self, act: Callable[[], Any], table: str, *, schema: bool) -> Any:
         raise NotImplementedError
 
     def held_by(self) -> MoveMark | None:
@@ -225,17 +221,12 @@ class ModelBackend(_Unused):
             added = [row for id, row in new.items() if id not in known]
             return self._put("insert", table, added)
 
-        count: int = await self._write("insert", table.name, act, lambda: list(new))
+        count: int = await self._write("insert", table.name, act)
         return count
 
     async def upsert(self, table: TableHandle, rows: NewRows) -> None:
         new = python_rows(rows.table)
-        await self._write(
-            "upsert",
-            table.name,
-            lambda: self._put("upsert", table, new),
-            lambda: [row["id"] for row in new],
-        )
+        await self._write("upsert", table.name, lambda: self._put("upsert", table, new))
 
     async def update(
         self,
@@ -256,7 +247,7 @@ class ModelBackend(_Unused):
                 row["payload"] = payload.apply(row["payload"], row["id"])
             return self._put("update", table, changed)
 
-        count: int = await self._write("update", table.name, act, lambda: list(ids or ()))
+        count: int = await self._write("update", table.name, act)
         return count
 
     async def delete(
@@ -269,7 +260,7 @@ class ModelBackend(_Unused):
             self.world.tell(f"{self.disk.name}: delete {table.name} {' '.join(gone)}")
             return self._of(table).remove(gone)
 
-        count: int = await self._write("delete", table.name, act, lambda: list(ids or ()))
+        count: int = await self._write("delete", table.name, act)
         return count
 
     def _put(self, what: str, table: TableHandle, rows: list[Row]) -> int:
@@ -335,6 +326,27 @@ class ModelBackend(_Unused):
     async def optimize(self, table: TableHandle) -> None:
         await self._call("optimize", lambda: self._of(table))
 
+    async def change_number(self, table: TableHandle) -> int:
+        number: int = await self._call("change_number", lambda: self._of(table).newest)
+        return number
+
+    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
+        limit = self.world.chance.choice([limit, self.world.chance.randint(1, limit), 1])
+
+        def act() -> Changes:
+            there = self._of(table)
+            if since < self.disk.pruned.get(table.name, 0):
+                raise ChangesPrunedError(there.newest)
+            every = [(n, id) for id, n in there.numbers.items() if n > since]
+            every += [(n, id) for id, n in there.deleted.items() if n > since]
+            page = sorted(every)[:limit]
+            complete = len(page) == len(every)
+            number = there.newest if complete else page[-1][0]
+            return there.changes(number, [id for _, id in page], complete=complete)
+
+        page: Changes = await self._call("changes", act)
+        return page
+
     def _of(self, table: TableHandle) -> ModelTable:
         there = self.disk.tables.get(table.name)
         if there is None or there.token is not table.token:
@@ -350,9 +362,7 @@ class FileBackend(ModelBackend):
     name: ClassVar[str] = "sqlite"
     abilities = frozenset({"changes", "moves"})
 
-    async def _commit(
-        self, act: Callable[[], Any], table: str, touched: Callable[[], list[str]], *, schema: bool
-    ) -> Any:
+    async def _commit(self, act: Callable[[], Any], table: str, *, schema: bool) -> Any:
         """The look at the mark and the commit are one transaction."""
         while True:
             await self.world.time_passes(much=True)
@@ -364,31 +374,12 @@ class FileBackend(ModelBackend):
     async def flush_writers(self, limit: float) -> None:
         await self.world.time_passes()
 
-    async def change_number(self, table: TableHandle) -> int:
-        number: int = await self._call("change_number", lambda: self._of(table).newest)
-        return number
-
-    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
-        limit = self.world.chance.choice([limit, self.world.chance.randint(1, limit), 1])
-
-        def act() -> Changes:
-            there = self._of(table)
-            every = [(n, id) for id, n in there.numbers.items() if n > since]
-            every += [(n, id) for id, n in there.deleted.items() if n > since]
-            page = sorted(every)[:limit]
-            complete = len(page) == len(every)
-            number = there.newest if complete else page[-1][0]
-            return there.changes(number, [id for _, id in page], complete=complete)
-
-        page: Changes = await self._call("changes", act)
-        return page
-
 
 class LakeBackend(ModelBackend):
-    """A lock for each table, and notes of what changes while a mark is open."""
+    """A lock for each table."""
 
     name: ClassVar[str] = "lancedb"
-    abilities = frozenset({"bulk-load", "indexes", "moves"})
+    abilities = frozenset({"bulk-load", "changes", "moves"})
 
     async def _take(self, table: str, limit: float) -> None:
         """Take the table's lock."""
@@ -408,18 +399,11 @@ class LakeBackend(ModelBackend):
         if current_process().alive:
             self.disk.locks[table] = None
 
-    async def _commit(
-        self, act: Callable[[], Any], table: str, touched: Callable[[], list[str]], *, schema: bool
-    ) -> Any:
+    async def _commit(self, act: Callable[[], Any], table: str, *, schema: bool) -> Any:
         while True:
             await self._take(table, _BUSY)
             try:
                 if self.may_write(schema=schema):
-                    mark = self.held_by()
-                    if mark is not None:
-                        await self.world.time_passes(much=True)
-                        # Under the lock, and so still true when it is committed.
-                        self.disk.notes.setdefault((mark.run, table), []).append(touched())
                     await self.world.time_passes(much=True)
                     current_process().check_alive()
                     return act()
@@ -435,35 +419,6 @@ class LakeBackend(ModelBackend):
                 await self.world.time_passes()
             finally:
                 self._give(table)
-
-    async def _noted(self, table: TableHandle) -> list[list[str]]:
-        await self._before("noted")
-        await self._take(table.name, _BUSY)
-        try:
-            await self.world.time_passes()
-            self._of(table)
-            return self._notes(table)
-        finally:
-            self._give(table.name)
-
-    def _notes(self, table: TableHandle) -> list[list[str]]:
-        return list(self.disk.notes.get((self.run or "", table.name), []))
-
-    async def change_number(self, table: TableHandle) -> int:
-        return len(await self._noted(table))
-
-    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
-        notes = await self._noted(table)
-        if since > len(notes):
-            raise ChangesPrunedError(len(notes))
-        until = min(len(notes), since + self.world.chance.randint(1, 5))
-        ids = list(dict.fromkeys(id for note in notes[since:until] for id in note))
-        await self.world.time_passes(much=True)
-        complete = until == len(notes)
-        page: Changes = await self._call(
-            "changes", lambda: self._of(table).changes(until, ids, complete=complete)
-        )
-        return page
 
     def bulk_load(self, table: TableHandle) -> BulkLoad:
         return _Load(self, table)
@@ -481,19 +436,8 @@ class LakeBackend(ModelBackend):
             self._put("load", table, rows)
             return known | new
 
-        known: set[str] = await self._write("add", table.name, act, lambda: sorted(new))
+        known: set[str] = await self._write("add", table.name, act)
         return known
-
-    async def create_index(
-        self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
-    ) -> None:
-        await self._call("create_index", lambda: self._of(table))
-
-    async def indexes(self, table: TableHandle) -> list[IndexInfo]:
-        await self._call("indexes", lambda: self._of(table))
-        return []
-
-    drop_index = _unused
 
 
 class _Load(BulkLoad):

@@ -8,45 +8,37 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
-from uuid import UUID
-
-import pytest
 
 from aiovec.backend.contract import TableHandle
 from aiovec.backend.rows import NewRows
 from aiovec.errors import AiovecError, MigrationError
-from aiovec_migrate import Event, Migration, Options, migration
-from aiovec_migrate.limits import Limits
-from aiovec_migrate.locate import Place
+from aiovec_migrate import Event, Options
+from aiovec_migrate.host import Limits
+from aiovec_migrate.migration import Migration
+from aiovec_migrate.places import Place
 
 from .app import SCHEMA, Worker, as_table, comparable, make_row
 from .backend import LOOKS, ModelBackend
 from .disk import Row
 from .faults import Faults
 from .loop import Process, SimulatedLoop
-from .world import ModelJournal, ModelToml, World
+from .world import ModelToml, World
 
 # A run that is begun again so often has to be over.
 _MOST_LIVES = 80
 
 
-_COPYING = "planned marked table:noted table:created copy:read copy:written copy:journalled"
-_TURNING = "ready paused checked moved arrived flipped"
+_MOVING = [
+    *"target:marked marked dropped created copy:read copy:written compared brought".split(),
+    *"catch-up:deleted catch-up:applied optimized verify:compared".split(),
+    *(f"cut-over:{name}" for name in "ready paused checked moved arrived flipped".split()),
+    "target:released", "released",
+]  # fmt: skip
 STEPS = {
-    "run": [
-        *_COPYING.split(), "catch-up:deleted", "catch-up:applied", "catch-up:journalled",
-        "indexed", "verify:compared", "phase:cutting-over", "phase:moved", "phase:done",
-        "released", *(f"cut-over:{name}" for name in _TURNING.split()),
-    ],
-    "rollback": [
-        "phase:rolling-back", "phase:rolled-back", "rollback:marked",
-        "rollback:dropped", "rollback:created", "rollback:released",
-        "verify:compared",
-        *(f"cut-over:{name}" for name in _TURNING.split()),
-    ],
-    "finish": ["finish:released"],
-    "abort": ["phase:aborting", "abort:released", "abort:dropped"],
-}  # fmt: skip
+    "run": _MOVING,
+    "back": _MOVING,
+    "abort": ["abort:dropped", "abort:released", "abort:source"],
+}
 """At or behind which a migrator is killed."""
 
 
@@ -82,22 +74,19 @@ class Scenario:
         chance = random.Random(f"scenario {seed}")
         source = chance.choice(["sqlite", "lancedb"])
         switch = chance.random() < 0.85
-        again = ("rollback", "abort", "run")
-        follow_up = [
-            ("finish",), ("rollback",), ("rollback", "finish"), (), again,
-            (*again, "rollback", "finish"),
-        ] if switch else [()]  # fmt: skip
+        follow_up = [(), ("back",), ("back", "run"), ("back", "run", "back")] if switch else [
+            (), ("run",),
+        ]  # fmt: skip
         commands = chance.choice([("run", *more) for more in follow_up] * 3 + [("abort",)] * 2)
+        if switch and commands != ("abort",) and chance.random() < 0.2:
+            commands = (*commands, "abort")
         return cls(
             source=source,
             target=chance.choice(["sqlite", "lancedb", "lancedb"]),
             options=Options(
-                batch_size=chance.choice([1, 3, 7, 1000]),
                 switch=switch,
                 pause_limit=chance.choice([0.3, 5.0]),
                 attempts=chance.choice([1, 3]),
-                verify=chance.random() < 0.8,
-                index=chance.random() < 0.5,
             ),
             tables=chance.choice([1, 1, 2]),
             rows=chance.choice([0, 5, 30]),
@@ -118,23 +107,24 @@ class Course:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self.chance = random.Random(f"course {seed}")
         self.scenario = scenario = Scenario.of(seed)
         self.loop = SimulatedLoop(seed)
         self.world = World(seed, self.loop, {"old": scenario.source, "new": scenario.target})
         rows = scenario.written_at_once
-        self.world.host.limits = Limits(notice=0.0, bulk_rows=rows, insert_rows=rows)
+        self.world.host.limits = Limits(
+            bulk_rows=rows, insert_rows=rows, compared_rows=self.chance.choice([10, 1000])
+        )
         if self.world.slowness > 0.1:
             # A user whose stores are so slow gives them the time.
             options = replace(scenario.options, pause_limit=max(5.0, scenario.options.pause_limit))
             self.scenario = replace(scenario, options=options)
-        self.chance = random.Random(f"course {seed}")
         self.kills_left = scenario.kills
         self.lives: list[Process] = []
         self.workers: list[Worker] = []
         self.untouched: dict[str, dict[str, Row]] = {}
-        self.rolled_back = False
-        self.kept: set[str] = set()
-        """Tables that a rollback found to be missing, and kept where they were."""
+        self.used = "old"
+        """The store that is in use."""
         self.began = False
         self.too_late = False
         """It could not be aborted any more."""
@@ -142,9 +132,7 @@ class Course:
     def run(self) -> None:
         """All of it; SimulationError, with the trace as a note, where something is wrong."""
         try:
-            with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(migration, "uuid", self)  # whose runs have names that a seed gives
-                self.loop.run_until_complete(self._main())
+            self.loop.run_until_complete(self._main())
         except BaseException as error:
             error.add_note("\n".join([f"seed {self.seed}: {self.scenario}", *self.world.trace]))
             raise
@@ -201,9 +189,6 @@ class Course:
         """One end of the migration, as the migrator opens it."""
         return self.world.connect(name, faulty=True)
 
-    def uuid4(self) -> UUID:
-        return UUID(int=self.chance.getrandbits(128))
-
     # The user
 
     async def _insist(self, command: str) -> None:
@@ -242,8 +227,8 @@ class Course:
         self, process: Process, work: Callable[[Migration], Awaitable[Any]], doom: str
     ) -> bool:
         world = self.world
-        journal = ModelJournal(world)
-        source, target = self.store("old"), self.store("new")
+        names = [self.used, "new" if self.used == "old" else "old"]
+        source, target = (self.store(name) for name in names)
 
         async def step(name: str) -> None:
             world.tell(f"step {name}")
@@ -256,19 +241,16 @@ class Course:
                     await self.loop.create_future()  # for ever
 
         def listen(event: Event) -> None:
-            if event.kind == "warning" and event.table and "is missing in" in event.text:
-                self.kept.add(event.table)
             if event.kind != "progress":
                 world.tell(f"event {event.to_dict()}")
 
         try:
-            async with journal.locked():
+            async with world.locked():
                 await source.open()
                 await target.open()
                 migration = Migration(
-                    Place(source, "old"),
-                    Place(target, "new"),
-                    journal,
+                    Place(source, names[0]),
+                    Place(target, names[1]),
                     self.scenario.options,
                     host=world.host,
                     toml=ModelToml(world),
@@ -284,23 +266,14 @@ class Course:
         return True
 
     async def _run(self, migration: Migration) -> None:
-        await migration.run()
-        self.rolled_back = False
+        if (await migration.run()).switched:
+            self.used = "new" if self.used == "old" else "old"
+        self.began = False
 
-    async def _finish(self, migration: Migration) -> None:
-        if self.world.journal.run is not None:  # else it was done before it was killed
-            await migration.finish()
-
-    async def _rollback(self, migration: Migration) -> None:
-        await migration.rollback()
-        self.rolled_back = True
+    _back = _run
 
     async def _abort(self, migration: Migration) -> None:
         """Some of a run, and then the end of it; all of it where it is too late."""
-        if self.rolled_back:
-            if self.world.journal.run is not None:  # else it was done before it was killed
-                await migration.abort()
-            return
         if not self.began:
             self.began = True
             running = asyncio.ensure_future(migration.run())
@@ -308,12 +281,13 @@ class Course:
             running.cancel()
             await asyncio.wait([running])
         if self.too_late:
-            await migration.run()
-        elif self.world.journal.run is not None:
-            try:
-                await migration.abort()
-            except MigrationError as error:
-                self.too_late = "too late" in str(error)
+            await self._run(migration)
+            return
+        try:
+            await migration.abort()
+        except MigrationError as error:
+            self.too_late = "too late" in str(error)
+            if "is open" not in str(error):  # else it was done before it was killed
                 raise
 
     # The checks
@@ -322,18 +296,15 @@ class Course:
         world, scenario = self.world, self.scenario
         if self.loop.abandoned:
             raise SimulationError(f"left without being closed: {self.loop.abandoned}")
-        aborted = scenario.commands == ("abort",) and not self.too_late
-        switched = scenario.options.switch and not aborted and not self.rolled_back
-        named = "new" if switched else "old"
+        named, other = self.used, "new" if self.used == "old" else "old"
         if world.named != named:
             raise SimulationError(f"the TOML names {world.named}, not {named}")
         self._check_rows(named)
         if world.disks[named].mark is not None:
             raise SimulationError(f"what is in use is marked: {world.disks[named].mark}")
-        other = world.disks["old" if switched else "new"].mark
-        left = switched or self.rolled_back
-        if left and (other is None or not other.left):
-            raise SimulationError(f"what was left has no mark that says so: {other}")
+        mark = world.disks[other].mark
+        if world.disks[named].record.generation and (mark is None or not mark.left):
+            raise SimulationError(f"what was left has no mark that says so: {mark}")
         # A look may come right before the limit.
         most = scenario.options.pause_limit * (1 + 1 / LOOKS) + 2 * world.slowness + 0.01
         longest = max((worker.longest_wait for worker in self.workers), default=0.0)
@@ -342,7 +313,7 @@ class Course:
 
     def _check_rows(self, named: str) -> None:
         tables = {name for worker in self.workers for name in worker.rows} | {*self.untouched}
-        if tables != self.world.disks[named].tables.keys() - (self.kept - tables):
+        if tables != self.world.disks[named].tables.keys():
             raise SimulationError(
                 f"the tables are {sorted(self.world.disks[named].tables)}, not {sorted(tables)}"
             )

@@ -1,4 +1,4 @@
-"""What a model store has on its disk: tables, the mark of a migration, locks and notes.
+"""What a model store has on its disk: tables, the mark of a migration, and locks.
 
 Backends of many processes look at one ``Disk``. Each of its methods is one step that nothing
 interrupts, as a commit is.
@@ -69,8 +69,8 @@ class Disk:
         self.record = MoveRecord()
         self.locks: dict[str, Process | None] = {}
         """Of a lake: who holds the lock of each name of a table that was ever locked."""
-        self.notes: dict[tuple[str, str], list[list[str]]] = {}
-        """Of a lake: the ids that were noted, by run and table."""
+        self.pruned: dict[str, int] = {}
+        """Of each table, the number before which its changes are not kept any more."""
 
     @property
     def mark(self) -> MoveMark | None:

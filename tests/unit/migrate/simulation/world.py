@@ -1,19 +1,16 @@
-"""All that outlives a migrator: the disks, the journal's file, the TOML; and its host."""
+"""All that outlives a migrator: the disks, the TOML, the lock; and its host."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from aiovec.errors import MigrationError
-from aiovec_migrate import RunState, TableState
-from aiovec_migrate.journal import Journal
-from aiovec_migrate.limits import Limits
-from aiovec_migrate.locate import Place
+from aiovec_migrate.host import Limits
+from aiovec_migrate.places import Place
 
 from .backend import BACKENDS, ModelBackend
 from .disk import Disk
@@ -25,15 +22,6 @@ _T = TypeVar("_T")
 CONFIG = "/model/aiovec.toml"
 
 
-@dataclass
-class JournalFile:
-    """What was saved, as text: whatever the migrator changes later is not in it."""
-
-    run: str | None = None
-    tables: dict[str, str] = field(default_factory=dict)
-    holder: Process | None = None
-
-
 class World:
     def __init__(self, seed: int, loop: SimulatedLoop, kinds: dict[str, str]) -> None:
         self.loop = loop
@@ -42,7 +30,8 @@ class World:
         self.host = ModelHost(self)
         self.faults = Faults(self, self.chance, 0, 0.0)
         self.disks = {name: Disk(name, kind) for name, kind in kinds.items()}
-        self.journal = JournalFile()
+        self.holder: Process | None = None
+        """Who holds the lock beside the source."""
         self.named = next(iter(kinds))
         """What the TOML names."""
         self.stalls = 0
@@ -75,6 +64,19 @@ class World:
         await asyncio.sleep(seconds)
         current_process().check_alive()
 
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[None]:
+        """Keep other migrators out."""
+        await self.time_passes()
+        if self.holder is not None:
+            raise MigrationError(f"{self.holder.name} is at work")
+        self.holder = current_process()
+        try:
+            yield
+        finally:
+            if self.holder is current_process():
+                self.holder = None
+
     def connect(self, name: str, *, faulty: bool = False) -> ModelBackend:
         disk = self.disks[name]
         return BACKENDS[disk.kind](disk, self, faulty=faulty)
@@ -82,14 +84,14 @@ class World:
     def killed(self, process: Process) -> None:
         for disk in self.disks.values():
             disk.killed(process)
-        if self.journal.holder is process:
-            self.journal.holder = None
+        if self.holder is process:
+            self.holder = None
 
 
 class ModelHost:
     def __init__(self, world: World) -> None:
         self._world = world
-        self.limits = Limits(notice=0.0)
+        self.limits = Limits()
 
     async def in_thread(self, work: Callable[..., _T], *args: object) -> _T:
         await self._world.time_passes()
@@ -101,59 +103,8 @@ class ModelHost:
     def now(self) -> float:
         return self._world.loop.time()
 
-    def wall(self) -> datetime:
-        """A clock that somebody sets now and then."""
-        jump = self._world.chance.choice([0, 0, 0, 86_400, -86_400 * 400])
-        return datetime(2026, 5, 1, tzinfo=UTC) + timedelta(seconds=self.now() + jump)
-
     async def sleep(self, seconds: float) -> None:
         await self._world.sleep(seconds)
-
-
-class ModelJournal(Journal):
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self._file = world.journal
-
-    async def load(self) -> RunState | None:
-        await self.world.time_passes()
-        if self._file.run is None:
-            return None
-        return RunState.from_json(self._file.run, self._file.tables)
-
-    async def save(self, state: RunState, *tables: TableState) -> None:
-        await self._change(
-            "saved " + " ".join([state.phase, *(f"{t.name}:{t.rows}" for t in tables)]),
-            lambda: self.write(state, *tables),
-        )
-
-    def write(self, state: RunState, *tables: TableState) -> None:
-        self._file.run = state.to_json()
-        self._file.tables |= {table.name: table.to_json() for table in tables}
-
-    async def remove(self) -> None:
-        def act() -> None:
-            self._file.run = None
-            self._file.tables = {}
-
-        await self._change("removed", act)
-
-    async def _change(self, text: str, act: Callable[[], None]) -> None:
-        await self.world.time_passes()
-        current_process().check_alive()
-        act()
-        self.world.tell(f"journal {text}")
-        await self.world.time_passes()
-
-    async def lock(self) -> None:
-        await self.world.time_passes()
-        if self._file.holder is not None:
-            raise MigrationError(f"{self._file.holder.name} is at work")
-        self._file.holder = current_process()
-
-    async def unlock(self) -> None:
-        if self._file.holder is current_process():
-            self._file.holder = None
 
 
 class ModelToml:
@@ -162,11 +113,15 @@ class ModelToml:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def check(self, origin: Place, goal: Place) -> None:
+    async def current(self) -> str:
+        return self.world.named
+
+    async def check(self, source: Place, target: Place) -> None:
         """Nobody else edits it here."""
 
-    async def flip(self, goal: Place) -> None:
-        await self.name(goal.configured)
+    async def flip(self, target: Place) -> str:
+        await self.name(target.configured)
+        return ""
 
     async def name(self, backend: str) -> None:
         await self.world.time_passes()

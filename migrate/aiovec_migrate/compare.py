@@ -1,0 +1,358 @@
+"""Find the rows in which two tables differ, and bring over what does.
+
+Both tables are streamed at once, and each row becomes two hashes (``hashes``), which are kept side
+by side: 16 bytes a row. Tables of more rows than ``Limits.compared_rows`` are read several times,
+each time for another part of the ids, so memory does not grow with them.
+
+The tables may change meanwhile. Each side is a snapshot of its own, so rows that differ are looked
+at again when the changes since were applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from aiovec.backend import (
+    Schema,
+    UInt64Array,
+    from_matrix,
+    payload_array,
+    without_vector,
+)
+from aiovec.backend.contract import Columns, StoredRows
+from aiovec.backend.rows import NewRows
+from aiovec.errors import MigrationError
+
+from .hashes import Hasher, Hashes, among, unlike
+from .host import Host
+from .tables import OpenTable, everything, row_bytes
+
+_T = TypeVar("_T")
+_S = TypeVar("_S")
+
+Progress = Callable[[int], None]
+"""Told, each time, how many more rows were read, on either side."""
+
+Change = Callable[[pa.Table], Awaitable[pa.Table]]
+"""Turns rows of the source into those of the target."""
+
+# What is hashed, or written, at once: enough for columns to be worth their calls, and few times
+# the space of a core's cache.
+_BATCH_BYTES = 8 * 2**20
+_LEAST_ROWS, _MOST_ROWS = 64, 4096
+# Ids that are read at once, and rows that are looked up at once.
+_MOST_IDS = 2**14
+_LOOKED_UP = 512
+# A share of the rows from which on all are read rather than one by one.
+_MANY = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The differences of two tables.
+
+    ``missing`` counts the rows that only the source has, ``extra`` those that only the target has,
+    ``different`` those that differ in any value; the ids are the first of each.
+    """
+
+    source_rows: int = 0
+    target_rows: int = 0
+    missing: int = 0
+    extra: int = 0
+    different: int = 0
+    missing_ids: tuple[str, ...] = ()
+    extra_ids: tuple[str, ...] = ()
+    different_ids: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """The number of rows that differ."""
+        return self.missing + self.extra + self.different
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All the named ids."""
+        return self.missing_ids + self.different_ids + self.extra_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Unlike:
+    """The rows of both sides, and the sorted hashes of the ids that differ."""
+
+    source_rows: int
+    target_rows: int
+    missing: UInt64Array
+    extra: UInt64Array
+    different: UInt64Array
+
+
+class Comparison:
+    """One table in two stores. Every method may raise StaleTableError."""
+
+    def __init__(
+        self,
+        source: OpenTable,
+        target: OpenTable,
+        *,
+        host: Host,
+        vector: bool,
+        size: int,
+        progress: Progress,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._host = host
+        self._vector = vector
+        self._size = size
+        self._progress = progress
+        # Both hash the source's fields: what else a schema says does not count here.
+        self._hasher = Hasher(source.schema, vector=vector)
+
+    @classmethod
+    async def of(
+        cls,
+        source: OpenTable,
+        target: OpenTable,
+        *,
+        host: Host,
+        vector: bool = True,
+        progress: Progress = lambda rows: None,
+    ) -> Comparison:
+        """Prepare a comparison, without the vectors if asked. MigrationError if it is in vain."""
+        _check_comparable(source, target, vector)
+        each = await row_bytes(source, target)
+        size = max(_LEAST_ROWS, min(_MOST_ROWS, _BATCH_BYTES // each))
+        return cls(source, target, host=host, vector=vector, size=size, progress=progress)
+
+    async def unlike(self) -> Unlike:
+        """Look at every row of both tables."""
+        rows = [await table.count() for table in (self._source, self._target)]
+        passes = 1 + max(rows) // self._host.limits.compared_rows
+        found: list[tuple[UInt64Array, UInt64Array, UInt64Array]] = []
+        for part in range(passes):
+            (rows[0], mine), (rows[1], theirs) = await both(
+                self._hashes(self._source, part, passes), self._hashes(self._target, part, passes)
+            )
+            found.append(await self._host.in_thread(unlike, mine, theirs))
+        kinds = (np.sort(np.concatenate(parts)) for parts in zip(*found, strict=True))
+        return Unlike(rows[0], rows[1], *kinds)
+
+    async def _hashes(self, table: OpenTable, part: int, passes: int) -> tuple[int, Hashes]:
+        """Return the number of all rows, and the hashes of those in one part of the ids.
+
+        A batch is hashed in a thread while the next one is read.
+        """
+        kept: list[Hashes] = []
+        rows = 0
+
+        def work(batch: pa.RecordBatch) -> None:
+            hashes = self._hasher.rows(batch)
+            if passes > 1:
+                chosen = hashes.ids % np.uint64(passes) == np.uint64(part)
+                hashes = Hashes(hashes.ids[chosen], hashes.rows[chosen])
+            kept.append(hashes)
+
+        hashing: asyncio.Task[None] | None = None
+        try:
+            every = self._export(table, everything(table.schema, vector=self._vector))
+            async with aclosing(every) as batches:
+                async for batch in batches:
+                    if hashing is not None:
+                        await hashing
+                    rows += batch.num_rows
+                    self._progress(batch.num_rows)
+                    hashing = asyncio.ensure_future(self._host.in_thread(work, batch))
+            if hashing is not None:
+                await hashing
+        finally:
+            if hashing is not None and not hashing.done():
+                hashing.cancel()
+                await asyncio.wait([hashing])
+        nothing = np.empty(0, dtype=np.uint64)
+        ids = np.concatenate([nothing, *(each.ids for each in kept)])
+        return rows, Hashes(ids, np.concatenate([nothing, *(each.rows for each in kept)]))
+
+    async def _export(
+        self, table: OpenTable, columns: Columns, size: int = 0
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        rows = table.backend.export(
+            table.handle, where=None, columns=columns, after=None, batch_size=size or self._size
+        )
+        async with aclosing(rows) as batches:
+            async for batch, _ in batches:
+                yield batch
+
+    async def _ids_of(self, table: OpenTable, hashes: UInt64Array) -> AsyncGenerator[list[str]]:
+        """Give the ids that have these hashes, which are sorted; in parts."""
+
+        def work(batch: pa.RecordBatch) -> list[str]:
+            ids = batch.column("id")
+            return list(ids.filter(pa.array(among(self._hasher.ids(ids), hashes))).to_pylist())
+
+        if len(hashes):
+            async with aclosing(self._export(table, Columns(()), _MOST_IDS)) as batches:
+                async for batch in batches:
+                    if found := await self._host.in_thread(work, batch):
+                        yield found
+
+    async def named(self, found: Unlike, most: int = 100) -> Difference:
+        """Count the rows that differ, and name the first of each kind."""
+
+        async def first(table: OpenTable, hashes: UInt64Array) -> tuple[str, ...]:
+            named: list[str] = []
+            async with aclosing(self._ids_of(table, hashes)) as parts:
+                async for ids in parts:
+                    named += ids[: most - len(named)]
+                    if len(named) >= min(most, len(hashes)):
+                        break
+            return tuple(named)
+
+        return Difference(
+            found.source_rows,
+            found.target_rows,
+            len(found.missing),
+            len(found.extra),
+            len(found.different),
+            await first(self._source, found.missing),
+            await first(self._target, found.extra),
+            await first(self._source, found.different),
+        )
+
+    async def bring_over(self, found: Unlike, change: Change) -> None:
+        """Delete in the target what the source lacks, and write there what differs.
+
+        Only what differs is written, and all of it may be done again at any time.
+        """
+        target = self._target
+        async with aclosing(self._ids_of(target, found.extra)) as parts:
+            async for ids in parts:
+                await target.backend.delete(target.handle, ids=ids, where=None)
+        wanted = np.union1d(found.missing, found.different)
+        if not len(wanted):
+            return
+        many = len(wanted) > max(_LOOKED_UP, _MANY * found.source_rows)
+        async with aclosing(self._filtered(wanted) if many else self._single(wanted)) as tables:
+            async for rows in tables:
+                if rows.num_rows:
+                    changed = NewRows(target.schema, await change(rows))
+                    await target.backend.upsert(target.handle, changed)
+
+    async def _single(self, wanted: UInt64Array) -> AsyncGenerator[pa.Table, None]:
+        source = self._source
+        async with aclosing(self._ids_of(source, wanted)) as parts:
+            async for ids in parts:
+                for start in range(0, len(ids), min(_LOOKED_UP, self._size)):
+                    block = ids[start : start + min(_LOOKED_UP, self._size)]
+                    rows = await source.backend.get(source.handle, block, everything(source.schema))
+                    yield await self._host.in_thread(_as_arrow, rows, source.schema, True)
+
+    async def _filtered(self, wanted: UInt64Array) -> AsyncGenerator[pa.Table, None]:
+        layout = self._source.schema.to_arrow()
+
+        def chosen(batch: pa.RecordBatch) -> pa.Table:
+            rows = pa.Table.from_batches([batch]).cast(layout)
+            return rows.filter(pa.array(among(self._hasher.ids(batch.column("id")), wanted)))
+
+        waiting: list[pa.Table] = []
+        everywhere = self._export(self._source, everything(self._source.schema))
+        async with aclosing(everywhere) as batches:
+            async for batch in batches:
+                waiting.append(await self._host.in_thread(chosen, batch))
+                if sum(table.num_rows for table in waiting) >= self._size:
+                    yield pa.concat_tables(waiting)
+                    waiting = []
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+    # Single rows, as they are now
+
+    async def unlike_among(self, ids: Sequence[str]) -> list[str]:
+        """Return those of the ids whose rows are not the same, or on one side only."""
+        differing: list[str] = []
+        for start in range(0, len(ids), self._size):
+            block = ids[start : start + self._size]
+            mine, theirs = await both(
+                self._looked_up(self._source, block), self._looked_up(self._target, block)
+            )
+            differing += [id for id in block if mine.get(id) != theirs.get(id)]
+        return differing
+
+    async def unlike_changes(self, upserted: pa.Table, deleted: Sequence[str]) -> list[str]:
+        """Return the ids of changes whose rows in the target are not as the changes left them.
+
+        The source is not read again, so it may take writes at any rate.
+        """
+        wanted: dict[str, int | None] = dict.fromkeys(deleted)
+        if upserted.num_rows:
+            hashes = await self._host.in_thread(self._hasher.rows, upserted)
+            ids = upserted.column("id").to_pylist()
+            wanted.update(zip(ids, hashes.rows.tolist(), strict=True))
+        every, differing = list(wanted), []
+        for start in range(0, len(every), self._size):
+            block = every[start : start + self._size]
+            there = await self._looked_up(self._target, block)
+            differing += [id for id in block if there.get(id) != wanted[id]]
+        return differing
+
+    async def _looked_up(self, table: OpenTable, ids: Sequence[str]) -> dict[str, int]:
+        """Return the hash of each row that there is."""
+        columns = everything(table.schema, vector=self._vector)
+        rows = await table.do(lambda handle: table.backend.get(handle, ids, columns))
+
+        def work() -> dict[str, int]:
+            hashes = self._hasher.rows(_as_arrow(rows, table.schema, self._vector))
+            return dict(zip(rows.ids, hashes.rows.tolist(), strict=True))
+
+        return await self._host.in_thread(work)
+
+
+async def both(one: Coroutine[Any, Any, _T], other: Coroutine[Any, Any, _S]) -> tuple[_T, _S]:
+    """Return the results of two that run at once; where one fails, the other is stopped first."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(one)
+            second = tasks.create_task(other)
+    except BaseExceptionGroup as group:
+        error = group.exceptions[0]
+        raise error from error.__cause__
+    return first.result(), second.result()
+
+
+def _as_arrow(rows: StoredRows, schema: Schema, vector: bool) -> pa.Table:
+    """Return whole rows, with or without their vectors, in the layout of ``Schema.to_arrow()``."""
+    layout = schema.to_arrow()
+    columns: dict[str, pa.Array] = {"id": pa.array(rows.ids, type=pa.utf8())}
+    if vector and rows.vectors is not None:
+        missing = without_vector(rows.vectors) if schema.vector_nullable else None
+        columns[schema.vector] = from_matrix(rows.vectors, missing)
+    for name, field in schema.fields.items():
+        columns[name] = pa.array(rows.fields[name], type=field.arrow_type())
+    if schema.payload:
+        texts = rows.payloads if rows.payloads is not None else [None] * len(rows.ids)
+        columns["payload"] = payload_array(texts)
+    chosen = [field for field in layout if field.name in columns]
+    return pa.Table.from_arrays(
+        [columns[field.name] for field in chosen],
+        schema=pa.schema(chosen, metadata=layout.metadata),
+    )
+
+
+def _check_comparable(source: OpenTable, target: OpenTable, vector: bool) -> None:
+    """Refuse tables whose rows can never be the same."""
+
+    def shape(schema: Schema) -> list[object]:
+        kinds = {name: field.kind for name, field in schema.fields.items()}
+        return [kinds, schema.payload, (schema.vector, schema.dim) if vector else None]
+
+    if shape(source.schema) != shape(target.schema):
+        raise MigrationError(
+            f"the rows of table {source.name!r} cannot be compared, because the target has another "
+            "schema: " + "; ".join(target.schema.differences(source.schema))
+        )

@@ -1,0 +1,115 @@
+"""A change of embedding model on the way: every row gets a new vector, computed from a text.
+
+Vectors of two models in one table cannot be compared, and no search would say so. Therefore a row
+that has a vector and no text stops the run with its id; the run can go on once the row has a text
+or is deleted. A row that has no vector either, as ``vector_nullable`` allows, has none in the new
+table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from aiovec._embed.registry import configured_embedder
+from aiovec.backend import Schema, from_matrix
+from aiovec.backend.origin import Origin
+from aiovec.errors import InvalidVectorError, MigrationError
+
+from .host import Host
+
+
+class Reembedding:
+    """Computes the vectors of rows anew, by an embedder of the TOML.
+
+    Tables that make vectors of texts (``Schema(embed=...)``) use their own field, and this embedder
+    from then on; of others ``field`` is embedded. The embedder has its own batches and retries.
+    """
+
+    def __init__(self, name: str, field: str, config: Path | None, host: Host) -> None:
+        self._name = name
+        self._field = field
+        self._host = host
+        self._embedder = configured_embedder(name, Origin(None, config).settings())
+
+    def field_of(self, schema: Schema) -> str:
+        """Return the text field that a table's vectors are made of. MigrationError if unknown."""
+        if schema.embed is not None:
+            if self._field not in ("", schema.embed.field):
+                raise MigrationError(
+                    f"it makes its vectors of the field {schema.embed.field!r}, so they cannot be "
+                    f"computed from {self._field!r}"
+                )
+            return schema.embed.field
+        field = schema.fields.get(self._field)
+        if field is None or field.kind != "text":
+            texts = [name for name, each in schema.fields.items() if each.kind == "text"]
+            what = f"{self._field!r} is not a text field" if self._field else "no field was named"
+            listed = ", ".join(texts) or "none"
+            raise MigrationError(
+                f"{what}; name the text to embed with --from-field, one of: {listed}"
+            )
+        return self._field
+
+    def target_schema(self, schema: Schema) -> Schema:
+        """Return the schema with the embedder's model and length."""
+        self.field_of(schema)
+        dim = schema.dim if self._embedder.dim is None else self._embedder.dim
+        quantized = schema.quantized if dim % 8 == 0 else None
+        embed = None if schema.embed is None else replace(schema.embed, using=self._name)
+        model = self._embedder.model
+        return replace(schema, model=model, dim=dim, quantized=quantized, embed=embed)
+
+    async def __call__(self, rows: pa.Table) -> pa.Table:
+        """Return the rows in the target's layout, with new vectors."""
+        schema = Schema.from_arrow(rows.schema)
+        field = self.field_of(schema)
+        has_text, texts = await self._host.in_thread(_texts, rows, schema.vector, field)
+        vectors = await self._embedder.embed(texts, "document") if texts else None
+        return await self._host.in_thread(
+            _with_vectors, rows, self.target_schema(schema), vectors, has_text
+        )
+
+    async def close(self) -> None:
+        """Let go of the embedder's connections."""
+        await self._embedder.close_service()
+
+
+def _texts(rows: pa.Table, vector: str, field: str) -> tuple[np.ndarray, list[str]]:
+    """Return a mask of the rows that have a text, and the texts."""
+    has_text = pc.is_valid(rows.column(field))
+    lacking = pc.and_(pc.invert(has_text), pc.is_valid(rows.column(vector)))
+    ids = rows.filter(lacking).column("id").to_pylist()
+    if ids:
+        listed = ", ".join(map(repr, ids[:5])) + (" …" if len(ids) > 5 else "")
+        raise MigrationError(
+            f"these rows have no {field!r} to compute a vector from: {listed}; give them a text or "
+            "delete them, and run again"
+        )
+    texts: list[str] = rows.filter(has_text).column(field).to_pylist()
+    return np.asarray(has_text.to_pylist(), dtype=np.bool_), texts
+
+
+def _with_vectors(
+    rows: pa.Table, schema: Schema, vectors: np.ndarray | None, has_text: np.ndarray
+) -> pa.Table:
+    """Return the rows with these vectors, one for each row that has a text."""
+    every = np.zeros((rows.num_rows, schema.dim), dtype=np.float32)
+    if vectors is not None:
+        every[has_text] = vectors
+    wrong = ~np.isfinite(every).all(axis=1)
+    if schema.metric == "cosine":
+        wrong |= has_text & ~every.any(axis=1)
+    for row in np.flatnonzero(wrong)[:1]:
+        raise InvalidVectorError(
+            "is zero, NaN or infinity, as the embedder made it", id=rows.column("id")[row].as_py()
+        )
+    arrow = schema.to_arrow()
+    at = rows.schema.get_field_index(schema.vector)
+    missing = None if has_text.all() else ~has_text
+    changed = rows.set_column(at, arrow.field(schema.vector), from_matrix(every, missing))
+    return changed.replace_schema_metadata(arrow.metadata)

@@ -1,0 +1,81 @@
+"""The options of a run, and what it tells while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from aiovec.errors import InvalidArgumentError, MigrationError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a run.
+
+    ``tables`` None moves all. With ``switch`` apps use the target afterwards; ``pause_limit``
+    bounds, in seconds, how long writers wait for that, and ``attempts`` how often it is tried.
+    """
+
+    tables: tuple[str, ...] | None = None
+    switch: bool = False
+    pause_limit: float = 5.0
+    attempts: int = 5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pause_limit, (int, float)) or not 0 < self.pause_limit <= 3600:
+            raise InvalidArgumentError(
+                "pause_limit", self.pause_limit, "a number of seconds above 0, at most 3600"
+            )
+        if not isinstance(self.attempts, int) or self.attempts < 1:
+            raise InvalidArgumentError("attempts", self.attempts, "a whole number from 1")
+        if self.tables is not None and not self.tables:
+            raise InvalidArgumentError("tables", self.tables, "None or at least one name")
+        if self.switch and self.tables is not None:
+            raise MigrationError(
+                "a switch moves all tables, because an app uses one backend for all of them; leave "
+                "out the tables or the switch"
+            )
+
+
+Kind = Literal["phase", "progress", "table", "note", "warning"]
+Phase = Literal[
+    "marking", "copying", "comparing", "catching up", "optimizing", "verifying", "switching",
+    "aborting",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened.
+
+    ``kind`` is "phase" where a new phase begins, "progress" while rows pass, "table" where a table
+    is through with its phase, "note" and "warning" for a sentence. ``rows`` of ``total`` are
+    through, at ``rate`` rows a second, with ``left`` seconds to go; ``lag`` counts the changes that
+    were just brought over. None means unknown or not applicable.
+    """
+
+    kind: Kind
+    phase: Phase
+    table: str | None = None
+    rows: int | None = None
+    total: int | None = None
+    rate: float | None = None
+    left: float | None = None
+    lag: int | None = None
+    text: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event for JSON, without what is not known."""
+        return {
+            key: round(value, 3) if isinstance(value, float) else value
+            for key, value in asdict(self).items()
+            if value not in (None, "")
+        }
+
+
+Listener = Callable[[Event], None]
+
+
+def unheard(event: Event) -> None:
+    """The listener that does nothing."""

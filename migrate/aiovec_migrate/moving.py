@@ -1,0 +1,247 @@
+"""One table on its way: bring its rows over, follow its changes, and verify it."""
+
+from __future__ import annotations
+
+from aiovec.backend.contract import Changes, ChangesPrunedError, StaleTableError
+from aiovec.backend.rows import NewRows
+from aiovec.errors import DuplicateIdError, MigrationError
+
+from .compare import Comparison, Difference
+from .copying import copy_table
+from .tables import MOST_TIMES, OpenTable, row_bytes
+from .work import Work
+
+# Changes that are few enough for the next step, and seconds within which more of them are as well.
+_FEW, _SOON = 1000, 0.5
+# Rounds in which the newest changes may be too many for that.
+_ROUNDS = 1000
+# Ids of each kind that are named, and looked at again one by one: as many as are written while a
+# large table is compared on a machine that has much else to do.
+_NAMED = 250_000
+_COMPARISONS = 5
+# Rounds for rows that are written all the time, and the seconds between two.
+_SETTLE_ROUNDS, _REST = 50, 0.05
+# Rounds in which a source without a change feed has to come to rest.
+_REST_ROUNDS, _LONG_REST = 20, 0.5
+
+
+class TableMove:
+    """A table of the source and that of the target.
+
+    ``verified`` says that all rows were compared and that each change since was compared as well;
+    ``suspects`` are ids whose rows differed when they were looked at last.
+    """
+
+    def __init__(self, work: Work, source: OpenTable, target: OpenTable) -> None:
+        self.work = work
+        self.source = source
+        self.target = target
+        self.verified = False
+        self.suspects: set[str] = set()
+        self._number = 0  # all changes up to this one are in the target
+        self._page = 0
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    async def bring(self) -> int:
+        """Have all rows in the target; return how many differed, or were copied.
+
+        Rows of an empty table are copied. Else all are compared, and what differs is written. What
+        changes meanwhile is brought over by the next ``catch_up``.
+        """
+        work = self.work
+        self.verified = False
+        for _ in range(MOST_TIMES):
+            if work.has_feed:
+                backend = self.source.backend
+                self._number = await self.source.do(backend.change_number)
+            try:
+                if await self.target.count():
+                    return await self._bring_what_differs()
+                work.enter("copying")
+                await copy_table(work, self.source, self.target)
+            except (StaleTableError, DuplicateIdError):
+                await self.source.reopen()
+                await self.target.reopen()
+            else:
+                count = await self.target.count()
+                work.tell("table", table=self.name, rows=count)
+                return count
+        raise MigrationError(f"the table {self.name!r} is being altered all the time; try again")
+
+    async def _bring_what_differs(self) -> int:
+        work = self.work
+        work.enter("comparing")
+        comparison = await self._comparison()
+        found = await comparison.unlike()
+        await work.step("compared")
+        await comparison.bring_over(found, work.changed)
+        await work.step("brought")
+        count = len(found.missing) + len(found.extra) + len(found.different)
+        work.tell("table", f"{count:,} rows differed", table=self.name, rows=found.source_rows)
+        return count
+
+    async def _comparison(self, *, told: bool = True) -> Comparison:
+        work, vector = self.work, self.work.transform is None
+        if not told:
+            return await Comparison.of(self.source, self.target, host=work.host, vector=vector)
+        total = await self.source.count() + await self.target.count()
+        progress = work.progress(self.name, total)
+        return await Comparison.of(
+            self.source, self.target, host=work.host, vector=vector, progress=progress
+        )
+
+    # Changes
+
+    async def catch_up(self, *, check: bool = False) -> set[str]:
+        """Apply changes until the last page was the newest, and small or quickly done.
+
+        Returns the ids of all that were applied. With ``check`` each page's rows are compared, and
+        those that are not the same become suspects.
+        """
+        work, seen = self.work, set[str]()
+        for _ in range(_ROUNDS):
+            while True:
+                began = work.host.now()
+                page = await self._next_page()
+                if page is None:
+                    continue
+                ids = await self._apply(page)
+                if check and ids:
+                    await work.step("catch-up:applied")
+                    comparison = await self._comparison(told=False)
+                    unlike = await comparison.unlike_changes(page.upserted, page.deleted)
+                    self.suspects = (self.suspects - ids) | set(unlike)
+                self._number = page.number
+                seen |= ids
+                if ids:
+                    work.tell("progress", table=self.name, lag=len(ids))
+                if page.complete:
+                    break
+            if len(ids) <= _FEW or work.host.now() - began <= _SOON:
+                return seen
+        raise MigrationError(
+            f"table {self.name!r} is still {len(ids):,} changes behind; run again when less is "
+            "written"
+        )
+
+    async def _next_page(self) -> Changes | None:
+        """Return the next changes; None where they are not kept and all rows were compared."""
+        limits, source = self.work.host.limits, self.source
+        if not self._page:
+            each = await row_bytes(source, self.target)
+            self._page = max(limits.least_page, min(limits.most_page, limits.page_bytes // each))
+        number, page = self._number, self._page
+        try:
+            return await source.do(
+                lambda handle: source.backend.changes(handle, number, limit=page)
+            )
+        except ChangesPrunedError:
+            text = "the source no longer keeps the needed changes, so all rows are compared"
+            self.work.tell("note", text, table=self.name)
+            await self.bring()
+            return None
+
+    async def _apply(self, page: Changes) -> set[str]:
+        """Bring a page to the target; return its ids."""
+        deleted = list(dict.fromkeys(page.deleted))
+        target = self.target
+        if deleted:
+            await target.do(lambda handle: target.backend.delete(handle, ids=deleted, where=None))
+            await self.work.step("catch-up:deleted")
+        if page.upserted.num_rows:
+            rows = await self.work.changed(page.upserted)
+            await target.do(
+                lambda handle: target.backend.upsert(handle, NewRows(handle.schema, rows))
+            )
+        return {*deleted, *page.upserted.column("id").to_pylist()}
+
+    # Verification
+
+    async def verify(self) -> Difference:
+        """Compare every row. Raises MigrationError if one differs that nobody wrote meanwhile.
+
+        Rows that were written meanwhile are looked at again when their changes were applied.
+        """
+        if not self.work.has_feed:
+            return await self._come_to_rest()
+        for _ in range(_COMPARISONS):
+            await self.catch_up()
+            try:
+                comparison = await self._comparison()
+                found = await comparison.named(await comparison.unlike(), _NAMED)
+            except StaleTableError:
+                await self.source.reopen()
+                await self.target.reopen()
+                continue
+            await self.work.step("verify:compared")
+            if max(found.missing, found.different, found.extra) < _NAMED:
+                self.suspects = set(found.ids)
+                break
+        else:
+            raise MigrationError(
+                f"too many rows of table {self.name!r} differ between the stores, or are written "
+                "during each comparison; run again when less is written"
+            )
+        await self.settle()
+        self.verified = True
+        count = await self.target.count()
+        self.work.tell("table", table=self.name, rows=count)
+        return Difference(count, count)
+
+    async def settle(self) -> None:
+        """Look at the suspects again until they match, or until they differ unwritten."""
+        for turn in range(_SETTLE_ROUNDS):
+            if turn:
+                await self.work.host.sleep(_REST)
+            await self.catch_up(check=True)
+            before = set(await self._unlike(self.suspects))
+            # A row whose change arrives only now was expected to differ.
+            self.suspects = set(before)
+            written = await self.catch_up(check=True)
+            wrong = sorted(before - written)
+            if wrong:
+                raise MigrationError(
+                    f"{len(wrong)} rows of table {self.name!r} differ between the stores, and "
+                    f"nobody wrote them meanwhile: {', '.join(wrong[:5])}; run the same command "
+                    "again, which compares all and rewrites what differs"
+                )
+            if not self.suspects:
+                return
+        some = ", ".join(sorted(self.suspects)[:5])
+        raise MigrationError(f"rows of table {self.name!r} change too often to be compared: {some}")
+
+    async def _unlike(self, ids: set[str]) -> list[str]:
+        if not ids:
+            return []
+        return await (await self._comparison(told=False)).unlike_among(sorted(ids))
+
+    async def _come_to_rest(self) -> Difference:
+        for turn in range(_REST_ROUNDS):
+            if turn:
+                await self.work.host.sleep(_LONG_REST)
+            if not await self.bring():
+                count = await self.target.count()
+                return Difference(count, count)
+        raise MigrationError(
+            f"table {self.name!r} is written to continuously and keeps no changes, so the target "
+            "never becomes equal; run again when nobody writes"
+        )
+
+    # In the pause
+
+    async def last_changes(self) -> str:
+        """Apply and compare what came until the writers stopped; return what is wrong."""
+        await self.catch_up(check=True)
+        self.suspects = set(await self._unlike(self.suspects))
+        if self.suspects:
+            some = ", ".join(sorted(self.suspects)[:5])
+            number = len(self.suspects)
+            return f"{number} rows of table {self.name!r} are not the same in both stores: {some}"
+        left, reached = await self.source.count(), await self.target.count()
+        if left != reached:
+            self.verified = False  # every row is compared before the next try
+            return f"table {self.name!r} has {left} rows in the source and {reached} in the target"
+        return ""

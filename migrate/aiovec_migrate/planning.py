@@ -1,0 +1,243 @@
+"""What a run would do, and what would stop it. Looking writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aiovec.backend import IsNull, Ref, Schema
+from aiovec.backend.contract import StaleTableError
+from aiovec.backend.marks import MoveRecord
+from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
+
+from .places import Place
+from .tables import MOST_TIMES, OpenTable
+from .work import Work
+
+# What the target takes for the rows with what lies beside them; the same where it keeps the version
+# before they were put in order.
+_AT_LEAST, _WITH_VERSIONS = 1.25, 2.25
+_SPARE = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlan:
+    """One table: its rows and bytes in the source, and its rows in the target, None if missing."""
+
+    name: str
+    rows: int
+    bytes: int
+    target_rows: int | None
+
+
+@dataclass(slots=True)
+class Plan:
+    """All that a run would do. ``problems`` stop it, ``notes`` do not.
+
+    ``resumes`` says that the target has tables of this run, of an earlier copy, or of a store that
+    was left for the source: they are compared, and what differs is brought over. ``others`` are
+    tables that only the target has.
+    """
+
+    source: str
+    target: str
+    tables: list[TablePlan] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    resumes: bool = False
+    has_moved: bool = False
+    free: int | None = None
+    needed: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def check(self) -> None:
+        """Raise MigrationError that names every problem, if there is one."""
+        if self.problems:
+            raise MigrationError("the migration did not start: " + "; ".join(self.problems))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "ok": self.ok}
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        lines = [f"from    {self.source}", f"to      {self.target}"]
+        for table in self.tables:
+            there = ""
+            if table.target_rows is not None:
+                doing = "compared with" if self.resumes else "beside"
+                there = f", {doing} {table.target_rows:,} in the target"
+            size = f"{table.bytes / 2**20:,.1f} MiB"
+            lines.append(f"table   {table.name}: {table.rows:,} rows, {size}{there}")
+        free = "unknown" if self.free is None else f"{self.free / 2**20:,.0f} MiB"
+        lines.append(f"disk    {self.needed / 2**20:,.1f} MiB needed at the target, {free} free")
+        if self.others:
+            lines.append(f"others  tables that only the target has: {', '.join(self.others)}")
+        lines += [f"note    {note}" for note in self.notes]
+        lines += [f"problem {problem}" for problem in self.problems]
+        return [*lines, "ready to run" if self.ok else "the run cannot start"]
+
+
+async def look(work: Work) -> Plan:
+    """Return the plan of a run between open stores. The target may be missing."""
+    plan = Plan(str(work.source), str(work.target))
+    source, target = await work.source.record(), await work.target.record()
+    _look_at_marks(work, plan, source, target)
+    if plan.problems or plan.has_moved:
+        return plan
+    if not work.source.keeps_marks:
+        text = (
+            f"{work.source} has no lock that all its writers use, so it can be moved only while "
+            "nobody writes to it"
+        )
+        if work.options.switch:
+            plan.problems.append(f"{text}: stop its writers, and leave out --switch")
+        else:
+            plan.notes.append(text)
+    await _look_at_tables(work, plan, target)
+    size = sum(table.bytes for table in plan.tables)
+    versions = work.target.backend.supports("snapshots")
+    plan.needed = int((_WITH_VERSIONS if versions else _AT_LEAST) * size) + _SPARE
+    return plan
+
+
+def _look_at_marks(work: Work, plan: Plan, source: MoveRecord, target: MoveRecord) -> None:
+    run, own = work.run, source.mark is not None and source.mark.run == work.run
+    if source.mark is not None and source.mark.left:
+        plan.has_moved = own
+        if not own:
+            plan.problems.append(
+                f"the source has already moved to {source.mark.moved_to}; to use it as an "
+                "independent store again: aiovec migrate forget"
+            )
+    elif source.mark is not None and not own:
+        doing = f"{source.mark.source} is copied into it" if source.mark.filling else "it is moved"
+        plan.problems.append(
+            f"the source is part of another migration, {source.mark.run} ({doing}); continue that "
+            "with the command that started it, or end it: aiovec migrate abort"
+        )
+    if plan.has_moved:
+        return
+    if target.mark is None:
+        resumes = target.run == run or (own and not work.target.keeps_marks)
+    elif target.mark.left:
+        try:
+            resumes = target.reenter(run, work.source.backend.target) is not None
+        except MigrationError as exc:
+            plan.problems.append(str(exc))
+            return
+    elif target.mark.run == run and target.mark.filling:
+        resumes = own or target.run == run or not work.source.keeps_marks
+    else:
+        plan.problems.append(
+            f"the target is part of another migration, {target.mark.run}; continue that with the "
+            "command that started it, or end it: aiovec migrate abort"
+        )
+        return
+    plan.resumes = resumes
+
+
+async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
+    there: list[str] = []
+    if not work.target.missing:
+        if target.mark is not None:  # a store that was left answers nobody else
+            work.target.backend.act_for(target.mark.run)
+        there = await work.target.backend.tables()
+    names = await work.source.backend.tables()
+    for name in work.options.tables or ():
+        if name not in names:
+            listed = ", ".join(names) or "none"
+            plan.problems.append(f"the source has no table {name!r}; its tables are: {listed}")
+    if not names:
+        plan.notes.append("the source has no tables")
+    wanted = [name for name in names if name in (work.options.tables or names)]
+    for name in wanted:
+        found = await _find(work.source, name)
+        if found is None:
+            continue
+        handle, rows, size = found
+        schema = handle.schema
+        try:
+            schema = work.schema(schema)
+            await _look_at_texts(work, plan, handle)
+        except AiovecError as exc:
+            plan.problems.append(f"table {name!r}: {exc}")
+        other = await _find(work.target, name) if name in there else None
+        plan.tables.append(TablePlan(name, rows, size, None if other is None else other[1]))
+        if other is not None and not plan.resumes:
+            _look_at_difference(plan, name, schema, other[0].schema, other[1], target)
+        texts = any(field.text for field in schema.fields.values())
+        if texts and not work.target.backend.supports("text"):
+            plan.notes.append(f"the target has no keyword search, which table {name!r} uses")
+    plan.others = [name for name in there if name not in names]
+    if plan.others and work.options.switch and not drops_others(target):
+        plan.problems.append(
+            "the target has tables that the source does not have, and apps would find them after "
+            f"the switch: {', '.join(plan.others)}; drop them, or name another target"
+        )
+
+
+def drops_others(target: MoveRecord) -> bool:
+    """Return whether what only the target has can be dropped: the source had all of it once."""
+    return target.mark is not None and (target.mark.left or target.mark.fresh)
+
+
+def _look_at_difference(
+    plan: Plan, name: str, wanted: Schema, found: Schema, rows: int, target: MoveRecord
+) -> None:
+    if differences := found.differences(wanted):
+        plan.problems.append(
+            f"table {name!r}: the target's has a different schema: " + "; ".join(differences)
+        )
+    if rows and target.mark is not None:
+        plan.problems.append(
+            f"table {name!r}: this run has copied {rows:,} rows to the target, and the source does "
+            "not have its mark any more: it was replaced or restored. End the run (aiovec migrate "
+            "abort), which keeps the copies"
+        )
+    elif rows:
+        plan.problems.append(
+            f"table {name!r}: the target's already holds {rows:,} rows, and nothing says that they "
+            "come from this source; drop it, or name another target"
+        )
+
+
+async def _look_at_texts(work: Work, plan: Plan, table: OpenTable) -> None:
+    """Rows without a text can get no vector, and must not be lost in silence."""
+    name = getattr(work.transform, "field_of", lambda schema: "")(table.schema)
+    if not name or not table.schema.fields[name].nullable:
+        return
+    missing = await table.do(lambda handle: table.backend.count(handle, IsNull(Ref(name))))
+    if missing and table.schema.vector_nullable:
+        plan.notes.append(
+            f"{missing:,} rows of the table {table.name!r} have no {name!r}: those of them that "
+            "have a vector stop the run, the others stay without one"
+        )
+    elif missing:
+        raise MigrationError(
+            f"{missing:,} rows have no {name!r}, so their vectors cannot be computed; give them a "
+            "text or delete them"
+        )
+
+
+async def _find(place: Place, name: str) -> tuple[OpenTable, int, int] | None:
+    """Return a table with its rows and bytes; None if it was dropped meanwhile."""
+    for _ in range(MOST_TIMES):
+        try:
+            table = await OpenTable.open(place.backend, name)
+            stats = await place.backend.stats(table.handle)
+        except (StaleTableError, TableNotFoundError):
+            if name not in await place.backend.tables():
+                return None
+        else:
+            return table, stats.rows, stats.bytes
+    raise MigrationError(f"the table {name!r} keeps changing; try again")
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Return lines as one text that ends with a line end."""
+    return "".join(f"{line}\n" for line in lines)

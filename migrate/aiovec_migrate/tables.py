@@ -1,0 +1,74 @@
+"""A table of one store, whose handle is renewed where the table's state has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from aiovec.backend import Schema
+from aiovec.backend.contract import Backend, Columns, StaleTableError, TableHandle
+from aiovec.errors import MigrationError
+
+_T = TypeVar("_T")
+
+MOST_TIMES = 20
+"""How often one thing is begun again because its table was altered."""
+# Bytes of a row beside its vector, at least.
+_ROW_BYTES = 512
+
+
+class OpenTable:
+    """A table of one store."""
+
+    def __init__(self, backend: Backend, handle: TableHandle) -> None:
+        self.backend = backend
+        self.handle = handle
+
+    @classmethod
+    async def open(cls, backend: Backend, name: str) -> OpenTable:
+        return cls(backend, await backend.open_table(name))
+
+    @property
+    def name(self) -> str:
+        return self.handle.name
+
+    @property
+    def schema(self) -> Schema:
+        return self.handle.schema
+
+    async def reopen(self) -> None:
+        """Take a new handle. Raises MigrationError if the schema has changed."""
+        handle = await self.backend.open_table(self.handle.name)
+        if differences := handle.schema.differences(self.handle.schema):
+            raise MigrationError(
+                f"the schema of table {handle.name!r} in {self.backend.target} changed during the "
+                "migration: " + "; ".join(differences)
+            )
+        self.handle = handle
+
+    async def do(self, work: Callable[[TableHandle], Awaitable[_T]]) -> _T:
+        """Return what the work returns; begin it again if the handle is out of date."""
+        for _ in range(MOST_TIMES):
+            try:
+                return await work(self.handle)
+            except StaleTableError:
+                await self.reopen()
+        raise MigrationError(f"the schema of table {self.name!r} keeps changing; try again")
+
+    async def count(self) -> int:
+        return await self.do(lambda handle: self.backend.count(handle, None))
+
+
+def everything(schema: Schema, *, vector: bool = True) -> Columns:
+    """All columns of a table, with or without the vector."""
+    return Columns(tuple(schema.fields), schema.payload, vector=vector)
+
+
+async def row_bytes(*tables: OpenTable) -> int:
+    """Return about what a row takes in memory: the most that one of the tables tells."""
+    found = []
+    for table in tables:
+        stats = await table.do(table.backend.stats)
+        least = table.schema.dim * 4 + _ROW_BYTES
+        found.append(max(least, stats.bytes // max(1, stats.rows)))
+    return max(found)

@@ -1,1 +1,0 @@
-"""The comparison of two stores: every row, and what searches find."""

@@ -1,0 +1,96 @@
+"""What all parts of one run share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from aiovec.backend import Schema
+
+from .events import Event, Kind, Listener, Options, Phase
+from .host import Host, Step
+from .places import Place
+
+
+class Transform(Protocol):
+    """A change of every row on its way. ``embedding`` has the only one."""
+
+    def target_schema(self, schema: Schema) -> Schema:
+        """Return the schema of what comes out for rows of this one."""
+        ...
+
+    async def __call__(self, rows: pa.Table) -> pa.Table:
+        """Return the rows as the target gets them."""
+        ...
+
+
+def run_of(source: Place, target: Place) -> str:
+    """Return the name of the run from one store to another: the same for the same two stores."""
+    ends = [f"{place.backend.name} {place.backend.target}" for place in (source, target)]
+    return hashlib.sha256("\n".join(ends).encode()).hexdigest()[:16]
+
+
+@dataclass(slots=True)
+class Work:
+    """The two stores of a run, its options, and what it tells."""
+
+    source: Place
+    target: Place
+    options: Options
+    host: Host
+    listener: Listener
+    step: Step
+    transform: Transform | None = None
+    phase: Phase = "marking"
+
+    @property
+    def run(self) -> str:
+        return run_of(self.source, self.target)
+
+    @property
+    def has_feed(self) -> bool:
+        """True if the source tells which rows have changed."""
+        return self.source.keeps_marks or self.source.backend.supports("changes")
+
+    def schema(self, schema: Schema) -> Schema:
+        """Return the schema that a table of the source gets in the target."""
+        return schema if self.transform is None else self.transform.target_schema(schema)
+
+    async def changed(self, rows: pa.Table) -> pa.Table:
+        """Return the rows as the target gets them."""
+        return rows if self.transform is None else await self.transform(rows)
+
+    def enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self.tell("phase")
+
+    def tell(
+        self,
+        kind: Kind,
+        text: str = "",
+        *,
+        table: str | None = None,
+        rows: int | None = None,
+        lag: int | None = None,
+    ) -> None:
+        self.listener(Event(kind, self.phase, table, rows, lag=lag, text=text))
+
+    def progress(self, table: str, total: int) -> Callable[[int], None]:
+        """Return a function that tells how many more rows of a table are through."""
+        began, done = self.host.now(), 0
+        phase = self.phase
+
+        def through(rows: int) -> None:
+            nonlocal done
+            done += rows
+            passed = self.host.now() - began
+            rate = done / passed if passed > 0 else None
+            most = max(done, total)
+            left = None if rate is None else (most - done) / rate
+            self.listener(Event("progress", phase, table, done, most, rate, left))
+
+        return through
