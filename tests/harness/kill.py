@@ -106,6 +106,7 @@ class Journal:
         self.key: tuple[str, Call] | None = None
         self._kind = kind
         self._calls: list[Call] = []
+        self._first = 0
         self._begun: list[int] = []
         self._done: set[int] = set()
 
@@ -113,22 +114,27 @@ class Journal:
         self.heard += 1
         if kind == "script":
             assert len(self._begun) == len(self._calls) == len(self._done)
-            for call in self._calls:
+            for call in self._calls[self._first :]:
                 call(self.model)
             script = script_named(what, self._kind)
             first, calls = script.first(self.model, number), script.calls(number)
-            self.name, self._calls, self._begun, self._done = what, [*first, *calls], [], set()
+            self.name, self._calls, self._first = what, [*first, *calls], len(first)
+            self._begun, self._done = [], set()
             keyed = script.once and self._kind == "sqlite"
             self.key = (f"key {number}", calls[0]) if keyed else None
         elif kind == "begin":
             self._begun.append(what)
         else:
             self._done.add(what)
+            if what < self._first:  # one after the other, and on the same rows
+                self._calls[what](self.model)
 
     def open(self) -> tuple[list[Call], list[int]]:
-        """The calls of the last script that had begun, and which of them were acknowledged."""
-        acknowledged = [at for at, number in enumerate(self._begun) if number in self._done]
-        return [self._calls[number] for number in self._begun], acknowledged
+        """The calls of the last script that had begun and are not in the model yet, and which of
+        them were acknowledged."""
+        begun = [n for n in self._begun if n >= self._first or n not in self._done]
+        acknowledged = [at for at, number in enumerate(begun) if number in self._done]
+        return [self._calls[number] for number in begun], acknowledged
 
 
 def run_and_kill(
