@@ -291,7 +291,7 @@ class Migration:
                 warnings.append(f"the tables in {work.target} are kept, for {why}")
             await backend.end_move(work.run)
             await work.step("abort:released")
-        elif not work.target.missing and await work.target.backend.tables():
+        elif not (work.target.missing or work.target.keeps_marks):
             warnings.append(f"what was copied to {work.target} is kept")
         if open_here:
             await work.source.backend.end_move(work.run)
