@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import logging
 import os
 import shutil
-import stat
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +18,6 @@ import pyarrow as pa
 
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.files import remove_abandoned
-from aiovec.backend.limits import renewed
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
@@ -41,8 +37,8 @@ if TYPE_CHECKING:
 
 _BYTES = 64 * 2**20
 _MOST_BEGINNINGS = 3
-# Writers are held off for so much of the time that they wait, and no longer.
-_SHARE_OF_PATIENCE = 1 / 2
+# Seconds of looking for a moment at which no table is written to.
+_ONE_MOMENT = 5.0
 
 LOG = logging.getLogger("aiovec.lancedb")
 
@@ -61,49 +57,12 @@ class _Opened:
         return self.name, self.version
 
 
-Write = Callable[[str, WriteOperation, float], Awaitable[Any]]
-"""``Writers.run``, with how many seconds it may wait."""
-
-
-# Seconds in which a backup looks for a moment at which no table is written to, before it holds
-# writers off for one.
-_LOOKED_FOR = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """The search for a moment at which no table is written to."""
-
-    write: Write | None
-    """Then writers are held off by it; None where that cannot be done."""
-    patience: float
-    """So many seconds a writer waits for others before it is refused."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _HoldOff(WriteOperation):
-    """Does something while no process writes to some tables: under the locks of all of them.
-
-    StoreBusyError or TimeoutError where that is not done ``until`` then: who waits for the first of
-    the locks must not be refused because the last one is not free.
-    """
-
-    others: Sequence[str]
-    write: Write
-    act: Callable[[], Awaitable[Any]]
-    until: float
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        left = max(0.0, self.until - time.monotonic())
-        if self.others:
-            following = replace(self, others=self.others[1:])
-            return [await self.write(self.others[0], following, left)]
-        async with asyncio.timeout(left):
-            return [await self.act()]
+Alone = Callable[[Sequence[str]], AbstractAsyncContextManager[None]]
+"""Holds off those who write to some tables."""
 
 
 async def write_backup(
-    session: Session, path: Path, pins: Pins, rows_of: RowsOf, moment: Moment, generation: int
+    session: Session, path: Path, pins: Pins, rows_of: RowsOf, alone: Alone | None, generation: int
 ) -> None:
     """Write to a folder beside ``path`` that gets its name when it is whole.
 
@@ -117,21 +76,21 @@ async def write_backup(
     await session.check_here()
     for left in reversed(range(_MOST_BEGINNINGS)):
         try:
-            return await _write_copy(session, path, pins, rows_of, moment, generation)
+            return await _write_copy(session, path, pins, rows_of, alone, generation)
         except CorruptStoreError:
             if not left:
                 raise
 
 
 async def _write_copy(
-    session: Session, path: Path, pins: Pins, rows_of: RowsOf, moment: Moment, generation: int
+    session: Session, path: Path, pins: Pins, rows_of: RowsOf, alone: Alone | None, generation: int
 ) -> None:
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
-        await in_thread(_prepare, path, partial, session.folder)
+        await in_thread(_prepare, path, partial)
         async with AsyncExitStack() as stack:
-            opened = await _of_one_moment(session, moment)
+            opened = await _of_one_moment(session, alone)
             for one in opened:
                 await stack.enter_async_context(pins.held(one.name, one.version))
             # One of them was renamed, and may be in it twice.
@@ -144,49 +103,34 @@ async def _write_copy(
         raise
 
 
-async def _of_one_moment(session: Session, moment: Moment) -> list[_Opened]:
-    """All tables as they were together at one moment.
+async def _of_one_moment(session: Session, alone: Alone | None) -> list[_Opened]:
+    """All tables as they were together at one moment: they are opened while nobody writes to them.
 
-    They are opened one after another, and again until nothing was written to any of them in
-    between: behind the last one of the first time all of them were as they were found. Where
-    writers leave no such moment for a while, they are held off for one. If that cannot be done,
-    each table is of a moment of its own, and the log says so.
+    Where writers cannot be held off, they are opened again and again until nothing was written to
+    any of them in between. If there is no such moment for a while, each table is of a moment of its
+    own, and the log says so.
     """
+    if alone is not None:
+        for _ in range(_MOST_BEGINNINGS):
+            names = await session.names()
+            async with alone(names):
+                opened = await _opened(session)
+            if [one.name for one in opened] == names:
+                return opened
+        raise StoreBusyError(f"tables of {session.target} keep being made and dropped", 0.0)
     opened = await _opened(session)
-    until = time.monotonic() + _LOOKED_FOR
+    until = time.monotonic() + _ONE_MOMENT
     while time.monotonic() < until:
         again = await _opened(session)
-        if _are_alike(opened, again):
+        if [one.found for one in opened] == [one.found for one in again]:
             return opened
         opened = again
-    if moment.write is not None and opened:
-        with suppress(StoreBusyError, TimeoutError):
-            name, *others = [one.name for one in opened]
-            seconds = _SHARE_OF_PATIENCE * moment.patience
-            hold_off = _HoldOff(
-                others, moment.write, partial(_opened_twice, session), time.monotonic() + seconds
-            )
-            with renewed():  # the looks before have not waited for it
-                both: tuple[list[_Opened], list[_Opened]]
-                both = await moment.write(name, hold_off, seconds)
-            opened, again = both
-            # A table may be new, or the lock of one was lost.
-            if _are_alike(opened, again) and [one.name for one in opened] == [name, *others]:
-                return opened
     text = (
         "the tables of %s are written to without a pause; each table of the backup is as it was at "
         "a moment of its own"
     )
     await in_thread(LOG.warning, text, session.target)  # a log may be a file
     return opened
-
-
-def _are_alike(opened: list[_Opened], again: list[_Opened]) -> bool:
-    return [one.found for one in opened] == [one.found for one in again]
-
-
-async def _opened_twice(session: Session) -> tuple[list[_Opened], list[_Opened]]:
-    return await _opened(session), await _opened(session)
 
 
 async def _opened(session: Session) -> list[_Opened]:
@@ -253,15 +197,12 @@ class NumberChanges(WriteOperation):
             await to_its_end(in_thread(remove_folder, partial))
 
 
-def _prepare(path: Path, partial: Path, folder: Path | None) -> None:
+def _prepare(path: Path, partial: Path) -> None:
     with translated(str(path)):
         if os.path.lexists(path):
             raise AiovecError(f"{path} already exists; name a path that does not exist yet")
         remove_abandoned(path.parent, f"{path.name}.partial-", "")
-        if folder is None:
-            partial.mkdir(parents=True)
-        else:  # nobody may read it who cannot read the store
-            partial.mkdir((folder.stat().st_mode & 0o777) | 0o700, parents=True)
+        partial.mkdir(parents=True)
 
 
 def _finish(partial: Path, path: Path, generation: int) -> None:
@@ -293,56 +234,26 @@ def copy_beside(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, P
         with translated(str(folder)):
             folder.parent.mkdir(parents=True, exist_ok=True)
             remove_abandoned(folder.parent, f".{folder.name}.", ".partial")
-            partial.mkdir(0o700)
             _copy_folder(backup, partial)
+            (partial / FOLDER).mkdir()
             generations = [generation_in(store / FOLDER) for store in (backup, folder)]
             write_generation(partial / FOLDER, max(generations))
-            model = folder if folder.exists() else backup
-            partial.chmod((model.stat().st_mode & 0o777) | 0o700)
     except BaseException:
         remove_folder(partial)
         raise
     return partial, folder
 
 
-class _CopyFailedError(Exception):
-    """Ends a copy at the first file that cannot be copied."""
-
-    def __init__(self, error: OSError) -> None:
-        self.error = error
-        super().__init__(str(error))
-
-
-def _copy_folder(backup: Path, partial: Path) -> None:
-    def copied(source: str, target: str) -> object:
-        try:
-            return shutil.copy2(source, target)
-        except OSError as exc:
-            raise _CopyFailedError(exc) from exc
-
-    try:
-        for entry in sorted(backup.iterdir()):
-            if entry.name == FOLDER:  # locks and notes of the store that was copied
-                continue
-            if entry.is_dir():
-                shutil.copytree(entry, partial / entry.name, copy_function=copied)
-            else:
-                copied(str(entry), str(partial / entry.name))
-        _let_owner_write(partial)
-        (partial / FOLDER).mkdir()
-    except _CopyFailedError as failed:
-        raise failed.error from None
-    except shutil.Error as exc:  # of its folders, each with the reason
-        raise OSError(str(exc.args[0][0][-1])) from exc
-
-
-def _let_owner_write(copy: Path) -> None:
-    """A backup may be kept such that nobody changes it. A store is written to."""
-    for at, folders, files in os.walk(copy):
-        for names, rights in ((folders, 0o700), (files, 0o600)):
-            for name in names:
-                path = os.path.join(at, name)
-                os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | rights)
+def _copy_folder(backup: Path, copy: Path) -> None:
+    """Copy contents alone: a backup may be kept such that nobody changes it."""
+    copy.mkdir()
+    for entry in sorted(backup.iterdir()):
+        if entry.name == FOLDER:  # locks and notes of the store that was copied
+            continue
+        if entry.is_dir():
+            _copy_folder(entry, copy / entry.name)
+        else:
+            shutil.copyfile(entry, copy / entry.name)
 
 
 def put_in_place(partial: Path, folder: Path, *, overwrite: bool) -> Path | None:

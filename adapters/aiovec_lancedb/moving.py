@@ -1,4 +1,4 @@
-"""Writes by which a migration reaches the tables of a store that it leaves."""
+"""Notes by which a migration reaches the readers and writers of the tables of a store."""
 
 from __future__ import annotations
 
@@ -18,30 +18,26 @@ from .writer import WriteOperation
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Flush(WriteOperation):
-    """Takes its turn among the writes of a table, and so returns behind all that came before.
+class Sign(WriteOperation):
+    """Sets the sign by which reads of a table know that there is a mark to heed.
 
-    With ``fence`` it sets the sign by which reads of the table know that there is a mark to heed,
-    or removes it where there is none.
+    Where there is none, it removes the sign. It takes its turn among the writes of the table, and
+    so returns behind all that came before.
     """
 
     brings_files: ClassVar[bool] = False
 
     table: str
-    fence: Fence | None = None
+    fence: Fence
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        if self.fence is None:
-            return [None]
-        try:
+        with suppress(StaleTableError):
             lance, arrow = await session.open_any(self.table)
-        except StaleTableError:
-            return [None]
-        # As it is now: another run may have begun, or ended, since the caller's look.
-        moving = await self.fence.concerns_reads()
-        if is_moving(arrow) != moving:
-            metadata = {MOVING: "1" if moving else None}
-            await session.run(lance.update_field_metadata({"path": "id", "metadata": metadata}))
+            # As it is now: another run may have begun, or ended, since the caller's look.
+            moving = await self.fence.concerns_reads()
+            if is_moving(arrow) != moving:
+                metadata = {MOVING: "1" if moving else None}
+                await session.run(lance.update_field_metadata({"path": "id", "metadata": metadata}))
         return [None]
 
 

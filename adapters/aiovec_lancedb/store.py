@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -56,7 +56,7 @@ from . import (
     tables,
     writes,
 )
-from .backup import Moment, NumberChanges, copy_beside, put_in_place, remove_folder, write_backup
+from .backup import NumberChanges, copy_beside, put_in_place, remove_folder, write_backup
 from .bulk import Load
 from .changes import changes, newest_number
 from .export import Export, whole_rows
@@ -85,6 +85,9 @@ _ABLE = frozenset({
     "text", "text-prefix", "indexes", "snapshots", "changes", "backup", "restore", "read-only",
     "bulk-load",
 })  # fmt: skip
+
+# So much of the time that a writer waits for others may go into holding writers off.
+_SHARE_OF_PATIENCE = 1 / 2
 
 
 class LancedbBackend(Backend):
@@ -255,12 +258,20 @@ class LancedbBackend(Backend):
 
     async def _apply(self, table: str, work: WriteOperation) -> Any:
         self._check_writable()
-        if self._writers is None:
-            raise StoreClosedError(self.target)
         try:
-            return await self._writers.run(table, work)
+            return await self._open_writers().run(table, work)
         finally:
             self._reader.wrote(table)
+
+    def _open_writers(self) -> Writers:
+        if self._writers is None:
+            raise StoreClosedError(self.target)
+        return self._writers
+
+    def _alone(self, tables: Sequence[str]) -> AbstractAsyncContextManager[None]:
+        """Nobody writes to the tables meanwhile, as far as writers take locks."""
+        limit = _SHARE_OF_PATIENCE * self._settings.busy_timeout
+        return self._open_writers().holding_off(tables, limit)
 
     def _open_upkeep(self) -> Upkeep:
         self._check_writable()
@@ -306,7 +317,8 @@ class LancedbBackend(Backend):
             await self._write(table.name, tables.RenameField(table, old, new))
 
     async def rename_table(self, old: str, new: str) -> None:
-        if self._session.folder is None:
+        folder = self._session.folder
+        if folder is None:
             raise UnsupportedError(
                 "rename_table",
                 self.name,
@@ -314,8 +326,9 @@ class LancedbBackend(Backend):
                 "table and insert its rows into a new one",
             )
         async with self._open_upkeep().dropping(old):
-            await self._write(old, tables.RenameTable(old, new, self._commit))
+            await self._write(old, tables.RenameTable(old, new, folder, self._alone))
         self._reader.wrote(new)
+        self._open_upkeep().wrote(new)
 
     async def drop_table(self, name: str) -> None:
         async with self._open_upkeep().dropping(name):
@@ -538,13 +551,10 @@ class LancedbBackend(Backend):
                 await self._write(table.name, tables.Restore(table, version))
 
     async def backup(self, path: Path) -> None:
-        writers = None if self.read_only else self._writers
-        write = None if writers is None else writers.run
-        moment = Moment(write, patience=self._settings.busy_timeout)
+        locked = self._own_folder is not None or self._target.in_memory
+        alone = self._alone if locked and not self.read_only else None
         generation = (await self.move_record()).generation
-        await write_backup(
-            self._session, path, self._open_pins(), self._rows_of, moment, generation
-        )
+        await write_backup(self._session, path, self._open_pins(), self._rows_of, alone, generation)
 
     def _rows_of(self, table: AsyncTable) -> AsyncGenerator[pa.RecordBatch, None]:
         return whole_rows(self._session, table, self._admission)
@@ -565,22 +575,23 @@ class LancedbBackend(Backend):
         before, after = await in_thread(partial(self._fence.change, change, anew=anew))
         if after.mark is None and before.mark is not None and not before.mark.filling:
             with suppress(AiovecError):  # the sign for readers only costs them a look
-                await self._flush(self._fence, self._settings.busy_timeout)
+                await self._set_signs(self._settings.busy_timeout)
         return before, after
 
     async def flush_writers(self, limit: float) -> None:
         mark = (await self.move_record()).mark
-        begins = mark is not None and mark.state == OPEN
-        if not begins and not self._session.exclusive:
-            return  # a write that read an earlier mark is not acknowledged before it reads this one
-        await self._flush(self._fence if begins else None, limit)
+        if mark is not None and mark.state == OPEN:
+            await self._set_signs(limit)
+        # In a bucket, a write that read an earlier mark reads this one before it is acknowledged.
+        elif self._session.exclusive:
+            for name in await self._session.names():
+                async with self._open_writers().holding_off([name], limit):
+                    pass  # who takes its lock from now on sees the mark
 
-    async def _flush(self, fence: moves.Fence | None, limit: float) -> None:
-        if self._writers is None:
-            raise StoreClosedError(self.target)
+    async def _set_signs(self, limit: float) -> None:
+        writers = self._open_writers()
         names = await self._session.names()
-        works = [self._writers.run(name, moving.Flush(name, fence), limit) for name in names]
-        await asyncio.gather(*works)
+        await asyncio.gather(*(writers.run(n, moving.Sign(n, self._fence), limit) for n in names))
 
     async def forget_move(self) -> None:
         """A call that was stopped before the store was left must not go on in what is another

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,7 +24,6 @@ from aiovec.errors import (
     OutcomeUnknownError,
     TableExistsError,
     TableNotFoundError,
-    UnsupportedError,
 )
 
 from .changes import number_anew
@@ -241,11 +240,12 @@ class RenameField(WriteOperation):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RenameTable(WriteOperation):
-    """Renames the folder of a table, under the locks of both names."""
+    """Renames the folder of a table, while nobody makes one of the new name."""
 
     old: str
     new: str
-    write: Callable[[str, WriteOperation], Awaitable[Any]]
+    folder: Path
+    alone: Callable[[Sequence[str]], AbstractAsyncContextManager[None]]
 
     changes_schema: ClassVar[bool] = True
 
@@ -259,32 +259,15 @@ class RenameTable(WriteOperation):
         return TableExistsError(self.new) if self.new in names else None
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        # Looked at before the other lock is waited for: of two that want to give each other's
-        # names, one ends here.
+        # Looked at before the new name is waited for, too: of two calls that want to give each
+        # other's names, one ends here.
         if (error := await self._impossible(session)) is not None:
             raise error
-        return [await self.write(self.new, _TakeName(self.old, self.new))]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _TakeName(WriteOperation):
-    """The second half of ``RenameTable``, which has the lock of the old name."""
-
-    old: str
-    new: str
-
-    changes_schema: ClassVar[bool] = True
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        if self.new in await session.names():
-            raise TableExistsError(self.new)
-        folder = session.folder
-        if folder is None:
-            raise UnsupportedError(
-                "rename_table", "lancedb", "a table can be renamed only in a folder"
-            )
-        with session.translated():
-            await in_thread(_rename, folder, self.old, self.new)
+        async with self.alone([self.new]):
+            if (error := await self._impossible(session)) is not None:
+                raise error
+            with session.translated():
+                await in_thread(_rename, self.folder, self.old, self.new)
         return [None]
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -439,6 +440,23 @@ class Writers:
         self._session.check()
         deadline = current_deadline(self._busy_timeout) if limit is None else Deadline(limit)
         return await self._writer(table).run(work, deadline)
+
+    @asynccontextmanager
+    async def holding_off(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
+        """Nobody writes to the tables meanwhile. StoreBusyError where one of them is not free.
+
+        All of them are free within ``limit`` seconds, or none is held any longer: whoever waits for
+        the first must not be refused because of the last one.
+        """
+        deadline = Deadline(limit)
+        with ExitStack() as held:
+            for table in sorted(tables):
+                lock = TaskLock(self._lock_of(table))
+                while not await lock.take(_LOCK_TRY, self._threads, self._session.look_at_place):
+                    if deadline.left() <= 0:
+                        raise deadline.error(f"the table {table!r} is written to by others")
+                held.callback(lock.release)
+            yield
 
     def _writer(self, table: str) -> TableWriter:
         writer = self._writers.get(table)

@@ -266,18 +266,24 @@ async def test_a_restore_that_fails_leaves_the_store_as_it_was(
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions, and links need some")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_nobody_else_reads_a_backup_or_what_was_restored(tmp_path: Path, kind: str) -> None:
-    """And a link to a store leads to the restored one then."""
+    """As the umask says, and of a file its own permissions. A link leads to the restored store."""
     target, backup = target_in(tmp_path, kind), tmp_path / "backup"
     private = 0o600 if kind == "sqlite" else 0o700
-    async with aiovec.connect(target) as store:
-        await store.create_table(TABLE, SCHEMA)
-        await to_thread(path_of(target).chmod, private)
-        await store.backup(backup)
-    link = tmp_path / "link"
-    await to_thread(link.symlink_to, path_of(target))
-    new = target_in(tmp_path, kind, "new")
-    await aiovec.restore(backup, new)
-    await aiovec.restore(backup, link if kind == "sqlite" else f"lancedb://{link}", overwrite=True)
+    umask = os.umask(0o077)
+    try:
+        async with aiovec.connect(target) as store:
+            await store.create_table(TABLE, SCHEMA)
+            if kind == "sqlite":
+                os.umask(umask)
+            await store.backup(backup)
+        link = tmp_path / "link"
+        await to_thread(link.symlink_to, path_of(target))
+        new = target_in(tmp_path, kind, "new")
+        await aiovec.restore(backup, new)
+        to = link if kind == "sqlite" else f"lancedb://{link}"
+        await aiovec.restore(backup, to, overwrite=True)
+    finally:
+        os.umask(umask)
     assert await to_thread(link.is_symlink)
     for path in (path_of(target), backup, path_of(new)):
         assert (await to_thread(path.stat)).st_mode & 0o777 == private, path
