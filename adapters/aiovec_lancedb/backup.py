@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -30,7 +30,6 @@ from .locks.moves import generation_in, write_generation
 from .session import Session
 from .target import NEW_TABLES
 from .upkeep.retention import Pins
-from .writer import WriteOperation
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -168,33 +167,25 @@ async def _add(target: AsyncTable, blocks: list[pa.RecordBatch], path: str) -> N
         await to_its_end(target.add(pa.Table.from_batches(blocks)))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NumberChanges(WriteOperation):
-    """Rewrites a table that an earlier release made, whose rows have no stable ids.
+async def number_changes(session: Session, handle: TableHandle, rows_of: RowsOf) -> bool:
+    """Rewrite a table that an earlier release made, whose rows have no stable ids.
 
-    Its result is whether that was done. It wants a folder in which two folders can change their
-    names at one moment. The rows stay; earlier versions go, and upkeep makes the indexes anew.
+    Return whether that was done. It wants a folder in which two folders can change their names at
+    one moment. The rows stay; earlier versions go, and upkeep makes the indexes anew.
     """
-
-    handle: TableHandle
-    rows_of: RowsOf
-
-    brings_files: ClassVar[bool] = False
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
-        folder = session.folder
-        if table.numbering is not None or folder is None:
-            return [False]
-        name = table.name
-        partial = folder / FOLDER / f"numbered-{uuid.uuid4().hex[:12]}"
-        arrow = with_incarnation(await session.run(table.lance.schema()))
-        try:
-            await _copy([_Opened(name, table.lance, arrow, 0)], partial, str(folder), self.rows_of)
-            new, old = partial / f"{name}.lance", folder / f"{name}.lance"
-            return [await in_thread(_exchanged, new, old)]
-        finally:
-            await to_its_end(in_thread(remove_folder, partial))
+    table = await session.opened(handle)
+    folder = session.folder
+    if table.numbering is not None or folder is None:
+        return False
+    name = table.name
+    partial = folder / FOLDER / f"numbered-{uuid.uuid4().hex[:12]}"
+    arrow = with_incarnation(await session.run(table.lance.schema()))
+    try:
+        await _copy([_Opened(name, table.lance, arrow, 0)], partial, str(folder), rows_of)
+        new, old = partial / f"{name}.lance", folder / f"{name}.lance"
+        return await in_thread(_exchanged, new, old)
+    finally:
+        await to_its_end(in_thread(remove_folder, partial))
 
 
 def _prepare(path: Path, partial: Path) -> None:

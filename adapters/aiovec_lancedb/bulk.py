@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ from aiovec.backend.weight import weight
 from aiovec.errors import DuplicateIdError
 
 from .session import Opened, Session
-from .writer import WriteOperation
+from .writer import Change, WriteOperation
 from .writes import Prepared, existing_ids
 
 _BATCH = 2**17
@@ -26,10 +25,12 @@ _BATCH = 2**17
 class Load(BulkLoad):
     def __init__(
         self,
+        session: Session,
         table: TableHandle,
         write: Callable[[str, WriteOperation], Awaitable[Any]],
         loading: Callable[[str], None],
     ) -> None:
+        self._session = session
         self._table = table
         self._write = write
         self._loading = loading
@@ -39,10 +40,24 @@ class Load(BulkLoad):
         if not rows.num_rows:
             return
         prepared, found = await hop(weight(rows), partial(_prepared, rows, self._table))
-        await self._write(self._table.name, _Add(self, self._table, prepared, found))
+        act = partial(self._add, prepared, found)
+        await self._write(self._table.name, Change(act, by_hand=True))
         self._loading(self._table.name)
 
-    async def seen(self, session: Session, table: Opened) -> SeenIds:
+    async def _add(self, prepared: Prepared, found: Hashes) -> None:
+        session = self._session
+        table = await session.opened(self._table)
+        seen = await self._known(session, table)
+        ids = prepared.ids
+        suspects = await hop(len(ids), lambda: [ids[place] for place in seen.places(found)])
+        if suspects:
+            twice = await existing_ids(session, table, suspects)
+            if twice:
+                raise await hop(len(suspects), _exist_already, table.name, suspects, twice)
+        await session.run(table.lance.add(prepared.rows))
+        seen.add(found)
+
+    async def _known(self, session: Session, table: Opened) -> SeenIds:
         """The ids so far; at first those that the table has already."""
         if self._seen is None:
             seen = SeenIds()
@@ -54,29 +69,6 @@ class Load(BulkLoad):
                     await hop(weight(batch), partial(_note, seen, batch))
             self._seen = seen
         return self._seen
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Add(WriteOperation):
-    by_hand: ClassVar[bool] = True
-
-    load: Load
-    handle: TableHandle
-    prepared: Prepared
-    hashes: Hashes
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
-        seen = await self.load.seen(session, table)
-        ids = self.prepared.ids
-        suspects = await hop(len(ids), lambda: [ids[place] for place in seen.places(self.hashes)])
-        if suspects:
-            twice = await existing_ids(session, table, suspects)
-            if twice:
-                raise await hop(len(suspects), _exist_already, table.name, suspects, twice)
-        await session.run(table.lance.add(self.prepared.rows))
-        seen.add(self.hashes)
-        return [None]
 
 
 def _exist_already(table: str, suspects: Sequence[str], twice: set[str]) -> DuplicateIdError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -49,14 +49,13 @@ from aiovec.errors import (
 )
 
 from . import (
-    moving,
     reads,
     search,
     summaries,
     tables,
     writes,
 )
-from .backup import NumberChanges, copy_beside, put_in_place, remove_folder, write_backup
+from .backup import copy_beside, number_changes, put_in_place, remove_folder, write_backup
 from .bulk import Load
 from .changes import changes, newest_number
 from .export import Export, whole_rows
@@ -72,7 +71,7 @@ from .target import StoreTarget
 from .text import search as text
 from .upkeep.loop import LOG, Upkeep
 from .upkeep.retention import Pins, retention_of
-from .writer import WriteOperation, Writers
+from .writer import Change, WriteOperation, Writers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -292,10 +291,15 @@ class LancedbBackend(Backend):
         return handle
 
     async def create_table(self, name: str, schema: Schema) -> None:
-        await self._write(name, tables.CreateTable(name, schema, self._fence))
+        change = partial(tables.create_table, self._session, name, schema, self._fence)
+        taken = partial(tables.why_not_created, self._session, name)
+        await self._write(name, Change(change, changes_schema=True, impossible=taken))
+
+    async def _alter(self, table: TableHandle, act: Callable[[], Awaitable[None]]) -> None:
+        await self._write(table.name, Change(act, changes_schema=True))
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        await self._write(table.name, tables.AddField(table, name, field))
+        await self._alter(table, partial(tables.add_field, self._session, table, name, field))
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
         await self._open_upkeep().index_field(
@@ -310,11 +314,11 @@ class LancedbBackend(Backend):
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
         async with self._open_upkeep().altering(table.name):
-            await self._write(table.name, tables.DropField(table, field))
+            await self._alter(table, partial(tables.drop_field, self._session, table, field))
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
         async with self._open_upkeep().altering(table.name):
-            await self._write(table.name, tables.RenameField(table, old, new))
+            await self._alter(table, partial(tables.rename_field, self._session, table, old, new))
 
     async def rename_table(self, old: str, new: str) -> None:
         folder = self._session.folder
@@ -326,13 +330,21 @@ class LancedbBackend(Backend):
                 "table and insert its rows into a new one",
             )
         async with self._open_upkeep().dropping(old):
-            await self._write(old, tables.RenameTable(old, new, folder, self._alone))
+            act = partial(tables.rename_table, self._session, folder, old, new, self._alone)
+            impossible = partial(tables.why_not_renamed, self._session, old, new)
+            await self._write(old, Change(act, changes_schema=True, impossible=impossible))
         self._reader.wrote(new)
         self._open_upkeep().wrote(new)
 
     async def drop_table(self, name: str) -> None:
         async with self._open_upkeep().dropping(name):
-            await self._write(name, tables.DropTable(name))
+            work = Change(
+                tables.Dropping(self._session, name),
+                changes_schema=True,
+                brings_files=False,
+                impossible=partial(tables.why_not_there, self._session, name),
+            )
+            await self._write(name, work)
 
     # Writing
 
@@ -352,7 +364,7 @@ class LancedbBackend(Backend):
         return int(await self._commit(table.name, work))
 
     def bulk_load(self, table: TableHandle) -> Load:
-        return Load(table, self._write, self._open_upkeep().loading)
+        return Load(self._session, table, self._write, self._open_upkeep().loading)
 
     async def update(
         self,
@@ -441,7 +453,9 @@ class LancedbBackend(Backend):
         except text.LacksTextIndexError:
             # An earlier release made the table, or a process ended before it came to the index.
             if not self.read_only:
-                await self._write(table.name, tables.IndexFields(table))
+                await self._write(
+                    table.name, Change(partial(tables.index_lacking, self._session, table))
+                )
         try:
             return await search()
         except text.LacksTextIndexError as exc:
@@ -533,7 +547,12 @@ class LancedbBackend(Backend):
         if (await self._session.opened(table)).numbering is not None or self._target.managed:
             return
         async with self._open_upkeep().altering(table.name):
-            done = await self._write(table.name, NumberChanges(table, self._rows_of))
+            done = await self._write(
+                table.name,
+                Change(
+                    partial(number_changes, self._session, table, self._rows_of), brings_files=False
+                ),
+            )
         if done:
             text = "rewrote the table %r of %s, whose changes are numbered from now on"
             await in_thread(LOG.info, text, table.name, self.target)
@@ -548,7 +567,8 @@ class LancedbBackend(Backend):
         async with self._open_pins().held(table.name, version):
             await tables.check_whole(self._session, table, version, self._rows_of)
             with renewed():  # what was read is no time that it waited for others
-                await self._write(table.name, tables.Restore(table, version))
+                act = partial(tables.restore, self._session, table, version)
+                await self._write(table.name, Change(act, changes_schema=True, brings_files=False))
 
     async def backup(self, path: Path) -> None:
         locked = self._own_folder is not None or self._target.in_memory
@@ -589,9 +609,15 @@ class LancedbBackend(Backend):
                     pass  # who takes its lock from now on sees the mark
 
     async def _set_signs(self, limit: float) -> None:
+        """Have reads of each table look for the mark, behind all writes that came before."""
+        await self._note(lambda name: tables.set_sign(self._session, name, self._fence), limit)
+
+    async def _note(self, note: Callable[[str], Awaitable[None]], limit: float | None) -> None:
+        """Note something with each table."""
         writers = self._open_writers()
         names = await self._session.names()
-        await asyncio.gather(*(writers.run(n, moving.Sign(n, self._fence), limit) for n in names))
+        works = [Change(partial(note, name), brings_files=False) for name in names]
+        await asyncio.gather(*map(writers.run, names, works, [limit] * len(names)))
 
     async def forget_move(self) -> None:
         """A call that was stopped before the store was left must not go on in what is another
@@ -603,9 +629,7 @@ class LancedbBackend(Backend):
             acted_for = self._fence.run
             self.act_for(mark.run)
             try:
-                names = await self._session.names()
-                works = [self._writers.run(name, moving.MakeStale(name)) for name in names]
-                await asyncio.gather(*works)
+                await self._note(partial(tables.make_stale, self._session), None)
             finally:
                 self.act_for(acted_for)
         await super().forget_move()

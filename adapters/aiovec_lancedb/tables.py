@@ -1,4 +1,4 @@
-"""Creating, altering and dropping tables: writes like others, alone under the table's lock."""
+"""Creating, altering and dropping tables: each alone among the writes of its table."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from aiovec.backend import Field, Schema
 from aiovec.backend.contract import StaleTableError, TableHandle, TableStats
-from aiovec.backend.marks import MoveMark
 from aiovec.backend.threads import in_thread
 from aiovec.errors import (
     AiovecError,
@@ -30,11 +28,20 @@ from .changes import number_anew
 from .errors import NoSuchTableError, TableThereError
 from .export import RowsOf
 from .index.fields import drop_unwanted, index_fields
-from .layout import added_column, goes, incarnation_in, new_table, options_of, renamable
+from .layout import (
+    LEFT,
+    MOVING,
+    added_column,
+    goes,
+    incarnation_in,
+    is_moving,
+    new_table,
+    options_of,
+    renamable,
+)
 from .locks.moves import Fence
 from .session import Opened, Session
 from .upkeep.retention import versions_of
-from .writer import WriteOperation
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,72 +53,62 @@ _DROPPED = ".{}.{}.dropped"
 _IS_DROPPED = re.compile(r"\.[a-z][a-z0-9_-]{0,62}\.[0-9a-f]{32}\.dropped")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CreateTable(WriteOperation):
-    name: str
-    schema: Schema
-    fence: Fence
-
-    changes_schema: ClassVar[bool] = True
-
-    async def refused(self, session: Session, mark: MoveMark) -> Exception:
-        if self.name in await session.names():
-            return TableExistsError(self.name)
-        return mark.frozen_error()
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        connection = session.check()
-        # Made by a migration in a store with a mark: those who read it have to look for that.
-        moving = self.fence.run is not None and await self.fence.concerns_reads()
-        made = new_table(self.schema, moving=moving)
-        try:
-            with session.translated():
-                table = await connection.create_table(self.name, schema=made)
-        except TableThereError as exc:
-            raise TableExistsError(self.name) from exc.__cause__
-        except AiovecError:
-            found = await _found(session, self.name)
-            if found is None or incarnation_in(found[1]) != incarnation_in(made):
-                raise
-            table = found[0]
-        await _index_now_or_later(session, table, self.schema.fields, self.schema.analyzer)
-        return [None]
+async def create_table(session: Session, name: str, schema: Schema, fence: Fence) -> None:
+    connection = session.check()
+    # Made by a migration in a store with a mark: those who read it have to look for that.
+    moving = fence.run is not None and await fence.concerns_reads()
+    made = new_table(schema, moving=moving)
+    try:
+        with session.translated():
+            table = await connection.create_table(name, schema=made)
+    except TableThereError as exc:
+        raise TableExistsError(name) from exc.__cause__
+    except AiovecError:
+        found = await _found(session, name)
+        if found is None or incarnation_in(found[1]) != incarnation_in(made):
+            raise
+        table = found[0]
+    await _index_now_or_later(session, table, schema.fields, schema.analyzer)
 
 
-@dataclass(slots=True, eq=False)
-class DropTable(WriteOperation):
-    name: str
-    incarnation: Hashable = None
-    """That of the table which was found first: if others drop it, theirs of this name stays."""
+async def why_not_created(session: Session, name: str) -> Exception | None:
+    """Return the error of making a table whose name is taken."""
+    return TableExistsError(name) if name in await session.names() else None
 
-    changes_schema: ClassVar[bool] = True
-    brings_files: ClassVar[bool] = False
 
-    async def refused(self, session: Session, mark: MoveMark) -> Exception:
-        names = await session.names()
-        if self.name not in names:
-            return TableNotFoundError(self.name, names)
-        return mark.frozen_error()
+async def why_not_there(session: Session, name: str) -> Exception | None:
+    """Return the error of dropping or renaming a table that is not there."""
+    names = await session.names()
+    return None if name in names else TableNotFoundError(name, names)
 
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+
+class Dropping:
+    """Drops a table. Called again, it drops the one that it found first, and no later one."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
+        self._name = name
+        self._incarnation: Hashable = None
+
+    async def __call__(self) -> None:
+        session, name = self._session, self._name
         connection = session.check()
         try:
             with session.translated():
                 # In memory, lancedb drops what is not there without a word.
-                table = await connection.open_table(self.name)
+                table = await connection.open_table(name)
                 found = incarnation_in(await table.schema())
-            if self.incarnation not in (None, found):
-                names = [name for name in await session.names() if name != self.name]
-                raise TableNotFoundError(self.name, names)
-            self.incarnation = found
-            await _remove(session, self.name)
+            if self._incarnation not in (None, found):
+                names = [other for other in await session.names() if other != name]
+                raise TableNotFoundError(name, names)
+            self._incarnation = found
+            await _remove(session, name)
         except NoSuchTableError as exc:
-            names = await session.names()
-            if self.name not in names:
-                raise TableNotFoundError(self.name, names) from exc.__cause__
+            error = await why_not_there(session, name)
+            if error is not None:
+                raise error from exc.__cause__
             # Without a readable version it is damaged: this removes the rest.
-            await _remove(session, self.name)
-        return [None]
+            await _remove(session, name)
 
 
 async def _remove(session: Session, name: str) -> None:
@@ -139,136 +136,90 @@ def remove_dropped(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AddField(WriteOperation):
-    handle: TableHandle
-    name: str
-    field: Field
+async def add_field(session: Session, handle: TableHandle, name: str, field: Field) -> None:
+    table = await session.opened(handle)
+    if name in table.schema.fields:
+        raise InvalidNameError(name, "field", "a field with this name exists")
+    lance = table.lance
+    try:
+        await session.run(lance.add_columns(added_column(name, field)))
+    except AiovecError:
+        found = await _found(session, handle.name)
+        if found is None or name not in found[1].names:
+            raise
+        lance = found[0]
+    await _index_now_or_later(session, lance, {name: field}, table.schema.analyzer)
 
-    changes_schema: ClassVar[bool] = True
 
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
-        if self.name in table.schema.fields:
-            raise InvalidNameError(self.name, "field", "a field with this name exists")
-        lance = table.lance
+async def alter_field(session: Session, handle: TableHandle, name: str, field: Field) -> None:
+    """Give a field other options, and drop the indexes that it does not want any more."""
+    table = await session.opened(handle)
+    lance = table.lance
+    try:
+        await session.run(lance.update_field_metadata(options_of(name, field)))
+    except AiovecError:
         try:
-            await session.run(lance.add_columns(added_column(self.name, self.field)))
-        except AiovecError:
-            found = await _found(session, self.handle.name)
-            if found is None or self.name not in found[1].names:
-                raise
-            lance = found[0]
-        analyzer = table.schema.analyzer
-        await _index_now_or_later(session, lance, {self.name: self.field}, analyzer)
-        return [None]
+            found = await session.handle(handle.name)
+        except AiovecError as exc:
+            raise OutcomeUnknownError(session.target, str(exc)) from exc
+        if found.schema.fields.get(name) != field:
+            raise
+    # The table is altered; upkeep does what is left of this.
+    with suppress(AiovecError):
+        await drop_unwanted(session, lance, name, field)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AlterField(WriteOperation):
-    """Gives a field other options, and drops the indexes that it does not want any more."""
-
-    handle: TableHandle
-    name: str
-    field: Field
-
-    changes_schema: ClassVar[bool] = True
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
-        lance = table.lance
-        try:
-            await session.run(lance.update_field_metadata(options_of(self.name, self.field)))
-        except AiovecError:
-            try:
-                found = await session.handle(self.handle.name)
-            except AiovecError as exc:
-                raise OutcomeUnknownError(session.target, str(exc)) from exc
-            if found.schema.fields.get(self.name) != self.field:
-                raise
-        # The table is altered; upkeep does what is left of this.
-        with suppress(AiovecError):
-            await drop_unwanted(session, lance, self.name, self.field)
-        return [None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DropField(WriteOperation):
-    handle: TableHandle
-    field: str
-
-    changes_schema: ClassVar[bool] = True
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
-        # First, so that its absence is no damage. As long as the column is there, nothing changes.
-        noted = goes(await session.run(table.lance.schema()), self.field)
-        if noted:
-            await session.run(table.lance.update_field_metadata(*noted))
-        try:
-            await session.run(table.lance.drop_columns([self.field]))
-        except AiovecError:
-            found = await _found(session, self.handle.name)
-            if found is None or self.field in found[1].names:
-                raise
-        return [None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RenameField(WriteOperation):
-    handle: TableHandle
-    old: str
-    new: str
-
-    changes_schema: ClassVar[bool] = True
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
-        # First, so that the column is a field under either name. This alone changes nothing.
-        noted = goes(await session.run(table.lance.schema()), self.old)
-        noted.append(renamable(table.schema, self.old))
+async def drop_field(session: Session, handle: TableHandle, field: str) -> None:
+    table = await session.opened(handle)
+    # First, so that its absence is no damage. As long as the column is there, nothing changes.
+    noted = goes(await session.run(table.lance.schema()), field)
+    if noted:
         await session.run(table.lance.update_field_metadata(*noted))
-        try:
-            renaming: Any = {"path": self.old, "rename": self.new}
-            await session.run(table.lance.alter_columns(renaming))
-        except AiovecError:
-            found = await _found(session, self.handle.name)
-            if found is None or self.old in found[1].names:
-                raise
-        return [None]
+    await _without(session, table, field, table.lance.drop_columns([field]))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RenameTable(WriteOperation):
-    """Renames the folder of a table, while nobody makes one of the new name."""
+async def rename_field(session: Session, handle: TableHandle, old: str, new: str) -> None:
+    table = await session.opened(handle)
+    # First, so that the column is a field under either name. This alone changes nothing.
+    noted = goes(await session.run(table.lance.schema()), old)
+    noted.append(renamable(table.schema, old))
+    await session.run(table.lance.update_field_metadata(*noted))
+    renaming: Any = {"path": old, "rename": new}
+    await _without(session, table, old, table.lance.alter_columns(renaming))
 
-    old: str
-    new: str
-    folder: Path
-    alone: Callable[[Sequence[str]], AbstractAsyncContextManager[None]]
 
-    changes_schema: ClassVar[bool] = True
+async def _without(session: Session, table: Opened, field: str, work: Awaitable[object]) -> None:
+    """Do work behind which a table has no such column; failed, it may have been done."""
+    try:
+        await session.run(work)
+    except AiovecError:
+        found = await _found(session, table.name)
+        if found is None or field in found[1].names:
+            raise
 
-    async def refused(self, session: Session, mark: MoveMark) -> Exception:
-        return await self._impossible(session) or mark.frozen_error()
 
-    async def _impossible(self, session: Session) -> Exception | None:
-        names = await session.names()
-        if self.old not in names:
-            return TableNotFoundError(self.old, names)
-        return TableExistsError(self.new) if self.new in names else None
+async def why_not_renamed(session: Session, old: str, new: str) -> Exception | None:
+    """Return the error of a renaming that is not possible."""
+    return await why_not_there(session, old) or await why_not_created(session, new)
 
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        # Looked at before the new name is waited for, too: of two calls that want to give each
-        # other's names, one ends here.
-        if (error := await self._impossible(session)) is not None:
+
+async def rename_table(
+    session: Session,
+    folder: Path,
+    old: str,
+    new: str,
+    alone: Callable[[Sequence[str]], AbstractAsyncContextManager[None]],
+) -> None:
+    """Rename the folder of a table, while nobody makes one of the new name."""
+    # Looked at before the new name is waited for, too: of two calls that want to give each
+    # other's names, one ends here.
+    if (error := await why_not_renamed(session, old, new)) is not None:
+        raise error
+    async with alone([new]):
+        if (error := await why_not_renamed(session, old, new)) is not None:
             raise error
-        async with self.alone([self.new]):
-            if (error := await self._impossible(session)) is not None:
-                raise error
-            with session.translated():
-                await in_thread(_rename, self.folder, self.old, self.new)
-        return [None]
+        with session.translated():
+            await in_thread(_rename, folder, old, new)
 
 
 def _rename(folder: Path, old: str, new: str) -> None:
@@ -278,40 +229,51 @@ def _rename(folder: Path, old: str, new: str) -> None:
     os.rename(folder / f"{old}.lance", folder / f"{new}.lance")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class IndexFields(WriteOperation):
-    """Makes the indexes that a field wants and that a process which ended did not come to."""
-
-    handle: TableHandle
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
-        schema = table.schema
-        await index_fields(session, table.lance, schema.fields, schema.analyzer, filled=False)
-        return [None]
+async def index_lacking(session: Session, handle: TableHandle) -> None:
+    """Make the indexes that fields want and that a process which ended did not come to."""
+    table = await session.opened(handle)
+    schema = table.schema
+    await index_fields(session, table.lance, schema.fields, schema.analyzer, filled=False)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Restore(WriteOperation):
-    handle: TableHandle
-    version: int
+async def restore(session: Session, handle: TableHandle, version: int) -> None:
+    table = await session.opened(handle)
+    newest = await _check_out(session, table, version)
+    lance = table.lance
+    try:
+        await session.run(lance.restore())
+    except AiovecError:
+        found = await _found(session, handle.name)
+        if found is None or await session.run(found[0].version()) == newest:
+            raise
+        lance = found[0]
+    await number_anew(session, lance)
 
-    changes_schema: ClassVar[bool] = True
-    brings_files: ClassVar[bool] = False
 
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
-        newest = await _check_out(session, table, self.version)
-        lance = table.lance
-        try:
-            await session.run(lance.restore())
-        except AiovecError:
-            found = await _found(session, self.handle.name)
-            if found is None or await session.run(found[0].version()) == newest:
-                raise
-            lance = found[0]
-        await number_anew(session, lance)
-        return [None]
+async def set_sign(session: Session, table: str, fence: Fence) -> None:
+    """Set the sign by which reads of a table know that there is a mark to heed.
+
+    Where there is none, remove the sign.
+    """
+    with suppress(StaleTableError):
+        lance, arrow = await session.open_any(table)
+        # As it is now: another run may have begun, or ended, since the caller's look.
+        moving = await fence.concerns_reads()
+        if is_moving(arrow) != moving:
+            await _note(session, lance, MOVING, "1" if moving else None)
+
+
+async def make_stale(session: Session, table: str) -> None:
+    """Make every handle on a table out of date."""
+    # It was dropped meanwhile, or nobody can write to it anyway.
+    with suppress(StaleTableError, CorruptStoreError):
+        lance, arrow = await session.open_any(table)
+        if arrow.get_field_index("id") >= 0:  # another program's table may have none
+            await _note(session, lance, LEFT, uuid.uuid4().hex)
+
+
+async def _note(session: Session, lance: AsyncTable, key: str, value: str | None) -> None:
+    await session.run(lance.update_field_metadata({"path": "id", "metadata": {key: value}}))
 
 
 async def check_whole(session: Session, handle: TableHandle, version: int, rows_of: RowsOf) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import anyio
 
@@ -56,7 +57,7 @@ class _HeldBack(Exception):  # noqa: N818 - it reports no error
 class WriteOperation(ABC):
     """The write of one call. Those that join one another may be done together, in one commit."""
 
-    deletes: ClassVar[bool] = False
+    deletes: bool = False
     """True if it deletes rows, which is another commit than to write rows."""
 
     @property
@@ -77,13 +78,13 @@ class WriteOperation(ABC):
         """Return whether both may be in one commit of which Lance alone keeps ids unique."""
         return False
 
-    changes_schema: ClassVar[bool] = False
+    changes_schema: bool = False
     """True if it is held off while a migration is open."""
 
-    by_hand: ClassVar[bool] = False
+    by_hand: bool = False
     """True if it is held off in a store that is being filled, as all but upkeep is."""
 
-    brings_files: ClassVar[bool] = True
+    brings_files: bool = True
     """False if it writes nothing but a manifest, so that a damaged table does not stop it."""
 
     async def refused(self, session: Session, mark: MoveMark) -> Exception:
@@ -96,6 +97,25 @@ class WriteOperation(ABC):
 
         What it raises holds for all of them, and nothing of them was done.
         """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change(WriteOperation):
+    """Does what a function does, by itself. Behind a conflict the function is called again."""
+
+    act: Callable[[], Awaitable[Any]]
+    changes_schema: bool = False
+    by_hand: bool = False
+    brings_files: bool = True
+    impossible: Callable[[], Awaitable[Exception | None]] | None = None
+    """Returns why it would fail without a migration too, which its caller is told rather."""
+
+    async def refused(self, session: Session, mark: MoveMark) -> Exception:
+        error = None if self.impossible is None else await self.impossible()
+        return error or mark.frozen_error()
+
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+        return [await self.act()]
 
 
 class CheckFiles(WriteOperation):

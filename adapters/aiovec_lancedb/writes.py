@@ -86,7 +86,7 @@ class RowsOperation(WriteOperation):
 
     handle: TableHandle
 
-    by_hand: ClassVar[bool] = True
+    by_hand = True
 
     @property
     @abstractmethod
@@ -326,7 +326,7 @@ class Delete(RowsOperation):
     ids: Sequence[str] | None
     where: Expr | None
 
-    deletes: ClassVar[bool] = True
+    deletes = True
 
     def is_like(self, other: WriteOperation) -> bool:
         return isinstance(other, Delete)

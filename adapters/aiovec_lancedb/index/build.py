@@ -11,7 +11,8 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from aiovec.backend import Field
 from aiovec.backend.contract import StaleTableError, TableHandle
@@ -21,7 +22,7 @@ from ..driver import indexing
 from ..layout import DROPPED, incarnation_of
 from ..session import Opened, Session
 from ..tuning import KEY, Tuned
-from ..writer import CheckFiles, WriteOperation
+from ..writer import Change, CheckFiles, WriteOperation
 from . import kinds, recall
 from .fields import configs_of, index_name, lacking, text_config
 from .info import InUse, vector_index
@@ -47,39 +48,22 @@ class Build:
     rows: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Note(WriteOperation):
-    """Keeps with the table what is known of its index."""
-
-    handle: TableHandle
-    tuned: Tuned
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        await _note(session, await reopened(session, self.handle), self.tuned)
-        return [None]
+async def note(session: Session, handle: TableHandle, tuned: Tuned) -> None:
+    """Keep with the table what is known of its index."""
+    await _note(session, await reopened(session, handle), tuned)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Drop(WriteOperation):
-    """Drops an index, by hand: nothing is to make it anew, also if this process ends in between."""
-
-    by_hand: ClassVar[bool] = True
-
-    handle: TableHandle
-    index: str
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
-        vectors = await vector_index(session, table)
-        if vectors is not None and vectors.name == self.index:
-            tuned = Tuned(kept_off=True, target=vectors.tuned.target)
-            await _note(session, table, tuned)
-        for index in await session.run(table.lance.list_indices()):
-            if index.name == self.index and index.columns[0] in table.schema.fields:
-                update = {"path": index.columns[0], "metadata": {DROPPED: "1"}}
-                await session.run(table.lance.update_field_metadata(update))
-        await session.run(table.lance.drop_index(self.index))
-        return [None]
+async def drop(session: Session, handle: TableHandle, index: str) -> None:
+    """Drop an index: nothing is to make it anew, also if this process ends in between."""
+    table = await session.opened(handle)
+    vectors = await vector_index(session, table)
+    if vectors is not None and vectors.name == index:
+        await _note(session, table, Tuned(kept_off=True, target=vectors.tuned.target))
+    for one in await session.run(table.lance.list_indices()):
+        if one.name == index and one.columns[0] in table.schema.fields:
+            update = {"path": one.columns[0], "metadata": {DROPPED: "1"}}
+            await session.run(table.lance.update_field_metadata(update))
+    await session.run(table.lance.drop_index(index))
 
 
 async def _note(session: Session, table: Opened, tuned: Tuned) -> None:
@@ -122,6 +106,9 @@ class Builder:
         self._settings = settings
         self._write = write
 
+    async def _keep(self, handle: TableHandle, tuned: Tuned) -> None:
+        await self._write(handle.name, Change(partial(note, self._session, handle, tuned)))
+
     async def planned(
         self, table: Opened, kind: str, options: dict[str, int], target: float | None
     ) -> Build:
@@ -162,7 +149,7 @@ class Builder:
         table = await reopened(self._session, handle)
         noted = (table.tuned or Tuned()).with_changes(target=build.target, kept_off=False)
         if build.kind == kinds.NONE:
-            await self._write(handle.name, Note(handle, noted))
+            await self._keep(handle, noted)
             return
         # Noted before, should the process end behind the build.
         changes = {"kind": build.kind, "auto": build.auto, "options": dict(build.options)}
@@ -170,7 +157,7 @@ class Builder:
             changes |= {"uuid": None, "rows": 0, "ladder": ()}
         noted = noted.with_changes(**changes, built_rows=build.rows)
         with tell(f"building {build.kind}"):
-            await self._write(handle.name, Note(handle, noted))
+            await self._keep(handle, noted)
             config = kinds.config_of(build.kind, build.options, table.schema.metric)
             await self._index(handle, table.schema.vector, config)
         await self.measure(handle, tell)
@@ -241,7 +228,7 @@ class Builder:
             partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
             ladder = await recall.measure(self._session, table, index.kind, partitions)
             tuned = index.tuned.with_changes(uuid=index.uuid, rows=rows, ladder=ladder)
-            await self._write(handle.name, Note(handle, tuned))
+            await self._keep(handle, tuned)
 
     async def keep_measured(self, handle: TableHandle, before: InUse | None) -> None:
         """Note that the index which compaction put in the place of ``before`` is as good."""
@@ -250,4 +237,4 @@ class Builder:
         if before is None or index is None or before.uuid == index.uuid:
             return
         if before.name == index.name and before.tuned.uuid == before.uuid:
-            await self._write(handle.name, Note(handle, before.tuned.with_changes(uuid=index.uuid)))
+            await self._keep(handle, before.tuned.with_changes(uuid=index.uuid))

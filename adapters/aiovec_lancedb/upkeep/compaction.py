@@ -10,17 +10,15 @@ call is ended when it takes longer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from aiovec.backend.contract import TableHandle
 from aiovec.backend.threads import in_thread
 
 from ..session import Opened, Session
-from ..writer import WriteOperation
 from .retention import Retention, versions_of
 
 # A file of a table is left as it is when it has this many rows, unless many are deleted.
@@ -34,17 +32,13 @@ _REMOVALS = (0.25, 2.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Compaction(WriteOperation):
+class Compaction:
     """The compaction of one table: among its writes as an operation, or beside them by ``run``."""
 
     handle: TableHandle
     retention: Retention
     pinned: Callable[[], int | None]
     """The oldest version that somebody reads for long; it may read the disk."""
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        await self.run(session, alone=True)
-        return [None]
 
     async def run(self, session: Session, *, alone: bool) -> None:
         """Compact the table. ``alone``: nobody writes meanwhile."""

@@ -38,15 +38,15 @@ from aiovec.errors import (
 
 from ..errors import is_read_only
 from ..index import kinds
-from ..index.build import Build, Builder, Drop, Telling, current, reopened
+from ..index.build import Build, Builder, Telling, current, drop, reopened
 from ..index.fields import is_settled, lacking, text_columns
 from ..index.info import InUse, has_id_index, infos_of, unindexed_rows, vector_index
 from ..locks.local import TaskLock, WriteLock
 from ..memory import ReadAdmission, scan_bytes
 from ..session import Opened, Session
-from ..tables import AlterField, IndexFields
+from ..tables import alter_field, index_lacking
 from ..tuning import Tuned
-from ..writer import CheckFiles, WriteOperation
+from ..writer import Change, CheckFiles, WriteOperation
 from .compaction import FULL_FILE, Compaction
 from .retention import Pins, Retention, versions_of
 
@@ -271,7 +271,7 @@ class Upkeep:
         table = await self._session.opened(handle)
         schema = table.schema
         if await lacking(self._session, table.lance, schema.fields, schema.analyzer):
-            await self._write(handle.name, IndexFields(handle))
+            await self._write(handle.name, Change(partial(index_lacking, self._session, handle)))
         before = await vector_index(self._session, table)
         if everything or await self._wants_compaction(table, quiet=quiet):
             await self._compact(handle)
@@ -318,7 +318,8 @@ class Upkeep:
                     break
             else:
                 with renewed():  # what was in vain is no time that it waited for others
-                    await self._write(handle.name, compaction)
+                    act = partial(compaction.run, self._session, alone=True)
+                    await self._write(handle.name, Change(act))
         self._state(handle.name).optimized = datetime.now(UTC)
         await in_thread(self._note_optimized, handle)
 
@@ -454,7 +455,8 @@ class Upkeep:
             )
             raise InvalidArgumentError("name", name, expected)
         async with self.altering(handle.name):
-            await self._write(handle.name, Drop(handle, name))
+            act = partial(drop, self._session, handle, name)
+            await self._write(handle.name, Change(act, by_hand=True))
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         """Give a field of the table these options, and the indexes that they want."""
@@ -466,7 +468,8 @@ class Upkeep:
 
     async def _index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         async with self._alone(handle.name):
-            await self._write(handle.name, AlterField(handle, name, field))
+            act = partial(alter_field, self._session, handle, name, field)
+            await self._write(handle.name, Change(act, changes_schema=True))
             with index_behind_change(self._session.target, handle.name):
                 await self._builder.index_field(handle, name, field, self._telling(handle))
 
