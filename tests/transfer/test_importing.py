@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
@@ -162,6 +163,61 @@ def test_cells_have_the_types_of_the_schema(folder: Path, store: Path) -> None:
     assert (found["2"]["tags"], found["2"]["extra"]) == ([], "")
     assert set(found["3"].values()) == {None}
     assert set(found) == {"1", "2", "3"}
+
+
+def test_a_key_of_the_payload_that_is_a_column_too(folder: Path, store: Path) -> None:
+    """Neither value is lost without a word; a declared field wins, as everywhere."""
+    made(store, Schema(2, fields={"year": int}))
+    path = folder / "notes.csv"
+    path.write_text(
+        "id,embedding,year,extra,payload\n"
+        'a,"[1,0]",1,x,"{""extra"": 2}"\n'
+        'b,"[1,0]",1,,"{""extra"": 2}"\n'
+        'c,"[1,0]",1,x,"{""id"": ""d""}"\n'
+        'e,"[1,0]",1,x,"{""year"": 2, ""k"": 3}"\n'
+        'f,"[1,0]",1,x,[1]\n'
+    )
+    assert bring(path, store, code=1)["rejected"] == 3
+    assert {id: dict(row.fields) for id, row in rows_of(store).items()} == {
+        "b": {"year": 1, "extra": 2}, "e": {"year": 1, "extra": "x", "k": 3},
+    }  # fmt: skip
+    assert rejected(path) == {
+        2: ("a", "column 'payload': has the key 'extra', which is a column too"),
+        4: ("c", "column 'payload': has the key 'id', which is a column too"),
+        6: ("f", "column 'payload': must be an object in JSON"),
+    }
+
+
+def test_vectors_in_cells(folder: Path, store: Path) -> None:
+    """A vector is the same whatever the cells around it hold, and only JSON is one."""
+    good = {"a": "[0.1, -2e-3]", "b": "[1,0]", "c": "[16777217,0.30000001192092896]"}
+    bad = {"d": "[.5,1]", "e": "[+1,1]", "f": "[01,1]", "g": "[1.,1]", "h": "[1,inf]", "i": "[]"}
+    (folder / "schema.json").write_text('{"dim": 2}')
+    for name, cells in {"plain": good, "mixed": good | bad}.items():
+        path = folder / "notes.csv"
+        lines = [f'{id},"{cell}"\n' for id, cell in cells.items()]
+        path.write_text("id,embedding\n" + "".join(lines))
+        bring(path, store, "--schema", "schema.json", "--allow-rejects", table=name)
+    for table in ("plain", "mixed"):
+        found = rows_of(store, table)
+        assert set(found) == set(good)
+        for id, cell in good.items():
+            vector = found[id].vector
+            assert vector is not None
+            assert vector.tobytes() == np.float32(json.loads(cell)).tobytes()
+    for id, cell in bad.items():  # alone, where all cells could be read at once
+        path.write_text(f'id,embedding\n{id},"{cell}"\n')
+        assert "not one of 1" in refused(path, store, "--schema", "schema.json", table="bad")
+
+
+def test_a_line_that_is_too_long_ends_the_import(folder: Path, store: Path) -> None:
+    path = jsonl(folder / "notes.jsonl", numbered(*map(str, range(10_002))))
+    with path.open("a") as file:
+        file.write('{"id": "long", "text": "' + "x" * 2**24 + '"}\n')
+    error = refused(path, store)
+    assert "line 10003 is longer than 16,777,216 bytes" in error
+    assert "kept before that: 10,000 rows of 'notes'" in error
+    assert len(rows_of(store)) == 10_000
 
 
 def test_ids_that_come_twice(folder: Path, store: Path) -> None:

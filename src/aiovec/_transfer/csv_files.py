@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from .._model.arrow import payload_texts
@@ -26,6 +27,9 @@ from .writing import TextWriter
 # Rows that are looked at if no schema is given.
 _FEW = 100
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
+# A list of JSON's numbers, which is what pyarrow's own parser takes too.
+_NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
+_NUMBERS = rf"^\[{_NUMBER}(, ?{_NUMBER})*\]$"
 # A row after the file's own, which comes out whole unless a quote is open before it.
 _END = "\x01the end of the file"
 
@@ -145,10 +149,7 @@ class CsvFile(TextReader):
         kinds: Sequence[str | None],
         schema: Schema,
     ) -> Chunk:
-        columns = [
-            [_value(cell, kind) for cell in column.to_pylist()]
-            for kind, column in zip(kinds, cells.columns, strict=True)
-        ]
+        columns = [_values(*each) for each in zip(cells.columns, kinds, strict=True)]
         rows: list[dict[str, Any]] = []
         places: list[int | str] = []
         rejects = []
@@ -157,14 +158,23 @@ class CsvFile(TextReader):
                 n: value for n, value in zip(self._names, values, strict=True) if value is not None
             }
             payload = row.pop("payload", {})
-            if isinstance(payload, dict):
-                # A column wins over a key of its name, as a declared field does everywhere.
+            fault = _fault(payload, row, schema)
+            if fault is None:
+                # A declared field wins over a key of its name, as everywhere.
                 rows.append(self.named({**payload, **row}, schema))
                 places.append(number)
             else:
-                why = "column 'payload': must be an object in JSON"
-                rejects.append(Reject(number, row.get(self._given.id_column), why))
+                id = row.get(self._given.id_column)
+                rejects.append(Reject(number, id, f"column 'payload': {fault}"))
         return Chunk(rows, places, rejects)
+
+
+def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
+    """Return what is wrong with the payload of a row, if anything is."""
+    if not isinstance(payload, dict):
+        return "must be an object in JSON"
+    clash = sorted(payload.keys() & row.keys() - schema.fields.keys())
+    return f"has the key {clash[0]!r:.60}, which is a column too" if clash else None
 
 
 class _Ended(io.RawIOBase):
@@ -183,6 +193,25 @@ class _Ended(io.RawIOBase):
         part: bytes = self._file.read(size)
         self._decoder.decode(part, final=len(part) < size)
         return part if len(part) == size else part + self._end.read(size - len(part))
+
+
+def _values(cells: pa.Array, kind: str | None) -> Sequence[Any]:
+    """Return the values of a column's cells."""
+    vectors = _vectors_in(cells) if kind == "vector" else None
+    return [_value(cell, kind) for cell in cells.to_pylist()] if vectors is None else vectors
+
+
+def _vectors_in(cells: pa.Array) -> list[Any] | None:
+    """Return the vectors, parsed all at once; None unless they are plain and of one length."""
+    given = cells.drop_null()
+    if not len(given) or not pc.all(pc.match_substring_regex(given, _NUMBERS)).as_py():
+        return None
+    numbers = pc.split_pattern(pc.replace_substring(given, " ", ""), ",")
+    if pc.count_distinct(pc.list_value_length(numbers)).as_py() > 1:
+        return None
+    flat = pc.utf8_trim(numbers.flatten(), "[]").cast(pa.float64()).to_numpy()
+    following = iter(flat.reshape(len(given), -1))
+    return [next(following) if valid else None for valid in cells.is_valid().to_pylist()]
 
 
 def _value(cell: str | None, kind: str | None) -> Any:
