@@ -62,9 +62,9 @@ def test_plan(run: Run, toml: Path, store: Path, folder: Path) -> None:
     finished = run("migrate", "plan", "--config", toml, "--to", "lancedb", "--switch")
     assert (finished.code, finished.err) == (0, "")
     assert "table   notes: 4 rows" in finished.out
-    assert finished.out.endswith("plan: nothing stands in the way\n")
+    assert finished.out.endswith("ready to run\n")
     found = run("migrate", "plan", "--config", toml, "--to", "lancedb", "--json").json
-    assert (found["ok"], found["target"]["backend"]) == (True, "lancedb")
+    assert (found["ok"], found["target"].endswith("(lancedb)")) == (True, True)
     assert [table["name"] for table in found["tables"]] == ["notes"]
     stopped = run("migrate", "plan", "--from", store, "--to", store)
     assert stopped.code == 1
@@ -80,9 +80,8 @@ def test_a_switch_by_the_toml_file(run: Run, toml: Path, store: Path) -> None:
     original = rows_of(store)
     finished = run("migrate", "run", "--config", toml, "--to", "lancedb", "--switch")
     assert finished.code == 0, finished.err
-    assert "migrate: done: 1 table, 4 rows copied from" in finished.out
-    assert "; every row is equal" in finished.out
-    assert f"switched: {toml} names the new backend" in finished.out
+    assert "table   notes: 4 rows, equal" in finished.out
+    assert "switched: apps use" in finished.out
     assert "copying" in finished.err
     assert "\x1b" not in finished.err
     assert tomllib.loads(toml.read_text())["retrieval"]["backend"] == "lancedb"
@@ -99,38 +98,24 @@ def test_a_copy_verified_and_repaired(run: Run, store: Path) -> None:
     assert (finished.code, finished.err) == (0, "")
     *events, result = map(json.loads, finished.out.splitlines())
     assert {event["kind"] for event in events} >= {"phase", "progress"}
-    assert (result["kind"], result["report"]["equal"]) == ("result", True)
+    assert (result["kind"], result["equal"]) == ("result", True)
     assert rows_of("t.db") == rows_of(store)
     with sync.connect("t.db") as target:
         target.delete("notes", "a")
         target.update("notes", {"year": 1}, ids="b")
-    differs = run("migrate", "verify", *places, "--report", "report.txt")
+    differs = run("migrate", "verify", *places)
     assert differs.code == 1
     assert "NOT EQUAL" in differs.out
-    assert "'a'" in differs.out
-    assert Path("report.txt").read_text().rstrip("\n") in differs.out
+    assert "1 missing, 0 only in the target, 1 different: a, b" in differs.out
     repaired = run("migrate", "verify", *places, "--repair", "--json")
     assert repaired.code == 0, repaired.err
     assert json.loads(repaired.out.splitlines()[-1])["equal"] is True
     assert rows_of("t.db") == rows_of(store)
 
 
-def test_a_run_that_fails_is_told_and_aborted(
-    run: Run, store: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(folder)
-    (folder / "my_embedder.py").write_text("def short(texts):\n    return [[1.0]] * len(texts)\n")
-    places = ["--from", store, "--to", "t.db"]
-    none = run("migrate", "run", *places, "--table", "absent")
-    assert none.code == 1
-    assert "table 'absent': the source has none; its tables are: notes" in none.err
+def test_a_run_that_fails_is_told(run: Run, store: Path) -> None:
+    none = run("migrate", "run", "--from", store, "--to", "t.db", "--table", "absent")
+    assert (none.code, none.out, none.err.count("\n")) == (1, "", 1)
+    assert "the source has no table 'absent'; its tables are: notes" in none.err
     assert not Path("t.db").exists()
-    assert run("migrate", "status").out == "no migration is open here\n"
-    model = ["--from-field", "body", "--model", "new", "--dim", 4, "--reembed", "my_embedder:short"]
-    failed = run("migrate", "run", *places, *model)
-    assert failed.code == 1
-    assert failed.err.splitlines()[-1].startswith("error: ")
-    assert "a vector of 1 dimensions, not 4" in failed.err
-    assert run("migrate", "status", "--json").json["run"]["over"] is False
-    assert run("migrate", "abort").out == "migrate: aborted; the source is as it was\n"
-    assert run("tables", "-s", "t.db").lines == []
+    assert run("migrate", "status", "--from", store).out == "no migration is open\n"
