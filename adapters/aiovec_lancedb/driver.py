@@ -66,7 +66,6 @@ with _quiet():
         Occur,
         PhraseQuery,
     )
-    from lancedb.remote import ClientConfig, TimeoutConfig
 
 
 def without_blobs(query: Any) -> Any:
@@ -83,13 +82,11 @@ def without_blobs(query: Any) -> Any:
 __all__ = [
     "LOG_LEVEL",
     "BooleanQuery",
-    "ClientConfig",
     "ColumnOrdering",
     "FullTextQuery",
     "MatchQuery",
     "Occur",
     "PhraseQuery",
-    "TimeoutConfig",
     "first_process",
     "indexing",
     "lancedb",

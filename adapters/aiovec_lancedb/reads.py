@@ -21,11 +21,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import pyarrow as pa
 
-from aiovec.backend import Expr
+from aiovec.backend import Expr, payload_texts, python_values, to_matrix
 from aiovec.backend.contract import (
     Columns,
     Order,
@@ -42,9 +42,8 @@ from aiovec.errors import AiovecError, CorruptStoreError
 from .driver import ColumnOrdering
 from .index.fields import text_columns
 from .index.info import unindexed_rows
-from .layout import column_names
+from .layout import PAYLOAD, column_names
 from .memory import ReadAdmission, changed_bytes, kept_bytes, result_bytes, scan_bytes, stream_bytes
-from .rows import rows_of
 from .session import Opened, Session
 from .sorting import key_columns, sorted_ids
 from .sql.filters import ids_to_sql, to_sql
@@ -69,6 +68,15 @@ _TOO_YOUNG = 100_000_000
 # many values of a record; so much SQL takes lancedb as long to parse as one.
 _EFFORT = 16
 _CHARACTERS_A_VALUE = 8
+
+
+def rows_of(table: pa.Table, columns: Columns, vector: str) -> StoredRows:
+    return StoredRows(
+        cast("list[str]", table.column("id").to_pylist()),
+        {name: python_values(table.column(name)) for name in columns.fields},
+        payload_texts(table.column(PAYLOAD)) if columns.payload else None,
+        to_matrix(table.column(vector)) if columns.vector else None,
+    )
 
 
 async def condition_of(where: Expr | None) -> str | None:

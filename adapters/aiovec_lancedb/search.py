@@ -28,8 +28,7 @@ from aiovec.backend.weight import weight
 from .index.info import vector_index
 from .index.recall import with_effort
 from .layout import column_names
-from .reads import NeedsEveryRow, condition_of, filtered, rows_by_id
-from .rows import rows_of
+from .reads import NeedsEveryRow, condition_of, filtered, rows_by_id, rows_of
 from .session import Opened, Session
 from .tuning import MARGIN, Effort, named_effort
 

@@ -61,7 +61,7 @@ from .changes import changes, newest_number
 from .export import Export, whole_rows
 from .index import info, kinds
 from .locks import moves
-from .locks.local import FOLDER, WriteLock
+from .locks.local import FOLDER, TableLock
 from .locks.moves import FolderMarks, Marks
 from .memory import ReadAdmission
 from .reads import TableReader
@@ -186,12 +186,12 @@ class LancedbBackend(Backend):
         # Each store in memory is its own.
         return f"{self._target.key} {id(self)}" if self._target.in_memory else self._target.key
 
-    def _locks(self, key: str) -> Callable[[str], WriteLock]:
+    def _locks(self, key: str) -> Callable[[str], TableLock]:
         """Return the factory of table locks."""
         folder = self._target.folder
         if folder is not None:
-            return lambda table: WriteLock(f"{key}\n{table}", folder / FOLDER / f"{table}.lock")
-        return lambda table: WriteLock(f"{key}\n{table}", None)
+            return lambda table: TableLock(f"{key}\n{table}", folder / FOLDER / f"{table}.lock")
+        return lambda table: TableLock(f"{key}\n{table}", None)
 
     def _marks(self) -> Callable[[], Marks] | None:
         """Return the place of a migration's mark; None without a lock that all writers take."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,6 @@ MEMORY = "memory://"
 MANAGED = "db://"
 # What LanceDB's own clients read the key from.
 KEY_VARIABLE = "LANCEDB_API_KEY"
-READ_TIMEOUT_VARIABLE = "LANCE_CLIENT_READ_TIMEOUT"
-# Seconds without a byte after which a request is sent again, three times. LanceDB's own are 300.
-_READ_TIMEOUT = 30.0
 NEW_TABLES = {
     "new_table_data_storage_version": "2.1",
     "new_table_enable_stable_row_ids": "true",
@@ -100,12 +96,6 @@ class StoreTarget:
                     key=KEY_VARIABLE,
                 )
             options |= {"api_key": key, "region": settings.region}
-            if READ_TIMEOUT_VARIABLE not in os.environ:
-                # Here, for "aiovec doctor" looks at places where lancedb is not installed.
-                from .driver import ClientConfig, TimeoutConfig
-
-                timeouts = TimeoutConfig(read_timeout=timedelta(seconds=_READ_TIMEOUT))
-                options["client_config"] = ClientConfig(timeout_config=timeouts)
             if settings.host:
                 options["host_override"] = settings.host
         return options

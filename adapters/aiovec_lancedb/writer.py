@@ -32,7 +32,7 @@ from aiovec.errors import (
 
 from .changes import number_anew
 from .errors import ConflictError
-from .locks.local import TaskLock, WriteLock
+from .locks.local import TableLock
 from .locks.moves import Fence
 from .session import HEED, Session
 from .written import TableFiles, index_of, is_index
@@ -177,7 +177,7 @@ class TableWriter(Committer[_Call]):
         self,
         session: Session,
         table: str,
-        lock: WriteLock,
+        lock: TableLock,
         threads: anyio.CapacityLimiter,
         fence: Fence,
         gate: Gate,
@@ -191,7 +191,7 @@ class TableWriter(Committer[_Call]):
         self._files = None if folder is None else TableFiles(folder, table)
         # True once every file of the table was found whole.
         self._sound = False
-        self._lock = TaskLock(lock)
+        self._lock = lock
         self._threads = threads
         self._commits = GroupCommit(self, gate)
 
@@ -430,7 +430,7 @@ class Writers:
         self,
         session: Session,
         *,
-        lock_of: Callable[[str], WriteLock],
+        lock_of: Callable[[str], TableLock],
         busy_timeout: float,
         fence: Fence,
         gate: Gate,
@@ -471,7 +471,7 @@ class Writers:
         deadline = Deadline(limit)
         with ExitStack() as held:
             for table in sorted(tables):
-                lock = TaskLock(self._lock_of(table))
+                lock = self._lock_of(table)
                 while not await lock.take(_LOCK_TRY, self._threads, self._session.look_at_place):
                     if deadline.left() <= 0:
                         raise deadline.error(f"the table {table!r} is written to by others")

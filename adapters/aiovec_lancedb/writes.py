@@ -37,7 +37,6 @@ from .errors import ConflictError
 from .folding import FoldedRows
 from .layout import PAYLOAD
 from .reads import condition_of, filtered, rows_by_id
-from .rows import stored_form
 from .session import Opened, Session
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
@@ -62,6 +61,30 @@ _MOST_CHANGED = 64
 _SIZE_OF_CHANGED = 32
 # For ``hop``: values to look at for each row of a group.
 _COLUMNS_A_ROW = 8
+
+
+def stored_form(rows: pa.Table, schema: Schema) -> pa.Table:
+    """The rows as they are written: a negative zero as zero, for Lance would sort it before."""
+    columns = rows.columns
+    for place, name in enumerate(rows.column_names):
+        field = schema.fields.get(name)
+        if field is None or field.item_kind != "float":
+            continue
+        column = columns[place]
+        if field.is_list:
+            column = pa.chunked_array(map(_without_negative_zeros, column.chunks), column.type)
+        else:
+            column = pc.add(column, 0.0)
+        columns[place] = column
+    return pa.Table.from_arrays(columns, schema=rows.schema)
+
+
+def _without_negative_zeros(lists: pa.ListArray) -> pa.ListArray:
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    offsets = np.zeros(len(lists) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    items = pc.add(lists.flatten(), 0.0)  # without what lies below a null
+    return pa.ListArray.from_arrays(pa.array(offsets), items, mask=lists.is_null())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,6 @@ Each change is conditional on the object that was read, so none is lost; no cloc
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,8 +43,6 @@ _CLIENT = frozenset(
 _PREFIXES = ("aws_", "google_", "azure_")
 
 _FAILURES = (BaseError, OSError, ValueError)
-
-_log = logging.getLogger("aiovec.lancedb")
 
 
 @dataclass(frozen=True, slots=True)

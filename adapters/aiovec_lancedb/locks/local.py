@@ -2,7 +2,7 @@
 
 On a folder a locked file holds other processes off as well; the system frees it when its process
 ends, however that ends. So who looks an id up and then writes is alone there. In a bucket it is
-not, see ``writes``. Tasks take it by a ``TaskLock``, which none of them keeps by being cancelled.
+not, see ``writes``. No task keeps it by being cancelled.
 """
 
 from __future__ import annotations
@@ -35,16 +35,56 @@ def _in_process(key: str) -> threading.Lock:
     return threading.Lock()
 
 
-class WriteLock:
-    """The lock of one table for one store. Every method waits or does I/O: not on the loop."""
+class TableLock:
+    """The lock of one table, for tasks of one store."""
 
     def __init__(self, key: str, file: Path | None) -> None:
         self._lock = _in_process(key)
         self._path = file
         self._file: LockedFile | None = None
 
-    def acquire(self, patience: float) -> bool:
-        """Take it within ``patience`` seconds; whether it was taken."""
+    async def take(
+        self,
+        patience: float,
+        limit: anyio.CapacityLimiter,
+        before: Callable[[], None] = lambda: None,
+        first: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Take the lock within some seconds; return whether it was taken. If cancelled, it was not.
+
+        ``before`` is done before it is taken, and ``first`` at once under the lock, which is not
+        held where either raises.
+        """
+        # Who pops this first decides: the thread that the lock is taken, or a cancelled caller that
+        # it is not.
+        wanted = [True]
+
+        def acquire() -> bool:
+            before()
+            if not self._acquire(patience):
+                return False
+            try:
+                first()
+            except BaseException:
+                self.release()
+                raise
+            with suppress(IndexError):
+                return wanted.pop()
+            self.release()
+            return False
+
+        try:
+            # A cancelled caller leaves at once: the thread may wait for the lock.
+            async with limit:
+                return await in_daemon_thread(acquire)
+        except BaseException:
+            try:
+                wanted.pop()
+            except IndexError:  # the thread has taken it
+                self.release()
+            raise
+
+    def _acquire(self, patience: float) -> bool:
         until = time.monotonic() + patience
         if not self._lock.acquire(timeout=patience):
             return False
@@ -68,6 +108,7 @@ class WriteLock:
         return True
 
     def release(self) -> None:
+        """Give it back."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -194,55 +235,3 @@ else:
 
     def _unlock(file: int) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)
-
-
-class TaskLock:
-    """A ``WriteLock`` for tasks."""
-
-    def __init__(self, lock: WriteLock) -> None:
-        self._lock = lock
-
-    async def take(
-        self,
-        patience: float,
-        limit: anyio.CapacityLimiter,
-        before: Callable[[], None] = lambda: None,
-        first: Callable[[], None] = lambda: None,
-    ) -> bool:
-        """Take the lock within some seconds; return whether it was taken. If cancelled, it was not.
-
-        ``before`` is done before it is taken, and ``first`` at once under the lock, which is not
-        held where either raises.
-        """
-        # Who pops this first decides: the thread that the lock is taken, or a cancelled caller that
-        # it is not.
-        wanted = [True]
-
-        def acquire() -> bool:
-            before()
-            if not self._lock.acquire(patience):
-                return False
-            try:
-                first()
-            except BaseException:
-                self._lock.release()
-                raise
-            with suppress(IndexError):
-                return wanted.pop()
-            self._lock.release()
-            return False
-
-        try:
-            # A cancelled caller leaves at once: the thread may wait for the lock.
-            async with limit:
-                return await in_daemon_thread(acquire)
-        except BaseException:
-            try:
-                wanted.pop()
-            except IndexError:  # the thread has taken it
-                self._lock.release()
-            raise
-
-    def release(self) -> None:
-        """Give it back."""
-        self._lock.release()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import time
 import uuid
@@ -43,16 +42,12 @@ class Marks(ABC):
 
 
 _RECORD = "_move.json"
-_LARGEST_RECORD = 2**20
 
 
 def generation_in(folder: Path) -> int:
     """The generation that the record in this folder tells; 0 where there is none to be read."""
-    file = folder / _RECORD
     with suppress(OSError, ValueError, TypeError, RecursionError):
-        found = file.lstat()
-        if stat.S_ISREG(found.st_mode) and found.st_size <= _LARGEST_RECORD:
-            return MoveRecord.from_json(file.read_bytes()).generation
+        return MoveRecord.from_json((folder / _RECORD).read_bytes()).generation
     return 0
 
 

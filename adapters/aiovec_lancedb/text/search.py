@@ -18,8 +18,7 @@ from aiovec.backend.weight import weight
 
 from ..index.fields import text_columns
 from ..reads import MOST as ALL
-from ..reads import condition_of, filtered, rows_by_id
-from ..rows import rows_of
+from ..reads import condition_of, filtered, rows_by_id, rows_of
 from ..session import Opened, Session
 from ..sql.values import name, text
 from . import grams

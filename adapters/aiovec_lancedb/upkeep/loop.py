@@ -41,7 +41,7 @@ from ..index import kinds
 from ..index.build import Build, Builder, Telling, current, drop, reopened
 from ..index.fields import is_settled, lacking, text_columns
 from ..index.info import InUse, has_id_index, infos_of, unindexed_rows, vector_index
-from ..locks.local import TaskLock, WriteLock
+from ..locks.local import TableLock
 from ..memory import ReadAdmission, scan_bytes
 from ..session import Opened, Session
 from ..tables import alter_field, index_lacking
@@ -139,7 +139,7 @@ class Upkeep:
         session: Session,
         settings: LancedbSettings,
         write: Callable[[str, WriteOperation], Awaitable[Any]],
-        lock_of: Callable[[str], WriteLock],
+        lock_of: Callable[[str], TableLock],
         admission: ReadAdmission,
         retention: Retention,
         pins: Pins,
@@ -160,7 +160,7 @@ class Upkeep:
         self._builder = Builder(session, settings, write)
         self._states: dict[str, _TableState] = {}
         self._seen: set[str] = set()
-        self._locks: dict[str, TaskLock] = {}
+        self._locks: dict[str, TableLock] = {}
         self._loop = Background()
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -514,7 +514,7 @@ class Upkeep:
         """Return whether the lock for upkeep was free."""
         await self._session.check_place()  # a lock would be made in its place
         if table not in self._locks:
-            self._locks[table] = TaskLock(self._lock_of(f"{table}.upkeep"))
+            self._locks[table] = self._lock_of(f"{table}.upkeep")
         return await self._locks[table].take(0.0, thread_limiter())
 
     def _state(self, table: str) -> _TableState:
