@@ -81,6 +81,7 @@ async def run(
         here, there = await _located(source, target, file, host)
         if await host.in_thread(here.location.same_as, there.location):
             if source is None and options.switch:  # a run that was killed behind its last step
+                await _check_arrived(stack, there, host)
                 return Report(str(here.location), str(there.location), switched=True)
             raise MigrationError(f"the source and the target are the same store: {here.location}")
         await _lock(stack, here, there, host)
@@ -182,8 +183,19 @@ async def verify(
             raise MigrationError("name both stores: no migration names them")
         report = await _compared(pair.source, pair.target, tables, host, listener)
         names = [place.configured or place.backend.address for place in (pair.source, pair.target)]
+        mark = (await pair.source.record()).mark
     if not repair or report.equal:
         return report
+    if mark is not None and mark.left:
+        raise MigrationError(
+            f"{report.target} is the store in use: {report.source} was left for it, so nothing is "
+            "brought over"
+        )
+    if any(table.problem == _TWO_MODELS for table in report.tables):
+        raise MigrationError(
+            f"{report.target} has vectors of another model: bring it up to date with the run that "
+            "made them, with --embedder"
+        )
     return await run(
         *names, config=config, options=Options(tables=tables), host=host, listener=listener,
         step=step,
@@ -211,7 +223,7 @@ async def abort(
         async with AsyncExitStack() as stack:
             await _lock(stack, pair.located[0], pair.located[1], host)
             migration = Migration(pair.source, pair.target, host=host, listener=listener, step=step)
-            return await migration.abort()
+            return await migration.abort(pair.mark.run)
 
 
 async def forget(
@@ -228,6 +240,9 @@ async def forget(
         if not place.keeps_marks:
             raise MigrationError(f"{place} cannot hold the mark of a migration")
         await place.backend.forget_move()
+
+
+_TWO_MODELS = "the vectors are of two models and were not compared"
 
 
 # What the calls open
@@ -248,6 +263,22 @@ async def _existing(stack: AsyncExitStack, found: Located, host: Host) -> Place:
     if place.missing:
         raise ConfigError(f"there is no store at {found.location}", accepted="a store's path")
     return place
+
+
+async def _check_arrived(stack: AsyncExitStack, found: Located, host: Host) -> None:
+    """Raise MigrationError if no switch has led to the store that the TOML names already."""
+    record = await (await open_place(stack, found, host, make=False)).record()
+    mark = record.mark
+    if mark is not None and mark.left:
+        why = f"apps were led from there to {mark.moved_to}"
+    elif not record.generation:
+        why = "no switch has led there"
+    else:
+        return
+    raise MigrationError(
+        f"the TOML file names {found.location} already, but {why}; name the store in use in the "
+        "file, or the one to copy with --from"
+    )
 
 
 async def _lock(stack: AsyncExitStack, here: Located, there: Located, host: Host) -> None:
@@ -320,10 +351,11 @@ async def _pair(
         if len(given) == 2 and not marked:
             yield _Pair(places[0], places[1], (found[0], found[1]), MoveMark("none"))
             return
+        every = [(await place.record()).mark for place in places]
         marks = [
             (not mark.left, mark.generation, number, mark)
-            for number, place in enumerate(places)
-            if (mark := (await place.record()).mark) is not None
+            for number, mark in enumerate(every)
+            if mark is not None
         ]
         if not marks:
             yield None
@@ -331,7 +363,9 @@ async def _pair(
         *_, number, mark = max(marks, key=lambda one: (one[0], not one[3].filling, one[1]))
         partner = mark.source if mark.filling else mark.moved_to
         for at, place in enumerate(places):
-            if at != number and partner in (place.backend.address, place.backend.target):
+            its = every[at]  # of the same run, wherever the stores lay when it began
+            same = its is not None and its.run == mark.run
+            if at != number and (same or partner in (place.backend.address, place.backend.target)):
                 ends = [(found[number], places[number]), (found[at], place)]
                 break
         else:
@@ -406,7 +440,7 @@ async def _compared_table(
         return TableReport(name, problem=str(exc))
     except StaleTableError:
         return TableReport(name, problem="the table was altered meanwhile; try again")
-    problem = "" if vector else "the vectors are of two models and were not compared"
+    problem = "" if vector else _TWO_MODELS
     return TableReport(name, found, problem)
 
 

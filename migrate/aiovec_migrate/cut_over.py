@@ -82,6 +82,9 @@ class Cutover:
                 await work.step("cut-over:paused")
                 await self._last_changes()
                 records = [await place.record() for place in (work.source, work.target)]
+                mark = records[1].mark
+                if work.target.keeps_marks and (mark is None or mark.run != work.run):
+                    raise CalledOffError(f"the mark of this run in {work.target} was removed")
                 await self._toml.check(work.source, work.target)
             if work.host.now() - began > limit * _SHARE:
                 raise TimeoutError

@@ -364,12 +364,19 @@ def among(hashes: UInt64Array, wanted: UInt64Array) -> BoolArray:
 def unlike(mine: Hashes, theirs: Hashes) -> tuple[UInt64Array, UInt64Array, UInt64Array]:
     """The ids' hashes of what only the first has, only the second, and both but otherwise.
 
-    A row's hash covers its id, so equal ones are the same row.
+    A row's hash covers its id, so equal ones are the same row. One that stands twice on a side is
+    not as the other has it either.
     """
     here = np.unique(mine.ids[~np.isin(mine.rows, theirs.rows)])
     there = np.unique(theirs.ids[~np.isin(theirs.rows, mine.rows)])
+    twice = np.concatenate([_repeated(mine.ids), _repeated(theirs.ids)])
     return (
         np.setdiff1d(here, there, assume_unique=True),
         np.setdiff1d(there, here, assume_unique=True),
-        np.intersect1d(here, there, assume_unique=True),
+        np.union1d(np.intersect1d(here, there, assume_unique=True), twice),
     )
+
+
+def _repeated(hashes: UInt64Array) -> UInt64Array:
+    ordered = np.sort(hashes)
+    return cast("UInt64Array", ordered[1:][ordered[1:] == ordered[:-1]])

@@ -204,6 +204,9 @@ class Migration:
     async def _fill(self, plan: Plan, before: MoveRecord) -> None:
         """Keep everybody else from writing to the target."""
         work, backend = self._work, self._work.target.backend
+        if before.mark is not None and not plan.resumes:
+            # Of a run that did not come to mark the source: what is there may be somebody's own.
+            await backend.end_move(work.run)
         fresh = not await backend.tables()
         generation = (await work.source.record()).generation
         address = work.source.backend.address
@@ -228,6 +231,7 @@ class Migration:
         there = set(await target.tables())
         if work.options.switch and drops_others(record):
             for name in sorted(there - set(every)):
+                await target.open_table(name)  # another program's cannot be opened
                 await target.drop_table(name)
                 work.tell("note", "the source has no such table any more: dropped", table=name)
                 await work.step("dropped")
@@ -256,17 +260,18 @@ class Migration:
             await work.source.backend.end_move(work.run)
         await work.step("released")
 
-    async def abort(self) -> list[str]:
+    async def abort(self, run: str) -> list[str]:
         """End an open run; return warnings. The source is as it was, and nobody was switched.
 
-        Tables that the run made in a target that had none are dropped.
+        Tables that the run made in a target that had none are dropped. ``run`` has another name
+        than the one between these stores if they lay elsewhere when it began.
         """
         work = self._work
         work.enter("aborting")
         source, target = await work.source.record(), await work.target.record()
         here, there = source.mark, target.mark
-        open_here = here is not None and here.run == work.run and not here.left
-        filling = there is not None and there.run == work.run and there.filling
+        open_here = here is not None and here.run == run and not here.left
+        filling = there is not None and there.run == run and there.filling
         if here is not None and here.run == work.run and here.left:
             raise MigrationError(
                 f"it is too late to abort: apps were switched to {work.target}. Complete the "
@@ -278,22 +283,24 @@ class Migration:
         warnings: list[str] = []
         if filling and there is not None:
             backend = work.target.backend
-            backend.act_for(work.run)
+            backend.act_for(run)
             tables = await backend.tables()
-            if there.fresh and open_here:
+            if there.fresh and open_here and run == work.run:
                 for name in tables:
                     await backend.drop_table(name)
                     await work.step("abort:dropped")
             elif tables:
-                why = "it had tables before" if open_here else (
-                    f"{work.source} has no mark of this run: it was replaced or restored"
-                )  # fmt: skip
+                why = "it had tables before"
+                if not open_here:
+                    why = f"{work.source} has no mark of this run: it was replaced or restored"
+                elif run != work.run:
+                    why = "the run began when the stores lay elsewhere"
                 warnings.append(f"the tables in {work.target} are kept, for {why}")
-            await backend.end_move(work.run)
+            await backend.end_move(run)
             await work.step("abort:released")
         elif not (work.target.missing or work.target.keeps_marks):
             warnings.append(f"what was copied to {work.target} is kept")
         if open_here:
-            await work.source.backend.end_move(work.run)
+            await work.source.backend.end_move(run)
             await work.step("abort:source")
         return warnings

@@ -174,11 +174,19 @@ async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
         if texts and not work.target.backend.supports("text"):
             plan.notes.append(f"the target has no keyword search, which table {name!r} uses")
     plan.others = [name for name in there if name not in names]
-    if plan.others and work.options.switch and not drops_others(target):
+    if not plan.others or not work.options.switch:
+        return
+    if not (plan.resumes and drops_others(target)):
         plan.problems.append(
             "the target has tables that the source does not have, and apps would find them after "
             f"the switch: {', '.join(plan.others)}; drop them, or name another target"
         )
+        return
+    for name in plan.others:
+        try:
+            await _find(work.target, name)
+        except AiovecError as exc:  # another program's, which was never in the source
+            plan.problems.append(str(exc))
 
 
 def drops_others(target: MoveRecord) -> bool:

@@ -191,3 +191,26 @@ async def test_a_switch_needs_a_toml_that_names_both(tmp_path: Path) -> None:
     with pytest.raises(MigrationError, match="all tables"):
         Options(tables=("notes",), switch=True)
     assert named(config) == "sqlite"
+
+
+async def test_a_toml_that_names_the_target_already_is_no_switch(tmp_path: Path) -> None:
+    """Somebody has edited it, and the rows are in the other store."""
+    config = await a_store(tmp_path, "sqlite")
+    await asyncio.to_thread(EDITS["another backend"], config)
+    with pytest.raises(MigrationError, match="no switch has led there"):
+        await switched(config, "lancedb")
+    assert not (tmp_path / "notes.lance").exists()
+
+
+@pytest.mark.slow
+async def test_a_store_whose_mark_was_forgotten_is_not_switched_to(tmp_path: Path) -> None:
+    """The one that was left became a store of its own while a run led back into it."""
+    config = await a_store(tmp_path, "sqlite")
+    await switched(config, "lancedb")
+    forget = At("cut-over:ready", lambda: aiovec_migrate.forget("sqlite", config=config))
+    with pytest.raises(MigrationError, match=r"mark of this run in .* was removed"):
+        await switched(config, "sqlite", options=replace(SWITCH, attempts=1), step=forget)
+    await aiovec_migrate.abort(config=config)
+    async with aiovec.connect(config=config) as app:
+        assert app.backend_name == named(config) == "lancedb"
+        await app.insert("notes", rows("since", 3))

@@ -29,7 +29,8 @@ async def test_the_store_in_use_is_never_written_over(tmp_path: Path) -> None:
     [table] = report.tables
     found = table.difference
     assert (found.missing, found.extra, found.different) == (1, 1, 2)
-    await aiovec_migrate.verify(config=config, repair=True)  # the switch is complete: nothing to do
+    with pytest.raises(MigrationError, match="in use"):
+        await aiovec_migrate.verify(config=config, repair=True)
     await aiovec_migrate.forget(old)
     for ends, more in ((("sqlite", "lancedb"), {"config": config}), ((old, new), {})):
         with pytest.raises(MigrationError, match=r"in use|already holds"):

@@ -164,3 +164,36 @@ async def test_an_abort_keeps_what_may_be_the_only_copy(tmp_path: Path) -> None:
     [warning] = await aiovec_migrate.abort(config=config)
     assert "are kept" in warning
     assert_same(wanted, await contents_at(place_of(config, "lancedb")))
+
+
+async def test_a_switch_drops_nothing_for_a_source_that_is_empty_since(tmp_path: Path) -> None:
+    """The source was lost, and an app that started since has made one without tables."""
+    config = await a_store(tmp_path, "sqlite")
+    await stopped_at("cut-over:ready", lambda at: switched(config, "lancedb", step=at))
+    wanted = await contents_at(place_of(config, "lancedb"))
+    await asyncio.to_thread(put_away, tmp_path, "sqlite", tmp_path / "aside")
+    async with aiovec.connect(config=config) as app:
+        assert await app.tables() == []
+    with pytest.raises(MigrationError, match=r"tables that the source does not have.*: notes"):
+        await switched(config, "lancedb")
+    assert_same(wanted, await contents_at(place_of(config, "lancedb")))
+
+
+@BACK_FIRST
+async def test_an_abort_leads_out_where_the_stores_lie_elsewhere_since(
+    tmp_path: Path, way: str
+) -> None:
+    source, target = WAYS[way]
+    config = await a_store(tmp_path / "one", source)
+    await stopped_at("optimized", lambda at: switched(config, target, step=at))
+    config = (await asyncio.to_thread(config.parent.rename, tmp_path / "two")) / config.name
+    with pytest.raises(MigrationError, match="another migration"):
+        await switched(config, target)
+    [warning] = await aiovec_migrate.abort(config=config)
+    assert "lay elsewhere" in warning
+    assert await aiovec_migrate.status(config=config) is None
+    async with aiovec.connect(config=config) as app:
+        await app.create_table("young", SMALL)
+        assert await app.count("notes") == 38
+    assert_same({"notes": (await contents_at(config=config))["notes"]},
+                await contents_at(place_of(config, target)))  # fmt: skip

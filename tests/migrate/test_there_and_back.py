@@ -6,6 +6,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import lancedb
+import pyarrow as pa
 import pytest
 from tests.harness.values import (
     EVERY_KIND,
@@ -205,6 +207,8 @@ async def test_the_way_back_is_a_run_in_the_other_direction(tmp_path: Path, way:
         await store.drop_table("dropped")
         await stopped_at("cut-over:ready", lambda at: switched(config, source, step=at))
         await aiovec_migrate.abort(config=config)
+        with pytest.raises(MigrationError, match=r"no migration .*is open"):
+            await aiovec_migrate.abort(config=config)
         assert store.backend_name == named(config) == target
         await store.upsert("notes", rows("since", 5))
         wanted = await contents_at(config=config)
@@ -217,6 +221,20 @@ async def test_the_way_back_is_a_run_in_the_other_direction(tmp_path: Path, way:
         await switched(config, target)
         assert await store.count("notes") == len(wanted["notes"][1]) + 3
         assert store.backend_name == target
+
+
+async def test_the_way_back_drops_no_table_of_another_program(tmp_path: Path) -> None:
+    config = await a_store(tmp_path, "lancedb")
+    await switched(config, "sqlite")
+    db = await lancedb.connect_async(tmp_path / "notes.lance")
+    theirs = await db.create_table("theirs", pa.table({"x": [1, 2, 3]}))
+    with pytest.raises(MigrationError, match="'theirs' cannot be used"):
+        await switched(config, "lancedb")
+    assert await theirs.count_rows() == 3
+    assert named(config) == "sqlite"
+    await db.drop_table("theirs")
+    await switched(config, "lancedb")
+    assert named(config) == "lancedb"
 
 
 @pytest.mark.soak

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import pytest
 from tests.harness.values import EVERY_KIND, SMALL, rows_of_every_kind, small_rows
 
 import aiovec
 import aiovec_migrate
-from aiovec import Field, Schema
+from aiovec import Field, MigrationError, Schema
+
+from .support import a_store
 
 PAIRS = [("a.db", "b.lance"), ("a.lance", "b.db")]
 Tables = dict[str, tuple[Schema, list[dict[str, Any]]]]
@@ -68,7 +71,7 @@ async def test_every_kind_of_difference_is_named(tmp_path: Path, names: tuple[st
     assert sorted(found.different_ids) == [f"r{n:04}" for n in different]
     assert "3 missing, 3 only in the target, 11 different" in report.lines()[1]
     # Nothing says that these rows come from the source.
-    with pytest.raises(aiovec.MigrationError, match="already holds 60 rows"):
+    with pytest.raises(MigrationError, match="already holds 60 rows"):
         await aiovec_migrate.verify(*ends, repair=True)
 
 
@@ -105,3 +108,14 @@ async def test_tables_of_another_shape(tmp_path: Path) -> None:
     assert [name for name in found if not found[name].equal] == ["here", "model", "notes", "there"]
     (only,) = (await aiovec_migrate.verify(*ends, tables=("absent",))).tables
     assert only.problem == "the table does not exist in the source"
+
+
+async def test_a_row_that_stands_twice_is_a_difference(tmp_path: Path) -> None:
+    """As another program may leave it."""
+    config = await a_store(tmp_path, "sqlite")
+    await aiovec_migrate.run(None, "lancedb", config=config)
+    db = await lancedb.connect_async(tmp_path / "notes.lance")
+    table = await db.open_table("notes")
+    await table.add((await table.to_arrow()).slice(7, 1))
+    report = await aiovec_migrate.verify("sqlite", "lancedb", config=config)
+    assert [one.difference.different for one in report.tables] == [1]
