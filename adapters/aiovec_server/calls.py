@@ -36,8 +36,9 @@ from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import AiovecError
 
-from .bounds import BOUNDS, check_rows
+from .bounds import BOUNDS, check_answer, check_rows
 from .once import RETRY_HEADER
+from .problems import RequestError, problem_of_request
 
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -112,6 +113,8 @@ class BackendCalls:
         told = await served.run(call, asked, key, retried=retried)
         if cut and told.rows is not None:
             check_rows(told.rows.num_rows, "rows of the answer")
+        if told.rows is not None:
+            check_answer(told.rows.get_total_buffer_size())
         await answer.message(told)
 
     async def _export(
@@ -132,6 +135,8 @@ async def _answered(answer: _Answer, work: Awaitable[None]) -> None:
         await answer.problem(Problem.plain(412, "the table is no longer in the state asked for"))
     except WireError as exc:
         await answer.problem(Problem.plain(exc.status, str(exc)))
+    except RequestError as exc:
+        await answer.problem(problem_of_request(exc))
     except AiovecError as exc:
         await answer.problem(problem_of(exc))
 

@@ -39,12 +39,16 @@ def response_of(error: AiovecError | RequestError, store: VectorStore | None = N
         if found.status >= _SERVER_ERROR:
             return _LoggedResponse(found, error)
         return problem_response(found)
-    again = _RETRY_SECONDS if error.status == 503 else None
-    problem = Problem.plain(error.status, error.detail, retry_after=again)
+    problem = problem_of_request(error)
     if not error.accepted:
         return problem_response(problem)
     headers = {"accept": ", ".join(error.accepted)} if error.status == 415 else {}
     return problem_response(problem, {"accepted": list(error.accepted)}, headers)
+
+
+def problem_of_request(error: RequestError) -> Problem:
+    again = _RETRY_SECONDS if error.status == 503 else None
+    return Problem.plain(error.status, error.detail, retry_after=again)
 
 
 def problem_response(

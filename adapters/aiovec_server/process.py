@@ -10,20 +10,22 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from aiovec.backend.server import ServerSettings
 from aiovec.errors import ConfigError
 
 MAX_HEAD = 64 * 1024
-"""Bytes of a request's method, target and headers. A browser's cookies take a few KiB."""
+"""Bytes of a request's method, target and headers, and of its trailers. A browser's cookies take a
+few KiB."""
 
 _BACKLOG = 1024
+_PIPELINED = 16  # requests of a connection that wait for their answers
 _CANCELLING = 5.0  # seconds that cancelled calls get to release what they hold
 _OTHER_FILES = 256  # open files beside the connections: the store's, modules, pipes
 
@@ -90,9 +92,22 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         _notify("STOPPING=1")
+        cutting = asyncio.create_task(self._cut_short())
         await super().shutdown(sockets)
         if tasks := list(self.server_state.tasks):
             await asyncio.wait(tasks, timeout=_CANCELLING)
+        cutting.cancel()
+
+    async def _cut_short(self) -> None:
+        """Cancel the calls in progress at a second signal: uvicorn would leave them running."""
+        while not self.force_exit:  # noqa: ASYNC110 - a signal handler sets it
+            await asyncio.sleep(0.05)
+        if tasks := list(self.server_state.tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_CANCELLING)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop; at a second signal without waiting for the calls in progress.
@@ -104,27 +119,27 @@ class Server(uvicorn.Server):
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, which waits neither for ever for a head nor for who reads nothing."""
+    """uvicorn's connection with bounds: of time for a head and for who reads nothing, of bytes
+    beside bodies, and of requests that do not wait for the answers to those before them."""
 
     _head_since: float | None = None
-    _head_size = _unsent = 0
-    _taken = 0.0
+    _beside = _unsent = 0
+    _taken = _served = 0.0
+    _cycles: Sequence[RequestResponseCycle] = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_since = self._taken = self.loop.time()
+        self._head_since = self._taken = self._served = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
-        in_head = self._head_since is not None
+        self._beside += len(data)
         super().data_received(data)
-        if in_head and self._head_since is not None:
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD:
-                self.transport.abort()
+        if self._beside > MAX_HEAD:  # a head, trailers, or the extensions of a chunk
+            self.transport.abort()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_since, self._head_size = self.loop.time(), 0
+        self._head_since, self._beside = self.loop.time(), 0
 
     def on_headers_complete(self) -> None:
         self._head_since = None
@@ -132,19 +147,44 @@ class Connection(HttpToolsProtocol):
             raise ValueError("the head is too large")
         if b"#" in self.url:  # uvicorn would leave out the rest, which may be that of an id
             raise ValueError("the target has a # in it")
+        unanswered = self._unanswered()
+        if len(unanswered) >= _PIPELINED:
+            raise ValueError("too many requests at once")
         super().on_headers_complete()
+        self._cycles = [*unanswered, self.cycle]
+
+    def on_body(self, body: bytes) -> None:
+        self._beside = 0
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, but never within the answer to one before it."""
+        match self._unanswered():
+            case [*_, last] if not last.more_body:
+                last.keep_alive = False  # the connection ends behind its answer
+            case [] | [RequestResponseCycle(response_started=False)]:
+                super().send_400_response(msg)
+            case _:
+                self.transport.abort()
 
     def check(self, now: float, settings: ServerSettings) -> None:
         """Close the connection if its client has stalled for too long."""
         unsent = self.transport.get_write_buffer_size()
         if not unsent or unsent != self._unsent:
             self._unsent, self._taken = unsent, now
+        if self._unanswered():
+            self._served = now
         head_since = now if self._head_since is None else self._head_since
         if (
             now - self._taken >= settings.send_timeout
             or now - head_since >= settings.receive_timeout
+            # uvicorn's own timer ends with the first byte, even if that begins no request.
+            or now - self._served >= settings.keep_alive + settings.receive_timeout
         ):
             self.transport.abort()
+
+    def _unanswered(self) -> list[RequestResponseCycle]:
+        return [cycle for cycle in self._cycles if not cycle.response_complete]
 
 
 # Where the server listens

@@ -19,7 +19,7 @@ from tests.server.process import START, environment
 
 import aiovec
 import aiovec.sync
-from aiovec import AiovecError, Schema
+from aiovec import AiovecError, ConfigError, Schema
 
 pytestmark = [
     pytest.mark.slow,
@@ -169,3 +169,24 @@ async def test_nobody_else_can_open_the_folder_of_a_server(
             assert len(folders) == 2
             assert {path.stat().st_mode & 0o077 for path in folders} == {0}
     await asyncio.to_thread(place.until_ended)
+
+
+def test_a_folder_that_another_user_may_change_is_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as runtime:
+        ours = Path(runtime, f"aiovec-{os.geteuid()}")
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        ours.mkdir(mode=0o755)
+        with pytest.raises(ConfigError, match="another user"):
+            aiovec.sync.connect(config=place.config)
+        ours.rmdir()
+        elsewhere = Path(runtime, "elsewhere")
+        elsewhere.mkdir(mode=0o700)
+        ours.symlink_to(elsewhere)
+        with pytest.raises(ConfigError, match="another user"):
+            aiovec.sync.connect(config=place.config)
+        assert list(elsewhere.iterdir()) == []
+        monkeypatch.setenv("XDG_RUNTIME_DIR", f"{runtime}/{'x' * 90}")
+        with pytest.raises(ConfigError, match="too long for a socket"):
+            aiovec.sync.connect(config=place.config)

@@ -196,6 +196,41 @@ def test_bodies(server: Served) -> None:
     assert statuses(exchange(server, data + endless, close=False)) in ([401], [])
 
 
+@pytest.mark.parametrize(
+    "endless", [b"0\r\n" + b"x: y\r\n" * 500_000, b"0\r\nx: " + b"y" * 3_000_000,
+                b"5;x=" + b"y" * 3_000_000]
+)  # fmt: skip
+def test_what_stands_beside_a_body_is_bounded(server: Served, endless: bytes) -> None:
+    """Trailers and extensions of chunks, also behind an answer that nobody needs a key for."""
+    data = head(server, "GET", "/health", "Transfer-Encoding: chunked", key=False)
+    assert statuses(exchange(server, data + endless, close=False)) in ([200], [])
+    data = head(server, "GET", "/health", "Transfer-Encoding: chunked", "Connection: close")
+    assert statuses(exchange(server, data + b"0\r\nx: y\r\n\r\n", close=False)) == [200]
+
+
+def test_a_connection_that_brings_no_request_ends(server: Served) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), START) as connection:
+        connection.sendall(head(server, "GET", "/health") + b"\r\n")
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    assert statuses(answer) == [200]
+
+
+def test_what_follows_a_request_is_never_within_its_answer(server: Served) -> None:
+    """It goes on behind the answer, or not at all."""
+    find = post(server, "/tables/notes/find", "{}")
+    whole = exchange(server, find).partition(b"\r\n\r\n")[2].partition(b"HTTP/")[0]
+    assert b"a/b" in whole
+    for behind in (b"garbage\r\n\r\n", head(server, "GET", "/health", "X: " + "x" * 65536)):
+        found = exchange(server, find + behind, close=False)
+        assert statuses(found) == [200]
+        assert found.endswith(b"\r\n\r\n" + whole)
+    many = exchange(server, find * 16, close=False)
+    assert statuses(many) == [200] * 16
+    assert set(statuses(exchange(server, find * 1000, close=False))) <= {200}
+
+
 def test_nothing_of_a_client_gets_into_the_head_of_an_answer(server: Served) -> None:
     for name in ("X-Request-Id", "Idempotency-Key", "Origin", "Accept"):
         for value in ("a\tSet-Cookie: x", "%0d%0aSet-Cookie: x", "\x85Set-Cookie: x", "é" * 100):

@@ -119,9 +119,9 @@ async def test_all_answers_together_are_bounded() -> None:
 
 
 @pytest.mark.slow
-async def test_calls_of_the_remote_backend_bring_so_many_rows(tmp_path: Path) -> None:
+async def test_calls_of_the_remote_backend_bring_so_many_rows_and_bytes(tmp_path: Path) -> None:
     config = tmp_path / "aiovec.toml"
-    config.write_text("[retrieval.server]\nmax_rows = 50\n")
+    config.write_text("[retrieval.server]\nmax_rows = 50\nmax_body_mb = 1\n")
 
     def run() -> None:
         with in_a_process("-s", tmp_path / "t.db", "--config", config) as served:
@@ -138,6 +138,12 @@ async def test_calls_of_the_remote_backend_bring_so_many_rows(tmp_path: Path) ->
                 await store.find("t", limit=2**60)
             sizes = [batch.num_rows async for batch in store.export("t", batch_size=2**31 - 1)]
             assert sizes == [50, 50]
+            wide = [{"id": f"{n}", "embedding": VECTOR, "k": "x" * 40_000} for n in range(40)]
+            await store.upsert("t", wide[:20])
+            await store.upsert("t", wide[20:])
+            with pytest.raises(aiovec.InvalidArgumentError, match="more than 1 MiB"):
+                await store.find("t", limit=40)
+            assert len(await store.find("t", limit=10)) == 10
 
     await asyncio.to_thread(run)
 

@@ -8,6 +8,7 @@ import re
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -148,3 +149,26 @@ def test_it_serves_other_machines_with_a_key_and_stops_when_nobody_calls(tmp_pat
         with socket.create_connection(("127.0.0.1", server.port)):
             pass
         assert server.process.wait(START) == 0
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_the_calls_in_progress(tmp_path: Path) -> None:
+    config = tmp_path / "aiovec.toml"
+    config.write_text("[retrieval.server]\nshutdown_timeout = 3600\n")
+    with serving("-s", tmp_path / "notes.db", "--config", config) as server:
+        server.call("POST", "/tables", {"name": "notes", "schema": {"dim": 3}})
+        for start in range(0, 200, 20):
+            rows = [
+                {"id": f"{start + n}", "embedding": [1, 2, 3], "text": "x" * 100_000}
+                for n in range(20)
+            ]
+            server.call("POST", "/tables/notes/records", rows)
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect(("127.0.0.1", server.port))
+            slow.sendall(b"GET /tables/notes/records HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert slow.recv(10)  # and reads no more
+            server.process.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.process.wait(1)
+            assert server.stop() == 0

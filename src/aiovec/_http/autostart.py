@@ -13,6 +13,7 @@ serves the settings that it was started with; others start another one, and it e
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -36,6 +37,7 @@ _OVERRIDES = f"{ENV_PREFIX}RETRIEVAL{ENV_DELIMITER}"
 _OF_CLIENTS = f"{_OVERRIDES}REMOTE{ENV_DELIMITER}"
 _CLAIMING = 1.0  # seconds within which a server that ends gives back its lock
 _CONNECTING = 5.0
+_LONGEST_SOCKET = 103  # bytes of a path, the least that any system takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class SharedFolder:
     def prepare(self) -> None:
         """Make the folder, and check that it is this user's alone."""
         try:
+            if self.socket is not None and len(os.fsencode(self.socket)) > _LONGEST_SOCKET:
+                raise OSError(errno.ENAMETOOLONG, "its path is too long for a socket")
             for path in (self._parent, self.path):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
                 found = os.lstat(path)
