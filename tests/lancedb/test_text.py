@@ -221,6 +221,18 @@ async def test_beginnings_of_words_in_every_state(store: VectorStore) -> None:
     assert hit.highlights == {"body": "JUMPING <mark>woolens</mark>"}
 
 
+async def test_beginnings_of_any_length(store: VectorStore) -> None:
+    await store.create_table("notes", TEXTS)
+    long, parts = "x" * 90_000, ["ab"] * 900
+    await store.insert("notes", [row("a", long, None), row("b", "-".join(parts), "x wool")])
+    for query, ids in [
+        (f"{long[:-1]}*", "a"), (f"{long}*", "a"), (f"{long[:5000]}y*", ""),
+        (f"{'-'.join(parts[1:])}*", "b"), (f"{'é' * 40_000}*", ""),
+    ]:  # fmt: skip
+        with case(query[:9]):
+            assert await found(store, query) == list(ids)
+
+
 async def test_letters_that_lance_folds(store: VectorStore) -> None:
     """Each of these is a difference to SQLite that ``docs/LANCEDB.md`` names."""
     await store.create_table("notes", TEXTS)

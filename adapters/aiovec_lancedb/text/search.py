@@ -45,6 +45,9 @@ _SCAN_BATCH = 4096
 _WORD = re.compile(r"[^\W_]+")
 # Words for which one beginning stands at most. 10,000 took Lance 5 s, and two such ones minutes.
 _MOST_WORDS = 200
+# Letters of a beginning by which Lance passes texts on. A regular expression of 2,000 takes it
+# seconds to compile, and one of 10,000 is an error.
+_MOST_LETTERS = 32
 # Letters that may be Latin ones with an accent.
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 # Ids that are asked for beside what a search has a share of the memory for.
@@ -114,8 +117,9 @@ async def _beginning_with(
     Lance looks up whole words, so the texts are read: Lance passes on those in which the prefix may
     be. Of a phrase only the last word is a prefix. Of very many words it takes the most frequent.
     """
-    parts = _WORD.findall(letters(clause.text))
-    exact = re.compile(r"(?<![^\W_])" + r"[\W_]+".join(parts) + r"[^\W_]*")
+    wanted = letters(clause.text)
+    exact = re.compile(r"(?<![^\W_])" + r"[\W_]+".join(_WORD.findall(wanted)) + r"[^\W_]*")
+    parts = _WORD.findall(wanted[:_MOST_LETTERS])
     loosely = (r"[^\p{L}\p{N}]+").join("".join(map(_loosely, part)) for part in parts)
     loose = text(r"(?i)(^|[^\p{L}\p{N}])" + loosely)
     found: Counter[str] = Counter()
