@@ -57,7 +57,7 @@ from . import (
 )
 from .backup import copy_beside, number_changes, put_in_place, remove_folder, write_backup
 from .bulk import Load
-from .changes import changes, newest_number
+from .changes import changes, newest_number, number_anew
 from .export import Export, whole_rows
 from .index import info, kinds
 from .locks import moves
@@ -665,7 +665,10 @@ class LancedbBackend(Backend):
             await in_thread(remove_folder, copy)
 
     async def _check_copy(self, folder: Path) -> None:
-        """Read every row of a copy, so that no damaged file comes in the place of the store."""
+        """Read every row of a copy, so that no damaged file comes in the place of the store.
+
+        Its changes get another numbering.
+        """
         copy = LancedbBackend(folder, self._settings)
         copy.read_only = True
         try:
@@ -681,5 +684,8 @@ class LancedbBackend(Backend):
                 async with aclosing(batches):
                     async for _ in batches:
                         pass
+                # What is restored a second time has another history behind it.
+                lance, _ = await copy._session.open_any(name)
+                await number_anew(copy._session, lance)
         finally:
             await copy.close()

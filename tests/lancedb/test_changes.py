@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from tests.harness.values import SMALL, small_rows
 
+import aiovec
 from aiovec import UnsupportedError
 from aiovec.backend.contract import ChangesPrunedError
 
@@ -56,6 +57,24 @@ async def test_numbers_of_a_dropped_table_and_of_a_copy_are_not_mistaken(tmp_pat
     async with backend_on(tmp_path / "copy") as copy:
         with pytest.raises(ChangesPrunedError):
             await ids_of(copy, number)
+
+
+async def test_numbers_end_where_one_backup_is_restored_twice(tmp_path: Path) -> None:
+    """Both times the same history goes on, each in a way of its own."""
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", small_rows(5))
+        await store.backup(tmp_path / "copy")
+    address = f"lancedb://{tmp_path / 's'}"
+    await aiovec.restore(tmp_path / "copy", address, overwrite=True)
+    async with opened(tmp_path / "s") as store, backend_on(tmp_path / "s") as backend:
+        await store.update("notes", {"year": 9}, ids=["r0001"])
+        number = await backend.change_number(await backend.open_table("notes"))
+    await aiovec.restore(tmp_path / "copy", address, overwrite=True)
+    async with opened(tmp_path / "s") as store, backend_on(tmp_path / "s") as backend:
+        await store.update("notes", {"year": 8}, ids=["r0002"])
+        with pytest.raises(ChangesPrunedError):
+            await ids_of(backend, number)
 
 
 async def test_an_open_migration_keeps_the_versions_that_its_changes_need(tmp_path: Path) -> None:
