@@ -249,8 +249,10 @@ class Upkeep:
                     await self._look_after(handle, quiet=quiet)
                 finally:
                     self._locks[name].release()
-        except (StaleTableError, TableNotFoundError):
+        except TableNotFoundError:
             self._states.pop(name, None)
+        except StaleTableError:  # its fields were altered, or another table has its name
+            state.look_at = time.monotonic() + _QUIET
         except (StoreClosedError, StoreMovedError):
             state.look_at = float("inf")
         except StoreBusyError as exc:  # large reads have the memory, or writes were in the way
