@@ -88,12 +88,13 @@ class Export:
         condition = await condition_of(self.where)
         digest = hashlib.blake2b((condition or "").encode(), digest_size=8).hexdigest()
         cursor = None if after is None else _Cursor.from_bytes(after)
-        async with self.pins.reading(self.session, self.handle) as table:
+        async with self.session.reading(self.handle) as table:
             if cursor is None:
                 newest = int(await self.session.run(table.lance.version()))
                 cursor = _Cursor(_named(table), digest, newest, 0)
-                async for found in self._of(table, cursor, condition):
-                    yield found
+                async with self.pins.held(self.handle.name, newest):
+                    async for found in self._of(table, cursor, condition):
+                        yield found
                 return
             if self.session.managed:
                 hint = "the managed service returns rows in no fixed order"

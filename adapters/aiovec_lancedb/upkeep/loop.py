@@ -294,11 +294,16 @@ class Upkeep:
         first = self._retention.first_kept(versions, datetime.now(UTC), None)
         if first is not None and versions.index(first) > _VERSIONS_OVER:
             return True
-        if len(versions) > self._retention.most + _VERSIONS_OVER:  # somebody may be reading them
-            state = self._state(table.name)
-            state.look_at = time.monotonic() + self._retention.grace.total_seconds() + _QUIET
+        if len(versions) > self._retention.most + _VERSIONS_OVER:
+            self._look_behind_grace(table.name)
         uncovered = max((await unindexed_rows(self._session, table)).values(), default=0)
         return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
+
+    def _look_behind_grace(self, table: str) -> None:
+        """Look again once nobody can be reading the versions that are too new to go."""
+        grace = self._retention.grace.total_seconds()
+        self._state(table).look_at = time.monotonic() + grace + _QUIET
+        self._begin()
 
     async def _shape(self, table: Opened) -> tuple[int, int, int]:
         """Return a table's rows and files, and the bytes of those files that are not full."""
@@ -322,6 +327,7 @@ class Upkeep:
                 with renewed():  # what was in vain is no time that it waited for others
                     act = partial(compaction.run, self._session, alone=True)
                     await self._write(handle.name, Change(act))
+        self._look_behind_grace(handle.name)
         self._state(handle.name).optimized = datetime.now(UTC)
         await in_thread(self._note_optimized, handle)
 

@@ -12,15 +12,14 @@ import itertools
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiovec.backend.contract import TableHandle
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import CorruptStoreError
 
@@ -76,37 +75,16 @@ class Pins:
         self._lock = threading.Lock()
         self._taken: set[_Pin] = set()
 
-    @asynccontextmanager
-    async def reading(self, session: Session, handle: TableHandle) -> AsyncIterator[Opened]:
-        """The table for a read that takes long."""
-        async with session.reading(handle) as opened:
-            version = int(await session.run(opened.lance.version()))
-            async with self.held(handle.name, version):
-                yield opened
-
-    @asynccontextmanager
-    async def held(self, table: str, version: int) -> AsyncIterator[None]:
+    def held(self, table: str, version: int) -> Hold:
         """Keep a version that is the newest, or was a moment ago."""
-        taking = asyncio.ensure_future(in_thread(self._take, table, version))
-        try:
-            await asyncio.shield(taking)
-            yield
-        finally:
-            # Whoever is cancelled now must not leave it taken: a thread's work that is cancelled
-            # before it began is never done.
-            await to_its_end(self._released(taking))
-
-    async def _released(self, taking: asyncio.Future[_Pin]) -> None:
-        await asyncio.wait({taking})
-        if not taking.cancelled() and taking.exception() is None:
-            await in_thread(self._give_back, taking.result())
+        return Hold(self, table, version)
 
     async def close(self) -> None:
         """Give back what reads have left whose event loop was closed amid them."""
         for pin in list(self._taken):
-            await in_thread(self._give_back, pin)
+            await in_thread(self.give_back, pin)
 
-    def _take(self, table: str, version: int) -> _Pin:
+    def take(self, table: str, version: int) -> _Pin:
         file = None if self._folder is None else _locked_file(self._folder / table, version)
         pin = _Pin(_held(f"{self._key}\n{table}"), version, file)
         with self._lock:
@@ -115,7 +93,7 @@ class Pins:
             pin.held.versions[version] += 1
         return pin
 
-    def _give_back(self, pin: _Pin) -> None:
+    def give_back(self, pin: _Pin) -> None:
         with self._lock:
             if pin not in self._taken:
                 return
@@ -136,6 +114,39 @@ class Pins:
         if self._folder is not None:
             found |= set(_in_use(self._folder / table))
         return min(found, default=None)
+
+
+class Hold:
+    """Keeps a version while its block runs.
+
+    It is no generator: an event loop that ends closes all of these at the same time, also one that
+    another one is within.
+    """
+
+    def __init__(self, pins: Pins, table: str, version: int) -> None:
+        self._pins = pins
+        self._place = (table, version)
+        self._taking: asyncio.Future[_Pin] | None = None
+
+    async def __aenter__(self) -> None:
+        self._taking = asyncio.ensure_future(in_thread(self._pins.take, *self._place))
+        try:
+            await asyncio.shield(self._taking)
+        except BaseException:
+            await self.__aexit__()
+            raise
+
+    async def __aexit__(self, *exception: object) -> None:
+        # Whoever is cancelled now must not leave it taken: a thread's work that is cancelled
+        # before it began is never done.
+        await to_its_end(self._released())
+
+    async def _released(self) -> None:
+        taking = self._taking
+        if taking is not None:
+            await asyncio.wait({taking})
+            if not taking.cancelled() and taking.exception() is None:
+                await in_thread(self._pins.give_back, taking.result())
 
 
 def _locked_file(folder: Path, version: int) -> _File | None:
