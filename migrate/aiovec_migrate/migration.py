@@ -260,13 +260,14 @@ class Migration:
             await work.source.backend.end_move(work.run)
         await work.step("released")
 
-    async def abort(self, run: str) -> list[str]:
+    async def abort(self, run: str = "") -> list[str]:
         """End an open run; return warnings. The source is as it was, and nobody was switched.
 
-        Tables that the run made in a target that had none are dropped. ``run`` has another name
-        than the one between these stores if they lay elsewhere when it began.
+        Tables that the run made in a target that had none are dropped. ``run`` is the run's name
+        where that is not the one of these stores, because they lay elsewhere when it began.
         """
         work = self._work
+        run = run or work.run
         work.enter("aborting")
         source, target = await work.source.record(), await work.target.record()
         here, there = source.mark, target.mark

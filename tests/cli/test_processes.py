@@ -197,11 +197,14 @@ def test_an_interrupted_migration_says_how_to_go_on(run: Run, store: Path, folde
     (folder / "my_embedder.py").write_text(
         "import asyncio\nasync def slow(texts):\n    await asyncio.sleep(3600)\n"
     )
+    config = folder / "my.toml"
+    config.write_text(
+        f'[retrieval]\nsqlite_path = "{store.name}"\n[retrieval.embedders.slow]\n'
+        'kind = "my_embedder:slow"\nmodel = "new"\ndim = 4\n'
+    )
+    places = ("--config", str(config), "--to", "t.db")
     process = subprocess.Popen(
-        [
-            *COMMAND, "migrate", "run", "--from", str(store), "--to", "t.db", "--reembed",
-            "my_embedder:slow", "--from-field", "body", "--model", "new", "--dim", "4",
-        ],
+        [*COMMAND, "migrate", "run", *places, "--embedder", "slow", "--from-field", "body"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -209,8 +212,8 @@ def test_an_interrupted_migration_says_how_to_go_on(run: Run, store: Path, folde
         while not (line := process.stderr.readline()).startswith("copying"):
             assert line, "it ended before it copied"
         # Another terminal is told of it, and the source goes on to serve.
-        assert "migrate: copying" in run("migrate", "status").out
-        assert run("migrate", "run", "--from", store, "--to", "t.db").code == 1
+        assert "next    continue with the command" in run("migrate", "status", *places).out
+        assert run("migrate", "run", *places).code == 1
         assert run("tables", "-s", store).code == 0
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
@@ -219,4 +222,4 @@ def test_an_interrupted_migration_says_how_to_go_on(run: Run, store: Path, folde
         process.wait()
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("error: interrupted; nothing is lost. Run the same")
-    assert run("migrate", "abort").code == 0
+    assert run("migrate", "abort", *places).code == 0

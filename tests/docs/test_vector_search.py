@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import pytest
 from tests.harness.command import run
@@ -78,6 +79,7 @@ def test_every_command_says_what_the_page_shows(old: Path) -> None:
     (rejects,) = blocks(PAGE, "json")
     written = (old / "papers.rejects.jsonl").read_text("utf-8").splitlines()
     assert list(map(json.loads, written)) == list(map(json.loads, rejects.splitlines()))
+    lancedb.connect("others").create_table("docs", [{"id": "a", "vector": [1.0, 0.0]}])
     names: dict[str, Any] = {}
     for code in blocks(PAGE, "python"):
         asyncio.run(run_code(code, names, PAGE))
