@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from aiovec.backend.files import try_lock
 from aiovec.errors import MigrationError
 
 
@@ -25,7 +25,7 @@ def take_lock(file: Path) -> IO[bytes]:
     try:
         while True:
             stream = file.open("a+b")
-            if not _try_lock(stream):
+            if not try_lock(stream.fileno()):
                 stream.close()
                 raise MigrationError(
                     f"another migrator is at work: it holds {file}; wait until it ends"
@@ -42,24 +42,3 @@ def release_lock(file: Path, stream: IO[bytes]) -> None:
     with suppress(OSError):
         file.unlink()
     stream.close()
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(stream: IO[bytes]) -> bool:
-        try:
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _try_lock(stream: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

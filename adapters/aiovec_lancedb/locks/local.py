@@ -8,7 +8,6 @@ not, see ``writes``. No task keeps it by being cancelled.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import anyio
 
+from aiovec.backend.files import try_lock, unlock
 from aiovec.backend.threads import in_daemon_thread
 
 from ..errors import translate
@@ -159,7 +159,7 @@ class LockedFile:
             file.close()
 
     def _lock(self) -> bool:
-        return self._number is not None and _try_lock(self._number)
+        return self._number is not None and try_lock(self._number)
 
     def _is_at(self, path: Path) -> bool:
         if self._number is None:
@@ -177,7 +177,7 @@ class LockedFile:
             if number is not None:
                 try:
                     # At once, where a child that is about to run another program has a copy.
-                    _unlock(number)
+                    unlock(number)
                 finally:
                     os.close(number)
 
@@ -204,34 +204,3 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_in_child
     )
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: int) -> bool:
-        os.lseek(file, 0, os.SEEK_SET)
-        try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _unlock(file: int) -> None:
-        os.lseek(file, 0, os.SEEK_SET)
-        with suppress(OSError):  # it is not locked where another holds it
-            msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(file: int) -> bool:
-        # Of the open file, not of the process: so two stores of one process exclude each other.
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _unlock(file: int) -> None:
-        fcntl.flock(file, fcntl.LOCK_UN)

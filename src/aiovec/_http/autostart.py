@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backend.config import ENV_DELIMITER, ENV_PREFIX
+from ..backend.files import try_lock
 from ..errors import ConfigError
 
 KEY_VARIABLE = "AIOVEC_AUTOSTART_KEY"
@@ -119,7 +120,7 @@ class SharedFolder:
         self.prepare()
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + _CLAIMING
-        while not _try_lock(self._lock):
+        while not try_lock(self._lock):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.02)
@@ -150,24 +151,3 @@ def _settings_in(config: Path) -> object:
         return tomllib.loads(config.read_text(encoding="utf-8")).get("retrieval")
     except (OSError, ValueError):
         return None  # whoever loads the settings says what is wrong
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: int) -> bool:
-        try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _try_lock(file: int) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

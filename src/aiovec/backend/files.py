@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -112,3 +113,43 @@ def writing_to(path: str | Path) -> Iterator[None]:
         if exc.errno in NO_ROOM:
             raise StoreFullError(str(path), exc.strerror or str(exc)) from exc
         raise AiovecError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def try_lock(number: int) -> bool:
+        """Lock a file by its descriptor; return whether nobody else holds it.
+
+        The lock is of the open file, not of the process, and ends as the file is closed.
+        """
+        os.lseek(number, 0, os.SEEK_SET)
+        try:
+            msvcrt.locking(number, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def unlock(number: int) -> None:
+        """Give the lock back before the file is closed."""
+        os.lseek(number, 0, os.SEEK_SET)
+        with suppress(OSError):  # it is not locked where another holds it
+            msvcrt.locking(number, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def try_lock(number: int) -> bool:
+        """Lock a file by its descriptor; return whether nobody else holds it.
+
+        The lock is of the open file, not of the process, and ends as the file is closed.
+        """
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(number: int) -> None:
+        """Give the lock back before the file is closed."""
+        fcntl.flock(number, fcntl.LOCK_UN)
