@@ -49,9 +49,6 @@ class LancedbPlugin(BackendPlugin):
         path = location.path
         return path is None or (path.is_dir() and any(path.iterdir()))
 
-    def scratch(self, location: Location) -> str | None:
-        return None if location.path is None else MEMORY
-
     def claims(self, folder: Path) -> str | None:
         """Return the target of a folder that holds tables of Lance, or is one of its tables.
 

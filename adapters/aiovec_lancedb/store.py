@@ -59,7 +59,7 @@ from .backup import copy_beside, number_changes, put_in_place, remove_folder, wr
 from .bulk import Load
 from .changes import changes, newest_number, number_anew
 from .export import Export, whole_rows
-from .index import info, kinds
+from .index import info
 from .locks import moves
 from .locks.local import FOLDER, TableLock
 from .locks.moves import FolderMarks, Marks
@@ -534,9 +534,6 @@ class LancedbBackend(Backend):
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
         await self._open_upkeep().drop(table, name)
-
-    def index_for(self, schema: Schema, rows: int) -> str:
-        return kinds.chosen(schema, rows, self._settings.index_from)
 
     async def optimize(self, table: TableHandle) -> None:
         await self._number_changes(table)

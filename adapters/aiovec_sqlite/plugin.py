@@ -58,9 +58,6 @@ class SqlitePlugin(BackendPlugin):
         path = location.path
         return path is None or (path.is_file() and path.stat().st_size > 0)
 
-    def scratch(self, location: Location) -> str | None:
-        return MEMORY
-
     def findings(self, location: Location | None) -> Sequence[Finding]:
         from .doctor import findings
 

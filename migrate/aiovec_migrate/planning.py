@@ -1,4 +1,4 @@
-"""What a run would do, and what would stop it. Looking writes nothing."""
+"""The plan of a run and its obstacles. Looking writes nothing."""
 
 from __future__ import annotations
 

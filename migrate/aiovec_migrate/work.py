@@ -1,4 +1,4 @@
-"""What all parts of one run share."""
+"""The state that all parts of one run share."""
 
 from __future__ import annotations
 

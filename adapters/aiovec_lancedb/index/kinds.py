@@ -126,16 +126,6 @@ def chosen_kind(schema: Schema) -> str:
     return "ivf_flat" if schema.dim % 8 else "ivf_rq"
 
 
-def chosen(schema: Schema, rows: int, index_from: int) -> str:
-    """Return in words what "auto" builds for so many rows."""
-    if rows < index_from:
-        return f"none: a search scans every row of a table below {index_from:,} rows"
-    kind = chosen_kind(schema)
-    plan = plan_of(kind, {}, rows, schema.dim)
-    bits = f" with {plan['num_bits']} bits per dimension" if "num_bits" in plan else ""
-    return f"{kind} in {plan['num_partitions']:,} partitions{bits}"
-
-
 def plan_of(kind: str, options: Mapping[str, int], rows: int, dim: int) -> dict[str, int]:
     """Return the options of a build, with those that the user left open."""
     plan = dict(options)

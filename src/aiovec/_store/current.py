@@ -127,7 +127,6 @@ class Current:
         self._switching = asyncio.Lock()
         # Those that were left, until their last calls have ended.
         self._retired: dict[Engine, asyncio.Task[None]] = {}
-        self._finishing: asyncio.Task[None] | None = None
         self._closed = False
 
     async def run(self, act: Callable[[Engine], Awaitable[_T]]) -> _T:
@@ -214,32 +213,18 @@ class Current:
         await engine.backend.close()
         del self._retired[engine]
 
-    async def close(self, *, finish: bool) -> None:
-        """Close the backend; with ``finish``, after the upkeep that is due.
-
-        It ends the calls that are under way.
-        """
+    async def close(self) -> None:
+        """Close the backend. It ends the calls that are under way."""
         self._closed = True
         closed = StoreClosedError(self.engine.backend.target)
         self.engine.vector_searches.close(closed)
         self.engine.word_searches.close(closed)
-        try:
-            if finish:
-                self._finishing = asyncio.ensure_future(self.engine.backend.finish())
-                await asyncio.wait([self._finishing])
-        finally:
-            self.hurry()
-            for engine in self._retired:
-                engine.idle.set()  # nobody waits for the calls on it any more
-            closing = (self.engine.backend.close(), *self._retired.values())
-            failures = await asyncio.gather(*closing, return_exceptions=True)
+        for engine in self._retired:
+            engine.idle.set()  # nobody waits for the calls on it any more
+        closing = (self.engine.backend.close(), *self._retired.values())
+        failures = await asyncio.gather(*closing, return_exceptions=True)
         for failure in filter(None, failures):
             raise failure
-
-    def hurry(self) -> None:
-        """End the upkeep that a ``close`` does, if any is under way: nobody waits for it."""
-        if self._finishing is not None:
-            self._finishing.cancel()
 
 
 async def close_after(backend: Backend, failure: BaseException) -> None:

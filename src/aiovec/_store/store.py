@@ -189,8 +189,6 @@ class VectorStore:
         self._exports: weakref.WeakSet[AsyncGenerator[Any, None]] = weakref.WeakSet()
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
-        # Whoever closes it waits for nothing that can be done later.
-        self._hurried = False
 
     # Life
 
@@ -211,8 +209,7 @@ class VectorStore:
     async def __aenter__(self) -> VectorStore:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
-        self._hurried = kind is not None
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -220,30 +217,20 @@ class VectorStore:
 
         May be called twice. Reads that are under way end with StoreClosedError, as later calls do.
         Being cancelled does not stop the closing.
-
-        A backend may first do the upkeep that is due. It does not where the block of the store ends
-        with an exception, or where this call is cancelled.
         """
         if os.getpid() != self._process:
             return  # what is under way belongs to the parent
         if self._closed:
             return
         self._enter(closing=True)
-        task = asyncio.current_task()
-        self._hurried |= task is not None and task.cancelling() > 0
         if self._closing is None or self._closing.done():  # the one before failed
             self._closing = asyncio.ensure_future(self._close())
-        try:
-            await asyncio.shield(self._closing)
-        except asyncio.CancelledError:
-            self._hurried = True
-            self._current.hurry()
-            raise
+        await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         # A call that waits for its vectors has begun no write yet.
         await self._embedders.close(lambda: StoreClosedError(self.target))
-        await self._current.close(finish=not self._hurried)
+        await self._current.close()
         self._closed = True
         # One that is read just now ends by itself.
         left = [batches.aclose() for batches in self._exports]

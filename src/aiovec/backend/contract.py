@@ -292,15 +292,6 @@ class Backend(ABC):
     async def close(self) -> None:
         """Finish the writes that were accepted and let go of everything. Called once, last."""
 
-    async def finish(self) -> None:
-        """Do the upkeep that this store's writes made due, such as a first index.
-
-        Called before ``close`` where the app closes the store of its own accord, and cancelled
-        where it cannot wait. It takes no longer than a bound of the backend's own, and raises
-        nothing: what is left is for the next store that opens the table.
-        """
-        return
-
     @abstractmethod
     async def ping(self) -> None:
         """Reach the store, or raise."""
@@ -532,13 +523,6 @@ class Backend(ABC):
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
         raise self._lacks("indexes")
-
-    def index_for(self, schema: Schema, rows: int) -> str:
-        """Return in words the index that "auto" builds for a table of this size; "" if unknown.
-
-        Looks at no table, and may be asked before ``open``.
-        """
-        return ""
 
     # "changes": the rows that changed since a change number; also what "moves" needs while a mark
     # is open. Numbers rise within a table and are never reused.

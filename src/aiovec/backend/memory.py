@@ -46,15 +46,6 @@ def bound_allocator() -> None:
         mallopt(_M_ARENA_MAX, max(4, os.cpu_count() or 1))
 
 
-def resident_memory() -> int:
-    """Return the bytes of memory that the process holds; 0 if the system does not say."""
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-        return int(pages) * int(os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
 def give_back() -> None:
     """Return freed memory from the C library to the system. Not on the event loop.
 

@@ -116,10 +116,6 @@ class BackendPlugin(ABC):
         """Return whether a store may exist there, so that opening it creates nothing."""
         return location.path is None or location.path.exists()
 
-    def scratch(self, location: Location) -> str | None:
-        """Return the address of a temporary store of the same kind in memory, or None."""
-        return None
-
     def claims(self, folder: Path) -> str | None:
         """Return the target that opens a folder as this backend's store; None if it is no store.
 
