@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
-from aiovec._cli.output import out, print_json, say_error
+from aiovec._cli.output import out, say_error
 from aiovec._cli.run import failing_clearly
 from aiovec._cli.run import run as run_to_its_end
 from aiovec._cli.stores import AsJson, Config
@@ -143,17 +143,14 @@ def plan_(
     Exits with 1 if something would stop it.
     """
     options = _options(target, table, switch, 5.0)
-    from . import api
+    from . import api, show
 
     found = run_to_its_end(
         api.plan(
             source, target, config=config, options=options, embedder=embedder, from_field=from_field
         )
     )
-    if json:
-        print_json(found.to_dict())
-    else:
-        _print(found.lines())
+    show.emit_lines(found.to_dict(), found.lines(), json)
     if not found.ok:
         raise typer.Exit(1)
 
@@ -193,15 +190,11 @@ def run_(
                 listener=listener,
             )
         )
-    if json:
-        out().file.write(show.json_line({"kind": "result", **report.to_dict()}))
-        return
-    _print(report.lines())
+    pause = f"; writers waited {report.pause:.2f} s" if report.pause else ""
+    end = f"copied to {report.target}; apps still use {report.source}"
     if report.switched:
-        pause = f"; writers waited {report.pause:.2f} s" if report.pause else ""
-        _print([f"switched: apps use {report.target}{pause}"])
-    else:
-        _print([f"copied to {report.target}; apps still use {report.source}"])
+        end = f"switched: apps use {report.target}{pause}"
+    _emit_last(report.to_dict(), [*report.lines(), end], json)
 
 
 @app.command("status")
@@ -210,19 +203,18 @@ def status_(
     source: Marked = None, target: To = None, config: Config = None, json: AsJson = False
 ) -> None:
     """Show the migration of these stores, or of those that the TOML file configures."""
-    from . import api
+    from . import api, show
 
     found = run_to_its_end(api.status(source, target, config=config))
-    if json:
-        print_json({"migration": None if found is None else found.to_dict()})
-    elif found is None:
-        _print(["no migration is open"])
-    else:
+    lines = ["no migration is open"]
+    if found is not None:
         lines = [f"{found.state}: from {found.source} to {found.target} (run {found.run})"]
         for name, rows in found.tables.items():
             here, there = ("no table" if count is None else f"{count:,} rows" for count in rows)
             lines.append(f"table   {name}: {here} in the source, {there} in the target")
-        _print([*lines, f"next    {found.next}"])
+        lines.append(f"next    {found.next}")
+    facts = {"migration": None if found is None else found.to_dict()}
+    show.emit_lines(facts, lines, json)
 
 
 @app.command("verify")
@@ -258,10 +250,8 @@ def verify_(
                 listener=listener,
             )
         )
-    if json:
-        out().file.write(show.json_line({"kind": "result", **found.to_dict()}))
-    else:
-        _print([*found.lines(), "every row is equal" if found.equal else "NOT EQUAL"])
+    end = "every row is equal" if found.equal else "NOT EQUAL"
+    _emit_last(found.to_dict(), [*found.lines(), end], json)
     if not found.equal:
         raise typer.Exit(1)
 
@@ -277,11 +267,8 @@ def abort_(
 
     with show.shown(json=json) as listener:
         warnings = run_to_its_end(api.abort(source, target, config=config, listener=listener))
-    if json:
-        result = {"kind": "result", "aborted": True, "warnings": warnings}
-        out().file.write(show.json_line(result))
-    else:
-        _print([*(f"warning: {text}" for text in warnings), "aborted; the source is as it was"])
+    lines = [*(f"warning: {text}" for text in warnings), "aborted; the source is as it was"]
+    _emit_last({"aborted": True, "warnings": warnings}, lines, json)
 
 
 @app.command("forget")
@@ -297,14 +284,18 @@ def forget_(
 
     Removes the mark by which it leads to the store that it moved to, or one that cannot be read.
     """
-    from . import api
+    from . import api, show
 
     run_to_its_end(api.forget(store, config=config))
+    lines = [f"{store} is an independent store again"]
+    show.emit_lines({"store": store, "forgotten": True}, lines, json)
+
+
+def _emit_last(facts: dict[str, Any], lines: list[str], json: bool) -> None:
+    """Print the result behind the events: one more line of JSON, or lines for people."""
+    from . import show
+
     if json:
-        print_json({"store": store, "forgotten": True})
+        out().file.write(show.json_line({"kind": "result", **facts}))
     else:
-        _print([f"{store} is an independent store again"])
-
-
-def _print(lines: list[str]) -> None:
-    out().file.write("".join(f"{line}\n" for line in lines))
+        show.emit_lines(facts, lines, json=False)

@@ -12,13 +12,14 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from aiovec._cli.output import err, one_line
+from aiovec._cli.output import emit, err, one_line
 
 from .events import Event, Listener
 
@@ -133,6 +134,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def emit_lines(facts: Any, lines: Iterable[str], json: bool) -> None:
+    """Print a result as JSON, or as lines for people, whose spaces are kept."""
+    emit(facts, map(Text, lines), json)
 
 
 def json_line(value: object) -> str:

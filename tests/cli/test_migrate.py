@@ -113,6 +113,17 @@ def test_a_copy_verified_and_repaired(run: Run, store: Path) -> None:
     assert rows_of("t.db") == rows_of(store)
 
 
+def test_what_is_stored_drives_no_terminal(run: Run, store: Path) -> None:
+    places = ["--from", store, "--to", "t.db"]
+    assert run("migrate", "run", *places).code == 0
+    with sync.connect(store) as source:
+        source.insert("notes", [{"id": "\x1b[31mred", "embedding": [1, 0, 0]}])
+    differs = run("migrate", "verify", *places)
+    assert differs.code == 1
+    assert "\ufffd[31mred" in differs.out
+    assert "\x1b" not in differs.out
+
+
 def test_a_run_that_fails_is_told(run: Run, store: Path) -> None:
     none = run("migrate", "run", "--from", store, "--to", "t.db", "--table", "absent")
     assert (none.code, none.out, none.err.count("\n")) == (1, "", 1)
