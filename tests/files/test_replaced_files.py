@@ -8,10 +8,12 @@ import os
 import shutil
 from asyncio import to_thread
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.harness.scripts import SCHEMA, TABLE, path_of, row, target_in
+from tests.harness.waiting import until
 
 import aiovec
 from aiovec import StoreReplacedError, VectorStore
@@ -24,7 +26,14 @@ async def filled(target: str) -> VectorStore:
     await store.create_table(TABLE, SCHEMA)
     await store.insert(TABLE, [row("a", 1), row("b", 2)])
     assert len(await store.search(TABLE, [1, 2, 3, 4])) == 2
+    # The search has the table loaded, on a connection of its own. SQLite makes the WAL if that is
+    # removed just between the connection's look at the files and its first read.
+    await until(partial(is_loaded, store))
     return store
+
+
+async def is_loaded(store: VectorStore) -> bool:
+    return "being loaded" not in str((await store.stats(TABLE)).details.get("searched"))
 
 
 def removed(path: Path) -> None:
