@@ -431,22 +431,14 @@ class LancedbBackend(Backend):
         return await self._reader.search(table, queries, act)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        columns = text.columns_of(table.schema, query)
-
-        async def within(*, whole: bool) -> Found:
+        async def search() -> Found:
             return await self._reader.text(
                 table,
                 query.limit,
-                columns,
-                lambda opened: text.search_text(self._session, opened, query, whole=whole),
-                whole=whole,
+                text.columns_of(table.schema, query),
+                lambda opened: text.search_text(self._session, opened, query),
+                whole=text.reads_every_row(table.schema, query),
             )
-
-        async def search() -> Found:
-            try:
-                return await within(whole=text.reads_every_row(table.schema, query))
-            except text.ManyEqualError:
-                return await within(whole=True)
 
         try:
             return await search()

@@ -12,10 +12,8 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
 from aiovec.backend import Schema, TextClause
@@ -27,15 +25,13 @@ from ..reads import MOST as ALL
 from ..reads import filtered
 from ..session import Opened, Session
 from .query import (
-    MORE,
     MOST,
     SCORE,
-    TIMES,
     Conditions,
     all_of,
     ask,
     fields_of,
-    none_left_out,
+    first,
     ranking,
     text_fields,
     words_query,
@@ -47,13 +43,11 @@ _MOST_GRAMS = 8
 _SCAN_BATCH = 1024
 # Bytes of text that take as long to search as one value takes to copy.
 _BYTES_A_VALUE = 64
-# Clauses that count for the rank of a row where the table is read: the longest, which few rows
-# hold. All of them select.
-_RANKED = 16
-# More occurrences in a row hardly raise its score.
-_MOST_COUNTED = 2**16 - 1
-# Of BM25, as Lance and most others have them.
-_K1, _B = 1.2, 0.75
+# Of BM25: how little further occurrences in a row add to its score.
+_K1 = 1.2
+# Rows that are asked for beyond the limit where some may not match, and the factor by which more
+# are where too few do.
+_MORE, _TIMES = 64, 8
 
 
 class _Folding(dict[int, str]):
@@ -151,16 +145,15 @@ async def search(session: Session, table: Opened, query: TextQuery, where: str |
         return ranking([], [])
     conditions = _conditions(table.schema, query)
     if conditions is None:
-        return await _by_scan(session, table, matching, where)
+        return await _by_scan(session, table, matching, query, where)
     columns = Columns(tuple(matching.fields))
-    asked = min(query.limit + MORE, ALL)
+    asked = min(query.limit + _MORE, ALL)
     while True:
         rows = await ask(session, table, conditions.whole(), columns, where, asked)
-        effort = matching.effort(rows)
-        matches = await hop(effort, matching.matching, rows)
-        if await hop(effort, none_left_out, rows, matches, query.limit, asked):
+        matches = await hop(matching.effort(rows), matching.matching, rows)
+        if rows.num_rows < asked or matches.num_rows >= query.limit:
             return ranking(matches.column("id"), matches.column(SCORE))
-        asked = min(asked * TIMES, ALL)
+        asked = min(asked * _TIMES, ALL)
 
 
 def _conditions(schema: Schema, query: TextQuery) -> Conditions | None:
@@ -210,75 +203,26 @@ def _grams(text: str) -> list[str]:
     return list(dict.fromkeys(text[start : start + _GRAM] for start in starts))
 
 
-@dataclass(frozen=True, slots=True)
-class _Matches:
-    """Rows of a batch that match, and how often each of them holds which clauses."""
-
-    ids: pa.Array
-    lengths: np.ndarray
-    # Of each row in turn: how many clauses it holds, which ones, and how often.
-    held: np.ndarray
-    clauses: np.ndarray
-    counts: np.ndarray
-
-    def scores(self, rarity: np.ndarray, mean_length: float) -> np.ndarray:
-        rows = np.repeat(np.arange(len(self.held)), self.held)
-        shares = self.lengths[rows] / mean_length
-        weights = self.counts * (_K1 + 1) / (self.counts + _K1 * (1 - _B + _B * shares))
-        return np.bincount(rows, weights * rarity[self.clauses], minlength=len(self.held))
-
-
-@dataclass(slots=True)
-class _Scan:
-    """Rows that match, on the way through a table, and the figures that BM25 needs."""
-
-    matching: Matching
-    found: list[_Matches] = field(default_factory=list)
-    rows: int = 0
-    length: int = 0
-
-    def take(self, batch: pa.RecordBatch) -> None:
-        ranked = sorted(self.matching.positive, key=lambda one: -len(one.text))[:_RANKED]
-        places: list[int] = []
-        lengths: list[int] = []
-        held: list[int] = []
-        clauses: list[int] = []
-        counts: list[int] = []
-        for place, texts in enumerate(self.matching.texts(batch)):
-            length = sum(map(len, texts.values()))
-            self.rows += bool(texts)
-            self.length += length
-            if self.matching.matches(texts):
-                found = [clause.count(texts) for clause in ranked]
-                own = [number for number, count in enumerate(found) if count]
-                clauses += own
-                counts += [min(found[number], _MOST_COUNTED) for number in own]
-                places.append(place)
-                lengths.append(length)
-                held.append(len(own))
-        if places:
-            ids = batch.column("id").take(pa.array(places))
-            small = (np.array(numbers, np.uint16) for numbers in (held, clauses, counts))
-            self.found.append(_Matches(ids, np.array(lengths, np.float64), *small))
-
-    def ranked(self) -> pa.Table:
-        if not self.found:
-            return ranking([], [])
-        holding = sum(np.bincount(one.clauses, minlength=_RANKED) for one in self.found)
-        rarity = np.log1p((self.rows - holding + 0.5) / (holding + 0.5))
-        mean_length = max(1.0, self.length / max(1, self.rows))
-        scores = [one.scores(rarity, mean_length) for one in self.found]
-        return ranking(pa.chunked_array([one.ids for one in self.found]), np.concatenate(scores))
-
-
 async def _by_scan(
-    session: Session, table: Opened, matching: Matching, where: str | None
+    session: Session, table: Opened, matching: Matching, query: TextQuery, where: str | None
 ) -> pa.Table:
-    scan = _Scan(matching)
+    """Read every text. A row ranks by how often it holds each clause, as in BM25."""
+    best = ranking([], [])
+
+    def take(batch: pa.RecordBatch) -> pa.Table:
+        ids: list[str] = []
+        scores: list[float] = []
+        for id, texts in zip(batch.column("id").to_pylist(), matching.texts(batch), strict=True):
+            if matching.matches(texts):
+                counts = [clause.count(texts) for clause in matching.positive]
+                ids.append(id)
+                scores.append(sum(count / (count + _K1) for count in counts))
+        return first(pa.concat_tables([best, ranking(ids, scores)]), query.limit)
+
     reading = table.lance.query().select(["id", *matching.fields])
     reading = await filtered(reading, where)
     batches = await session.run(reading.to_batches(max_batch_length=_SCAN_BATCH))
     with session.guarded():
         async for batch in batches:
-            await hop(matching.effort(batch), partial(scan.take, batch))
-    return await hop(scan.rows, scan.ranked)
+            best = await hop(matching.effort(batch), take, batch)
+    return best

@@ -13,7 +13,7 @@ What this depends on, of lancedb 0.40 (``tests/lancedb/test_text.py`` holds it t
 - Queries without a word find nothing, and so does a conjunction with one, so there must be none.
 - Lance plans a BooleanQuery recursively: with a thousand conditions the stack of its thread can
   overflow, which ends the process. So words are joined into one MatchQuery where that says the
-  same, and a search with more conditions than ``MOST`` is done in parts.
+  same, and of more conditions than ``MOST`` those of the longest clauses count.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from aiovec.backend import Schema, TextClause
 from aiovec.backend.contract import Columns, TextQuery
@@ -45,11 +45,6 @@ Words = Mapping[TextClause, Sequence[str]]
 
 SCORE = "_score"
 """The column that Lance adds: BM25, higher is better."""
-MORE = 64
-"""Rows that are asked for beyond the limit, so that those of equal score are among them."""
-TIMES = 8
-"""The factor by which more are asked for where they are not."""
-
 MOST = 64
 """Conditions of one query. Lance went through 200 in a row, each over eight columns."""
 
@@ -65,40 +60,12 @@ class Conditions:
     groups: tuple[tuple[FullTextQuery, ...], ...]
     excluded: tuple[FullTextQuery, ...] = ()
 
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.groups)) + len(self.excluded)
-
     def whole(self) -> FullTextQuery:
-        """All of it as one query, for searches of no more than ``MOST`` conditions."""
+        """All of it as one query."""
         if len(self.groups) == 1 and not self.excluded:
             return any_of(self.groups[0])
         required = [(Occur.MUST, any_of(group)) for group in self.groups]
         return BooleanQuery(required + [(Occur.MUST_NOT, one) for one in self.excluded])
-
-    def parts(self) -> list[list[FullTextQuery]]:
-        """Return lists of queries: a row matches all groups that any query of each list finds."""
-        parts: list[list[FullTextQuery]] = []
-        packed: list[FullTextQuery] = []
-        size = 0
-        for group in self.groups:
-            if len(group) > MOST:
-                starts = range(0, len(group), MOST)
-                parts.append([any_of(group[start : start + MOST]) for start in starts])
-                continue
-            if packed and size + len(group) > MOST:
-                parts.append([all_of(packed)])
-                packed, size = [], 0
-            packed.append(any_of(group))
-            size += len(group)
-        if packed:
-            parts.append([all_of(packed)])
-        return parts
-
-    def excluding(self) -> list[FullTextQuery]:
-        """Queries that together find the rows to leave out."""
-        excluded = self.excluded
-        return [any_of(excluded[n : n + MOST]) for n in range(0, len(excluded), MOST)]
 
 
 # Their signatures ask for what has a default.
@@ -136,12 +103,14 @@ def fields_of(clause: TextClause, schema: Schema) -> list[str]:
 def conditions_of(schema: Schema, query: TextQuery, words: Words) -> Conditions:
     """Translate a query of words, for the analyzers "plain" and "english"."""
     clauses = [clause for clause in query.clauses if any(map(str.isalnum, clause.text))]
+    clauses.sort(key=lambda clause: -len(clause.text))
     positive = [clause for clause in clauses if not clause.excluded]
     excluded = _alternatives(schema, [one for one in clauses if one.excluded], words)
     if not positive:
         return Conditions(())
+    excluded = excluded[: MOST // 2]
     if query.any:
-        group = _alternatives(schema, positive, words)
+        group = _alternatives(schema, positive, words)[: MOST // 2]
         return Conditions((group,) if group else (), excluded)
     # What is looked for in one field alone needs one query for all its words.
     groups = [
@@ -155,7 +124,14 @@ def conditions_of(schema: Schema, query: TextQuery, words: Words) -> Conditions:
         (words_query(" ".join(words), name, "AND"),)
         for name, words in _words(schema, positive).items()
     ]
-    return Conditions((*joined, *groups), excluded)
+    taken: list[tuple[FullTextQuery, ...]] = [*joined]
+    count = len(joined)
+    for group in groups:
+        count += len(group)
+        if count > MOST // 2 and taken:
+            break
+        taken.append(group[:MOST])
+    return Conditions(tuple(taken), excluded)
 
 
 def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]]:
@@ -228,23 +204,18 @@ async def ask(
     return await session.fetch(await filtered(await in_thread(build), where))
 
 
-def none_left_out(rows: pa.Table, matches: pa.Table, limit: int, asked: int) -> bool:
-    """Return whether no other row can be among the first matches; equal ones are in order of id.
-
-    Lance was asked for so many rows and gave these, of which some match.
-    """
-    if rows.num_rows < asked:
-        return True
-    if matches.num_rows < limit:
-        return False
-    last = np.sort(matches.column(SCORE).to_numpy())[-limit]
-    return bool(last > rows.column(SCORE).to_numpy().min())
-
-
 def ranking(ids: Sequence[str] | pa.ChunkedArray, scores: Any) -> pa.Table:
     """Ids and their scores, as ``ask`` gives them."""
     columns = {"id": pa.array(ids) if isinstance(ids, list) else ids, SCORE: scores}
     return pa.table(columns).cast(_RANKING)
+
+
+def first(ranked: pa.Table, limit: int) -> pa.Table:
+    """Return the best rows; equal ones by id."""
+    if ranked.num_rows <= limit:
+        return ranked
+    order = [(SCORE, "descending"), ("id", "ascending")]
+    return ranked.take(pc.select_k_unstable(ranked, k=limit, sort_keys=order))
 
 
 _RANKING = pa.schema([pa.field("id", pa.utf8()), pa.field(SCORE, pa.float64())])

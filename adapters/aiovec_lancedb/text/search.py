@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,49 +17,30 @@ from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
 from ..index.fields import text_columns
-from ..reads import MOST as ALL
 from ..reads import condition_of, filtered, rows_by_id, rows_of
 from ..session import Opened, Session
 from ..sql.values import name, text
 from . import grams
 from .grams import letters
 from .highlight import highlighted
-from .query import (
-    MORE,
-    MOST,
-    SCORE,
-    TIMES,
-    Conditions,
-    ask,
-    conditions_of,
-    fields_of,
-    none_left_out,
-    ranking,
-    text_fields,
-)
+from .query import SCORE, ask, conditions_of, fields_of, first, ranking, text_fields
 
 # For ``hop``: a clause takes as long to turn into Lance's form as so many values to copy.
 _EFFORT = 32
-_IDS = Columns(())
 _SCAN_BATCH = 4096
 _WORD = re.compile(r"[^\W_]+")
-# Words for which one beginning stands at most. 10,000 took Lance 5 s, and two such ones minutes.
-_MOST_WORDS = 200
-# Letters of a beginning by which Lance passes texts on. A regular expression of 2,000 takes it
+# Beginnings of words in one query, and words for which all of them stand. 10,000 took Lance 5 s,
+# and two such ones minutes.
+_MOST_PREFIXES, _MOST_WORDS = 16, 200
+# Letters of all beginnings by which Lance passes texts on. A regular expression of 2,000 takes it
 # seconds to compile, and one of 10,000 is an error.
 _MOST_LETTERS = 32
 # Letters that may be Latin ones with an accent.
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
-# Ids that are asked for beside what a search has a share of the memory for.
-_MOST_BESIDE = 10_000
 
 
 class LacksTextIndexError(Exception):
     """Never reaches a user: the columns have to get their text index first."""
-
-
-class ManyEqualError(Exception):
-    """Never reaches a user: more rows have the score of the last hit than the search may hold."""
 
 
 async def lacking_columns(session: Session, table: Opened, query: TextQuery) -> list[str]:
@@ -69,75 +50,108 @@ async def lacking_columns(session: Session, table: Opened, query: TextQuery) -> 
 
 
 def reads_every_row(schema: Schema, query: TextQuery) -> bool:
-    """Return whether the search may read all rows, or hold their ids at once."""
-    many = len(query.clauses) * len(text_fields(schema)) > MOST
-    return schema.analyzer == "ngram" or many or any(one.prefix for one in query.clauses)
+    """Return whether the search may read all rows."""
+    return schema.analyzer == "ngram" or any(one.prefix for one in query.clauses)
 
 
-async def search_text(
-    session: Session,
-    table: Opened,
-    query: TextQuery,
-    *,
-    whole: bool,
-) -> Found:
-    """Return the best rows by BM25, with their highlights; ``whole`` may hold the ids of all."""
+async def search_text(session: Session, table: Opened, query: TextQuery) -> Found:
+    """Return the best rows by BM25, with their highlights."""
     if await lacking_columns(session, table, query):
         raise LacksTextIndexError
     where = await condition_of(query.where)
-    conditions = None
-    if table.schema.analyzer != "ngram":
-        words = {
-            clause: await _beginning_with(session, table, clause, where)
-            for clause in query.clauses
-            if clause.prefix
-        }
+    if table.schema.analyzer == "ngram":
+        ranked = await grams.search(session, table, query, where)
+        ranked = await hop(ranked.num_rows, first, ranked, query.limit)
+        rows = await _with_columns(session, table, query, ranked)
+    else:
+        words = await _beginnings(session, table, query, where)
         effort = _EFFORT * (len(query.clauses) + sum(map(len, words.values())))
         conditions = await hop(effort, conditions_of, table.schema, query, words)
-    if conditions is not None and 0 < conditions.count <= MOST and conditions.groups:
-        rows = await _first(session, table, query, conditions, where, whole=whole)
-    else:
-        if conditions is None:
-            ranked = await grams.search(session, table, query, where)
+        columns = columns_of(table.schema, query)
+        if conditions.groups:
+            rows = await ask(session, table, conditions.whole(), columns, where, query.limit)
         else:
-            ranked = await _in_parts(session, table, conditions, where)
-        ranked = await hop(ranked.num_rows, _best, ranked, query.limit)
-        rows = await _with_columns(session, table, query, ranked)
+            rows = await _with_columns(session, table, query, ranking([], []))
     found = await hop(weight(rows), partial(_found, table, query, rows))
     if query.highlight is None:
         return found
     return await highlighted(table.schema, query, rows, found)
 
 
-async def _beginning_with(
-    session: Session, table: Opened, clause: TextClause, where: str | None
-) -> list[str]:
-    """Return the words of the clause's fields that begin with its prefix.
+async def _beginnings(
+    session: Session, table: Opened, query: TextQuery, where: str | None
+) -> dict[TextClause, list[str]]:
+    """Return for each clause with a prefix the words that begin so, the most frequent ones.
 
-    Lance looks up whole words, so the texts are read: Lance passes on those in which the prefix may
-    be. Of a phrase only the last word is a prefix. Of very many words it takes the most frequent.
+    Lance looks up whole words, so the texts are read: Lance passes on those in which a prefix may
+    be. Of a phrase only the last word is a prefix. Prefixes beyond some count as whole words.
     """
-    wanted = letters(clause.text)
-    exact = re.compile(r"(?<![^\W_])" + r"[\W_]+".join(_WORD.findall(wanted)) + r"[^\W_]*")
-    parts = _WORD.findall(wanted[:_MOST_LETTERS])
-    loosely = (r"[^\p{L}\p{N}]+").join("".join(map(_loosely, part)) for part in parts)
-    loose = text(r"(?i)(^|[^\p{L}\p{N}])" + loosely)
-    found: Counter[str] = Counter()
+    clauses = [clause for clause in query.clauses if clause.prefix]
+    words = {clause: [clause.text] for clause in clauses[_MOST_PREFIXES:]}
+    clauses = clauses[:_MOST_PREFIXES]
+    found: dict[TextClause, Counter[str]] = {clause: Counter() for clause in clauses}
+    for field in text_fields(table.schema):
+        wanted = [one for one in clauses if field in fields_of(one, table.schema)]
+        if wanted:
+            await _count_words(session, table, field, wanted, where, found)
+    most = max(1, _MOST_WORDS // max(1, len(clauses)))
+    for clause, counts in found.items():
+        words[clause] = [word for word, _ in counts.most_common(most)]
+    return words
+
+
+async def _count_words(
+    session: Session,
+    table: Opened,
+    field: str,
+    clauses: Sequence[TextClause],
+    where: str | None,
+    found: Mapping[TextClause, Counter[str]],
+) -> None:
+    """Count what a field has for each clause with a prefix, in one read of its texts."""
+    prefixes = {one: letters(one.text) for one in clauses}
+    single = {one: text for one, text in prefixes.items() if _WORD.fullmatch(text)}
+    begins = tuple(single.values())
+    phrases = {
+        one: re.compile(r"(?<![^\W_])" + r"[\W_]+".join(_WORD.findall(prefixes[one])) + r"[^\W_]*")
+        for one in clauses
+        if one not in single
+    }
+    words: Counter[str] = Counter()
 
     def look(batch: pa.RecordBatch) -> None:
-        for value in batch.column("value").to_pylist():
-            found.update(exact.findall(letters(value)))
+        for value in map(letters, batch.column("value").to_pylist()):
+            words.update(word for word in _WORD.findall(value) if word.startswith(begins))
+            for clause, phrase in phrases.items():
+                found[clause].update(phrase.findall(value))
 
-    for field in fields_of(clause, table.schema):
-        matches = f"regexp_like({name(field)}, {loose})"
-        condition = matches if where is None else f"({where}) AND {matches}"
-        query = table.lance.query().select({"value": name(field)})
-        query = await filtered(query, condition)
-        batches = await session.run(query.to_batches(max_batch_length=_SCAN_BATCH))
-        with session.guarded():
-            async for batch in batches:
-                await hop(weight(batch), partial(look, batch))
-    return [word for word, _ in found.most_common(_MOST_WORDS)]
+    matches = f"regexp_like({name(field)}, {_any_of(list(prefixes.values()))})"
+    condition = matches if where is None else f"({where}) AND {matches}"
+    reading = await filtered(table.lance.query().select({"value": name(field)}), condition)
+    batches = await session.run(reading.to_batches(max_batch_length=_SCAN_BATCH))
+    with session.guarded():
+        async for batch in batches:
+            await hop(weight(batch), partial(look, batch))
+
+    def share_out() -> None:
+        for word, count in words.items():
+            for clause, prefix in single.items():
+                if word.startswith(prefix):
+                    found[clause][word] += count
+
+    await hop(len(words) * len(clauses), share_out)
+
+
+def _any_of(prefixes: Sequence[str]) -> str:
+    """Return a regular expression, as SQL, that each text with one of the prefixes matches."""
+    most = max(1, _MOST_LETTERS // len(prefixes))
+    loosely = {
+        r"[^\p{L}\p{N}]+".join(
+            "".join(map(_loosely, part)) for part in _WORD.findall(prefix[:most])
+        )
+        for prefix in prefixes
+    }
+    return text(rf"(?i)(^|[^\p{{L}}\p{{N}}])({'|'.join(sorted(loosely))})")
 
 
 def _loosely(letter: str) -> str:
@@ -150,73 +164,6 @@ def columns_of(schema: Schema, query: TextQuery) -> Columns:
     if query.highlight is None:
         return query.columns
     return replace(query.columns, fields=(*query.columns.fields, *text_fields(schema)))
-
-
-async def _first(
-    session: Session,
-    table: Opened,
-    query: TextQuery,
-    conditions: Conditions,
-    where: str | None,
-    *,
-    whole: bool,
-) -> pa.Table:
-    """The best rows with their columns. Of those with the score of the last, Lance gives any."""
-    limit, asked = query.limit, min(query.limit + MORE, ALL)
-    columns = columns_of(table.schema, query)
-    rows = await ask(session, table, conditions.whole(), columns, where, asked)
-    if await hop(rows.num_rows, none_left_out, rows, rows, limit, asked):
-        return await hop(weight(rows), _best, rows, limit)
-    while True:
-        asked = min(asked * TIMES, ALL)
-        if asked > _MOST_BESIDE and not whole:
-            raise ManyEqualError
-        rows = await ask(session, table, conditions.whole(), _IDS, where, asked)
-        if await hop(rows.num_rows, none_left_out, rows, rows, limit, asked):
-            ranked = await hop(rows.num_rows, _best, rows, limit)
-            return await _with_columns(session, table, query, ranked)
-
-
-async def _in_parts(
-    session: Session, table: Opened, conditions: Conditions, where: str | None
-) -> pa.Table:
-    """Select as one query would that has more conditions than Lance can plan."""
-    found: Any = None
-    for part in conditions.parts():
-        matches = [await ask(session, table, query, _IDS, where, ALL) for query in part]
-        effort = sum(rows.num_rows for rows in matches)
-        found = await hop(effort, _merged, found, matches)
-        if not found.num_rows:
-            break
-    if found is None:
-        return ranking([], [])
-    for query in conditions.excluding():
-        gone = await ask(session, table, query, _IDS, where, ALL)
-        found = await hop(gone.num_rows, _without, found, gone)
-    return found
-
-
-def _merged(found: pa.Table | None, matches: list[pa.Table]) -> pa.Table:
-    """The rows of any of the matches that were found before, with the sum of their scores."""
-    summed = pa.concat_tables(matches).group_by("id").aggregate([(SCORE, "sum")])
-    ids, scores = summed.column("id"), summed.column(f"{SCORE}_sum")
-    if found is not None:
-        places = pc.index_in(ids, value_set=found.column("id"))
-        scores = pc.add(scores, found.column(SCORE).take(places))
-        there = pc.is_valid(places)
-        ids, scores = ids.filter(there), scores.filter(there)
-    return ranking(ids, scores)
-
-
-def _without(found: pa.Table, gone: pa.Table) -> pa.Table:
-    return found.filter(pc.invert(pc.is_in(found.column("id"), value_set=gone.column("id"))))
-
-
-def _best(ranked: pa.Table, limit: int) -> pa.Table:
-    if ranked.num_rows <= limit:
-        return ranked
-    order = [(SCORE, "descending"), ("id", "ascending")]
-    return ranked.take(pc.select_k_unstable(ranked, k=limit, sort_keys=order))
 
 
 async def _with_columns(
