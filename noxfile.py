@@ -9,6 +9,7 @@ import shutil
 import subprocess
 
 import nox
+from nox.command import CommandFailed
 
 nox.needs_version = ">=2024.4"
 nox.options.default_venv_backend = "uv|venv"
@@ -61,6 +62,19 @@ def tests(session: nox.Session) -> None:
     options = session.posargs or ["-m", "not soak"]
     # The processes share the cores: NumPy's own threads would only wait for each other, busily.
     session.run("pytest", "-n", "logical", *options, env={"OPENBLAS_NUM_THREADS": "1"})
+
+
+@nox.session(python=PYTHONS[0])
+def ci(session: nox.Session) -> None:
+    """Lint, and run the default and the slow tests, in one environment and whatever fails first."""
+    failed = []
+    for name, part in {"lint": lint, "tests": tests}.items():
+        try:
+            part(session)
+        except CommandFailed as error:
+            failed.append(f"{name}: {error}")
+    if failed:
+        session.error("; ".join(failed))
 
 
 @nox.session
