@@ -19,7 +19,7 @@ import numpy as np
 from tests.harness.values import DIM
 
 import aiovec
-from aiovec import MigrationError, Record, VectorStore, connect
+from aiovec import MigrationError, Record, StoreBusyError, VectorStore, connect
 
 TABLE = "notes"
 ROWS = 12
@@ -97,22 +97,25 @@ class App:
 
     async def write(self, id: str) -> None:
         self.last += 1
-        kind = self.chance.random()
-        if id in self.now and kind < 0.25:
-            version = -self.last
-            await asyncio.to_thread(self.log.write, "begun", id, version)
-            assert await self.store.delete(TABLE, id) == 1
-            del self.now[id]
-        else:
-            version = self.last
-            await asyncio.to_thread(self.log.write, "begun", id, version)
-            row = values(id, version)
-            if id in self.now:
+        delete = id in self.now and self.chance.random() < 0.25
+        version = -self.last if delete else self.last
+        await asyncio.to_thread(self.log.write, "begun", id, version)
+        row = {} if delete else values(id, version)
+        try:
+            if delete:
+                assert await self.store.delete(TABLE, id) == 1
+            elif id in self.now:
                 assert await self.store.upsert(TABLE, [row]) == 1
             else:
                 assert await self.store.insert(TABLE, [row]) == 1
-            self.now[id] = version
-        await asyncio.to_thread(self.log.write, "done", id, version)
+        except StoreBusyError:  # others were stopped, or slow, for longer than it waits
+            await asyncio.to_thread(self.log.write, "refused", id, version)
+        else:
+            if delete:
+                del self.now[id]
+            else:
+                self.now[id] = version
+            await asyncio.to_thread(self.log.write, "done", id, version)
         self.check(await self.store.get(TABLE, [id]), [id])
 
     async def read_all(self) -> None:

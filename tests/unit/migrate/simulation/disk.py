@@ -21,6 +21,8 @@ from .loop import Process
 
 Row = dict[str, Any]
 
+pa.array(())  # the first one looks for pandas, which must not happen on a guarded loop
+
 
 @dataclass
 class ModelTable:
