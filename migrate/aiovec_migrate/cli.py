@@ -15,7 +15,6 @@ import typer
 
 from aiovec._cli.output import out, say_error
 from aiovec._cli.run import failing_clearly
-from aiovec._cli.run import run as run_to_its_end
 from aiovec._cli.stores import AsJson, Config
 
 from .events import Options
@@ -145,7 +144,7 @@ def plan_(
     options = _options(target, table, switch, 5.0)
     from . import api, show
 
-    found = run_to_its_end(
+    found = asyncio.run(
         api.plan(
             source, target, config=config, options=options, embedder=embedder, from_field=from_field
         )
@@ -179,7 +178,7 @@ def run_(
     from . import api, show
 
     with show.shown(json=json) as listener:
-        report = run_to_its_end(
+        report = asyncio.run(
             api.run(
                 source,
                 target,
@@ -205,7 +204,7 @@ def status_(
     """Show the migration of these stores, or of those that the TOML file configures."""
     from . import api, show
 
-    found = run_to_its_end(api.status(source, target, config=config))
+    found = asyncio.run(api.status(source, target, config=config))
     lines = ["no migration is open"]
     if found is not None:
         lines = [f"{found.state}: from {found.source} to {found.target} (run {found.run})"]
@@ -240,7 +239,7 @@ def verify_(
     from . import api, show
 
     with show.shown(json=json) as listener:
-        found = run_to_its_end(
+        found = asyncio.run(
             api.verify(
                 source,
                 target,
@@ -266,7 +265,7 @@ def abort_(
     from . import api, show
 
     with show.shown(json=json) as listener:
-        warnings = run_to_its_end(api.abort(source, target, config=config, listener=listener))
+        warnings = asyncio.run(api.abort(source, target, config=config, listener=listener))
     lines = [*(f"warning: {text}" for text in warnings), "aborted; the source is as it was"]
     _emit_last({"aborted": True, "warnings": warnings}, lines, json)
 
@@ -286,7 +285,7 @@ def forget_(
     """
     from . import api, show
 
-    run_to_its_end(api.forget(store, config=config))
+    asyncio.run(api.forget(store, config=config))
     lines = [f"{store} is an independent store again"]
     show.emit_lines({"store": store, "forgotten": True}, lines, json)
 

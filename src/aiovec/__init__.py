@@ -6,23 +6,27 @@ from typing import TYPE_CHECKING
 
 from . import errors
 from ._embed.protocol import Embedder
-from ._filters import F
 from ._model.ids import new_id
 from ._model.patch import REMOVE
-from ._model.records import Hit, Record
-from ._model.results import Results
 from ._model.schema import Embed, Field, Schema
 from ._store.connect import connect, restore
 from .errors import *  # noqa: F403 - __all__ has them
 
 if TYPE_CHECKING:
+    from ._filters import F
     from ._input.types import JsonValue, Rows, Vector, Vectors, Where
+    from ._model.records import Hit, Record
+    from ._model.results import Results
     from ._store.rank import RRF, Weighted
     from ._store.store import Table, VectorStore
     from .backend.contract import IndexInfo, TableStats, Tuning
 else:
     # connect() loads these off the event loop; before that, the first use does.
     _LATER = {
+        "F": "_filters",
+        "Hit": "_model.records",
+        "Record": "_model.records",
+        "Results": "_model.results",
         "IndexInfo": "backend.contract",
         "TableStats": "backend.contract",
         "Tuning": "backend.contract",

@@ -43,7 +43,6 @@ import a.csv -s n.db --rejects a.csv
 import - -s n.db --format csv
 index
 rows
-rows notes --csv --json
 rows notes --limit 0
 distinct notes
 search
@@ -54,14 +53,10 @@ search notes --by text
 search notes --vector [1,0,0] --like a
 search notes --vector [1,0
 search notes --vector {}
-search notes --vector [true]
-search notes --vector @missing.json
 search notes --like a --limit 0
 search notes words --by both
-search notes words --by text --max-distance 1
 search notes words --by vector --any
 search notes --vector [1,0,0] --any
-search notes --vector [1,0,0] --per-group 0
 """.strip().splitlines()
 
 

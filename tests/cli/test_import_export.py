@@ -220,8 +220,6 @@ def test_every_path_may_begin_with_the_home_folder(
         run("import", "~/notes.jsonl", "-s", "n.db", "--schema", "~/notes.jsonl.schema.json").code
         == 0
     )
-    (home / "vector.json").write_text("[1, 0, 0]")
-    assert run("search", "-s", store, "notes", "--vector", "@~/vector.json").code == 0
     assert run("backup", "-s", store, "~/copy.db").code == 0
     assert run("tables", "-s", "~/copy.db").code == 0
 

@@ -63,7 +63,7 @@ def in_a_shell(line: str) -> tuple[int, str, str]:
 def test_python_m_aiovec_imports_only_what_it_needs() -> None:
     assert run_process("--version").out == f"aiovec {aiovec.__version__}\n"
     heavy = {
-        "import aiovec": {"typer", "rich", "pyarrow", "pydantic", "aiovec._cli", "aiovec._demo"},
+        "import aiovec": {"typer", "rich", "numpy", "pyarrow", "pydantic", "aiovec._cli"},
         "import runpy; sys.argv = ['aiovec', '--help']\n"
         "try: runpy.run_module('aiovec', run_name='__main__')\n"
         "except SystemExit: pass": {

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._filters import F
 from .output import emit
 from .run import failing_clearly
 from .stores import AsJson, Config, OnlyTable, Store, in_store, of_each_table
@@ -31,50 +28,7 @@ _MOST_POLLS, _POLL_SECONDS = 600, 0.1
 _DAYS = 30
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """The thresholds of the verdict."""
-
-    rows: int
-    p95_ms: float
-    rows_a_day: float
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """The facts of a table. None means unknown or not applicable."""
-
-    table: str
-    rows: int
-    dim: int
-    p50_ms: float | None
-    p95_ms: float | None
-    rows_a_day: float | None
-    memory: int
-    memory_budget: int | None
-
-    def passed(self, limits: _Limits) -> dict[str, str]:
-        """Return the thresholds that the table has passed, each with a reason."""
-        reasons = {}
-        if self.rows > limits.rows:
-            reasons["rows"] = f"it has more than {limits.rows:,} rows"
-        if self.p95_ms is not None and self.p95_ms > limits.p95_ms:
-            reasons["p95_ms"] = f"5 % of the searches take longer than {limits.p95_ms:g} ms"
-        if self.rows_a_day is not None and self.rows_a_day > limits.rows_a_day:
-            reasons["rows_a_day"] = f"it grows by more than {limits.rows_a_day:g} rows a day"
-        if self.memory_budget is not None and self.memory > self.memory_budget:
-            reasons["memory"] = "it does not fit into scan_memory, so searches read the file"
-        return reasons
-
-
-Verdict = Literal["move", "watch", "stay"]
-
-
-def _verdict(passed: dict[str, str]) -> Verdict:
-    """Slow searches alone may have other causes; with many or ever more rows they will not end."""
-    if "p95_ms" in passed and len(passed) > 1:
-        return "move"
-    return "watch" if passed else "stay"
+Facts = dict[str, Any]
 
 
 @failing_clearly
@@ -103,50 +57,73 @@ def advise(
     A table should move if its searches are slow and it has many rows, grows fast, or does not fit
     into memory. Changes nothing.
     """
-    limits = _Limits(rows, p95_ms, rows_a_day)
+    limits = {"rows": rows, "p95_ms": p95_ms, "rows_a_day": rows_a_day}
 
-    async def measured(vectors: VectorStore) -> tuple[dict[str, str], list[_Measured]]:
-        async def of(name: str) -> _Measured:
+    async def measured(vectors: VectorStore) -> Facts:
+        async def of(name: str) -> Facts:
             return await _measure(vectors, name, created)
 
         tables = await of_each_table(vectors, table and [table], of, "measuring")
-        return {"store": vectors.target, "backend": vectors.backend_name}, tables
+        return {"store": vectors.target, "backend": vectors.backend_name, "tables": tables}
 
-    about, found = in_store(store, config, measured, reading=True)
-    movable = about["backend"] == "sqlite"  # what grows beyond LanceDB has nowhere to go
-    tables: list[dict[str, Any]] = []
-    shown: list[str | Mapping[str, object]] = [about]
-    for one in found:
-        passed = one.passed(limits)
-        verdict = _verdict(passed) if movable else None
-        tables.append({**asdict(one), "verdict": verdict, "passed": list(passed)})
-        shown += ["", _lines(one, passed, verdict)]
+    found = in_store(store, config, measured, reading=True)
+    tables = found.pop("tables")
+    shown: list[str | Facts] = [dict(found)]
+    for one in tables:
+        passed = _passed(one, limits)
+        one |= {"verdict": _verdict(passed), "passed": list(passed)}
+        if found["backend"] != "sqlite":  # what grows beyond LanceDB has nowhere to go
+            one["verdict"] = None
+        shown += ["", _lines(one, passed)]
     moving = ", ".join(one["table"] for one in tables if one["verdict"] == "move")
-    if not movable:
-        last = "only SQLite stores get a verdict"
-    elif moving:
+    last = "no table needs to move"
+    if moving:
         last = f"move {moving}; start with: aiovec migrate plan --to …"
-    else:
-        last = "no table needs to move"
-    facts = {**about, "thresholds": asdict(limits), "tables": tables}
+    elif found["backend"] != "sqlite":
+        last = "only SQLite stores get a verdict"
+    facts = {**found, "thresholds": limits, "tables": tables}
     emit(facts, [*shown, "", f"advise: {last}"], json)
 
 
-async def _measure(vectors: VectorStore, name: str, created: str | None) -> _Measured:
+def _passed(found: Facts, limits: Facts) -> dict[str, str]:
+    """Return the thresholds that a table has passed, each with a reason."""
+    limits = {**limits, "memory": found["memory_budget"]}
+    reasons = {
+        "rows": f"it has more than {limits['rows']:,} rows",
+        "p95_ms": f"5 % of the searches take longer than {limits['p95_ms']:g} ms",
+        "rows_a_day": f"it grows by more than {limits['rows_a_day']:g} rows a day",
+        "memory": "it does not fit into scan_memory, so searches read the file",
+    }
+    return {
+        name: reason
+        for name, reason in reasons.items()
+        if None not in (found[name], limits[name]) and found[name] > limits[name]
+    }
+
+
+def _verdict(passed: dict[str, str]) -> str:
+    """Slow searches alone may have other causes; with many or ever more rows they will not end."""
+    if "p95_ms" in passed and len(passed) > 1:
+        return "move"
+    return "watch" if passed else "stay"
+
+
+async def _measure(vectors: VectorStore, name: str, created: str | None) -> Facts:
+    """Return the facts of a table. None means unknown or not applicable."""
     times = sorted(1000 * seconds for seconds in await _probe(vectors, name))
     p50, p95 = (times[math.ceil(part * len(times)) - 1] if times else None for part in (0.5, 0.95))
     growth = None if created is None else await _rows_a_day(vectors, name, created)
     schema, stats = await vectors.schema(name), await vectors.stats(name)
-    return _Measured(
-        table=name,
-        rows=stats.rows,
-        dim=schema.dim,
-        p50_ms=p50,
-        p95_ms=p95,
-        rows_a_day=growth,
-        memory=max(stats.scan_memory, stats.details.get("scan_expected", 0)),
-        memory_budget=stats.details.get("scan_budget"),
-    )
+    return {
+        "table": name,
+        "rows": stats.rows,
+        "dim": schema.dim,
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "rows_a_day": growth,
+        "memory": max(stats.scan_memory, stats.details.get("scan_expected", 0)),
+        "memory_budget": stats.details.get("scan_budget"),
+    }
 
 
 async def _probe(vectors: VectorStore, name: str) -> list[float]:
@@ -176,36 +153,38 @@ async def _probe(vectors: VectorStore, name: str) -> list[float]:
 
 async def _rows_a_day(vectors: VectorStore, name: str, created: str) -> float | None:
     """Return the mean of the last days, or of the table's age if it is younger."""
+    from .._filters import F
+
     bounds: Any = await vectors.bounds(name, created)
     if bounds is None:
         return None
     now = datetime.now(UTC)
-    since = now - timedelta(days=_DAYS)
-    if isinstance(bounds[0], str):  # RFC 3339 in UTC sorts as time does
-        oldest = datetime.fromisoformat(bounds[0])
+    since, oldest = now - timedelta(days=_DAYS), bounds[0]
+    if isinstance(oldest, str):  # RFC 3339 in UTC sorts as time does
+        oldest = datetime.fromisoformat(oldest)
         rows = await vectors.count(name, F[created] >= since.isoformat())
     else:
-        oldest = bounds[0]
         rows = await vectors.count(name, F[created] >= since)
-    return rows / max(1.0, (now - max(oldest, since)).total_seconds() / 86_400)
+    days: float = (now - max(oldest, since)).total_seconds() / 86_400
+    return rows / max(1.0, days)
 
 
-def _lines(one: _Measured, passed: dict[str, str], verdict: Verdict | None) -> dict[str, object]:
+def _lines(found: Facts, passed: dict[str, str]) -> dict[str, str]:
     from ..backend.memory import size_text
 
-    lines: dict[str, object] = {
-        "table": one.table,
-        "rows": f"{one.rows:,} of {one.dim} dimensions",
+    lines = {
+        "table": found["table"],
+        "rows": f"{found['rows']:,} of {found['dim']} dimensions",
         "search": "not measured: no row has a vector",
-        "memory": size_text(one.memory),
+        "memory": size_text(found["memory"]),
     }
-    if one.p95_ms is not None:
-        lines["search"] = f"{one.p50_ms:.3g} ms (median), {one.p95_ms:.3g} ms (p95)"
-    if one.memory_budget is not None:
-        lines["memory"] = f"{size_text(one.memory)}; scan_memory is {size_text(one.memory_budget)}"
-    if one.rows_a_day is not None:
-        lines["growth"] = f"{one.rows_a_day:,.0f} rows a day"
-    if verdict is not None:
+    if found["p95_ms"] is not None:
+        lines["search"] = f"{found['p50_ms']:.3g} ms (median), {found['p95_ms']:.3g} ms (p95)"
+    if found["memory_budget"] is not None:
+        lines["memory"] += f"; scan_memory is {size_text(found['memory_budget'])}"
+    if found["rows_a_day"] is not None:
+        lines["growth"] = f"{found['rows_a_day']:,.0f} rows a day"
+    if found["verdict"] is not None:
         why = "; ".join(passed.values()) or "everything is within the thresholds"
-        lines["verdict"] = f"{verdict}: {why}"
+        lines["verdict"] = f"{found['verdict']}: {why}"
     return lines

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shlex
-import subprocess
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -17,7 +14,7 @@ from .._model.schema import Embed, Field, Schema
 from .._store.connect import connect
 from ..errors import AiovecError, TableNotFoundError
 from .output import one_line, out, progress, working
-from .run import failing_clearly, run
+from .run import failing_clearly
 
 if TYPE_CHECKING:
     from .._demo import Passage
@@ -62,12 +59,11 @@ def demo(
 
     Takes a few seconds. Running it again starts afresh.
     """
-    run(_demo(store))
+    asyncio.run(_demo(store))
 
 
 async def _demo(target: str) -> None:
     from .._demo import stdlib_passages
-    from ..backend.locate import locate
 
     began = time.perf_counter()
     embedders = {"default": {"kind": "demo", "batch_size": _BATCH}}
@@ -86,7 +82,7 @@ async def _demo(target: str) -> None:
         hits = await store.search_hybrid(TABLE, _WORDS_AND_VECTOR, limit=_SHOWN)
         _show(f'Hybrid, keywords and vectors: "{_WORDS_AND_VECTOR}"', hits)
         rows, place = await store.count(TABLE), store.target
-    if not await asyncio.to_thread(lambda: locate(target).in_memory):
+    if target != ":memory:":
         _show_next(target)
     seconds = time.perf_counter() - began
     _say(f"\ndemo: done in {seconds:.1f} s; {rows:,} passages are in {place}", "bold green")
@@ -116,20 +112,15 @@ async def _insert(store: VectorStore, passages: Sequence[Passage]) -> None:
     with progress("passages") as bar:
         task = bar.add_task("embedding and storing", total=len(passages))
         for start in range(0, len(passages), _BATCH):
-            part = passages[start : start + _BATCH]
-            await store.insert(TABLE, _columns(part))
-            bar.advance(task, len(part))
+            rows = [
+                {"id": one.name, "module": one.module, "kind": one.kind,
+                 "text": f"{one.name}\n{one.text}"}
+                for one in passages[start : start + _BATCH]
+            ]  # fmt: skip
+            await store.insert(TABLE, rows)
+            bar.advance(task, len(rows))
     seconds = time.perf_counter() - began
     _say(f"{len(passages):,} docstrings embedded and stored in {seconds:.1f} s", "green")
-
-
-def _columns(passages: Sequence[Passage]) -> dict[str, Any]:
-    return {
-        "id": [passage.name for passage in passages],
-        "module": [passage.module for passage in passages],
-        "kind": [passage.kind for passage in passages],
-        "text": [f"{passage.name}\n{passage.text}" for passage in passages],
-    }
 
 
 def _show(title: str, hits: Sequence[Hit]) -> None:
@@ -143,9 +134,8 @@ def _show(title: str, hits: Sequence[Hit]) -> None:
 
 
 def _show_next(target: str) -> None:
-    """Show commands to try, quoted as this system's shell reads them."""
-    name = subprocess.list2cmdline([target]) if os.name == "nt" else shlex.quote(target)
     _say("\nTry next", "bold")
+    name = f'"{target}"' if " " in target else target
     for command in (
         f'search {TABLE} "temporary directory" --by text -s {name}',
         f"search {TABLE} --like gzip.GzipFile --where \"kind = 'module'\" -s {name}",

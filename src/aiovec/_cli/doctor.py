@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -26,7 +25,7 @@ def doctor(store: Store = None, config: Config = None, json: AsJson = False) -> 
     """
     findings = _findings(store, config)
     wrong = sum(not finding.ok for finding in findings)
-    facts = {"ok": not wrong, "findings": [asdict(finding) for finding in findings]}
+    facts = {"ok": not wrong, "findings": findings}
     emit(facts, _lines(findings, wrong), json)
     if wrong:
         raise typer.Exit(1)

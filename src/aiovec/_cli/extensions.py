@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from .._model.redaction import without_secrets
@@ -69,25 +70,20 @@ def _loaded(entry_point: metadata.EntryPoint) -> Any:
         app = entry_point.load()
         if not isinstance(app, typer.Typer):
             raise TypeError(f"it is {type(app).__name__}, not a typer.Typer")
-        command = get_command(app)
+        command: Any = get_command(app)
     except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
-        reason = one_line(f"{type(exc).__name__}: {exc}")
-        command = _broken(f"the command {entry_point.name!r} ({entry_point.value}) {reason}")
+        reason = one_line(
+            f"the command {entry_point.name!r} ({entry_point.value}) {type(exc).__name__}: {exc}"
+        )
+        command = TyperCommand(
+            None, callback=partial(_refuse, reason), help=f"Unusable: {reason}",
+            add_help_option=False,
+            context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        )  # fmt: skip
     command.name = entry_point.name
     return command
 
 
-def _broken(reason: str) -> Any:
-    """A command that says why it cannot be used, whatever it is given."""
-    app = typer.Typer(add_completion=False)
-
-    @app.command(
-        help=f"Unusable: {reason}",
-        add_help_option=False,
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    )
-    def say() -> None:
-        say_error(f"{reason}; reinstall the package of this command")
-        raise typer.Exit(1)
-
-    return get_command(app)
+def _refuse(reason: str) -> None:
+    say_error(f"{reason}; reinstall the package of this command")
+    raise typer.Exit(1)

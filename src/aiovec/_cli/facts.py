@@ -12,6 +12,7 @@ from .stores import AsJson, Config, OnlyTable, Store, in_store, of_each_table
 
 if TYPE_CHECKING:
     from .._store.store import VectorStore
+    from ..backend.contract import IndexInfo
 
 
 @failing_clearly
@@ -43,7 +44,7 @@ def info(
             schema, stats = await vectors.schema(name), await vectors.stats(name)
             facts = asdict(stats)
             if vectors.supports("indexes"):
-                facts["indexes"] = [asdict(index) for index in await vectors.indexes(name)]
+                facts["indexes"] = await vectors.indexes(name)
             return {"name": facts.pop("table"), "schema": schema.to_dict(), **facts}
 
         from ..backend.contract import ABILITIES
@@ -71,22 +72,16 @@ def info(
 
 def _lines(table: dict[str, Any]) -> dict[str, object]:
     schema, optimized = table["schema"], table["last_optimize"]
-    embed = schema.get("embed")
-    fields = [f"{name}: {_kind(field)}" for name, field in schema["fields"].items()]
-    texts = [
-        name
-        for name, field in schema["fields"].items()
-        if isinstance(field, dict) and field.get("text")
-    ]
-    keywords = f"{', '.join(texts)} (analyzer {schema.get('analyzer', 'plain')})"
+    embed, fields = schema.get("embed"), schema["fields"]
+    texts = [name for name, field in fields.items() if "text=True" in _kind(field)]
     lines = {
         "table": table["name"],
         "rows": f"{table['rows']:,}",
         "bytes": f"{table['bytes']:,}",
         "vectors": f"{schema['vector']}, {schema['dim']} dimensions, {schema['metric']}",
         "model": schema["model"] or "not set",
-        "fields": ", ".join(fields) or "none",
-        "keywords": keywords if texts else "none: no field has text=True",
+        "fields": ", ".join(f"{name}: {_kind(field)}" for name, field in fields.items()) or "none",
+        "keywords": "none: no field has text=True",
         "embedder": f"{embed['using']}, of the field {embed['field']}" if embed else "none",
         "payload": "any other keys" if schema["payload"] else "no other keys",
         "index": table["index"],
@@ -95,30 +90,26 @@ def _lines(table: dict[str, Any]) -> dict[str, object]:
         "optimized": optimized.isoformat(timespec="seconds") if optimized else "never",
         **{name.replace("_", " "): _readable(value) for name, value in table["details"].items()},
     }
+    if texts:
+        lines["keywords"] = f"{', '.join(texts)} (analyzer {schema.get('analyzer', 'plain')})"
     if "indexes" in table:
-        lines["indexes"] = "; ".join(map(_index, table["indexes"])) or "none"
+        lines["indexes"] = "; ".join(map(index_line, table["indexes"])) or "none"
     return lines
 
 
-def _index(index: dict[str, Any]) -> str:
-    recall = "" if index["recall"] is None else f", recall {index['recall']:.3f}"
-    return f"{index['kind']} on {index['column']} ({index['rows_indexed']:,} rows{recall})"
+def index_line(index: IndexInfo) -> str:
+    """Return an index as one line."""
+    recall = "" if index.recall is None else f", recall {index.recall:.3f}"
+    return f"{index.kind} on {index.column} ({index.rows_indexed:,} rows{recall})"
 
 
-def _readable(value: object) -> object:
+def _readable(value: object) -> str:
     """Return a detail of a backend for people: numbers with commas, a mapping as one line."""
     if isinstance(value, Mapping):
-        return ", ".join(_named(str(name), item) for name, item in value.items()) or "none"
+        return ", ".join(f"{name} {_readable(item)}" for name, item in value.items()) or "none"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return value
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"  # a measurement, of which three digits count
-
-
-def _named(name: str, value: object) -> str:
-    unit = " ms" if name.endswith("_ms") else ""
-    return f"{name.removesuffix('_ms').replace('_', ' ')} {_readable(value)}{unit}"
+        return str(value)
+    return f"{round(value, 3):,}"
 
 
 def _kind(field: str | dict[str, Any]) -> str:

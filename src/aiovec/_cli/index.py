@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .facts import index_line
 from .output import emit, working
 from .run import failing_clearly
 from .stores import AsJson, Config, Store, Table, in_store
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from ..backend.contract import IndexInfo
 
 _DIGITS = 18  # of the largest option: every backend takes 64 bits at most
+_OWN = ("", "table", "kind", "recall", "wait")  # no options, or ones of the command
 
 
 @failing_clearly
@@ -69,43 +69,18 @@ def index(
         return time.perf_counter() - began, await vectors.indexes(table)
 
     seconds, found = in_store(store, config, work)
-    indexes = [asdict(info) for info in found]
     done = "indexed" if drop is None else f"dropped the index {drop} of"
-    shown: list[str | Mapping[str, object]] = [f"{done} {table} in {seconds:.2f} s"]
-    for info in found:
-        shown += ["", _lines(info)]
+    shown = [f"{done} {table} in {seconds:.2f} s"]
+    shown += [f"{info.name}: {index_line(info)}" for info in found]
     if not found:
         shown.append("the table has no index: every search scans every row")
-    emit({"table": table, "seconds": round(seconds, 6), "indexes": indexes}, shown, json)
-
-
-def _lines(info: IndexInfo) -> dict[str, object]:
-    lines: dict[str, object] = {
-        "index": info.name,
-        "kind": info.kind,
-        "column": info.column,
-        "rows": f"{info.rows_indexed:,} indexed, {info.rows_unindexed:,} not",
-    }
-    if info.recall is not None:
-        lines["recall"] = f"{info.recall:.3f}"
-    if info.parameters:
-        lines["parameters"] = _parameters(info.parameters)
-    return lines
-
-
-def _parameters(values: Mapping[str, object]) -> str:
-    return ", ".join(
-        f"{name} ({_parameters(value)})" if isinstance(value, Mapping) else f"{name} {value}"
-        for name, value in values.items()
-    )
+    emit({"table": table, "seconds": round(seconds, 6), "indexes": found}, shown, json)
 
 
 def _option(text: str) -> tuple[str, int]:
-    name, equals, value = text.partition("=")
-    if not name or not equals or not value.isdecimal() or len(value) > _DIGITS:
-        raise typer.BadParameter(f"{text!r:.60} must be NAME=NUMBER", param_hint="--option")
-    if name in ("kind", "recall"):
-        raise typer.BadParameter(f"{name} has its own option: --{name}")
-    if name in ("table", "wait"):
-        raise typer.BadParameter(f"{name} is not an option of an index", param_hint="--option")
+    name, _, value = text.partition("=")
+    if not value.isdecimal() or len(value) > _DIGITS or name in _OWN:
+        raise typer.BadParameter(
+            f"{text!r:.60} must be NAME=NUMBER, of an option that only some kinds have"
+        )
     return name, int(value)

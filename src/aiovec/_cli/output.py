@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
@@ -117,12 +117,12 @@ def emit(
     A text is a line, a mapping a block of names and values.
     """
     if json:
-        print_json(facts, stderr=stderr)
+        _print_json(facts, stderr=stderr)
         return
     console = err() if stderr else out()
     for part in shown:
         if isinstance(part, Listing):
-            print_rows(part.columns, part.rows, right=part.right)
+            _print_rows(part)
         elif isinstance(part, Mapping):
             width = max(map(len, part), default=0)
             for name, value in part.items():
@@ -131,7 +131,7 @@ def emit(
             console.print(part)
 
 
-def print_json(value: Any, *, stderr: bool = False) -> None:
+def _print_json(value: Any, *, stderr: bool = False) -> None:
     """Print a value as indented JSON."""
     stream = sys.stderr if stderr else sys.stdout
     unicode_out = (stream.encoding or "").lower().replace("-", "").startswith("utf")
@@ -140,23 +140,20 @@ def print_json(value: Any, *, stderr: bool = False) -> None:
     stream.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
-def print_rows(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()
-) -> None:
+def _print_rows(listing: Listing) -> None:
     """Print a table: laid out to the width of a terminal, or as lines with tabs in a pipe."""
     console = out()
-    aligned_right = frozenset(right)
     if not console.is_terminal:
-        for row in (columns, *rows):
+        for row in (listing.columns, *listing.rows):
             # Not through the console, which would turn tabs into spaces.
             console.file.write("\t".join(one_line(value) for value in row) + "\n")
         return
     grid = Grid(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
+    for column in listing.columns:
         grid.add_column(
-            Text(one_line(column)), justify="right" if column in aligned_right else "left"
+            Text(one_line(column)), justify="right" if column in listing.right else "left"
         )
-    for row in rows:
+    for row in listing.rows:
         grid.add_row(*(Text(_shortened(one_line(value))) for value in row))
     console.print(grid, soft_wrap=False)
 
@@ -203,6 +200,8 @@ def _as_json(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, Mapping):
         return dict(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)

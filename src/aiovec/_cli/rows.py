@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from .output import Listing, cell, emit, one_line
+from .output import Listing, cell, emit
 from .run import failing_clearly
 from .stores import AsJson, Config, Select, Store, Table, Where, in_store, names_in
 
@@ -32,11 +30,8 @@ def rows(
     select: Select = None,
     config: Config = None,
     json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
 ) -> None:
     """Show rows of a table, without a search."""
-    if json and as_csv:
-        raise typer.BadParameter("pass only one of --json and --csv")
     order, fields = names_in(order_by), names_in(select)
     records = in_store(
         store,
@@ -48,9 +43,6 @@ def rows(
     )
     found = [record.to_dict() for record in records]
     names = list(dict.fromkeys(["id", *(name for row in found for name in row)]))
-    if as_csv:
-        _print_csv(names, found)
-        return
     cells = [[cell(row.get(name)) for name in names] for row in found]
     emit({"rows": found}, [Listing(names, cells)], json)
 
@@ -77,23 +69,3 @@ def distinct(
     listing = Listing(["rows", field], [[n, cell(value)] for value, n in values.items()], ["rows"])
     facts = {"values": [{"value": value, "rows": n} for value, n in values.items()]}
     emit(facts, [listing], json)
-
-
-def _print_csv(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows as CSV: null as an empty cell, text in quotes, lists and objects as JSON."""
-    lines = [",".join(map(_quoted, names))]
-    lines += [",".join(_csv_cell(row.get(name)) for name in names) for row in found]
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-
-
-def _csv_cell(value: object) -> str:
-    # Quotes tell an empty text from null, which the csv module of old Pythons cannot.
-    if value is None or isinstance(value, (bool, int, float)):
-        return cell(value)
-    return _quoted(cell(value))
-
-
-def _quoted(text: str) -> str:
-    if sys.stdout.isatty():  # which stored text must not drive
-        text = one_line(text)
-    return '"' + text.replace('"', '""') + '"'

@@ -1,4 +1,4 @@
-"""From a command to its coroutine, and from an error to an exit code."""
+"""From the outcome of a command to its exit code."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import functools
 import inspect
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec
 
 import typer
 
@@ -17,7 +17,6 @@ from ..errors import AiovecError
 from .output import err, one_line, say_error
 
 _P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 
 def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
@@ -55,27 +54,22 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
 def _terminated_as_interrupted() -> Iterator[list[int]]:
     """Turn SIGTERM into an interrupt, which cancels what runs. The list is empty until it comes."""
     received: list[int] = []
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        or signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):
-        # Only the main thread can have handlers, a program has its own, and a shell lets those in
-        # its background ignore interrupts.
-        yield received
-        return
 
     def handle(number: int, frame: object) -> None:
         received.append(number)
         signal.raise_signal(signal.SIGINT)
 
-    signal.signal(signal.SIGTERM, handle)
+    # Only the main thread can have handlers, a program has its own, and a shell lets those in its
+    # background ignore interrupts.
+    able = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    )
+    if able:
+        signal.signal(signal.SIGTERM, handle)
     try:
         yield received
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end. An interrupt cancels it and lets it clean up."""
-    return asyncio.run(work)
+        if able:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

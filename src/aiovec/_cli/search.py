@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
-from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -12,7 +11,7 @@ import typer
 from ..errors import AiovecError, EmbeddingError, InvalidArgumentError
 from .output import Listing, cell, emit, err
 from .run import failing_clearly
-from .stores import AsJson, Config, Select, Store, Table, Where, expanded, in_store, names_in
+from .stores import AsJson, Config, Select, Store, Table, Where, in_store, names_in
 
 if TYPE_CHECKING:
     from .._model.records import Hit
@@ -41,10 +40,7 @@ def search(
     ] = None,
     vector: Annotated[
         str | None,
-        typer.Option(
-            metavar="JSON|@FILE",
-            help="Search with this vector instead of WORDS: a JSON array, or @FILE that holds one.",
-        ),
+        typer.Option(metavar="JSON", help="Search with this vector, a JSON array, instead."),
     ] = None,
     like: Annotated[
         str | None,
@@ -59,21 +55,6 @@ def search(
     min_score: Annotated[
         float | None, typer.Option(help="Only hits with at least this score.")
     ] = None,
-    max_distance: Annotated[
-        float | None,
-        typer.Option(help="Only hits at most this far from the vector. Not for a keyword search."),
-    ] = None,
-    group_by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FIELD",
-            help="A field or payload.<key>. Shows the best hits of each of its values; --limit is "
-            "then the number of values.",
-        ),
-    ] = None,
-    per_group: Annotated[
-        int, typer.Option(min=1, help="Number of hits for each value, with --group-by.")
-    ] = 1,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
@@ -84,30 +65,32 @@ def search(
     """
     if sum(given is not None for given in (words, vector, like)) != 1:
         raise typer.BadParameter("pass WORDS, --vector or --like, and only one of them")
-    if words is None and (by is not None or any_word):
-        raise typer.BadParameter("--by and --any need WORDS")
-    _check_fits(by, max_distance, any_word)
+    if (words is None and by is not None) or (any_word and (words is None or by == "vector")):
+        raise typer.BadParameter("--by needs WORDS, and --any a search by keywords")
     options: dict[str, Any] = {
         "where": where, "limit": limit, "select": names_in(select), "min_score": min_score,
-        "group_by": group_by, "per_group": per_group,
     }  # fmt: skip
-    query = words if vector is None else _read_vector(vector)
+    numbers = None if vector is None else _vector_in(vector)
 
     async def hits_of(vectors: VectorStore) -> tuple[list[Hit], float]:
-        how = by
-        if words is not None and by is None:
-            how = await _best(vectors, table, words)
-            _check_fits(how, max_distance, any_word)
+        how = by if words is None or by is not None else await _best(vectors, table, words)
         began = time.perf_counter()
-        if how == "text":
-            hits: list[Hit] = await vectors.search_text(table, words or "", any=any_word, **options)
+        hits: list[Hit]
+        if like is not None:
+            hits = await vectors.search_like(table, like, **options)
+        elif words is None:
+            hits = await vectors.search(table, numbers, **options)  # type: ignore[arg-type]
+        elif how == "text":
+            hits = await vectors.search_text(table, words, any=any_word, **options)
         else:
-            options["max_distance"] = max_distance
-            if like is not None:
-                hits = await vectors.search_like(table, like, **options)
-            else:
-                call = vectors.search_hybrid if how == "hybrid" else vectors.search
-                hits = await _by_vector(call(table, query, **options))  # type: ignore[arg-type]
+            call = vectors.search_hybrid if how == "hybrid" else vectors.search
+            try:
+                hits = await call(table, words, **options)
+            except EmbeddingError as exc:
+                raise AiovecError(
+                    f"{exc}. Name the TOML file with --config, or search for keywords with "
+                    "--by text"
+                ) from exc
         return hits, time.perf_counter() - began
 
     hits, seconds = in_store(store, config, hits_of, reading=True)
@@ -123,22 +106,12 @@ def search(
         console.print(f"{len(hits)} hits in {seconds * 1000:.1f} ms")
 
 
-def _check_fits(by: By | None, max_distance: float | None, any_word: bool) -> None:
-    if max_distance is not None and by == "text":
-        raise typer.BadParameter("--max-distance is not for a keyword search")
-    if any_word and by == "vector":
-        raise typer.BadParameter("--any is for a keyword search")
-
-
-def _read_vector(given: str) -> list[float]:
+def _vector_in(text: str) -> list[float]:
     try:
-        text = expanded(given[1:]).read_text("utf-8-sig") if given.startswith("@") else given
         vector = jsonlib.loads(text)
-    except (OSError, ValueError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise typer.BadParameter(f"--vector cannot be read: {exc}") from exc
-    if not isinstance(vector, list) or not all(
-        isinstance(number, (int, float)) and not isinstance(number, bool) for number in vector
-    ):
+    if not isinstance(vector, list):
         raise typer.BadParameter("--vector must be a JSON array of numbers")
     return vector
 
@@ -155,13 +128,3 @@ async def _best(vectors: VectorStore, table: str, words: str) -> By:
     if schema.embed is None:
         return "text"
     return "hybrid" if by_text else "vector"
-
-
-async def _by_vector(call: Awaitable[list[Hit]]) -> list[Hit]:
-    """Await a search, and say what to do if words cannot be embedded."""
-    try:
-        return await call
-    except EmbeddingError as exc:
-        raise AiovecError(
-            f"{exc}. Name the TOML file with --config, or search for keywords with --by text"
-        ) from exc

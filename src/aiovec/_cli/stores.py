@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ import typer
 from .._store.connect import open_origin as open_origin
 from ..errors import ConfigError, TableNotFoundError
 from .output import progress
-from .run import run
 
 if TYPE_CHECKING:
     from .._store.store import VectorStore
@@ -63,13 +63,6 @@ Select = Annotated[
 ]
 
 
-class NoStoreError(ConfigError):
-    """There is no store where a command needs one."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"there is no store at {path}", key="target", accepted="a store's path")
-
-
 def names_in(given: list[str] | None) -> list[str] | None:
     """Return the names in the values of an option: each may hold several, between commas."""
     return None if given is None else [name.strip() for part in given for name in part.split(",")]
@@ -117,7 +110,7 @@ def in_store(
         async with await open_origin(origin) as vectors:
             return await work(vectors)
 
-    return run(opened())
+    return asyncio.run(opened())
 
 
 async def of_each_table(
@@ -150,7 +143,7 @@ def _existing(store: str | None, config: str | None, reading: bool) -> Origin:
     origin = origin_of(store, config)
     path = origin.location().path
     if path is not None and not path.exists():
-        raise NoStoreError(path)
+        raise ConfigError(f"there is no store at {path}", key="target", accepted="a store's path")
     if reading and path is not None and not _is_writable(path):
         return origin_of(store, config, read_only=True)
     return origin

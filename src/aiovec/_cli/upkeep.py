@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from .._store.connect import restore_origin
 from ..errors import ConfigError, CorruptStoreError
 from .output import emit, working
-from .run import failing_clearly, run
+from .run import failing_clearly
 from .stores import AsJson, Config, Store, expanded, in_store, of_each_table, origin_of
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def restore(
     """Check a backup, then replace a store with it. No process may have the store open."""
     origin = origin_of(store, config)
     with working("restoring"):
-        kept = run(restore_origin(backup, origin, overwrite=overwrite))
+        kept = asyncio.run(restore_origin(backup, origin, overwrite=overwrite))
     target = str(origin.location())
     lines = [f"restored {target} from {backup}"]
     if kept is not None:
