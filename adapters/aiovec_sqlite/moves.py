@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
-from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord, mark_of, unreadable_mark
+from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord, unreadable_mark
 from aiovec.errors import CorruptStoreError
 
 from .transaction import Transaction
@@ -27,9 +27,8 @@ def mark_in(state: Mapping[str, object], target: str) -> MoveMark | None:
 def _record_in(state: Mapping[str, object], target: str) -> MoveRecord:
     try:
         known = json.loads(str(state.get(_GENERATION) or "{}"))
-        text = state.get(_MARK)
-        record = MoveRecord.from_json(json.dumps({**known, "mark": None}))
-        return record if text is None else replace(record, mark=mark_of(json.loads(str(text))))
+        mark = json.loads(str(state.get(_MARK, "null")))
+        return MoveRecord.from_json(json.dumps({**known, "mark": mark}))
     except (ValueError, TypeError, RecursionError) as exc:
         raise CorruptStoreError(target, unreadable_mark(exc)) from exc
 

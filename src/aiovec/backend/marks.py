@@ -12,21 +12,23 @@ finds them again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Final, Literal
 
 from ..errors import AiovecError, MigrationError, StoreMovedError
 
-OPEN = "open"
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+OPEN: Final = "open"
 """Rows are being copied. Rows change as always; schemas do not."""
-PAUSED = "paused"
+PAUSED: Final = "paused"
 """Writers wait."""
-MOVED = "moved"
+MOVED: Final = "moved"
 """Another place is in use."""
-FILLING = "filling"
+FILLING: Final = "filling"
 """The rows of another store, which is in use, are being copied into this one."""
-_STATES = (OPEN, PAUSED, MOVED, FILLING)
 
 MAX_PAUSE = 3600.0
 """Seconds that a pause may last at most."""
@@ -50,7 +52,7 @@ class MoveMark:
     """
 
     run: str
-    state: str = OPEN
+    state: Literal["open", "paused", "moved", "filling"] = OPEN
     moved_to: str = ""
     backend: str = ""
     config: str = ""
@@ -230,41 +232,28 @@ class MoveRecord:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> MoveRecord:
-        """The record; ValueError with the reason where the text is none."""
-        known = _mapping(json.loads(text))
-        mark = known.get("mark")
-        return cls(
-            None if mark is None else mark_of(mark),
-            _number(known.get("generation", 0)),
-            _text("run", known.get("run", "")),
-        )
+        """The record; ValueError with the reason where the text is none.
+
+        A mark of an earlier version lacks fields, which are then empty.
+        """
+        from pydantic import ValidationError
+
+        try:
+            record = _reader().validate_json(text, strict=True)
+        except ValidationError as exc:
+            fault = exc.errors(include_url=False)[0]
+            place = ".".join(map(str, fault["loc"]))
+            raise ValueError(": ".join(filter(None, (place, fault["msg"])))) from None
+        if record.mark is not None and not 0 <= record.mark.limit <= MAX_PAUSE:
+            raise ValueError(f"its limit is {record.mark.limit!r} seconds, not 0 to {MAX_PAUSE:g}")
+        return record
 
 
-def mark_of(found: object) -> MoveMark:
-    """The mark of these values, each of them checked; ValueError with the reason.
+@cache
+def _reader() -> TypeAdapter[MoveRecord]:
+    from pydantic import TypeAdapter
 
-    A mark of an earlier version has no generation, and its other new fields are empty.
-    """
-    values = _mapping(found)
-    names = {field.name for field in fields(MoveMark)}
-    known = {name: value for name, value in values.items() if name in names}
-    state = known.get("state", OPEN)
-    if state not in _STATES:
-        raise ValueError(f"its state is {state!r}, not one of {', '.join(_STATES)}")
-    if not known.get("run"):
-        raise ValueError("it names no run")
-    limit = known.pop("limit", 0.0)
-    if isinstance(limit, bool) or not isinstance(limit, (int, float)):
-        raise ValueError(f"its limit is {limit!r}, not a number of seconds")
-    if not 0 <= limit <= MAX_PAUSE:
-        raise ValueError(f"its limit is {limit!r}, not a number of seconds up to {MAX_PAUSE:g}")
-    generation = _number(known.pop("generation", 0))
-    target_marked = _flag("target_marked", known.pop("target_marked", False))
-    fresh = _flag("fresh", known.pop("fresh", False))
-    texts = {name: _text(name, value) for name, value in known.items()}
-    return MoveMark(
-        **texts, generation=generation, limit=float(limit), target_marked=target_marked, fresh=fresh
-    )
+    return TypeAdapter(MoveRecord)
 
 
 def unreadable_mark(reason: object) -> str:
@@ -283,27 +272,3 @@ def _said(mark: MoveMark) -> str:
             "remove that mark: aiovec migrate forget"
         )
     return "go on with it (aiovec migrate run), or end it (aiovec migrate abort)"
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{type(value).__name__} in place of an object")
-    return value
-
-
-def _number(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise ValueError(f"its generation is {value!r}, not a whole number")
-    return value
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"its {name} is {value!r}, not text")
-    return value
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"its {name} is {value!r}, not true or false")
-    return value
