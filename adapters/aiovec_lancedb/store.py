@@ -81,7 +81,7 @@ if TYPE_CHECKING:
 
 
 _ABLE = frozenset({
-    "text", "text-prefix", "indexes", "snapshots", "changes", "backup", "restore", "read-only",
+    "text", "indexes", "snapshots", "changes", "backup", "restore", "read-only",
     "bulk-load",
 })  # fmt: skip
 

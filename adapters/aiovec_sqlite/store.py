@@ -114,7 +114,7 @@ class SqliteBackend(Backend):
         if kept:
             able.add("power-loss")
         if has_fts5():
-            able |= {"text", "text-prefix"}
+            able |= {"text"}
         self.abilities = frozenset(able)
 
     @property

@@ -22,7 +22,7 @@ from aiovec.backend.plugins import plugin_of
 
 ABILITIES = (
     "text", "indexes", "changes", "snapshots", "backup", "moves", "read-only", "restore",
-    "once", "power-loss", "quantized", "text-prefix",
+    "once", "power-loss", "quantized",
 )  # fmt: skip
 """The names that ``VectorStore.supports`` knows."""
 

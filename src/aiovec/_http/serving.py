@@ -24,7 +24,7 @@ _MOST_CANCELLED = 10_000
 
 # Those of the store's abilities that a client has; the others need the store's files.
 OFFERED = frozenset({
-    "text", "text-prefix", "indexes", "snapshots", "quantized", "power-loss", "once",
+    "text", "indexes", "snapshots", "quantized", "power-loss", "once",
 })  # fmt: skip
 
 

@@ -258,13 +258,6 @@ def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextCla
         )  # fmt: skip
     clauses = parse(words, handle.schema)
     check_phrases(words, clauses, handle.schema)
-    for clause in clauses:
-        if clause.prefix and not backend.supports("text-prefix"):
-            raise UnsupportedError(
-                "text-prefix", backend.name,
-                f"it finds whole words only; leave the '*' out of {clause.text + '*'!r:.60}, or "
-                "use a table with analyzer='ngram', which finds parts of words",
-            )  # fmt: skip
     return clauses
 
 

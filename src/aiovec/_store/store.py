@@ -241,9 +241,8 @@ class VectorStore:
             _warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
 
     def supports(self, ability: str) -> bool:
-        """Return whether the backend has an ability: "text", "text-prefix", "indexes", "changes",
-        "snapshots", "backup", "restore", "moves", "read-only", "once", "power-loss" or
-        "quantized"."""
+        """Return whether the backend has an ability: "text", "indexes", "changes", "snapshots",
+        "backup", "restore", "moves", "read-only", "once", "power-loss" or "quantized"."""
         if not isinstance(ability, str):
             raise InvalidArgumentError("ability", ability, "the name of an ability")
         return self._current.engine.backend.supports(ability)
@@ -1065,8 +1064,8 @@ class VectorStore:
     ) -> Results[Hit]:
         """Return the best rows by keywords (BM25) in the fields with ``text=True``.
 
-        ``query`` has words, ``"exact phrases"``, ``-without`` and ``field:word``, and ``prefix*``
-        where the store supports "text-prefix". All words must match, or with ``any`` at least one.
+        ``query`` has words, ``"exact phrases"``, ``-without`` and ``field:word`` and ``prefix*``.
+        All words must match, or with ``any`` at least one.
         Anything else that a user types is text; a query without a word finds nothing.
 
         With ``highlight``, each hit's ``highlights`` has a snippet of every field that matched,

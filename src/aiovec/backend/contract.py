@@ -254,7 +254,6 @@ class Backend(ABC):
     - "power-loss": an acknowledged write survives a power failure.
     - "quantized": it stores the bit codes of ``Schema(quantized="bit")``.
     - "read-only": it heeds ``read_only``.
-    - "text-prefix": a word of a keyword search may end with ``*``.
     """
 
     read_only: bool = False
@@ -725,7 +724,7 @@ def moves_of(backend: Backend) -> Backend | None:
 
 
 ABILITIES = (
-    "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "restore", "moves",
+    "text", "indexes", "changes", "snapshots", "backup", "restore", "moves",
     "read-only", "once", "power-loss", "quantized",
 )  # fmt: skip
 """The names that ``VectorStore.supports`` knows."""
