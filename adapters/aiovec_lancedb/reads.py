@@ -1,24 +1,18 @@
 """Read rows by id or by filter, on the newest version of a table and with a share of the memory.
 
-Opening a table costs several hops to Lance's threads, so the version that was the newest is kept. A
-read begins on it while a look at the table tells whether it still is. Where it is not, the read is
-done again on the version that the look found. Either way it reads a version that was the newest
-after the call began, and so sees every write that was acknowledged before.
-
-On a folder the look is one at the names in the folder of versions, which Lance asks for the newest
-version too, so it misses nothing that Lance would see. It costs a third of opening the table anew,
-and when in doubt it knows nothing.
+Opening a table costs several hops to Lance's threads, so the version that was the newest is kept.
+On a folder, each read looks first whether it still is, at the names in the folder of versions,
+which Lance asks for the newest version too. That costs a third of opening the table anew, and when
+in doubt it knows nothing. So a read sees every write that was acknowledged before it began.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
@@ -37,7 +31,7 @@ from aiovec.backend.contract import (
 from aiovec.backend.limits import Place
 from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
-from aiovec.errors import AiovecError, CorruptStoreError
+from aiovec.errors import CorruptStoreError
 
 from .driver import ColumnOrdering
 from .index.fields import text_columns
@@ -208,38 +202,23 @@ class NeedsEveryRow(Exception):  # noqa: N818 - it reports no error
     """A search turned out to read the whole table, for which it had no share of the memory."""
 
 
-@dataclass(slots=True)
-class _View:
-    """A version of a table, and what was asked about it."""
+class _Kept(NamedTuple):
+    """The newest version of a table, which it is as long as its manifest's mark is this one."""
 
     table: Opened
     token: object
-    version: int
-    unindexed: int | None = None
-    steady: bool = False
-    """True if it was still the newest when it was looked for again: so it may be next time."""
-    mark: Mark | None = None
+    mark: Mark | None
 
 
 class TableReader:
     """Opens the tables of one store, with a share of the memory for what is read."""
 
-    def __init__(
-        self,
-        session: Session,
-        admission: ReadAdmission,
-        folder: Path | None,
-    ) -> None:
+    def __init__(self, session: Session, admission: ReadAdmission) -> None:
         self._session = session
         self._admission = admission
-        self._folder = folder
-        self._kept: dict[str, _View] = {}
+        self._kept: dict[str, _Kept] = {}
         # Of tables: until when it counts, and the bytes of a row beside its vector.
         self._row_sizes: dict[str, tuple[float, int]] = {}
-
-    def wrote(self, table: str) -> None:
-        """This store changed the table, so what was kept of it is old."""
-        self._kept.pop(table, None)
 
     async def search(
         self,
@@ -257,13 +236,13 @@ class TableReader:
         vectors = any(query.columns.vector for query in queries)
 
         async def run(whole: bool) -> _T:
-            async def size(view: _View) -> int:
-                rows = await (self._rows(view) if whole else self._scanned(view))
+            async def size(table: Opened) -> int:
+                rows = await (self._session.rows(table) if whole else self._scanned(table))
                 found = limit
                 if found > _FEW or len(queries) > 1:
-                    found = min(found, await self._rows(view))
-                row = await self._row_bytes(view) if wide else 0
-                dim = view.table.schema.dim
+                    found = min(found, await self._session.rows(table))
+                row = await self._row_bytes(table) if wide else 0
+                dim = table.schema.dim
                 others = found * (len(queries) - 1)
                 kept = kept_bytes(others, dim if vectors else 0, row)
                 return scan_bytes(rows, dim, found, row) + kept
@@ -284,14 +263,9 @@ class TableReader:
     ) -> _T:
         """For a read that finds so many rows at most."""
 
-        wide = columns.payload or bool(columns.fields)
-
-        async def size(view: _View) -> int:
-            row = await self._row_bytes(view) if wide else 0
-            if most <= _FEW:
-                return most * row if most * row > _FEW_BYTES else 0
-            dim = view.table.schema.dim if columns.vector else 0
-            return result_bytes(await self._rows(view), most, dim, row)
+        async def size(table: Opened) -> int:
+            wide = columns.payload or bool(columns.fields)
+            return await self._result_bytes(table, most, columns, wide=wide)
 
         return await self._run(handle, size, act)
 
@@ -306,177 +280,96 @@ class TableReader:
     ) -> _T:
         """For a keyword search that finds so many rows at most.
 
-        ``whole``: it may hold the ids of all rows. Rows that no index covers are read.
+        ``whole``: it may read the texts of all rows. Rows that no index covers are read anyway.
         """
 
-        async def size(view: _View) -> int:
-            row = await self._row_bytes(view)
-            behind = text_columns(await self._session.indices(view.table)).values()
-            read = row * (await self._rows(view) if whole else max(behind, default=0))
-            read = min(read, stream_bytes())
-            if not whole and most <= _FEW:
-                return read + (most * row if most * row > _FEW_BYTES else 0)
-            rows = await self._rows(view)
-            dim = view.table.schema.dim if columns.vector else 0
-            return read + result_bytes(rows, rows if whole else most, dim, row)
+        async def size(table: Opened) -> int:
+            behind = text_columns(await self._session.indices(table)).values()
+            rows = await self._session.rows(table) if whole else max(behind, default=0)
+            read = min(rows * await self._row_bytes(table), stream_bytes())
+            return read + await self._result_bytes(table, most, columns, wide=True)
 
         return await self._run(handle, size, act)
 
     async def changing(self, handle: TableHandle, most: int | None) -> Place:
         """A share of the memory for changing payloads, of so many rows at most or of any."""
         known = self._known_row_bytes(handle.name)
-        if known is not None and most is not None and most <= _FEW:
-            return self._admission.share(changed_bytes(most, known))
-        opened = await self._session.opened(handle)
-        view = _View(opened, handle.token, 0)
-        rows = await self._rows(view)
-        found = rows if most is None else min(rows, most)
-        size = changed_bytes(found, await self._row_bytes(view))
-        return self._admission.share(size)
+        if known is None or most is None or most > _FEW:
+            table = await self._newest(handle)
+            rows = await self._session.rows(table)
+            most = rows if most is None else min(rows, most)
+            known = await self._row_bytes(table)
+        return self._admission.share(changed_bytes(most, known))
 
     async def _run(
         self,
         handle: TableHandle,
-        size_of: Callable[[_View], Awaitable[int]],
+        size_of: Callable[[Opened], Awaitable[int]],
         act: Callable[[Opened], Awaitable[_T]],
     ) -> _T:
-        kept = self._kept.get(handle.name)
-        if kept is not None and kept.steady and kept.token == handle.token:
-            try:
-                size = await size_of(kept)
-                if self._admission.free(size):
-                    async with self._admission.share(size):
-                        done, found = await self._while_looking(handle, kept, act)
-                    if done:
-                        return found[0]
-            except CorruptStoreError:
-                # Of a version whose files are gone; or it is worth a second look anyway.
-                self.wrote(handle.name)
-        async with self._opened(handle, size_of) as view:
-            return await act(view.table)
-
-    async def _while_looking(
-        self, handle: TableHandle, kept: _View, act: Callable[[Opened], Awaitable[_T]]
-    ) -> tuple[bool, list[_T]]:
-        """Return the result of ``act`` for the kept version, and whether it is the newest."""
-        self._session.check()
-        looking = asyncio.ensure_future(self._look(handle, kept))
-        looking.add_done_callback(_heard)
-        failed: AiovecError | None = None
-        found: list[_T] = []
+        table = await self._newest(handle)
         try:
-            try:
-                found.append(await act(kept.table))
-            except AiovecError as exc:
-                failed = exc
-            newest = await looking
-        finally:
-            if not looking.done():
-                looking.cancel()
-        if newest is not kept:
-            self._keep(newest)
-            return False, []
-        if failed is not None:
-            raise failed
-        return True, found
+            size = await size_of(table)
+            waits = not self._admission.free(size)
+            async with self._admission.share(size):
+                if waits:  # what was opened before the wait is old behind it
+                    table = await self._newest(handle)
+                return await act(table)
+        except CorruptStoreError:
+            # The table may have gone, or upkeep may have removed the version.
+            self._kept.pop(handle.name, None)
+            present = await self._session.opened(handle)
+            if await self._session.version(present) == await self._session.version(table):
+                raise
+            raise StaleTableError(handle.name) from None
 
-    @asynccontextmanager
-    async def _opened(
-        self, handle: TableHandle, size_of: Callable[[_View], Awaitable[int]]
-    ) -> AsyncIterator[_View]:
-        async with self._read(handle) as view:
-            size = await size_of(view)
-            if self._admission.free(size):
-                async with self._admission.share(size):
-                    yield view
-                return
-        # What is opened before the wait would be old behind it.
-        async with self._admission.share(size), self._read(handle) as view:
-            yield view
-
-    @asynccontextmanager
-    async def _read(self, handle: TableHandle) -> AsyncIterator[_View]:
-        """The table for a read that is repeated where its version is removed meanwhile."""
-        async with self._session.reading(handle) as opened:
-            view = self._keep(_View(opened, handle.token, await self._version(opened)))
-            try:
-                yield view
-            except CorruptStoreError:
-                self.wrote(handle.name)
-                present = await self._session.opened(handle)
-                if await self._version(present) == view.version:
-                    raise
-                raise StaleTableError(handle.name) from None
-
-    async def _look(self, handle: TableHandle, kept: _View) -> _View:
-        """The newest version: ``kept`` where it still is that one."""
-        mark = await self._mark(handle.name)
-        if mark is not None and mark == kept.mark:
-            if kept.table.moving:
-                await self._session.check_here()
-            return kept
-        opened = await self._session.opened(handle)
-        newest = _View(opened, handle.token, await self._version(opened))
-        if newest.version != kept.version:
-            return newest
+    async def _newest(self, handle: TableHandle) -> Opened:
+        """Return the newest version; the one that was kept where it still is that."""
+        self._session.check()
+        mark, folder = None, self._session.folder
+        if folder is not None:
+            mark = await in_thread(mark_of, folder, handle.name, _TOO_YOUNG)
+        kept = self._kept.pop(handle.name, None)
+        table = kept.table if kept is not None and kept.token == handle.token else None
+        if table is None or mark is None or kept is None or kept.mark != mark:
+            opened = await self._session.opened(handle)
+            version = await self._session.version(opened)
+            if table is None or await self._session.version(table) != version:
+                table = opened
+        elif table.moving:
+            await self._session.check_here()
+        if len(self._kept) >= _MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
         # It was so before the table was opened. If it belonged to another version, or to another
         # table of this name, the next one differs from it.
-        kept.mark = mark
-        return kept
+        self._kept[handle.name] = _Kept(table, handle.token, mark)
+        return table
 
-    async def _mark(self, table: str) -> Mark | None:
-        if self._folder is None:
-            return None
-        return await in_thread(mark_of, self._folder, table, _TOO_YOUNG)
+    async def _result_bytes(self, table: Opened, most: int, columns: Columns, *, wide: bool) -> int:
+        row = await self._row_bytes(table) if wide else 0
+        if most <= _FEW:
+            return most * row if most * row > _FEW_BYTES else 0
+        dim = table.schema.dim if columns.vector else 0
+        return result_bytes(await self._session.rows(table), most, dim, row)
 
-    def _keep(self, newest: _View) -> _View:
-        """The same, or what was kept where it is of this version."""
-        name = newest.table.name
-        kept = self._kept.get(name)
-        if kept is not None and (kept.version, kept.token) == (newest.version, newest.token):
-            kept.steady = True
-            return kept
-        if name not in self._kept and len(self._kept) >= _MOST_KEPT:
-            del self._kept[next(iter(self._kept))]
-        self._kept[name] = newest
-        return newest
-
-    async def _version(self, table: Opened) -> int:
-        return int(await self._session.run(table.lance.version()))
-
-    async def _rows(self, view: _View) -> int:
-        return await self._session.rows(view.table)
-
-    async def _row_bytes(self, view: _View) -> int:
+    async def _row_bytes(self, table: Opened) -> int:
         """The bytes of a row beside its vector, on the average of the table's files."""
-        if self._session.managed:  # it would be one more request
-            return 0
-        known = self._known_row_bytes(view.table.name)
+        known = self._known_row_bytes(table.name)
         if known is None:
             if len(self._row_sizes) >= _MOST_KEPT:
                 self._row_sizes.clear()
-            stats: Any = await self._session.run(view.table.lance.stats())
-            vectors = int(stats["num_rows"]) * view.table.schema.dim * 4
+            stats: Any = await self._session.run(table.lance.stats())
+            vectors = int(stats["num_rows"]) * table.schema.dim * 4
             beside = max(0, int(stats["total_bytes"]) - vectors)
             known = beside // max(1, int(stats["num_rows"]))
-            until = time.monotonic() + _SIZES_FOR
-            self._row_sizes[view.table.name] = until, known
+            self._row_sizes[table.name] = time.monotonic() + _SIZES_FOR, known
         return known
 
     def _known_row_bytes(self, table: str) -> int | None:
         until, size = self._row_sizes.get(table, (0.0, 0))
         return size if time.monotonic() < until else None
 
-    async def _scanned(self, view: _View) -> int:
+    async def _scanned(self, table: Opened) -> int:
         """The rows that no index on the vector covers."""
-        if view.unindexed is None:
-            uncovered = await unindexed_rows(self._session, view.table)
-            found = uncovered.get(view.table.schema.vector)
-            view.unindexed = await self._rows(view) if found is None else found
-        return view.unindexed
-
-
-def _heard(looking: asyncio.Future[_View]) -> None:
-    """A look whose outcome nobody awaits any more says nothing."""
-    if not looking.cancelled():
-        looking.exception()
+        found = (await unindexed_rows(self._session, table)).get(table.schema.vector)
+        return await self._session.rows(table) if found is None else found

@@ -56,8 +56,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _PAGE = 1000
-# How often a folder is listed until no table is renamed, made or dropped meanwhile.
-_MOST_LISTINGS = 10
 # Seconds for the first requests to a server, each of which LanceDB would repeat for minutes.
 _PATIENCE = 60.0
 _FORKED = (
@@ -67,7 +65,8 @@ _FORKED = (
 # What Lance may keep of manifests and of the files' own tables of contents. Every commit brings new
 # ones, which push the old ones out.
 _METADATA_CACHE = 64 * 2**20
-_LOOKS_FOR_DROPPED = (0.0, 0.05, 0.2)
+# Seconds before a table whose files are missing is looked at again.
+_LOOK_AGAIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,20 +259,11 @@ class Session:
     # Tables
 
     async def names(self) -> list[str]:
-        folder = self._target.folder
-        if folder is None:
-            return sorted(await self._listed())
-        for _ in range(_MOST_LISTINGS):
-            listed = await self._listed()
-            names, settled = await in_thread(_whole, folder, listed)
-            if settled:
-                break
-        await self.check_place()
-        return sorted(names)
-
-    async def _listed(self) -> list[str]:
-        """The names that Lance lists, also those of no table."""
         connection = self.check()
+        if self.folder is not None:
+            await self.check_place()
+            with self.translated():
+                return await in_thread(_tables_in, self.folder)
         names: list[str] = []
         token: str | None = None
         while True:
@@ -281,44 +271,34 @@ class Session:
             names += filter(_is_name, page.tables)
             token = page.page_token
             if not token:
-                return names
+                return sorted(names)
 
     async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:
-        """A table and its schema as Lance has it, or StaleTableError where there is none.
-
-        Files that are missing may be those of a table that is being dropped, or was made anew
-        since, so they are looked for more than once.
-        """
-
-        async def open_it() -> tuple[AsyncTable, pa.Schema]:
+        """A table and its schema as Lance has it, or StaleTableError where there is none."""
+        for pause in (_LOOK_AGAIN, None):
             connection = self.check()
-            with self.guarded():
-                table = await connection.open_table(name)
-                return table, await table.schema()
-
-        for pause in _LOOKS_FOR_DROPPED:
-            with suppress(CorruptStoreError):
-                return await open_it()
-            await asyncio.sleep(pause)
-        return await open_it()
+            try:
+                with self.guarded():
+                    table = await connection.open_table(name)
+                    return table, await table.schema()
+            except CorruptStoreError:
+                # Missing files may be those of a table that was dropped, or made anew, meanwhile.
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+        raise StaleTableError(name)
 
     async def handle(self, name: str) -> TableHandle:
-        for pause in (*_LOOKS_FOR_DROPPED, None):
-            try:
-                _, arrow = await self.open_any(name)
-                break
-            except StaleTableError as exc:
-                await self.check_place()
-                names = await self.names()
-                if name not in names:
-                    await self.check_here()
-                    raise TableNotFoundError(name, names) from exc.__cause__
-                if pause is None:  # its folder is there
-                    raise CorruptStoreError(
-                        self.target, f"no version of table {name!r} can be read"
-                    ) from exc.__cause__
-            # It is being dropped, or was made anew since.
-            await asyncio.sleep(pause)
+        try:
+            _, arrow = await self.open_any(name)
+        except StaleTableError as exc:
+            await self.check_place()
+            names = await self.names()
+            if name in names:
+                reason = f"no version of table {name!r} can be read"
+                raise CorruptStoreError(self.target, reason) from exc.__cause__
+            await self.check_here()
+            raise TableNotFoundError(name, names) from exc.__cause__
         await self.check_place()
         if is_moving(arrow):
             await self.check_here()
@@ -356,7 +336,7 @@ class Session:
         try:
             yield await self.opened(handle)
         except CorruptStoreError:
-            await _look_for_dropped(lambda: self.opened(handle))
+            await self.opened(handle)  # StaleTableError where it is gone
             raise
 
     async def indices(self, table: Opened) -> list[Any]:
@@ -373,21 +353,16 @@ class Session:
         rows: int = table.known["rows"]
         return rows
 
+    async def version(self, table: Opened) -> int:
+        """Return the number of the version."""
+        if "version" not in table.known:
+            table.known["version"] = int(await self.run(table.lance.version()))
+        version: int = table.known["version"]
+        return version
+
     async def fetch(self, query: Any) -> pa.Table:
         """All rows of a query."""
         return await self.run(without_blobs(query).to_arrow())
-
-
-async def _look_for_dropped(look: Callable[[], Awaitable[object]]) -> None:
-    """Raise what tells that a table is gone whose files vanish.
-
-    They may be those of a table that is being dropped. Its last files are the ones by which it is
-    found, so it is looked for more than once; others may be missing each time.
-    """
-    for pause in _LOOKS_FOR_DROPPED:
-        await asyncio.sleep(pause)
-        with suppress(CorruptStoreError):
-            await look()
 
 
 def _inode(folder: Path) -> tuple[int, int] | None:
@@ -395,29 +370,12 @@ def _inode(folder: Path) -> tuple[int, int] | None:
     return None if found is None else (found.st_dev, found.st_ino)
 
 
-def _whole(folder: Path, listed: list[str]) -> tuple[list[str], bool]:
-    """Those that are more than what a killed or failed creation left: they have a version, or
-    rows, without a version then a damaged table.
-
-    And whether they still are what lies there: a table that was renamed meanwhile has neither name.
-    """
-
-    def holds(path: Path, pattern: str) -> bool:
-        with suppress(FileNotFoundError):  # it was dropped or renamed
-            return next(path.glob(pattern), None) is not None
-        return False
-
-    whole = [
-        name
-        for name in listed
-        if holds(folder / f"{name}.lance", "_versions/[0-9]*.manifest")
-        or holds(folder / f"{name}.lance", "data/*")
-    ]
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        there = {
-            entry.name.removesuffix(".lance")
-            for entry in entries
-            if entry.name.endswith(".lance") and entry.is_dir()
-        }
-        return whole, set(filter(_is_name, there)) == set(listed)
-    return whole, not listed
+def _tables_in(folder: Path) -> list[str]:
+    """Return the tables of a folder: what has a version, or rows, without a version then a damaged
+    table. Else it is what a killed or failed creation left."""
+    return sorted(
+        path.stem
+        for path in folder.glob("*.lance")
+        if _is_name(path.stem)
+        and (any(path.glob("_versions/[0-9]*.manifest")) or any(path.glob("data/*")))
+    )

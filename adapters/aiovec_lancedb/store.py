@@ -106,11 +106,7 @@ class LancedbBackend(Backend):
         self._settings = settings
         self._admission = ReadAdmission(settings.busy_timeout)
         self._session = Session(self._target, settings)
-        self._reader = TableReader(
-            self._session,
-            self._admission,
-            self._target.folder,
-        )
+        self._reader = TableReader(self._session, self._admission)
         self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
@@ -257,10 +253,7 @@ class LancedbBackend(Backend):
 
     async def _apply(self, table: str, work: WriteOperation) -> Any:
         self._check_writable()
-        try:
-            return await self._open_writers().run(table, work)
-        finally:
-            self._reader.wrote(table)
+        return await self._open_writers().run(table, work)
 
     def _open_writers(self) -> Writers:
         if self._writers is None:
@@ -333,7 +326,6 @@ class LancedbBackend(Backend):
             act = partial(tables.rename_table, self._session, folder, old, new, self._alone)
             impossible = partial(tables.why_not_renamed, self._session, old, new)
             await self._write(old, Change(act, changes_schema=True, impossible=impossible))
-        self._reader.wrote(new)
         self._open_upkeep().wrote(new)
 
     async def drop_table(self, name: str) -> None:
