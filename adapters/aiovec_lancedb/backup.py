@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from aiovec.backend.contract import StaleTableError, TableHandle
+from aiovec.backend.contract import StaleTableError
 from aiovec.backend.files import remove_abandoned
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
@@ -25,7 +25,7 @@ from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, 
 from .driver import lancedb
 from .errors import translated
 from .export import RowsOf
-from .layout import copied, with_incarnation
+from .layout import copied
 from .locks.local import FOLDER, LockedFile
 from .locks.moves import generation_in, write_generation
 from .session import Session
@@ -170,27 +170,6 @@ async def _add(target: AsyncTable, blocks: list[pa.RecordBatch], path: str) -> N
     with translated(path):
         # Lance's threads would go on with a write that is cancelled.
         await to_its_end(target.add(pa.Table.from_batches(blocks)))
-
-
-async def number_changes(session: Session, handle: TableHandle, rows_of: RowsOf) -> bool:
-    """Rewrite a table that an earlier release made, whose rows have no stable ids.
-
-    Return whether that was done. It wants a folder in which two folders can change their names at
-    one moment. The rows stay; earlier versions go, and upkeep makes the indexes anew.
-    """
-    table = await session.opened(handle)
-    folder = session.folder
-    if table.numbering is not None or folder is None:
-        return False
-    name = table.name
-    partial = folder / FOLDER / f"numbered-{uuid.uuid4().hex[:12]}"
-    arrow = with_incarnation(await session.run(table.lance.schema()))
-    try:
-        await _copy([_Opened(name, table.lance, arrow, 0)], partial, str(folder), rows_of)
-        new, old = partial / f"{name}.lance", folder / f"{name}.lance"
-        return await in_thread(_exchanged, new, old)
-    finally:
-        await to_its_end(in_thread(remove_folder, partial))
 
 
 def _prepare(path: Path, partial: Path) -> None:

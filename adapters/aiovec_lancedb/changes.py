@@ -68,9 +68,8 @@ async def newest_number(session: Session, table: Opened) -> int:
 async def _end(session: Session, table: Opened) -> _Place:
     if table.numbering is None:
         hint = (
-            f"the table {table.name!r} was made by an earlier release, which numbered no changes; "
-            f"optimize({table.name!r}) rewrites it once on a folder of Linux, elsewhere export "
-            "its rows into a new table"
+            f"the rows of the table {table.name!r} have no stable ids; export them into a table "
+            "that aiovec makes"
         )
         raise UnsupportedError("changes", "lancedb", hint)
     return _Place(table.numbering, int(await session.run(table.lance.version())) + 1, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +17,7 @@ from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
 
 from .settings import LancedbSettings
-from .target import KEY_VARIABLE, StoreTarget
+from .target import StoreTarget
 from .written import TableFiles
 
 if TYPE_CHECKING:
@@ -44,7 +43,8 @@ def findings(target: str | None) -> list[Finding]:
     if place is None or place.in_memory:
         return found
     if place.folder is None:
-        return [*found, *_elsewhere(place)]
+        checked = f'{place.shown}: not checked here; "aiovec info" opens it'
+        return [*found, Finding("store", checked)]
     usable = all(finding.ok for finding in found)
     return [*found, *_of_a_folder(place.folder, usable)]
 
@@ -77,18 +77,6 @@ def _import() -> Finding:
             cure=f"{_CURE} --force-reinstall",
         )
     return Finding("lancedb import", "works")
-
-
-def _elsewhere(place: StoreTarget) -> Iterator[Finding]:
-    if place.managed:
-        there = bool(os.environ.get(KEY_VARIABLE))
-        yield Finding(
-            "key",
-            f"{KEY_VARIABLE} is {'set' if there else 'not set'}",
-            ok=there,
-            cure=None if there else f"set {KEY_VARIABLE} to the key of {place.shown}",
-        )
-    yield Finding("store", f'{place.shown}: not checked here; "aiovec info" opens it')
 
 
 def _of_a_folder(folder: Path, usable: bool) -> Iterator[Finding]:

@@ -23,7 +23,6 @@ from aiovec.errors import (
     StoreBusyError,
     StoreClosedError,
     StoreFullError,
-    UnsupportedError,
 )
 
 FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
@@ -68,9 +67,6 @@ _NO_PLACE = re.compile(
     re.IGNORECASE,
 )
 _DEEP_FILTER = re.compile(r"recursion limit", re.IGNORECASE)
-_UNSUPPORTED = re.compile(
-    r"^LanceDBError: not supported: | is not supported.*$| not supported by.*$"
-)
 _LONG_PATTERN = re.compile(r"regex\b.*exceeds size limit", re.IGNORECASE | re.DOTALL)
 # Panics of Rust code: in a call, and in what a call awaits. The first is no Exception, and neither
 # class can be imported.
@@ -103,11 +99,6 @@ def translate(error: Exception, target: str) -> Exception:
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return _of_system(error, target)
     text = str(error)
-    if isinstance(error, NotImplementedError):
-        # The client of the managed service has not all that lancedb has.
-        return UnsupportedError(
-            _UNSUPPORTED.sub("", message_of(error)), "lancedb", f"it is at {target}"
-        )
     if _NO_TABLE.search(text):
         return NoSuchTableError(text)
     if _TABLE_EXISTS.search(text):

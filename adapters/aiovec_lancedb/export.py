@@ -21,7 +21,7 @@ from aiovec.backend.contract import Columns, TableHandle
 from aiovec.backend.limits import renewed
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
-from aiovec.errors import CorruptStoreError, InvalidArgumentError, UnsupportedError
+from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
 from .driver import without_blobs
 from .layout import column_names
@@ -96,9 +96,6 @@ class Export:
                     async for found in self._of(table, cursor, condition):
                         yield found
                 return
-            if self.session.managed:
-                hint = "the managed service returns rows in no fixed order"
-                raise UnsupportedError("an export behind a cursor", "lancedb", hint)
             if (cursor.table, cursor.filter) != (_named(table), digest):
                 expected = "the cursor of an export of this table with the same filter"
                 raise InvalidArgumentError("after", after, expected)
@@ -191,7 +188,7 @@ async def _stream(
             best = _BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)
             best = min(max(best, 1), _MOST_ROWS)
             # What was read is given all the same.
-            fits = best // 4 <= length <= 4 * best or session.managed
+            fits = best // 4 <= length <= 4 * best
             if not fits:
                 length = best
             yield batch

@@ -24,9 +24,6 @@ from .tuning import KEY, Tuned, tuned_of
 _SCHEMA = b"aiovec.schema"
 _INCARNATION = b"aiovec.table"
 _FIELD = b"aiovec.field"
-# On the id's column: fields of the first schema that were dropped or renamed. Where another one has
-# no column, the table is damaged.
-_GONE = b"aiovec.gone"
 _EMBEDDED = b"aiovec.embedded"
 _LAYOUT = b"aiovec.layout"
 LAYOUT = 1
@@ -45,8 +42,8 @@ NUMBERING = "aiovec.changes"
 """On the id's column: the numbering of the table's changes, of a table with stable row ids."""
 
 # On the id's column: Lance keeps concurrent merges of one id apart. So two writers of a bucket
-# insert no id twice. The second is written by Lance's own call, behind the creation.
-_KEYS = (b"lance-schema:unenforced-primary-key", b"lance-schema:unenforced-primary-key:position")
+# insert no id twice.
+_KEY = b"lance-schema:unenforced-primary-key"
 
 PAYLOAD = "payload"
 
@@ -55,7 +52,7 @@ def new_table(schema: Schema, *, moving: bool = False) -> pa.Schema:
     """The Lance schema of a table that is made now; ``moving`` as in ``is_moving``."""
     arrow = schema.to_arrow()
     place = arrow.get_field_index("id")
-    noted: dict[str | bytes, str] = {NUMBERING: new_numbering(), _KEYS[0]: "true"}
+    noted: dict[str | bytes, str] = {NUMBERING: new_numbering(), _KEY: "true"}
     if moving:
         noted[MOVING] = "1"
     arrow = arrow.set(place, arrow.field(place).with_metadata(noted))
@@ -63,20 +60,9 @@ def new_table(schema: Schema, *, moving: bool = False) -> pa.Schema:
     return arrow.with_metadata({**arrow.metadata, **own})
 
 
-def with_incarnation(arrow: pa.Schema) -> pa.Schema:
-    """The schema of a table that takes the place of one, so that handles on that are stale."""
-    return arrow.with_metadata({**arrow.metadata, _INCARNATION: uuid.uuid4().hex.encode()})
-
-
 def new_numbering() -> str:
     """Return a numbering of changes, above all earlier ones."""
     return str(time.time_ns() // 1000)
-
-
-def is_keyed(arrow: pa.Schema) -> bool:
-    """Return whether Lance keeps the ids of concurrent merges apart."""
-    place = arrow.get_field_index("id")  # another program's table may have none
-    return place >= 0 and not set(_KEYS).isdisjoint(arrow.field(place).metadata or {})
 
 
 def numbering_in(arrow: pa.Schema) -> int | None:
@@ -95,26 +81,6 @@ def options_of(name: str, field: Field) -> dict[str, Any]:
     """The update of a column's metadata that gives its field other options."""
     options = json.dumps(field.to_dict())
     return {"path": name, "metadata": {_FIELD.decode(): options, DROPPED: None}}
-
-
-def goes(arrow: pa.Schema, name: str) -> list[dict[str, Any]]:
-    """The updates of metadata behind which a field's column may go, or get another name."""
-    made = Schema.from_json((arrow.metadata or {})[_SCHEMA])
-    gone = _gone_in(arrow)
-    if name not in made.fields or name in gone:
-        return []
-    return [{"path": "id", "metadata": {_GONE.decode(): json.dumps([*gone, name])}}]
-
-
-def _gone_in(arrow: pa.Schema) -> list[str]:
-    place = arrow.get_field_index("id")
-    noted = (arrow.field(place).metadata or {}).get(_GONE) if place >= 0 else None
-    if noted is None:
-        return []
-    names = json.loads(noted)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("the note of fields that have gone holds no names")
-    return names
 
 
 def renamable(schema: Schema, name: str) -> dict[str, Any]:
@@ -197,13 +163,9 @@ def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:
 def _altered(made: Schema, arrow: pa.Schema) -> Schema:
     """The schema with which the table was made, with the fields that its columns are now.
 
-    Of a field that has gone, the column may carry its values on under another name.
+    A field without a column was dropped, or carries its values on under another name.
     """
-    gone = _gone_in(arrow)
     names = set(arrow.names)  # it makes a list of them each time
-    for name in made.fields:
-        if name not in names and name not in gone:
-            raise ValueError(f"it lacks the column {name!r}")
     altered = any(_FIELD in (column.metadata or {}) for column in arrow)
     if not altered and names.issuperset(made.fields):
         return made

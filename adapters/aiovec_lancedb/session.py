@@ -39,7 +39,6 @@ from .errors import NoSuchTableError, translated
 from .layout import (
     handle_of,
     incarnation_of,
-    is_keyed,
     is_moving,
     numbering_in,
     token_of,
@@ -81,9 +80,7 @@ class Opened:
     moving: bool = False
     """True if a read has to look for the mark of a migration."""
     numbering: int | None = None
-    """The numbering of its changes; None where an earlier release made it, which had none."""
-    keyed: bool = True
-    """True if Lance keeps its ids unique among writers in a bucket."""
+    """The numbering of its changes; None where another program made it, without stable row ids."""
     known: dict[str, Any] = field(default_factory=dict, compare=False)
     """Answers about this version that were asked for once, by their names."""
 
@@ -141,11 +138,6 @@ class Session:
     @property
     def closed(self) -> bool:
         return self._closed
-
-    @property
-    def managed(self) -> bool:
-        """True if the tables lie behind LanceDB's own service."""
-        return self._target.managed
 
     @property
     def exclusive(self) -> bool:
@@ -327,7 +319,6 @@ class Session:
             incarnation_of(handle),
             moving,
             numbering_in(arrow),
-            is_keyed(arrow),
         )
 
     @asynccontextmanager

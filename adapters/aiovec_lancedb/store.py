@@ -27,7 +27,6 @@ from aiovec.backend.contract import (
     Found,
     IndexInfo,
     Order,
-    StaleTableError,
     StoredRows,
     TableHandle,
     TableStats,
@@ -55,7 +54,7 @@ from . import (
     tables,
     writes,
 )
-from .backup import copy_beside, number_changes, put_in_place, remove_folder, write_backup
+from .backup import copy_beside, put_in_place, remove_folder, write_backup
 from .bulk import Load
 from .changes import changes, newest_number, number_anew
 from .export import Export, whole_rows
@@ -69,7 +68,7 @@ from .search import Planner
 from .session import Opened, Session
 from .target import StoreTarget
 from .text import search as text
-from .upkeep.loop import LOG, Upkeep
+from .upkeep.loop import Upkeep
 from .upkeep.retention import Pins, retention_of
 from .writer import Change, WriteOperation, Writers
 
@@ -205,8 +204,6 @@ class LancedbBackend(Backend):
         return BucketMarks(Bucket(self._target.key, self.target, self._settings.storage_options))
 
     def supports(self, ability: str) -> bool:
-        if ability == "changes" and self._target.managed:
-            return False
         return ability in _ABLE or (ability == "moves" and self._fence.supported)
 
     async def close(self) -> None:
@@ -520,24 +517,7 @@ class LancedbBackend(Backend):
         await self._open_upkeep().drop(table, name)
 
     async def optimize(self, table: TableHandle) -> None:
-        await self._number_changes(table)
         await self._open_upkeep().optimize(table)
-
-    async def _number_changes(self, table: TableHandle) -> None:
-        """Have the changes of a table numbered that an earlier release made."""
-        if (await self._session.opened(table)).numbering is not None or self._target.managed:
-            return
-        async with self._open_upkeep().altering(table.name):
-            done = await self._write(
-                table.name,
-                Change(
-                    partial(number_changes, self._session, table, self._rows_of), brings_files=False
-                ),
-            )
-        if done:
-            text = "rewrote the table %r of %s, whose changes are numbered from now on"
-            await in_thread(LOG.info, text, table.name, self.target)
-            raise StaleTableError(table.name)  # the caller goes on with the new one
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         async with self._session.reading(table) as opened:

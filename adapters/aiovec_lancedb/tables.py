@@ -20,6 +20,7 @@ from aiovec.errors import (
     InvalidArgumentError,
     InvalidNameError,
     OutcomeUnknownError,
+    StoreClosedError,
     TableExistsError,
     TableNotFoundError,
 )
@@ -32,7 +33,7 @@ from .layout import (
     LEFT,
     MOVING,
     added_column,
-    goes,
+    handle_of,
     incarnation_in,
     is_moving,
     new_table,
@@ -58,17 +59,43 @@ async def create_table(session: Session, name: str, schema: Schema, fence: Fence
     # Made by a migration in a store with a mark: those who read it have to look for that.
     moving = fence.run is not None and await fence.concerns_reads()
     made = new_table(schema, moving=moving)
-    try:
-        with session.translated():
-            table = await connection.create_table(name, schema=made)
-    except TableThereError as exc:
-        raise TableExistsError(name) from exc.__cause__
-    except AiovecError:
-        found = await _found(session, name)
-        if found is None or incarnation_in(found[1]) != incarnation_in(made):
-            raise
-        table = found[0]
+
+    async def is_made(_: AsyncTable, arrow: pa.Schema) -> bool:
+        return incarnation_in(arrow) == incarnation_in(made)
+
+    async def make() -> None:
+        try:
+            with session.translated():
+                await connection.create_table(name, schema=made)
+        except TableThereError as exc:
+            raise TableExistsError(name) from exc.__cause__
+
+    await _change(session, name, make(), is_made)
+    table, _ = await session.open_any(name)
     await _index_now_or_later(session, table, schema.fields, schema.analyzer)
+
+
+async def _change(
+    session: Session,
+    name: str,
+    work: Awaitable[object],
+    is_done: Callable[[AsyncTable, pa.Schema], Awaitable[bool]],
+) -> None:
+    """Do work that changes a table. Its error may come behind its commit, so this looks then."""
+    try:
+        with session.guarded():
+            await work
+    except (TableExistsError, StoreClosedError):
+        raise
+    except AiovecError:
+        try:
+            done = await is_done(*await session.open_any(name))
+        except StaleTableError:
+            done = False
+        except AiovecError as exc:
+            raise OutcomeUnknownError(session.target, str(exc)) from exc
+        if not done:
+            raise
 
 
 async def why_not_created(session: Session, name: str) -> Exception | None:
@@ -140,62 +167,51 @@ async def add_field(session: Session, handle: TableHandle, name: str, field: Fie
     table = await session.opened(handle)
     if name in table.schema.fields:
         raise InvalidNameError(name, "field", "a field with this name exists")
-    lance = table.lance
-    try:
-        await session.run(lance.add_columns(added_column(name, field)))
-    except AiovecError:
-        found = await _found(session, handle.name)
-        if found is None or name not in found[1].names:
-            raise
-        lance = found[0]
+
+    async def is_added(_: AsyncTable, arrow: pa.Schema) -> bool:
+        return name in arrow.names
+
+    await _change(
+        session, handle.name, table.lance.add_columns(added_column(name, field)), is_added
+    )
+    lance, _ = await session.open_any(handle.name)
     await _index_now_or_later(session, lance, {name: field}, table.schema.analyzer)
 
 
 async def alter_field(session: Session, handle: TableHandle, name: str, field: Field) -> None:
     """Give a field other options, and drop the indexes that it does not want any more."""
     table = await session.opened(handle)
-    lance = table.lance
-    try:
-        await session.run(lance.update_field_metadata(options_of(name, field)))
-    except AiovecError:
-        try:
-            found = await session.handle(handle.name)
-        except AiovecError as exc:
-            raise OutcomeUnknownError(session.target, str(exc)) from exc
-        if found.schema.fields.get(name) != field:
-            raise
+
+    async def is_altered(_: AsyncTable, arrow: pa.Schema) -> bool:
+        return handle_of(handle.name, arrow, session.target).schema.fields.get(name) == field
+
+    work = table.lance.update_field_metadata(options_of(name, field))
+    await _change(session, handle.name, work, is_altered)
     # The table is altered; upkeep does what is left of this.
     with suppress(AiovecError):
-        await drop_unwanted(session, lance, name, field)
+        await drop_unwanted(session, table.lance, name, field)
 
 
 async def drop_field(session: Session, handle: TableHandle, field: str) -> None:
     table = await session.opened(handle)
-    # First, so that its absence is no damage. As long as the column is there, nothing changes.
-    noted = goes(await session.run(table.lance.schema()), field)
-    if noted:
-        await session.run(table.lance.update_field_metadata(*noted))
     await _without(session, table, field, table.lance.drop_columns([field]))
 
 
 async def rename_field(session: Session, handle: TableHandle, old: str, new: str) -> None:
     table = await session.opened(handle)
     # First, so that the column is a field under either name. This alone changes nothing.
-    noted = goes(await session.run(table.lance.schema()), old)
-    noted.append(renamable(table.schema, old))
-    await session.run(table.lance.update_field_metadata(*noted))
+    await session.run(table.lance.update_field_metadata(renamable(table.schema, old)))
     renaming: Any = {"path": old, "rename": new}
     await _without(session, table, old, table.lance.alter_columns(renaming))
 
 
 async def _without(session: Session, table: Opened, field: str, work: Awaitable[object]) -> None:
-    """Do work behind which a table has no such column; failed, it may have been done."""
-    try:
-        await session.run(work)
-    except AiovecError:
-        found = await _found(session, table.name)
-        if found is None or field in found[1].names:
-            raise
+    """Do work behind which a table has no such column."""
+
+    async def is_gone(_: AsyncTable, arrow: pa.Schema) -> bool:
+        return field not in arrow.names
+
+    await _change(session, table.name, work, is_gone)
 
 
 async def why_not_renamed(session: Session, old: str, new: str) -> Exception | None:
@@ -239,14 +255,12 @@ async def index_lacking(session: Session, handle: TableHandle) -> None:
 async def restore(session: Session, handle: TableHandle, version: int) -> None:
     table = await session.opened(handle)
     newest = await _check_out(session, table, version)
-    lance = table.lance
-    try:
-        await session.run(lance.restore())
-    except AiovecError:
-        found = await _found(session, handle.name)
-        if found is None or await session.run(found[0].version()) == newest:
-            raise
-        lance = found[0]
+
+    async def is_restored(lance: AsyncTable, _: pa.Schema) -> bool:
+        return bool(await session.run(lance.version()) != newest)
+
+    await _change(session, handle.name, table.lance.restore(), is_restored)
+    lance, _ = await session.open_any(handle.name)
     await number_anew(session, lance)
 
 
@@ -303,16 +317,6 @@ async def _check_out(session: Session, table: Opened, version: int) -> int:
         raise InvalidArgumentError("version", version, expected)
     await session.run(table.lance.checkout(version))
     return kept[-1]
-
-
-async def _found(session: Session, name: str) -> tuple[AsyncTable, pa.Schema] | None:
-    """A table whose change failed, which may come behind the commit; None where there is none."""
-    try:
-        return await session.open_any(name)
-    except StaleTableError:
-        return None
-    except AiovecError as exc:
-        raise OutcomeUnknownError(session.target, str(exc)) from exc
 
 
 async def _index_now_or_later(

@@ -209,8 +209,6 @@ async def _write(
             return int(rows.num_rows)
         builder = builder.use_index(_uses_index(rows)).when_matched_update_all()
     else:
-        if not table.keyed:
-            await session.run(table.lance.set_unenforced_primary_key("id"))
         builder = builder.use_index(False)
         if on_conflict == "replace":
             builder = builder.when_matched_update_all()
@@ -370,11 +368,6 @@ class Delete(RowsOperation):
         table = await session.opened(self.handle)
         if not others:
             condition = await selection(self.ids, self.where) or "TRUE"
-            if session.managed:  # its answer has no count
-                count = await session.run(table.lance.count_rows(condition))
-                if count:
-                    await session.run(table.lance.delete(condition))
-                return [count]
             # To count them first takes most of the time of a delete.
             done: Any = await session.run(table.lance.delete(condition))  # not all of it is typed
             return [int(done.num_deleted_rows)]

@@ -1,21 +1,17 @@
-"""The change feed where the history of a table ends, or began in an earlier release."""
+"""The change feed where the history of a table ends."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-import lancedb
-import pyarrow as pa
 import pytest
 from tests.harness.values import SMALL, small_rows
 
 import aiovec
-from aiovec import UnsupportedError
 from aiovec.backend.contract import ChangesPrunedError
 
-from .support import backend_on, ids_in, opened
+from .support import backend_on, opened
 
 
 async def ids_of(backend: Any, since: int) -> tuple[list[str], list[str]]:
@@ -92,29 +88,3 @@ async def test_an_open_migration_keeps_the_versions_that_its_changes_need(tmp_pa
         await store.optimize("notes")
         with pytest.raises(ChangesPrunedError):
             await ids_of(backend, number)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="it exchanges two folders at one moment")
-async def test_optimize_rewrites_a_table_of_an_earlier_release(tmp_path: Path) -> None:
-    async with opened(tmp_path / "new") as store:
-        await store.create_table("notes", SMALL)
-        await store.insert("notes", small_rows(5))
-        rows = pa.Table.from_batches([batch async for batch in store.export("notes")])
-    made = await lancedb.connect_async(tmp_path / "new")
-    arrow = await (await made.open_table("notes")).schema()
-    place = arrow.get_field_index("id")
-    arrow = arrow.set(place, arrow.field(place).with_metadata({}))
-    old = await lancedb.connect_async(tmp_path / "old")
-    await old.create_table("notes", data=rows.select(arrow.names).cast(arrow), schema=arrow)
-    async with opened(tmp_path / "old") as store, backend_on(tmp_path / "old") as backend:
-        await store.delete("notes", "r0001")
-        with pytest.raises(UnsupportedError, match=r"optimize\('notes'\)"):
-            await ids_of(backend, 0)
-        await store.optimize("notes")
-        number = await backend.change_number(await backend.open_table("notes"))
-        await store.upsert("notes", small_rows(1))
-        await store.delete("notes", "r0002")
-        assert await ids_of(backend, number) == (["r0000"], ["r0002"])
-        assert await ids_in(store) == ["r0000", "r0003", "r0004"]
-        await store.optimize("notes")
-        assert await ids_of(backend, number) == (["r0000"], ["r0002"])

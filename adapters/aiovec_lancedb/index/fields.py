@@ -75,7 +75,7 @@ async def index_fields(
     since filling it takes long; upkeep does it.
     """
     for name, config in await lacking(session, lance, fields, analyzer):
-        train = filled or session.managed or not serves_text(_type_of(config))
+        train = filled or not serves_text(_type_of(config))
         named = await index_name(session, lance, name, config)
         call = lance.create_index(name, config=config, name=named, train=train)
         await session.run(call)

@@ -421,10 +421,7 @@ class Upkeep:
 
     async def _optimize(self, handle: TableHandle) -> None:
         async with self._alone(handle.name):
-            if self._session.managed:  # there the service compacts
-                await self._look_after_indexes(handle)
-            else:
-                await self._look_after(handle, quiet=True, everything=True)
+            await self._look_after(handle, quiet=True, everything=True)
 
     async def create(
         self, handle: TableHandle, kind: str, options: Mapping[str, Any], *, wait: bool

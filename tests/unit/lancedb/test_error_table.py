@@ -16,7 +16,6 @@ from aiovec import (
     StoreBusyError,
     StoreClosedError,
     StoreFullError,
-    UnsupportedError,
 )
 from aiovec.backend import without_secrets
 from aiovec_lancedb.errors import failure, translate, translated
@@ -60,8 +59,6 @@ def test_texts_without_a_type() -> None:
                 assert says in str(error)
             assert isinstance(error, kind)
             assert kind is not AiovecError or type(error) is AiovecError
-    error = translate(NotImplementedError("optimize is not supported on this table"), "db://x")
-    assert isinstance(error, UnsupportedError)
 
 
 def test_failed_requests() -> None:
