@@ -136,7 +136,7 @@ class LancedbBackend(Backend):
             memory = await in_thread(default_budget)
         self._admission.allow(memory)
         if self.read_only:
-            self._pins = Pins(key, None)
+            self._pins = Pins(None)
             return
         if self._session.folder is not None and self.upkeep:
             await in_thread(tables.remove_dropped, self._session.folder)
@@ -149,7 +149,7 @@ class LancedbBackend(Backend):
             gate=self._writing,
         )
         # A migration follows the changes since it began, however long that takes.
-        self._pins = Pins(key, self._own_folder, self._fence.is_open)
+        self._pins = Pins(self._own_folder, self._fence.is_open)
         self._upkeep = Upkeep(
             self._session,
             self._settings,
@@ -158,7 +158,6 @@ class LancedbBackend(Backend):
             self._admission,
             retention_of(self._settings, on_folder=self._own_folder is not None),
             self._pins,
-            self._own_folder,
             background=self.upkeep and not self._target.managed,  # there the service does it
         )
 
@@ -434,9 +433,7 @@ class LancedbBackend(Backend):
         except text.LacksTextIndexError:
             # An earlier release made the table, or a process ended before it came to the index.
             if not self.read_only:
-                await self._write(
-                    table.name, Change(partial(tables.index_lacking, self._session, table))
-                )
+                await self._open_upkeep().index_lacking(table)
         try:
             return await search()
         except text.LacksTextIndexError as exc:
@@ -502,7 +499,7 @@ class LancedbBackend(Backend):
             )
         if upkeep is None:
             return found
-        return replace(found, last_optimize=await upkeep.last_optimized(table))
+        return replace(found, last_optimize=upkeep.last_optimized(table.name))
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]

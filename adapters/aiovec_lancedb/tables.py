@@ -245,13 +245,6 @@ def _rename(folder: Path, old: str, new: str) -> None:
     os.rename(folder / f"{old}.lance", folder / f"{new}.lance")
 
 
-async def index_lacking(session: Session, handle: TableHandle) -> None:
-    """Make the indexes that fields want and that a process which ended did not come to."""
-    table = await session.opened(handle)
-    schema = table.schema
-    await index_fields(session, table.lance, schema.fields, schema.analyzer, filled=False)
-
-
 async def restore(session: Session, handle: TableHandle, version: int) -> None:
     table = await session.opened(handle)
     newest = await _check_out(session, table, version)
@@ -324,7 +317,7 @@ async def _index_now_or_later(
 ) -> None:
     """Index columns that are there. What fails is left to upkeep: it is no failure of the call."""
     with suppress(AiovecError):
-        await index_fields(session, lance, fields, analyzer, filled=True)
+        await index_fields(session, lance, fields, analyzer)
 
 
 async def stats(session: Session, table: Opened, backend: str) -> TableStats:

@@ -90,13 +90,6 @@ class Effort(_Noted):
             ef = min(max(ef, asked * (refine or 1)), most)
         return Effort(nprobes=nprobes, ef=ef, refine=refine)
 
-    def doubled(self) -> Effort:
-        return Effort(
-            nprobes=None if self.nprobes is None else 2 * self.nprobes,
-            ef=None if self.ef is None else 2 * self.ef,
-            refine=self.refine,
-        )
-
     def shown(self) -> dict[str, int]:
         return self.model_dump(exclude_none=True)
 
@@ -112,7 +105,7 @@ class Tuned(_Noted):
     """The note about the vector index of a table.
 
     ``kind`` is None where no index was built. ``ladder`` holds efforts that find more from one to
-    the next. It was measured for the index ``uuid``, when the table had so many ``rows``.
+    the next. It was measured when the table had so many ``rows``, or not yet where these are 0.
     """
 
     kind: str | None = None
@@ -122,7 +115,6 @@ class Tuned(_Noted):
     options: Mapping[str, int] = {}
     built_rows: int = 0
     rows: int = 0
-    uuid: str | None = None
     ladder: tuple[Rung, ...] = ()
 
     def with_changes(self, **changes: object) -> Tuned:
@@ -136,15 +128,6 @@ class Tuned(_Noted):
     def is_usable(self, target: float) -> bool:
         """Return whether searches are to use the index: it was not measured, or finds enough."""
         return not self.ladder or self.ladder[-1].recall >= target - _TOLERATED
-
-    def renewed(self, uuid: str | None) -> Tuned:
-        """Return the note about an index that another process's upkeep put in this one's place.
-
-        Upkeep splits and joins partitions and keeps their size, so twice the probes find at least
-        as much until the new index is measured.
-        """
-        ladder = tuple(Rung(recall=r.recall, effort=r.effort.doubled()) for r in self.ladder)
-        return self.with_changes(ladder=ladder, uuid=uuid, rows=0)
 
 
 def unmeasured_effort(*, graph: bool, whole: bool) -> Effort:

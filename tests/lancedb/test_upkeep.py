@@ -59,7 +59,6 @@ async def test_optimize_leaves_one_file_and_the_versions_to_keep(tmp_path: Path)
 
         await until(few)
     async with opened(tmp_path / "s") as store:
-        assert (await store.stats("notes")).last_optimize is not None
         await store.insert("notes", small_rows(3, start=500))
         kept = [version["version"] for version in await store.versions("notes")]
         await store.optimize("notes")

@@ -8,15 +8,14 @@ them in. So writers never wait for a build. A cancelled build leaves the table a
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aiovec.backend import Field
 from aiovec.backend.contract import StaleTableError, TableHandle
-from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, TableNotFoundError
+from aiovec.errors import InvalidArgumentError, StoreBusyError, TableNotFoundError
 
 from ..driver import indexing
 from ..layout import DROPPED, incarnation_of
@@ -24,14 +23,11 @@ from ..session import Opened, Session
 from ..tuning import KEY, Tuned
 from ..writer import Change, CheckFiles, WriteOperation
 from . import kinds, recall
-from .fields import configs_of, index_name, lacking, text_config
+from .fields import index_name, lacking
 from .info import InUse, vector_index
 
 if TYPE_CHECKING:
     from ..settings import LancedbSettings
-
-Telling = Callable[[str], AbstractContextManager[None]]
-"""Says what is done, as long as it is done."""
 
 # Attempts at a build whose commit others were in the way of.
 _ATTEMPTS = 3
@@ -105,6 +101,16 @@ class Builder:
         self._session = session
         self._settings = settings
         self._write = write
+        # Of tables: what is done to them.
+        self.doing: dict[str, str] = {}
+
+    @contextmanager
+    def _tell(self, table: str, what: str) -> Iterator[None]:
+        self.doing[table] = what
+        try:
+            yield
+        finally:
+            del self.doing[table]
 
     async def _keep(self, handle: TableHandle, tuned: Tuned) -> None:
         await self._write(handle.name, Change(partial(note, self._session, handle, tuned)))
@@ -144,45 +150,46 @@ class Builder:
         }
         return await self.planned(table, index.kind.name, options, known.target)
 
-    async def build(self, handle: TableHandle, build: Build, tell: Telling) -> None:
+    async def build(self, handle: TableHandle, build: Build) -> None:
         """Build, and measure what was built."""
         table = await reopened(self._session, handle)
         noted = (table.tuned or Tuned()).with_changes(target=build.target, kept_off=False)
         if build.kind == kinds.NONE:
             await self._keep(handle, noted)
             return
-        # Noted before, should the process end behind the build.
+        # Noted before, should the process end behind the build: then upkeep measures the index.
         changes = {"kind": build.kind, "auto": build.auto, "options": dict(build.options)}
         if noted.kind != build.kind:  # the efforts are those of another kind
-            changes |= {"uuid": None, "rows": 0, "ladder": ()}
-        noted = noted.with_changes(**changes, built_rows=build.rows)
-        with tell(f"building {build.kind}"):
+            changes["ladder"] = ()
+        noted = noted.with_changes(**changes, built_rows=build.rows, rows=0)
+        with self._tell(handle.name, f"building {build.kind}"):
             await self._keep(handle, noted)
             config = kinds.config_of(build.kind, build.options, table.schema.metric)
             await self._index(handle, table.schema.vector, config)
-        await self.measure(handle, tell)
+        await self.measure(handle)
 
-    async def index_ids(self, handle: TableHandle, tell: Telling) -> None:
+    async def index_ids(self, handle: TableHandle) -> None:
         """Build the index over the ids, for calls by id."""
-        with tell("building the index of the ids"):
+        with self._tell(handle.name, "building the index of the ids"):
             await self._index(handle, "id", indexing.BTree())
 
-    async def index_texts(self, handle: TableHandle, columns: Sequence[str], tell: Telling) -> None:
-        """Build the indexes for keyword search over these fields anew, with all rows."""
-        config = text_config(handle.schema.analyzer)
-        for column in columns:
-            with tell(f"building the text index of {column}"):
-                await self._index(handle, column, config)
+    async def index_lacking(self, handle: TableHandle) -> None:
+        """Build the indexes over fields that these want and lack."""
+        table = await reopened(self._session, handle)
+        schema = table.schema
+        for name, config in await lacking(
+            self._session, table.lance, schema.fields, schema.analyzer
+        ):
+            with self._tell(handle.name, f"indexing {name}"):
+                await self._index(handle, name, config)
 
-    async def _index(
-        self, handle: TableHandle, column: str, config: Any, *, anew: bool = True
-    ) -> None:
+    async def _index(self, handle: TableHandle, column: str, config: Any) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             table = await reopened(self._session, handle)
             named = await index_name(self._session, table.lance, column, config)
             try:
                 await self._session.run(
-                    table.lance.create_index(column, config=config, replace=anew, name=named)
+                    table.lance.create_index(column, config=config, replace=True, name=named)
                 )
             except StoreBusyError:
                 if attempt == _ATTEMPTS:
@@ -191,50 +198,15 @@ class Builder:
                 await self._write(handle.name, CheckFiles())
                 return
 
-    async def index_field(
-        self, handle: TableHandle, name: str, field: Field, tell: Telling
-    ) -> None:
-        """Build what the field lacks, unless it was altered again meanwhile."""
-        with tell(f"indexing {name}"):
-            for config in configs_of(field, handle.schema.analyzer):
-                table = await reopened(self._session, handle)
-                if table.schema.fields.get(name) != field:
-                    return
-                if not await self._lacks(table, name, config):
-                    continue
-                try:
-                    await self._index(handle, name, config, anew=False)
-                except AiovecError:
-                    # Upkeep, of any process, makes what a field lacks too.
-                    if await self._lacks(await reopened(self._session, handle), name, config):
-                        raise
-
-    async def _lacks(self, table: Opened, name: str, config: Any) -> bool:
-        """Return whether the field wants this kind of index and has none."""
-        field = table.schema.fields.get(name)
-        if field is None:
-            return False
-        wanted = await lacking(self._session, table.lance, {name: field}, table.schema.analyzer)
-        return type(config) in [type(one) for _, one in wanted]
-
-    async def measure(self, handle: TableHandle, tell: Telling) -> None:
+    async def measure(self, handle: TableHandle) -> None:
         """Find the efforts for the index as it is now, and note them with the table."""
         table = await reopened(self._session, handle)
         index = await vector_index(self._session, table)
         if index is None:
             return
-        with tell(f"measuring {index.kind.name}"):
+        with self._tell(handle.name, f"measuring {index.kind.name}"):
             rows = int(await self._session.run(table.lance.count_rows()))
             partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
             ladder = await recall.measure(self._session, table, index.kind, partitions)
-            tuned = index.tuned.with_changes(uuid=index.uuid, rows=rows, ladder=ladder)
+            tuned = index.tuned.with_changes(rows=rows, ladder=ladder)
             await self._keep(handle, tuned)
-
-    async def keep_measured(self, handle: TableHandle, before: InUse | None) -> None:
-        """Note that the index which compaction put in the place of ``before`` is as good."""
-        table = await reopened(self._session, handle)
-        index = await vector_index(self._session, table)
-        if before is None or index is None or before.uuid == index.uuid:
-            return
-        if before.name == index.name and before.tuned.uuid == before.uuid:
-            await self._keep(handle, before.tuned.with_changes(uuid=index.uuid))

@@ -67,18 +67,12 @@ async def index_name(session: Session, lance: Any, column: str, config: Any) -> 
 
 
 async def index_fields(
-    session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str, *, filled: bool
+    session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str
 ) -> None:
-    """Make the indexes that the fields want, of those that the table does not have yet.
-
-    ``filled``: with the rows that the table has. Without, an index for keyword search stays empty,
-    since filling it takes long; upkeep does it.
-    """
+    """Make the indexes that the fields want, of those that the table does not have yet."""
     for name, config in await lacking(session, lance, fields, analyzer):
-        train = filled or not serves_text(_type_of(config))
         named = await index_name(session, lance, name, config)
-        call = lance.create_index(name, config=config, name=named, train=train)
-        await session.run(call)
+        await session.run(lance.create_index(name, config=config, name=named))
 
 
 async def lacking(
@@ -107,15 +101,6 @@ async def lacking(
             if serves_text(_type_of(one[1])) or dropped not in (schema.field(one[0]).metadata or {})
         ]
     return wanted
-
-
-async def is_settled(session: Session, lance: Any, name: str, field: Field) -> bool:
-    """Return whether a column has the indexes that its field wants, and no others."""
-    if DROPPED.encode() in ((await session.run(lance.schema())).field(name).metadata or {}):
-        return False
-    wanted = sorted(_types_of(field))
-    indexes = await session.run(lance.list_indices())
-    return wanted == sorted(index.index_type for index in indexes if index.columns == [name])
 
 
 async def drop_unwanted(session: Session, lance: Any, name: str, field: Field) -> None:

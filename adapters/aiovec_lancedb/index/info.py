@@ -19,11 +19,14 @@ _IN_USE = "vector index in use"
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """The index over the vectors, and what is known of this very index."""
+    """The index over the vectors, and what is known of it.
+
+    Upkeep splits and joins partitions and keeps their size, so what was measured holds until the
+    table has grown.
+    """
 
     name: str
     kind: Kind
-    uuid: str | None
     segments: int
     rows_unindexed: int
     partition_size: int | None
@@ -58,20 +61,15 @@ def _in_use(indices: list[Any], table: Opened) -> InUse | None:
     for index in indices:
         kind = kind_of_type(index.index_type)
         if kind is not None and index.columns == [table.schema.vector]:
-            tuned, uuid = note, index.index_uuid
-            if note.uuid != uuid:
-                # It was renewed elsewhere, or built by a process that ended before it noted that.
-                same = note.kind == kind.name
-                tuned = note.renewed(uuid) if same else Tuned(target=note.target, uuid=uuid)
+            ours = note.kind == kind.name
             return InUse(
                 name=index.name,
                 kind=kind,
-                uuid=uuid,
                 segments=int(index.num_segments or 1),
                 rows_unindexed=int(index.num_unindexed_rows or 0),
                 partition_size=(index.index_details or {}).get("target_partition_size"),
-                tuned=tuned,
-                ours=tuned.kind is not None,
+                tuned=note if ours else Tuned(target=note.target),
+                ours=ours,
             )
     return None
 

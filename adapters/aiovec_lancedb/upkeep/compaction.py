@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from aiovec.backend.contract import TableHandle
@@ -31,39 +30,34 @@ _AT_ONCE = timedelta(milliseconds=1)
 _REMOVALS = (0.25, 2.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Compaction:
-    """The compaction of one table: among its writes as an operation, or beside them by ``run``."""
+async def compact(
+    session: Session,
+    handle: TableHandle,
+    retention: Retention,
+    pinned: Callable[[], int | None],
+    *,
+    alone: bool,
+) -> None:
+    """Compact a table. ``alone``: nobody writes meanwhile.
 
-    handle: TableHandle
-    retention: Retention
-    pinned: Callable[[], int | None]
-    """The oldest version that somebody reads for long; it may read the disk."""
-
-    async def run(self, session: Session, *, alone: bool) -> None:
-        """Compact the table. ``alone``: nobody writes meanwhile."""
-        table = await session.opened(self.handle)
-        await _optimize(session, table, _NEVER)
-        for seconds in _REMOVALS:
-            table = await session.opened(self.handle)  # what was rewritten is another version
-            age = await self._age(session, table, alone=alone)
-            if age is None:
-                return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    slack = timedelta() if age == _AT_ONCE else timedelta(seconds=seconds)
-                    await _optimize(session, table, age + slack)
-                return
-
-    async def _age(self, session: Session, table: Opened, *, alone: bool) -> timedelta | None:
-        """Return the age up to which versions are kept; None if none is to go."""
+    ``pinned`` tells the oldest version that somebody reads for long; it may read the disk.
+    """
+    await _optimize(session, await session.opened(handle), _NEVER)
+    for seconds in _REMOVALS:
+        table = await session.opened(handle)  # what was rewritten is another version
         versions = await versions_of(session, table)
-        pinned = await in_thread(self.pinned)
+        oldest = await in_thread(pinned)
         now = datetime.now(UTC)
-        first = self.retention.first_kept(versions, now, pinned)
+        first = retention.first_kept(versions, now, oldest)
+        if first is None:
+            return
+        age = now - first.created + timedelta(seconds=seconds)
         if first == versions[-1] and alone:
-            return _AT_ONCE
-        return None if first is None else now - first.created
+            age = _AT_ONCE
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await _optimize(session, table, age)
+            return
 
 
 async def _optimize(session: Session, table: Opened, age: timedelta) -> None:

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiovec.backend import Field
@@ -38,16 +36,15 @@ from aiovec.errors import (
 
 from ..errors import is_read_only
 from ..index import kinds
-from ..index.build import Build, Builder, Telling, current, drop, reopened
-from ..index.fields import is_settled, lacking, text_columns
+from ..index.build import Build, Builder, drop, reopened
 from ..index.info import InUse, has_id_index, infos_of, unindexed_rows, vector_index
 from ..locks.local import TableLock
 from ..memory import ReadAdmission, scan_bytes
 from ..session import Opened, Session
-from ..tables import alter_field, index_lacking
+from ..tables import alter_field
 from ..tuning import Tuned
 from ..writer import Change, CheckFiles, WriteOperation
-from .compaction import FULL_FILE, Compaction
+from .compaction import FULL_FILE, compact
 from .retention import Pins, Retention, versions_of
 
 if TYPE_CHECKING:
@@ -84,9 +81,6 @@ _GROWN, _OUTGROWN = 1.5, 4.0
 _MOST_SEGMENTS = 32
 # Rows from which the ids get an index: of 400,000 a get of one took 20 ms without, 2.3 ms with it.
 _IDS_FROM = 20_000
-# Rows that a text index leaves out, and their share of all, from which it is built anew: for
-# 64,000 short texts a compaction took 1.5 s, and a build 0.4 s.
-_TEXTS_FROM, _TEXTS_SHARE = 20_000, 0.1
 
 # Errors that mean the same to whoever waits for an index and to the loop.
 _NO_FAILURE = (StaleTableError, StoreClosedError, StoreBusyError, StoreMovedError)
@@ -110,7 +104,6 @@ class _TableState:
     busy_since: float | None = None
     look_at: float = float("inf")
     rest_until: float = 0.0
-    doing: str | None = None
     failure: str | None = None
     optimized: datetime | None = None
     # Rows of the table when an index could not be built: more of them are worth another attempt.
@@ -132,7 +125,7 @@ class _TableState:
 
 
 class Upkeep:
-    """The upkeep of one store. ``folder`` is where it notes when a table was last optimized."""
+    """The upkeep of one store."""
 
     def __init__(
         self,
@@ -143,7 +136,6 @@ class Upkeep:
         admission: ReadAdmission,
         retention: Retention,
         pins: Pins,
-        folder: Path | None,
         *,
         background: bool,
     ) -> None:
@@ -155,7 +147,6 @@ class Upkeep:
         self._admission = admission
         self._retention = retention
         self._pins = pins
-        self._folder = folder
         self._background = background
         self._builder = Builder(session, settings, write)
         self._states: dict[str, _TableState] = {}
@@ -168,7 +159,7 @@ class Upkeep:
 
     def doing(self, table: str) -> str | None:
         """Return in words the work under way in this store."""
-        return self._state(table).doing
+        return self._builder.doing.get(table)
 
     def failure(self, table: str) -> str | None:
         """Return why the last index build failed."""
@@ -259,25 +250,23 @@ class Upkeep:
             state.look_at = time.monotonic() + _AFTER_OTHERS
             text = "upkeep of the table %r could not run and will be tried again: %s"
             await in_thread(LOG.debug, text, name, exc)
-        except AiovecError as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the next pass comes
             if is_read_only(exc):  # there is nothing to do for who may not write there
                 return
             state.look_at = time.monotonic() + _AFTER_FAILURE
             text = "upkeep of the table %r failed and will be tried again: %s"
-            await in_thread(LOG.warning, text, name, exc)  # a handler may write to a file
+            trace = None if isinstance(exc, AiovecError) else exc
+            # In a thread, for a handler may write to a file.
+            await in_thread(partial(LOG.warning, text, name, exc, exc_info=trace))
 
     async def _look_after(
         self, handle: TableHandle, *, quiet: bool, everything: bool = False
     ) -> None:
         """Do what is due, or ``everything``. The lock for upkeep is held."""
+        await self._builder.index_lacking(handle)
         table = await self._session.opened(handle)
-        schema = table.schema
-        if await lacking(self._session, table.lance, schema.fields, schema.analyzer):
-            await self._write(handle.name, Change(partial(index_lacking, self._session, handle)))
-        before = await vector_index(self._session, table)
         if everything or await self._wants_compaction(table, quiet=quiet):
             await self._compact(handle)
-            await self._builder.keep_measured(handle, before)
         if quiet:
             await self._look_after_indexes(handle)
 
@@ -316,43 +305,22 @@ class Upkeep:
         table = await self._session.opened(handle)
         rows, _, size = await self._shape(table)
         pinned = partial(self._pins.oldest, handle.name)
-        compaction = Compaction(handle, self._retention, pinned)
+        run = partial(compact, self._session, handle, self._retention, pinned)
         async with self._admission.share(scan_bytes(min(rows, FULL_FILE), handle.schema.dim)):
             for _ in range(_ATTEMPTS if size > _SOON_DONE else 0):
                 with suppress(StoreBusyError):
-                    await compaction.run(self._session, alone=False)
+                    await run(alone=False)
                     await self._write(handle.name, CheckFiles())
                     break
             else:
                 with renewed():  # what was in vain is no time that it waited for others
-                    act = partial(compaction.run, self._session, alone=True)
-                    await self._write(handle.name, Change(act))
+                    await self._write(handle.name, Change(partial(run, alone=True)))
         self._look_behind_grace(handle.name)
         self._state(handle.name).optimized = datetime.now(UTC)
-        await in_thread(self._note_optimized, handle)
 
-    def _note_optimized(self, handle: TableHandle) -> None:
-        """Note that the table was optimized now, for other processes. Writes to the disk."""
-        if self._folder is not None:
-            with suppress(OSError):  # the next one may write it
-                path = self._folder / f"{handle.name}.optimized"
-                path.write_text(_incarnation(handle), encoding="ascii")
-
-    async def last_optimized(self, handle: TableHandle) -> datetime | None:
-        """Return when the table was last optimized; None if that is not known."""
-
-        if self._folder is None:
-            return self._state(handle.name).optimized
-        folder = self._folder
-
-        def look() -> datetime | None:
-            path = folder / f"{handle.name}.optimized"
-            with suppress(OSError, ValueError):
-                if path.read_text(encoding="ascii") == _incarnation(handle):
-                    return datetime.fromtimestamp(os.stat(path).st_mtime, UTC)
-            return None
-
-        return await in_thread(look)
+    def last_optimized(self, table: str) -> datetime | None:
+        """Return when this store last optimized the table; None if it did not."""
+        return self._state(table).optimized
 
     # Indexes
 
@@ -360,10 +328,7 @@ class Upkeep:
         table = await reopened(self._session, handle)
         rows = int(await self._session.run(table.lance.count_rows()))
         if rows >= _IDS_FROM and not await has_id_index(self._session, table):
-            await self._builder.index_ids(handle, self._telling(handle))
-        if texts := await self._texts_behind(table, rows):
-            fresh = await current(self._session, handle)
-            await self._builder.index_texts(fresh, texts, self._telling(handle))
+            await self._builder.index_ids(handle)
         await self._look_after_vectors(handle, rows)
 
     async def _look_after_vectors(self, handle: TableHandle, rows: int) -> None:
@@ -371,7 +336,7 @@ class Upkeep:
 
         Where it cannot be built, searches stay exact and the reason stands in the facts.
         """
-        state, tell = self._state(handle.name), self._telling(handle)
+        state = self._state(handle.name)
         table = await reopened(self._session, handle)
         index = await vector_index(self._session, table)
         try:
@@ -380,9 +345,9 @@ class Upkeep:
                     build = await self._builder.by_settings(table)
                 else:
                     build = await self._builder.again(table, index)
-                await self._builder.build(handle, build, tell)
+                await self._builder.build(handle, build)
             elif index is not None and rows and _wants_measuring(index, rows):
-                await self._builder.measure(handle, tell)
+                await self._builder.measure(handle)
             state.failure = None
         except _NO_FAILURE:
             raise
@@ -399,29 +364,20 @@ class Upkeep:
         outgrown = index.tuned.auto and by_itself and rows >= _OUTGROWN * index.tuned.built_rows
         return index.ours and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
 
-    async def _texts_behind(self, table: Opened, rows: int) -> list[str]:
-        """Return the fields for keyword search whose index is better built anew."""
-        covered = text_columns(await self._session.indices(table))
-        most = max(_TEXTS_FROM, _TEXTS_SHARE * rows)
-        return [
-            name
-            for name, field in table.schema.fields.items()
-            if field.text and covered.get(name, rows) > most
-        ]
-
     # What users ask for
 
     async def optimize(self, handle: TableHandle) -> None:
         """Do the whole upkeep now."""
-        while True:
-            try:
-                return await self._end_of(self._start(handle.name, self._optimize(handle)))
-            except _StoppedError:  # its index was dropped; raises StaleTableError if the table was
-                await self._session.opened(handle)
+        await self._end_of(self._start(handle.name, self._optimize(handle)))
 
     async def _optimize(self, handle: TableHandle) -> None:
         async with self._alone(handle.name):
             await self._look_after(handle, quiet=True, everything=True)
+
+    async def index_lacking(self, handle: TableHandle) -> None:
+        """Build the indexes that fields want and that a process which ended did not come to."""
+        async with self._alone(handle.name):
+            await self._builder.index_lacking(handle)
 
     async def create(
         self, handle: TableHandle, kind: str, options: Mapping[str, Any], *, wait: bool
@@ -439,7 +395,7 @@ class Upkeep:
         state = self._state(handle.name)
         try:
             async with self._alone(handle.name):
-                await self._builder.build(handle, build, self._telling(handle))
+                await self._builder.build(handle, build)
             state.failure = None
         except AiovecError as exc:
             state.failure = None if isinstance(exc, _NO_FAILURE) else str(exc)
@@ -465,10 +421,6 @@ class Upkeep:
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         """Give a field of the table these options, and the indexes that they want."""
-        if field == handle.schema.fields[name]:
-            async with self._session.reading(handle) as table:
-                if await is_settled(self._session, table.lance, name, field):
-                    return
         await self._end_of(self._start(handle.name, self._index_field(handle, name, field)))
 
     async def _index_field(self, handle: TableHandle, name: str, field: Field) -> None:
@@ -476,7 +428,7 @@ class Upkeep:
             act = partial(alter_field, self._session, handle, name, field)
             await self._write(handle.name, Change(act, changes_schema=True))
             with index_behind_change(self._session.target, handle.name):
-                await self._builder.index_field(handle, name, field, self._telling(handle))
+                await self._builder.index_lacking(handle)
 
     @asynccontextmanager
     async def dropping(self, table: str) -> AsyncIterator[None]:
@@ -525,19 +477,6 @@ class Upkeep:
     def _state(self, table: str) -> _TableState:
         return self._states.setdefault(table, _TableState())
 
-    def _telling(self, handle: TableHandle) -> Telling:
-        state = self._state(handle.name)
-
-        @contextmanager
-        def tell(what: str) -> Iterator[None]:
-            state.doing = what
-            try:
-                yield
-            finally:
-                state.doing = None
-
-        return tell
-
     def _start(self, table: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         if self._closed:
             work.close()
@@ -581,9 +520,3 @@ class Upkeep:
 
 def _wants_measuring(index: InUse, rows: int) -> bool:
     return not index.tuned.rows or rows >= _GROWN * index.tuned.rows
-
-
-def _incarnation(handle: TableHandle) -> str:
-    """Return the identity that tells the table from an earlier one of the same name."""
-    token: Any = handle.token
-    return str((token[0] or b"").decode())

@@ -1,8 +1,8 @@
 """The versions that upkeep keeps: recent ones, and those that somebody reads for long.
 
-A pin keeps a version, in this process for every store on the same place, and on a folder for other
-processes too: by a locked file whose name tells the version. The system frees it when its process
-ends, however that ends. On object storage other machines' reads are not known.
+On a folder a pin keeps a version, for every process: a locked file whose name tells the version.
+The system frees it when its process ends, however that ends. On object storage reads are not known,
+and versions are kept for longer.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,44 +32,20 @@ _READERS = "readers"
 _numbers = itertools.count()
 
 
-class _File(NamedTuple):
+class _Pin(NamedTuple):
+    """One pin: a locked file."""
+
     locked: LockedFile
     path: Path
 
 
-class _Held:
-    """The pins of this process on one table, by version."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.versions: Counter[int] = Counter()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pin:
-    """One pin; the file by which other processes see it, where there is one."""
-
-    held: _Held
-    version: int
-    file: _File | None
-
-
-@cache
-def _held(key: str) -> _Held:
-    return _Held()
-
-
 class Pins:
-    """The pins on the tables of one place."""
+    """The pins on the tables of one folder; without a folder, none."""
 
-    def __init__(
-        self, key: str, folder: Path | None, keep_all: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, folder: Path | None, keep_all: Callable[[], bool] = lambda: False) -> None:
         """``keep_all`` tells whether all versions are in use; it may read the disk."""
-        self._key = key
         self._keep_all = keep_all
         self._folder = None if folder is None else folder / _READERS
-        self._lock = threading.Lock()
         self._taken: set[_Pin] = set()
 
     def held(self, table: str, version: int) -> Hold:
@@ -84,36 +57,38 @@ class Pins:
         for pin in list(self._taken):
             await in_thread(self.give_back, pin)
 
-    def take(self, table: str, version: int) -> _Pin:
-        file = None if self._folder is None else _locked_file(self._folder / table, version)
-        pin = _Pin(_held(f"{self._key}\n{table}"), version, file)
-        with self._lock:
-            self._taken.add(pin)
-        with pin.held.lock:
-            pin.held.versions[version] += 1
+    def take(self, table: str, version: int) -> _Pin | None:
+        """Pin a version; None where this process may not write to the folder.
+
+        Whoever can write there does not see the pin then: reading needs no right to write.
+        """
+        if self._folder is None:
+            return None
+        path = self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}"
+        file = None
+        try:
+            while (
+                file is None
+            ):  # another took it, just made and not yet locked, for one left behind
+                file = LockedFile.at(path)
+        except OSError as exc:
+            if exc.errno in READ_ONLY:
+                return None
+            raise translate(exc, str(self._folder)) from exc
+        pin = _Pin(file, path)
+        self._taken.add(pin)
         return pin
 
-    def give_back(self, pin: _Pin) -> None:
-        with self._lock:
-            if pin not in self._taken:
-                return
-            self._taken.remove(pin)
-        with pin.held.lock:
-            pin.held.versions[pin.version] -= 1
-            pin.held.versions += Counter()
-        if pin.file is not None:
-            _remove(pin.file)
+    def give_back(self, pin: _Pin | None) -> None:
+        if pin is not None:
+            self._taken.discard(pin)
+            _remove(pin)
 
     def oldest(self, table: str) -> int | None:
         """The oldest version that is pinned, by whomever. Reads the disk."""
         if self._keep_all():
             return 0
-        held = _held(f"{self._key}\n{table}")
-        with held.lock:
-            found = set(held.versions)
-        if self._folder is not None:
-            found |= set(_in_use(self._folder / table))
-        return min(found, default=None)
+        return None if self._folder is None else min(_in_use(self._folder / table), default=None)
 
 
 class Hold:
@@ -126,7 +101,7 @@ class Hold:
     def __init__(self, pins: Pins, table: str, version: int) -> None:
         self._pins = pins
         self._place = (table, version)
-        self._taking: asyncio.Future[_Pin] | None = None
+        self._taking: asyncio.Future[_Pin | None] | None = None
 
     async def __aenter__(self) -> None:
         self._taking = asyncio.ensure_future(in_thread(self._pins.take, *self._place))
@@ -149,30 +124,11 @@ class Hold:
                 await in_thread(self._pins.give_back, taking.result())
 
 
-def _locked_file(folder: Path, version: int) -> _File | None:
-    """A file that pins the version; None where this process may not write to the folder.
-
-    Whoever can write there does not see the pin then: reading needs no right to write.
-    """
-    path = folder / f"{version}-{os.getpid()}-{next(_numbers)}"
-    while True:
-        try:
-            file = LockedFile.at(path)
-        except OSError as exc:
-            if exc.errno in READ_ONLY:
-                return None
-            raise translate(exc, str(folder)) from exc
-        if file is not None:
-            return _File(file, path)
-
-        # Another took it, just made and not yet locked, for one left behind.
-
-
-def _remove(file: _File) -> None:
+def _remove(pin: _Pin) -> None:
     # Where an open file cannot be removed, it goes with the next look for the oldest.
     with suppress(OSError):
-        file.path.unlink()
-    file.locked.close()
+        pin.path.unlink()
+    pin.locked.close()
 
 
 def _in_use(folder: Path) -> Iterator[int]:
@@ -194,7 +150,7 @@ def _in_use(folder: Path) -> Iterator[int]:
         if file is None:
             yield int(version)
         else:
-            _remove(_File(file, folder / name))
+            _remove(_Pin(file, folder / name))
 
 
 # Pauses, in seconds, between tries to list versions of which some are vanishing.
