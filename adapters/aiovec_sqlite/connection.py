@@ -40,19 +40,20 @@ class ConnectionClosedError(Exception):
 class Ticket:
     """Tells the work on a thread that its caller has gone, and others where the work is."""
 
-    __slots__ = ("begun", "cancelled", "over", "uninterrupted")
+    __slots__ = ("begun", "over", "stop", "uninterrupted")
 
     def __init__(self, uninterrupted: threading.Lock) -> None:
         self.begun = False
-        self.cancelled = False
         self.over = False
+        # 1 when the caller has gone; also native code looks at it.
+        self.stop = ctypes.c_byte(0)
         # Held by what must not be interrupted. sqlite-vec crashes where it is while it prepares the
         # statements by which it finds a row, which it does when it looks for a connection's first.
         self.uninterrupted = uninterrupted
 
     def check(self) -> None:
         """Raise CancelledWorkError where nobody waits for the outcome any more."""
-        if self.cancelled:
+        if self.stop.value:
             raise CancelledWorkError
 
 
@@ -147,7 +148,7 @@ class Connection(aiosqlite.Connection):
 
     async def close_now(self) -> None:
         """Close, and interrupt what runs until that has taken effect."""
-        self._ticket.cancelled = True
+        self._ticket.stop.value = 1
         self.begin_closing()
         closed = asyncio.wrap_future(self._closed)
         while not closed.done():
@@ -199,8 +200,8 @@ class Connection(aiosqlite.Connection):
 
     def _give_up(self, ticket: Ticket, loop: asyncio.AbstractEventLoop) -> None:
         """Interrupt the work of a caller that was cancelled, again and again until it is over."""
-        if not ticket.cancelled:
-            ticket.cancelled = True
+        if not ticket.stop.value:
+            ticket.stop.value = 1
             self._interrupt_until_over(loop, ticket)
 
     def _interrupt_until_over(self, loop: asyncio.AbstractEventLoop, ticket: Ticket) -> None:

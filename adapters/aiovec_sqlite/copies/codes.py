@@ -7,7 +7,8 @@ component, c its codes and r what rounding left out. Its *value* ranks it, highe
 
 By codes the value is ``scale·query.scale·(c·c_q) + offset``. It misses the true one by at most
 ``query.length·error + query.slack·reach + rounding·|offset| + query.blur``, where ``error`` is the
-length of what the row's codes leave out and ``reach`` the length of what they hold.
+length of what the row's codes leave out and ``reach`` the length of what they hold. Queries are
+encoded in ``scan.c``.
 """
 
 from __future__ import annotations
@@ -53,18 +54,6 @@ class RowCodes:
         vectors = None if self.vectors is None else self.vectors[rows]
         facts = self.scale[rows], self.offset[rows], self.error[rows]
         return RowCodes(self.codes[rows], *facts, vectors)
-
-
-@dataclass(frozen=True, slots=True)
-class QueryCodes:
-    """A query as codes, and its share of the bound."""
-
-    codes: Int8Array
-    scale: float
-    length: float
-    slack: float
-    blur: float = 0.0
-    """Distances to the query that differ by less are equal: float64 cannot tell them apart."""
 
 
 def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
@@ -115,27 +104,6 @@ def put_together(upper: Int8Array, lower: Int8Array, dim: int) -> Int8Array:
 def stacked(rows: Sequence[npt.NDArray[_Scalar]]) -> npt.NDArray[_Scalar]:
     """Return rows as one matrix; a single one as it lies, which takes a tenth of the time."""
     return np.stack(rows) if len(rows) > 1 else rows[0][None]
-
-
-def encode_queries(queries: Float32Array, metric: Metric) -> list[QueryCodes]:
-    """Codes of queries, one in each row."""
-    exact = queries.astype(np.float64)
-    lengths = np.sqrt(np.square(exact).sum(axis=1))
-    if metric == "cosine":
-        exact /= lengths[:, None]
-        lengths[:] = 1.0
-    largest = np.abs(exact).max(axis=1, initial=0.0)
-    scales = np.where(largest > 0, largest, 1.0) / _STEPS
-    codes = np.rint(exact / scales[:, None]).astype(np.int8)
-    left_out = np.sqrt(np.square(exact - scales[:, None] * codes).sum(axis=1))
-    # float32 rounding of the value by codes is relative to it, so it counts with the slack.
-    share = rounding(queries.shape[1])
-    blurs = share * 2.0**-26 * lengths**2 if metric == "l2" else np.zeros(len(queries))
-    facts = (scales, lengths * (1 + share), left_out + share * lengths, blurs)
-    return [
-        QueryCodes(code, *numbers)
-        for code, *numbers in zip(codes, *(fact.tolist() for fact in facts), strict=True)
-    ]
 
 
 def value_of(distance: float, query: Float32Array, metric: Metric, longest: float) -> float:

@@ -1,46 +1,25 @@
-"""Candidates of many queries at once, by the scan in C, and their true distances.
-
-The whole scan of a batch is one call, during which Python's other threads run.
-"""
+"""The search in C: one call for a batch, during which Python's other threads run."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from aiovec.backend import BoolArray, Float32Array, Float64Array, Int64Array, Metric
 
-from .codes import QueryCodes, rounding, stacked
-from .kernel.library import (
-    FOUND_NUMBERS,
-    KINDS,
-    METRICS,
-    AnswerRecord,
-    QueryRecord,
-    SegmentRecord,
-    address,
-    library,
-)
-from .segments import Segment
-
-# Products of codes after which a scan looks whether it is still wanted: some 50 ms.
-_WITHOUT_BREAK = 4_000_000_000
-# Room for what a query finds, beside some for each row that it wants.
-_ROOM, _ROOM_FOR_EACH = 256, 8
-# Rows that may wait in the scan of so few queries until their floors have risen, as in scan.c.
-_WAITING, _FEW = 2048, 4
-# The scan wants room for as many rows as it compares at once.
-_TILE = 32
+from .codes import stacked
+from .kernel.library import KINDS, METRICS, address, library
+from .segments import State
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Asked:
     """A query, how many rows it wants, and which rows of each segment it may find (None: all)."""
 
-    query: QueryCodes
+    vector: Float32Array
     wanted: int
     masks: Sequence[BoolArray] | None = None
 
@@ -55,60 +34,109 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Rows with their distances to a query, in no order."""
+class Nearest:
+    """Rows and their distances to a query; vectors where the batch wants any."""
 
+    rowids: Int64Array
     distances: Float64Array
-    _found: Int64Array
-    _segments: Sequence[Segment]
-    _dim: int
-
-    @property
-    def rowids(self) -> Int64Array:
-        rowids: Int64Array = self._found[:, 0]
-        return rowids
-
-    def vectors(self, which: Int64Array) -> Float32Array:
-        """The vectors of these rows."""
-        found = np.empty((len(which), self._dim), dtype=np.float32)
-        # The fourth column has the query and the segment.
-        for place, (*_, numbers, row) in enumerate(self._found[which].tolist()):
-            kept = self._segments[numbers >> 32].vectors
-            if kept is not None:
-                found[place] = kept[row]
-        return found
+    vectors: Float32Array | None
 
 
 def candidates(
-    segments: Sequence[Segment],
-    asked: Sequence[Asked],
-    metric: Metric,
-    check: Callable[[], None] = lambda: None,
+    state: State, asked: Sequence[Asked], metric: Metric, stop: ctypes.c_byte | None = None
 ) -> list[Candidates]:
     """Return for each query all rows that may be among its nearest, and some more.
 
-    ``check`` is called now and then, and ends the scan by raising.
+    Where ``stop`` becomes true the scan ends early, and rows are missing.
     """
-    scan = _Scan(segments, asked, metric)
-    scan.look_through(check)
-    return scan.finish()
+    room = sum(8 * min(one.wanted, state.rows) + 256 for one in asked)
+    search = _Search(state, asked, metric, stop, settled=False)
+    ends, rowids, most, _ = search.run(room)
+    parts = _slices(ends)
+    return [Candidates(rowids[part], most[part]) for part in parts]
 
 
 def nearest(
-    segments: Sequence[Segment],
+    state: State,
     asked: Sequence[Asked],
-    points: Float32Array,
     metric: Metric,
-    longest: float,
-    check: Callable[[], None] = lambda: None,
-) -> list[Measured]:
-    """Return for each query rows with their distances, of which some are its nearest.
+    stop: ctypes.c_byte | None = None,
+    *,
+    vectors: bool = False,
+) -> list[Nearest]:
+    """Return each query's nearest rows, and those that equal the last one, the nearest first.
 
-    The segments have their vectors; ``points`` are the queries. No row is longer than ``longest``.
+    The state has its vectors, which come along on demand. Where ``stop`` becomes true the scan ends
+    early, and rows are missing.
     """
-    scan = _Scan(segments, asked, metric)
-    scan.look_through(check)
-    return scan.measured(points, metric, longest)
+    room = sum(2 * min(one.wanted, state.rows) + 16 for one in asked)
+    search = _Search(state, asked, metric, stop, settled=True)
+    ends, rowids, far, kept = search.run(room, vectors=vectors)
+    return [
+        Nearest(rowids[part], far[part], None if kept is None else kept[part])
+        for part in _slices(ends)
+    ]
+
+
+def _slices(ends: Sequence[int]) -> list[slice]:
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+class _Search:
+    """The arguments of one call."""
+
+    def __init__(
+        self,
+        state: State,
+        asked: Sequence[Asked],
+        metric: Metric,
+        stop: ctypes.c_byte | None,
+        *,
+        settled: bool,
+    ) -> None:
+        self._library = library()
+        self._points = np.ascontiguousarray(stacked([one.vector for one in asked]), np.float32)
+        count, self._dim = self._points.shape
+        masks = None
+        if any(one.masks is not None for one in asked):
+            places = [
+                None if one.masks is None else address(one.masks[number])
+                for number in range(len(state.segments))
+                for one in asked
+            ]
+            masks = (ctypes.c_void_p * len(places))(*places)
+        self._count = count
+        self._arguments = (
+            KINDS[self._library.kind], state.records, len(state.segments), masks,
+            address(self._points), (ctypes.c_int64 * count)(*[one.wanted for one in asked]), count,
+            self._dim, METRICS[metric], state.longest, int(settled),
+            None if stop is None else ctypes.byref(stop),
+        )  # fmt: skip
+
+    def run(
+        self, room: int, *, vectors: bool = False
+    ) -> tuple[list[int], Int64Array, Float64Array, Float32Array | None]:
+        """Return where each query's rows end, the rows, their numbers, and their vectors.
+
+        Where there are more rows than there is room for, which takes many that are equal, all is
+        done again.
+        """
+        while True:
+            found = np.empty(self._count + 2 * room, dtype=np.int64)
+            kept = np.empty((room, self._dim), dtype=np.float32) if vectors else None
+            place = address(found)
+            rows = place + 8 * self._count
+            total = self._library.search(
+                *self._arguments, room, place, rows, rows + 8 * room,
+                None if kept is None else address(kept),
+            )  # fmt: skip
+            if total < 0:
+                raise MemoryError("no memory for a scan")
+            if total <= room:
+                ends = found[: self._count].tolist()
+                rowids, numbers = found[self._count :].reshape(2, room)
+                return ends, rowids, numbers.view(np.float64), kept
+            room = total
 
 
 def measure(
@@ -132,112 +160,3 @@ def measure(
     if done < 0:
         raise MemoryError("no memory for distances")
     return measured
-
-
-class _Scan:
-    """One scan: the segments it reads, the queries, and room for what it finds."""
-
-    def __init__(self, segments: Sequence[Segment], asked: Sequence[Asked], metric: Metric) -> None:
-        self._library = library()
-        self._asked = asked
-        self._l2 = int(metric == "l2")
-        # Also what is only pointed to is kept here, until the scan is over.
-        self._codes = stacked([one.query.codes for one in asked])
-        self._dim = self._codes.shape[1]
-        self._alive = [number for number, one in enumerate(segments) if one.count > one.dead]
-        self._segments = [segments[number] for number in self._alive]
-        self._rows = sum(one.count for one in self._segments)
-        self._wanted = [min(one.wanted, self._rows) for one in asked]
-        self._segment_records = (SegmentRecord * len(self._segments))(
-            *[one.record for one in self._segments]
-        )
-        self._mask_addresses = self._addresses_of_masks()
-        self._lowers = np.empty(sum(self._wanted), dtype=np.float64)
-        self._queries = self._records_of_queries()
-        count = len(asked)
-        room = count * _ROOM + _ROOM_FOR_EACH * len(self._lowers)
-        waiting = _WAITING if count <= _FEW else 0
-        self._answer = AnswerRecord()
-        self._found = np.empty(0, dtype=np.int64)
-        self._grow(min(room + waiting, count * self._rows) + count * _TILE)
-
-    def look_through(self, check: Callable[[], None]) -> None:
-        """Look through all segments. ``check`` may end it by raising."""
-        answer = self._answer
-        largest = max((one.count for one in self._segments), default=1)
-        most = max(1, _WITHOUT_BREAK // (largest * self._dim * len(self._asked)))
-        while answer.segment < len(self._segments):
-            check()
-            done = self._library.scan(
-                KINDS[self._library.kind], self._segment_records, len(self._segments),
-                self._mask_addresses, self._queries, len(self._asked), self._dim,
-                rounding(self._dim), self._l2, most, ctypes.byref(answer),
-            )  # fmt: skip
-            if done < 0:
-                raise MemoryError("no memory for a scan")
-            if not done:
-                self._grow(2 * answer.room + _TILE * len(self._asked))
-
-    def finish(self) -> list[Candidates]:
-        """Return what was found, without what the last floors exclude."""
-        total = self._answer.count
-        room = np.empty(FOUND_NUMBERS * total, dtype=np.int64)
-        rowids = np.empty(total, dtype=np.int64)
-        most = np.empty(total, dtype=np.float64)
-        ends = (ctypes.c_int64 * len(self._asked))()
-        self._library.sort(
-            self._queries, len(self._asked), ctypes.byref(self._answer), address(room),
-            address(rowids), address(most), ends,
-        )  # fmt: skip
-        starts = [0, *ends[:-1]]
-        return [Candidates(rowids[a:b], most[a:b]) for a, b in zip(starts, ends, strict=True)]
-
-    def measured(self, points: Float32Array, metric: Metric, longest: float) -> list[Measured]:
-        """Return the rows that are measured by their vectors in memory."""
-        total = self._answer.count
-        room = np.empty((total, FOUND_NUMBERS), dtype=np.int64)
-        far = np.empty(total, dtype=np.float64)
-        ends = (ctypes.c_int64 * len(self._asked))()
-        points = np.ascontiguousarray(points, dtype=np.float32)
-        done = self._library.measure(
-            self._queries, self._segment_records, address(points), len(self._asked), self._dim,
-            METRICS[metric], longest, ctypes.byref(self._answer), address(room), address(far), ends,
-        )  # fmt: skip
-        if done < 0:
-            raise MemoryError("no memory for distances")
-        starts = [0, *ends[:-1]]
-        return [
-            Measured(far[a:b], room[a:b], self._segments, self._dim)
-            for a, b in zip(starts, ends, strict=True)
-        ]
-
-    def _addresses_of_masks(self) -> ctypes.Array[ctypes.c_void_p] | None:
-        """Where the masks of the segments' rows lie, for each segment and query."""
-        if all(one.masks is None for one in self._asked):
-            return None
-        places = [
-            None if one.masks is None else address(one.masks[number])
-            for number in self._alive
-            for one in self._asked
-        ]
-        return (ctypes.c_void_p * len(places))(*places)
-
-    def _records_of_queries(self) -> ctypes.Array[QueryRecord]:
-        records = (QueryRecord * len(self._asked))()
-        codes, lowers = address(self._codes), address(self._lowers)
-        for record, one, wanted in zip(records, self._asked, self._wanted, strict=True):
-            query = one.query
-            record.codes, record.lowers, record.wanted = codes, lowers, wanted
-            record.scale, record.length = query.scale, query.length
-            record.slack, record.blur = query.slack, query.blur
-            record.floor = -np.inf
-            codes += self._dim
-            lowers += 8 * wanted
-        return records
-
-    def _grow(self, room: int) -> None:
-        found = np.empty(FOUND_NUMBERS * room, dtype=np.int64)
-        kept = FOUND_NUMBERS * self._answer.count
-        found[:kept] = self._found[:kept]
-        self._found = found
-        self._answer.found, self._answer.room = address(found), room

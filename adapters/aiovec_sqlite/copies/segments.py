@@ -7,6 +7,7 @@ behind the rows that older states know of. So a scan takes no lock and sees one 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -195,18 +196,23 @@ def _found(mine: Int64Array, rowids: Int64Array) -> Int64Array:
     return there
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class State:
     """A table's rows at one change number."""
 
     change: int
     segments: tuple[Segment, ...]
 
-    @property
+    @cached_property
+    def records(self) -> ctypes.Array[SegmentRecord]:
+        """The segments as the scan reads them."""
+        return (SegmentRecord * len(self.segments))(*[one.record for one in self.segments])
+
+    @cached_property
     def has_vectors(self) -> bool:
         return all(segment.vectors is not None for segment in self.segments)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         return sum(segment.count - segment.dead for segment in self.segments)
 
@@ -214,7 +220,7 @@ class State:
     def dead(self) -> int:
         return sum(segment.dead for segment in self.segments)
 
-    @property
+    @cached_property
     def longest(self) -> float:
         """No row is longer; for cosine, whose rows are unit vectors, it tells nothing."""
         ends = (segment.most_reach + segment.most_error for segment in self.segments)

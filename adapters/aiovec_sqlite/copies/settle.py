@@ -13,8 +13,6 @@ import numpy as np
 
 from aiovec.backend import (
     BoolArray,
-    Float32Array,
-    Float64Array,
     Int64Array,
     Metric,
     nearest_first,
@@ -25,9 +23,9 @@ from ..connection import Ticket
 from ..layout import TableLayout
 from ..reads import by_rowids, split
 from ..vectors import VectorReader
-from .codes import encode_queries, stacked, value_of
+from .codes import stacked, value_of
 from .copy import Masks
-from .native import Asked, Candidates, candidates, measure, nearest
+from .native import Asked, Candidates, Nearest, candidates, measure, nearest
 from .segments import State
 
 # Where there are this many rows for each candidate, hardly two of these lie in one chunk.
@@ -52,31 +50,6 @@ class Snapshot:
     ticket: Ticket
     table: TableLayout
     state: State
-
-
-@dataclass(frozen=True, slots=True)
-class Nearest:
-    """Rows and their distances to a query; vectors where the batch wants any."""
-
-    rowids: Int64Array
-    distances: Float64Array
-    vectors: Float32Array | None
-
-    def best(self, limit: int) -> Nearest:
-        """Return the nearest ones, best first, and those that equal the last one."""
-        which = nearest_first(self.distances, limit)
-        vectors = None if self.vectors is None else self.vectors[which]
-        return Nearest(self.rowids[which], self.distances[which], vectors)
-
-    def joined(self, other: Nearest) -> Nearest:
-        vectors = None
-        if self.vectors is not None and other.vectors is not None:
-            vectors = np.concatenate([self.vectors, other.vectors])
-        return Nearest(
-            np.concatenate([self.rowids, other.rowids]),
-            np.concatenate([self.distances, other.distances]),
-            vectors,
-        )
 
 
 def answer(snapshot: Snapshot, masks: Masks, queries: Sequence[VectorQuery]) -> list[Found]:
@@ -124,24 +97,18 @@ def _nearest(
     queries: Sequence[VectorQuery],
     masks: Sequence[Sequence[BoolArray] | None],
 ) -> list[Nearest]:
-    state, metric = snapshot.state, snapshot.table.schema.metric
-    points = stacked([query.vector for query in queries])
+    state, metric, ticket = snapshot.state, snapshot.table.schema.metric, snapshot.ticket
     asked = [
-        Asked(codes, query.limit, mask)
-        for codes, query, mask in zip(encode_queries(points, metric), queries, masks, strict=True)
+        Asked(query.vector, query.limit, mask) for query, mask in zip(queries, masks, strict=True)
     ]
-    check = snapshot.ticket.check
-    if not state.has_vectors:
-        found = candidates(state.segments, asked, metric, check)
-        return _Rescoring(snapshot).nearest(found, queries)
-    best = []
-    for rows, query in zip(
-        nearest(state.segments, asked, points, metric, state.longest, check), queries, strict=True
-    ):
-        which = nearest_first(rows.distances, query.limit)
-        vectors = rows.vectors(which) if query.columns.vector else None
-        best.append(Nearest(rows.rowids[which], rows.distances[which], vectors))
-    return best
+    if state.has_vectors:
+        keeps = any(query.columns.vector for query in queries)
+        best = nearest(state, asked, metric, ticket.stop, vectors=keeps)
+        ticket.check()
+        return best
+    found = candidates(state, asked, metric, ticket.stop)
+    ticket.check()
+    return _Rescoring(snapshot).nearest(found, queries)
 
 
 class _Rescoring:
@@ -171,8 +138,8 @@ class _Rescoring:
         ]
         if any(map(len, others)):
             more = self._measured(others, queries)
-            measured = [near.joined(other) for near, other in zip(measured, more, strict=True)]
-        return [near.best(query.limit) for near, query in zip(measured, queries, strict=True)]
+            measured = [_joined(near, other) for near, other in zip(measured, more, strict=True)]
+        return [_best(near, query.limit) for near, query in zip(measured, queries, strict=True)]
 
     def _others(self, found: Candidates, near: Nearest, query: VectorQuery) -> Int64Array:
         """Candidates beyond the first ones that may be as near as the last one wanted of these."""
@@ -211,6 +178,24 @@ class _Rescoring:
             found.append(Nearest(rowids[part], measured[part], mine))
             start += size
         return found
+
+
+def _joined(near: Nearest, other: Nearest) -> Nearest:
+    vectors = None
+    if near.vectors is not None and other.vectors is not None:
+        vectors = np.concatenate([near.vectors, other.vectors])
+    return Nearest(
+        np.concatenate([near.rowids, other.rowids]),
+        np.concatenate([near.distances, other.distances]),
+        vectors,
+    )
+
+
+def _best(near: Nearest, limit: int) -> Nearest:
+    """Return the nearest ones, best first, and those that equal the last one."""
+    which = nearest_first(near.distances, limit)
+    vectors = None if near.vectors is None else near.vectors[which]
+    return Nearest(near.rowids[which], near.distances[which], vectors)
 
 
 def _fetch(

@@ -52,7 +52,7 @@ int main(void) {
         }
         int64_t segments = number(), count = number(), dim = number();
         int64_t metric = number(), half = (dim + 1) / 2;
-        double share = real();
+        double longest = real();
         Segment *parts = calloc((size_t)segments + 1, sizeof *parts);
         const uint8_t **masks = calloc((size_t)(segments * count) + 1, sizeof *masks);
         for (int64_t i = 0; i < segments; i++) {
@@ -71,56 +71,34 @@ int main(void) {
             for (int64_t j = 0; j < count; j++)
                 if (number()) masks[i * count + j] = got(rows);
         }
-        Query *queries = calloc((size_t)count, sizeof *queries);
-        float *points = malloc((size_t)(count * dim) * 4);
-        for (int64_t j = 0; j < count; j++) {
-            get(points + j * dim, (size_t)dim * 4);
-            queries[j].codes = got((size_t)dim);
-            queries[j].scale = real();
-            queries[j].length = real();
-            queries[j].slack = real();
-            queries[j].blur = real();
-            queries[j].floor = -INFINITY;
-            queries[j].wanted = number();
-            queries[j].lowers = malloc((size_t)queries[j].wanted * sizeof(double) + 1);
+        float *points = got((size_t)(count * dim) * 4);
+        int64_t *wanted = got((size_t)count * 8);
+        for (int64_t settled = 0; settled < 2; settled++) {
+            int64_t *ends = malloc((size_t)count * 8), *rowids, total;
+            double *numbers;
+            float *vectors;
+            for (int64_t room = 0;; room = total) {
+                rowids = malloc((size_t)room * 8 + 1);
+                numbers = malloc((size_t)room * 8 + 1);
+                vectors = malloc((size_t)(room * dim) * 4 + 1);
+                total = aiovec_scan_search(kind, parts, segments, masks, points, wanted, count, dim,
+                                           metric, longest, settled, NULL, room, ends, rowids,
+                                           numbers, settled ? vectors : NULL);
+                if (total < 0) exit(5);
+                if (total <= room) break;
+                free(rowids), free(numbers), free(vectors);
+            }
+            fwrite(ends, 8, (size_t)count, stdout);
+            fwrite(rowids, 8, (size_t)total, stdout);
+            fwrite(numbers, 8, (size_t)total, stdout);
+            free(ends), free(rowids), free(numbers), free(vectors);
         }
-        Answer answer = {0};
-        answer.room = TILE * count;
-        answer.found = malloc((size_t)answer.room * sizeof(Found));
-        while (answer.segment < segments) {
-            /* One segment in each call. */
-            int64_t done = aiovec_scan(kind, parts, segments, masks, queries, count, dim, share,
-                                       metric == EUCLIDEAN, 1, &answer);
-            if (done < 0) exit(5);
-            if (done) continue;
-            answer.room *= 2;
-            answer.found = realloc(answer.found, (size_t)answer.room * sizeof(Found));
-        }
-        size_t total = (size_t)answer.count;
-        Found *sorted = malloc(total * sizeof(Found) + 1);
-        int64_t *rowids = malloc(total * 8 + 1), *ends = malloc((size_t)count * 8);
-        double *most = malloc(total * 8 + 1), longest = 0;
-        aiovec_scan_sort(queries, count, &answer, sorted, rowids, most, ends);
-        fwrite(ends, 8, (size_t)count, stdout);
-        fwrite(rowids, 8, (size_t)ends[count - 1], stdout);
-        for (int64_t i = 0; i < segments; i++) {
-            double end = 1.001 * (parts[i].most_reach + parts[i].most_error);
-            if (end > longest) longest = end;
-        }
-        if (aiovec_scan_measure(queries, parts, points, count, dim, metric, longest, &answer,
-                                sorted, most, ends) < 0)
-            exit(5);
-        fwrite(ends, 8, (size_t)count, stdout);
-        for (int64_t i = 0; i < ends[count - 1]; i++) fwrite(&sorted[i].rowid, 8, 1, stdout);
-        fwrite(most, 8, (size_t)ends[count - 1], stdout);
         for (int64_t i = 0; i < segments; i++) {
             free((void *)parts[i].upper), free((void *)parts[i].lower), free((void *)parts[i].scale);
             free((void *)parts[i].offset), free((void *)parts[i].error);
             free((void *)parts[i].rowids), free((void *)parts[i].vectors);
             for (int64_t j = 0; j < count; j++) free((void *)masks[i * count + j]);
         }
-        for (int64_t j = 0; j < count; j++) free((void *)queries[j].codes), free(queries[j].lowers);
-        free(parts), free(masks), free(queries), free(points), free(answer.found), free(sorted);
-        free(rowids), free(most), free(ends);
+        free(parts), free(masks), free(points), free(wanted);
     }
 }

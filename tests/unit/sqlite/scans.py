@@ -10,15 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aiovec.backend import Metric, distances
-from aiovec_sqlite.copies.codes import (
-    Int8Array,
-    QueryCodes,
-    encode_queries,
-    encode_rows,
-    rounding,
-)
+from aiovec_sqlite.copies.codes import Int8Array, encode_rows, rounding
 from aiovec_sqlite.copies.kernel import library as native
-from aiovec_sqlite.copies.segments import Segment
+from aiovec_sqlite.copies.segments import Segment, State
 
 Bools = npt.NDArray[np.bool_]
 Near = list[tuple[list[int], npt.NDArray[np.float64]]]
@@ -29,13 +23,49 @@ FARTHEST = float(np.float32(1e37))
 
 
 @dataclass(frozen=True, slots=True)
+class QueryCodes:
+    """A query as codes, and its share of the bound."""
+
+    codes: Int8Array
+    scale: float
+    length: float
+    slack: float
+    blur: float = 0.0
+    """Distances to the query that differ by less are equal: float64 cannot tell them apart."""
+
+
+def encode_queries(queries: npt.NDArray[np.float32], metric: Metric) -> list[QueryCodes]:
+    """Codes of queries, one in each row, as ``scan.c`` encodes them."""
+    exact = queries.astype(np.float64)
+    lengths = np.sqrt(np.square(exact).sum(axis=1))
+    if metric == "cosine":
+        exact /= lengths[:, None]
+        lengths[:] = 1.0
+    largest = np.abs(exact).max(axis=1, initial=0.0)
+    scales = np.where(largest > 0, largest, 1.0) / 127
+    codes = np.rint(exact / scales[:, None]).astype(np.int8)
+    left_out = np.sqrt(np.square(exact - scales[:, None] * codes).sum(axis=1))
+    # float32 rounding of the value by codes is relative to it, so it counts with the slack.
+    share = rounding(queries.shape[1])
+    blurs = share * 2.0**-26 * lengths**2 if metric == "l2" else np.zeros(len(queries))
+    facts = (scales, lengths * (1 + share), left_out + share * lengths, blurs)
+    return [
+        QueryCodes(code, *numbers)
+        for code, *numbers in zip(codes, *(fact.tolist() for fact in facts), strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     segments: list[Segment]
     points: npt.NDArray[np.float32]
-    queries: list[QueryCodes]
     wanted: list[int]
     masks: list[list[Bools] | None]
     metric: Metric
+
+    @property
+    def state(self) -> State:
+        return State(1, tuple(self.segments))
 
 
 def random_case(
@@ -59,10 +89,9 @@ def random_case(
     segments = [_segment(rng, place, size, dim, metric) for place, size in enumerate(sizes)]
     count = count or int(rng.choice([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33]))
     points = _vectors(rng, count, dim)
-    queries = encode_queries(points, metric)
     masks = [_masks(rng, segments) if rng.random() < 0.3 else None for _ in range(count)]
     wanted = [int(rng.choice([1, 1, 3, 10, 50, 1000])) for _ in range(count)]
-    return Case(segments, points, queries, wanted, masks, metric)
+    return Case(segments, points, wanted, masks, metric)
 
 
 def _vectors(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.float32]:
@@ -109,7 +138,7 @@ def _masks(rng: np.random.Generator, segments: list[Segment]) -> list[Bools]:
 
 
 def check_measured(case: Case, found: Near) -> None:
-    """Check each query's rows with their distances: the nearest are among them."""
+    """Check each query's rows with their distances: they are the nearest, these first."""
     for column, (rowids, measured) in enumerate(found):
         mask, ids, vectors = case.masks[column], [], []
         for number, one in enumerate(case.segments):
@@ -123,15 +152,15 @@ def check_measured(case: Case, found: Near) -> None:
         true = distances(every, case.points[column], case.metric)
         by_id = dict(zip(np.concatenate(ids).tolist() if ids else [], true, strict=True))
         assert len(set(rowids)) == len(rowids)
-        assert [by_id[rowid] for rowid in rowids] == measured.tolist()
+        assert [by_id[rowid] for rowid in rowids] == measured.tolist() == sorted(measured)
         if len(true):
             last = np.sort(true)[min(case.wanted[column], len(true)) - 1]
-            assert {rowid for rowid, far in by_id.items() if far <= last} <= set(rowids)
+            assert {rowid for rowid, far in by_id.items() if far <= last} == set(rowids)
 
 
 def check_found(case: Case, found: list[list[int]]) -> None:
     """Check each query's rows: all that no bound excludes."""
-    assert len(found) == len(case.queries)
+    assert len(found) == len(case.points)
     for rowids, possible in zip(found, expected(case), strict=True):
         assert len(set(rowids)) == len(rowids)
         assert set(rowids) == set(possible)
@@ -139,11 +168,12 @@ def check_found(case: Case, found: list[list[int]]) -> None:
 
 def expected(case: Case) -> list[dict[int, float]]:
     """For each query the rows that no bound excludes, with the most that their values can be."""
-    return [_expected(case, column) for column in range(len(case.queries))]
+    queries = encode_queries(case.points, case.metric)
+    return [_expected(case, query, column) for column, query in enumerate(queries)]
 
 
-def _expected(case: Case, column: int) -> dict[int, float]:
-    query, mask = case.queries[column], case.masks[column]
+def _expected(case: Case, query: QueryCodes, column: int) -> dict[int, float]:
+    mask = case.masks[column]
     share = rounding(len(query.codes))
     ids, values, misses = [], [], []
     for number, one in enumerate(case.segments):
@@ -175,9 +205,9 @@ def _expected(case: Case, column: int) -> dict[int, float]:
 
 def packed(case: Case, kind: int) -> bytes:
     """A case as ``scan_driver.c`` reads it."""
-    dim = len(case.queries[0].codes)
-    head = (kind, len(case.segments), len(case.queries), dim, native.METRICS[case.metric])
-    parts = [struct.pack("<5qd", *head, rounding(dim))]
+    count, dim = case.points.shape
+    head = (kind, len(case.segments), count, dim, native.METRICS[case.metric])
+    parts = [struct.pack("<5qd", *head, case.state.longest)]
     for number, one in enumerate(case.segments):
         parts.append(struct.pack("<q", one.count))
         assert one.vectors is not None
@@ -190,18 +220,14 @@ def packed(case: Case, kind: int) -> bytes:
             parts.append(struct.pack("<q", mask is not None))
             if mask is not None:
                 parts.append(mask[number].tobytes())
-    for point, query, wanted in zip(case.points, case.queries, case.wanted, strict=True):
-        parts.append(point.tobytes())
-        parts.append(query.codes.tobytes())
-        parts.append(
-            struct.pack("<4dq", query.scale, query.length, query.slack, query.blur, wanted)
-        )
+    parts.append(case.points.tobytes())
+    parts.append(struct.pack(f"<{count}q", *case.wanted))
     return b"".join(parts)
 
 
 def unpacked(found: bytes, cases: list[Case]) -> tuple[int, list[tuple[list[list[int]], Near]]]:
     """What the driver wrote: the kinds of its processor; for each case each query's candidates, and
-    the rows that it measured with their distances."""
+    its nearest rows with their distances."""
     numbers = np.frombuffer(found, dtype="<i8")
     place, answers = 1, []
 
@@ -211,10 +237,10 @@ def unpacked(found: bytes, cases: list[Case]) -> tuple[int, list[tuple[list[list
         return numbers[place - count : place]
 
     for case in cases:
-        ends = [0, *taken(len(case.queries)).tolist()]
-        rowids = taken(ends[-1]).tolist()
+        ends = [0, *taken(len(case.points)).tolist()]
+        rowids, _ = taken(ends[-1]).tolist(), taken(ends[-1])
         listed = [rowids[a:b] for a, b in itertools.pairwise(ends)]
-        ends = [0, *taken(len(case.queries)).tolist()]
+        ends = [0, *taken(len(case.points)).tolist()]
         rowids, far = taken(ends[-1]).tolist(), taken(ends[-1]).view("<f8")
         near = [(rowids[a:b], far[a:b]) for a, b in itertools.pairwise(ends)]
         answers.append((listed, near))

@@ -14,16 +14,10 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.sqlite.scans import QueryCodes, encode_queries
 
 from aiovec.backend import Metric, distances
-from aiovec_sqlite.copies.codes import (
-    QueryCodes,
-    RowCodes,
-    encode_queries,
-    encode_rows,
-    rounding,
-    value_of,
-)
+from aiovec_sqlite.copies.codes import RowCodes, encode_rows, rounding, value_of
 from aiovec_sqlite.copies.native import Asked, Candidates, candidates, nearest
 from aiovec_sqlite.copies.segments import FULL, Segment, State, appended, without
 
@@ -241,27 +235,28 @@ def check_candidates(rows: Rows, metric: Metric, rng: Random, full: int = FULL) 
         if rng.random() < 0.4:
             allowed = rng.random(len(rows)) < rng.choice([0.05, 0.5, 0.95])
             masks = [allowed[part.rowids[: part.count]] for part in state.segments]
-        asked.append(Asked(encode_query(query, metric), wanted, masks))
+        asked.append(Asked(query, wanted, masks))
         wishes.append((query, wanted, allowed & there))
-    outcome = candidates(state.segments, asked, metric)
+    outcome = candidates(state, asked, metric)
     for found, wish in zip(outcome, wishes, strict=True):
         check_found(found, rows, metric, *wish)
-    points = np.stack([query for query, _, _ in wishes])
-    measured = nearest(state.segments, asked, points, metric, state.longest)
+    measured = nearest(state, asked, metric, vectors=True)
     for near, (query, wanted, allowed) in zip(measured, wishes, strict=True):
+        assert near.vectors is not None
+        assert near.vectors.tobytes() == rows[near.rowids].tobytes()
         true = distances(rows[near.rowids], query, metric)
         assert near.distances.tobytes() == true.tobytes()
         every = distances(rows[allowed], query, metric)
         if len(every):
             last = np.sort(every)[min(wanted, len(every)) - 1]
             best = set(np.flatnonzero(allowed)[every <= last].tolist())
-            assert best <= set(near.rowids.tolist()), "a row is not measured"
+            assert best == set(near.rowids.tolist()), "a row is missing, or too far"
 
 
 def candidates_of(rows: Rows, query: Rows, wanted: int, metric: Metric) -> Candidates:
     ids = np.arange(len(rows), dtype=np.int64)
-    parts = appended([], ids, encode_rows(rows, metric))
-    (found,) = candidates(parts, [Asked(encode_query(query, metric), wanted)], metric)
+    state = State(1, tuple(appended([], ids, encode_rows(rows, metric))))
+    (found,) = candidates(state, [Asked(query, wanted)], metric)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,17 @@ from tests.unit.sqlite.scans import (
     Case,
     check_found,
     check_measured,
+    encode_queries,
     expected,
     random_case,
     random_pairs,
 )
 
+from aiovec_sqlite.copies.codes import encode_rows
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.kernel.library import KINDS, Library
 from aiovec_sqlite.copies.native import Asked, candidates, measure, nearest
-from aiovec_sqlite.copies.segments import State
+from aiovec_sqlite.copies.segments import State, appended
 
 
 @pytest.fixture(params=KINDS)
@@ -40,18 +43,17 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def asked(case: Case) -> list[Asked]:
-    return [Asked(*one) for one in zip(case.queries, case.wanted, case.masks, strict=True)]
+    return [Asked(*one) for one in zip(case.points, case.wanted, case.masks, strict=True)]
 
 
 def check(case: Case, *, vectors: bool = True) -> None:
-    found = candidates(case.segments, asked(case), case.metric)
+    found = candidates(case.state, asked(case), case.metric)
     check_found(case, [one.rowids.tolist() for one in found])
     for one, wanted in zip(found, expected(case), strict=True):
         most = [wanted[rowid] for rowid in one.rowids.tolist()]
         assert np.allclose(one.most, most, rtol=1e-9, atol=0)
     if vectors:
-        longest = State(1, tuple(case.segments)).longest
-        near = nearest(case.segments, asked(case), case.points, case.metric, longest)
+        near = nearest(case.state, asked(case), case.metric, vectors=True)
         check_measured(case, [(one.rowids.tolist(), one.distances) for one in near])
 
 
@@ -87,7 +89,7 @@ def test_scans_of_hard_sizes() -> None:
         with named((9_000, count)):
             check(random_case(rng, rows=9_000, dim=24 + count, count=count))
     case = random_case(rng)
-    check(replace(case, segments=[], masks=[None] * len(case.queries)))
+    check(replace(case, segments=[], masks=[None] * len(case.points)))
 
 
 @pytest.mark.usefixtures("library")
@@ -111,7 +113,7 @@ def test_rows_that_come_in_the_worst_order() -> None:
     while not case.segments or case.segments[0].count < 100:
         case = random_case(rng, metric="dot")
     one = case.segments[0]
-    query = case.queries[0].codes.astype(int)
+    query = encode_queries(case.points, "dot")[0].codes.astype(int)
     order = np.argsort(one.codes(slice(one.count)).astype(int) @ query)
     for array in (one.upper, one.lower, one.scale):
         array[: one.count] = array[: one.count][order]
@@ -119,20 +121,25 @@ def test_rows_that_come_in_the_worst_order() -> None:
 
 
 @pytest.mark.usefixtures("library")
-def test_a_scan_that_nobody_waits_for_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiovec_sqlite.copies.native._WITHOUT_BREAK", 1)
-    rng = np.random.default_rng(4)
-    case = random_case(rng)
-    while len(case.segments) < 3 or any(one.count == one.dead for one in case.segments):
-        case = random_case(rng)
-    looks = iter([True])
+def test_a_scan_that_nobody_waits_for_ends() -> None:
+    case = random_case(np.random.default_rng(4), count=2)
+    stopped = candidates(case.state, asked(case), case.metric, ctypes.c_byte(1))
+    assert [len(one.rowids) for one in stopped] == [0, 0]
+    assert any(len(one.rowids) for one in candidates(case.state, asked(case), case.metric))
 
-    def look() -> None:
-        if not next(looks, False):
-            raise TimeoutError
 
-    with pytest.raises(TimeoutError):
-        candidates(case.segments, asked(case), case.metric, look)
+@pytest.mark.usefixtures("library")
+def test_more_equal_rows_than_there_is_room_for() -> None:
+    rows = np.ones((1000, 24), dtype=np.float32)
+    coded = replace(encode_rows(rows, "l2"), vectors=rows)
+    state = State(1, tuple(appended([], np.arange(1000), coded, full=300)))
+    for count in (1, 6):
+        found = nearest(state, [Asked(rows[0], 3)] * count, "l2", vectors=True)
+        for one in found:
+            assert sorted(one.rowids.tolist()) == list(range(1000))
+            assert not one.distances.any()
+            assert one.vectors is not None
+            assert (one.vectors == 1).all()
 
 
 def measured_pairs(rounds: range) -> None:

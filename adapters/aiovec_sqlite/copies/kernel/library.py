@@ -27,7 +27,7 @@ VARIABLE = "AIOVEC_SCAN"
 OFF = "off"
 # The numbers of the kinds in scan.c; the fastest last, of those that one processor may have.
 KINDS = {"portable": 0, "avx2": 1, "avx512-vnni": 2, "neon": 3}
-_VERSION = 6
+_VERSION = 7
 
 # The numbers of the metrics.
 METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}
@@ -45,25 +45,6 @@ class SegmentRecord(ctypes.Structure):
     )  # fmt: skip
 
 
-class QueryRecord(ctypes.Structure):
-    _fields_ = (
-        ("codes", ctypes.c_void_p), ("scale", ctypes.c_double), ("length", ctypes.c_double),
-        ("slack", ctypes.c_double), ("blur", ctypes.c_double), ("floor", ctypes.c_double),
-        ("lowers", ctypes.c_void_p), ("wanted", ctypes.c_int64), ("known", ctypes.c_int64),
-    )  # fmt: skip
-
-
-class AnswerRecord(ctypes.Structure):
-    _fields_ = (
-        ("found", ctypes.c_void_p), ("count", ctypes.c_int64), ("room", ctypes.c_int64),
-        ("segment", ctypes.c_int64), ("row", ctypes.c_int64),
-    )  # fmt: skip
-
-
-FOUND_NUMBERS = 5
-"""The count of eight bytes in what is kept of a row."""
-
-
 class UnusableError(Exception):
     """There is no library that can be used, for the reason in the message."""
 
@@ -72,9 +53,7 @@ class UnusableError(Exception):
 class Library:
     """The functions of a loaded library, and the kind of scan to use."""
 
-    scan: ctypes._NamedFuncPointer
-    sort: ctypes._NamedFuncPointer
-    measure: ctypes._NamedFuncPointer
+    search: ctypes._NamedFuncPointer
     halve: ctypes._NamedFuncPointer
     distances: ctypes._NamedFuncPointer
     kinds: tuple[str, ...]
@@ -135,21 +114,18 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
         functions = ctypes.CDLL(str(library))
         version, kinds = functions.aiovec_scan_version, functions.aiovec_scan_kinds
         version.restype = kinds.restype = ctypes.c_int64
-        scan, sort = functions.aiovec_scan, functions.aiovec_scan_sort
-        measure = functions.aiovec_scan_measure
+        search = functions.aiovec_scan_search
         halve, distances = functions.aiovec_scan_halve, functions.aiovec_scan_distances
     except (OSError, AttributeError) as exc:
         raise UnusableError(f"{library.name} cannot be loaded: {exc}") from exc
     if version() != _VERSION:
         raise UnusableError(f"{library.name} is of another version; install the package again")
     number, place = ctypes.c_int64, ctypes.c_void_p
-    scan.argtypes = [number, place, number, place, place, number, number, ctypes.c_double, number,
-                     number, place]  # fmt: skip
-    sort.argtypes = [place, number, place, place, place, place, place]
-    sort.restype = None
-    measure.argtypes = [place, place, place, number, number, number, ctypes.c_double, place, place,
-                        place, place]  # fmt: skip
-    scan.restype = measure.restype = number
+    search.argtypes = [
+        number, place, number, place, place, place, number, number, number, ctypes.c_double,
+        number, place, number, place, place, place, place,
+    ]  # fmt: skip
+    search.restype = number
     halve.argtypes = [place, number, number, place, place]
     halve.restype = number
     distances.argtypes = [place, place, place, place, number, number, number, place]
@@ -159,7 +135,7 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
         raise UnusableError(
             f"{VARIABLE}={wanted} is no scan of this processor; it has {', '.join(here)}"
         )
-    return Library(scan, sort, measure, halve, distances, here, wanted or here[-1])
+    return Library(search, halve, distances, here, wanted or here[-1])
 
 
 def address(array: npt.NDArray[np.generic]) -> int:

@@ -51,7 +51,7 @@
 #endif
 
 /* A change of what crosses the border has another number; the library is refused then. */
-#define VERSION 6
+#define VERSION 7
 
 /* Rows that are multiplied and compared together. */
 #define TILE 32
@@ -76,7 +76,6 @@
 #endif
 
 /* What the caller gives, laid out as in library.py. */
-
 typedef struct {
     const int8_t *upper; /* halves of each row's codes */
     const int8_t *lower;
@@ -92,20 +91,26 @@ typedef struct {
     double most_lower; /* no row's lower halves less 7.5 are longer, as a vector */
 } Segment;
 
+/* A query, as docs/EXACT_SEARCH.md encodes it. */
 typedef struct {
     const int8_t *codes;
     double scale;
     double length;
     double slack;
     double blur;
-    double floor;   /* in: at least `wanted` rows truly reach it; out: likewise, and higher */
+    double floor;   /* at least `wanted` rows truly reach it */
     double *lowers; /* room for `wanted` lower ends, a heap with the least one first */
     int64_t wanted;
     int64_t known; /* how many there are */
+    double size;   /* of the codes, as a vector */
+    float inverse; /* one by the scale */
+    float lowest;  /* the least value in units of the scale that may reach the floor */
+    int32_t sum;   /* 128 times that of the codes */
+    int32_t above; /* the most that lower halves add to a product */
 } Query;
 
+/* A row that a query may find. */
 typedef struct {
-    int64_t rowid;
     double value;
     double miss;
     int32_t query;
@@ -117,26 +122,27 @@ typedef struct {
     Found *found;
     int64_t count;
     int64_t room;
-    /* Where to go on. */
-    int64_t segment;
-    int64_t row;
 } Answer;
 
 /* A row of which the lower halves are still to be looked at. */
 typedef struct {
-    const Segment *segment;
     int64_t row;
     int32_t number;  /* of the query */
     int32_t product; /* of the upper halves, times 16 */
 } Later;
 
-/* How many wait at most, and how many lower halves are on their way from memory at once. */
-#define LATER 2048
+/* So many wait at least before they are looked at, and so many lower halves are on their way from
+ * memory at once. */
+#define LATER 256
 #define SOON 32
 /* So many rows of a tile, for each query and one more, take longer one by one than all together;
  * of rows that some query may find, SPARSE do not. */
 #define CROWD 4
 #define SPARSE 8
+
+/* Room for what a query finds at first, beside some for each row that it wants. */
+#define FOUND 256
+#define FOUND_FOR_EACH 8
 
 /* One call. */
 
@@ -153,14 +159,6 @@ typedef struct {
     Answer *answer;
     const Segment *segment; /* the one that is looked through */
     const uint8_t *const *segment_masks;
-    float *lowest;  /* for each query, in units of its scale */
-    float *inverse; /* one by each query's scale */
-    double *lengths; /* of each query's codes */
-    int32_t *above;  /* for each query the most that lower halves add to a product */
-    int32_t *middle; /* and what they add about */
-    Later *later;
-    int64_t waiting;
-    int32_t *sums;    /* 128 times the sum of each query's codes */
     int8_t *rowwise;  /* the queries' codes as they meet those of a row, of `wide` bytes twice */
     int8_t *packed;   /* of many queries likewise in the order of the kernel */
     int8_t *tile;     /* rows in that order */
@@ -183,6 +181,9 @@ typedef void Multiply(const Scan *scan, const int8_t *tile, int64_t count, int64
 /* The product of one row's halves with a query's codes. */
 typedef int32_t HalfProduct(const Scan *scan, const int8_t *row, int64_t number);
 
+/* The relative error of a float32 sum of dim products in any order, and some more. */
+static double share_of(int64_t dim) { return (double)(dim + 32) * 0x1p-24; }
+
 static double most_miss(const Scan *scan, const Query *query) {
     const Segment *segment = scan->segment;
     return query->length * segment->most_error +
@@ -195,7 +196,7 @@ static void set_lowest(const Scan *scan, int64_t number) {
     const Query *query = &scan->queries[number];
     double least = (query->floor - most_miss(scan, query)) / query->scale;
     float lowest = least < -1e38 ? -1e38f : least > 1e38 ? 1e38f : (float)least;
-    scan->lowest[number] = lowest - fabsf(lowest) * 2.4e-7f - 1e-44f;
+    scan->queries[number].lowest = lowest - fabsf(lowest) * 2.4e-7f - 1e-44f;
 }
 
 /* The heap of lower ends: each one is at most its two successors. */
@@ -226,12 +227,11 @@ static void push_lower(Query *query, double lower) {
 }
 
 /* Drop what the floors have excluded since it was found. */
-static void drop_excluded(const Scan *scan) {
-    Answer *answer = scan->answer;
+static void drop_excluded(const Query *queries, Answer *answer) {
     int64_t kept = 0;
     for (int64_t i = 0; i < answer->count; i++) {
         Found one = answer->found[i];
-        if (one.value + one.miss >= scan->queries[one.query].floor) answer->found[kept++] = one;
+        if (one.value + one.miss >= queries[one.query].floor) answer->found[kept++] = one;
     }
     answer->count = kept;
 }
@@ -254,7 +254,6 @@ static void consider(const Scan *scan, int64_t number, int64_t row, int32_t prod
     if (value + miss < query->floor) return;
     Answer *answer = scan->answer;
     Found *found = &answer->found[answer->count++];
-    found->rowid = segment->rowids[row];
     found->value = value;
     found->miss = miss;
     found->query = (int32_t)number;
@@ -267,12 +266,22 @@ static void consider(const Scan *scan, int64_t number, int64_t row, int32_t prod
     }
 }
 
+/* A bit for each row of a tile that is hit. */
+INLINE uint32_t marks_of(const uint8_t *hit) {
+    uint64_t words[TILE / 8];
+    memcpy(words, hit, TILE);
+    if (!(words[0] | words[1] | words[2] | words[3])) return 0;
+    uint32_t marks = 0;
+    for (int64_t i = 0; i < TILE; i++) marks |= (uint32_t)hit[i] << i;
+    return marks;
+}
+
 /* Which rows of a tile have a value that reaches the query's lowest: a bit for each. Their products
  * with codes are so many times these and so much more. */
 INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t count,
                         const int32_t *products, int32_t times, int32_t more) {
     const float *scale = scan->segment->scale + row, *offset = scan->segment->offset + row;
-    float lowest = scan->lowest[number], inverse = scan->inverse[number];
+    float lowest = scan->queries[number].lowest, inverse = scan->queries[number].inverse;
     const uint8_t *mask = scan->masks ? scan->segment_masks[number] : NULL;
     uint8_t hit[TILE] = {0};
     /* Loops of a fixed length become a few instructions for vectors. */
@@ -295,12 +304,7 @@ INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t c
     }
 #undef COMPARE
 #undef CODES
-    uint64_t words[TILE / 8];
-    memcpy(words, hit, TILE);
-    if (!(words[0] | words[1] | words[2] | words[3])) return 0;
-    uint32_t marks = 0;
-    for (int64_t i = 0; i < TILE; i++) marks |= (uint32_t)hit[i] << i;
-    return marks;
+    return marks_of(hit);
 }
 
 /* Which rows of a tile some of these queries may find: a bit for each. */
@@ -316,12 +320,7 @@ INLINE uint32_t allowed(const Scan *scan, int64_t row, int64_t count, int64_t fi
         else
             for (int64_t i = 0; i < count; i++) some[i] |= mask[row + i];
     }
-    uint64_t words[TILE / 8];
-    memcpy(words, some, TILE);
-    if (!(words[0] | words[1] | words[2] | words[3])) return 0;
-    uint32_t marks = 0;
-    for (int64_t i = 0; i < TILE; i++) marks |= (uint32_t)some[i] << i;
-    return marks;
+    return marks_of(some);
 }
 
 /* Codes lie in a byte as two of four bits: the one in its lower bits belongs to a row's first half,
@@ -351,15 +350,19 @@ INLINE const int8_t *whole(const Scan *scan, int64_t row, int64_t count) {
     return scan->whole;
 }
 
-/* Whether there is room for so many finds; else the scan goes on at this row later. */
-INLINE int has_room(const Scan *scan, int64_t row, int64_t wanted) {
+/* Make room for so many finds; 0 where there is no memory. */
+INLINE int has_room(const Scan *scan, int64_t wanted) {
     Answer *answer = scan->answer;
     if (answer->room - answer->count >= wanted) return 1;
-    drop_excluded(scan);
+    drop_excluded(scan->queries, answer);
     /* Where much is left, the next rows would soon need room again. */
     if (answer->room - answer->count >= wanted && answer->count <= answer->room / 2) return 1;
-    answer->row = row;
-    return 0;
+    int64_t room = 2 * answer->room + wanted;
+    Found *larger = realloc(answer->found, (size_t)room * sizeof(Found));
+    if (!larger) return 0;
+    answer->found = larger;
+    answer->room = room;
+    return 1;
 }
 
 /* Look at the rows of a tile whose products with a query these are. */
@@ -372,73 +375,56 @@ INLINE void look_at(const Scan *scan, int64_t number, int64_t row, int64_t count
 
 /* Each processor's own scan is one of these, with its products inlined. */
 
-/* The most that lower halves add to products of upper ones in this segment, with what is taken away
- * since these are 8 too large. They are whole numbers, so that nothing else is rounded. */
-static void set_above(const Scan *scan) {
-    for (int64_t number = 0; number < scan->count; number++) {
-        double middle = 7.5 / 128 * scan->sums[number];
-        double most = middle + scan->lengths[number] * scan->segment->most_lower;
-        scan->middle[number] = (int32_t)middle - scan->sums[number];
-        scan->above[number] = (int32_t)floor(most) + 2 - scan->sums[number];
-    }
-}
-
-/* Go on with another segment. */
+/* Go on with another segment. The most that lower halves add to products of upper ones there counts
+ * with what is taken away since these are 8 too large: whole numbers, so nothing else is rounded. */
 static void begin(Scan *scan, const Segment *segment) {
     int64_t number = segment - scan->segments;
     scan->segment = segment;
     scan->segment_masks = scan->masks ? scan->masks + number * scan->count : NULL;
-    for (int64_t i = 0; i < scan->count; i++) set_lowest(scan, i);
-    set_above(scan);
+    for (int64_t i = 0; i < scan->count; i++) {
+        Query *query = &scan->queries[i];
+        double most = 7.5 / 128 * query->sum + query->size * segment->most_lower;
+        query->above = (int32_t)floor(most) + 2 - query->sum;
+        set_lowest(scan, i);
+    }
 }
 
 /* Whether a row with this product may reach the query's floor: `reached` for one row. */
 INLINE int may_reach(const Scan *scan, int64_t number, int64_t row, int32_t product) {
     float value = (float)product * scan->segment->scale[row];
     if (scan->l2) {
-        value += scan->segment->offset[row] * scan->inverse[number];
+        value += scan->segment->offset[row] * scan->queries[number].inverse;
         value = value < -FARTHEST ? -FARTHEST : value;
     }
-    return value >= scan->lowest[number];
+    return value >= scan->queries[number].lowest;
 }
 
-INLINE void consider_exactly(Scan *scan, HalfProduct *product, const Later *some, int64_t count) {
-    for (int64_t i = 0; i < count; i++) {
-        const Later *one = &some[i];
-        if (one->segment != scan->segment) begin(scan, one->segment);
-        const int8_t *lower = one->segment->lower + one->row * scan->half;
-        int32_t exact = one->product + product(scan, lower, one->number);
-        consider(scan, one->number, one->row, exact - scan->sums[one->number]);
-    }
+/* Likewise for a row whose upper halves alone are multiplied: whether any lower ones reach it. */
+INLINE int may_reach_above(const Scan *scan, int64_t number, int64_t row, int32_t product) {
+    return may_reach(scan, number, row, product + scan->queries[number].above);
 }
 
-INLINE void fetch_lower(const Scan *scan, const Segment *segment, int64_t row) {
-    const int8_t *lower = segment->lower + row * scan->half;
+INLINE void fetch_lower(const Scan *scan, int64_t row) {
+    const int8_t *lower = scan->segment->lower + row * scan->half;
     for (int64_t byte = 0; byte < scan->half; byte += LINE) FETCH(lower + byte);
 }
 
-/* Drop the rows that wait and cannot reach the floors any more. */
-static void drop_waiting(Scan *scan) {
-    int64_t kept = 0;
-    for (int64_t i = 0; i < scan->waiting; i++) {
-        Later one = scan->later[i];
-        if (one.segment != scan->segment) begin(scan, one.segment);
-        if (may_reach(scan, one.number, one.row, one.product + scan->above[one.number]))
-            scan->later[kept++] = one;
+/* Look at the rows that wait and may still reach the floors. */
+INLINE void end_waiting(const Scan *scan, HalfProduct *product, const Later *later,
+                        int64_t waiting) {
+    for (int64_t first = 0; first < waiting; first += SOON) {
+        int64_t last = first + SOON < waiting ? first + SOON : waiting;
+        for (int64_t i = first; i < last; i++)
+            if (may_reach_above(scan, later[i].number, later[i].row, later[i].product))
+                fetch_lower(scan, later[i].row);
+        for (int64_t i = first; i < last; i++) {
+            Later one = later[i];
+            if (!may_reach_above(scan, one.number, one.row, one.product)) continue;
+            const int8_t *lower = scan->segment->lower + one.row * scan->half;
+            int32_t exact = one.product + product(scan, lower, one.number);
+            consider(scan, one.number, one.row, exact - scan->queries[one.number].sum);
+        }
     }
-    scan->waiting = kept;
-}
-
-/* Look at all rows that wait and may still reach the floors. */
-INLINE void end_waiting(Scan *scan, HalfProduct *product) {
-    drop_waiting(scan);
-    for (int64_t first = 0; first < scan->waiting; first += SOON) {
-        const Later *some = scan->later + first;
-        int64_t count = scan->waiting - first < SOON ? scan->waiting - first : SOON;
-        for (int64_t i = 0; i < count; i++) fetch_lower(scan, some[i].segment, some[i].row);
-        consider_exactly(scan, product, some, count);
-    }
-    scan->waiting = 0;
 }
 
 /* Look at all rows of a tile, of whose upper halves these are the products. */
@@ -449,57 +435,40 @@ INLINE void look_at_all(const Scan *scan, Products *products, int64_t row, int64
     for (int64_t number = 0; number < scan->count; number++) {
         int32_t *own = found + number * TILE;
         for (int64_t i = 0; i < count; i++)
-            own[i] += 16 * upper[number * TILE + i] - scan->sums[number];
+            own[i] += 16 * upper[number * TILE + i] - scan->queries[number].sum;
         look_at(scan, number, row, count, own);
     }
 }
 
 /* Few queries, for rows in halves. Rows that cannot reach the floor with the most that their lower
- * halves can add are left out. Those that likely reach it are looked at soon, when their lower
- * halves have come from memory; the others wait until the floors have risen by these, and few are
- * left. Where many rows of a tile are left over, all of its lower halves are read in sequence. */
-INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *product) {
+ * halves can add are left out. The others wait until they are some, and their lower halves have come
+ * from memory. Where many rows of a tile are left over, all of its lower halves are read in
+ * sequence. */
+INLINE int look_through_halves(const Scan *scan, Products *products, HalfProduct *product) {
     int32_t found[TILE * FEW] = {0};
     uint32_t marks[FEW];
-    Later soon[SOON + TILE * FEW];
-    int64_t coming = 0;
+    Later later[LATER + TILE * FEW];
+    int64_t waiting = 0;
     const Segment *segment = scan->segment;
-    const Answer *answer = scan->answer;
-    if (!segment) {
-        end_waiting(scan, product);
-        return 1;
-    }
-    for (int64_t row = answer->row; row < segment->rows; row += TILE) {
+    for (int64_t row = 0; row < segment->rows; row += TILE) {
         int64_t count = segment->rows - row < TILE ? segment->rows - row : TILE;
-        int64_t tile = count * scan->count, open = 0;
+        int64_t open = 0, marked = 0;
         uint32_t rows = allowed(scan, row, count, 0, scan->count);
         if (!rows) continue;
         for (uint32_t left = rows; left; left &= left - 1) open++;
-        int full = answer->room - answer->count < coming + scan->waiting + tile ||
-                   scan->waiting + tile > LATER;
-        if (coming >= SOON || full) {
-            consider_exactly(scan, product, soon, coming);
-            coming = 0;
+        if (waiting >= LATER) {
+            end_waiting(scan, product, later, waiting);
+            waiting = 0;
         }
-        if (full) {
-            drop_waiting(scan);
-            if (scan->waiting > LATER / 2 || answer->room - answer->count < 2 * scan->waiting + tile)
-                end_waiting(scan, product);
-            begin(scan, segment);
-            if (!has_room(scan, row, scan->waiting + tile)) {
-                end_waiting(scan, product);
-                return 0;
-            }
-        }
+        if (!has_room(scan, waiting + count * scan->count)) return 0;
         if (open > SPARSE)
             products(scan, segment->upper + row * scan->half, count, found);
         else
             for (int64_t i = 0; rows; i++, rows >>= 1)
                 if (rows & 1) products(scan, segment->upper + (row + i) * scan->half, 1, found + i);
-        int64_t marked = 0;
         for (int64_t number = 0; number < scan->count; number++) {
             const int32_t *own = found + number * TILE;
-            marks[number] = reached(scan, number, row, count, own, 16, scan->above[number]);
+            marks[number] = reached(scan, number, row, count, own, 16, scan->queries[number].above);
             for (uint32_t left = marks[number]; left; left &= left - 1) marked++;
         }
         if (marked > CROWD * (scan->count + 1)) {
@@ -507,24 +476,14 @@ INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *prod
             continue;
         }
         for (int64_t number = 0; number < scan->count; number++) {
-            if (!marks[number]) continue;
-            const int32_t *own = found + number * TILE;
             uint32_t left = marks[number];
-            uint32_t likely = reached(scan, number, row, count, own, 16, scan->middle[number]);
-            for (int64_t i = 0; left; i++, left >>= 1, likely >>= 1) {
-                if (!(left & 1)) continue;
-                Later one = {segment, row + i, (int32_t)number, 16 * own[i]};
-                if (likely & 1) {
-                    fetch_lower(scan, segment, row + i);
-                    soon[coming++] = one;
-                } else {
-                    scan->later[scan->waiting++] = one;
-                }
-            }
+            for (int64_t i = 0; left; i++, left >>= 1)
+                if (left & 1)
+                    later[waiting++] =
+                        (Later){row + i, (int32_t)number, 16 * found[number * TILE + i]};
         }
     }
-    consider_exactly(scan, product, soon, coming);
-    scan->answer->row = 0;
+    end_waiting(scan, product, later, waiting);
     return 1;
 }
 
@@ -539,7 +498,7 @@ INLINE int look_at_group(const Scan *scan, Arrange *arrange, Multiply *multiply,
     int64_t last = first + GROUP < scan->count ? first + GROUP : scan->count, marked = 0;
     for (int64_t number = first; number < last; number++) {
         const int32_t *own = upper + (number - first) * TILE;
-        uint32_t left = reached(scan, number, row, count, own, 16, scan->above[number]);
+        uint32_t left = reached(scan, number, row, count, own, 16, scan->queries[number].above);
         marks[number - first] = left;
         for (; left; left &= left - 1) marked++;
     }
@@ -550,7 +509,7 @@ INLINE int look_at_group(const Scan *scan, Arrange *arrange, Multiply *multiply,
         for (int64_t number = first; number < last; number++) {
             int32_t *own = found + (number - first) * TILE;
             for (int64_t i = 0; i < count; i++)
-                own[i] += 16 * upper[(number - first) * TILE + i] - scan->sums[number];
+                own[i] += 16 * upper[(number - first) * TILE + i] - scan->queries[number].sum;
             look_at(scan, number, row, count, own);
         }
         return 1;
@@ -560,9 +519,9 @@ INLINE int look_at_group(const Scan *scan, Arrange *arrange, Multiply *multiply,
         uint32_t left = marks[number - first];
         for (int64_t i = 0; left; i++, left >>= 1) {
             if (!(left & 1)) continue;
-            if (!may_reach(scan, number, row + i, 16 * own[i] + scan->above[number])) continue;
+            if (!may_reach_above(scan, number, row + i, 16 * own[i])) continue;
             int32_t exact = 16 * own[i] + product(scan, lower + i * scan->half, number);
-            exact -= scan->sums[number];
+            exact -= scan->queries[number].sum;
             if (may_reach(scan, number, row + i, exact)) consider(scan, number, row + i, exact);
         }
     }
@@ -576,9 +535,9 @@ INLINE int look_through_many(Scan *scan, Arrange *arrange, Multiply *multiply,
                              HalfProduct *product) {
     int32_t found[TILE * GROUP];
     const Segment *segment = scan->segment;
-    for (int64_t row = scan->answer->row; row < segment->rows; row += TILE) {
+    for (int64_t row = 0; row < segment->rows; row += TILE) {
         int64_t count = segment->rows - row < TILE ? segment->rows - row : TILE;
-        if (!has_room(scan, row, count * scan->count)) return 0;
+        if (!has_room(scan, count * scan->count)) return 0;
         scan->next[0] = segment->upper + (row + TILE) * scan->half;
         scan->next[1] = segment->lower + (row + TILE) * scan->half;
         int upper_arranged = 0, arranged = 0;
@@ -600,10 +559,10 @@ INLINE int look_through_many(Scan *scan, Arrange *arrange, Multiply *multiply,
                 look_at(scan, number, row, count, found + (number - first) * TILE);
         }
     }
-    scan->answer->row = 0;
     return 1;
 }
 
+/* Look through a segment. 0: no memory. */
 typedef int LookThrough(Scan *scan);
 
 /* A tile's codes come from two places, whose next lines the processor does not foresee while this
@@ -645,29 +604,21 @@ static void halves_portable(const Scan *scan, const int8_t *rows, int64_t count,
             out[number * TILE + r] = half_portable(scan, rows + r * scan->half, number);
 }
 
-/* Rows as they are. */
 static void arrange_portable(const Scan *scan, const int8_t *rows, int64_t count, int8_t *tile) {
-    for (int64_t r = 0; r < count; r++)
-        memcpy(tile + r * scan->dim, rows + r * scan->stride, (size_t)scan->dim);
+    memcpy(tile, rows, (size_t)(count * scan->half));
 }
 
 static void multiply_portable(const Scan *scan, const int8_t *tile, int64_t count, int64_t first,
                               int32_t *out) {
     int64_t last = first + GROUP < scan->count ? first + GROUP : scan->count;
-    for (int64_t number = first; number < last; number++) {
-        const int8_t *query = scan->queries[number].codes;
-        for (int64_t r = 0; r < count; r++) {
-            const int8_t *row = tile + r * scan->dim;
-            int32_t sum = 0;
-            for (int64_t i = 0; i < scan->dim; i++) sum += (int16_t)row[i] * (int16_t)query[i];
-            out[(number - first) * TILE + r] = sum;
-        }
-    }
+    for (int64_t number = first; number < last; number++, out += TILE)
+        for (int64_t r = 0; r < count; r++)
+            out[r] = half_portable(scan, tile + r * scan->half, number);
 }
 
 static int scan_portable(Scan *scan) {
     if (scan->count > FEW)
-        return look_through_many(scan, arrange_portable, multiply_portable, NULL);
+        return look_through_many(scan, arrange_portable, multiply_portable, half_portable);
     return look_through_halves(scan, halves_portable, half_portable);
 }
 
@@ -732,7 +683,7 @@ AVX512 static void multiply_avx512(const Scan *scan, const int8_t *tile, int64_t
     const int32_t *queries = (const int32_t *)scan->packed + first * scan->columns;
     __m512i sums[2 * GROUP];
     for (int j = 0; j < GROUP; j++)
-        sums[2 * j] = sums[2 * j + 1] = _mm512_set1_epi32(-scan->sums[first + j]);
+        sums[2 * j] = sums[2 * j + 1] = _mm512_set1_epi32(-scan->queries[first + j].sum);
     for (int64_t c = 0; c < scan->columns; c++, tile += 4 * TILE, queries += GROUP) {
         __m512i low = _mm512_load_si512((const void *)tile);
         __m512i high = _mm512_load_si512((const void *)(tile + 64));
@@ -1141,34 +1092,30 @@ static void pack_columns(Scan *scan, int64_t half) {
     }
 }
 
-/* Queries for rows in halves: what meets the first of two codes in a byte, then the second. */
+/* Queries for rows in halves: what meets the first of two codes in a byte, then the second; and what
+ * is told by their codes. */
 static void pack_rowwise(Scan *scan) {
     int64_t half = scan->half;
     for (int64_t number = 0; number < scan->count; number++) {
-        const int8_t *codes = scan->queries[number].codes;
+        Query *query = &scan->queries[number];
+        const int8_t *codes = query->codes;
         int8_t *to = scan->rowwise + 2 * number * scan->wide;
         double squares = 0;
-        for (int64_t i = 0; i < scan->dim; i++) squares += (double)codes[i] * codes[i];
+        for (int64_t i = 0; i < scan->dim; i++) {
+            squares += (double)codes[i] * codes[i];
+            query->sum += 128 * codes[i];
+        }
         memcpy(to, codes, (size_t)half);
         memcpy(to + scan->wide, codes + half, (size_t)(scan->dim - half));
-        scan->lengths[number] = sqrt(squares);
+        query->size = sqrt(squares);
+        query->inverse = (float)(1 / query->scale);
     }
 }
 
-/* Exported */
-
-EXPORTED int64_t aiovec_scan_version(void) { return VERSION; }
-
-/* A bit for each kind of scan that can run here. */
-EXPORTED int64_t aiovec_scan_kinds(void) { return kinds_here(); }
-
-/* Look through segments, `most` at most, from where `answer` says. 1: done, or `answer` says where to
- * go on; 0: more room is needed; -1: no memory. `masks` has for each segment and query a byte for
- * each row, 0 or 1, or NULL for all rows. */
-EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t number,
-                             const uint8_t *const *masks, Query *queries, int64_t count,
-                             int64_t dim, double share, int64_t l2, int64_t most,
-                             Answer *answer) {
+/* Look through all segments for the rows that the queries may find. 0: no memory. */
+static int look_through(int64_t kind, const Segment *segments, int64_t number,
+                        const uint8_t *const *masks, Query *queries, int64_t count, int64_t dim,
+                        int64_t l2, const volatile int8_t *stop, Answer *answer) {
     int64_t padded = (count + GROUP - 1) / GROUP * GROUP;
     int few = count <= FEW;
     int64_t half = (dim + 1) / 2, wide = (half + LINE - 1) / LINE * LINE;
@@ -1180,24 +1127,17 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     /* There is room for whole transposed blocks. */
     size_t of_tile = few ? 0 : (size_t)((columns + 16) * 4 * TILE);
     size_t of_whole = few ? 0 : (size_t)(2 * half * TILE);
-    size_t of_numbers = (size_t)padded * (sizeof(double) + 2 * sizeof(float) + 3 * sizeof(int32_t));
-    size_t of_later = few ? LATER * sizeof(Later) : 0;
     /* Vectors begin with a line of the processor's cache. */
-    char *room = calloc(1, of_rowwise + of_packed + 2 * of_tile + of_whole + of_numbers + LINE);
-    Later *later = of_later ? malloc(of_later) : NULL;
-    if (!room || (of_later && !later)) {
-        free(room);
-        free(later);
-        return -1;
-    }
-    char *place = room + (LINE - ((uintptr_t)room & (LINE - 1)));
+    int8_t *room = calloc(1, of_rowwise + of_packed + 2 * of_tile + of_whole + LINE);
+    if (!room) return 0;
+    int8_t *place = room + (LINE - ((uintptr_t)room & (LINE - 1)));
     Scan scan = {0};
     scan.segments = segments;
     scan.masks = masks;
     scan.queries = queries;
     scan.count = count;
     scan.dim = dim;
-    scan.share = share;
+    scan.share = share_of(dim);
     scan.l2 = l2 ? 1 : 0;
     scan.half = half;
     scan.stride = kind == AVX2_ ? half : 2 * half;
@@ -1205,45 +1145,20 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     scan.columns = columns;
     scan.seconds = seconds;
     scan.answer = answer;
-    scan.later = later;
-    scan.rowwise = (int8_t *)place;
-    place += of_rowwise;
-    scan.packed = (int8_t *)place;
-    place += of_packed;
-    scan.tile = (int8_t *)place;
+    scan.rowwise = place;
+    scan.packed = scan.rowwise + of_rowwise;
+    scan.tile = scan.packed + of_packed;
     scan.lower = scan.tile + of_tile;
-    place += 2 * of_tile;
-    scan.whole = (int8_t *)place;
-    place += of_whole;
-    scan.lengths = (double *)place;
-    scan.lowest = (float *)(scan.lengths + padded);
-    scan.inverse = scan.lowest + padded;
-    scan.sums = (int32_t *)(scan.inverse + padded);
-    scan.above = scan.sums + padded;
-    scan.middle = scan.above + padded;
-    for (int64_t i = 0; i < count; i++) {
-        int32_t sum = 0;
-        for (int64_t c = 0; c < dim; c++) sum += queries[i].codes[c];
-        scan.sums[i] = 128 * sum;
-        scan.inverse[i] = (float)(1 / queries[i].scale);
-    }
+    scan.whole = scan.lower + of_tile;
     pack_rowwise(&scan);
     if (!few) pack_columns(&scan, first);
     LookThrough *look = SCANS[kind];
-    int64_t done = 1;
-    for (; most > 0 && answer->segment < number; most--, answer->segment++) {
-        begin(&scan, &segments[answer->segment]);
-        if (!look(&scan)) {
-            done = 0;
-            break;
-        }
-    }
-    if (scan.waiting) {
-        scan.segment = NULL;
-        look(&scan);
+    int done = 1;
+    for (int64_t i = 0; done && i < number && !(stop && *stop); i++) {
+        begin(&scan, &segments[i]);
+        done = look(&scan);
     }
     free(room);
-    free(later);
     return done;
 }
 
@@ -1267,46 +1182,11 @@ EXPORTED int64_t aiovec_scan_halve(const int8_t *codes, int64_t rows, int64_t di
     return largest;
 }
 
+/* One query's rows behind the other's, the best first. */
 static int by_value(const void *one, const void *other) {
-    double a = ((const Found *)one)->value, b = ((const Found *)other)->value;
-    return a < b ? 1 : a > b ? -1 : 0;
-}
-
-/* What was found for each query that the floors do not exclude, the best first, one query behind the
- * other in `sorted`, where there is room for all; `ends` gets the place behind each one's last. */
-static void sort_by_query(const Query *queries, int64_t count, const Answer *answer, Found *sorted,
-                          int64_t *ends) {
-    for (int64_t i = 0; i < count; i++) ends[i] = 0;
-    for (int64_t i = 0; i < answer->count; i++) {
-        const Found *one = &answer->found[i];
-        ends[one->query] += one->value + one->miss >= queries[one->query].floor;
-    }
-    int64_t place = 0;
-    for (int64_t i = 0; i < count; i++) {
-        int64_t mine = ends[i];
-        ends[i] = place;
-        place += mine;
-    }
-    for (int64_t i = 0; i < answer->count; i++) {
-        const Found *one = &answer->found[i];
-        if (one->value + one->miss >= queries[one->query].floor) sorted[ends[one->query]++] = *one;
-    }
-    place = 0;
-    for (int64_t i = 0; i < count; i++) {
-        qsort(sorted + place, (size_t)(ends[i] - place), sizeof(Found), by_value);
-        place = ends[i];
-    }
-}
-
-/* The same, as row ids and the most that each one's value can be. */
-EXPORTED void aiovec_scan_sort(const Query *queries, int64_t count, const Answer *answer,
-                               Found *sorted, int64_t *rowids, double *most, int64_t *ends) {
-    sort_by_query(queries, count, answer, sorted, ends);
-    int64_t total = count ? ends[count - 1] : 0;
-    for (int64_t i = 0; i < total; i++) {
-        rowids[i] = sorted[i].rowid;
-        most[i] = sorted[i].value + sorted[i].miss;
-    }
+    const Found *a = one, *b = other;
+    if (a->query != b->query) return a->query - b->query;
+    return a->value < b->value ? 1 : a->value > b->value ? -1 : 0;
 }
 
 /* The true distances of candidates, in float64: for each of their bits the same numbers in the same
@@ -1447,21 +1327,18 @@ static double value_of(double distance, double of_point, double longest, double 
     return (of_point - distance * distance) / 2 - hair * (most * most);
 }
 
-/* Measure what was found by the vectors in memory. The likeliest come first, as many as are wanted;
- * their distances leave few of the others. `found` gets the rows that were measured, `distances`
- * theirs, and `ends` the place behind each query's last one. 1: done; -1: no memory. */
-EXPORTED int64_t aiovec_scan_measure(const Query *queries, const Segment *segments,
-                                     const float *points, int64_t count, int64_t dim,
-                                     int64_t metric, double longest, const Answer *answer,
-                                     Found *found, double *distances, int64_t *ends) {
-    double *terms = malloc((size_t)(2 * dim + 1) * sizeof(double));
-    if (!terms) return -1;
+/* Measure what was found by the vectors in memory, and keep each query's nearest rows, these first,
+ * and all that are as far as the last one wanted. The likeliest are measured first, as many as are
+ * wanted; their distances leave few of the others. A row's value becomes its distance, negated. */
+static void settle(const Query *queries, const Segment *segments, const float *points,
+                   int64_t count, int64_t dim, int64_t metric, double longest, double *terms,
+                   Found *found, int64_t *ends) {
     double hair = (double)(dim + 32) * 0x1p-50;
-    sort_by_query(queries, count, answer, found, ends);
     int64_t next = 0, kept = 0;
     for (int64_t i = 0; i < count; i++) {
         const float *point = points + i * dim;
         double of_point = square_of(point, terms, dim), reached = -INFINITY, farthest = -INFINITY;
+        int64_t start = kept, last = start + queries[i].wanted;
         for (int64_t number = 0; next < ends[i]; next++, number++) {
             Found one = found[next];
             if (number == queries[i].wanted)
@@ -1470,11 +1347,104 @@ EXPORTED int64_t aiovec_scan_measure(const Query *queries, const Segment *segmen
             const float *row = segments[one.segment].vectors + one.row * dim;
             double distance = distance_of(row, point, of_point, terms, dim, metric);
             if (distance > farthest) farthest = distance;
-            found[kept] = one;
-            distances[kept++] = distance;
+            one.value = -distance;
+            found[kept++] = one;
+        }
+        qsort(found + start, (size_t)(kept - start), sizeof(Found), by_value);
+        if (kept > last) {
+            while (last < kept && found[last].value == found[last - 1].value) last++;
+            kept = last;
         }
         ends[i] = kept;
     }
+}
+
+/* A query as codes, and its share of the bound, in float64. `terms` is room for dim numbers twice. */
+static void encode(Query *query, const float *point, int64_t dim, int64_t metric, int8_t *codes,
+                   double *terms) {
+    double length = sqrt(square_of(point, terms, dim)), *exact = terms + dim;
+    double share = share_of(dim), largest = 0;
+    for (int64_t i = 0; i < dim; i++) {
+        exact[i] = metric == COSINE ? (double)point[i] / length : (double)point[i];
+        if (fabs(exact[i]) > largest) largest = fabs(exact[i]);
+    }
+    if (metric == COSINE) length = 1;
+    double scale = (largest > 0 ? largest : 1) / 127;
+    for (int64_t i = 0; i < dim; i++) {
+        double code = rint(exact[i] / scale), left = exact[i] - scale * code;
+        codes[i] = (int8_t)code;
+        terms[i] = left * left;
+    }
+    query->codes = codes;
+    query->scale = scale;
+    query->length = length * (1 + share);
+    /* The rounding of a value by codes is relative to it, so it counts with what is left out. */
+    query->slack = sqrt(sum_of(terms, dim)) + share * length;
+    query->blur = metric == EUCLIDEAN ? share * 0x1p-26 * length * length : 0;
+    query->floor = -INFINITY;
+}
+
+/* Exported */
+
+EXPORTED int64_t aiovec_scan_version(void) { return VERSION; }
+
+/* A bit for each kind of scan that can run here. */
+EXPORTED int64_t aiovec_scan_kinds(void) { return kinds_here(); }
+
+/* Search segments for the rows that are nearest to points, `wanted` of each. `masks` has for each
+ * segment and query a byte for each row, 0 or 1, or NULL for all rows.
+ *
+ * With `settled` the segments' vectors are in memory: `rowids` gets the nearest rows, `numbers` their
+ * distances, and `vectors`, unless it is NULL, their vectors. Else `rowids` gets all rows that may be
+ * among the nearest, the likeliest first, and `numbers` the most that their values can be. `ends`
+ * gets the place behind each query's last row. No row is longer than `longest`.
+ *
+ * Gives the number of rows; where it is more than `room`, nothing is written but `ends`. -1: no
+ * memory. Where `stop` becomes true, rows are missing. */
+EXPORTED int64_t aiovec_scan_search(int64_t kind, const Segment *segments, int64_t number,
+                                    const uint8_t *const *masks, const float *points,
+                                    const int64_t *wanted, int64_t count, int64_t dim,
+                                    int64_t metric, double longest, int64_t settled,
+                                    const volatile int8_t *stop, int64_t room, int64_t *ends,
+                                    int64_t *rowids, double *numbers, float *vectors) {
+    int64_t rows = 0, lowers = 0, total = -1;
+    for (int64_t i = 0; i < number; i++) rows += segments[i].rows;
+    for (int64_t i = 0; i < count; i++) lowers += wanted[i] < rows ? wanted[i] : rows;
+    Answer answer = {NULL, 0, FOUND * count + FOUND_FOR_EACH * lowers};
+    answer.found = malloc((size_t)answer.room * sizeof(Found));
+    Query *queries = calloc((size_t)(count + GROUP), sizeof(Query));
+    double *terms = malloc((size_t)(2 * dim + lowers + 1) * sizeof(double));
+    int8_t *codes = malloc((size_t)(count * dim) + 1);
+    if (!answer.found || !queries || !terms || !codes) goto end;
+    double *heap = terms + 2 * dim;
+    for (int64_t i = 0; i < count; i++) {
+        encode(&queries[i], points + i * dim, dim, metric, codes + i * dim, terms);
+        queries[i].wanted = wanted[i] < rows ? wanted[i] : rows;
+        queries[i].lowers = heap;
+        heap += queries[i].wanted;
+    }
+    if (!look_through(kind, segments, number, masks, queries, count, dim, metric == EUCLIDEAN, stop,
+                      &answer))
+        goto end;
+    drop_excluded(queries, &answer);
+    qsort(answer.found, (size_t)answer.count, sizeof(Found), by_value);
+    for (int64_t i = 0, place = 0; i < count; ends[i++] = place)
+        while (place < answer.count && answer.found[place].query == i) place++;
+    if (settled)
+        settle(queries, segments, points, count, dim, metric, longest, terms, answer.found, ends);
+    total = ends[count - 1];
+    for (int64_t i = 0; total <= room && i < total; i++) {
+        const Found *one = &answer.found[i];
+        const Segment *segment = &segments[one->segment];
+        rowids[i] = segment->rowids[one->row];
+        numbers[i] = settled ? -one->value : one->value + one->miss;
+        if (vectors)
+            memcpy(vectors + i * dim, segment->vectors + one->row * dim, (size_t)dim * sizeof(float));
+    }
+end:
+    free(answer.found);
+    free(queries);
     free(terms);
-    return 1;
+    free(codes);
+    return total;
 }
