@@ -39,7 +39,6 @@ export notes
 import
 import a.csv n.db
 import a.csv -s n.db --metric l3
-import a.csv -s n.db --rejects a.csv
 import - -s n.db --format csv
 index
 rows

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -99,17 +98,13 @@ def test_what_is_not_taken_makes_the_exit_code_1(run: Run, folder: Path) -> None
     assert finished.json["complete"] is False
     (table,) = finished.json["tables"]
     assert (table["rows"], table["replaced"], table["rejected"]) == (10, 10, 5)
-    assert table["reasons"] == [
-        {
-            "reason": f"the vector has {length} dimensions, not 2", "rows": len(lines),
-            "examples": [{"line": 11 + i, "id": f"b{i}"} for i in lines],
-        }
-        for length, lines in ((3, (0, 2, 4)), (4, (1, 3)))
-    ]  # fmt: skip
+    assert table["reasons"] == {
+        "the vector has 3 dimensions, not 2": 3, "the vector has 4 dimensions, not 2": 2,
+    }  # fmt: skip
     told = run("import", path, "-s", "other.db", "--upsert")
     assert "imported 10 rows" in told.out
     assert "of which 2 replaced existing rows" in told.out
-    assert "rows: rejected 3 rows, such as b0: the vector has 3 dimensions, not 2" in told.err
+    assert "rows: rejected 3 rows: the vector has 3 dimensions, not 2" in told.err
     assert len((folder / "rows.jsonl.rejects.jsonl").read_text().splitlines()) == 5
     assert run("import", written(path, *good), "-s", "x.db", "--upsert", "--json").json["complete"]
     assert not (folder / "rows.jsonl.rejects.jsonl").exists()  # it told of rows that are there now
@@ -144,7 +139,6 @@ def test_failures_of_import(run: Run, old: Path, store: Path, folder: Path) -> N
         ([old, "--dtype", "int4"], "there is no dtype"),
         ([old, "--schema", "absent.json"], "absent.json"),
         ([old, "--format", "xlsx"], "there is no format 'xlsx'"),
-        ([old, *ITEMS, "--rejects", "~nosuchuser/x"], "~nosuchuser"),
         (["-", "--table", "t"], "pass --format parquet, arrow"),
         (["."], "is a folder; import takes a file"),
     ):
@@ -169,14 +163,12 @@ def test_the_database_of_another_program(run: Run, old: Path, folder: Path) -> N
     assert "imported 4 rows from items (vec0 table) into the new table items" in finished.out
     said = run(
         "import", old, "-s", "new.db", *BLOBS, "--as", "papers", "--id-column", "title", "--metric",
-        "dot", "--rejects", "no.jsonl", "--json",
+        "dot", "--json",
     )  # fmt: skip
     assert said.code == 1
     (table,) = said.json["tables"]
-    assert table["reasons"] == [
-        {"reason": REASON, "rows": 1, "examples": [{"rowid": 2, "id": "t2"}]}
-    ]
-    (line,) = (folder / "no.jsonl").read_text().splitlines()
+    assert table["reasons"] == {REASON: 1}
+    (line,) = (folder / "old.db.rejects.jsonl").read_text().splitlines()
     assert json.loads(line) == {"table": "papers", "rowid": 2, "id": "t2", "reason": REASON}
     assert run("tables", "-s", "new.db").lines[1:] == [
         ["items", "4", "2", "cosine", "m"], ["papers", "3", "2", "dot", "-"],
@@ -185,27 +177,6 @@ def test_the_database_of_another_program(run: Run, old: Path, folder: Path) -> N
     assert copied.out.startswith(f"copied {old} to copy.db in ")
     assert run("import", "copy.db", "--list", *ITEMS).lines == listed.lines
     assert old.read_bytes() == before
-
-
-def test_a_list_of_rejects_replaces_nothing_else(run: Run, old: Path, store: Path) -> None:
-    shutil.copy(store, "other.db")
-    Path("mine.txt").write_text("precious")
-    Path("link.txt").symlink_to("absent")
-    for name, said in (
-        (store, "not a list of rejects"),
-        ("other.db", "not a list of rejects"),
-        ("mine.txt", "not a list of rejects"),
-        ("link.txt", "not a list of rejects"),
-    ):
-        finished = run("import", old, "-s", store, *BLOBS, "--rejects", name)
-        assert finished.code == 1, name
-        assert said in finished.err.splitlines()[-1]
-    assert Path("mine.txt").read_text() == "precious"
-    assert run("info", "-s", store).code == run("info", "-s", "other.db").code == 0
-    for _ in range(2):  # an earlier list is replaced
-        finished = run("import", old, "-s", "new.db", *BLOBS, "--upsert", "--rejects", "list.jsonl")
-        assert finished.code == 1
-        assert len(Path("list.jsonl").read_text().splitlines()) == 1
 
 
 def test_every_path_may_begin_with_the_home_folder(

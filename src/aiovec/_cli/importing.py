@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from .._model.schema import Metric, Schema, check_table_name
 from ..errors import ConfigError, InvalidNameError, TableNotFoundError
 from .output import Listing, counted, emit, err, open_stream, progress
 from .run import failing_clearly
-from .stores import AsJson, Config, Store, expanded, in_store
+from .stores import AsJson, Config, Store, expanded, in_store, of_each_table
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -88,14 +88,6 @@ def import_(
         bool,
         typer.Option("--strict", help="Check all rows first; if one is rejected, import none."),
     ] = False,
-    rejects: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Where to list rejected rows. Default: FILE.rejects.jsonl, or "
-            "stdin.rejects.jsonl.",
-        ),
-    ] = None,
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Exit with 0 even if something was left out.")
     ] = False,
@@ -105,7 +97,8 @@ def import_(
     """Import a file, or the tables of a database that another program wrote.
 
     Creates the store and the table if they do not exist. Rows that cannot be imported are listed
-    with the reason; all others are imported. Exits with 1 if anything was left out.
+    with the reason in FILE.rejects.jsonl; all others are imported. Exits with 1 if anything was
+    left out.
     """
     from .._transfer import Load, RejectsFile, load, open_input, schema_in
     from ..backend.foreign import Hints, legal_table_name
@@ -139,7 +132,7 @@ def import_(
         if name is not None:
             check_table_name(name)  # before the store is created
         loads = [Load(one, name or one.name, given, metric, model, upsert) for one in found]
-        listed = RejectsFile(_rejects_path(path, "stdin" if piped else path.name, rejects))
+        listed = RejectsFile(_rejects_path(path, "stdin" if piped else path.name))
         if source.is_database:
             err().print(
                 f"{path} is opened read-only and is not changed; to copy it first: aiovec backup "
@@ -150,15 +143,12 @@ def import_(
             with progress("rows") as bar:
                 for one in loads:
                     task = bar.add_task(one.table, total=one.source.rows)
-                    one.seen = partial(_advance, bar, task)
+                    one.seen = partial(_show, bar, task)
                 await load(vectors, source, loads, listed, strict=strict)
             # Nobody else builds the indexes after a script.
-            with progress("tables") as bar:
-                filled = [one.table for one in loads if one.rows]
-                task = bar.add_task("indexing and optimizing", total=len(filled))
-                for done, each in enumerate(filled, 1):
-                    await vectors.optimize(each)
-                    _advance(bar, task, done)
+            filled = [one.table for one in loads if one.rows]
+            if filled:
+                await of_each_table(vectors, filled, vectors.optimize, "indexing and optimizing")
             return vectors.target
 
         began = time.perf_counter()
@@ -172,16 +162,17 @@ def import_(
         "seconds": round(seconds, 6),
         "complete": whole,
         "rejects": str(listed.path) if listed.count else None,
-        "tables": [_facts(one, source.reader.place) for one in loads],
+        "tables": list(map(_loaded, loads)),
     }
     shown = [_line(one) for one in loads] + [f"done in {seconds:.2f} s"]
     if listed.count:
         shown.append(f"rejected {counted(listed.count)}; {listed.path} has the reason for each")
     emit(facts, shown, json)
     if not json:
+        _print_notes(found)
         for one in loads:
-            for note in (*_notes(one.source), *_reasons(one)):
-                err().print(f"{one.table}: {note}")
+            for reason, rows in one.reasons.most_common(_REASONS_SHOWN):
+                err().print(f"{one.table}: rejected {counted(rows)}: {reason}")
     if not whole and not allow_rejects:
         raise typer.Exit(1)
 
@@ -194,30 +185,19 @@ def _existing(store: str | None, config: str | None, table: str) -> Schema | Non
         return None
 
 
-def _advance(bar: Progress, task: TaskID, rows: int) -> None:
+def _show(bar: Progress, task: TaskID, rows: int) -> None:
     bar.update(task, completed=rows)
 
 
-def _rejects_path(path: Path, name: str, given: str | None) -> Path:
+def _rejects_path(path: Path, name: str) -> Path:
     # Next to the file, unless nothing can be written there.
     folder = path.parent if path.is_file() and os.access(path.parent, os.W_OK) else Path()
-    listed = folder / f"{name}.rejects.jsonl" if given is None else expanded(given)
-    if listed.absolute() == path.absolute():
-        raise typer.BadParameter("--rejects would replace the file itself")
-    return listed
+    return folder / f"{name}.rejects.jsonl"
 
 
 def _show_found(source: Input, found: list[ForeignTable], json: bool) -> None:
     facts = [
-        {
-            "name": one.name,
-            "origin": one.origin,
-            "layout": one.layout,
-            "rows": one.rows,
-            "schema": one.schema.to_dict(),
-            "notes": list(one.notes),
-            "omitted": list(one.omitted),
-        }
+        {**_facts(one), "name": one.name, "rows": one.rows, "schema": one.schema.to_dict()}
         for one in found
     ]
     cells = [
@@ -231,34 +211,31 @@ def _show_found(source: Input, found: list[ForeignTable], json: bool) -> None:
     listing = Listing(columns, cells, right=["rows", "dim"])
     emit({"file": str(source.path), "format": source.form, "tables": facts}, [listing], json)
     if not json:
-        for one in found:
-            for note in _notes(one):
-                err().print(f"{one.name}: {note}")
+        _print_notes(found)
 
 
-def _facts(one: Load, place: str) -> dict[str, Any]:
+def _facts(source: ForeignTable) -> dict[str, Any]:
+    return {
+        "origin": source.origin,
+        "layout": source.layout,
+        "notes": source.notes,
+        "omitted": source.omitted,
+    }
+
+
+def _loaded(one: Load) -> dict[str, Any]:
     schema = one.used_schema
     return {
         "name": one.table,
-        "origin": one.source.origin,
-        "layout": one.source.layout,
+        **_facts(one.source),
         "created": one.created,
         "rows": one.rows,
         "replaced": one.replaced,
         "rejected": one.rejected,
-        "reasons": [
-            {
-                "reason": reason.text,
-                "rows": reason.rows,
-                "examples": [{place: row.row, "id": row.id} for row in reason.examples],
-            }
-            for reason in one.sorted_reasons()
-        ],
-        "omitted": list(one.source.omitted),
+        "reasons": dict(one.reasons.most_common()),
         "dim": schema.dim,
         "metric": schema.metric,
         "model": schema.model,
-        "notes": list(one.source.notes),
     }
 
 
@@ -269,17 +246,7 @@ def _line(one: Load) -> str:
     return f"imported {counted(one.rows)} from {source} {into}{replaced}"
 
 
-def _reasons(one: Load) -> Iterator[str]:
-    reasons = one.sorted_reasons()
-    for reason in reasons[:_REASONS_SHOWN]:
-        first = reason.examples[0]
-        which = first.id if first.id is not None else first.row
-        example = "" if which is None else f", such as {which}"
-        yield f"rejected {counted(reason.rows)}{example}: {reason.text}"
-    if len(reasons) > _REASONS_SHOWN:
-        yield f"and {len(reasons) - _REASONS_SHOWN} more reasons"
-
-
-def _notes(source: ForeignTable) -> Iterator[str]:
-    yield from source.notes
-    yield from (f"not imported: {what}" for what in source.omitted)
+def _print_notes(sources: Iterable[ForeignTable]) -> None:
+    for one in sources:
+        for note in (*one.notes, *(f"not imported: {what}" for what in one.omitted)):
+            err().print(f"{one.name}: {note}")

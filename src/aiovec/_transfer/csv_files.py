@@ -9,32 +9,25 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 
 from .._model.arrow import payload_texts
 from .._model.json_text import read_json
 from .._model.schema import Schema
 from ..backend.foreign import Chunk, ForeignTable, Reject
-from .files import LONGEST_LINE, Given, TextReader, vector_length
+from .files import LONGEST_LINE, FileReader, Given, vector_length
 from .jsonlines import json_values, vector_texts
-from .writing import TextWriter
 
 # Rows that are looked at if no schema is given.
 _FEW = 100
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
-# A list of JSON's numbers, which is what pyarrow's own parser takes too.
-_NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
-_NUMBERS = rf"^\[{_NUMBER}(, ?{_NUMBER})*\]$"
-# A row after the file's own, which comes out whole unless a quote is open before it.
-_END = "\x01the end of the file"
 
 
-class CsvFile(TextReader):
+class CsvFile(FileReader):
     """Reads a CSV file. Row 1 is the first line, which names the columns.
 
     Columns that the schema does not name are text in the payload.
@@ -43,20 +36,18 @@ class CsvFile(TextReader):
     def __init__(self, given: Given) -> None:
         super().__init__(given)
         self._names = self._header()
-        columns: dict[str, int | None] = dict.fromkeys(self._names)
-        if given.schema is None:
-            first, _, _ = next(self._batches(), (None, [], []))
-            if first is not None:
-                for name, cells in zip(self._names, first.slice(0, _FEW).columns, strict=True):
-                    lengths = (vector_length(_value(cell, "vector")) for cell in cells.to_pylist())
-                    columns[name] = next(filter(None, lengths), None)
-        self.settle(columns)
-        known = self.schema if given.schema is not None else given.existing or self.schema
-        more = [name for name in self._names if self._kind(name, known) is None]
-        if more:
+        self.settle(self._names)
+        kinds = self._kinds(self.new_names(self._names, self.schema), self.schema)
+        if more := [name for name, kind in zip(self._names, kinds, strict=True) if kind is None]:
             self.notes = (
                 f"kept in the payload, as text: {', '.join(more)}; fields of a --schema have types",
             )
+
+    def _dim(self, name: str) -> int | None:
+        cells, _, _ = next(self._batches())
+        column = cells.column(self._names.index(name)).drop_null().slice(0, _FEW)
+        lengths = (vector_length(_value(cell, "vector")) for cell in column.to_pylist())
+        return next(filter(None, lengths), None)
 
     def _header(self) -> list[str]:
         """Return the names in the first line."""
@@ -78,16 +69,37 @@ class CsvFile(TextReader):
         return names
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        kinds = [self._kind(name, schema) for name in self._names]
+        names = self.new_names(self._names, schema)
+        kinds = self._kinds(names, schema)
         for cells, numbers, rejects in self._batches():
             yield Chunk([], [], rejects)
             for start in range(0, len(numbers), size):
-                part = cells.slice(start, size)
-                yield self._chunk(part, numbers[start : start + size], kinds, schema)
+                rows: list[dict[str, Any]] = []
+                places: list[int | str] = []
+                rejects = []
+                columns = [
+                    [_value(cell, kind) for cell in column.to_pylist()]
+                    for column, kind in zip(cells.slice(start, size).columns, kinds, strict=True)
+                ]
+                for number, *values in zip(numbers[start : start + size], *columns, strict=True):
+                    row = {
+                        new: v
+                        for new, v in zip(names.values(), values, strict=True)
+                        if v is not None
+                    }
+                    payload = row.pop("payload", {})
+                    fault = _fault(payload, row, schema)
+                    if fault is None:
+                        # A declared field wins over a key of its name, as everywhere.
+                        rows.append({**payload, **row})
+                        places.append(number)
+                    else:
+                        rejects.append(Reject(number, row.get("id"), f"column 'payload': {fault}"))
+                yield Chunk(rows, places, rejects)
 
     def _batches(self) -> Iterator[tuple[pa.RecordBatch, list[int], list[Reject]]]:
         """Yield cells as text, the numbers of their rows, and rows of another width before them."""
-        width = len(self._names)
+        width, number = len(self._names), 2
         bad: dict[int, Reject] = {}
 
         def wrong(row: Any) -> str:
@@ -96,35 +108,32 @@ class CsvFile(TextReader):
             return "skip"
 
         self._file.seek(0)
-        number, ended = 2, False
-        for cells in self._cells(wrong):
+        columns = dict.fromkeys(self._names, pa.utf8())
+        for cells in self._cells(columns, wrong):
             numbers: list[int] = []
             while len(numbers) < len(cells):
                 if number not in bad:
                     numbers.append(number)
                 number += 1
-            last = [column[-1].as_py() or "" for column in cells.columns] if numbers else []
-            if any(_END in cell for cell in last):
-                ended = all(cell == _END for cell in last)
-                if not ended:
-                    break
-                cells = cells.slice(0, len(cells) - 1)
-            yield cells, numbers[: len(cells)], [bad.pop(n) for n in sorted(bad) if n < number]
-        if not ended:
-            raise ValueError(f"row {max(number - 1, *bad, 1)}: a quote is opened and never closed")
+            yield cells, numbers, [bad.pop(n) for n in sorted(bad) if n < number]
+        yield pa.RecordBatch.from_pylist([], pa.schema(columns)), [], list(bad.values())
 
-    def _cells(self, wrong: Any) -> Iterator[pa.RecordBatch]:
+    def _cells(self, columns: dict[str, pa.DataType], wrong: Any) -> Iterator[pa.RecordBatch]:
+        file = _Checked(self._file)
         try:
-            yield from pa.csv.open_csv(
-                _Ended(self._file, len(self._names)),
+            for cells in pa.csv.open_csv(
+                file,
                 # Without threads a row that is skipped has its number.
                 pa.csv.ReadOptions(use_threads=False, block_size=LONGEST_LINE),
                 pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=wrong),
                 pa.csv.ConvertOptions(
-                    column_types=dict.fromkeys(self._names, pa.utf8()),
-                    null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False,
+                    column_types=columns, null_values=[""],
+                    strings_can_be_null=True, quoted_strings_can_be_null=False,
                 ),
-            )  # fmt: skip
+            ):  # fmt: skip
+                if file.ended and file.quotes % 2:  # the last cell may be the rest of the file
+                    raise ValueError("a quote is opened and never closed")
+                yield cells
         except pa.ArrowInvalid as exc:
             if "straddl" not in str(exc):
                 raise
@@ -132,41 +141,11 @@ class CsvFile(TextReader):
             why = f"a row is longer than {most} MiB, or a quote is opened and never closed"
             raise ValueError(why) from exc
 
-    def _kind(self, name: str, schema: Schema) -> str | None:
-        """Return the type of a column's cells; None for text in the payload."""
-        if name == self._given.id_column:
-            return "text"
-        if name in (self._vector, "payload"):
-            return "vector" if name == self._vector else "payload"
-        # Under another column's new name it is set aside into the payload.
-        field = None if name in ("id", schema.vector) else schema.fields.get(name)
-        return field.kind if field is not None else None
-
-    def _chunk(
-        self,
-        cells: pa.RecordBatch,
-        numbers: Sequence[int],
-        kinds: Sequence[str | None],
-        schema: Schema,
-    ) -> Chunk:
-        columns = [_values(*each) for each in zip(cells.columns, kinds, strict=True)]
-        rows: list[dict[str, Any]] = []
-        places: list[int | str] = []
-        rejects = []
-        for number, values in zip(numbers, zip(*columns, strict=True), strict=True):
-            row = {
-                n: value for n, value in zip(self._names, values, strict=True) if value is not None
-            }
-            payload = row.pop("payload", {})
-            fault = _fault(payload, row, schema)
-            if fault is None:
-                # A declared field wins over a key of its name, as everywhere.
-                rows.append(self.named({**payload, **row}, schema))
-                places.append(number)
-            else:
-                id = row.get(self._given.id_column)
-                rejects.append(Reject(number, id, f"column 'payload': {fault}"))
-        return Chunk(rows, places, rejects)
+    def _kinds(self, names: Mapping[str, str], schema: Schema) -> list[str | None]:
+        """Return the type of each column's cells; None for text in the payload."""
+        kinds: dict[str, str] = {name: field.kind for name, field in schema.fields.items()}
+        kinds |= {"id": "text", schema.vector: "vector", "payload": "payload"}
+        return [kinds.get(new) for new in names.values()]
 
 
 def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
@@ -177,41 +156,25 @@ def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
     return f"has the key {clash[0]!r:.60}, which is a column too" if clash else None
 
 
-class _Ended(io.RawIOBase):
-    """A file followed by a row of ``_END``. UnicodeDecodeError if it is not in UTF-8."""
+class _Checked(io.RawIOBase):
+    """A file, its quotes counted. UnicodeDecodeError if it is not in UTF-8."""
 
-    def __init__(self, file: Any, width: int) -> None:
+    def __init__(self, file: Any) -> None:
         self._file = file
+        self.quotes = 0
+        self.ended = False
         # pyarrow prints a traceback for a bad row that it cannot decode.
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._end = io.BytesIO(b"\n" + ",".join([_END] * width).encode())
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
         part: bytes = self._file.read(size)
-        self._decoder.decode(part, final=len(part) < size)
-        return part if len(part) == size else part + self._end.read(size - len(part))
-
-
-def _values(cells: pa.Array, kind: str | None) -> Sequence[Any]:
-    """Return the values of a column's cells."""
-    vectors = _vectors_in(cells) if kind == "vector" else None
-    return [_value(cell, kind) for cell in cells.to_pylist()] if vectors is None else vectors
-
-
-def _vectors_in(cells: pa.Array) -> list[Any] | None:
-    """Return the vectors, parsed all at once; None unless they are plain and of one length."""
-    given = cells.drop_null()
-    if not len(given) or not pc.all(pc.match_substring_regex(given, _NUMBERS)).as_py():
-        return None
-    numbers = pc.split_pattern(pc.replace_substring(given, " ", ""), ",")
-    if pc.count_distinct(pc.list_value_length(numbers)).as_py() > 1:
-        return None
-    flat = pc.utf8_trim(numbers.flatten(), "[]").cast(pa.float64()).to_numpy()
-    following = iter(flat.reshape(len(given), -1))
-    return [next(following) if valid else None for valid in cells.is_valid().to_pylist()]
+        self.ended = len(part) < size
+        self.quotes += part.count(b'"')
+        self._decoder.decode(part, final=self.ended)
+        return part
 
 
 def _value(cell: str | None, kind: str | None) -> Any:
@@ -228,20 +191,21 @@ def _value(cell: str | None, kind: str | None) -> Any:
     return int(value) if kind == "int" and type(value) is float and value.is_integer() else value
 
 
-class CsvWriter(TextWriter):
-    """Writes a header and rows. Text, JSON and datetimes are in quotes, null is empty."""
+def csv_header(names: Iterable[str]) -> str:
+    """Return the first line, which names the columns."""
+    return ",".join(map(_quoted, names)) + "\n"
 
-    def beginning(self, schema: pa.Schema) -> str:
-        return ",".join(map(_quoted, schema.names)) + "\n"
 
-    def text_of(self, batch: pa.RecordBatch) -> str:
-        columns = [self._cells(name, batch.column(name)) for name in batch.schema.names]
-        return "".join(f"{','.join(cells)}\n" for cells in zip(*columns, strict=True))
-
-    def _cells(self, name: str, column: pa.Array) -> Sequence[str]:
-        if self._schema is not None and name == self._schema.vector:
-            return ["" if text == "null" else f'"{text}"' for text in vector_texts(column)]
-        return list(map(_cell, payload_texts(column) if name == "payload" else json_values(column)))
+def csv_lines(batch: pa.RecordBatch, vector: str | None) -> Iterator[str]:
+    """Yield each row as a line. Text, JSON and datetimes are in quotes, null is empty."""
+    columns: list[Sequence[str]] = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name == vector:
+            columns.append(["" if text == "null" else f'"{text}"' for text in vector_texts(column)])
+        else:
+            values = payload_texts(column) if name == "payload" else json_values(column)
+            columns.append(list(map(_cell, values)))
+    return (f"{','.join(cells)}\n" for cells in zip(*columns, strict=True))
 
 
 def _cell(value: Any) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .._model.schema import Schema, check_field_name, may_lack_vectors
+from .._model.schema import Field, Schema, check_field_name, may_lack_vectors
 from ..backend.foreign import ForeignTable, Hints, Reader, legal_table_name
 from ..errors import AiovecError, ConfigError
 
@@ -131,6 +131,7 @@ class FileReader(Reader):
     def __init__(self, given: Given) -> None:
         self._given = given
         self._file = given.file
+        self._vector = ""
 
     def tables(self) -> list[ForeignTable]:
         path = self._given.path
@@ -150,84 +151,72 @@ class FileReader(Reader):
         return ConfigError(f"{path} {what}", file=path, key=key, accepted=accepted)
 
     def check_names(self, names: list[str]) -> None:
-        """Refuse columns that cannot be told apart, and columns that the user names in vain."""
+        """Refuse columns that cannot be told apart, and a file without ids."""
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise self.wrong(
                 f"has several columns of one name ({', '.join(map(repr, twice)):.200})"
             )
-        hints = self._given.hints
-        for option, name in (
-            ("--id-column", self._given.id_column), ("--vector-column", hints.vector_column),
-        ):  # fmt: skip
-            if name is not None and name not in names:
-                accepted = ", ".join(names)
-                what = f"has no column {name!r}; pass {option} with one of: {accepted:.200}"
-                raise self.wrong(what, option, accepted)
+        if self._given.id_column not in names:
+            accepted = ", ".join(names)
+            raise self.wrong(
+                f"has no column {self._given.id_column!r}; pass --id-column with one of: "
+                f"{accepted:.200}",
+                "--id-column", accepted,
+            )  # fmt: skip
 
-    def find_vector(self, columns: Mapping[str, int | None], remark: str = "") -> str | None:
-        """Return the column of the vectors; None if the rows come without vectors.
+    def settle(
+        self, names: Collection[str], carried: Schema | None = None, remark: str = ""
+    ) -> None:
+        """Find the column of the vectors, and set the schema of the rows.
 
-        ``columns`` are all columns, with the length of the vectors in those that may hold some.
+        It is the schema that the user gave, the one that the file carries, that of the table, or
+        else one that the columns suggest.
         """
-        able = [name for name, length in columns.items() if length is not None]
-        wanted = self._given.hints.vector_column
-        found = self._guess(columns, able) if wanted is None else wanted
-        if found is None or found in able:
-            return found
-        which = f"of {', '.join(map(repr, able))}" if able else "no list of numbers is there"
-        raise ConfigError(
-            f"no vector was found in {self._given.path} ({which:.200}){remark}; say by "
-            "--vector-column where the vectors are, or give a --schema",
-            file=str(self._given.path), key="--vector-column", accepted=", ".join(able),
-        )  # fmt: skip
+        given, wanted = self._given, self._given.hints.vector_column
+        known = given.schema or carried
+        table = known or given.existing
+        usual = USUAL_VECTORS if table is None else (table.vector, *USUAL_VECTORS)
+        vector = next((name for name in usual if name in names), None) if wanted is None else wanted
+        free = wanted is None and table is not None and may_lack_vectors(table)
+        if vector is None and not free:
+            others = names if table is None else [n for n in names if n not in table.fields]
+            able = [name for name in others if self._dim(name)]
+            vector = able[0] if len(able) == 1 else None
+        free = free and vector is None
+        dim = self._dim(vector) if vector is not None and vector in names else None
+        if known is None and not dim and not free:
+            raise self.wrong(
+                f"cannot be imported: no vector was found in its columns "
+                f"({', '.join(names):.200}){remark}; say by --vector-column which of them holds "
+                "lists of numbers",
+                "--vector-column", ", ".join(names),
+            )  # fmt: skip
+        if table is None:
+            vector = str(vector)
+            table = Schema(dim or 1, vector=legal_vector(vector), fields=self._fields(vector))
+        self._vector, self.schema = vector or table.vector, table
 
-    def _guess(self, columns: Mapping[str, int | None], able: list[str]) -> str | None:
-        """Return a column, None for rows without vectors, or "" if something contradicts both."""
-        table = self._given.schema or self._given.existing
-        for name in USUAL_VECTORS if table is None else (table.vector, *USUAL_VECTORS):
-            if name in columns:
-                return name if name in able else ""
-        others = [name for name in able if table is None or name not in table.fields]
-        if table is not None and may_lack_vectors(table):
-            return "" if any(columns[name] == table.dim for name in others) else None
-        return others[0] if len(others) == 1 else ""
+    def _dim(self, name: str) -> int | None:
+        """Return the length of the first vector in a column; None if it holds none."""
+        raise NotImplementedError
 
+    def _fields(self, vector: str) -> Mapping[str, Field]:
+        """Return the fields that the columns suggest."""
+        return {}
 
-class TextReader(FileReader):
-    """A reader of text, which carries no schema."""
+    def new_names(self, names: Collection[str], schema: Schema) -> dict[str, str]:
+        """Return the name that each column has in the table.
 
-    def settle(self, columns: Mapping[str, int | None], remark: str = "") -> None:
-        """Set the schema and the column of the vectors by the first rows."""
-        given = self._given
-        vector = given.hints.vector_column
-        if given.schema is not None:
-            self.schema = given.schema
-        else:
-            vector = self.find_vector(columns, remark)
-            if vector is not None:
-                self.schema = Schema(columns[vector] or 1, vector=legal_vector(vector))
-            elif given.existing is not None:
-                self.schema = given.existing
-        self._vector = vector or self.schema.vector
-
-    def named(self, row: dict[str, Any], schema: Schema) -> dict[str, Any]:
-        """Return the row by the table's names of the id and the vector.
-
-        A value that already has one of these names gets an underscore before its own.
+        A column that is named like the id or the vector there, and is not it, gets underscores.
         """
-        for old, new in ((self._given.id_column, "id"), (self._vector, schema.vector)):
-            if old == new:
-                continue
-            if new in row:
-                free = f"_{new}"
-                while free in row:
-                    free = f"_{free}"
-                row[free] = row.pop(new)
-            if old in row:
-                row[new] = row.pop(old)
-        if type(row.get("id")) is int:
-            row["id"] = str(row["id"])
-        return row
+        moved = {self._given.id_column: "id", self._vector: schema.vector}
+        found = {}
+        for name in names:
+            found[name] = moved.get(name, name)
+            if name not in moved and name in moved.values():
+                while found[name] in names or found[name] in moved.values():
+                    found[name] = f"_{found[name]}"
+        return found
 
 
 def legal_vector(name: str) -> str:

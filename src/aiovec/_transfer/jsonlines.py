@@ -16,8 +16,7 @@ from .._model.arrow import payload_texts, python_values, to_matrix
 from .._model.json_text import LossyJsonError, read_json
 from .._model.schema import Schema
 from ..backend.foreign import Chunk, ForeignTable, Reject
-from .files import BYTES_AT_ONCE, LONGEST_LINE, USUAL_VECTORS, Given, TextReader, vector_length
-from .writing import TextWriter
+from .files import BYTES_AT_ONCE, LONGEST_LINE, FileReader, Given, vector_length
 
 # Lines that are looked at if no schema is given.
 _FEW = 100
@@ -25,27 +24,25 @@ _FEW = 100
 _NUMBERS_AT_ONCE = 1_000_000
 
 
-class JsonLines(TextReader):
+class JsonLines(FileReader):
     """Reads a JSON Lines file."""
 
     place = "line"
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)
-        columns: dict[str, int | None] = {}
+        self._lengths: dict[str, int | None] = {}
         remark = ""
-        if given.schema is None:
-            wanted = given.hints.vector_column
-            usual = USUAL_VECTORS if wanted is None else (wanted,)
-            for number, value, _ in islice(self._lines(), _FEW):
-                if isinstance(value, Reject):
-                    remark = remark or f"; line {number}: {value.reason}"
-                    continue
-                for name, item in value.items():
-                    columns[name] = columns.get(name) or vector_length(item)
-                if any(columns.get(name) for name in usual):
-                    break
-        self.settle(columns, remark)
+        for number, value, _ in islice(self._lines(), _FEW):
+            if isinstance(value, Reject):
+                remark = remark or f"; line {number}: {value.reason}"
+                continue
+            for name, item in value.items():
+                self._lengths[name] = self._lengths.get(name) or vector_length(item)
+        self.settle(self._lengths, remark=remark)
+
+    def _dim(self, name: str) -> int | None:
+        return self._lengths[name]
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         size = min(size, max(1, _NUMBERS_AT_ONCE // schema.dim))
@@ -57,7 +54,11 @@ class JsonLines(TextReader):
             if isinstance(value, Reject):
                 rejects.append(value)
             else:
-                rows.append(self.named(value, schema))
+                names = self.new_names(value.keys(), schema)
+                row = {names[key]: item for key, item in value.items()}
+                if type(row.get("id")) is int:
+                    row["id"] = str(row["id"])
+                rows.append(row)
                 places.append(number)
             nbytes += length
             if len(rows) + len(rejects) >= size or nbytes >= BYTES_AT_ONCE:
@@ -96,30 +97,22 @@ def _object(number: int, line: bytes) -> dict[str, Any] | Reject:
     return Reject(number, None, reason)
 
 
-class JsonLinesWriter(TextWriter):
-    """Writes rows, each as one line."""
-
-    def text_of(self, batch: pa.RecordBatch) -> str:
-        vector = self._schema.vector if self._schema is not None else None
-        names = [name for name in batch.schema.names if name not in ("payload", vector)]
-        columns = [json_values(batch.column(name)) for name in names]
-        payloads: list[str | None] = [None] * batch.num_rows
-        if "payload" in batch.schema.names:
-            payloads = payload_texts(batch.column("payload"))
-        lines = []
-        for values, payload in zip(zip(*columns, strict=True), payloads, strict=True):
-            row = dict(zip(names, values, strict=True))
-            if payload:  # a declared field wins over a key of its name, as everywhere
-                row = {**row, **json.loads(payload), **row}
-            lines.append(json.dumps(row, ensure_ascii=False))
-        if vector is not None:
-            # Every line is an object with an id, so there is a brace to put the vector before.
-            key = json.dumps(vector)
-            texts = vector_texts(batch.column(vector))
-            lines = [
-                f"{line[:-1]}, {key}: {text}}}" for line, text in zip(lines, texts, strict=True)
-            ]
-        return "".join(f"{line}\n" for line in lines)
+def lines_of(batch: pa.RecordBatch, vector: str | None) -> Iterator[str]:
+    """Yield each row as a line."""
+    names = [name for name in batch.schema.names if name not in ("payload", vector)]
+    columns = [json_values(batch.column(name)) for name in names]
+    payloads: list[str | None] = [None] * batch.num_rows
+    if "payload" in batch.schema.names:
+        payloads = payload_texts(batch.column("payload"))
+    vectors = None if vector is None else iter(vector_texts(batch.column(vector)))
+    for values, payload in zip(zip(*columns, strict=True), payloads, strict=True):
+        row = dict(zip(names, values, strict=True))
+        if payload:  # a declared field wins over a key of its name, as everywhere
+            row = {**row, **json.loads(payload), **row}
+        line = json.dumps(row, ensure_ascii=False)
+        if vectors is not None:  # each line is an object with an id, so it ends with a brace
+            line = f"{line[:-1]}, {json.dumps(vector)}: {next(vectors)}}}"
+        yield f"{line}\n"
 
 
 def vector_texts(column: pa.Array) -> list[str]:

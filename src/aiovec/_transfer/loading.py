@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -33,16 +34,6 @@ _FEWEST_AT_ONCE, _MOST_AT_ONCE = 64, 10_000
 _EXISTS = "the id already exists"
 # A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
 _REASONS = 50
-_EXAMPLES = 3
-
-
-@dataclass(slots=True)
-class Reason:
-    """A reason why rows of a table were rejected, how many, and the first few of them."""
-
-    text: str
-    rows: int = 0
-    examples: list[Reject] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -65,7 +56,7 @@ class Load:
     rejected: int = 0
     replaced: int = 0
     created: bool = False
-    reasons: dict[str, Reason] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
     _exists: bool = False
 
     @property
@@ -78,20 +69,12 @@ class Load:
         """The schema of the table that the rows go to."""
         return self.schema or self.source.schema
 
-    def sorted_reasons(self) -> list[Reason]:
-        """Return why rows were rejected, the most frequent reason first."""
-        return sorted(self.reasons.values(), key=lambda reason: -reason.rows)
-
     def note(self, rejects: Sequence[Reject]) -> None:
         """Count rejects by their reasons."""
         self.rejected += len(rejects)
         for one in rejects:
             full = one.reason not in self.reasons and len(self.reasons) >= _REASONS
-            text = "other reasons" if full else one.reason
-            reason = self.reasons.setdefault(text, Reason(text))
-            reason.rows += 1
-            if len(reason.examples) < _EXAMPLES:
-                reason.examples.append(one)
+            self.reasons["other reasons" if full else one.reason] += 1
 
 
 async def load(
@@ -116,7 +99,7 @@ async def load(
         for one in loads:
             await _fill(store, source, one, rejects)
         if rejects.count and not any(one.rows for one in loads):
-            first = next(reason.text for one in loads for reason in one.reasons.values())
+            first = next(reason for one in loads for reason in one.reasons)
             raise InvalidRowError(
                 f"not one of {rejects.count:,} could be imported; the first: {first}; "
                 f"{rejects.path} lists each"

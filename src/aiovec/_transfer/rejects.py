@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
 from ..backend.files import writing_to
 from ..backend.foreign import Reject
-from ..errors import ConfigError
-
-_LONGEST_LINE = 2**26
 
 
 class RejectsFile:
-    """The list of the latest import: without rejects there is none, and an earlier one is removed.
-
-    Raises ConfigError if ``path`` exists and is not such a list.
-    """
+    """The list of the latest import, which removes an earlier one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
         self._file: IO[str] | None = None
-        if os.path.lexists(path) and not _is_list(path):
-            raise ConfigError(
-                f"{path} exists and is not a list of rejects, so it is not replaced; name another "
-                "file"
-            )
 
     def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
         """List rows of a table; ``place`` is the word for their place in the source."""
@@ -49,13 +37,3 @@ class RejectsFile:
                 self._file.close()
             elif done:
                 self.path.unlink(missing_ok=True)
-
-
-def _is_list(path: Path) -> bool:
-    """Return whether a file is empty or begins with a line of a list."""
-    try:
-        with path.open("rb") as file:
-            line = file.readline(_LONGEST_LINE) if path.is_file() else b"-"
-        return not line or {"table", "id", "reason"} <= json.loads(line).keys()
-    except (OSError, ValueError, AttributeError):
-        return False

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,10 +19,7 @@ from .._model.schema import Schema
 from .._store.store import VectorStore
 from ..backend.threads import in_thread
 from ..errors import ConfigError
-from .arrow_files import ArrowFileWriter
-from .csv_files import CsvWriter
 from .files import TEXTS, format_of, schema_file
-from .jsonlines import JsonLinesWriter
 from .writing import FileWriter
 
 _BYTES_AT_ONCE = 16 * 2**20
@@ -62,13 +60,9 @@ async def save(
     elif form not in TEXTS and stream.isatty():
         raise ConfigError(f"{path} is a terminal, and {form} is no text; redirect it")
 
-    def opened() -> FileWriter:
-        if form in TEXTS:
-            kind = CsvWriter if form == "csv" else JsonLinesWriter
-            return kind(path, columns, schema, stream, overwrite=overwrite)
-        return ArrowFileWriter(path, form, columns, schema, stream, overwrite=overwrite)
-
-    writer = await in_thread(opened)
+    writer = await in_thread(
+        partial(FileWriter, path, form, columns, schema, stream, overwrite=overwrite)
+    )
     rows = 0
     try:
         size = min(max(_BYTES_AT_ONCE // (4 * full.dim), 64), 10_000)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import uuid
-from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -16,55 +15,69 @@ import pyarrow as pa
 from .._model.schema import Schema
 from ..backend.files import create_like, flush_folder, rename_new, writing_to
 from ..errors import ConfigError
-from .files import schema_file
+from .arrow_files import arrow_writer
+from .csv_files import csv_header, csv_lines
+from .files import TEXTS, schema_file
+from .jsonlines import lines_of
 
 # C0 without tab and line feed, DEL, C1: stored text must not drive a terminal.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-class FileWriter(ABC):
+class FileWriter:
     """Writes rows to a temporary file and renames it at the end, or writes to a stream.
 
     ``schema`` is that of the table that an import of the file makes; None if it has no vectors.
+    A text cannot carry it, so it is written to a file next to it.
     """
 
-    carries_schema = True
-
     def __init__(
-        self, path: Path, schema: Schema | None, stream: IO[bytes] | None, *, overwrite: bool
-    ) -> None:
+        self, path: Path, form: str, columns: pa.Schema, schema: Schema | None,
+        stream: IO[bytes] | None, *, overwrite: bool,
+    ) -> None:  # fmt: skip
         self._path = path
         self._schema = schema
         self._stream = stream
         self._overwrite = overwrite
         self._part = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.part")
-        self._file: Any = stream
-        if stream is None:
-            with writing_to(path):
+        self._is_text = form in TEXTS
+        with writing_to(path):
+            if stream is None:
                 create_like(self._part, path)
-                self._file = self._part.open("wb")
+            self._file: Any = stream or self._part.open("wb")
+            try:
+                self._sink = (
+                    _TextSink(self._file, form, columns, schema)
+                    if self._is_text
+                    else arrow_writer(self._file, form, columns)
+                )
+            except BaseException:
+                self._remove()
+                raise
 
     @property
     def files(self) -> list[Path]:
         """The files that are written."""
         if self._stream is not None:
             return []
-        alone = self.carries_schema or self._schema is None
-        return [self._path] if alone else [self._path, schema_file(self._path)]
+        beside = self._is_text and self._schema is not None
+        return [self._path, schema_file(self._path)] if beside else [self._path]
 
-    @abstractmethod
     def write(self, batch: pa.RecordBatch) -> None:
         """Write rows."""
+        with writing_to(self._path):
+            self._sink.write_batch(batch)
 
     def finish(self) -> None:
         """Flush the file to the disk, and give it its name."""
         with writing_to(self._path):
+            self._sink.close()
             self._file.flush()
             if self._stream is not None:
                 return
             os.fsync(self._file.fileno())
             self._file.close()
-            if not self.carries_schema:
+            if self._is_text:
                 self._write_schema()
             try:
                 (os.replace if self._overwrite else rename_new)(self._part, self._path)
@@ -84,6 +97,11 @@ class FileWriter(ABC):
 
     def discard(self) -> None:
         """Remove what was written."""
+        with suppress(OSError, ValueError, pa.ArrowException):
+            self._sink.close()  # left open, it would write when it is collected
+        self._remove()
+
+    def _remove(self) -> None:
         if self._stream is None:
             with suppress(OSError):  # what is left to be written may not fit
                 self._file.close()
@@ -91,36 +109,26 @@ class FileWriter(ABC):
                 self._part.unlink()
 
 
-class TextWriter(FileWriter):
-    """Writes rows as text, and the schema to a file next to it."""
-
-    carries_schema = False
+class _TextSink:
+    """Writes rows as text, as pyarrow's writers write theirs."""
 
     def __init__(
-        self,
-        path: Path,
-        columns: pa.Schema,
-        schema: Schema | None,
-        stream: IO[bytes] | None,
-        *,
-        overwrite: bool,
+        self, file: IO[bytes], form: str, columns: pa.Schema, schema: Schema | None
     ) -> None:
-        super().__init__(path, schema, stream, overwrite=overwrite)
-        self._put(self.beginning(columns))
+        self._file = file
+        self._vector = None if schema is None else schema.vector
+        self._lines_of = csv_lines if form == "csv" else lines_of
+        self._on_terminal = file.isatty()
+        if form == "csv":
+            self._put(csv_header(columns.names))
 
-    def beginning(self, columns: pa.Schema) -> str:
-        """Return the text before the rows."""
-        return ""
-
-    @abstractmethod
-    def text_of(self, batch: pa.RecordBatch) -> str:
-        """Return rows as text."""
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        self._put(self.text_of(batch))
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        self._put("".join(self._lines_of(batch, self._vector)))
 
     def _put(self, text: str) -> None:
-        if self._stream is not None and self._stream.isatty():
+        if self._on_terminal:
             text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
-        with writing_to(self._path):
-            self._file.write(text.encode())
+        self._file.write(text.encode())
+
+    def close(self) -> None:
+        """Do nothing: the file is not the sink's."""
