@@ -45,6 +45,9 @@ _EXPECTED: dict[str, str] = {
     "datetime": "a time: TIMESTAMP '...Z' in text, a datetime with a time zone in Python",
     "payload": "text, a number, TRUE or FALSE",
 }
+_NUMBERS = ("int", "float")
+# The kinds of literals that fit a field, where it is not its own kind alone.
+_FITTING = {"int": _NUMBERS, "float": _NUMBERS, "payload": ("text", "bool", *_NUMBERS)}
 _MOST_LISTED = 50
 # Characters of an ILIKE pattern, and items of a list that is compared as a whole: on LanceDB each
 # becomes a regular expression, which has to be compiled.
@@ -107,14 +110,15 @@ class _Binder:
 
     def _compare(self, leaf: Expr, ref: Ref, op: Operator, value: Value) -> Expr:
         kind = self._kind(leaf, ref)
-        given, value = value, _fitted(ref, kind, value, equality=op in ("=", "!="))
+        given, is_equality = value, op in ("=", "!=")
+        value = _fitted(ref, kind, value, equality=is_equality)
         self._check_value(leaf, ref, kind, value)
-        if isinstance(value, bool) and op not in ("=", "!="):
+        if isinstance(value, bool) and not is_equality:
             self._fail(leaf, f"TRUE and FALSE have no order, so {op} does not apply", "= or !=", 0)
         if kind == "int" and isinstance(value, float):
             return _compare_int(ref, op, value)
         if kind == "float" and isinstance(value, int):
-            return _compare_float(ref, op, value)
+            value = float(value)
         return leaf if value is given else Compare(ref, op, value)
 
     def _in(self, leaf: Expr, ref: Ref, values: tuple[Value, ...]) -> Expr:
@@ -127,23 +131,19 @@ class _Binder:
             if fitting is not None:
                 kept.setdefault((type(fitting), fitting), fitting)
         if not kept:
-            return _never(ref, kind)
+            return _never(ref)
         # IN is the OR of its equalities. On a payload key, those with a literal of another type
         # than the value are null, so the literals of each type make one IN.
         alike: dict[str, list[Value]] = {}
         for value in kept.values():
-            alike.setdefault(_type_of(value), []).append(value)
+            alike.setdefault(_kind_of(value).replace("float", "int"), []).append(value)
         return any_of([_one_of(ref, several) for several in alike.values()])
 
     def _like(self, leaf: Like, ref: Ref) -> Expr:
         self._need_text(leaf, ref, "ILIKE" if leaf.ignore_case else "LIKE")
         if leaf.ignore_case and len(leaf.pattern) > _LONGEST_ILIKE:
-            self._fail(
-                leaf,
-                f"an ILIKE pattern of {len(leaf.pattern):,} characters is too long",
-                f"at most {_LONGEST_ILIKE:,} characters",
-                0,
-            )
+            found = f"an ILIKE pattern of {len(leaf.pattern):,} characters is too long"
+            self._fail(leaf, found, f"at most {_LONGEST_ILIKE:,} characters", 0)
         return _simplest_like(ref, leaf.marked, ignore_case=leaf.ignore_case)
 
     def _contains(self, leaf: Expr, ref: Ref, value: Value) -> Expr:
@@ -154,12 +154,8 @@ class _Binder:
     def _equals_list(self, leaf: Expr, ref: Ref, values: tuple[Value, ...]) -> Expr:
         kind = self._list_kind(leaf, ref, "a comparison with a list" if values else "IS EMPTY")
         if len(values) > _MOST_ITEMS:
-            self._fail(
-                leaf,
-                f"a list of {len(values):,} items is too long to be compared",
-                f"at most {_MOST_ITEMS:,} items",
-                0,
-            )
+            found = f"a list of {len(values):,} items is too long to be compared"
+            self._fail(leaf, found, f"at most {_MOST_ITEMS:,} items", 0)
         items = [self._item(leaf, ref, kind, value, index) for index, value in enumerate(values)]
         fitting = [item for item in items if item is not None]
         return EqualsList(ref, tuple(fitting)) if len(fitting) == len(items) else _no_list(ref)
@@ -179,8 +175,7 @@ class _Binder:
             self._check_value(leaf, ref, kind, value, index)
             return value
         item_kind = kind.removeprefix("list[").removesuffix("]")
-        numbers = ("int", "float")
-        if _kind_of(value) not in (numbers if item_kind in numbers else ("text",)):
+        if _kind_of(value) not in _FITTING.get(item_kind, (item_kind,)):
             self._fail(leaf, f"{ref} holds lists of {item_kind}", _EXPECTED[item_kind], index)
         item = _fitting(value, item_kind)
         # A list on LanceDB holds no negative zero.
@@ -190,29 +185,19 @@ class _Binder:
         self, leaf: Expr, ref: Ref, kind: Kind | Literal["payload"], value: Value, index: int = 0
     ) -> None:
         if kind.startswith("list["):
-            self._fail(
-                leaf,
-                f"{ref} is a list, which is compared with lists only",
-                f"{ref} = [...], IS EMPTY, CONTAINS or IS NULL",
-            )
-        fits: bool
-        match value:
-            case bool():
-                fits = kind in ("bool", "payload")
-            case str():
-                fits = kind in ("text", "payload")
-            case int() | float():
-                fits = kind in ("int", "float", "payload")
-            case _:
-                fits = kind == "datetime"
-        if not fits:
+            found = f"{ref} is a list, which is compared with lists only"
+            self._fail(leaf, found, f"{ref} = [...], IS EMPTY, CONTAINS or IS NULL")
+        given = _kind_of(value)
+        if given not in _FITTING.get(kind, (kind,)):
             what = "a payload key" if kind == "payload" else kind
+            shown = words.shown(value.isoformat() if isinstance(value, datetime) else value)
             self._fail(
-                leaf,
-                f"{ref} is {what}, which is not compared with {words.shown(_literal(value))}",
-                _EXPECTED[kind],
-                index,
+                leaf, f"{ref} is {what}, which is not compared with {shown}", _EXPECTED[kind], index
             )
+
+        if kind == "float" and given == "int" and _fitting(value, kind) is None:
+            found = f"no float equals {value}, which is beyond 2**53"
+            self._fail(leaf, found, "a number that a float holds; write it with a point", index)
 
     def _need_text(self, leaf: Expr, ref: Ref, what: str) -> None:
         kind = self._kind(leaf, ref)
@@ -225,11 +210,8 @@ class _Binder:
             if not ref.path:
                 self._fail(leaf, "the payload as a whole cannot be filtered", "payload.<key>")
             if len(ref.path) > MAX_NAMES:
-                self._fail(
-                    leaf,
-                    f"a payload key of {len(ref.path):,} names is deeper than filters go",
-                    f"at most {MAX_NAMES} names",
-                )
+                found = f"a payload key of {len(ref.path):,} names is deeper than filters go"
+                self._fail(leaf, found, f"at most {MAX_NAMES} names")
             return "payload"
         if ref.name == schema.vector:
             self._fail(leaf, f"{ref} is the vector, which cannot be filtered", self._names())
@@ -256,17 +238,12 @@ class _Binder:
         raise FilterError(message, text=self._text, position=position, expected=expected)
 
 
-def _literal(value: Value) -> Value:
-    """Return a literal as errors show it: a datetime as text."""
-    return value.isoformat() if isinstance(value, datetime) else value
-
-
 def _fitting(value: Value, kind: str) -> Value | None:
     """Return a literal in exactly the type of ``kind``; None if no value of the type equals it."""
     if kind == "int" and isinstance(value, float):
         return int(value) if value.is_integer() and _fits(int(value)) else None
     if kind == "float" and type(value) is int:
-        return float(value) if int(float(value)) == value else None
+        return float(value) if float(value) == value else None
     return value
 
 
@@ -296,66 +273,23 @@ def _fits(number: int) -> bool:
     return words.MIN_INT <= number <= words.MAX_INT
 
 
-def _never(ref: Ref, kind: str) -> Expr:
-    """False for every value, null for null."""
-    if kind == "int":
-        return Compare(ref, "<", words.MIN_INT)
-    return all_of((Compare(ref, "<", 0.0), Compare(ref, ">=", 0.0)))
-
-
-def _always(ref: Ref, kind: str) -> Expr:
-    """True for every value, null for null."""
-    if kind == "int":
-        return Compare(ref, ">=", words.MIN_INT)
-    return any_of((Compare(ref, "<", 0.0), Compare(ref, ">=", 0.0)))
+def _never(ref: Ref) -> Expr:
+    """False for every whole number, null for null."""
+    return Compare(ref, "<", words.MIN_INT)
 
 
 def _compare_int(ref: Ref, op: Operator, value: float) -> Expr:
     """Compare an int field with a fraction by an int that has the same answers."""
-    below, above = math.floor(value), math.ceil(value)
-    match op:
-        case "=" | "!=":
-            if below == above and _fits(below):
-                return Compare(ref, op, below)
-            return _never(ref, "int") if op == "=" else _always(ref, "int")
-        case "<" | ">=":
-            bound = above
-        case "<=" | ">":
-            bound = below
-    if _fits(bound):
+    bound = math.ceil(value) if op in ("<", ">=") else math.floor(value)
+    if op in ("=", "!="):
+        if bound == value and _fits(bound):
+            return Compare(ref, op, bound)
+        is_true_for_all = op == "!="
+    elif _fits(bound):
         return Compare(ref, op, bound)
-    return _always(ref, "int") if (bound > 0) == (op in ("<", "<=")) else _never(ref, "int")
-
-
-def _compare_float(ref: Ref, op: Operator, value: int) -> Expr:
-    """Compare a float field with an int by a float that has the same answers.
-
-    Above 2**53 not every int is a float; then the floats on both sides of it decide.
-    """
-    near = float(value)
-    if int(near) == value:
-        return Compare(ref, op, near)
-    low, high = (
-        (near, math.nextafter(near, math.inf))
-        if near < value
-        else (math.nextafter(near, -math.inf), near)
-    )
-    match op:
-        case "=":
-            return _never(ref, "float")
-        case "!=":
-            return _always(ref, "float")
-        case "<" | "<=":
-            return Compare(ref, "<=", low)
-        case ">" | ">=":
-            return Compare(ref, ">=", high)
-
-
-def _type_of(value: Value) -> str:
-    """Return the test of whether a payload's value compares with this one."""
-    if isinstance(value, bool):
-        return "bool"
-    return "number" if isinstance(value, (int, float)) else type(value).__name__
+    else:
+        is_true_for_all = (bound > 0) == (op in ("<", "<="))
+    return Compare(ref, ">=", words.MIN_INT) if is_true_for_all else _never(ref)
 
 
 def _one_of(ref: Ref, values: list[Value]) -> Expr:
