@@ -294,22 +294,19 @@ def _check_environment() -> None:
 
     Variables that are like none, such as an app's own, are accepted.
     """
-    known = {_CONFIG: _CONFIG}
-    for name, field in retrieval_model().model_fields.items():
-        kind = field.annotation
-        keys = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else ()
-        for path in (["retrieval", name], *(["retrieval", name, key] for key in keys)):
-            known[_name_of(path).replace("_", "")] = _name_of(path)
-    short = {letters.replace("RETRIEVAL", "", 1): name for letters, name in known.items()}
+    names = {}
+    for key in retrieval_model().model_fields:
+        name = _name_of(["retrieval", key])
+        names |= {name: name, ENV_PREFIX + key.upper(): name}
+    names[_CONFIG] = _CONFIG
     for name in sorted(os.environ):
         upper = name.upper()
         root = upper.split(ENV_DELIMITER)[0]
         if not upper.startswith(ENV_PREFIX) or root in (_ROOT, _CONFIG) or not os.environ[name]:
             continue
-        letters = upper.replace("_", "")
-        near = get_close_matches(letters, known, 1, cutoff=0.9)
-        right = short.get(letters) or (known[near[0]] if near else None)
-        if right is not None:
+        near = get_close_matches(upper.replace(f"{_ROOT}_", ENV_PREFIX), names, 1, cutoff=0.8)
+        right = names[near[0]] if near else f"{_ROOT}{ENV_DELIMITER}..."
+        if near or root.startswith(_ROOT):
             raise ConfigError(
                 f"environment: {name} is unknown; did you mean {right}? Two underscores join "
                 "sections and keys",
