@@ -70,26 +70,19 @@ async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
 
 def check_tuning(tuning: Tuning, dim: int) -> None:
     """Check the tuning of an approximate search on vectors of this length."""
-    for name in ("nprobes", "ef", "refine"):
-        effort = getattr(tuning, name)
-        if effort is not None:
-            count_of(f"tuning.{name}", effort)
-    recall = tuning.recall
-    if recall is not None and (
-        isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 < recall <= 1
-    ):
+    for name in ("nprobes", "ef", "refine", "dims"):
+        count = getattr(tuning, name)
+        if count is not None and count_of(f"tuning.{name}", count) > dim and name == "dims":
+            raise InvalidArgumentError("tuning.dims", count, f"a whole number from 1 to {dim}")
+    recall, oversample = tuning.recall, tuning.oversample
+    if recall is not None and not (_is_number(recall) and 0 < recall <= 1):
         raise InvalidArgumentError("tuning.recall", recall, "a number above 0 and up to 1")
-    dims, oversample = tuning.dims, tuning.oversample
-    if dims is not None and (
-        isinstance(dims, bool) or not isinstance(dims, int) or not 1 <= dims <= dim
-    ):
-        raise InvalidArgumentError("tuning.dims", dims, f"a whole number from 1 to {dim}")
-    if oversample is not None and (
-        isinstance(oversample, bool)
-        or not isinstance(oversample, (int, float))
-        or not 1 <= oversample < math.inf
-    ):
+    if oversample is not None and not (_is_number(oversample) and 1 <= oversample < math.inf):
         raise InvalidArgumentError("tuning.oversample", oversample, "a number of at least 1")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_model(handle: TableHandle, model: str | None) -> None:

@@ -91,10 +91,6 @@ def _is_series(column: object) -> bool:
     return _is_of(column, "pandas", "Series") or _is_of(column, "pandas", "Index")
 
 
-def _inferred(column: Any) -> str:
-    return str(sys.modules["pandas"].api.types.infer_dtype(column, skipna=True))
-
-
 def array_of_typed(column: Any, name: str) -> Any:
     """Such a column as an Arrow array or, where pandas keeps any objects, as a list.
 
@@ -102,12 +98,10 @@ def array_of_typed(column: Any, name: str) -> Any:
     """
     if not _is_series(column):
         return array_of(column, name)
-    if column.dtype == object and _inferred(column) != "floating":
+    if column.dtype == object:
         missing = column.isna()
         return [None if gap else value for value, gap in zip(column, missing, strict=True)]
     try:
-        if type(column.dtype).__name__ == "SparseDtype":
-            column = column.sparse.to_dense()
         return pa.Array.from_pandas(column)
     except (pa.ArrowException, TypeError, ValueError, NotImplementedError, AttributeError) as exc:
         raise InvalidRowError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -16,16 +15,6 @@ _STEP = 64
 
 _lock = threading.Lock()
 _last = 0
-
-
-def _free_in_child() -> None:
-    """Free the lock in a forked process, in which the thread that held it does not run."""
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_free_in_child)
 
 
 def new_id() -> str:

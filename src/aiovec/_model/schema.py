@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import cache, cached_property
@@ -531,29 +531,21 @@ def _check_embed(embed: object, fields: Mapping[str, Field]) -> None:
 def _kind_of_arrow(column: pa.Field) -> Kind:
     import pyarrow as pa
 
-    from .arrow import is_text
+    from .arrow import is_list, is_text
 
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-
-    if is_text(kind):
-        return "text"
-    if pa.types.is_boolean(kind):
-        return "bool"
-    if pa.types.is_integer(kind):
-        return "int"
-    if pa.types.is_floating(kind):
-        return "float"
-    if pa.types.is_timestamp(kind) and kind.tz:
-        return "datetime"
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        if is_text(kind.value_type):
-            return "list[text]"
-        if pa.types.is_integer(kind.value_type):
-            return "list[int]"
-        if pa.types.is_floating(kind.value_type):
-            return "list[float]"
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    item = kind.value_type if is_list(kind) else kind
+    tests: dict[str, Callable[[pa.DataType], object]] = {
+        "text": is_text,
+        "bool": pa.types.is_boolean,
+        "int": pa.types.is_integer,
+        "float": pa.types.is_floating,
+        "datetime": lambda item: pa.types.is_timestamp(item) and item.tz,
+    }
+    found = next((name for name, is_one in tests.items() if is_one(item)), None)
+    found = f"list[{found}]" if is_list(kind) else found
+    if found in _KIND_NAMES:
+        return found
     raise InvalidArgumentError(
         f"the Arrow type of column {column.name!r}", str(kind),
         "text, integer, float, boolean, a timestamp with a time zone, or a list of text or numbers",

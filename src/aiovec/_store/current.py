@@ -245,7 +245,18 @@ def _check_place(mark: MoveMark, left: Backend, resolved: Resolved) -> None:
     the backend's name, and going on there would write into a store to which nothing was moved.
     MigrationError where nothing is there any more.
     """
-    _check_same(mark, left, resolved.backend)
+    there = resolved.backend.target
+    are_paths = "://" not in mark.target + there
+    is_same = mark.target in ("", there) or (
+        are_paths and os.path.realpath(mark.target) == os.path.realpath(there)
+    )
+    if not is_same:
+        raise StoreMovedError(
+            left.target, mark.moved_to,
+            backend=mark.backend, config=mark.config, generation=mark.generation,
+            reason=f"the settings of this process lead to {there} instead: correct the environment "
+            "variable or the TOML file that says so",
+        )  # fmt: skip
     if mark.target_marked and not resolved.exists():
         raise _lost_error(mark, left)
 
@@ -258,22 +269,4 @@ def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
         "or its disk is missing. Put it back, or, if this is the right one, restart the app, which "
         f"opens what its TOML file names; if it is lost, {left.target} has the rows from before "
         "the switch: make that a store of its own (aiovec migrate forget)"
-    )
-
-
-def _check_same(mark: MoveMark, left: Backend, found: Backend) -> None:
-    if not mark.target or mark.target == found.target:
-        return
-    if "://" not in mark.target + found.target and (
-        os.path.realpath(mark.target) == os.path.realpath(found.target)
-    ):
-        return
-    raise StoreMovedError(
-        left.target,
-        mark.moved_to,
-        backend=mark.backend,
-        config=mark.config,
-        generation=mark.generation,
-        reason=f"the settings of this process lead to {found.target} instead: correct the "
-        "environment variable or the TOML file that says so",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -57,8 +58,6 @@ from .rank import (
 # How many times the limit is fetched for a step that picks from more than it returns, and how many
 # times more rows are asked for where they had too few groups.
 POOL = 4
-# A filter names so many groups at most.
-_MOST_NAMED = 2_000
 # A filter's text takes longer to parse than other text does to copy: so much of it as one value.
 _CHARACTERS_A_VALUE = 2
 
@@ -485,24 +484,20 @@ async def _grouped(
 
 def _small(hits: Iterable[Hit], groups: Mapping[str, Group], per_group: int) -> set[Group]:
     """Return the groups with fewer hits than wanted. JSON cannot be compared in a filter."""
-    sizes: dict[Group, int] = {}
-    for hit in hits:
-        sizes[groups[hit.id]] = sizes.get(groups[hit.id], 0) + 1
+    sizes = Counter(groups[hit.id] for hit in hits)
     return {group for group, size in sizes.items() if size < per_group and group.type != "json"}
 
 
 def _within(schema: Schema, ref: Ref, groups: set[Group], where: Expr | None) -> Expr | None:
     """Return the filter for rows of these groups; None where it would be too large."""
     values = tuple(group.value for group in groups if group is not _NULL)
-    if len(values) > _MOST_NAMED:
-        return None
     terms: list[Expr] = [In(ref, values)] if values else []
     if _NULL in groups:
         terms.append(IsNull(ref))
     try:
         bound = bind(any_of(terms), schema)
         return bound if where is None or bound is None else all_of([where, bound])
-    except FilterError:  # the caller's filter is as deep or as large as filters may be
+    except FilterError:  # it would be deeper or larger than filters may be
         return None
 
 

@@ -159,23 +159,16 @@ def new_path_of(path: str | Path) -> Path:
     if not isinstance(path, (str, Path)):
         raise InvalidArgumentError("path", path, "a text or a pathlib.Path")
     try:
-        os.fsencode(path)
-    except UnicodeEncodeError as exc:
-        raise InvalidArgumentError("path", path, "valid Unicode") from exc
-    if "\0" in str(path):
-        raise InvalidArgumentError("path", path, "without NUL")
-    if isinstance(path, str):
-        path = path_of_copy(path, "path")
-    try:
-        target = Path(path).expanduser().absolute()
-        if not target.name:  # the root
-            raise InvalidArgumentError("path", path, "a path that does not exist yet")
+        target = Path(path_of_copy(path, "path") if isinstance(path, str) else path)
+        target = target.expanduser().absolute()
         target.lstat()
-    except RuntimeError as exc:
-        raise InvalidArgumentError("path", path, f"one that leads somewhere ({exc})") from exc
-    except OSError as exc:
-        if exc.errno == errno.ENAMETOOLONG:
-            raise InvalidArgumentError("path", path, "no longer than the disk allows") from exc
+    except (OSError, RuntimeError, ValueError) as exc:
+        if isinstance(exc, InvalidArgumentError):
+            raise
+        if not isinstance(exc, OSError) or exc.errno == errno.ENAMETOOLONG:
+            raise InvalidArgumentError("path", path, f"one that can be made ({exc})") from exc
+    if not target.name:  # the root
+        raise InvalidArgumentError("path", path, "a path that does not exist yet")
     return target
 
 

@@ -35,10 +35,6 @@ _THREADS = max(8, os.cpu_count() or 1)
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("aiovec")
 
 
-class NoThreadError(AiovecError):
-    """The system has no thread left, or the process is ending. Never named to a user."""
-
-
 FORKED = "it was opened before this process was forked; open a store in each process"
 """Why a store is of no use in a forked child: the threads that serve it are not there."""
 
@@ -47,11 +43,11 @@ FORKED = "it was opened before this process was forked; open a store in each pro
 
 
 def start_thread(thread: threading.Thread) -> None:
-    """Start it; NoThreadError where the system has no more of them, or the process is ending."""
+    """Start it; AiovecError where the system has no more of them, or the process is ending."""
     try:
         thread.start()
     except RuntimeError as exc:
-        raise NoThreadError(f"the store needs a thread, and Python starts none: {exc}") from exc
+        raise AiovecError(f"the store needs a thread, and Python starts none: {exc}") from exc
 
 
 class _Threads:
@@ -147,7 +143,7 @@ async def in_daemon_thread(work: Callable[[], _T], places: asyncio.Semaphore | N
     await places.acquire()
     try:
         done = _in_daemon_thread(work)
-    except NoThreadError:
+    except AiovecError:
         places.release()
         raise
     done.add_done_callback(lambda _: places.release())
@@ -197,7 +193,7 @@ async def hop(weight: int, work: Callable[..., _T], *args: object) -> _T:
 
 
 class Background:
-    """Tasks that nobody awaits; where no thread starts for their work, it is left undone."""
+    """Tasks that nobody awaits."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -211,7 +207,7 @@ class Background:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, NoThreadError):
+        if error is not None:
             task.get_loop().call_exception_handler(
                 {"message": "work in the background failed", "exception": error, "task": task}
             )
