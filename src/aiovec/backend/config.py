@@ -294,7 +294,7 @@ def _check_environment() -> None:
 
     Variables that are like none, such as an app's own, are accepted.
     """
-    names = {}
+    names: dict[str, str] = {}
     for key in retrieval_model().model_fields:
         name = _name_of(["retrieval", key])
         names |= {name: name, ENV_PREFIX + key.upper(): name}
