@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,58 +39,33 @@ class Load(BulkLoad):
     async def add(self, rows: pa.Table) -> None:
         if not rows.num_rows:
             return
-        prepared, found = await hop(weight(rows), partial(_prepared, rows, self._table))
-        act = partial(self._add, prepared, found)
-        await self._write(self._table.name, Change(act, by_hand=True))
+        prepared = await Prepared.of(rows, self._table.schema)
+        await self._write(self._table.name, Change(partial(self._add, prepared), by_hand=True))
         self._loading(self._table.name)
 
-    async def _add(self, prepared: Prepared, found: Hashes) -> None:
-        session = self._session
+    async def _add(self, prepared: Prepared) -> None:
+        session, ids = self._session, prepared.ids
         table = await session.opened(self._table)
-        seen = await self._known(session, table)
-        ids = prepared.ids
-        suspects = await hop(len(ids), lambda: [ids[place] for place in seen.places(found)])
-        if suspects:
-            twice = await existing_ids(session, table, suspects)
-            if twice:
-                raise await hop(len(suspects), _exist_already, table.name, suspects, twice)
-        await session.run(table.lance.add(prepared.rows))
-        seen.add(found)
-
-    async def _known(self, session: Session, table: Opened) -> SeenIds:
-        """The ids so far; at first those that the table has already."""
         if self._seen is None:
-            seen = SeenIds()
-            batches = await session.run(
-                table.lance.query().select(["id"]).to_batches(max_batch_length=_BATCH)
-            )
-            with session.guarded():
-                async for batch in batches:
-                    await hop(weight(batch), partial(_note, seen, batch))
-            self._seen = seen
-        return self._seen
+            self._seen = await self._there(table)
+        hashed = await hop(len(ids), hashes, ids)
+        places = await hop(len(ids), self._seen.places, hashed)
+        # Others may have the same hash.
+        twice = await existing_ids(session, table, [ids[place] for place in places])
+        if twice:
+            raise DuplicateIdError(table.name, [id for id in ids if id in twice])
+        await session.run(table.lance.add(prepared.rows))
+        await hop(len(ids), self._seen.add, hashed)
 
-
-def _exist_already(table: str, suspects: Sequence[str], twice: set[str]) -> DuplicateIdError:
-    return DuplicateIdError(table, [id for id in suspects if id in twice])
-
-
-def _prepared(rows: pa.Table, handle: TableHandle) -> tuple[Prepared, Hashes]:
-    prepared = Prepared.now(rows, handle.schema)
-    return prepared, Hashes.of(prepared.ids)
-
-
-class Hashes(NamedTuple):
-    """Hashes of some ids in rising order, and each one's place among the ids."""
-
-    values: Int64Array
-    places: Int64Array
-
-    @classmethod
-    def of(cls, ids: Sequence[str]) -> Hashes:
-        found = hashes(ids)
-        order = np.argsort(found)
-        return cls(found[order], order)
+    async def _there(self, table: Opened) -> SeenIds:
+        """Return the ids that the table has already."""
+        seen = SeenIds()
+        query = table.lance.query().select(["id"])
+        batches = await self._session.run(query.to_batches(max_batch_length=_BATCH))
+        with self._session.guarded():
+            async for batch in batches:
+                await hop(weight(batch), lambda ids: seen.add(hashes(ids.to_pylist())), batch["id"])
+        return seen
 
 
 class SeenIds:
@@ -99,32 +74,22 @@ class SeenIds:
     def __init__(self) -> None:
         # In rising order each, the largest first, and each more than twice as large as the next.
         self._parts: list[Int64Array] = []
-        self._new: list[Int64Array] = []
 
-    def add(self, found: Hashes) -> None:
-        """Takes no time."""
-        if len(found.values):
-            self._new.append(found.values)
-
-    def places(self, found: Hashes) -> list[int]:
-        """The places of those ids that may have been seen."""
-        while self._new:
-            self._sort_in(self._new.pop())
-        seen = np.zeros(len(found.values), dtype=np.bool_)
-        for part in self._parts:
-            places = np.searchsorted(part, found.values).clip(max=len(part) - 1)
-            seen |= part[places] == found.values
-        return sorted(found.places[seen].tolist())
-
-    def _sort_in(self, part: Int64Array) -> None:
+    def add(self, hashed: Int64Array) -> None:
+        part = np.sort(hashed)
         while self._parts and len(self._parts[-1]) <= 2 * len(part):
             part = np.concatenate([self._parts.pop(), part])
             part.sort(kind="stable")  # it knows parts that are in order
         self._parts.append(part)
 
-
-def _note(seen: SeenIds, batch: pa.RecordBatch) -> None:
-    seen.add(Hashes.of(batch.column("id").to_pylist()))
+    def places(self, hashed: Int64Array) -> list[int]:
+        """Return the places of those that may have been seen."""
+        seen = np.zeros(len(hashed), dtype=np.bool_)
+        for part in filter(len, self._parts):
+            places = np.searchsorted(part, hashed).clip(max=len(part) - 1)
+            seen |= part[places] == hashed
+        found: list[int] = np.flatnonzero(seen).tolist()
+        return found
 
 
 def hashes(ids: Sequence[str]) -> Int64Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from aiovec.backend import cleaned, without_secrets
@@ -169,74 +169,51 @@ def translated(target: str, secrets: Iterable[str] = ()) -> Iterator[None]:
         ) from exc
 
 
-_STATUS = re.compile(r"status(?: code)?[:=]? ?\D{0,12}(\d{3})\b", re.IGNORECASE)
 _REQUEST = re.compile(
     r"RetryError|Generic (S3|GCS|MicrosoftAzure|HTTP) error|HttpError|reqwest|Error performing "
     r"|Http error|Error making (a )?request|request_id|non-2xx status"
 )
-
-# The requests of an opening: for a list of what is there.
-_NO_SUCH_PLACE = re.compile(r"ListRequest|^Http error: \(request_id=\S+\) 404")
-
-_NO_SENSE = re.compile(r"error decoding response body|Failed to parse")
-_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
-_MESSAGE = re.compile(r"<Message>([^<]{1,200})</Message>")
-_NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist")
-_NO_HTTP = re.compile(r"BadScheme")
-_TIMED_OUT = re.compile(
-    r"read_failures=([1-9]\d*)/\1\b|TimedOut|timed out|deadline has elapsed|Elapsed\(",
-    re.IGNORECASE,
-)
-_NO_CONNECTION = re.compile(
-    r"connection refused|ConnectionRefused|dns error|failed to lookup|no such host|ConnectError"
-    r"|connection reset|ConnectionReset|connection closed|IncompleteMessage|broken pipe"
-    r"|error sending request|error trying to connect|kind: Connect\b"
-    r"|connect_failures=([1-9]\d*)/\1\b",
-    re.IGNORECASE,
-)
-_NO_CREDENTIALS = re.compile(
-    r"169\.254\.169\.254|CredentialsNotLoaded|no credentials|failed to (load|obtain) credentials"
-    r"|error getting credentials",
-    re.IGNORECASE,
-)
+_STATUS = re.compile(r"status(?: code)?[:=]? ?\D{0,12}(\d{3})\b", re.IGNORECASE)
+# What a server says beside its status.
+_SAYS = re.compile(r"<(?:Code|Message)>([^<]{1,200})</")
+# Requests that open a store: for a list of its tables.
+_OPENING = r"(?s)(?=.*(?:ListRequest|^Http error: \(request_id=\S+\) 404)).*"
+# Of failed requests, the first that fits: their status, a part of their text, and what is told.
+_REQUESTS: Sequence[tuple[str, str, str]] = (
+    ("", "NoSuchBucket|ContainerNotFound|specified bucket does not exist",
+     "the bucket does not exist"),
+    ("", "BadScheme",
+     'its address is http://, which needs the storage option allow_http = "true"'),
+    ("", (r"169\.254\.169\.254|CredentialsNotLoaded|no credentials|failed to (load|obtain) "
+     "credentials|error getting credentials"),
+     "there are no credentials in storage_options or in the environment"),
+    ("40[13]", "", "the server rejects these credentials, or they lack a permission"),
+    ("404", _OPENING, "the server does not know this address"),
+    ("501", "", "the server does not support this request"),
+    ("429|5..", "", "the server fails; try again later"),
+    ("30[178]|400", _OPENING, "the server rejects the request; check the region"),
+    ("", r"read_failures=([1-9]\d*)/\1\b|TimedOut|timed out|deadline has elapsed|Elapsed\(",
+     "the server did not answer in time"),
+    ("", ("connection refused|ConnectionRefused|dns error|failed to lookup|no such host|ConnectError"
+     "|connection reset|ConnectionReset|connection closed|IncompleteMessage|broken pipe"
+     r"|error sending request|error trying to connect|kind: Connect\b"
+     r"|connect_failures=([1-9]\d*)/\1\b"),
+     "the server cannot be reached"),
+    ("", "error decoding response body|Failed to parse",
+     "the server at this address answers in another protocol"),
+)  # fmt: skip
 
 
 def failure(error: BaseException) -> str | None:
     """Why a request failed; None if the error tells of none, or of an object that is not there."""
     text = str(error)
-    status: int | None = getattr(error, "status_code", None)
-    if status is None and not _REQUEST.search(text):
+    status = str(getattr(error, "status_code", None) or "")
+    if not status and not _REQUEST.search(text):
         return None
-    if status is None:
-        found = _STATUS.search(text)
-        status = None if found is None else int(found[1])
-    says = _server_says(status, text)
-    if _NO_BUCKET.search(text):
-        return "the bucket does not exist"
-    if _NO_HTTP.search(text):
-        return 'its address is http://, which needs the storage option allow_http = "true"'
-    if _NO_CREDENTIALS.search(text):
-        return f"there are no credentials in storage_options or in the environment{says}"
-    if status in (401, 403):
-        return f"the server rejects these credentials, or they lack a permission{says}"
-    if status == 404 and _NO_SUCH_PLACE.search(text):
-        return f"the server does not know this address{says}"
-    if status == 501:
-        return f"the server does not support this request{says}"
-    if status == 429 or (status is not None and status >= 500):
-        return f"the server fails; try again later{says}"
-    if status in (301, 307, 308, 400) and _NO_SUCH_PLACE.search(text):
-        return f"the server rejects the request; check the region{says}"
-    if _TIMED_OUT.search(text):
-        return "the server did not answer in time"
-    if _NO_CONNECTION.search(text):
-        return "the server cannot be reached"
-    if _NO_SENSE.search(text):
-        return "the server at this address answers in another protocol"
+    if not status and (found := _STATUS.search(text)):
+        status = found[1]
+    for one, pattern, told in _REQUESTS:
+        if re.fullmatch(one or ".*", status) and re.search(pattern, text, re.IGNORECASE):
+            says = ([f"HTTP {status}"] if status else []) + _SAYS.findall(text)
+            return f"{told} ({', '.join(says)})" if says else told
     return None
-
-
-def _server_says(status: int | None, text: str) -> str:
-    parts = [] if status is None else [f"HTTP {status}"]
-    parts += [m[1].strip() for m in (_CODE.search(text), _MESSAGE.search(text)) if m]
-    return f" ({', '.join(parts)})" if parts else ""
