@@ -194,9 +194,9 @@ _REQUESTS: Sequence[tuple[str, str, str]] = (
     ("30[178]|400", _OPENING, "the server rejects the request; check the region"),
     ("", r"read_failures=([1-9]\d*)/\1\b|TimedOut|timed out|deadline has elapsed|Elapsed\(",
      "the server did not answer in time"),
-    ("", ("connection refused|ConnectionRefused|dns error|failed to lookup|no such host|ConnectError"
-     "|connection reset|ConnectionReset|connection closed|IncompleteMessage|broken pipe"
-     r"|error sending request|error trying to connect|kind: Connect\b"
+    ("", ("connection refused|ConnectionRefused|dns error|failed to lookup|no such host"
+     "|ConnectError|connection reset|ConnectionReset|connection closed|IncompleteMessage"
+     r"|broken pipe|error sending request|error trying to connect|kind: Connect\b"
      r"|connect_failures=([1-9]\d*)/\1\b"),
      "the server cannot be reached"),
     ("", "error decoding response body|Failed to parse",

@@ -348,7 +348,7 @@ class LancedbBackend(Backend):
         self, table: TableHandle, rows: pa.Table, on_conflict: writes.OnConflict
     ) -> int:
         prepared = await writes.Prepared.of(rows, table.schema)
-        work = writes.RowsWrite(table, prepared, on_conflict)
+        work = writes.put(table, prepared, on_conflict)
         return int(await self._commit(table.name, work))
 
     def bulk_load(self, table: TableHandle) -> Load:
@@ -364,7 +364,7 @@ class LancedbBackend(Backend):
         where: Expr | None,
         vector: Float32Array | None = None,
     ) -> int:
-        work = writes.Update(table, values, payload, ids, where, vector)
+        work = writes.update(table, values, payload, ids, where, vector)
         # Changing payloads takes a share before its turn among the writers, for some of which
         # others hold one.
         most = None if ids is None else len(ids)
@@ -374,13 +374,13 @@ class LancedbBackend(Backend):
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
-        work = writes.SetVectors(table, ids, vectors)
+        work = writes.set_vectors(table, ids, vectors)
         return int(await self._commit(table.name, work))
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
-        work = writes.Delete(table, ids, where)
+        work = writes.delete(table, ids, where)
         return int(await self._write(table.name, work))
 
     # Reading

@@ -57,26 +57,11 @@ class _HeldBack(Exception):  # noqa: N818 - it reports no error
 class WriteOperation(ABC):
     """The write of one call. Those that join one another may be done together, in one commit."""
 
-    deletes: bool = False
-    """True if it deletes rows, which is another commit than to write rows."""
+    named: Sequence[str] = ()
+    """The ids of the rows that it is about, where it may join others."""
 
-    @property
-    def named(self) -> Sequence[str]:
-        """The ids of the rows that it is about, where it may join others."""
-        return ()
-
-    @property
-    def size(self) -> int:
-        """Rows, as far as they count for a commit; ``ALONE`` where it takes one for itself."""
-        return ALONE
-
-    def joins(self, other: WriteOperation) -> bool:
-        """Return whether this may be in one group with an earlier ``other``."""
-        return False
-
-    def is_like(self, other: WriteOperation) -> bool:
-        """Return whether both may be in one commit of which Lance alone keeps ids unique."""
-        return False
+    size: int = ALONE
+    """Rows, as far as they count for a commit; ``ALONE`` where it takes one for itself."""
 
     changes_schema: bool = False
     """True if it is held off while a migration is open."""
@@ -87,7 +72,19 @@ class WriteOperation(ABC):
     brings_files: bool = True
     """False if it writes nothing but a manifest, so that a damaged table does not stop it."""
 
-    async def refused(self, session: Session, mark: MoveMark) -> Exception:
+    @property
+    def deletes(self) -> bool:
+        """True if it deletes rows, which is another commit than to write rows."""
+        return False
+
+    def joins(self, other: WriteOperation, *, exclusive: bool) -> bool:
+        """Return whether this may be in one group with an earlier ``other``.
+
+        Not ``exclusive``: in one commit of which Lance alone keeps ids unique.
+        """
+        return False
+
+    async def refused(self, mark: MoveMark) -> Exception:
         """Why it is not done while the mark stands, of a work that changes schemas."""
         return mark.frozen_error()
 
@@ -99,33 +96,30 @@ class WriteOperation(ABC):
         """
 
 
+async def _nothing() -> None: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Change(WriteOperation):
-    """Does what a function does, by itself. Behind a conflict the function is called again."""
+    """Does what a function does, by itself. Behind a conflict the function is called again.
 
-    act: Callable[[], Awaitable[Any]]
+    Without one it has the files checked that were committed beside the writers, as behind every
+    write: AiovecError where one was cut short.
+    """
+
+    act: Callable[[], Awaitable[Any]] = _nothing
     changes_schema: bool = False
     by_hand: bool = False
     brings_files: bool = True
     impossible: Callable[[], Awaitable[Exception | None]] | None = None
     """Returns why it would fail without a migration too, which its caller is told rather."""
 
-    async def refused(self, session: Session, mark: MoveMark) -> Exception:
+    async def refused(self, mark: MoveMark) -> Exception:
         error = None if self.impossible is None else await self.impossible()
         return error or mark.frozen_error()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         return [await self.act()]
-
-
-class CheckFiles(WriteOperation):
-    """Has the files checked that were committed beside the writers, as behind every write.
-
-    AiovecError where one was cut short.
-    """
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        return [None]
 
 
 class _Call(WriteCall):
@@ -224,8 +218,7 @@ class TableWriter(Committer[_Call]):
 
     def joins(self, group: list[_Call], call: _Call, size: int) -> bool:
         first, work = group[0].work, call.work
-        together = self._session.exclusive or work.is_like(first)
-        return size <= _MOST_ROWS and together and work.joins(first)
+        return size <= _MOST_ROWS and work.joins(first, exclusive=self._session.exclusive)
 
     async def commit(self, group: list[_Call]) -> MoveMark | None:
         if self._mark is not None and self._mark.state == PAUSED:
@@ -318,7 +311,7 @@ class TableWriter(Committer[_Call]):
     async def _refusal(self, mark: MoveMark, work: WriteOperation) -> Exception:
         if mark.left:
             return mark.moved_error(self._session.target)
-        return await work.refused(self._session, mark)
+        return await work.refused(mark)
 
     async def _heed(self, work: WriteOperation) -> None:
         """In a bucket, look for a mark that was set before the version that a write has opened."""
@@ -380,7 +373,7 @@ class TableWriter(Committer[_Call]):
         except (OSError, AiovecError) as exc:
             reason = f"the file system failed while it was written: {exc}"
             raise OutcomeUnknownError(self._session.target, reason) from exc
-        if rows or (cut and isinstance(work, CheckFiles)):
+        if rows or (cut and isinstance(work, Change) and work.act is _nothing):
             kept = "nothing of the call was kept" if rows else "the index was dropped"
             raise AiovecError(
                 f"the file system or the disk of {self._session.target} failed while {cut[0]} was "

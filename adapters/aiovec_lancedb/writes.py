@@ -7,12 +7,11 @@ memory in their order, and what became of each row is written.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -104,64 +103,51 @@ class Prepared:
         return cls(stored_form(rows, schema), rows.column("id").to_pylist())
 
 
+OnConflict = Literal["fail", "skip", "replace"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RowsOperation(WriteOperation):
-    """A write of rows of one table. Those that name their rows may be in one group."""
+    """A write of rows of one table, whose result is a number of rows.
+
+    Those that name their rows, and not too many, may be in one group, where ``fold`` does it to
+    rows in memory, or raises its error and does nothing. ``alone`` does it by itself.
+    """
 
     handle: TableHandle
+    kind: Literal["fail", "skip", "replace", "change", "delete"]
+    fold: Callable[[FoldedRows], int]
+    alone: Callable[[Session, Opened], Awaitable[int]]
+    named: Sequence[str]
+    size: int
 
     by_hand = True
 
     @property
-    @abstractmethod
-    def shares(self) -> bool:
-        """True if it may be in a group: it names its rows, and not too many."""
+    def deletes(self) -> bool:
+        return self.kind == "delete"
 
-    def joins(self, other: WriteOperation) -> bool:
-        return (
-            isinstance(other, RowsOperation)
-            and self.shares
-            and other.shares
-            and other.handle.name == self.handle.name
-            and other.handle.token == self.handle.token
-        )
-
-
-class Put(RowsOperation):
-    """Inserts, replaces or changes rows: of a group all in one commit."""
-
-    changes: ClassVar[bool] = True
-    """True if it takes the rows that it writes from those that are there."""
-
-    @abstractmethod
-    def fold(self, rows: FoldedRows) -> int:
-        """Do it to rows in memory; return its result, or raise its error and do nothing."""
-
-    @abstractmethod
-    async def alone(self, session: Session, table: Opened) -> int:
-        """Do it by itself, and return its result."""
+    def joins(self, other: WriteOperation, *, exclusive: bool) -> bool:
+        if not isinstance(other, RowsOperation) or self.handle.token != other.handle.token:
+            return False
+        # In a bucket Lance alone keeps ids unique, in a commit of one kind.
+        return exclusive or (self.kind == other.kind and self.kind != "change")
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         if not others:
             return [await self.alone(session, table)]
-        works = [work for work in (self, *others) if isinstance(work, Put)]
-        return await _together(session, table, works)
+        works = [work for work in (self, *others) if isinstance(work, RowsOperation)]
+        return await (_deleted if self.deletes else _folded)(session, table, works)
 
 
-async def _together(session: Session, table: Opened, works: Sequence[Put]) -> list[Any]:
+async def _folded(session: Session, table: Opened, works: Sequence[RowsOperation]) -> list[Any]:
     """Do works in their order, in one commit: each row is written as the last of them leaves it."""
-    changed = {id for work in works if work.changes for id in work.named}
+    changed = {id for work in works if work.kind == "change" for id in work.named}
+    inserted = {id for work in works if work.kind in ("fail", "skip") for id in work.named}
     columns = Columns(tuple(table.schema.fields), table.schema.payload, vector=True)
     old = await rows_by_id(session, table, sorted(changed), columns)
-    inserted = {
-        id
-        for work in works
-        if isinstance(work, RowsWrite) and work.on_conflict != "replace"
-        for id in work.named
-    }
     there = await existing_ids(session, table, sorted(inserted - changed))
-    kinds = {work.on_conflict for work in works if isinstance(work, RowsWrite)}
-    count = sum(len(work.named) for work in works)
     rows = FoldedRows(table.schema, old, there)
 
     def fold() -> tuple[list[Any], pa.Table | None]:
@@ -173,15 +159,28 @@ async def _together(session: Session, table: Opened, works: Sequence[Put]) -> li
                 outcomes.append(exc)
         return outcomes, rows.written()
 
+    count = sum(len(work.named) for work in works)
     outcomes, written = await hop(count * _COLUMNS_A_ROW, fold)
     if written is not None:
-        looked = changed | inserted
-        unknown = [id for id in rows.ids if id not in looked]
+        unknown = [id for id in rows.ids if id not in changed and id not in inserted]
         merge = rows.replaces or (bool(unknown) and await _any_there(session, table, unknown))
-        # In a bucket they are of one kind, see ``is_like``.
-        kind = kinds.pop() if len(kinds) == 1 else "replace"
+        # In a bucket they are of one kind.
+        kind = works[0].kind if works[0].kind in ("fail", "skip") else "replace"
         await _write(session, table, written, kind, merge=merge)
     return outcomes
+
+
+async def _deleted(session: Session, table: Opened, works: Sequence[RowsOperation]) -> list[Any]:
+    there = await existing_ids(session, table, [id for work in works for id in work.named])
+    if there:
+        condition = await hop(len(there), lambda: ids_to_sql(sorted(there)))
+        await session.run(table.lance.delete(condition))
+    counts = []
+    for work in works:
+        gone = there.intersection(work.named)
+        there -= gone  # of calls with one id the first deleted it
+        counts.append(len(gone))
+    return counts
 
 
 async def _any_there(session: Session, table: Opened, ids: Sequence[str]) -> bool:
@@ -207,7 +206,9 @@ async def _write(
         if not merge:
             await session.run(table.lance.add(rows))
             return int(rows.num_rows)
-        builder = builder.use_index(_uses_index(rows)).when_matched_update_all()
+        builder = builder.use_index(
+            rows.get_total_buffer_size() <= _MOST_BY_INDEX
+        ).when_matched_update_all()
     else:
         builder = builder.use_index(False)
         if on_conflict == "replace":
@@ -225,60 +226,33 @@ async def _write(
     return inserted
 
 
-OnConflict = Literal["fail", "skip", "replace"]
+def put(handle: TableHandle, prepared: Prepared, on_conflict: OnConflict) -> RowsOperation:
+    """An ``insert``, or an ``upsert`` where rows of ids that exist replace the others."""
+    rows, ids = prepared.rows, prepared.ids
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RowsWrite(Put):
-    """An ``insert``, or an ``upsert`` where rows of ids that exist replace the others.
-
-    Its result is how many rows were written.
-    """
-
-    handle: TableHandle
-    prepared: Prepared
-    on_conflict: OnConflict
-
-    changes: ClassVar[bool] = False
-
-    @property
-    def shares(self) -> bool:
-        return True
-
-    @property
-    def size(self) -> int:
-        return len(self.prepared.ids)
-
-    @property
-    def named(self) -> Sequence[str]:
-        return self.prepared.ids
-
-    def is_like(self, other: WriteOperation) -> bool:
-        return isinstance(other, RowsWrite) and other.on_conflict == self.on_conflict
-
-    def fold(self, rows: FoldedRows) -> int:
-        places: Sequence[int] = range(len(self.prepared.ids))
-        if self.on_conflict != "replace":
-            places = [place for place in places if self.prepared.ids[place] not in rows]
-            if self.on_conflict == "fail" and len(places) < len(self.prepared.ids):
-                twice = [id for id in self.prepared.ids if id in rows]
-                raise DuplicateIdError(self.handle.name, twice)
-        rows.put(self.prepared.rows, self.prepared.ids, places)
+    def fold(folded: FoldedRows) -> int:
+        places: Sequence[int] = range(len(ids))
+        if on_conflict != "replace":
+            places = [place for place in places if ids[place] not in folded]
+            if on_conflict == "fail" and len(places) < len(ids):
+                raise DuplicateIdError(handle.name, [id for id in ids if id in folded])
+        folded.put(rows, ids, places)
         return len(places)
 
-    async def alone(self, session: Session, table: Opened) -> int:
-        rows, ids = self.prepared.rows, self.prepared.ids
-        merge = False
-        if self.on_conflict == "replace":
+    async def alone(session: Session, table: Opened) -> int:
+        new, merge = rows, False
+        if on_conflict == "replace":
             merge = not session.exclusive or await _any_there(session, table, ids)
         elif there := await existing_ids(session, table, ids):
-            if self.on_conflict == "fail":
+            if on_conflict == "fail":
                 twice = await hop(len(ids), lambda: [id for id in ids if id in there])
-                raise DuplicateIdError(self.handle.name, twice)
-            rows = await hop(len(ids), _absent, rows, ids, there)
-        if not rows.num_rows and self.on_conflict != "replace":
+                raise DuplicateIdError(handle.name, twice)
+            new = await hop(len(ids), _absent, rows, ids, there)
+        if not new.num_rows and on_conflict != "replace":
             return 0
-        return await _write(session, table, rows, self.on_conflict, merge=merge)
+        return await _write(session, table, new, on_conflict, merge=merge)
+
+    return RowsOperation(handle, on_conflict, fold, alone, ids, len(ids))
 
 
 def _absent(rows: pa.Table, ids: Sequence[str], there: set[str]) -> pa.Table:
@@ -341,80 +315,67 @@ async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None
     return " AND ".join(parts) or None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Delete(RowsOperation):
-    handle: TableHandle
-    ids: Sequence[str] | None
-    where: Expr | None
+def delete(handle: TableHandle, ids: Sequence[str] | None, where: Expr | None) -> RowsOperation:
+    async def alone(session: Session, table: Opened) -> int:
+        condition = await selection(ids, where) or "TRUE"
+        # To count them first takes most of the time of a delete.
+        done: Any = await session.run(table.lance.delete(condition))  # not all of it is typed
+        return int(done.num_deleted_rows)
 
-    deletes = True
-
-    def is_like(self, other: WriteOperation) -> bool:
-        return isinstance(other, Delete)
-
-    @property
-    def shares(self) -> bool:
-        return self.ids is not None and self.where is None
-
-    @property
-    def size(self) -> int:
-        return len(self.ids) if self.ids is not None and self.where is None else ALONE
-
-    @property
-    def named(self) -> Sequence[str]:
-        return self.ids or ()
-
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
-        if not others:
-            condition = await selection(self.ids, self.where) or "TRUE"
-            # To count them first takes most of the time of a delete.
-            done: Any = await session.run(table.lance.delete(condition))  # not all of it is typed
-            return [int(done.num_deleted_rows)]
-        calls = [work.ids or () for work in (self, *others) if isinstance(work, Delete)]
-        there = await existing_ids(session, table, [id for ids in calls for id in ids])
-        if there:
-            condition = await hop(len(there), lambda: ids_to_sql(sorted(there)))
-            await session.run(table.lance.delete(condition))
-        counts = []
-        for ids in calls:
-            gone = there.intersection(ids)
-            there -= gone  # of calls with one id the first deleted it
-            counts.append(len(gone))
-        return counts
+    size = ALONE if ids is None or where is not None else len(ids)
+    return RowsOperation(handle, "delete", lambda _: 0, alone, ids or (), size)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Update(Put):
+def update(
+    handle: TableHandle,
+    values: Mapping[str, Any],
+    payload: PayloadPatch,
+    ids: Sequence[str] | None,
+    where: Expr | None,
+    vector: Float32Array | None = None,
+) -> RowsOperation:
+    change = _Update(handle, values, payload, ids, where, vector)
+    few = ids is not None and where is None and len(ids) <= _MOST_CHANGED
+    size = len(ids or ()) * _SIZE_OF_CHANGED if few else ALONE
+    return RowsOperation(handle, "change", change.fold, change.alone, ids or (), size)
+
+
+def set_vectors(handle: TableHandle, ids: Sequence[str], vectors: Float32Array) -> RowsOperation:
+    """New vectors for rows of these ids, which are distinct. Its result is how many existed."""
+
+    def fold(rows: FoldedRows) -> int:
+        found = [place for place, id in enumerate(ids) if id in rows]
+        for place in found:
+            rows.change(ids[place], {rows.schema.vector: vectors[place]})
+        return len(found)
+
+    async def alone(session: Session, table: Opened) -> int:
+        layout = table.schema.to_arrow()
+        fields = [layout.field("id"), layout.field(table.schema.vector)]
+        columns = [pa.array(ids, pa.utf8()), from_matrix(vectors)]
+        rows = pa.Table.from_arrays(columns, schema=pa.schema(fields))
+        builder = table.lance.merge_insert("id").use_index(False)  # as for ``update``
+        result = await session.run(builder.when_matched_update_all().execute(rows))
+        return int(result.num_updated_rows)
+
+    size = len(ids) * _SIZE_OF_CHANGED if len(ids) <= _MOST_CHANGED else ALONE
+    return RowsOperation(handle, "change", fold, alone, ids, size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Update:
     handle: TableHandle
     values: Mapping[str, Any]
     payload: PayloadPatch
     ids: Sequence[str] | None
     where: Expr | None
-    vector: Float32Array | None = None
-
-    @property
-    def shares(self) -> bool:
-        return self.ids is not None and self.where is None and len(self.ids) <= _MOST_CHANGED
-
-    @property
-    def size(self) -> int:
-        return len(self.ids or ()) * _SIZE_OF_CHANGED if self.shares else ALONE
-
-    @property
-    def named(self) -> Sequence[str]:
-        return self.ids or ()
-
-    @property
-    def _takes(self) -> bool:
-        """True if it takes the vectors of its rows away."""
-        return self.vector is not None and bool(without_vector(self.vector[None, :])[0])
+    vector: Float32Array | None
 
     def fold(self, rows: FoldedRows) -> int:
         values = {name: _stored(value) for name, value in self.values.items()}
         if self.vector is not None:
             values[rows.schema.vector] = self.vector
-        found = [id for id in dict.fromkeys(self.named) if id in rows]
+        found = [id for id in dict.fromkeys(self.ids or ()) if id in rows]
         if self.payload:
             texts = self._patched([rows.payload(id) for id in found], found)
             for id, text in zip(found, texts, strict=True):
@@ -439,7 +400,7 @@ class Update(Put):
             name: sql.encoded(sql.assigned(_stored(value), schema.fields[name].kind))
             for name, value in self.values.items()
         }
-        if self._takes:
+        if self.vector is not None and without_vector(self.vector[None, :])[0]:
             values[schema.vector] = "NULL"
         elif self.vector is not None:
             # Each number is that of a float32, so Lance's float64 and its cast keep it exactly.
@@ -502,11 +463,6 @@ class Update(Put):
             raise CorruptStoreError(self.handle.name, reason) from exc
 
 
-def _uses_index(rows: pa.Table) -> bool:
-    """Return whether a merge of these rows may look their ids up in the index."""
-    return bool(rows.get_total_buffer_size() <= _MOST_BY_INDEX)
-
-
 def _taken(blocks: deque[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     while blocks:
         yield blocks.popleft()
@@ -520,39 +476,3 @@ def _with_vector(
         matrix = np.tile(vector, (block.num_rows, 1))
         vectors = from_matrix(matrix, without_vector(matrix))
         yield pa.RecordBatch.from_arrays([*block.columns, vectors], schema=layout)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SetVectors(Put):
-    """New vectors for rows of these ids, which are distinct. Its result is how many existed."""
-
-    handle: TableHandle
-    ids: Sequence[str]
-    vectors: Float32Array
-
-    @property
-    def shares(self) -> bool:
-        return len(self.ids) <= _MOST_CHANGED
-
-    @property
-    def size(self) -> int:
-        return len(self.ids) * _SIZE_OF_CHANGED if self.shares else ALONE
-
-    @property
-    def named(self) -> Sequence[str]:
-        return self.ids
-
-    def fold(self, rows: FoldedRows) -> int:
-        found = [place for place, id in enumerate(self.ids) if id in rows]
-        for place in found:
-            rows.change(self.ids[place], {rows.schema.vector: self.vectors[place]})
-        return len(found)
-
-    async def alone(self, session: Session, table: Opened) -> int:
-        layout = table.schema.to_arrow()
-        fields = [layout.field("id"), layout.field(table.schema.vector)]
-        columns = [pa.array(self.ids, pa.utf8()), from_matrix(self.vectors)]
-        rows = pa.Table.from_arrays(columns, schema=pa.schema(fields))
-        builder = table.lance.merge_insert("id").use_index(False)  # as for ``Update``
-        result = await session.run(builder.when_matched_update_all().execute(rows))
-        return int(result.num_updated_rows)

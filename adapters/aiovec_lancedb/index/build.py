@@ -21,7 +21,7 @@ from ..driver import indexing
 from ..layout import DROPPED, incarnation_of
 from ..session import Opened, Session
 from ..tuning import KEY, Tuned
-from ..writer import Change, CheckFiles, WriteOperation
+from ..writer import Change, WriteOperation
 from . import kinds, recall
 from .fields import index_name, lacking
 from .info import InUse, vector_index
@@ -195,7 +195,7 @@ class Builder:
                 if attempt == _ATTEMPTS:
                     raise
             else:
-                await self._write(handle.name, CheckFiles())
+                await self._write(handle.name, Change())
                 return
 
     async def measure(self, handle: TableHandle) -> None:

@@ -43,7 +43,7 @@ from ..memory import ReadAdmission, scan_bytes
 from ..session import Opened, Session
 from ..tables import alter_field
 from ..tuning import Tuned
-from ..writer import Change, CheckFiles, WriteOperation
+from ..writer import Change, WriteOperation
 from .compaction import FULL_FILE, compact
 from .retention import Pins, Retention, versions_of
 
@@ -310,7 +310,7 @@ class Upkeep:
             for _ in range(_ATTEMPTS if size > _SOON_DONE else 0):
                 with suppress(StoreBusyError):
                     await run(alone=False)
-                    await self._write(handle.name, CheckFiles())
+                    await self._write(handle.name, Change())
                     break
             else:
                 with renewed():  # what was in vain is no time that it waited for others
