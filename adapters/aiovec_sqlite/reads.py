@@ -108,6 +108,9 @@ def get(
 ) -> StoredRows:
     table = current_table(db, handle)
     names = ["r._rowid", "r.id", *column_list(columns)]
+    if len(ids) == 1:  # no list to be read by json_each, which takes as long as the row
+        sql = f"SELECT {', '.join(names)} FROM {table.rows} AS r WHERE r.id = ?"
+        return _as_rows(db, ticket, table, db.execute(sql, ids).fetchall(), columns, len(names))
     sql = (
         f"SELECT {', '.join(names)} FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
         "ON r.id = j.value"

@@ -89,6 +89,7 @@ class VectorReader:
             left = len(wanted) - start
             # The last ones are filled up with one of them read again.
             size = next((size for size in _TOGETHER if size <= left + size // 8), _TOGETHER[-1])
+            size = size if left > 1 else 1
             some = wanted[start : start + size]
             some += some[-1:] * (size - len(some))
             with ticket.uninterrupted:
