@@ -21,6 +21,8 @@ from .threads import INLINE_LIMIT
 # These take as long as one value: so many numbers of an array, so many bytes of text or of Arrow's
 # buffers. A column takes as long as so many values, however few its rows are.
 _NUMBERS, _BYTES, _COLUMN = 16, 128, 40
+# Lists of more items are judged by each so manieth; a prime, so that no pattern of pairs hides.
+_FEW, _STEP = 64, 17
 _SINGLE = frozenset((int, float, bool, type(None)))
 _NUMERIC = frozenset((int, float))
 
@@ -41,7 +43,9 @@ def weight(*things: Any) -> int:
         if isinstance(item, (str, bytes, bytearray)):
             total += len(item) // _BYTES
         elif isinstance(item, (list, tuple)):
-            if len(item) <= _NUMBERS * INLINE_LIMIT and _NUMERIC.issuperset(map(type, item)):
+            # Of a long one some are looked at: reading all of a vector takes as long as packing it.
+            some = item if len(item) <= _FEW else item[::_STEP]
+            if len(item) <= _NUMBERS * INLINE_LIMIT and _NUMERIC.issuperset(map(type, some)):
                 total += len(item) // _NUMBERS
             else:
                 total += len(item)
