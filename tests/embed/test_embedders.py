@@ -281,8 +281,8 @@ async def test_what_no_embedder_can_be_made_of(toml: Toml) -> None:
     for text, words in (
         ("", "retrieval.embedders.default.model: the kind 'openai' needs it"),
         ('model = "x"', "retrieval.embedders.default.dim: the kind 'openai' needs it"),
-        ('kind = "no_such_module_x:y"', "'no_such_module_x' cannot be imported"),
-        ('kind = "json:nothing"', "the module 'json' has no 'nothing'"),
+        ('kind = "no_such_module_x:y"', "no_such_module_x:y cannot be imported"),
+        ('kind = "json:nothing"', "json:nothing cannot be imported"),
         ('kind = "json:loads"', "has no attribute model"),
     ):
         async with aiovec.connect(":memory:", config=toml(text)) as store:

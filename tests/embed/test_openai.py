@@ -220,18 +220,17 @@ def item(n: int, vector: Any) -> dict[str, Any]:
 
 GOOD = vector_of("x")
 WRONG: dict[str, tuple[Any, str]] = {
-    "fewer": ({"data": [item(0, GOOD)]}, "1 vectors for 2 texts"),
-    "no data": ({"object": "list"}, "no list 'data'"),
-    "null": (None, "no list 'data'"),
-    "twice": ({"data": [item(1, GOOD), item(1, GOOD)]}, "an index occurs twice"),
-    "index": ({"data": [item(0, GOOD), item(2, GOOD)]}, "has the index 2"),
-    "index of text": ({"data": [item(0, GOOD), {"index": "1", "embedding": GOOD}]}, "index '1'"),
+    "fewer": ({"data": [item(0, GOOD)]}, "2 texts"),
+    "no data": ({"object": "list"}, "'data'"),
+    "null": (None, "'data'"),
+    "twice": ({"data": [item(1, GOOD), item(1, GOOD)]}, "'index'"),
+    "index": ({"data": [item(0, GOOD), item(2, GOOD)]}, "'index'"),
     "long vector": ({"data": [item(0, GOOD), item(1, [*GOOD, 1.0])]}, "9 dimensions, not 8"),
-    "texts": ({"data": [item(0, GOOD), item(1, ["1"] * DIM)]}, "list of numbers"),
-    "flags": ({"data": [item(0, GOOD), item(1, [True] * DIM)]}, "list of numbers"),
-    "base64": ({"data": [item(0, GOOD), item(1, "AAA=!")]}, "list of numbers"),
+    "texts": ({"data": [item(0, GOOD), item(1, ["1"] * DIM)]}, "lists of numbers"),
+    "flags": ({"data": [item(n, [True] * DIM) for n in range(2)]}, "lists of numbers"),
+    "base64": ({"data": [item(0, GOOD), item(1, "AAA=!")]}, "a str in the place of a vector"),
     "huge": ({"data": [item(0, GOOD), item(1, [10**400] * DIM)]}, "lists of numbers"),
-    "no embedding": ({"data": [item(0, GOOD), {"index": 1}]}, "no 'embedding'"),
+    "no embedding": ({"data": [item(0, GOOD), {"index": 1}]}, "'embedding'"),
     "NaN": ({"data": [item(0, GOOD), item(1, [math.nan] * DIM)]}, "NaN or infinity"),
     "zero": ({"data": [item(0, GOOD), item(1, [0.0] * DIM)]}, "zero"),
 }

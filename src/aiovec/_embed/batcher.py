@@ -159,11 +159,8 @@ class Batcher:
         self, texts: Sequence[str], missing: dict[bytes, int], kind: Purpose
     ) -> dict[bytes, Float32Array]:
         """Return the vectors of the texts at these places, by their keys."""
-        loop, items, size = (
-            asyncio.get_running_loop(),
-            list(missing.items()),
-            self._limits.batch_size,
-        )
+        loop, size = asyncio.get_running_loop(), self._limits.batch_size
+        items = list(missing.items())
         parts = [
             _Part(texts, dict(items[start : start + size]), loop.create_future())
             for start in range(0, len(items), size)
@@ -296,7 +293,7 @@ class Batcher:
         try:
             async with asyncio.timeout(seconds) as timer:
                 given = [prefix + text for text in texts]
-                matrix = await self._caller(given, kind, finish, weight)
+                return await self._caller(given, kind, finish, weight)
         except asyncio.CancelledError:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise
@@ -305,13 +302,6 @@ class Batcher:
             failure = failure_of(exc)
             if timer.expired():
                 failure = Failure(f"there was no answer within {seconds:.3g} s", retryable=True)
-        else:
-            if self._embedder.model == self.model:
-                return matrix
-            failure = Failure(
-                f"its model is now {self._embedder.model!r:.80}; the vectors of two models cannot "
-                "be compared, so open another store for it"
-            )
         raise failure
 
 

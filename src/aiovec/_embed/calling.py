@@ -17,14 +17,14 @@ _T = TypeVar("_T")
 class Caller:
     """Calls one embedder, with ``kind`` if it takes that.
 
-    A plain one runs in a thread, with at most ``at_once`` calls at a time.
+    A plain one runs in a thread, one call at a time.
     """
 
-    def __init__(self, embedder: Callable[..., Any], *, at_once: int = 1) -> None:
+    def __init__(self, embedder: Callable[..., Any]) -> None:
         self._embedder = embedder
         self.is_async = is_async(embedder)
         self._takes_kind = takes_kind(embedder)
-        self._places = asyncio.Semaphore(at_once)
+        self._places = asyncio.Semaphore(1)
 
     async def __call__(
         self, texts: list[str], kind: Purpose, finish: Callable[[Any], _T], weight: int

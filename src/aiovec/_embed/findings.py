@@ -25,36 +25,31 @@ _PACKAGES = {
 def findings_of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator[Finding]:
     """Yield a finding for each embedder. No text is embedded, and no key is shown."""
     for name, settings in sorted(embedders.items()):
-        yield _finding(name, settings)
+        value, cure = _value_and_cure(name, settings)
+        yield Finding(f"embedder {name}", value, ok=cure is None, cure=cure)
 
 
-def _finding(name: str, settings: EmbedderSettings) -> Finding:
-    subject = f"embedder {name}"
+def _value_and_cure(name: str, settings: EmbedderSettings) -> tuple[str, str | None]:
     try:
         embedder = made(name, settings)
     except Exception as exc:  # noqa: BLE001 - an app's module may raise anything when imported
         cure = f"correct [retrieval.embedders.{name}] in the TOML file, or the module it names"
-        return Finding(subject, f"{settings.kind}: {redacted(str(exc))}", ok=False, cure=cure)
+        return f"{settings.kind}: {redacted(str(exc))}", cure
     value = f"{settings.kind}, {embedder.model}, {embedder.dim} dimensions"
     package = _PACKAGES.get(settings.kind)
     if package is not None and not _is_installed(package):
-        return Finding(
-            subject,
-            f"{value}: the package {package} is not installed",
-            ok=False,
-            cure=f'pip install "aiovec[{settings.kind}]"',
-        )
-    if settings.kind == "openai":
-        value += f", at {redacted(settings.base_url)}"
-        key = key_name_of(settings)
-        if not key:
-            value += ", without a key"
-        elif os.environ.get(key):
-            value += f", {key} is set"
-        else:
-            fault = f"{value}: the environment variable {key} holds no key"
-            return Finding(subject, fault, ok=False, cure=f"set {key}, or name another api_key_env")
-    return Finding(subject, value)
+        install = f'pip install "aiovec[{settings.kind}]"'
+        return f"{value}: the package {package} is not installed", install
+    if settings.kind != "openai":
+        return value, None
+    value += f", at {redacted(settings.base_url)}"
+    key = key_name_of(settings)
+    if not key:
+        return f"{value}, without a key", None
+    if os.environ.get(key):
+        return f"{value}, {key} is set", None
+    fault = f"{value}: the environment variable {key} holds no key"
+    return fault, f"set {key}, or name another api_key_env"
 
 
 def _is_installed(package: str) -> bool:

@@ -156,27 +156,13 @@ def _message_of(body: bytes) -> str:
 def _vectors_of(body: bytes, count: int) -> list[Any]:
     """Return the vectors of an answer in the order of the texts, or raise Failure."""
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise Failure(
-            f"its answer is not valid JSON ({exc}); it begins with {body[:60]!r}"
-        ) from None
-    data = document.get("data") if isinstance(document, dict) else None
-    if not isinstance(data, list):
-        raise Failure(f"its answer has no list 'data'; it begins with {body[:60]!r}")
-    if len(data) != count:
-        raise Failure(f"it gave {len(data)} vectors for {count} texts")
-    found: dict[int, list[Any]] = {}
-    for place, item in enumerate(data):
-        vector = item.get("embedding") if isinstance(item, dict) else None
-        if not isinstance(vector, list) or not {int, float}.issuperset(map(type, vector)):
-            raise Failure(
-                f"item {place} of its answer has no 'embedding' that is a list of numbers"
-            )
-        index = item.get("index", place)
-        if type(index) is not int or not 0 <= index < count:
-            raise Failure(f"item {place} of its answer has the index {index!r:.60}")
-        found[index] = vector
-    if len(found) < count:
-        raise Failure("an index occurs twice in its answer")
-    return [found[place] for place in range(count)]
+        data = json.loads(body)["data"]
+        found = {item.get("index", place): item["embedding"] for place, item in enumerate(data)}
+        if len(data) == count:
+            return [found[place] for place in range(count)]
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        pass
+    raise Failure(
+        f"its answer is no JSON with 'data', a list of one 'embedding' and 'index' for each of "
+        f"{count} texts; it begins with {body[:60]!r}"
+    )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from .._model.schema import Embed
 from ..backend.embedders import EmbedderSettings
 from ..backend.threads import in_thread
-from ..errors import AiovecError, ConfigError, EmbeddingError, ModelMismatchError, shown
+from ..errors import AiovecError, ConfigError, EmbeddingError, ModelMismatchError
 from .batcher import Batcher
 from .checks import check_embedder
 from .protocol import Embedder
@@ -151,33 +151,17 @@ def _named(function: Callable[..., Any], model: Any, dim: Any) -> Any:
     return named
 
 
-def load(path: str) -> Callable[..., Any]:
-    """Return the callable that ``package.module:name`` names, also one in the current folder.
+def load(path: str) -> Any:
+    """Return what ``package.module:name`` names, also in the current folder.
 
-    A class is called without arguments. ConfigError where there is no such callable.
+    A class is called without arguments. ConfigError where there is no such thing.
     """
-    module_name, _, name = path.partition(":")
-    if not (module_name and name):
-        raise ConfigError(
-            f"{shown(path)} names no callable", key="kind", accepted="package.module:callable"
-        )
     with _current_folder_first():
         try:
-            found: Any = importlib.import_module(module_name)
-        except ImportError as exc:
-            raise ConfigError(
-                f"the module {module_name!r} cannot be imported: {exc}", key="kind"
-            ) from exc
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError as exc:
-            raise ConfigError(f"the module {module_name!r} has no {name!r}", key="kind") from exc
-    if isinstance(found, type):
-        found = found()
-    if not callable(found):
-        raise ConfigError(f"{path} is not callable", key="kind", accepted="a callable")
-    return cast("Callable[..., Any]", found)
+            found = pkgutil.resolve_name(path)
+        except (ImportError, AttributeError, ValueError) as exc:
+            raise ConfigError(f"{path} cannot be imported: {exc}", key="kind") from exc
+    return found() if isinstance(found, type) else found
 
 
 @contextmanager

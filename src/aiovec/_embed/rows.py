@@ -69,16 +69,8 @@ def without(rows: pa.Table, found: Lacking, ids: Iterable[str]) -> tuple[pa.Tabl
     return rows.filter(pa.array(mask)), chosen
 
 
-def filled(
-    rows: pa.Table, schema: Schema, found: Lacking, vectors: Float32Array, embedder: str
-) -> pa.Table:
+def filled(rows: pa.Table, schema: Schema, found: Lacking, vectors: Float32Array) -> pa.Table:
     """Return the rows with the vectors that they lacked."""
-    if schema.metric == "cosine":
-        for n in np.flatnonzero(~vectors.any(axis=1))[:1].tolist():
-            raise EmbeddingError(
-                embedder, _ZERO, model=schema.model,
-                row=int(found.places[n]), id=found.ids[n],
-            )  # fmt: skip
     column = rows.column(schema.vector)
     missing = one_array(column).is_null().to_numpy(zero_copy_only=False).copy()
     missing[found.places] = False

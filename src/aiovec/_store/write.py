@@ -112,9 +112,7 @@ class RowsToWrite:
                     # Repeated ids have moved the rows, unless they are an error.
                     numbered = self._on_conflict == "fail"
                     raise of_row(exc, found, numbered=numbered) from exc.__cause__
-                rows = await hop(
-                    effort + weight(vectors), filled, rows, schema, found, vectors, embed.using
-                )
+                rows = await hop(effort + weight(vectors), filled, rows, schema, found, vectors)
         batch = self._embedded[schema] = NewRows(schema, rows)
         return batch
 
