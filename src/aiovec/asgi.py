@@ -19,7 +19,6 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 from ._embed.protocol import EmbedderOption
 from ._http.handlers import add_error_handlers
@@ -32,8 +31,6 @@ KEY = "aiovec_store"
 """The name of the store in the state of the app and of each request."""
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
-
-_opened_by: WeakKeyDictionary[VectorStore, Lifespan] = WeakKeyDictionary()
 
 
 def lifespan(
@@ -54,9 +51,9 @@ def lifespan(
 
     @asynccontextmanager
     async def run(app: Any) -> AsyncIterator[Mapping[str, Any]]:
-        other = _in_state(getattr(app, "state", None))
-        if other is not None and _opened_by.get(other, run) is not run:
-            # Its handlers would get the last one, whichever they mean.
+        state = getattr(app, "state", None)
+        other = _in_state(state)
+        if other is not None:  # the handlers would get the last one, whichever they mean
             raise ConfigError(
                 f"this app has a store already ({other.target}): open a second one by "
                 "aiovec.connect, in a lifespan of your own, and hand it to its handlers yourself",
@@ -65,16 +62,14 @@ def lifespan(
         async with connect(
             target, config=config, read_only=read_only, embedders=embedders
         ) as store:
-            _opened_by[store] = run
             # Twice: requests to apps that are mounted in this one see only their scope's state,
             # and servers and frameworks that know no such state leave the app's.
-            state = getattr(app, "state", None)
             if state is not None:
                 setattr(state, KEY, store)
             try:
                 yield {KEY: store}
             finally:
-                if state is not None and _in_state(state) is store:
+                if state is not None:
                     delattr(state, KEY)
 
     return run

@@ -410,7 +410,7 @@ def test_files_that_cannot_be_read_are_named(folder: Path, store: Path) -> None:
         "long.jsonl": (b'{"id": "' + b"x" * (20 * 2**20), "long.jsonl"),
         "deep.jsonl": (b'{"a":' + b"[" * 10**6, "deep.jsonl"),
         "empty.csv": (b"", "is empty"),
-        "semicolons.csv": (b"id;embedding;year\na;[1,0];1\n", "separated by semicolons"),
+        "semicolons.csv": (b"id;embedding;year\na;[1,0];1\n", "has no column 'id'"),
         "twice.csv": (b"id,embedding,id\n", "several columns of one name ('id')"),
         "utf16.csv": ("id,embedding\na,b\n".encode("utf-16"), "UTF-8"),
         "quote.csv": (b'"id,embedding\na,b\n', "its first line is wrong"),

@@ -17,17 +17,17 @@ EMBEDDER = HashingEmbedder()
 
 
 def cosine(one: str, other: str) -> float:
-    return float(EMBEDDER.embed(one) @ EMBEDDER.embed(other))
+    return float(np.dot(*EMBEDDER([one, other])))
 
 
 def test_every_text_has_a_direction_that_does_not_depend_on_the_batch() -> None:
     texts = ["open a file", "", " \n", "!?", "\ud800", "x" * 100_000, "日本語", "\0"]
-    together = EMBEDDER.embed_many(texts)
+    together = EMBEDDER(texts)
     assert together.dtype == np.float32
     assert np.linalg.norm(together, axis=1) == pytest.approx(np.ones(len(texts)), abs=1e-5)
     for text, vector in zip(texts, together, strict=True):
-        assert EMBEDDER.embed(text) == pytest.approx(vector, abs=1e-6)
-    assert EMBEDDER.embed_many([]).shape == (0, 256)
+        assert EMBEDDER([text])[0] == pytest.approx(vector, abs=1e-6)
+    assert EMBEDDER([]).shape == (0, 256)
 
 
 def test_texts_that_share_words_are_near() -> None:
@@ -43,7 +43,7 @@ def test_texts_that_share_words_are_near() -> None:
 def test_the_model_of_this_name_keeps_its_vectors() -> None:
     # Stored vectors carry the model's name. Whoever changes the model changes the name, and this.
     assert EMBEDDER.model == "aiovec-demo-hash-256"
-    vector = EMBEDDER.embed("compress a file with gzip")
+    vector = EMBEDDER(["compress a file with gzip"])[0]
     largest = np.argsort(-np.abs(vector), kind="stable")[:3]
     assert dict(zip(largest.tolist(), vector[largest].tolist(), strict=True)) == pytest.approx(
         {87: 0.218246, 213: -0.212434, 80: 0.165932}, abs=1e-5
@@ -51,7 +51,7 @@ def test_the_model_of_this_name_keeps_its_vectors() -> None:
     # Python salts hash() in every process.
     script = (
         "import sys; from aiovec._demo import HashingEmbedder;"
-        "sys.stdout.write(HashingEmbedder().embed('compress a file with gzip').tobytes().hex())"
+        "sys.stdout.write(HashingEmbedder()(['compress a file with gzip']).tobytes().hex())"
     )
     other = subprocess.run(
         [sys.executable, "-c", script],
@@ -63,12 +63,10 @@ def test_the_model_of_this_name_keeps_its_vectors() -> None:
 @pytest.mark.slow
 def test_the_passages_are_the_docstrings_of_the_standard_library() -> None:
     before = set(sys.modules)
-    passages = {passage.name: passage for passage in stdlib_passages()}
+    passages = {passage["id"]: passage for passage in stdlib_passages()}
     assert not {"antigravity", "this", "turtle"} & (set(sys.modules) - before)  # nothing runs
     assert 3_000 < len(passages) < 20_000
     found = passages["json.decoder.JSONDecoder.decode"]
-    function = json.decoder.JSONDecoder.decode
-    assert (found.module, found.kind) == ("json.decoder", "function")
-    assert found.text == inspect.getdoc(function)
-    assert found.line == inspect.getsourcelines(function)[1]
+    assert (found["module"], found["kind"]) == ("json.decoder", "function")
+    assert found["text"].partition("\n")[2] == inspect.getdoc(json.decoder.JSONDecoder.decode)
     assert not any(part.startswith("_") for name in passages for part in name.split("."))

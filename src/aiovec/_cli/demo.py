@@ -17,7 +17,6 @@ from .output import one_line, out, progress, working
 from .run import failing_clearly
 
 if TYPE_CHECKING:
-    from .._demo import Passage
     from .._model.records import Hit
     from .._store.store import VectorStore
 
@@ -107,16 +106,12 @@ async def _make_table(store: VectorStore) -> None:
     await store.create_table(TABLE, schema)
 
 
-async def _insert(store: VectorStore, passages: Sequence[Passage]) -> None:
+async def _insert(store: VectorStore, passages: list[dict[str, str]]) -> None:
     began = time.perf_counter()
     with progress("passages") as bar:
         task = bar.add_task("embedding and storing", total=len(passages))
         for start in range(0, len(passages), _BATCH):
-            rows = [
-                {"id": one.name, "module": one.module, "kind": one.kind,
-                 "text": f"{one.name}\n{one.text}"}
-                for one in passages[start : start + _BATCH]
-            ]  # fmt: skip
+            rows = passages[start : start + _BATCH]
             await store.insert(TABLE, rows)
             bar.advance(task, len(rows))
     seconds = time.perf_counter() - began

@@ -7,6 +7,6 @@ words; it knows nothing of meaning. Its vectors carry the model name "aiovec-dem
 from __future__ import annotations
 
 from .embedder import HashingEmbedder
-from .passages import Passage, stdlib_passages
+from .passages import stdlib_passages
 
-__all__ = ["HashingEmbedder", "Passage", "stdlib_passages"]
+__all__ = ["HashingEmbedder", "stdlib_passages"]

@@ -52,13 +52,8 @@ class HashingEmbedder:
     model = "aiovec-demo-hash-256"
     dim = 256
 
-    def embed(self, text: str) -> npt.NDArray[np.float32]:
-        """The vector of one text."""
-        vector: npt.NDArray[np.float32] = self.embed_many([text])[0]
-        return vector
-
-    def embed_many(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """One row for each text, in their order. A text's row does not depend on the others."""
+    def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return one row for each text, in their order. A row does not depend on the others."""
         counts = [Counter(_words(text)) for text in texts]
         vocabulary = {word: n for n, word in enumerate(dict.fromkeys(w for c in counts for w in c))}
         words = _word_vectors(vocabulary)

@@ -7,9 +7,7 @@ import sysconfig
 import tokenize
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 # Tests, applications, generated tables and what pip put beside the library: no text about it.
 _SKIPPED = frozenset(
@@ -20,33 +18,19 @@ _SKIPPED = frozenset(
 # Below this a docstring says less than the name does: "Return self.", "Close.".
 _SHORTEST = 20
 
+_KINDS = {ast.Module: "module", ast.ClassDef: "class"}
+
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A docstring and where it stands; ``name`` is qualified, as in ``json.JSONDecoder.decode``."""
-
-    name: str
-    module: str
-    kind: Literal["module", "class", "function"]
-    text: str
-    line: int
-
-    @property
-    def length(self) -> int:
-        """The number of characters of the text."""
-        return len(self.text)
-
-
-def stdlib_passages(folder: Path | None = None) -> Iterator[Passage]:
-    """The docstrings of all public modules, classes and functions, in the order of their names.
+def stdlib_passages() -> Iterator[dict[str, str]]:
+    """Yield the docstrings of all public modules, classes and functions as rows, by their names.
 
     The sources are read, never imported, for some modules do things when they are imported. Of a
-    name that is defined twice the first one counts. A ``folder`` other than the library's own can
-    be given. Where there are no sources, as in an embedded Python, there are no passages.
+    name that is defined twice the first one counts. Where there are no sources, as in an embedded
+    Python, there are no passages.
     """
-    root = folder or Path(sysconfig.get_path("stdlib"))
+    root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if parts[-1] == "__init__":
@@ -55,7 +39,7 @@ def stdlib_passages(folder: Path | None = None) -> Iterator[Passage]:
             yield from _passages_of(path, ".".join(parts))
 
 
-def _passages_of(path: Path, module: str) -> Iterator[Passage]:
+def _passages_of(path: Path, module: str) -> Iterator[dict[str, str]]:
     try:
         with tokenize.open(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old escapes in strings are not our business
@@ -68,13 +52,8 @@ def _passages_of(path: Path, module: str) -> Iterator[Passage]:
         if text is None or len(text) < _SHORTEST or name in seen:
             continue
         seen.add(name)
-        yield Passage(
-            name=name,
-            module=module,
-            kind=_kind(node),
-            text=text,
-            line=1 if isinstance(node, ast.Module) else node.lineno,
-        )
+        kind = _KINDS.get(type(node), "function")
+        yield {"id": name, "module": module, "kind": kind, "text": f"{name}\n{text}"}
 
 
 def _definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[Definition, str]]:
@@ -89,9 +68,3 @@ def _definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[Definition, str
                 yield from _definitions(node, name)
         elif isinstance(node, (ast.If, ast.Try, ast.With, ast.ExceptHandler)):
             yield from _definitions(node, prefix)
-
-
-def _kind(node: ast.Module | Definition) -> Literal["module", "class", "function"]:
-    if isinstance(node, ast.Module):
-        return "module"
-    return "class" if isinstance(node, ast.ClassDef) else "function"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .._model.redaction import MASK, cleaned, without_secrets
-from ..errors import AiovecError, EmbeddingError
+from ..errors import AiovecError
 
 # The same call would fail in the same way: mistakes in code, and values that it refuses.
 _LASTING = (
@@ -58,11 +58,6 @@ def failure_of(error: Exception) -> Failure:
         return error
     with contextlib.suppress(Exception):  # one that keeps its arguments to itself
         cleaned(error, ())
-    if isinstance(error, EmbeddingError):
-        return Failure(
-            shortened(error.reason), retryable=error.retryable, divisible=not error.retryable,
-            status=error.status, cause=error,
-        )  # fmt: skip
     said = str(error)
     reason = shortened(f"{type(error).__name__}: {said}" if said else type(error).__name__)
     response = getattr(error, "response", None)

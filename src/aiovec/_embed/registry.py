@@ -120,13 +120,14 @@ def made(name: str, settings: EmbedderSettings) -> Embedder:
     if settings.kind == "demo":
         from .._demo.embedder import HashingEmbedder
 
-        demo = HashingEmbedder()
-        return check_embedder(name, _named(demo.embed_many, demo.model, demo.dim))
+        return HashingEmbedder()
     if ":" in settings.kind:
         found = load(settings.kind)
         if settings.model or settings.dim:
-            model = settings.model or getattr(found, "model", None)
-            found = _named(found, model, settings.dim or getattr(found, "dim", None))
+            named: Any = partial(found)  # an object that can have the name and length
+            named.model = settings.model or getattr(found, "model", None)
+            named.dim = settings.dim or getattr(found, "dim", None)
+            found = named
         return check_embedder(name, found)
     for key in ("model", "dim"):
         if not getattr(settings, key):
@@ -142,13 +143,6 @@ def made(name: str, settings: EmbedderSettings) -> Embedder:
     from .local import LocalModel
 
     return LocalModel(settings)
-
-
-def _named(function: Callable[..., Any], model: Any, dim: Any) -> Any:
-    """Return the function as an object that also has the name and length of its model."""
-    named: Any = partial(function)
-    named.model, named.dim = model, dim
-    return named
 
 
 def load(path: str) -> Any:

@@ -7,6 +7,7 @@ or the message of an error.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from .._model.redaction import redacted
 
@@ -22,31 +23,27 @@ def place_of(backend: str, target: str) -> Attributes:
     }
 
 
+@dataclass(slots=True)
 class Operation:
     """One call of a user: its method, its table, and how many rows it came to."""
 
-    __slots__ = ("name", "place", "rows", "table")
-
-    def __init__(self, name: str, table: str | None = None) -> None:
-        self.name = name
-        self.table = table
-        self.place: Attributes | None = None
-        """The backend that answered, if the store followed a migration during the call."""
-        self.rows: int | None = None
-        """The number of rows returned, written or deleted."""
+    name: str
+    table: str | None = None
+    place: Attributes | None = None
+    """The backend that answered, if the store followed a migration during the call."""
+    rows: int | None = None
+    """The number of rows returned, written or deleted."""
 
 
+@dataclass(slots=True)
 class HttpRequest:
     """A request to the server. ``route`` and ``status`` are known at its end.
 
     ``caller`` holds the headers that name the client's span.
     """
 
-    __slots__ = ("caller", "method", "route", "scheme", "status")
-
-    def __init__(self, method: str, scheme: str, caller: Mapping[str, str]) -> None:
-        self.method = method
-        self.scheme = scheme
-        self.caller = caller
-        self.route: str | None = None
-        self.status: int | None = None
+    method: str
+    scheme: str
+    caller: Mapping[str, str]
+    route: str | None = None
+    status: int | None = None

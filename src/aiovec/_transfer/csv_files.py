@@ -60,9 +60,6 @@ class CsvFile(FileReader):
             raise self.wrong(f"is no CSV file, its first line is wrong: {exc}") from exc
         if not names:
             raise self.wrong("is empty; a CSV file begins with the names of its columns")
-        for separator, plural in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
-            if len(names) == 1 and separator in line:
-                raise self.wrong(f"has cells separated by {plural}; write it with commas")
         if "" in names:
             raise self.wrong(f"has no name in the first line for column {names.index('') + 1}")
         self.check_names(names)
