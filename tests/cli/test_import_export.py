@@ -110,24 +110,6 @@ def test_what_is_not_taken_makes_the_exit_code_1(run: Run, folder: Path) -> None
     assert not (folder / "rows.jsonl.rejects.jsonl").exists()  # it told of rows that are there now
 
 
-def test_strict_upsert_and_a_given_schema(run: Run, folder: Path) -> None:
-    path = written(folder / "rows.jsonl", {"id": "a", "embedding": [1, 2], "year": 3})
-    (folder / "schema.json").write_text('{"dim": 2, "fields": {"year": "int"}}')
-    arguments = ["import", path, "-s", "new.db", "--schema", "schema.json", "--table", "notes"]
-    assert run(*arguments).code == 0
-    finished = run(*arguments)
-    assert finished.code == 1
-    assert "the id already exists" in finished.err
-    assert run(*arguments, "--upsert").code == 0
-    (table,) = run("info", "-s", "new.db", "--json").json["tables"]
-    assert (table["name"], table["schema"]["fields"]) == ("notes", {"year": "int"})
-    written(path, {"id": "b", "embedding": [1, 2]}, {"id": "c", "embedding": [1]})
-    finished = run(*arguments, "--strict")
-    assert finished.code == 1
-    assert "nothing was kept" in finished.err
-    assert run("tables", "-s", "new.db").lines[1:] == [["notes", "1", "2", "cosine", "-"]]
-
-
 def test_failures_of_import(run: Run, old: Path, store: Path, folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for arguments, said in (

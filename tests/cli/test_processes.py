@@ -151,18 +151,6 @@ def test_out_of_one_store_and_into_another(run: Run, store: Path, folder: Path) 
 
 
 @posix_only
-def test_parquet_through_a_pipe(run: Run, store: Path) -> None:
-    ended, out, error = in_a_shell(
-        "aiovec export notes - -s notes.db --format parquet | "
-        "aiovec import - -s new.db --format parquet --table notes --json"
-    )
-    assert ended == 0, error
-    (table,) = json.loads(out)["tables"]
-    assert (table["rows"], table["rejected"], table["model"]) == (4, 0, "test-model")
-    assert run("rows", "-s", "new.db", "notes").lines == run("rows", "-s", store, "notes").lines
-
-
-@posix_only
 def test_a_strict_import_from_standard_input(folder: Path) -> None:
     """It reads its input twice."""
     (folder / "rows.jsonl").write_bytes(ROW)
