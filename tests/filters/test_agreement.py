@@ -115,6 +115,7 @@ def test_like_against_a_plain_matcher(
     assert {one.id for one in store.find("t", F.body.like(pattern), select=[])} == wanted
 
 
+@pytest.mark.slow
 def test_no_pattern_takes_for_ever(store: sync.Store) -> None:
     """A pattern of 3 KB held the interpreter for seconds on a text of 200 KB."""
     store.delete_where("t", "TRUE")

@@ -31,7 +31,7 @@ def run_mutants(first: int, count: int) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_hundreds_of_mutants() -> None:
     told = run_mutants(0, 400)
     assert "'stored'" in told

@@ -26,7 +26,7 @@ def survive(folder: Path, kind: str, count: int) -> None:
     assert "error" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(("kind", "count"), [("sqlite", 30), ("lancedb", 8)])
 def test_damaged_stores(tmp_path: Path, kind: str, count: int) -> None:
     survive(tmp_path, kind, count)

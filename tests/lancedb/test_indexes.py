@@ -38,8 +38,8 @@ async def found(store: VectorStore, question: Any, **options: Any) -> list[str]:
     "kind",
     [
         "ivf_flat",
-        pytest.param("ivf_rq", marks=pytest.mark.slow),
-        pytest.param("ivf_pq", marks=pytest.mark.slow),
+        pytest.param("ivf_rq", marks=pytest.mark.soak),
+        pytest.param("ivf_pq", marks=pytest.mark.soak),
         pytest.param("hnsw_sq", marks=pytest.mark.slow),
     ],
 )
@@ -127,7 +127,7 @@ async def test_what_is_not_accepted_is_told_with_what_is(store: VectorStore) -> 
     assert await store.indexes("notes") == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_a_search_may_ask_for_another_recall(tmp_path: Path) -> None:
     """The target is kept with the table, for other stores and after it was opened again."""
     async with opened(tmp_path / "s", index="none") as store, opened(tmp_path / "s") as other:
@@ -207,7 +207,7 @@ async def test_auto_indexes_a_table_that_has_grown_large(tmp_path: Path) -> None
         assert len(await kinds(store)) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_optimize_while_an_index_is_dropped(store: VectorStore) -> None:
     await filled(store)
     for turn in range(3):
@@ -364,7 +364,12 @@ async def _share_by_distance(store: VectorStore) -> float:
 
 
 @pytest.mark.parametrize(
-    "kind", ["ivf_rq", "hnsw_sq", pytest.param("ivf_pq", marks=pytest.mark.slow)]
+    "kind",
+    [
+        pytest.param("hnsw_sq", marks=pytest.mark.slow),
+        pytest.param("ivf_rq", marks=pytest.mark.soak),
+        pytest.param("ivf_pq", marks=pytest.mark.soak),
+    ],
 )
 async def test_where_nine_in_ten_rows_share_a_vector(store: VectorStore, kind: str) -> None:
     """The recall is reached, or the index is not used."""

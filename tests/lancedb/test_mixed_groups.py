@@ -150,7 +150,7 @@ async def _outcome(call: Awaitable[Any]) -> Any:
         return type(exc)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 async def test_each_call_has_the_result_of_its_turn(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     oracle = Oracle()
@@ -217,6 +217,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_where_the_joined_commit_fails_each_call_is_done_by_itself(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FAILING, str(tmp_path / "store")],
@@ -259,6 +260,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [100, 333])
 async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, after: int) -> None:
     """And each call that was under way was done wholly or not at all."""

@@ -49,6 +49,7 @@ async def written_at_once(one: VectorStore, two: VectorStore, there: int) -> Non
     assert outcomes[2:4] == [2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [400, LARGE])
 async def test_two_stores_while_a_third_tidies(tmp_path: Path, count: int) -> None:
     """Without an index over the ids, and with one, while it is brought up to date."""

@@ -131,8 +131,10 @@ async def test_what_an_export_reads_is_kept(tmp_path: Path) -> None:
         assert await store.count("notes") == 110
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize(
+    "dies",
+    [pytest.param(False, marks=pytest.mark.soak), pytest.param(True, marks=pytest.mark.slow)],
+)
 async def test_what_an_export_of_another_process_reads(tmp_path: Path, dies: bool) -> None:
     """It is kept while that process reads it, and no longer: not when it was killed either."""
     async with opened(tmp_path / "s", keep_versions="0 seconds", max_versions=1) as store:

@@ -125,7 +125,7 @@ def migrator(config: Path, target: str, step: str) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize(
     "way",
     [
-        pytest.param("there", marks=pytest.mark.slow),
+        pytest.param("there", marks=pytest.mark.soak),
         pytest.param("back", marks=pytest.mark.soak),
     ],
 )

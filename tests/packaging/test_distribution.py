@@ -84,6 +84,7 @@ def test_the_changelog_knows_the_version() -> None:
     assert re.search(rf"^## {re.escape(aiovec.__version__)}\b", text, re.MULTILINE)
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)  # it downloads what the wheel requires
 def test_in_a_fresh_environment_the_readme_and_the_command_run(built: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")

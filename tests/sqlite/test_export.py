@@ -22,6 +22,7 @@ def rows(prefix: str, count: int, version: int = 1) -> list[dict[str, object]]:
     return [State(version, version).row(f"{prefix}{n}", "me") for n in range(count)]
 
 
+@pytest.mark.slow
 async def test_memory_of_an_export_is_a_few_batches(tmp_path: Path) -> None:
     async with opened(tmp_path / "notes.db") as store:
         await store.create_table("notes", Schema(256))

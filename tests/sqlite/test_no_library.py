@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 WITHOUT = """
 import sys
 import numpy as np
@@ -22,6 +24,7 @@ with aiovec.sync.connect(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.slow
 def test_searches_without_the_library(tmp_path: Path) -> None:
     environment = {**os.environ, "AIOVEC_SCAN": "off"}
     done = subprocess.run(

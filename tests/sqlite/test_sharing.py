@@ -286,7 +286,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the most memory so far")
 async def test_many_tables_that_load_at_once_keep_to_scan_memory(tmp_path: Path) -> None:
     """One table takes 2 MiB in memory, all of them 24."""

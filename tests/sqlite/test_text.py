@@ -201,6 +201,7 @@ async def test_letters_that_are_not_folded(tmp_path: Path) -> None:
 # Building
 
 
+@pytest.mark.slow
 async def test_an_index_is_built_beside_writers(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     await filled(path, 6_000, LATER)

@@ -245,6 +245,7 @@ async def test_groups(store: VectorStore) -> None:
                     assert ids_of(many) == expected
 
 
+@pytest.mark.slow
 async def test_groups_far_down_the_ranking(store: VectorStore) -> None:
     """Thousands of rows of one value come first; the others are found all the same."""
     near = vectors(3_000, seed=25) * 0.01 + np.array([1, 0, 0, 0])

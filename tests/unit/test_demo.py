@@ -60,7 +60,7 @@ def test_the_model_of_this_name_keeps_its_vectors() -> None:
     assert other.stdout == vector.tobytes().hex()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_passages_are_the_docstrings_of_the_standard_library() -> None:
     before = set(sys.modules)
     passages = {passage["id"]: passage for passage in stdlib_passages()}

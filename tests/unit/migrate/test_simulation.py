@@ -13,9 +13,8 @@ from collections import Counter
 
 import pytest
 
-from .simulation.backend import FileBackend, LakeBackend, ModelBackend
-from .simulation.course import STEPS, Course, Scenario
-from .simulation.world import ModelToml
+from .simulation.backend import LakeBackend
+from .simulation.course import Course, Scenario
 
 # As the trace tells it.
 _HAPPENS = (
@@ -70,40 +69,6 @@ def test_a_seed_is_one_course_of_events() -> None:
     assert len(one.world.trace) > 20
 
 
-# A migrator that is broken is found out
-
-
-def found_out(course: type[Course], source: str, first: int, most: int = 1000) -> str:
-    """The complaint of the first seed that has one, of those from ``first``."""
-    for seed in range(first, first + most):
-        scenario = Scenario.of(seed)
-        # Others have nothing that could bring it to light.
-        if scenario.source == source and scenario.options.switch and scenario.workers:
-            try:
-                course(seed).run()
-            except Exception as error:  # noqa: BLE001 - whatever it is that came to light
-                return f"{seed}: {error}"
-    raise AssertionError("nobody noticed")
-
-
-def test_a_flip_before_the_mark_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What is wrong with it comes to light only by a kill between the two.
-    monkeypatch.setitem(STEPS, "run", ["cut-over:checked"])
-
-    class Early(FileBackend):
-        async def set_moved(self, run: str, generation: int) -> bool:
-            await ModelToml(self.world).name("new")
-            return await super().set_moved(run, generation)
-
-    class Broken(Course):
-        def store(self, name: str) -> ModelBackend:
-            if name == "old":
-                return Early(self.world.disks[name], self.world, faulty=True)
-            return super().store(name)
-
-    assert found_out(Broken, "sqlite", first=180)
-
-
 def test_a_pause_that_does_not_wait_for_writes_under_way_is_found_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -111,4 +76,12 @@ def test_a_pause_that_does_not_wait_for_writes_under_way_is_found_out(
         await self.world.time_passes()
 
     monkeypatch.setattr(LakeBackend, "flush_writers", at_once)
-    assert found_out(Course, "lancedb", first=1)
+    for seed in range(1, 100):
+        scenario = Scenario.of(seed)
+        # Others have nothing that could bring it to light.
+        if scenario.source == "lancedb" and scenario.options.switch and scenario.workers:
+            try:
+                Course(seed).run()
+            except Exception:  # noqa: BLE001 - whatever it is that came to light
+                return
+    raise AssertionError("nobody noticed")
