@@ -115,7 +115,7 @@ def ref_in(given: object, schema: Schema, *, lists: bool) -> Ref:
     name, *path = given
     if path and name != "payload":
         raise InvalidArgumentError("field", given, "one of the table's; only a payload has keys")
-    return value_ref(schema, path_text(tuple(path)) if path else name, lists=lists)
+    return value_ref(schema, path_text(tuple(path)) if path else name, "field", lists=lists)
 
 
 def orders_in(facts: Facts, schema: Schema) -> list[Order]:

@@ -13,10 +13,9 @@ from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .._filters.text import moment_text
-from .._model.arrow import is_list, is_number, python_values, without_finer
+from .._model.arrow import is_list, python_values
 from .._model.ids import id_text
 from .._model.json_text import read_json
 from .._model.schema import MAX_ID_BYTES, Field, Kind, Schema
@@ -27,9 +26,6 @@ RowLocator = Callable[[int], tuple[int | None, str | None]]
 
 # What a conversion raises for a value that it does not take.
 FAULTS = (ValueError, TypeError, OverflowError, pa.ArrowException)
-_MICROSECONDS = pa.timestamp("us", tz="UTC")
-_FIRST_MOMENT = pa.scalar(datetime.min.replace(tzinfo=UTC), _MICROSECONDS)
-_LAST_MOMENT = pa.scalar(datetime.max.replace(tzinfo=UTC), _MICROSECONDS)
 _NOT_UNICODE = "the text is not valid Unicode (a lone surrogate)"
 
 
@@ -120,8 +116,8 @@ _MOST_IN_A_FLOAT = 2**53
 def field_column(name: str, field: Field, values: Any, locate: RowLocator) -> Any:
     """One field's values, of exactly the field's type.
 
-    A sequence of Python values gives a list of Python's own types, an array that ``plain`` gave an
-    array.
+    A sequence of Python values gives a list of Python's own types; an array that ``plain`` gave
+    stays one if it has the field's type.
     """
     if isinstance(values, pa.Array):
         convert = partial(_from_arrow, field)
@@ -181,7 +177,7 @@ def _plain_values(kind: Kind, values: Sequence[Any], within: Kind | None = None)
     elif kind == "float":
         for number in values:
             if number != number:
-                raise ValueError("NaN is no value; use None")
+                raise ValueError(_NAN)
     return list(values)
 
 
@@ -217,14 +213,7 @@ def _listed(kind: Kind, items: Any) -> Any:
     return items.tolist()
 
 
-def _check_nan(field: Field, column: pa.Array) -> None:
-    if field.item_kind == "float":
-        items = column.flatten() if field.is_list else column
-        numbers = items.to_numpy(zero_copy_only=False)  # a null becomes NaN, too
-        if np.count_nonzero(np.isnan(numbers)) > items.null_count:
-            raise ValueError("NaN is no value; use None")
-
-
+_NAN = "NaN is no value; use None"
 _NO_ZONE = (
     "a datetime needs a time zone: datetime.now(UTC) has one, .replace(tzinfo=UTC) gives it one, "
     "and text ends with it, as in 2026-01-31T12:00:00Z"
@@ -251,51 +240,21 @@ def _moment(value: Any) -> datetime:
     return datetime.combine(moment.date(), moment.time(), UTC)  # pandas has types of its own
 
 
-def _from_arrow(field: Field, values: pa.Array) -> pa.Array:
-    given, wanted = values.type, field.arrow_type()
-    if field.kind == "datetime" and pa.types.is_string(given):
-        return pa.array(_plain_values(field.kind, values.to_pylist()), wanted)
-    column = values
-    if given != wanted:
-        if not _converts(field, given):
-            raise ValueError(_unfit(field, given))
-        # Finer than a microsecond is cut off; anything else that would change is refused.
-        column = without_finer(values).cast(wanted)
-    if field.kind == "datetime" and len(column):
-        # Arrow's range is wider than that of Python's datetimes.
-        outside = pc.or_(pc.less(column, _FIRST_MOMENT), pc.greater(column, _LAST_MOMENT))
-        if pc.any(outside).as_py():
-            raise ValueError("the datetime is before the year 1 or after 9999")
-    if field.is_list and column.flatten().null_count:
-        raise ValueError(f"must be {_ACCEPTED[field.kind][1]}, without null")
-    _check_nan(field, column)
-    return column
-
-
-def _converts(field: Field, given: pa.DataType) -> bool:
-    """Return whether values of an Arrow type can be those of a field, if they are in its range."""
-    if pa.types.is_null(given):
-        return True
-    kind = field.item_kind
-    if field.is_list:
-        if not is_list(given):
-            return False
-        given = given.value_type
-        if pa.types.is_null(given) or (kind == "text" and pa.types.is_string(given)):
-            return True
-    if kind == "datetime":
-        return bool(pa.types.is_timestamp(given)) and given.tz is not None
-    # Frames keep whole numbers with gaps as floats; a fraction does not fit an int field.
-    return kind in ("int", "float") and is_number(given)
-
-
-def _unfit(field: Field, given: pa.DataType) -> str:
-    if field.kind == "datetime" and pa.types.is_timestamp(given):
-        return "the column's datetimes have no time zone"
-    reason = f"the column is {given}, the field {field.kind}"
-    if pa.types.is_decimal(given) and field.kind in ("int", "float"):
-        reason += "; convert decimals to floats or whole numbers first, as they may lose digits"
-    return reason
+def _from_arrow(field: Field, values: pa.Array) -> list[Any] | pa.Array:
+    kind, wanted = field.kind, field.arrow_type()
+    item_type = values.type.value_type if is_list(values.type) else values.type
+    if field.item_kind == "int" and pa.types.is_floating(item_type):
+        values = values.cast(wanted)  # frames keep whole numbers with gaps as floats
+    if kind == "datetime" or values.type != wanted:
+        return (_lists if field.is_list else _plain_values)(kind, python_values(values))
+    items = values.flatten() if field.is_list else values
+    if field.is_list and items.null_count:
+        raise ValueError(f"must be {_ACCEPTED[kind][1]}, without null")
+    if field.item_kind == "float":
+        numbers = items.to_numpy(zero_copy_only=False)  # a null becomes NaN, too
+        if np.count_nonzero(np.isnan(numbers)) > items.null_count:
+            raise ValueError(_NAN)
+    return values
 
 
 # The payload

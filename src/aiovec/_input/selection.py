@@ -173,25 +173,34 @@ def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tupl
 
 def _sort_key(schema: Schema, key: object) -> tuple[Ref, bool]:
     falling = isinstance(key, str) and key.startswith("-")
-    ref = _ref_of(schema, key[1:] if isinstance(key, str) and falling else key, lists=False)
-    if ref is None:
-        able = ", ".join(_names_of_values(schema, lists=False))
-        raise InvalidArgumentError(
-            "order_by", key, f"one of {able}, with a minus in front to sort descending"
-        )
-    return ref, falling
+    name = key[1:] if isinstance(key, str) and falling else key
+    hint = ", with a minus in front to sort descending"
+    return value_ref(schema, name, "order_by", given=key, hint=hint), falling
 
 
-def value_ref(schema: Schema, name: object, *, lists: bool) -> Ref:
+def value_ref(
+    schema: Schema,
+    name: object,
+    argument: str,
+    *,
+    lists: bool = False,
+    ids: bool = True,
+    given: object = None,
+    hint: str = "",
+) -> Ref:
     """The field, "id" or payload key of this name, or InvalidArgumentError.
 
-    Fields of lists are among them only with ``lists``.
+    Fields of lists are among them only with ``lists``, "id" only with ``ids``. The error says what
+    was ``given``, if that is not the name alone.
     """
     ref = _ref_of(schema, name, lists=lists)
-    if ref is None:
-        able = ", ".join(_names_of_values(schema, lists=lists))
-        raise InvalidArgumentError("field", name, f"one of {able}")
-    return ref
+    if ref is not None and (ids or ref.name != "id"):
+        return ref
+    able = ["id"] if ids else []
+    able += [each for each, field in schema.fields.items() if lists or not field.is_list]
+    able += ["payload.<key>"] if schema.payload else []
+    listed = ", ".join(able) or "none, since the table has no fields"
+    raise InvalidArgumentError(argument, name if given is None else given, f"one of {listed}{hint}")
 
 
 def _ref_of(schema: Schema, name: object, *, lists: bool) -> Ref | None:
@@ -204,21 +213,6 @@ def _ref_of(schema: Schema, name: object, *, lists: bool) -> Ref | None:
         with suppress(InvalidNameError):
             return Ref(_PAYLOAD, tuple(path_of(name)))
     return None
-
-
-def _names_of_values(schema: Schema, *, lists: bool) -> list[str]:
-    fields = [name for name, field in schema.fields.items() if lists or not field.is_list]
-    return ["id", *fields, *(["payload.<key>"] if schema.payload else [])]
-
-
-def group_key(schema: Schema, name: object) -> Ref:
-    """The field, or the key of the payload, by which a search groups its hits."""
-    ref = _ref_of(schema, name, lists=False)
-    if ref is None or ref.name == "id":
-        able = [each for each in _names_of_values(schema, lists=False) if each != "id"]
-        listed = ", ".join(able) or "none, since the table has no fields"
-        raise InvalidArgumentError("group_by", name, f"one of {listed}")
-    return ref
 
 
 # A piece of a path: what stands in double quotes, or anything up to the next dot.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from .._filters import Expr, bind
 from .._filters.tree import In, IsNull, Ref, all_of, any_of
 from .._input.arguments import check_flag, check_tuning, check_words, count_of
-from .._input.selection import Selection, group_key, select_columns, selected_names
+from .._input.selection import Selection, select_columns, selected_names, value_ref
 from .._input.types import Where
 from .._model.arrays import Float32Array
 from .._model.records import Hit
@@ -191,7 +191,9 @@ def prepare(
         include_vector=options.include_vector,
         needs_vector=bool(options.diversity),
     )
-    group = None if options.group_by is None else group_key(schema, options.group_by)
+    group = None
+    if options.group_by is not None:
+        group = value_ref(schema, options.group_by, "group_by", ids=False)
     # What reranks reads the texts, whatever the caller wants to keep of them.
     needed = [] if options.rerank is None else text_fields(schema)
     if group is not None and not group.path:

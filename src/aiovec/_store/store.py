@@ -766,7 +766,7 @@ class VectorStore:
             limit = count_of("limit", limit)
 
         async def counted(engine: Engine, handle: TableHandle) -> dict[Value, int]:
-            ref = value_ref(handle.schema, field, lists=True)
+            ref = value_ref(handle.schema, field, "field", lists=True)
             condition = await self._bind(where, handle.schema)
             counts = await engine.backend.value_counts(handle, ref, condition, limit)
             operation.rows = len(counts)
@@ -785,7 +785,7 @@ class VectorStore:
         """
 
         async def read(engine: Engine, handle: TableHandle) -> tuple[Value, Value] | None:
-            ref = value_ref(handle.schema, field, lists=False)
+            ref = value_ref(handle.schema, field, "field")
             condition = await self._bind(where, handle.schema)
             return await engine.backend.bounds(handle, ref, condition)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,24 +28,14 @@ KEYS = frozenset({"backend", "dim", "server", "embedders"})
 def installed(group: str) -> Mapping[str, metadata.EntryPoint]:
     """Return the entry points of a group, sorted by name.
 
-    Of two with one name, the first on the path wins, as with modules. They are read again after a
-    package was installed or removed, or the path has changed.
+    Of two with one name, the first on the path wins, as with modules.
     """
-    return _entry_points(group, tuple((place, _changed(place)) for place in sys.path))
-
-
-def _changed(place: str) -> int:
-    try:
-        return os.stat(place or ".").st_mtime_ns
-    except OSError:
-        return 0
+    return _entry_points(group, tuple(sys.path))
 
 
 # Opening a store needs them several times, and reading them takes milliseconds: a file per package.
 @lru_cache(maxsize=8)
-def _entry_points(
-    group: str, places: tuple[tuple[str, int], ...]
-) -> Mapping[str, metadata.EntryPoint]:
+def _entry_points(group: str, _path: tuple[str, ...]) -> Mapping[str, metadata.EntryPoint]:
     from importlib import metadata  # a slow import, so not when aiovec is imported
 
     found: dict[str, metadata.EntryPoint] = {}
