@@ -24,7 +24,6 @@ from aiovec import (
     Embed,
     EmbeddingError,
     Schema,
-    StoreClosedError,
     VectorStore,
     sync,
 )
@@ -84,39 +83,6 @@ def imported(toml: Toml, monkeypatch: pytest.MonkeyPatch, embedder: Any, keys: s
     module.embed = embedder  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "their_embedder", module)
     return toml(f'kind = "their_embedder:embed"\n{keys}\n')
-
-
-async def test_a_store_that_is_closed_while_an_embedder_is_imported(
-    tmp_path: Path, toml: Toml, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its first call ends, and asks nothing of the embedder."""
-    (tmp_path / "slow_embedder.py").write_text(
-        "import slow_embedder_gate\nslow_embedder_gate.wait()\n"
-        "def embed(texts):\n"
-        "    slow_embedder_gate.asked.append(texts)\n"
-        "    return [[1.0, 1.0] for _ in texts]\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    importing, go_on = threading.Event(), threading.Event()
-    gate: Any = types.ModuleType("slow_embedder_gate")
-    gate.asked = []
-    gate.wait = lambda: importing.set() or go_on.wait(60)
-    monkeypatch.setitem(sys.modules, "slow_embedder_gate", gate)
-    config = toml('kind = "slow_embedder:embed"\nmodel = "m"\ndim = 2\n')
-    path = tmp_path / "s.db"
-    async with aiovec.connect(path, embedders={"default": Plain()}) as store:
-        await store.create_table("notes", SCHEMA)
-    store = await aiovec.connect(path, config=config)
-    insert = asyncio.ensure_future(store.insert("notes", rows(1)))
-    assert await asyncio.to_thread(importing.wait, 60)
-    closing = asyncio.ensure_future(store.close())
-    for _ in range(3):
-        await asyncio.sleep(0)
-    go_on.set()
-    with pytest.raises(StoreClosedError):
-        await insert
-    await closing
-    assert gate.asked == []
 
 
 # What they answer

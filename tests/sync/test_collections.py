@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,25 +40,6 @@ def only(**fields: Any) -> VectorFilter:
 
 def ids(store: VectorStore, filter_: VectorFilter | None) -> list[str]:
     return [hit["id"] for hit in store.search("notes", [1, 0, 0], limit=100, filter_=filter_)]
-
-
-SIGNATURES = {
-    "__init__": "(self, path)",
-    "ensure_collection": "(self, name, dim, *, model=None)",
-    "upsert": "(self, collection, *, id, vector, payload=None, model=None)",
-    "upsert_batch": "(self, collection, points, *, model=None)",
-    "search": "(self, collection, query_vector, *, limit=5, filter_=None, model=None)",
-    "delete": "(self, collection, ids)",
-    "count": "(self, collection)",
-    "close": "(self)",
-}
-
-
-def test_the_signatures() -> None:
-    for name, signature in SIGNATURES.items():
-        found = inspect.signature(getattr(VectorStore, name))
-        bare = [p.replace(annotation=p.empty) for p in found.parameters.values()]
-        assert str(inspect.Signature(bare)) == signature
 
 
 def test_points_there_and_back(store: VectorStore) -> None:

@@ -1,14 +1,94 @@
-"""The commands, put together."""
+"""The commands, put together with those of other packages.
+
+The entry-point group ``aiovec.commands`` names their ``typer.Typer`` objects. Its module is
+imported when its command, or the list of all commands, is asked for, so it should import little
+itself. One that is broken says so in one line where it is used, and hides nothing else.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
+from .._model.redaction import without_secrets
 from . import advise, demo, doctor, exporting, facts, importing, index, rows, search, upkeep
-from .extensions import Commands
-from .output import settle_streams
+from .output import one_line, say_error, settle_streams
+
+GROUP = "aiovec.commands"
+
+
+class Commands(TyperGroup):
+    """The commands of this package, followed by those of other installed packages."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _quietly():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _quietly():
+            return super().invoke(ctx)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        own = super().list_commands(ctx)
+        return [*own, *(name for name in sorted(_installed()) if name not in own)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        entry_point = _installed().get(cmd_name)
+        return None if entry_point is None else _loaded(entry_point)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """End quietly if nobody reads the output any more, and hide secrets in an error of usage."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit):  # rich makes the second of the first
+        raise typer.Exit from None
+    except Exception as exc:
+        message = getattr(exc, "message", None)
+        if isinstance(message, str) and hasattr(exc, "format_message"):
+            exc.message = without_secrets(message)  # type: ignore[attr-defined]
+        raise
+
+
+def _installed() -> dict[str, metadata.EntryPoint]:
+    # Of two with one name, the first on the path wins, as with modules.
+    return {one.name: one for one in reversed(tuple(metadata.entry_points(group=GROUP)))}
+
+
+def _loaded(entry_point: metadata.EntryPoint) -> Any:
+    try:
+        app = entry_point.load()
+        if not isinstance(app, typer.Typer):
+            raise TypeError(f"it is {type(app).__name__}, not a typer.Typer")
+        command: Any = get_command(app)
+    except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
+        reason = one_line(
+            f"the command {entry_point.name!r} ({entry_point.value}) {type(exc).__name__}: {exc}"
+        )
+        command = TyperCommand(
+            None, callback=partial(_refuse, reason), help=f"Unusable: {reason}",
+            add_help_option=False,
+            context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        )  # fmt: skip
+    command.name = entry_point.name
+    return command
+
+
+def _refuse(reason: str) -> None:
+    say_error(f"{reason}; reinstall the package of this command")
+    raise typer.Exit(1)
+
 
 app = typer.Typer(
     name="aiovec",

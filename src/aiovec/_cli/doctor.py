@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
 
+from .._model.redaction import redacted
 from ..errors import AiovecError, ConfigError
 from .output import emit, one_line
 from .run import failing_clearly
@@ -15,6 +18,13 @@ from .stores import AsJson, Config, Store, origin_of
 
 if TYPE_CHECKING:
     from ..backend.doctor import Finding
+    from ..backend.embedders import EmbedderSettings
+
+_PACKAGES = {
+    "openai": "aiohttp",
+    "fastembed": "fastembed",
+    "sentence-transformers": "sentence_transformers",
+}
 
 
 @failing_clearly
@@ -32,7 +42,6 @@ def doctor(store: Store = None, config: Config = None, json: AsJson = False) -> 
 
 
 def _findings(store: str | None, config: str | None) -> list[Finding]:
-    from .._embed.findings import findings_of_embedders
     from ..backend.doctor import Finding, examine
 
     try:
@@ -45,7 +54,7 @@ def _findings(store: str | None, config: str | None) -> list[Finding]:
         return [*examine(), Finding("configuration", str(exc), ok=False, cure=cure)]
     except AiovecError as exc:
         return [*examine(), Finding("store", str(exc), ok=False, cure="name another store")]
-    return [*examine(location), *findings_of_embedders(embedders)]
+    return [*examine(location), *_of_embedders(embedders)]
 
 
 def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:
@@ -60,3 +69,45 @@ def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:
         yield Text(f"doctor: {wrong} {things} wrong", "bold red")
     else:
         yield Text("doctor: nothing is wrong", "bold green")
+
+
+def _of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator[Finding]:
+    """Yield a finding for each embedder. No text is embedded, and no key is shown."""
+    from ..backend.doctor import Finding
+
+    for name, settings in sorted(embedders.items()):
+        value, cure = _value_and_cure(name, settings)
+        yield Finding(f"embedder {name}", value, ok=cure is None, cure=cure)
+
+
+def _value_and_cure(name: str, settings: EmbedderSettings) -> tuple[str, str | None]:
+    from .._embed.openai import key_name_of
+    from .._embed.registry import made
+
+    try:
+        embedder = made(name, settings)
+    except Exception as exc:  # noqa: BLE001 - an app's module may raise anything when imported
+        cure = f"correct [retrieval.embedders.{name}] in the TOML file, or the module it names"
+        return f"{settings.kind}: {redacted(str(exc))}", cure
+    value = f"{settings.kind}, {embedder.model}, {embedder.dim} dimensions"
+    package = _PACKAGES.get(settings.kind)
+    if package is not None and not _is_installed(package):
+        install = f'pip install "aiovec[{settings.kind}]"'
+        return f"{value}: the package {package} is not installed", install
+    if settings.kind != "openai":
+        return value, None
+    value += f", at {redacted(settings.base_url)}"
+    key = key_name_of(settings)
+    if not key:
+        return f"{value}, without a key", None
+    if os.environ.get(key):
+        return f"{value}, {key} is set", None
+    fault = f"{value}: the environment variable {key} holds no key"
+    return fault, f"set {key}, or name another api_key_env"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # it stands in sys.modules as one that must not be imported
+        return False

@@ -230,7 +230,6 @@ def _loaded(one: Load) -> dict[str, Any]:
         **_facts(one.source),
         "created": one.created,
         "rows": one.rows,
-        "replaced": one.replaced,
         "rejected": one.rejected,
         "reasons": dict(one.reasons.most_common()),
         "dim": schema.dim,
@@ -241,9 +240,8 @@ def _loaded(one: Load) -> dict[str, Any]:
 
 def _line(one: Load) -> str:
     into = f"into the new table {one.table}" if one.created else f"into {one.table}"
-    replaced = f", of which {one.replaced:,} replaced existing rows" if one.replaced else ""
     source = f"{one.source.origin} ({one.source.layout})"
-    return f"imported {counted(one.rows)} from {source} {into}{replaced}"
+    return f"imported {counted(one.rows)} from {source} {into}"
 
 
 def _print_notes(sources: Iterable[ForeignTable]) -> None:

@@ -69,15 +69,8 @@ def names_in(given: list[str] | None) -> list[str] | None:
 
 
 def expanded(path: str) -> Path:
-    """Return the path of a file, with ``~`` expanded. Raises ConfigError if no such user exists."""
-    found = os.path.expanduser(path)
-    if found.startswith("~") and found == path:
-        raise ConfigError(
-            f"{path} starts with the home folder of a user who does not exist; write ./{path} for "
-            "a path in this folder",
-            accepted="a path",
-        )
-    return Path(found)
+    """Return the path of a file, with ``~`` expanded."""
+    return Path(os.path.expanduser(path))
 
 
 def origin_of(store: str | None, config: str | None, *, read_only: bool = False) -> Origin:

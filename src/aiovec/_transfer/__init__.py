@@ -6,9 +6,8 @@ Imports pyarrow, so import it off the event loop. ``load`` and ``save`` read and
 from __future__ import annotations
 
 from .files import schema_in
-from .loading import Load, load
+from .loading import Load, RejectsFile, load
 from .reading import Input, open_input
-from .rejects import RejectsFile
 from .saving import Saved, save
 
 __all__ = ["Input", "Load", "RejectsFile", "Saved", "load", "open_input", "save", "schema_in"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from .._model.schema import Metric, Schema
 from .._store.store import VectorStore
+from ..backend.files import writing_to
 from ..backend.foreign import ForeignTable, Reject
 from ..backend.rows import NewRows
 from ..backend.threads import in_thread
@@ -25,7 +28,6 @@ from ..errors import (
 )
 from .files import reading
 from .reading import Input
-from .rejects import RejectsFile
 from .sifting import CAME_BEFORE, Sifted, sift
 
 # One write of this much: large enough for any backend to be fast, small enough to hold twice.
@@ -41,8 +43,8 @@ class Load:
     """A table to import: where it goes, how, and what became of its rows.
 
     ``schema`` is one that the user gave; ``metric`` and ``model`` apply where the source names
-    none. Each row is imported (``rows``) or listed as a reject (``rejected``); ``replaced`` of the
-    imported ones replaced a row of the same id. ``created`` says that the table is new.
+    none. Each row is imported (``rows``) or listed as a reject (``rejected``). ``created`` says
+    that the table is new.
     """
 
     source: ForeignTable
@@ -54,7 +56,6 @@ class Load:
     seen: Callable[[int], None] = lambda rows: None
     rows: int = 0
     rejected: int = 0
-    replaced: int = 0
     created: bool = False
     reasons: Counter[str] = field(default_factory=Counter)
     _exists: bool = False
@@ -172,7 +173,6 @@ async def _check(store: VectorStore, source: Input, one: Load, rejects: RejectsF
 
 async def _fill(store: VectorStore, source: Input, one: Load, rejects: RejectsFile) -> None:
     """Import one table: the next chunk is read and checked while the last one is written."""
-    before = await store.count(one.table) if one.upsert and one._exists else 0
     read = 0
     async with aclosing(_sifted(source, one)) as sifted:
         async for part in sifted:
@@ -183,9 +183,6 @@ async def _fill(store: VectorStore, source: Input, one: Load, rejects: RejectsFi
             one.seen(read)
     if not one.rejected:
         await _create(store, one)
-    if one.upsert and one._exists:  # as far as nobody else wrote or deleted in the meantime
-        added = await store.count(one.table) - before
-        one.replaced = min(max(0, one.rows - added), one.rows)
 
 
 async def _reject(one: Load, source: Input, part: Sifted, rejects: RejectsFile) -> None:
@@ -240,3 +237,31 @@ async def _write(store: VectorStore, one: Load, part: Sifted) -> Sifted:
             reason = CAME_BEFORE if one.created else _EXISTS
             part = await in_thread(part.without, set(exc.ids), reason)
     return part
+
+
+class RejectsFile:
+    """The list of the latest import, which removes an earlier one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+        self._file: IO[str] | None = None
+
+    def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
+        """List rows of a table; ``place`` is the word for their place in the source."""
+        with writing_to(self.path):
+            for one in rejects:
+                if self._file is None:
+                    # An id of bytes that are no text may hold lone surrogates.
+                    self._file = self.path.open("w", encoding="utf-8", errors="replace")
+                entry = {"table": table, place: one.row, "id": one.id, "reason": one.reason}
+                self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                self.count += 1
+
+    def close(self, done: bool) -> None:
+        """Complete the list. ``done`` says that all rows were read."""
+        with writing_to(self.path):
+            if self._file is not None:
+                self._file.close()
+            elif done:
+                self.path.unlink(missing_ok=True)
