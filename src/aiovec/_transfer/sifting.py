@@ -59,7 +59,7 @@ def sift(chunk: Chunk, schema: Schema, *, last_counts: bool) -> Sifted:
     rows, places, rejects = chunk.rows, chunk.places, list(chunk.rejects)
     if not len(places):
         return Sifted(schema.to_arrow().empty_table(), [], rejects)
-    _check_columns(rows, schema)
+    _check_length(rows, schema)
     try:
         table = to_batch(rows, schema).table
     except _FAULTS:
@@ -89,12 +89,9 @@ def reason_of(error: Exception) -> str:
     return str(error)
 
 
-def _check_columns(rows: Any, schema: Schema) -> None:
-    """Refuse columns of a wrong type as a whole: no row could be imported."""
-    if not isinstance(rows, pa.Table):
-        return
-    to_batch(rows.slice(0, 0), schema)
-    if schema.vector in rows.column_names:
+def _check_length(rows: Any, schema: Schema) -> None:
+    """Refuse a column of vectors of a wrong length as a whole: no row could be imported."""
+    if isinstance(rows, pa.Table) and schema.vector in rows.column_names:
         kind = rows.schema.field(schema.vector).type
         if pa.types.is_fixed_size_list(kind) and kind.list_size != schema.dim:
             raise DimensionMismatchError(schema.dim, kind.list_size)
