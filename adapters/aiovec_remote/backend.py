@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import base64
 import os
-import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import asdict
+from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 
 from aiovec import REMOVE
-from aiovec._http.wire import Message, WireError, exported_batch, found_rows, stored_rows
 from aiovec.backend import (
     Expr,
     Field,
@@ -24,60 +23,51 @@ from aiovec.backend import (
     PayloadPatch,
     Ref,
     Schema,
+    TextClause,
     Value,
     from_matrix,
-    without_vector,
+    path_text,
 )
-from aiovec.backend.context import Kept, WriteKey, write_key
 from aiovec.backend.contract import (
     Backend,
     Columns,
     Found,
     IndexInfo,
     Order,
+    StaleTableError,
     StoredRows,
     TableHandle,
     TableStats,
     TextQuery,
+    Tuning,
     VectorQuery,
 )
 from aiovec.backend.limits import Place, current_deadline, write_gate
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import FORKED, hop
 from aiovec.backend.weight import weight
-from aiovec.errors import (
-    AiovecError,
-    ConfigError,
-    OutcomeUnknownError,
-    StoreBusyError,
-    StoreClosedError,
-    UnsupportedError,
-)
+from aiovec.errors import AiovecError, StoreClosedError, UnsupportedError
 
-from . import answers
-from .client import Client
-from .refusals import StaleRepeatError
+from .client import Answer, Client, Request
+from .codec import WireError, exported_batch, found_rows, stored_rows, values_read
 from .settings import RemoteSettings
 
 _T = TypeVar("_T")
 
 # Writing calls that check or send their rows at once, in 64 MiB together.
 _WRITES_AT_ONCE = 1024
-# States of a table that one write is asked for.
-_MOST_STATES = 5
-# Errors of a repeat that did not come as far as the store.
-_UNASKED = (AiovecError, ConfigError, StoreBusyError, StoreClosedError)
-_OF_SCHEMAS = frozenset(
-    ("add_field", "create_field_index", "drop_field", "drop_field_index", "rename_field")
-)
-# Writing a filter and its kind of search takes as long as so many values.
+# Writing a filter as text takes as long as so many values.
 _EFFORT_OF_A_FILTER = 20
+# The server would count the rows of each table.
+_UNCOUNTED = {"rows": "false"}
 
 
 class RemoteBackend(Backend):
     """The tables of an aiovec server."""
 
     name: ClassVar[str] = "remote"
+    abilities = frozenset({"read-only"})
+    """That of its own, and those of the server's store once it is open."""
 
     def __init__(self, url: str, settings: RemoteSettings) -> None:
         self._client = Client(url, settings)
@@ -85,8 +75,7 @@ class RemoteBackend(Backend):
         self.busy_timeout = settings.busy_timeout
         self.searches_at_once = settings.connections
         self._process = os.getpid()
-        self._served = answers.Served()
-        self._mark = ""
+        self._served = ""
 
     @property
     def target(self) -> str:
@@ -99,62 +88,73 @@ class RemoteBackend(Backend):
 
     async def _look(self, *, tries: bool) -> None:
         """Ask which store the server serves, and what that is able to do."""
-        answer = await self._client.ask("open", Message(), tries=tries)
-        self._served = await self._read(answers.served_in, answer)
-        self._mark = self._client.store_mark
-        self._client.repeats_writes = self.supports("once")
+        answer = await self._client.ask(Request("GET", "/store"), tries=tries)
+
+        def read(told: Any) -> tuple[str, frozenset[str]]:
+            return str(told["backend"]), frozenset([*told["abilities"], "read-only"])
+
+        self._served, self.abilities = await self._read(read, answer)
 
     async def close(self) -> None:
         if os.getpid() == self._process:
             await self._client.close()
 
     async def ping(self) -> None:
-        await self._ask(answers.nothing, "ping", {})
-
-    def supports(self, ability: str) -> bool:
-        return ability == "read-only" or ability in self._served.abilities
+        self._check_process()
+        await self._look(tries=True)
 
     # Tables
 
     async def tables(self) -> list[str]:
-        return await self._ask(answers.names_in, "tables", {})
+        def read(told: Any) -> list[str]:
+            return [table["name"] for table in told["tables"]]
+
+        return await self._ask(read, "GET", "/tables", query=_UNCOUNTED)
 
     async def open_table(self, name: str) -> TableHandle:
-        return await self._ask(
-            lambda answer: answers.handle_in(answer, name), "open_table", {"table": name}
-        )
+        self._check_process()
+        request = Request("GET", f"/tables/{name}", _UNCOUNTED)
+        answer = await self._client.ask(request)
+
+        def read(told: Any) -> TableHandle:
+            return TableHandle(name, Schema.from_json(told["schema"]), answer.state)
+
+        return await self._read(read, answer)
 
     async def create_table(self, name: str, schema: Schema) -> None:
-        await self._write(
-            answers.nothing, "create_table", {"table": name, "schema": schema.to_json()}
-        )
+        body = {"name": name, "schema": schema.to_dict()}
+        await self._write(_nothing, "create_table", "POST", "/tables", body=body)
 
     async def rename_table(self, old: str, new: str) -> None:
-        await self._write(answers.nothing, "rename_table", {"table": old, "new": new}, long=True)
+        path, body = f"/tables/{old}/rename", {"name": new}
+        await self._write(_nothing, "rename_table", "POST", path, body=body, long=True)
 
     async def drop_table(self, name: str) -> None:
-        await self._write(answers.nothing, "drop_table", {"table": name}, long=True)
+        path, query = f"/tables/{name}", {"confirm": name}
+        await self._write(_nothing, "drop_table", "DELETE", path, query=query, long=True)
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        facts = {"name": name, "field": field.to_dict()}
-        await self._write(answers.nothing, "add_field", facts, on=table, long=True)
+        body = {"name": name, "field": field.to_dict()}
+        await self._alter("add_field", table, "POST", "/fields", body=body)
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        facts = {"field": field, "kind": kind}
-        await self._write(answers.nothing, "create_field_index", facts, on=table, long=True)
+        path, body = f"/fields/{field}/index", {"kind": kind}
+        await self._alter("create_field_index", table, "PUT", path, body=body)
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
-        facts = {"field": field, "kind": kind}
-        await self._write(answers.nothing, "drop_field_index", facts, on=table, long=True)
+        query = {} if kind is None else {"kind": kind}
+        path = f"/fields/{field}/index"
+        await self._alter("drop_field_index", table, "DELETE", path, query=query)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
-        await self._write(answers.nothing, "drop_field", {"field": field}, on=table, long=True)
+        query = {"confirm": field}
+        await self._alter("drop_field", table, "DELETE", f"/fields/{field}", query=query)
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        facts = {"field": old, "new": new}
-        await self._write(answers.nothing, "rename_field", facts, on=table, long=True)
+        path, body = f"/fields/{old}/rename", {"name": new}
+        await self._alter("rename_field", table, "POST", path, body=body)
 
     # Writing
 
@@ -164,11 +164,14 @@ class RemoteBackend(Backend):
     async def insert(
         self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
     ) -> int:
-        facts = {"skipExisting": skip_existing}
-        return await self._write(answers.count_in, "insert", facts, rows.table, on=table)
+        query = {"onConflict": "skip"} if skip_existing else {}
+        return await self._change(
+            "insert", table, "/records", "count", query=query, rows=rows.table
+        )
 
     async def upsert(self, table: TableHandle, rows: NewRows) -> None:
-        await self._write(answers.count_in, "upsert", {}, rows.table, on=table)
+        query = {"mode": "upsert"}
+        await self._change("upsert", table, "/records", "count", query=query, rows=rows.table)
 
     async def update(
         self,
@@ -180,44 +183,36 @@ class RemoteBackend(Backend):
         where: Expr | None,
         vector: Float32Array | None = None,
     ) -> int:
-        rows = None
-        if vector is not None:
-            matrix = vector.reshape(1, -1)
-            column = from_matrix(matrix, without_vector(matrix))
-            rows = pa.table({table.schema.vector: column})
-        # As a text, in which no object of the user's is taken for one of the protocol's.
-        changes = [
-            [list(path)] if value is REMOVE else [list(path), value]
-            for path, value in payload.changes
-        ]
-        facts = {
-            "values": dict(values),
-            "payload": await hop(weight(changes), json.dumps, changes),
-            "ids": None if ids is None else list(ids), "where": await _text(where),
-        }  # fmt: skip
-        return await self._write(answers.count_in, "update", facts, rows, on=table)
+        changes = {path_text(path): value for path, value in payload.changes}
+        removed = [name for name, value in changes.items() if value is REMOVE]
+        set_ = {name: value for name, value in changes.items() if value is not REMOVE}
+        body = {"set": {**values, **set_}, "remove": removed, "filter": await _text(where)}
+        # Of NaN where the rows shall have none, as the server knows by the text.
+        if vector is not None and not np.isnan(vector[0]):
+            body["vector"] = vector.tolist()
+        return await self._change(
+            "update", table, "/update", "updated", body=body, rows=_ids_table(ids)
+        )
 
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
-        rows = pa.table({table.schema.vector: from_matrix(vectors)})
-        facts = {"ids": list(ids)}
-        return await self._write(answers.count_in, "set_vectors", facts, rows, on=table)
+        rows = pa.table({"ids": pa.array(ids, pa.utf8()), "vectors": from_matrix(vectors)})
+        return await self._change("set_vectors", table, "/set_vectors", "updated", rows=rows)
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
-        facts = {"ids": None if ids is None else list(ids), "where": await _text(where)}
-        return await self._write(answers.count_in, "delete", facts, on=table)
-
-    async def kept(self, key: WriteKey) -> Kept | None:
-        return await self._ask(answers.kept_in, "kept", {"key": _key(key)})
+        body = {"filter": await _text(where)}
+        return await self._change(
+            "delete", table, "/delete", "deleted", body=body, rows=_ids_table(ids)
+        )
 
     # Reading
 
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
-        facts = {**_of(table), "ids": list(ids), "columns": _columns(columns)}
-        return await self._ask(_rows(table, columns), "get", facts)
+        body = _selection(table.schema, columns)
+        return await self._on(table, _rows(table, columns), "/get", body=body, rows=_ids_table(ids))
 
     async def find(
         self,
@@ -229,35 +224,53 @@ class RemoteBackend(Backend):
         offset: int,
         columns: Columns,
     ) -> StoredRows:
-        facts = {
-            **_of(table), "where": await _text(where), "limit": limit, "offset": offset,
-            "orderBy": [[_name_of(order.ref), order.descending] for order in order_by],
-            "columns": _columns(columns),
+        orders = [("-" if order.descending else "") + _name_of(order.ref) for order in order_by]
+        if orders[-1:] == ["id"]:  # as the server sorts by itself
+            orders.pop()
+        body = {
+            "filter": await _text(where), "orderBy": orders, "limit": limit, "offset": offset,
+            **_selection(table.schema, columns),
         }  # fmt: skip
-        return await self._ask(_rows(table, columns), "find", facts)
+        return await self._on(table, _rows(table, columns), "/find", body=body)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        if not queries:
-            return []
-        columns = queries[0].columns
+        found = []
+        for alike in _alike(queries):
+            found += await self._search(table, alike)
+        return found
+
+    async def _search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        """Search for queries that differ in their filters at most."""
+        first = queries[0]
         wheres = {id(query.where): query.where for query in queries}
-        effort = weight([query.vector for query in queries])
-        effort += sum(map(_effort_of, wheres.values()))
-        asked, rows = await hop(effort, _asked, table.schema.vector, queries)
-        facts = {**_of(table), "columns": _columns(columns), **asked}
-        read = _found(table, columns, len(queries))
-        return await self._ask(read, "search", facts, rows)
+        texts = {key: await _text(where) for key, where in wheres.items()}
+        filters = [texts[id(query.where)] for query in queries]
+        matrix = np.stack([query.vector for query in queries])
+        body = {
+            "topK": first.limit, "exact": first.exact, "tuning": _tuning(first.tuning),
+            "filter": filters[0] if len(wheres) == 1 else filters,
+            **_selection(table.schema, first.columns),
+        }  # fmt: skip
+        read = partial(
+            found_rows, schema=table.schema, columns=first.columns, queries=len(queries),
+            measure="_distance",
+        )  # fmt: skip
+        rows = pa.Table.from_arrays([from_matrix(matrix)], ["vectors"])
+        return await self._on(table, read, "/search_many", body=body, rows=rows)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
         self._need("text")
-        facts = {
-            **_of(table), "where": await _text(query.where), "limit": query.limit,
-            "any": query.any, "columns": _columns(query.columns),
-            "highlight": None if query.highlight is None else list(query.highlight),
-            "clauses": [[one.text, one.field, one.prefix, one.excluded] for one in query.clauses],
+        marks = query.highlight
+        body = {
+            "query": " ".join(map(_words, query.clauses)), "any": query.any, "topK": query.limit,
+            "filter": await _text(query.where),
+            "highlight": False if marks is None else list(marks),
+            **_selection(table.schema, query.columns),
         }  # fmt: skip
-        read = _found(table, query.columns, 1)
-        return (await self._ask(read, "search_text", facts))[0]
+        read = partial(
+            found_rows, schema=table.schema, columns=query.columns, queries=1, measure="_score"
+        )
+        return (await self._on(table, read, "/search_text", body=body))[0]
 
     async def export(
         self,
@@ -269,67 +282,108 @@ class RemoteBackend(Backend):
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         self._check_process()
-        facts = {
-            **_of(table), "where": await _text(where), "columns": _columns(columns),
-            "after": None if after is None else after.hex(), "batchSize": batch_size,
+        body = {
+            "filter": await _text(where), "select": _select(table.schema, columns),
+            "after": None if after is None else base64.urlsafe_b64encode(after).decode(),
+            "batchSize": batch_size,
         }  # fmt: skip
-        parts = self._client.stream(Message(facts))
-        async with aclosing(parts):
-            async for part in parts:
-                read = partial(exported_batch, schema=table.schema, columns=columns)
-                yield await self._read(read, part)
+        path = f"/tables/{table.name}/export"
+        request = Request("POST", path, body=body, state=str(table.token))
+        batches = self._client.stream(request)
+        async with aclosing(batches):
+            async for head, data in batches:
+                try:
+                    yield await hop(weight(data), exported_batch, head, data)
+                except WireError as exc:
+                    raise self._client.unreadable(exc) from exc
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
-        facts = {**_of(table), "where": await _text(where)}
-        return await self._ask(answers.count_in, "count", facts)
+        body = {"filter": await _text(where)}
+        return await self._on(table, lambda told: int(told["count"]), "/count", body=body)
 
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> Sequence[tuple[Value, int]]:
-        facts = {
-            **_of(table), "field": _name_of(ref), "where": await _text(where), "limit": limit
-        }  # fmt: skip
-        return await self._ask(answers.counts_in, "value_counts", facts)
+        field = None if ref.path else table.schema.fields.get(ref.name)
+
+        def read(told: Any) -> list[tuple[Value, int]]:
+            values = values_read([one["value"] for one in told["values"]], field)
+            return list(zip(values, (one["count"] for one in told["values"]), strict=True))
+
+        body = {"field": _name_of(ref), "filter": await _text(where), "limit": limit}
+        return await self._on(table, read, "/distinct", body=body)
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
-        facts = {**_of(table), "field": _name_of(ref), "where": await _text(where)}
-        return await self._ask(answers.bounds_in, "bounds", facts)
+        field = None if ref.path else table.schema.fields.get(ref.name)
+
+        def read(told: Any) -> tuple[Value, Value] | None:
+            if told["min"] is None:
+                return None
+            least, greatest = values_read([told["min"], told["max"]], field)
+            return least, greatest
+
+        body = {"field": _name_of(ref), "filter": await _text(where)}
+        return await self._on(table, read, "/bounds", body=body)
 
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
-        def read(answer: Message) -> TableStats:
-            return answers.stats_in(answer, self.name)
+        def read(told: Any) -> TableStats:
+            last = told["lastOptimize"]
+            return TableStats(
+                table.name, self.name, told["rows"], told["bytes"], told["index"],
+                told["unindexedRows"], told["scanMemory"],
+                None if last is None else datetime.fromisoformat(last),
+                {"server_backend": told["backend"], **told["details"]},
+            )  # fmt: skip
 
-        return await self._ask(read, "stats", _of(table), long=True)
+        return await self._on(table, read, "/stats", method="GET", long=True)
 
     async def optimize(self, table: TableHandle) -> None:
-        await self._write(answers.nothing, "optimize", {}, on=table, long=True)
+        await self._alter("optimize", table, "POST", "/optimize")
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
         self._need("indexes")
-        facts = {"kind": kind, "wait": wait, "options": dict(options)}
-        await self._write(answers.nothing, "create_index", facts, on=table, long=True)
+        named = {_camel(name): value for name, value in options.items()}
+        body = {"kind": kind, "wait": wait, **named}
+        await self._alter("create_index", table, "POST", "/indexes", body=body)
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
         self._need("indexes")
-        return await self._ask(answers.indexes_in, "indexes", _of(table))
+
+        def read(told: Any) -> list[IndexInfo]:
+            return [
+                IndexInfo(
+                    one["name"], one["kind"], one["column"], one["parameters"],
+                    one["rowsIndexed"], one["rowsUnindexed"], one["recall"],
+                )
+                for one in told["indexes"]
+            ]  # fmt: skip
+
+        return await self._on(table, read, "/indexes", method="GET")
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
         self._need("indexes")
-        await self._write(answers.nothing, "drop_index", {"name": name}, on=table, long=True)
+        await self._alter("drop_index", table, "DELETE", f"/indexes/{quote(name, safe='')}")
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         self._need("snapshots")
-        return await self._ask(answers.versions_in, "versions", _of(table))
+
+        def read(told: Any) -> list[Mapping[str, Any]]:
+            for one in told["versions"]:
+                one["timestamp"] = datetime.fromisoformat(one["timestamp"])
+            return list(told["versions"])
+
+        return await self._on(table, read, "/versions", method="GET")
 
     async def restore(self, table: TableHandle, version: int) -> None:
         self._need("snapshots")
-        await self._write(answers.nothing, "restore", {"version": version}, on=table, long=True)
+        body = {"version": version}
+        await self._alter("restore", table, "POST", "/versions/restore", body=body)
 
     # Inside
 
@@ -337,146 +391,135 @@ class RemoteBackend(Backend):
         if os.getpid() != self._process:
             raise StoreClosedError(self.target, FORKED)
 
-    async def _ask(
-        self,
-        read: Callable[[Message], _T],
-        call: str,
-        facts: Mapping[str, Any],
-        rows: pa.Table | None = None,
-        *,
-        long: bool = False,
-        key: str | None = None,
-        retried: bool = False,
-    ) -> _T:
-        """Return what ``read`` finds in the answer. With a ``key`` it is a write."""
+    async def _ask(self, read: Callable[[Any], _T], method: str, path: str, **options: Any) -> _T:
+        """Return what ``read`` finds in the answer."""
         self._check_process()
-        if self._client.store_mark != self._mark:
+        request = Request(method, path, **options)
+        try:
+            answer = await self._client.ask(request)
+        except StaleTableError:  # a cut-over may have led the server to another store
             await self._look(tries=True)
-        message = Message(facts, rows)
-        answer = await self._client.ask(call, message, key=key, long=long, retried=retried)
-        return await self._read(read, answer, writes=key is not None)
+            raise
+        return await self._read(read, answer, writes=request.writes)
 
-    async def _read(
-        self, read: Callable[[Message], _T], answer: Message, *, writes: bool = False
-    ) -> _T:
+    async def _read(self, read: Callable[[Any], _T], answer: Answer, *, writes: bool = False) -> _T:
         """Return what ``read`` finds in an answer; an error in words where it is another one."""
         try:
-            return await hop(weight(answer), read, answer)
-        except (WireError, AiovecError, LookupError, TypeError, ValueError, AttributeError) as exc:
+            return await hop(weight(answer.value), read, answer.value)
+        except (AiovecError, LookupError, TypeError, ValueError, AttributeError) as exc:
             raise self._client.unreadable(exc, writes=writes) from exc
 
+    async def _on(
+        self, table: TableHandle, read: Callable[[Any], _T], path: str, *, method: str = "POST",
+        **options: Any,
+    ) -> _T:  # fmt: skip
+        """Read from a table in the state that its handle says."""
+        path = f"/tables/{table.name}{path}"
+        return await self._ask(read, method, path, state=str(table.token), **options)
+
     async def _write(
-        self,
-        read: Callable[[Message], _T],
-        call: str,
-        facts: Mapping[str, Any],
-        rows: pa.Table | None = None,
-        *,
-        on: TableHandle | None = None,
-        long: bool = False,
+        self, read: Callable[[Any], _T], call: str, method: str, path: str, **options: Any
     ) -> _T:
-        """Write, ``on`` a table in the state that its handle says."""
         if self.read_only:
             raise UnsupportedError(call, self.name, f"{self.target} was opened with read_only=True")
-        if (given := write_key()) is not None:  # this store's own caller repeats the write
-            facts = {**facts, "key": _key(given)}
-        ask = partial(self._ask, read, call, rows=rows, long=long)
-        if on is None:
-            return await ask(facts, key=uuid.uuid4().hex)
-        state = on
-        for number in range(_MOST_STATES):
-            # A new key each time: with another state it is another request.
-            key = uuid.uuid4().hex
-            try:
-                return await ask({**facts, **_of(state)}, key=key, retried=number > 0)
-            except StaleRepeatError:
-                state = await self._opened_again(on, call)
-            except AiovecError as exc:
-                if number and type(exc) in _UNASKED:
-                    raise OutcomeUnknownError(self.target, str(exc)) from exc
-                raise
-        reason = f"the table {on.name!r} is being altered all the time"
-        raise OutcomeUnknownError(self.target, reason)
+        return await self._ask(read, method, path, writes=True, **options)
 
-    async def _opened_again(self, table: TableHandle, call: str) -> TableHandle:
-        """Return the table in the state that a write which may have been done is repeated for.
+    async def _alter(
+        self, call: str, table: TableHandle, method: str, path: str, **options: Any
+    ) -> None:
+        """Make a change that takes long, of a table in the state that its handle says."""
+        path = f"/tables/{table.name}{path}"
+        state = str(table.token)
+        await self._write(_nothing, call, method, path, state=state, long=True, **options)
 
-        A cut-over has led the server to another store, which cannot know the key of the write.
-        There the rows tell whether it was done, or the schema.
-        """
-        try:
-            found = await self.open_table(table.name)
-        except AiovecError as exc:
-            raise OutcomeUnknownError(self.target, str(exc)) from exc
-        if found.schema != table.schema and call not in _OF_SCHEMAS:
-            reason = f"the table {table.name!r} was altered before the call could be repeated"
-            raise OutcomeUnknownError(self.target, reason)
-        return found
+    async def _change(
+        self, call: str, table: TableHandle, path: str, counted: str, **options: Any
+    ) -> int:
+        """Change rows, and return how many those were."""
+        path = f"/tables/{table.name}{path}"
+        return await self._write(
+            lambda told: int(told[counted]), call, "POST", path, state=str(table.token), **options
+        )
 
     def _need(self, ability: str) -> None:
         if not self.supports(ability):
-            hint = f"the server at {self.target} serves a store of {self._served.backend}"
+            hint = f"the server at {self.target} serves a store of {self._served}"
             raise UnsupportedError(ability, self.name, hint)
 
 
-def _rows(table: TableHandle, columns: Columns) -> Callable[[Message], StoredRows]:
-    return lambda answer: stored_rows(answer.rows, table.schema, columns)
+def _nothing(_: Any) -> None:
+    """Read an answer of which the call returns nothing."""
 
 
-def _found(table: TableHandle, columns: Columns, queries: int) -> Callable[[Message], list[Found]]:
-    return lambda answer: found_rows(answer, table.schema, columns, queries)
+def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], StoredRows]:
+    return partial(stored_rows, schema=table.schema, columns=columns)
 
 
-def _key(key: WriteKey) -> dict[str, str]:
-    return {"name": key.name, "digest": key.digest.hex()}
+def _ids_table(ids: Sequence[str] | None) -> pa.Table | None:
+    if ids is None:
+        return None
+    return pa.Table.from_arrays([pa.array(ids, pa.utf8())], ["ids"])
 
 
-def _of(table: TableHandle) -> dict[str, Any]:
-    return {"table": table.name, "state": table.token}
+def _select(schema: Schema, columns: Columns) -> list[str]:
+    select = list(columns.fields)
+    if columns.payload:
+        select.append("payload")
+    if columns.vector:
+        select.append(schema.vector)
+    return select
 
 
-def _columns(columns: Columns) -> dict[str, Any]:
-    return {"fields": columns.fields, "payload": columns.payload, "vector": columns.vector}
+def _selection(schema: Schema, columns: Columns) -> dict[str, Any]:
+    select = _select(schema, columns)
+    if columns.payload:
+        # Keys of the names of fields that are not read, which the server would leave out.
+        hidden = (name for name in schema.fields if name not in columns.fields)
+        select += [path_text((name,)) for name in hidden]
+    return {"select": select, "includeVector": columns.vector}
 
 
-def _effort_of(where: Expr | None) -> int:
-    """Return how many values it takes to write a filter as text, for ``hop``."""
-    return 0 if where is None else _EFFORT_OF_A_FILTER + 4 * where.literals
+def _alike(queries: Sequence[VectorQuery]) -> list[list[VectorQuery]]:
+    """Return the queries in parts, in each of which they differ in vectors and filters alone."""
+    parts: list[list[VectorQuery]] = []
+    for query in queries:
+        kind = (query.limit, query.exact, query.tuning, query.columns)
+        if parts:
+            last = parts[-1][0]
+            if kind == (last.limit, last.exact, last.tuning, last.columns):
+                parts[-1].append(query)
+                continue
+        parts.append([query])
+    return parts
+
+
+def _tuning(tuning: Tuning | None) -> dict[str, Any] | None:
+    if tuning is None:
+        return None
+    names = ("nprobes", "ef", "refine", "recall", "dims", "oversample")
+    given = {name: getattr(tuning, name) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 async def _text(where: Expr | None) -> str | None:
-    return None if where is None else await hop(_effort_of(where), str, where)
+    if where is None:
+        return None
+    return await hop(_EFFORT_OF_A_FILTER + 4 * where.literals, str, where)
 
 
-def _name_of(ref: Ref) -> list[str]:
-    return [ref.name, *ref.path]
+def _words(clause: TextClause) -> str:
+    """Return a clause as a user types it."""
+    text = f"{clause.text}*" if clause.prefix else clause.text
+    if not clause.prefix and not clause.text.isalnum():
+        text = f'"{clause.text}"'
+    field = "" if clause.field is None else f"{clause.field}:"
+    return f"{'-' if clause.excluded else ''}{field}{text}"
 
 
-def _asked(vector: str, queries: Sequence[VectorQuery]) -> tuple[dict[str, Any], pa.Table]:
-    """Return the kinds of search, the place of each query's kind among them, and the vectors.
-
-    Queries of one call share their filter, or a few of them.
-    """
-    texts: dict[int, str | None] = {}
-    kinds: dict[Any, int] = {}
-    listed: list[dict[str, Any]] = []
-    which = []
-    for query in queries:
-        where = query.where
-        key = (query.limit, id(where), query.exact, query.tuning)
-        if key not in kinds:
-            if id(where) not in texts:
-                texts[id(where)] = None if where is None else str(where)
-            kinds[key] = len(listed)
-            tuning = None if query.tuning is None else asdict(query.tuning)
-            listed.append({
-                "limit": query.limit, "where": texts[id(where)], "exact": query.exact,
-                "tuning": tuning,
-            })  # fmt: skip
-        which.append(kinds[key])
-    return {"kinds": listed, "which": which}, _queries_table(vector, queries)
+def _name_of(ref: Ref) -> str:
+    return path_text(ref.path) if ref.path else ref.name
 
 
-def _queries_table(vector: str, queries: Sequence[VectorQuery]) -> pa.Table:
-    matrix = np.stack([query.vector for query in queries])
-    return pa.Table.from_arrays([from_matrix(matrix)], [vector])
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))

@@ -7,28 +7,16 @@ import contextlib
 import random
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
+import pyarrow as pa
 
-from aiovec._http.problems import error_of
-from aiovec._http.wire import (
-    ARROW,
-    BATCH_FRAME,
-    FAILED_FRAME,
-    FRAME_HEAD,
-    JSON,
-    PROTOCOL,
-    PROTOCOL_HEADER,
-    STORE_HEADER,
-    Message,
-    WireError,
-    frame_of,
-    pack,
-    unpack,
-)
 from aiovec.backend import redacted
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.limits import Gate, current_deadline
@@ -43,19 +31,18 @@ from aiovec.errors import (
 )
 
 from .autostart import Autostart
-from .connections import new_session
-from .refusals import (
-    LONGEST_PROBLEM,
-    LateError,
-    LostError,
-    RefusedError,
-    StaleRepeatError,
-    TooLargeError,
-    json_object,
-    not_a_server,
-    read_body,
-    refuse,
+from .codec import (
+    ARROW,
+    HEAD,
+    JSON,
+    WireError,
+    decode,
+    encode,
+    message_length,
+    metadata_length,
 )
+from .connections import new_session
+from .refusals import NoAnswerError, not_a_server, read_body, refuse
 from .settings import SCHEME, RemoteSettings
 
 # Seconds before another try: the first wait, and the longest. A server may ask for others.
@@ -67,7 +54,32 @@ _PART = 256 * 1024
 # Bytes of an answer that are read, at most: of rows, which may be many, and of a write's outcome.
 _LARGEST_ANSWER, _LARGEST_OUTCOME = 1024**3, 1024**2
 _OURS = frozenset({JSON, ARROW})
+_DONE = frozenset({200, 201, 204})
 _KEY = re.compile(r"[!-~]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request; its ``body`` is the JSON object, of which ``rows`` are the long lists."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
+    rows: pa.Table | None = None
+    state: str | None = None
+    """The state that the table must have."""
+    writes: bool = False
+    long: bool = False
+    """It may take any time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    value: Any
+    """JSON, rows, or None."""
+    state: str = ""
+    """The state of the table that the answer describes."""
 
 
 class Client:
@@ -80,105 +92,85 @@ class Client:
         if url.startswith(f"{SCHEME}://"):
             self._autostart = Autostart(Path(url.removeprefix(f"{SCHEME}://")))
         self.settings = settings
-        self._headers = {PROTOCOL_HEADER: PROTOCOL}
+        self._headers = {"Accept": f"{ARROW}, {JSON};q=0.9"}
         if key := _key_of(settings):
             self._headers["Authorization"] = f"Bearer {key}"
         self._sessions: dict[str | None, aiohttp.ClientSession] = {}
         self._turns = Gate("too many calls are under way", calls=settings.connections)
-        self._writes = _Count()
+        self._writes: set[asyncio.Future[None]] = set()
         self._closed = False
-        self.repeats_writes = False
-        """True if the server's store does a write with a key once, however often it is asked."""
-        self.store_mark = ""
-        """Of the newest answer: which store the server serves."""
 
     # Calls
 
-    async def ask(
-        self, call: str, message: Message, *,
-        key: str | None = None, long: bool = False, tries: bool = True,
-        retried: bool = False,
-    ) -> Message:  # fmt: skip
-        """Return the answer to a call that reads; to one that writes, under its key.
+    async def ask(self, request: Request, *, tries: bool = True) -> Answer:
+        """Return the answer to a request. A write gets a key, under which it is done once.
 
-        ``long`` calls may take any time. Without ``tries`` a server that cannot be reached is an
-        error at once. ``retried`` says of a write that it may have been done by an earlier call.
+        Without ``tries`` a server that cannot be reached is an error at once.
         """
         self.check_open()
-        kind, body = await hop(weight(message), pack, message)
-        made = _Tries(self, writes=key is not None, once=not tries, may_be_done=retried)
+        kind, body = await hop(
+            weight(request.body, request.rows), encode, request.body, request.rows
+        )
+        made = _Tries(self, writes=request.writes, once=not tries)
         async with self._turns.enter(made.deadline):
             self.check_open()
-            if key is None:
-                return await self._answered(call, kind, body, None, made, long=long)
-            with self._writes:
-                try:
-                    return await self._answered(call, kind, body, key, made, long=long)
-                except asyncio.CancelledError:
-                    await to_its_end(self._revoke(key))
-                    raise
+            if not request.writes:
+                return await self._answered(request, kind, body, None, made)
+            key = uuid.uuid4().hex
+            ended = asyncio.get_running_loop().create_future()
+            self._writes.add(ended)
+            try:
+                return await self._answered(request, kind, body, key, made)
+            except asyncio.CancelledError:
+                await to_its_end(self._revoke(key))
+                raise
+            finally:
+                self._writes.discard(ended)
+                ended.set_result(None)
 
     async def _answered(
-        self, call: str, kind: str, body: memoryview, key: str | None, tries: _Tries, *, long: bool
-    ) -> Message:
+        self, request: Request, kind: str, body: memoryview, key: str | None, tries: _Tries
+    ) -> Answer:
         while True:
             try:
-                return await self._try(call, kind, body, key, long=long, retried=tries.may_be_done)
-            except (RefusedError, LostError) as exc:
+                return await self._try(request, kind, body, key, retried=tries.may_be_done)
+            except NoAnswerError as exc:
                 await tries.wait_after(exc)
             except StaleTableError:
                 if tries.may_be_done:
-                    raise StaleRepeatError from None
+                    reason = "the table was altered before the call could be repeated"
+                    raise OutcomeUnknownError(self.target, reason) from None
                 raise
-            except LateError as exc:
-                if key is not None:
-                    raise OutcomeUnknownError(self.target, str(exc)) from exc
-                raise tries.deadline.error(str(exc)) from exc
             except AiovecError as exc:
                 # Who refuses the repeat for no reason of a store's knows nothing of the lost try.
                 if tries.may_be_done and type(exc) in (AiovecError, ConfigError):
                     raise OutcomeUnknownError(self.target, str(exc)) from exc
                 raise
 
-    def lost(self, exc: LostError) -> AiovecError:
-        """Return the error for a call that had no answer, and changed nothing."""
-        if exc.sent:
-            return AiovecError(f"the server at {self.target} did not answer: {exc}")
-        return AiovecError(
-            f"no server answers at {self.target}: {exc}; is it running? (aiovec serve)"
-        )
-
     async def _try(
         self,
-        call: str,
+        request: Request,
         kind: str,
         body: memoryview,
         key: str | None,
         *,
-        long: bool,
         retried: bool = False,
-    ) -> Message:
-        async with self._response(call, kind, body, key, long=long, retried=retried) as response:
-            if response.status != 200:
+    ) -> Answer:
+        async with self._response(request, kind, body, key, retried=retried) as response:
+            if response.status not in _DONE:
                 await self._refuse(response, len(body), writes=key is not None)
-            content_type = response.headers.get("Content-Type", "")
-            if key is None and response.content_type not in _OURS:
-                raise not_a_server(self.target, f"it answers with {response.content_type}")
-            try:
-                data = await read_body(
-                    response, _LARGEST_ANSWER if key is None else _LARGEST_OUTCOME
-                )
-            except TooLargeError as exc:
-                if key is not None:
-                    raise OutcomeUnknownError(self.target, str(exc)) from exc
-                raise AiovecError(
-                    f"{exc}, from {self.target}; ask for fewer rows or fields at once, or export"
-                ) from exc
-        self.store_mark = response.headers.get(STORE_HEADER, "")[:100]
+            content_type = response.content_type if response.status != 204 else ""
+            if key is None and content_type and content_type not in _OURS:
+                raise not_a_server(self.target, f"it answers with {content_type}")
+            most = _LARGEST_ANSWER if key is None else _LARGEST_OUTCOME
+            data = await read_body(response, most)
+        if not content_type:
+            return Answer(None)
         try:
-            return await hop(weight(data), unpack, content_type, data)
+            value = await hop(weight(data), decode, content_type, data)
         except WireError as exc:
             raise self.unreadable(exc, writes=key is not None) from exc
+        return Answer(value, response.headers.get("ETag", "").strip('"'))
 
     def unreadable(self, exc: Exception, *, writes: bool = False) -> AiovecError:
         """Return the error for an answer that does not fit the call."""
@@ -206,36 +198,43 @@ class Client:
 
     async def _refuse(self, response: aiohttp.ClientResponse, size: int, *, writes: bool) -> None:
         if response.status == 401 and self._autostart is not None:
-            raise LostError("another server has taken the place of the one", sent=False)
+            raise NoAnswerError(
+                "another server has taken the place of the one", "reachable", sent=False
+            )
         await refuse(response, self.target, size, writes=writes)
 
     @contextlib.asynccontextmanager
     async def _response(
         self,
-        call: str,
+        request: Request,
         kind: str,
         body: memoryview,
         key: str | None,
         *,
-        long: bool,
         retried: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         session, url, key_header = await self._place()
-        headers = {**self._headers, **key_header, "Content-Type": kind}
+        headers = {**self._headers, **key_header}
+        if kind:
+            headers["Content-Type"] = kind
+        if request.state is not None:
+            headers["If-Match"] = f'"{request.state}"'
         if key is not None:
             headers["Idempotency-Key"] = key
             if retried:
                 headers["Idempotency-Retry"] = "1"
+        query = f"?{urlencode(request.query)}" if request.query else ""
         begun = False
         try:
-            async with session.post(
-                f"{url}/backend/{call}",
-                data=bytes(body) if len(body) <= _PART else _Parts(body),
+            async with session.request(
+                request.method,
+                f"{url}{request.path}{query}",
+                data=(bytes(body) or None) if len(body) <= _PART else _parts(body),
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
                     sock_connect=self.settings.connect_timeout,
-                    sock_read=None if long else self.settings.idle_timeout,
+                    sock_read=None if request.long else self.settings.idle_timeout,
                 ),
             ) as response:
                 begun = True
@@ -246,84 +245,99 @@ class Client:
                 key="target",
             ) from exc
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
-            raise LostError(_reason(exc), sent=False) from exc
+            raise NoAnswerError(_reason(exc), "reachable", sent=False) from exc
         except aiohttp.SocketTimeoutError as exc:
-            raise LostError(_reason(exc), sent=True, silent=True) from exc
+            raise NoAnswerError(_reason(exc), "no: silent", sent=True) from exc
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            raise LostError(_reason(exc), sent=True) from exc
+            raise NoAnswerError(_reason(exc), "reachable", sent=True) from exc
         except RuntimeError as exc:  # "Session is closed", "Connection closed."
             if not session.closed:
                 raise
-            raise LostError(_reason(exc), sent=begun) from exc
+            raise NoAnswerError(_reason(exc), "reachable", sent=begun) from exc
 
     async def _revoke(self, key: str) -> None:
         """Cancel a write at the server, and wait until it has ended there."""
-        kind, body = pack(Message({"write": key}))
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_REVOKING):
-                await self._try("cancel", kind, body, None, long=False)
+                request = Request("DELETE", f"/writes/{key}")
+                await self._try(request, "", memoryview(b""), None)
 
     # An export
 
-    async def stream(self, message: Message) -> AsyncGenerator[Message, None]:
-        """Yield the parts of an export as they come; the server waits for who reads slowly."""
+    async def stream(self, request: Request) -> AsyncGenerator[tuple[bytes, bytes], None]:
+        """Yield the batches of an export as they come, each behind the stream's first message.
+
+        The server waits for who reads slowly.
+        """
         self.check_open()
-        kind, body = pack(message)
+        kind, body = await hop(weight(request.body), encode, request.body, None)
         tries = _Tries(self)
         while True:
-            parts = self._parts(kind, body)
+            batches = self._batches(request, kind, body)
             try:
-                first = await anext(parts, None)
-            except (RefusedError, LostError) as exc:
+                first = await anext(batches, None)
+            except NoAnswerError as exc:
                 await tries.wait_after(exc)
-                continue
-            except LateError as exc:
-                raise tries.deadline.error(str(exc)) from exc
-            break
-        async with contextlib.aclosing(parts):
+            else:
+                break
+        async with contextlib.aclosing(batches):
             while first is not None:
                 yield first
                 del first
                 try:
-                    first = await anext(parts, None)
-                except LostError as exc:
-                    if self._closed:
-                        raise StoreClosedError(self.target) from exc
+                    first = await anext(batches, None)
+                except NoAnswerError as exc:
+                    self.check_open()
                     raise AiovecError(
                         f"the export from {self.target} broke off: {exc}; go on from the last "
                         "batch's cursor"
                     ) from exc
-                if self._closed:
-                    raise StoreClosedError(self.target)
+                self.check_open()
 
-    async def _parts(self, kind: str, body: memoryview) -> AsyncGenerator[Message, None]:
-        async with self._response("export", kind, body, None, long=False) as response:
+    async def _batches(
+        self, request: Request, kind: str, body: memoryview
+    ) -> AsyncGenerator[tuple[bytes, bytes], None]:
+        async with self._response(request, kind, body, None) as response:
             if response.status != 200:
                 await self._refuse(response, len(body), writes=False)
-            self.store_mark = response.headers.get(STORE_HEADER, "")[:100]
             try:
-                while True:
-                    what, length = frame_of(await response.content.readexactly(FRAME_HEAD))
-                    if what != BATCH_FRAME and length > LONGEST_PROBLEM:
-                        raise WireError("it ends with more than there is to say")
-                    if length > _LARGEST_ANSWER:
-                        raise AiovecError(
-                            f"a batch from {self.target} would have more than "
-                            f"{_LARGEST_ANSWER:,} bytes; export with a smaller batch_size"
-                        )
-                    data = await _read_length(response, length)
-                    if what == FAILED_FRAME:
-                        raise error_of(json_object(data), target=self.target)
-                    if what != BATCH_FRAME:
-                        return
-                    yield await hop(weight(data), unpack, ARROW, data)
+                head = b""
+                while data := await self._message(response):
+                    if head:
+                        yield head, data
+                    else:
+                        head = data
+                await response.content.read()  # its end, by which the connection can be kept
             except asyncio.IncompleteReadError as exc:
-                raise LostError("the answer was cut off", sent=True) from exc
+                raise NoAnswerError("the answer was cut off", "reachable", sent=True) from exc
             except WireError as exc:
                 raise self.unreadable(exc) from exc
             finally:
                 if not response.content.at_eof():
                     response.close()  # the server stops reading the table
+
+    async def _message(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return a message of an Arrow IPC stream; empty at its end."""
+        head = await response.content.readexactly(HEAD)
+        if not (length := metadata_length(head)):
+            return b""
+        metadata = await self._read_length(response, length)
+        rest = await self._read_length(response, message_length(bytes(metadata)))
+        return b"".join((head, metadata, rest))
+
+    async def _read_length(self, response: aiohttp.ClientResponse, length: int) -> bytearray:
+        if not 0 <= length <= _LARGEST_ANSWER:
+            raise AiovecError(
+                f"a batch from {self.target} would have more than {_LARGEST_ANSWER:,} bytes; "
+                "export with a smaller batch_size"
+            )
+        data = bytearray()
+        while len(data) < length:
+            part = await response.content.read(min(length - len(data), _PART))
+            if not part:
+                raise NoAnswerError("the answer was cut off", "reachable", sent=True)
+            data += part
+        return data
 
     # The end
 
@@ -336,36 +350,17 @@ class Client:
         """Wait for the writes that are under way, then end everything else."""
         self._closed = True
         self._turns.close(StoreClosedError(self.target))
-        await self._writes.idle.wait()
+        while self._writes:
+            await asyncio.wait(self._writes)
         for session in self._sessions.values():
             await session.close()
-
-
-class _Count:
-    """The writes of one event loop that are under way."""
-
-    def __init__(self) -> None:
-        self._number = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-
-    def __enter__(self) -> None:
-        self._number += 1
-        self.idle.clear()
-
-    def __exit__(self, *_: object) -> None:
-        self._number -= 1
-        if not self._number:
-            self.idle.set()
 
 
 class _Tries:
     """The tries of one call: the waits between them, and the error when there is no further one."""
 
-    def __init__(
-        self, client: Client, *, writes: bool = False, once: bool = False, may_be_done: bool = False
-    ) -> None:
-        self.may_be_done = may_be_done
+    def __init__(self, client: Client, *, writes: bool = False, once: bool = False) -> None:
+        self.may_be_done = False
         """True if the write may have been done by a try that had no answer."""
         self.deadline = current_deadline(client.settings.busy_timeout)
         self._client = client
@@ -374,33 +369,42 @@ class _Tries:
         self._lost_since: float | None = None
         self._waits = _waits()
 
-    async def wait_after(self, exc: RefusedError | LostError) -> None:
+    async def wait_after(self, exc: NoAnswerError) -> None:
         """Wait until it is time for another try, or raise why there is none."""
-        error: AiovecError
-        self._client.look_again()
-        if isinstance(exc, RefusedError):
+        client, left = self._client, -1.0
+        client.look_again()
+        if exc.again == "free":
             left = self.deadline.left()
-            # The last try is at the end of the time, unless the server wants a longer wait.
-            wait = max(min(next(self._waits), left), exc.after or 0.0)
-            error = self.deadline.error(str(exc))
-        else:
+        elif exc.again == "reachable":
             # Since the first loss: the call itself may have taken longer than all tries may.
             now = time.monotonic()
             self._lost_since = self._lost_since or now
-            left = -1.0 if exc.silent else self._lost_since + self._reconnects - now
-            # Here too: what a proxy asks for may be a guess.
-            wait = min(max(next(self._waits), exc.after or 0.0), left)
-            error = self._client.lost(exc)
-            self.may_be_done |= exc.sent and self._writes
-        if self.may_be_done:
-            error = OutcomeUnknownError(self._client.target, str(exc))
-            if not self._client.repeats_writes:
-                raise error from exc
+            left = self._lost_since + self._reconnects - now
+        # The last try is at the end of the time, unless the server wants a longer wait.
+        wait = max(min(next(self._waits), left), exc.after or 0.0)
+        if exc.again == "reachable":  # what a proxy asks for may be a guess
+            wait = min(wait, left)
+        self.may_be_done |= exc.sent and self._writes
         self._check_open(exc)
         if left <= 0 or wait > left:
-            raise error from exc
+            raise self._error(exc) from exc
         await asyncio.sleep(wait)
         self._check_open(exc)
+
+    def _error(self, exc: NoAnswerError) -> AiovecError:
+        """Return the error for a call without a further try."""
+        target = self._client.target
+        if self.may_be_done:
+            return OutcomeUnknownError(target, str(exc))
+        if exc.again in ("free", "no: late"):
+            return self.deadline.error(str(exc))
+        if exc.again == "no: large":
+            return AiovecError(
+                f"{exc}, from {target}; ask for fewer rows or fields at once, or export"
+            )
+        if exc.sent:
+            return AiovecError(f"the server at {target} did not answer: {exc}")
+        return AiovecError(f"no server answers at {target}: {exc}; is it running? (aiovec serve)")
 
     def _check_open(self, exc: Exception) -> None:
         try:
@@ -411,30 +415,10 @@ class _Tries:
             raise closed from exc
 
 
-class _Parts(aiohttp.Payload):
-    """A body that is sent in parts, so that a large one does not hold the event loop."""
-
-    def __init__(self, body: memoryview) -> None:
-        super().__init__(body)
-        self._size = len(body)
-        self._body = body
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return bytes(self._body).decode(encoding, errors)
-
-    async def write(self, writer: Any) -> None:
-        for start in range(0, len(self._body), _PART):
-            await writer.write(bytes(self._body[start : start + _PART]))
-
-
-async def _read_length(response: aiohttp.ClientResponse, length: int) -> bytearray:
-    data = bytearray()
-    while len(data) < length:
-        part = await response.content.read(min(length - len(data), _PART))
-        if not part:
-            raise LostError("the answer was cut off", sent=True)
-        data += part
-    return data
+async def _parts(body: memoryview) -> AsyncIterator[bytes]:
+    """Yield a large body in parts, so that it does not hold the event loop."""
+    for start in range(0, len(body), _PART):
+        yield bytes(body[start : start + _PART])
 
 
 def _key_of(settings: RemoteSettings) -> str:

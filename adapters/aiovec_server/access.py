@@ -26,33 +26,24 @@ _READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # POST /tables/{table}/...: these take a body, and read.
 READING_POSTS = frozenset(
     """
-    bounds count distinct exists find get search search_hybrid search_like search_many
-    search_text stats versions
+    bounds count distinct exists export find get search search_hybrid search_like search_many
+    search_text
     """.split()
 )
-# POST /backend/...: the calls of the remote backend that read.
-READING_CALLS = frozenset(
-    """
-    bounds count export find get indexes open open_table ping search search_text stats tables
-    value_counts versions
-    """.split()
-)
-
-# POST /backend/...: the calls that take as long as their table is large. Their client waits, as it
-# would for a store of its own, and a retry would only begin again.
-LONG_CALLS = frozenset(
-    """
-    add_field create_field_index create_index drop_field drop_field_index drop_index drop_table
-    optimize rename_field rename_table restore stats
-    """.split()
-)
+# The last part of the path of requests that take as long as their table is large. A retry would
+# only begin again.
+_LONG_VERBS = frozenset({"index", "indexes", "optimize", "rename", "restore", "stats"})
 
 
 def may_take_long(method: str, path: str) -> bool:
     """Return whether no timeout ends a request, but its client going away."""
     match path.split("/"):
-        case ["", "backend", call]:
-            return method == "POST" and call in LONG_CALLS
+        case ["", "tables", _]:
+            return method == "DELETE"
+        case ["", "tables", _, "fields" | "indexes", *_]:
+            return method not in _READING_METHODS
+        case ["", "tables", _, *_, verb]:
+            return verb in _LONG_VERBS
     return False
 
 
@@ -65,7 +56,5 @@ def access_of(method: str, path: str) -> Access:
     if method == "POST":
         match parts:
             case ["", "tables", _, verb] if verb in READING_POSTS:
-                return Access.READ
-            case ["", "backend", call] if call in READING_CALLS:
                 return Access.READ
     return Access.WRITE

@@ -19,7 +19,6 @@ from aiovec.backend.server import ServerSettings
 
 from .asgi import path_of
 from .bodies import JsonBytes, dump
-from .calls import BackendCalls
 from .endpoints import ENDPOINTS
 from .endpoints.declaring import routes_of
 from .endpoints.document import openapi
@@ -61,7 +60,6 @@ def create_app(
 
     app = Starlette(
         routes=[
-            Route("/backend/{call}", BackendCalls(store), methods=["POST"]),
             *routes_of(endpoints, store),
             *routes_of_page(store, chosen),
             Route("/openapi.json", send_document),

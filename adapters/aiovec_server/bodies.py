@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pydantic_core
+from pydantic.alias_generators import to_camel
 from starlette.responses import Response
 
 from aiovec import Hit, Record, Results
+from aiovec.backend import from_matrix, without_vector
 from aiovec.backend.threads import INLINE_LIMIT, in_thread
 from aiovec.backend.weight import weight
 
@@ -22,9 +25,8 @@ from .streaming import InParts
 
 _Of = TypeVar("_Of")
 
-_QUERY = re.compile("_+query")
-# Levels of a payload's lists that are Arrow's own; deeper ones are JSON text. Streams carry 64.
-_DEEPEST = 32
+_MEASURES = ("_score", "_distance")
+_BYTES_A_VALUE = 8
 # Bytes of JSON that are written on the event loop: of brackets alone, two milliseconds.
 _LITTLE_TEXT = 128 * 1024
 # Bytes of an answer that are handed to the connection at once.
@@ -42,9 +44,21 @@ def dump(value: object) -> bytes:
     return pydantic_core.to_json(value, inf_nan_mode="null")
 
 
-def json_response(value: object, status: int = 200) -> Response:
+def dump_values(value: object) -> bytes:
+    """Return single values as JSON, in which an infinity is the text ``Infinity``."""
+    return pydantic_core.to_json(value, inf_nan_mode="strings")
+
+
+def json_response(
+    value: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Answer with a value that is small."""
-    return JsonBytes(dump(value), status)
+    return JsonBytes(dump(value), status, headers)
+
+
+def camel_case(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with its own keys, not those within, as JSON has them."""
+    return {to_camel(name): one for name, one in value.items()}
 
 
 # Answers
@@ -168,45 +182,74 @@ def _gathered(pieces: Iterable[bytes]) -> list[bytes]:
     return parts
 
 
-def _depth(kind: pa.DataType) -> int:
-    return max((1 + _depth(kind.field(n).type) for n in range(kind.num_fields)), default=0)
-
-
-def _check_texts(rows: Iterable[Hit | Record]) -> None:
-    """Refuse rows whose texts are too long for an answer, before Arrow copies them again and again.
-
-    Rows may share them: of one row that is asked for a thousand times.
-    """
-    nbytes = 0
-    for row in rows:
-        values: list[Any] = list(row.fields.values())
-        for value in values:
-            if type(value) is str:
-                nbytes += len(value)
-            elif type(value) is dict:
-                values += [*value, *value.values()]
-            elif type(value) is list:
-                values += value
-        check_answer(nbytes)
-
-
 def arrow_parts(
     rows: Results[Hit] | Results[Record], queries: Sequence[int] | None = None
 ) -> list[bytes]:
-    """Return rows as an Arrow IPC stream, with the number of each row's query if it is given."""
-    _check_texts(rows)
-    table = rows.to_arrow()
+    """Return rows as an Arrow IPC stream, with the number of each row's query if it is given.
+
+    The columns are those of ``Schema.to_arrow()`` that were asked for, the keys of the payload as
+    JSON text, and what a search found.
+    """
+    check_answer(bytes_of(rows))
+    fields = {name: field for name, field in rows._columns.items() if field}
+    columns: dict[str, pa.Array] = {"id": pa.array([row.id for row in rows], pa.utf8())}
     if queries is not None:
-        # As everywhere, a key that has the name of something else gets an underscore in front.
-        names = [f"_{name}" if _QUERY.fullmatch(name) else name for name in table.schema.names]
-        table = table.rename_columns(names).add_column(0, "_query", pa.array(queries, pa.uint32()))
-    for place, column in enumerate(table.schema):
-        if _depth(column.type) > _DEEPEST:
-            texts = [None if v is None else dump(v).decode() for v in table[place].to_pylist()]
-            table = table.set_column(place, column.name, pa.array(texts, pa.utf8()))
+        columns["_query"] = pa.array(queries, pa.uint32())
+    for name in _MEASURES:
+        if name in rows._columns:
+            columns[name] = pa.array([getattr(row, name[1:]) for row in rows], pa.float64())
+    for name, field in fields.items():
+        columns[name] = pa.array([row.fields.get(name) for row in rows], field.arrow_type())
+    payloads = [{k: v for k, v in row.fields.items() if k not in fields} for row in rows]
+    for name, values in (
+        ("payload", payloads),
+        ("_ranks", [_ranks(row) for row in rows]),
+        ("_highlights", [getattr(row, "highlights", None) for row in rows]),
+    ):
+        if any(values):
+            texts = [_json_text(dict(value)) if value else None for value in values]
+            columns[name] = pa.array(texts, pa.utf8())
+    if (shown := next((row for row in rows if row.vector is not None), None)) is not None:
+        nothing = np.full(len(shown.vector), np.nan, np.float32)  # type: ignore[arg-type]
+        matrix = np.stack([nothing if row.vector is None else row.vector for row in rows])
+        columns[shown.vector_name] = from_matrix(matrix, without_vector(matrix))
+    table = pa.Table.from_arrays(list(columns.values()), list(columns))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     whole = memoryview(sink.getvalue())
     check_answer(len(whole))
     return [bytes(whole[start : start + _PART]) for start in range(0, len(whole), _PART)]
+
+
+def _ranks(row: Hit | Record) -> dict[str, Any]:
+    return {name: rank.to_dict() for name, rank in getattr(row, "ranks", {}).items()}
+
+
+# As ``to_json`` of pydantic, but with the floats of Python, which json reads back as they were.
+def _json_text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def bytes_of(rows: Iterable[Hit | Record]) -> int:
+    """Return about how many bytes the rows hold."""
+    nbytes = 0
+    for row in rows:
+        nbytes += len(row.id) + (0 if row.vector is None else 4 * len(row.vector))
+        nbytes += bytes_of_values(row.fields.values())
+    return nbytes
+
+
+def bytes_of_values(given: Iterable[Any]) -> int:
+    """Return about how many bytes these values hold."""
+    nbytes = 0
+    values = list(given)
+    for value in values:  # which grows
+        if type(value) is str:
+            nbytes += len(value)
+        elif type(value) is dict:
+            values += [*value, *value.values()]
+        elif type(value) is list:
+            values += value
+        nbytes += _BYTES_A_VALUE
+    return nbytes

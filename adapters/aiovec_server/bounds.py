@@ -1,4 +1,4 @@
-"""The most that one request may ask for, in hits, and rows or ids or queries, and may bring back.
+"""The most that one request may bring, and that its answer may hold, in rows and in bytes.
 
 The server sets it for each of its requests; the endpoints in an app of one's own have none.
 """
@@ -6,7 +6,7 @@ The server sets it for each of its requests; the endpoints in an app of one's ow
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +15,8 @@ from aiovec.errors import InvalidArgumentError
 
 from .problems import RequestError
 
-_HITS = frozenset({"limit", "per_group", "fetch_k", "batch_size"})
-_DEFAULT_HITS = 10
-_LISTS = frozenset({"ids", "vectors", "texts", "where"})
+# Rows whose vectors are compared with each other for diversity, at most.
+_MOST_COMPARED = 10_000
 
 
 class Room:
@@ -42,7 +41,6 @@ class Room:
 
 @dataclass(slots=True)
 class Bounds:
-    hits: int
     rows: int
     nbytes: int
     room: Room | None = None
@@ -63,42 +61,51 @@ class Bounds:
 BOUNDS: ContextVar[Bounds | None] = ContextVar("aiovec_server_bounds", default=None)
 
 
-def check_argument(name: str, argument: str, value: object) -> None:
-    """Refuse a number of hits, or a list of ids or queries, beyond the server's bounds."""
-    bounds = BOUNDS.get()
-    if bounds is None:
-        return
-    if argument in _HITS and isinstance(value, int) and value > bounds.hits:
-        raise InvalidArgumentError(name, value, f"at most {bounds.hits:,} on this server")
-    if argument in _LISTS and isinstance(value, list):
-        check_rows(len(value), name)
-
-
-def most_hits(arguments: Mapping[str, Any]) -> int:
-    """Return how many hits a search with these arguments may have."""
-    hits: int = arguments.get("limit", _DEFAULT_HITS)
-    grouped = arguments.get("group_by") is not None
-    return hits * (arguments.get("per_group") or 1) if grouped else hits
-
-
-def check_hits(arguments: Mapping[str, Any]) -> None:
-    """Refuse a search by groups that asks for more hits than one without may, and queries that
-    ask for more hits in all than a request may bring rows."""
-    hits = most_hits(arguments)
-    if hits != arguments.get("limit", _DEFAULT_HITS):
-        check_argument("topK times perGroup", "limit", hits)
-    for name in ("vectors", "texts"):
-        if isinstance(queries := arguments.get(name), list):
-            check_rows(len(queries) * hits, f"hits of all {name}")
-
-
 def check_rows(count: int, name: str = "rows in a request") -> None:
-    """Refuse more rows than a request may bring."""
+    """Refuse more rows than a request, or an answer, may have."""
     bounds = BOUNDS.get()
     if bounds is not None and count > bounds.rows:
         raise InvalidArgumentError(
-            name, count, f"at most {bounds.rows:,} on this server; send them in several requests"
+            name, count, f"at most {bounds.rows:,} on this server; use several requests"
         )
+
+
+def cut(limit: int, queries: int = 1) -> int:
+    """Return the rows to look for: one more than an answer may have, if more are asked for."""
+    bounds = BOUNDS.get()
+    return limit if bounds is None else min(limit, bounds.rows // max(1, queries) + 1)
+
+
+def check_found(answers: Sequence[Sequence[Any]]) -> None:
+    """Refuse answers that were cut to what ``cut`` gives."""
+    bounds = BOUNDS.get()
+    if bounds is None:
+        return
+    most = bounds.rows // max(1, len(answers))
+    if any(len(one) > most for one in answers):
+        raise InvalidArgumentError(
+            "rows of the answer", None,
+            f"at most {most:,} on this server; ask for fewer, or export them",
+        )  # fmt: skip
+
+
+def bounded(arguments: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
+    """Return the arguments of a search with their numbers of hits cut."""
+    found = dict(arguments)
+    limit = found["limit"] = cut(found.get("limit", 10), queries)
+    if BOUNDS.get() is None:
+        return found
+    if "group_by" in found:
+        check_rows(limit * found.get("per_group", 1), "topK times perGroup")
+    if found.get("diversity"):
+        compared = found.get("fetch_k", 4 * limit)
+        if compared > _MOST_COMPARED:
+            raise InvalidArgumentError(
+                "fetchK", compared, f"at most {_MOST_COMPARED:,} with diversity on this server"
+            )
+    elif "fetch_k" in found:
+        check_rows(found["fetch_k"], "fetchK")
+    return found
 
 
 def check_answer(nbytes: int) -> None:

@@ -12,7 +12,8 @@ from aiovec import VectorStore
 from aiovec.asgi import get_store
 from aiovec.errors import ConfigError
 
-from .kinds import Keys
+from .models import Model
+from .once import WriteKeys
 from .problems import RequestError
 
 _HALF_ENCODED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -21,10 +22,12 @@ _HALF_ENCODED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 class Call:
     """One request, as an endpoint sees it."""
 
-    __slots__ = ("_store", "query", "request")
+    __slots__ = ("_store", "query", "request", "writes")
 
-    def __init__(self, request: Request, store: VectorStore | None) -> None:
+    def __init__(self, request: Request, store: VectorStore | None, writes: WriteKeys) -> None:
         self.request = request
+        self.writes = writes
+        """The writes under keys that are under way."""
         self.query: dict[str, Any] = {}
         """The arguments of the query string, once ``read_query`` has checked them."""
         self._store = store
@@ -51,7 +54,7 @@ class Call:
         found: str = self.request.path_params[name]
         return found
 
-    def read_query(self, keys: Keys) -> None:
+    def read_query(self, model: type[Model]) -> None:
         """Check and keep the arguments of the query string, which may have these keys only."""
         text = self.request.scope["query_string"]
         if not text:
@@ -62,7 +65,7 @@ class Call:
             )
         except ValueError as exc:
             raise RequestError(400, f"the query string cannot be read: {exc}") from exc
-        self.query = keys.of_query(pairs)
+        self.query = model.of_query(pairs).arguments()
 
     def last_segment(self, name: str) -> str:
         """Return the last part of the path, as the client encoded it.

@@ -1,4 +1,7 @@
-"""Bodies of requests: JSON up to 8 MiB, JSON Lines read by the line, Arrow IPC streams."""
+"""Bodies of requests: JSON up to 8 MiB, JSON Lines read by the line, Arrow IPC streams.
+
+A body in Arrow is the JSON body, in the metadata of its schema, with the long lists as columns.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from aiovec.backend.threads import in_thread
 from .bounds import check_rows
 from .call import Call
 from .media import ARROW, JSON, JSON_LINES, body_type
+from .models import Model
 from .problems import RequestError
 
 LONGEST_JSON = 8 * 1024 * 1024
@@ -33,16 +37,36 @@ _LONGEST_LOOKED_AT, _MOST_KEYS = 512 * 1024, 15_000
 _KEY_END = re.compile(rb'"\s*:')
 
 
-async def body_json(call: Call, *, needed: bool = True) -> Any:
-    """Return the value of a body that has to be JSON; ``{}`` if it is not needed and empty."""
-    if needed:
-        body_type(call, (JSON,))
+BODY = b"aiovec.body"
+"""The key of a schema's metadata with the JSON body."""
+
+
+async def arguments_in(call: Call, model: type[Model], *, needed: bool = True) -> dict[str, Any]:
+    """Return the arguments in a body, which may be empty if it is not needed."""
+    kinds = (JSON, ARROW) if model.takes_columns() else (JSON,)
+    typed = needed or "content-type" in call.request.headers
+    if typed and body_type(call, kinds) == ARROW:
+        return model.of(await _value_of_arrow(call)).arguments()
     text = await _whole(call, LONGEST_JSON)
-    if not needed:
-        if not text:
-            return {}
-        body_type(call, (JSON,))
-    return await _value(text)
+    if text:
+        body_type(call, kinds)
+    value = await _value(text) if text or needed else {}
+    return model.of(value).arguments()
+
+
+async def _value_of_arrow(call: Call) -> Any:
+    table = await arrow_body(call)
+    text = (table.schema.metadata or {}).get(BODY, b"{}")
+    if len(text) > LONGEST_JSON:
+        raise RequestError(413, f"the metadata {BODY.decode()} {_TOO_LONG}")
+    value = await _value(text)
+    if type(value) is not dict:
+        raise RequestError(422, f"the metadata {BODY.decode()} is no JSON object")
+    for name, column in zip(table.schema.names, table.columns, strict=True):
+        if name in value:
+            raise RequestError(422, f"{name!r} is a column and stands in the metadata, too")
+        value[name] = column
+    return value
 
 
 async def body_rows(call: Call) -> Any:
@@ -79,7 +103,7 @@ async def _whole(call: Call, most: int | None = None) -> bytearray:
     return text
 
 
-async def _value(text: bytearray) -> Any:
+async def _value(text: bytes | bytearray) -> Any:
     if len(text) > _SMALL or text.count(b"[") + text.count(b"{") > _FEW_LISTS:
         return await in_thread(_load, text, "the body")
     return _load(text, "the body")

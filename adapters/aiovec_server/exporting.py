@@ -1,4 +1,4 @@
-"""``GET /tables/{table}/records``: a table's rows in constant memory, as they are asked for."""
+"""All rows of a table, in constant memory, as they are asked for."""
 
 from __future__ import annotations
 

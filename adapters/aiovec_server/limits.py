@@ -38,7 +38,7 @@ _QUEUE_SECONDS = 2.0
 _RETRY_SECONDS = 1
 
 _LONG = 30 * 86_400.0
-"""Seconds that an index build, or another long call of a remote backend, may take."""
+"""Seconds that an index build, or another call that takes long by its nature, may take."""
 
 _PACE = 16 * 1024
 """Bytes a second that a body has to come with. A client that sends slower holds a turn for long."""
@@ -99,7 +99,7 @@ class Limits:
         self._timeout = settings.timeout
         self.stall = settings.receive_timeout
         self._turns = Turns(settings.max_calls)
-        self._most = settings.max_top_k, settings.max_rows, self._max_body
+        self._most = settings.max_rows, self._max_body
         self._answers = Room(_ANSWERS * self._max_body)
         self._room = _BODIES * self._max_body
         """Bytes for the bodies of all requests in progress."""

@@ -1,7 +1,7 @@
-"""Requests with ``Idempotency-Key``: repeated, they are done once.
+"""Writes under an ``Idempotency-Key``: repeated, they are done once; they can be cancelled by it.
 
 The key travels with the write to the store, which commits it together with the write. Here are the
-header, the digest of the request, and the requests of this process that have the same key at once.
+headers, the digest of the request, and the requests of this process that have the same key at once.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from starlette.requests import Request
 
 from aiovec._http.problems import problem_of
 from aiovec.backend.context import CallContext, WriteKey, calling
+from aiovec.backend.threads import wait_out
 from aiovec.errors import AiovecError, EmbeddingError, StoreBusyError
 
-from .call import Call
 from .problems import RequestError
 
 _T = TypeVar("_T")
 
 HEADER = "Idempotency-Key"
 RETRY_HEADER = "Idempotency-Retry"
+STATE_HEADER = "If-Match"
 _KEY = re.compile(r"[!-~]{1,200}")
 # Errors of the server that ask for the same request again, with which no write was done.
 _UNDONE = (EmbeddingError, StoreBusyError)
-# Keys that are remembered of requests that may have been done.
-_MOST_SEEN = 100_000
+# Keys that are remembered of requests that may have been done, and of cancelled ones.
+_MOST_SEEN, _MOST_CANCELLED = 100_000, 10_000
+_CANCELLED = "the write of this key was cancelled; make it anew under a new key"
 
 
 def key_name(values: Sequence[str]) -> str | None:
@@ -51,56 +53,84 @@ def is_retry(value: str) -> bool:
     return value == "1"
 
 
+def state_named(request: Request) -> str | None:
+    """Return the state that the request's table must have, by the ETag that was given for it."""
+    given = request.headers.get(STATE_HEADER)
+    return None if given is None or given == "*" else given.strip().strip('"')
+
+
 class WriteKeys:
     """The keys of the requests that came to one app."""
 
     def __init__(self) -> None:
-        self._running: dict[str, asyncio.Future[None]] = {}
+        self._running: dict[str, asyncio.Future[Any]] = {}
         # Those that were done, or may have been: a cut-over may since have led to a store that does
         # not know them.
         self._seen: OrderedDict[str, None] = OrderedDict()
-
-    def once(self, handler: Callable[[Call], Awaitable[_T]]) -> Callable[[Call], Awaitable[_T]]:
-        """Return the handler of an endpoint as one that heeds the key of its request."""
-
-        async def answer(call: Call) -> _T:
-            def act(request: Request) -> Awaitable[_T]:
-                call.request = request
-                return handler(call)
-
-            return await self.answer(call.request, act)
-
-        return answer
+        self._cancelled: OrderedDict[str, None] = OrderedDict()
 
     async def answer(self, request: Request, act: Callable[[Request], Awaitable[_T]]) -> _T:
-        """Return what ``act`` answers to the request, whose writes it makes under its key."""
+        """Return what ``act`` answers to the request, under its key and on the state it names."""
+        state = state_named(request)
         name = key_name(request.headers.getlist(HEADER))
         if name is None:
-            return await act(request)
+            with calling(CallContext(state=state)):
+                return await act(request)
         while (running := self._running.get(name)) is not None:
             await asyncio.wait([running])
+        if name in self._cancelled:
+            raise RequestError(409, _CANCELLED)
         retried = name in self._seen or is_retry(request.headers.get(RETRY_HEADER, "0"))
-        ended = self._running[name] = asyncio.get_running_loop().create_future()
-        maybe_done = True
-        try:
-            digested = _Digested(name, request)
-            with calling(CallContext(key=digested.key, retried=retried)):
+        digested = _Digested(name, request)
+
+        async def write() -> _T:
+            with calling(CallContext(state=state, key=digested.key, retried=retried)):
                 return await act(Request(request.scope, digested.receive))
-        except (AiovecError, RequestError) as exc:
-            status = exc.status if isinstance(exc, RequestError) else problem_of(exc).status
-            maybe_done = retried or (status >= 500 and not isinstance(exc, _UNDONE))
+
+        # In a task of its own, which ``cancel`` can end without ending the request's.
+        work = asyncio.ensure_future(write())
+        self._running[name] = work
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError:
+            work.cancel()
+            await wait_out(work)
             raise
         finally:
-            if maybe_done:
-                self._note(name)
             del self._running[name]
-            ended.set_result(None)
+            if retried or _maybe_done(work):
+                _note(self._seen, name, _MOST_SEEN)
+        if work.cancelled():
+            raise RequestError(409, _CANCELLED)
+        return work.result()
 
-    def _note(self, name: str) -> None:
-        self._seen[name] = None
-        self._seen.move_to_end(name)
-        while len(self._seen) > _MOST_SEEN:
-            self._seen.popitem(last=False)
+    async def cancel(self, name: str) -> None:
+        """Cancel a write and return when it has ended, wholly done or not at all.
+
+        One that has not come yet will not begin.
+        """
+        _note(self._cancelled, name, _MOST_CANCELLED)
+        while (running := self._running.get(name)) is not None:
+            running.cancel()
+            await asyncio.wait([running])
+
+
+def _maybe_done(work: asyncio.Future[_T]) -> bool:
+    if not work.done() or work.cancelled():
+        return True
+    error = work.exception()
+    if isinstance(error, RequestError):
+        return error.status >= 500
+    if isinstance(error, AiovecError):
+        return problem_of(error).status >= 500 and not isinstance(error, _UNDONE)
+    return True
+
+
+def _note(names: OrderedDict[str, None], name: str, most: int) -> None:
+    names[name] = None
+    names.move_to_end(name)
+    while len(names) > most:
+        names.popitem(last=False)
 
 
 class _Digested:
@@ -115,7 +145,7 @@ class _Digested:
         for part in (scope["method"].encode(), path, scope["query_string"]):
             self._digest.update(len(part).to_bytes(8, "big") + part)
 
-    async def receive(self) -> MutableMapping[str, Any]:
+    async def receive(self) -> MutableMapping[str, object]:
         message = await self._receive()
         if message["type"] == "http.request":
             self._digest.update(message.get("body", b""))

@@ -30,11 +30,11 @@ _LOOPBACK = frozenset({"localhost", "localhost.localdomain"})
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PREFLIGHT_SECONDS = "600"
-_EXPOSED = "X-Request-Id, Retry-After"
+_EXPOSED = "X-Request-Id, Retry-After, ETag"
 # What a page may send: its key, its body's type, the names of a request and of a write.
 _SENT = (
     "Authorization, X-API-Key, Content-Type, Accept, X-Request-Id, Idempotency-Key, "
-    "Idempotency-Retry"
+    "Idempotency-Retry, If-Match"
 )
 
 

@@ -6,14 +6,15 @@ time: the sum of their bytes stops the reading. A row that is deleted meanwhile 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiovec import Hit, Record, Results
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
-from .bounds import BOUNDS, check_answer
+from .bodies import bytes_of, bytes_of_values
+from .bounds import BOUNDS, bounded, check_answer, check_found
 from .call import Call
 
 _AT_ONCE = 32
@@ -23,7 +24,6 @@ _STEP = 8 * 1024 * 1024
 """Bytes that the rows of a step should have, as far as those before tell."""
 
 _GROWTH = 8
-_BYTES_A_VALUE = 8
 
 
 def is_small(rows: int) -> bool:
@@ -32,7 +32,7 @@ def is_small(rows: int) -> bool:
 
 
 async def rows_with_ids(
-    call: Call, ids: Sequence[Any], select: list[str] | None, *, include_vector: bool
+    call: Call, ids: Any, select: list[str] | None, *, include_vector: bool
 ) -> Results[Record]:
     """Return the rows with these ids, in their order, of which absent ones are left out."""
     found: Results[Record] | None = None
@@ -56,14 +56,18 @@ async def rows_with_ids(
 
 async def hits_of(
     call: Call,
-    most: int,
-    options: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     search: Callable[[Mapping[str, Any]], Awaitable[list[Results[Hit]]]],
+    queries: int = 1,
 ) -> list[Results[Hit]]:
-    """Return what searches with these options find, which is at most so many hits."""
+    """Return what so many searches with these arguments find."""
+    options = bounded(arguments, queries)
+    most = queries * options["limit"] * options.get("per_group", 1)
     if is_small(most):
         return await search(options)
     answers = await search({**options, "select": [], "include_vector": False})
+    check_found(answers)
+    most = sum(map(len, answers))
     ids = await hop(most, lambda: list(dict.fromkeys(hit.id for one in answers for hit in one)))
     rows = await rows_with_ids(
         call, ids, options.get("select"), include_vector=options.get("include_vector", False)
@@ -76,18 +80,16 @@ async def hits_of(
     return await hop(most + len(rows), filled)
 
 
-def bytes_of(rows: Results[Record]) -> int:
-    """Return about how many bytes the rows hold."""
-    nbytes = 0
-    for row in rows:
-        nbytes += len(row.id) + (0 if row.vector is None else row.vector.nbytes)
-        values: list[Any] = list(row.fields.values())
-        for value in values:  # which grows
-            if type(value) is str:
-                nbytes += len(value)
-            elif type(value) is dict:
-                values += [*value, *value.values()]
-            elif type(value) is list:
-                values += value
-            nbytes += _BYTES_A_VALUE
-    return nbytes
+async def values_of(
+    count: Callable[[int], Awaitable[dict[Any, int]]], limit: int
+) -> dict[Any, int]:
+    """Return the most frequent values of a field, at most so many, with their numbers of rows."""
+    step = limit if is_small(limit) else _AT_ONCE
+    while True:
+        found = await count(min(step, limit))
+        nbytes = await hop(weight(found), bytes_of_values, found)
+        check_answer(nbytes)
+        if len(found) < step or step >= limit:
+            return found
+        fitting = _STEP * step // max(1, nbytes)
+        step = max(2 * step, min(_GROWTH * step, fitting))

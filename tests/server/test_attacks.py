@@ -23,7 +23,6 @@ sqlite_path = "store.db"
 dim = 2
 [retrieval.server]
 max_body_mb = 1
-max_top_k = 100
 max_rows = 100
 receive_timeout = 2.0
 keep_alive = 2.0
@@ -165,9 +164,8 @@ def test_paths(server: Served) -> None:
 BODIES = (
     "[" * 100_000, '{"a":' * 100_000, '{"vector": ' + "[" * 50_000 + "]" * 50_000 + "}",
     '{"vector": [1, 0], "filter": "' + "(" * 50_000 + "id = 'x'" + ")" * 50_000 + '"}',
-    '{"vector": [1, 0], "topK": 101}',
     '{"vector": [1, 0], "topK": 51, "groupBy": "payload.k", "perGroup": 2}',
-    '{"vector": [1, 0], "topK": 1e308}', '{"vector": [1, 0], "topK": 99999999999999999999999}',
+    '{"vector": [1, 0], "topK": 1e308}',
     '{"vector": [1e999, 0]}', '{"vector": "' + "x" * 100_000 + '"}',
     '{"vector": [1, 0], "filter": "id = \'\\ud800\'"}',
     '{"vector": [1, 0], "' + "k" * 100_000 + '": 1}', "\ufeff{}", "", "\0",

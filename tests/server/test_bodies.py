@@ -174,9 +174,9 @@ async def test_arrow_bodies_that_would_fill_the_memory_or_are_damaged() -> None:
 async def test_vectors_by_arrow() -> None:
     async with notes() as client:
         path = "/tables/notes/set_vectors"
-        body = ipc(pa.table({"v": vectors(2), "id": ["note-0", "none"]}))
+        body = ipc(pa.table({"vectors": vectors(2), "ids": ["note-0", "none"]}))
         assert await client.ok("POST", path, content=body, headers=ARROW) == {"updated": 1}
-        body = ipc(pa.table({"id": ["note-0"]}))
+        body = ipc(pa.table({"ids": ["note-0"]}))
         await client.problem("POST", path, 422, content=body, headers=ARROW)
 
 
@@ -191,15 +191,15 @@ async def test_an_export_goes_on_from_a_cursor() -> None:
         whole = await lines_of(client)
         assert [row["id"] for row in whole] == [f"note-{n}" for n in range(5)]
         assert (whole[1]["at"], whole[1]["kind"]) == ("2024-01-02T00:00:00Z", "x")
-        some = await lines_of(client, "?batch_size=2&cursors=true&select=year")
+        some = await lines_of(client, "?batchSize=2&cursors=true&select=year")
         assert [set(line) for line in some if "id" in line] == [{"id", "year"}] * 5
         (first, *_) = (line["cursor"] for line in some if "cursor" in line)
-        rest = await lines_of(client, f"?after={first}&batch_size=2")
+        rest = await lines_of(client, f"?after={first}&batchSize=2")
         assert [row["id"] for row in rest] == ["note-2", "note-3", "note-4"]
         filtered = await lines_of(client, "?filter=year%20%3E%202022&select=embedding,payload")
         assert [set(row) for row in filtered] == [{"id", "embedding", "kind"}] * 2
         answer = await client.get(
-            f"{RECORDS}?batch_size=2", headers={"accept": ARROW["content-type"]}
+            f"{RECORDS}?batchSize=2", headers={"accept": ARROW["content-type"]}
         )
         reader = pa.ipc.open_stream(answer.content)
         assert aiovec.Schema.from_arrow(reader.schema).dim == 3
@@ -208,8 +208,8 @@ async def test_an_export_goes_on_from_a_cursor() -> None:
         lines = "\n".join(json.dumps(row) for row in whole)
         await client.ok("POST", f"{RECORDS}?mode=upsert", content=lines, headers=LINES)
         assert await lines_of(client) == whole
-        for query in ("after=x", "after=AAAA", "batch_size=0", "batch_size=1_0", "cursors=1",
-                      "filter=(", "select=none", "batchSize=1"):  # fmt: skip
+        for query in ("after=x", "after=AAAA", "batchSize=0", "batchSize=1_0", "cursors=1",
+                      "filter=(", "select=none", "batch_size=1"):  # fmt: skip
             await client.problem("GET", f"{RECORDS}?{query}", 422)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -11,18 +12,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from aiovec import VectorStore
+from aiovec._http.problems import Problem
+from aiovec.backend.context import TableChangedError
 from aiovec.errors import AiovecError
 
 from ..asgi import encoded_slash_problem
 from ..call import Call
-from ..kinds import Keys
-from ..media import JSON
+from ..media import ARROW, JSON
+from ..models import Model, Nothing
 from ..once import WriteKeys
 from ..problems import RequestError, problem_response, response_of
-from .document import Answer
+from .document import BYTES, Answer, schema_of
 
 Handler = Callable[[Call], Awaitable[Response]]
-NO_KEYS = Keys(())
+_CHANGED = Problem.plain(
+    412,
+    "the table is not in the state that If-Match names; read it again, and then repeat the call",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,7 @@ class Endpoint:
     path: str
     handler: Handler
     answer: Answer
-    query: Keys = NO_KEYS
+    query: type[Model] = Nothing
     """The query parameters; the handler finds them in ``call.query``. Any other is refused."""
     body: Mapping[str, Any] | None = None
     """The schema and the example of the body for each of its media types."""
@@ -54,17 +60,20 @@ class Endpoints:
         path: str,
         answer: Answer,
         *,
-        body: Keys | Mapping[str, Any] | None = None,
+        body: type[Model] | Mapping[str, Any] | None = None,
         example: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Callable[[Handler], Handler]:
         """Declare the function below as an endpoint. ``example`` is that of a JSON body."""
-        bodies: Mapping[str, Any] | None = None
-        if isinstance(body, Keys):
-            bodies = {JSON: {"schema": body.json_schema(), "example": example or {}}}
-            options.setdefault("body_needed", any(key.required for key in body.keys))
+        bodies: dict[str, Any] | None = None
+        if isinstance(body, type):
+            bodies = {JSON: {"schema": schema_of(body), "example": example or {}}}
+            if body.takes_columns():
+                bodies[ARROW] = {"schema": BYTES}
+            needed = any(field.is_required() for field in body.model_fields.values())
+            options.setdefault("body_needed", needed)
         elif body is not None:
-            bodies = body
+            bodies = dict(body)
 
         def declare(handler: Handler) -> Handler:
             self.all.append(Endpoint(method, path, handler, answer, body=bodies, **options))
@@ -79,7 +88,7 @@ def routes_of(endpoints: Sequence[Endpoint], store: VectorStore | None) -> list[
     return [
         Route(
             endpoint.path,
-            answering(keys.once(endpoint.handler), store, endpoint),
+            answering(endpoint, store, keys),
             methods=[endpoint.method],
         )
         for endpoint in endpoints
@@ -87,19 +96,25 @@ def routes_of(endpoints: Sequence[Endpoint], store: VectorStore | None) -> list[
 
 
 def answering(
-    handler: Handler, store: VectorStore | None, endpoint: Endpoint
+    endpoint: Endpoint, store: VectorStore | None, keys: WriteKeys
 ) -> Callable[[Request], Awaitable[Response]]:
     """Return what answers the requests to an endpoint."""
 
+    async def handle(call: Call, request: Request) -> Response:
+        call.request = request
+        return await endpoint.handler(call)
+
     async def answer(request: Request) -> Response:
         request.scope["route"] = endpoint  # by whose path it is logged and counted
-        call = Call(request, store)
+        call = Call(request, store, keys)
         problem = encoded_slash_problem(request.scope)  # for apps without the server's own checks
         if problem is not None:
             return problem_response(problem)
         try:
             call.read_query(endpoint.query)
-            return await handler(call)
+            return await keys.answer(request, partial(handle, call))
+        except TableChangedError:
+            return problem_response(_CHANGED)
         except (AiovecError, RequestError) as exc:
             return response_of(exc, call.store_or_none)
 

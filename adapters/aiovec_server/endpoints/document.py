@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from ..kinds import AN_ID
 from ..media import ARROW, JSON, JSON_LINES, PROBLEM
-from ..once import HEADER, RETRY_HEADER
+from ..models import AN_ID, Model
+from ..once import HEADER, RETRY_HEADER, STATE_HEADER
 
 if TYPE_CHECKING:
     from .declaring import Endpoint
@@ -19,6 +19,7 @@ Json = Mapping[str, Any]
 
 TEXT: Json = {"type": "string"}
 COUNT: Json = {"type": "integer", "minimum": 0}
+MAYBE_COUNT: Json = {"type": ["integer", "null"], "minimum": 0}
 ANYTHING: Json = {}
 BYTES: Json = {"type": "string", "format": "binary"}
 
@@ -37,6 +38,16 @@ EXAMPLE_SCHEMA: Json = {
     "fields": {"year": "int", "body": {"type": "text", "text": True}},
 }
 _LINE = '{"id": "note-1", "embedding": [0.6, 0.8, 0.0], "year": 2024}\n'
+
+
+def schema_of(model: type[Model]) -> dict[str, Any]:
+    """Return the JSON schema of a body, without the titles that repeat its keys."""
+    found = model.model_json_schema()
+    found.pop("title")
+    found.pop("description", None)
+    for key in found.get("properties", {}).values():
+        del key["title"]
+    return found
 
 
 def listed(items: Json) -> Json:
@@ -107,7 +118,7 @@ RECORDS = Answer(
 )
 STREAM = Answer(TEXT, None, (JSON_LINES, ARROW))
 TABLE = Answer(
-    an_object({"name": TEXT, "rows": COUNT, "schema": {"type": "object"}}),
+    an_object({"name": TEXT, "rows": MAYBE_COUNT, "schema": {"type": "object"}}),
     {"name": "notes", "rows": 0, "schema": EXAMPLE_SCHEMA},
 )
 NOTHING = Answer(None)
@@ -136,7 +147,8 @@ _REASONS = {
     404: "There is no such table",
     406: "The answer cannot have a media type that Accept names",
     408: "The request took too long to arrive",
-    409: "Something exists already, or is of another schema or model",
+    409: "Something exists already, or is of another schema or model, or was cancelled",
+    412: "The table is not in the state that If-Match names",
     413: "The body is too large",
     415: "The body's media type is not accepted",
     422: "An argument, a filter, a row or a vector is not accepted, or the backend lacks this",
@@ -154,7 +166,7 @@ def _responses(endpoint: Endpoint) -> dict[str, dict[str, Any]]:
     """Return the answers of an endpoint by their status."""
     statuses = set(_ALWAYS)
     if "{table}" in endpoint.path:
-        statuses |= {404, 502}
+        statuses |= {404, 412, 502}
     if endpoint.body is not None:
         statuses |= {408, 413, 415}
     if len(endpoint.answer.kinds) > 1:
@@ -212,6 +224,7 @@ _SEGMENTS: Mapping[str, Json] = {
     },
     "field": {"schema": TEXT, "example": "year"},
     "index": {"schema": TEXT, "example": "embedding_idx"},
+    "key": {"schema": {"type": "string", "pattern": "^[!-~]{1,200}$"}, "example": "4f5d0b0e"},
 }
 
 
@@ -233,6 +246,16 @@ _ONCE: list[dict[str, Any]] = [
         "schema": {"type": "string", "enum": ["0", "1"]},
     },
 ]
+
+
+_STATE: dict[str, Any] = {
+    "name": STATE_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "The ETag of GET /tables/{table}: the call is refused by 412 if the table has "
+    "another schema meanwhile.",
+    "schema": {"type": "string", "maxLength": 200},
+}
 
 
 def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
@@ -267,17 +290,19 @@ def _operation(endpoint: Endpoint, name: str) -> dict[str, Any]:
     ]
     parameters += [
         {
-            "name": key.name,
+            "name": name,
             "in": "query",
-            "required": key.required,
-            "description": key.about,
-            "schema": key.json_schema(),
+            "required": name == "confirm",
+            "description": schema.pop("description", ""),
+            "schema": schema,
             "explode": False,  # a list is one value, with commas
         }
-        for key in endpoint.query.keys
+        for name, schema in schema_of(endpoint.query).get("properties", {}).items()
     ]
     if endpoint.writes:
         parameters += _ONCE
+    if "{table}" in endpoint.path:
+        parameters.append(_STATE)
     found: dict[str, Any] = {
         "summary": summary.rstrip("."),
         "operationId": name,

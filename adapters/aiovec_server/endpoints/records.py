@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.responses import Response
 
 from ..bodies import json_response
+from ..bounds import BOUNDS
 from ..call import Call
-from ..decode import body_json, body_rows
+from ..decode import arguments_in, body_rows
 from ..exporting import ArrowWriter, LinesWriter, Writer, begun, cursor_of
-from ..kinds import COUNT, FLAG, TEXT, TEXTS, Key, Keys, one_of
 from ..media import ARROW, JSON_LINES, answer_type
+from ..models import Export, Filtered, Write
 from ..problems import RequestError
 from ..streaming import Streamed
 from .declaring import Endpoints
@@ -17,32 +20,9 @@ from .document import ROWS_BODY, STREAM, counted
 
 ENDPOINTS = Endpoints()
 
-_FILTER = Key("filter", "where", TEXT, "A condition on the rows.", also=("where",))
-WRITE = Keys(
-    (
-        Key("mode", "mode", one_of("insert", "upsert"), "`upsert` replaces rows of the same ids.",
-            default="insert"),
-        Key("on_conflict", "on_conflict", one_of("fail", "skip", "replace"),
-            "What an insert does with a row whose id exists.", default="fail"),
-        Key("model", "model", TEXT, "The model that made the vectors; another than the table's is "
-            "refused."),
-    )
-)  # fmt: skip
-EXPORT = Keys(
-    (
-        _FILTER,
-        Key("select", "select", TEXTS, "Fields, the vector or payload; all by default."),
-        Key("batch_size", "batch_size", COUNT, "Rows that are read at once.", default=1000),
-        Key("after", "after", TEXT, "A cursor: go on behind it."),
-        Key("cursors", "cursors", FLAG, "In JSON Lines, put a line with the cursor behind each "
-            'batch: `{"cursor": "…"}`.', default=False),
-    )
-)  # fmt: skip
-COUNTED = Keys((_FILTER,))
-
 
 @ENDPOINTS.add(
-    "POST", "/tables/{table}/records", counted("count"), query=WRITE, body=ROWS_BODY, writes=True
+    "POST", "/tables/{table}/records", counted("count"), query=Write, body=ROWS_BODY, writes=True
 )
 async def add_records(call: Call) -> Response:
     """Insert or upsert records.
@@ -53,13 +33,13 @@ async def add_records(call: Call) -> Response:
     options = dict(call.query)
     mode = options.pop("mode", "insert")
     if mode == "upsert" and "on_conflict" in options:
-        raise RequestError(422, "mode=upsert replaces rows always: leave on_conflict out")
+        raise RequestError(422, "mode=upsert replaces rows always: leave onConflict out")
     rows = await body_rows(call)
     write = call.store.insert if mode == "insert" else call.store.upsert
     return json_response({"count": await write(call.table, rows, **options)})
 
 
-@ENDPOINTS.add("GET", "/tables/{table}/records", STREAM, query=EXPORT)
+@ENDPOINTS.add("GET", "/tables/{table}/records", STREAM, query=Export)
 async def export_records(call: Call) -> Response:
     """Stream all records.
 
@@ -67,15 +47,30 @@ async def export_records(call: Call) -> Response:
     has its cursor in its custom metadata, under `aiovec.cursor`, in bytes: `after` takes it in
     URL-safe Base64.
     """
-    options = dict(call.query)
+    return await _exported(call, call.query)
+
+
+@ENDPOINTS.add(
+    "POST", "/tables/{table}/export", STREAM, body=Export, example={"filter": "year >= 2024"}
+)
+async def export_by_filter(call: Call) -> Response:
+    """Stream all records that a filter selects.
+
+    As `GET /tables/{table}/records`, for filters that are too long for a path.
+    """
+    return await _exported(call, await arguments_in(call, Export, needed=False))
+
+
+async def _exported(call: Call, options: dict[str, Any]) -> Response:
     kind = answer_type(call, (JSON_LINES, ARROW))
     cursors = options.pop("cursors", False)
     if "after" in options:
         options["after"] = cursor_of(options["after"])
+    if (bounds := BOUNDS.get()) is not None and "batch_size" in options:
+        options["batch_size"] = min(options["batch_size"], bounds.rows)
     writer: Writer
     if kind == ARROW:
-        schema = await call.store.schema(call.table)
-        writer = ArrowWriter(schema, options.get("select"))
+        writer = ArrowWriter(await call.store.schema(call.table), options.get("select"))
     else:
         writer = LinesWriter(cursors)
     first, rest = await begun(writer.parts(call.store.export(call.table, **options)))
@@ -93,18 +88,17 @@ async def delete_record(call: Call) -> Response:
     return json_response({"deleted": await call.store.delete(call.table, [id])})
 
 
+@ENDPOINTS.add("GET", "/tables/{table}/count", counted("count"), query=Filtered)
+async def count_records(call: Call) -> Response:
+    """Count the records."""
+    return json_response({"count": await call.store.count(call.table, **call.query)})
+
+
 @ENDPOINTS.add(
-    "POST", "/tables/{table}/count", counted("count"), body=COUNTED,
+    "POST", "/tables/{table}/count", counted("count"), body=Filtered,
     example={"filter": "year >= 2024"},
 )  # fmt: skip
-@ENDPOINTS.add("GET", "/tables/{table}/count", counted("count"), query=COUNTED)
-async def count_records(call: Call) -> Response:
-    """Count the records.
-
-    A filter that is too long for a path goes in the body of a POST.
-    """
-    if call.request.method == "POST":
-        options = COUNTED.of_body(await body_json(call, needed=False))
-    else:
-        options = call.query
+async def count_by_filter(call: Call) -> Response:
+    """Count the records that a filter selects which is too long for a path."""
+    options = await arguments_in(call, Filtered, needed=False)
     return json_response({"count": await call.store.count(call.table, **options)})

@@ -14,23 +14,10 @@ from aiovec import RRF, Hit, Results, Tuning, Weighted
 from aiovec.errors import InvalidArgumentError, InvalidVectorError
 
 from ..bodies import hit_json, results_response, rows_response
-from ..bounds import most_hits
+from ..bounds import check_rows
 from ..call import Call
-from ..decode import body_json
-from ..kinds import (
-    COUNT,
-    FILTERS,
-    FLAG,
-    ID,
-    NUMBER,
-    OBJECT,
-    TEXT,
-    TEXTS,
-    VECTOR,
-    VECTORS,
-    Key,
-    Keys,
-)
+from ..decode import arguments_in
+from ..models import Search, SearchHybrid, SearchLike, SearchMany, SearchText
 from ..problems import RequestError
 from ..steps import hits_of
 from .declaring import Endpoints
@@ -39,82 +26,25 @@ from .document import HITS, HITS_OF_MANY
 ENDPOINTS = Endpoints()
 _T = TypeVar("_T", Tuning, RRF, Weighted)
 
-_FILTER = Key("filter", "where", TEXT, "A condition that hits meet.", also=("where",))
-_COMMON = (
-    Key("topK", "limit", COUNT, "Hits, at most.", default=10, also=("limit",)),
-    Key("select", "select", TEXTS, "Fields of the hits; all by default."),
-    Key("includeVector", "include_vector", FLAG, "Give each hit's vector.", default=False),
-    Key("minScore", "min_score", NUMBER, "Leave out hits with a lower score."),
-    Key("groupBy", "group_by", TEXT, "A field: the hits are the best rows of its best values."),
-    Key("perGroup", "per_group", COUNT, "Hits of each group, at most.", default=1),
-    Key("diversity", "diversity", NUMBER, "From 0 to 1: trade nearness for variety."),
-    Key("fetchK", "fetch_k", COUNT, "Hits from which diversity chooses."),
-)
-_NEAR = (
-    Key("exact", "exact", FLAG, "Find the true nearest, not those of an index.", default=False),
-    Key("tuning", "tuning", OBJECT, "The effort of an approximate search: nprobes, ef, refine, "
-        "recall, dims, oversample."),
-    Key("maxDistance", "max_distance", NUMBER, "Leave out hits that are further away."),
-)  # fmt: skip
-_MODEL = Key(
-    "model", "model", TEXT, "The model that made the vector; another than the table's is refused."
-)
-_WORDS = (
-    Key("query", "query", TEXT, 'Words, "exact phrases", -without and field:word.', required=True),
-    Key("any", "any", FLAG, "One matching word is enough."),
-    Key("highlight", "highlight", FLAG, "Give a snippet of each field that matched.",
-        default=False),
-)  # fmt: skip
-_QUERY = (
-    Key("vector", "vector", VECTOR, "The vector to search for."),
-    Key("text", "text", TEXT, "In its place, a text, if the table has an embedder."),
-)
-
-SEARCH = Keys((*_QUERY, _FILTER, *_COMMON, *_NEAR, _MODEL))
-MANY = Keys(
-    (
-        Key("vectors", "vectors", VECTORS, "The vectors to search for."),
-        Key("texts", "texts", TEXTS, "In their place, texts, if the table has an embedder."),
-        Key("filter", "where", FILTERS, "A condition for all, or one for each.", also=("where",)),
-        *_COMMON,
-        *_NEAR,
-        _MODEL,
-    )
-)
-WORDS = Keys((*_WORDS, _FILTER, *_COMMON))
-HYBRID = Keys(
-    (
-        *_WORDS,
-        *_QUERY,
-        Key("fusion", "fusion", OBJECT, '{"type": "rrf", "k": 60} (the default), or '
-            '{"type": "weighted", "vector": 0.7, "text": 0.3}.'),
-        _FILTER,
-        *_COMMON,
-        *_NEAR,
-        _MODEL,
-    )
-)  # fmt: skip
-LIKE = Keys((Key("id", "id", ID, "The id of the row.", required=True), _FILTER, *_COMMON, *_NEAR))
-
 _EXAMPLE = {"vector": [0.6, 0.8, 0.0], "topK": 5, "filter": "year >= 2024"}
 
 
 @ENDPOINTS.add(
-    "POST", "/tables/{table}/search", HITS, body=SEARCH, body_needed=True, example=_EXAMPLE
+    "POST", "/tables/{table}/search", HITS, body=Search, body_needed=True, example=_EXAMPLE
 )
 async def search(call: Call) -> Response:
     """Search by vector.
 
     Returns the rows nearest to a vector, best first.
     """
-    options = _options(SEARCH.of_body(await body_json(call)))
+    options = _options(await arguments_in(call, Search))
     vector = _one_of(options, "vector", "text")
     with _explaining(vector):
         return await _answer(call, options, partial(call.store.search, call.table, vector))
 
 
 @ENDPOINTS.add(
-    "POST", "/tables/{table}/search_many", HITS_OF_MANY, body=MANY, body_needed=True,
+    "POST", "/tables/{table}/search_many", HITS_OF_MANY, body=SearchMany, body_needed=True,
     example={"vectors": [[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]], "topK": 5},
 )  # fmt: skip
 async def search_many(call: Call) -> Response:
@@ -124,19 +54,20 @@ async def search_many(call: Call) -> Response:
     In JSON Lines each vector has a line with its hits; in Arrow, `_query` is the number of a row's
     vector.
     """
-    options = _options(MANY.of_body(await body_json(call)))
-    vectors: list[Any] = _one_of(options, "vectors", "texts")
+    options = _options(await arguments_in(call, SearchMany))
+    vectors: Any = _one_of(options, "vectors", "texts")
+    check_rows(len(vectors), "vectors")
 
     async def search(chosen: Mapping[str, Any]) -> list[Results[Hit]]:
         return await call.store.search_many(call.table, vectors, **chosen)
 
     with _explaining(next((one for one in vectors if type(one) is str), None)):
-        found = await hits_of(call, len(vectors) * most_hits(options), options, search)
+        found = await hits_of(call, options, search, len(vectors))
     return await results_response(call, found)
 
 
 @ENDPOINTS.add(
-    "POST", "/tables/{table}/search_text", HITS, body=WORDS,
+    "POST", "/tables/{table}/search_text", HITS, body=SearchText,
     example={"query": "walk sea", "topK": 5, "highlight": True},
 )  # fmt: skip
 async def search_text(call: Call) -> Response:
@@ -144,12 +75,12 @@ async def search_text(call: Call) -> Response:
 
     Returns the best rows by BM25. All words have to match, unless `any` is true.
     """
-    options = WORDS.of_body(await body_json(call))
+    options = _options(await arguments_in(call, SearchText))
     return await _answer(call, options, partial(call.store.search_text, call.table))
 
 
 @ENDPOINTS.add(
-    "POST", "/tables/{table}/search_hybrid", HITS, body=HYBRID,
+    "POST", "/tables/{table}/search_hybrid", HITS, body=SearchHybrid,
     example={"query": "walk sea", "vector": [0.6, 0.8, 0.0], "topK": 5},
 )  # fmt: skip
 async def search_hybrid(call: Call) -> Response:
@@ -157,7 +88,7 @@ async def search_hybrid(call: Call) -> Response:
 
     Both lists are fused into one. Each hit has its `ranks` in them.
     """
-    options = _options(HYBRID.of_body(await body_json(call)))
+    options = _options(await arguments_in(call, SearchHybrid))
     if "text" in options:
         _one_of(options, "vector", "text", keep=True)
     if "fusion" in options:
@@ -167,20 +98,26 @@ async def search_hybrid(call: Call) -> Response:
 
 
 @ENDPOINTS.add(
-    "POST", "/tables/{table}/search_like", HITS, body=LIKE, example={"id": "note-1", "topK": 5}
+    "POST",
+    "/tables/{table}/search_like",
+    HITS,
+    body=SearchLike,
+    example={"id": "note-1", "topK": 5},
 )
 async def search_like(call: Call) -> Response:
     """Search by a row.
 
     Returns the rows nearest to it, without the row itself.
     """
-    options = _options(LIKE.of_body(await body_json(call)))
+    options = _options(await arguments_in(call, SearchLike))
     return await _answer(call, options, partial(call.store.search_like, call.table))
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:
     if "tuning" in options:
         options["tuning"] = _made(Tuning, "tuning", options["tuning"])
+    if isinstance(options.get("highlight"), list):
+        options["highlight"] = tuple(options["highlight"])
     return options
 
 
@@ -230,5 +167,5 @@ async def _answer(
     async def searched(chosen: Mapping[str, Any]) -> list[Results[Hit]]:
         return [await search(**chosen)]
 
-    (hits,) = await hits_of(call, most_hits(options), options, searched)
+    (hits,) = await hits_of(call, options, searched)
     return await rows_response(call, "hits", hits, hit_json)

@@ -9,16 +9,26 @@ from weakref import WeakKeyDictionary
 from starlette.responses import Response
 
 from aiovec import Field, Schema, TableNotFoundError, VectorStore, __version__
+from aiovec.backend.context import CallContext, calling
 
 from ..bodies import json_response
 from ..call import Call
-from ..decode import body_json
-from ..kinds import FIELD, FLAG, OBJECT, TEXT, Key, Keys, one_of
+from ..decode import arguments_in
+from ..models import (
+    AddField,
+    Confirm,
+    Counted,
+    CreateTable,
+    DropFieldIndex,
+    FieldIndex,
+    Rename,
+)
+from ..once import key_name
 from ..problems import RequestError
 from .declaring import Endpoints
 from .document import (
-    COUNT,
     EXAMPLE_SCHEMA,
+    MAYBE_COUNT,
     NOTHING,
     TABLE,
     Answer,
@@ -28,28 +38,6 @@ from .document import (
 from .document import TEXT as WORDS
 
 ENDPOINTS = Endpoints()
-
-CREATE = Keys(
-    (
-        Key("name", "table", TEXT, "The table's name.", required=True),
-        Key("schema", "schema", OBJECT, "Its schema; by default rows of text of the configured "
-            "length."),
-        Key("existOk", "exist_ok", FLAG, "Accept a table that has the same schema.",
-            default=False),
-    )
-)  # fmt: skip
-RENAME = Keys((Key("name", "name", TEXT, "The new name.", required=True),))
-CONFIRM = Keys((Key("confirm", "confirm", TEXT, "The name once more.", required=True),))
-ADD_FIELD = Keys(
-    (
-        Key("name", "name", TEXT, "The field's name.", required=True),
-        Key("field", "field", FIELD, "Its type, or an object with the type and its options.",
-            required=True),
-    )
-)  # fmt: skip
-_KIND = one_of("btree", "bitmap", "text")
-INDEX = Keys((Key("kind", "kind", _KIND, "`text` is for keyword search.", required=True),))
-DROP_INDEX = Keys((Key("kind", "kind", _KIND, "By default all indexes over the field."),))
 
 
 @ENDPOINTS.add(
@@ -98,44 +86,82 @@ async def _reach(store: VectorStore) -> None:
     await asyncio.shield(ping.task)  # one who leaves does not end it for the others
 
 
+# The others need the store's files, or its process.
+_OFFERED = ("text", "indexes", "snapshots", "quantized", "power-loss")
+
+
+@ENDPOINTS.add(
+    "GET", "/store",
+    Answer(
+        an_object({"backend": WORDS, "version": WORDS, "abilities": listed(WORDS)}),
+        {"backend": "sqlite", "version": __version__, "abilities": ["text", "power-loss"]},
+    ),
+)  # fmt: skip
+async def describe_store(call: Call) -> Response:
+    """Read what the served store is able to do."""
+    await call.store.ping()
+    abilities = [name for name in _OFFERED if call.store.supports(name)]
+    found = {"backend": call.store.backend_name, "version": __version__, "abilities": abilities}
+    return json_response(found)
+
+
+@ENDPOINTS.add("DELETE", "/writes/{key}", NOTHING, status=204, writes=True)
+async def cancel_write(call: Call) -> Response:
+    """Cancel a write by its `Idempotency-Key`.
+
+    When this is answered, the write has ended, wholly done or not at all; one that has not come yet
+    will not begin.
+    """
+    name = key_name([call.last_segment("key")])
+    await call.writes.cancel(str(name))
+    return Response(status_code=204)
+
+
 @ENDPOINTS.add(
     "GET", "/tables",
     Answer(
-        an_object({"tables": listed(an_object({"name": WORDS, "rows": COUNT}))}),
+        an_object({"tables": listed(an_object({"name": WORDS, "rows": MAYBE_COUNT}))}),
         {"tables": [{"name": "notes", "rows": 1200}]},
     ),
+    query=Counted,
 )  # fmt: skip
 async def list_tables(call: Call) -> Response:
     """List the tables with their numbers of rows."""
     found = []
+    counts = call.query.get("rows", True)
     for name in await call.store.tables():
         try:
-            found.append({"name": name, "rows": await call.store.count(name)})
+            rows = await call.store.count(name) if counts else None
+            found.append({"name": name, "rows": rows})
         except TableNotFoundError:  # dropped meanwhile
             continue
     return json_response({"tables": found})
 
 
 @ENDPOINTS.add(
-    "POST", "/tables", TABLE, body=CREATE, status=201, writes=True,
+    "POST", "/tables", TABLE, body=CreateTable, status=201, writes=True,
     example={"name": "notes", "schema": EXAMPLE_SCHEMA},
 )  # fmt: skip
 async def create_table(call: Call) -> Response:
     """Create a table."""
-    options = CREATE.of_body(await body_json(call))
-    if "schema" in options:
-        options["schema"] = Schema.from_json(options["schema"])
+    options = await arguments_in(call, CreateTable)
+    if "schema_" in options:
+        options["schema"] = Schema.from_json(options.pop("schema_"))
     await call.store.create_table(**options)
     return await _described(call, options["table"], 201)
 
 
-@ENDPOINTS.add("GET", "/tables/{table}", TABLE)
+@ENDPOINTS.add("GET", "/tables/{table}", TABLE, query=Counted)
 async def describe_table(call: Call) -> Response:
-    """Read a table's schema and its number of rows."""
+    """Read a table's schema and its number of rows.
+
+    The ETag names the state of its schema: calls with that as If-Match are refused once the schema
+    has changed.
+    """
     return await _described(call, call.table)
 
 
-@ENDPOINTS.add("DELETE", "/tables/{table}", NOTHING, query=CONFIRM, status=204, writes=True)
+@ENDPOINTS.add("DELETE", "/tables/{table}", NOTHING, query=Confirm, status=204, writes=True)
 async def drop_table(call: Call) -> Response:
     """Drop a table with all its rows."""
     _check_confirmed(call, call.table, "table")
@@ -144,28 +170,28 @@ async def drop_table(call: Call) -> Response:
 
 
 @ENDPOINTS.add(
-    "POST", "/tables/{table}/rename", TABLE, body=RENAME, example={"name": "memos"}, writes=True
+    "POST", "/tables/{table}/rename", TABLE, body=Rename, example={"name": "memos"}, writes=True
 )
 async def rename_table(call: Call) -> Response:
     """Give a table another name."""
-    name = RENAME.of_body(await body_json(call))["name"]
+    name = (await arguments_in(call, Rename))["name"]
     await call.store.rename_table(call.table, name)
     return await _described(call, name)
 
 
 @ENDPOINTS.add(
-    "POST", "/tables/{table}/fields", TABLE, body=ADD_FIELD, status=201, writes=True,
+    "POST", "/tables/{table}/fields", TABLE, body=AddField, status=201, writes=True,
     example={"name": "lang", "field": {"type": "text", "index": "bitmap"}},
 )  # fmt: skip
 async def add_field(call: Call) -> Response:
     """Add a field, which is null in existing rows."""
-    options = ADD_FIELD.of_body(await body_json(call))
+    options = await arguments_in(call, AddField)
     field = Field.from_dict(options["field"])
     await call.store.add_field(call.table, options["name"], field)
     return await _described(call, call.table, 201)
 
 
-@ENDPOINTS.add("DELETE", "/tables/{table}/fields/{field}", TABLE, query=CONFIRM, writes=True)
+@ENDPOINTS.add("DELETE", "/tables/{table}/fields/{field}", TABLE, query=Confirm, writes=True)
 async def drop_field(call: Call) -> Response:
     """Drop a field with all its values."""
     field = call.last_segment("field")
@@ -175,29 +201,29 @@ async def drop_field(call: Call) -> Response:
 
 
 @ENDPOINTS.add(
-    "POST", "/tables/{table}/fields/{field}/rename", TABLE, body=RENAME,
+    "POST", "/tables/{table}/fields/{field}/rename", TABLE, body=Rename,
     example={"name": "published"}, writes=True,
 )  # fmt: skip
 async def rename_field(call: Call) -> Response:
     """Give a field another name."""
-    name = RENAME.of_body(await body_json(call))["name"]
+    name = (await arguments_in(call, Rename))["name"]
     await call.store.rename_field(call.table, call.segment("field"), name)
     return await _described(call, call.table)
 
 
 @ENDPOINTS.add(
-    "PUT", "/tables/{table}/fields/{field}/index", TABLE, body=INDEX, example={"kind": "btree"},
-    writes=True,
+    "PUT", "/tables/{table}/fields/{field}/index", TABLE, body=FieldIndex,
+    example={"kind": "btree"}, writes=True,
 )  # fmt: skip
 async def create_field_index(call: Call) -> Response:
     """Build an index over a field, for filters or for keyword search."""
-    options = INDEX.of_body(await body_json(call))
+    options = await arguments_in(call, FieldIndex)
     await call.store.create_field_index(call.table, call.segment("field"), **options)
     return await _described(call, call.table)
 
 
 @ENDPOINTS.add(
-    "DELETE", "/tables/{table}/fields/{field}/index", TABLE, query=DROP_INDEX, writes=True
+    "DELETE", "/tables/{table}/fields/{field}/index", TABLE, query=DropFieldIndex, writes=True
 )
 async def drop_field_index(call: Call) -> Response:
     """Drop the indexes over a field. Its values stay."""
@@ -206,9 +232,11 @@ async def drop_field_index(call: Call) -> Response:
 
 
 async def _described(call: Call, table: str, status: int = 200) -> Response:
-    schema = await call.store.schema(table)
-    rows = await call.store.count(table)
-    return json_response({"name": table, "rows": rows, "schema": schema.to_dict()}, status)
+    with calling(CallContext()):  # the call itself may have changed the state that it named
+        schema, state = await call.store._schema_and_state(table)
+        rows = await call.store.count(table) if call.query.get("rows", True) else None
+    found = {"name": table, "rows": rows, "schema": schema.to_dict()}
+    return json_response(found, status, {"etag": f'"{state}"'})
 
 
 def _check_confirmed(call: Call, name: str, what: str) -> None:

@@ -17,10 +17,10 @@ from starlette.routing import Route
 
 import aiovec
 from aiovec._http.problems import problem_of
+from aiovec.asgi import get_store
 from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, InvalidArgumentError
 
-from ..call import Call
 from ..problems import RequestError, response_of
 from .maps import MAX_ROWS, label_field, map_of
 
@@ -67,7 +67,7 @@ def page_routes(own: VectorStore | None, *, page_writes: bool) -> list[Route]:
     def route(path: str, answer: Answer) -> Route:
         async def send(request: Request) -> Response:
             try:
-                return await _json(await answer(Call(request, own).store, request))
+                return await _json(await answer(own or get_store(request), request))
             except (AiovecError, RequestError) as error:
                 return response_of(error)
 

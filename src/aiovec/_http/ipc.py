@@ -11,10 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from .._model.arrow import check_table
+from ..errors import InvalidRowError
+
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
-# The places of fields in Arrow's flatbuffers: Message.header_type and .header, and
+# The places of fields in Arrow's flatbuffers: Message.header_type, .header and .bodyLength, and
 # RecordBatch.compression.
-_HEADER_TYPE, _HEADER, _COMPRESSION = 1, 2, 3
+_HEADER_TYPE, _HEADER, _BODY_LENGTH, _COMPRESSION = 1, 2, 3, 3
 
 
 class DamagedStreamError(Exception):
@@ -35,6 +38,16 @@ def read_stream(data: bytes | bytearray | memoryview) -> pa.Table:
         return pa.Table.from_batches(batches, schema)
     except (pa.ArrowException, OSError, ValueError, IndexError, struct.error) as exc:
         raise DamagedStreamError(f"the Arrow stream cannot be read: {exc}"[:200]) from exc
+
+
+def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:
+    """Return the rows of an uncompressed Arrow IPC stream, validated in full."""
+    table = read_stream(data)
+    try:
+        check_table(table)
+    except InvalidRowError as exc:
+        raise DamagedStreamError(str(exc)) from exc
+    return table
 
 
 def _check_names(field: pa.Field) -> None:
@@ -71,3 +84,10 @@ def _field(data: bytes, table: int, number: int) -> int:
         return 0
     (offset,) = struct.unpack_from("<H", data, vtable + slot)
     return table + offset if offset else 0
+
+
+def body_length(metadata: bytes) -> int:
+    """Return the length of a message's body, by the metadata in front of it."""
+    (table,) = struct.unpack_from("<I", metadata, 0)
+    place = _field(metadata, table, _BODY_LENGTH)
+    return int(struct.unpack_from("<q", metadata, place)[0]) if place else 0

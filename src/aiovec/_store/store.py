@@ -66,6 +66,7 @@ from .._input.vectors import (
     collect_vectors,
     many_queries,
     one_query,
+    query_vector,
     texts_among,
 )
 from .._model.arrays import Float32Array
@@ -464,10 +465,15 @@ class VectorStore:
 
     async def schema(self, table: str) -> Schema:
         """The table's schema as it is now."""
+        return (await self._schema_and_state(table))[0]
+
+    async def _schema_and_state(self, table: str) -> tuple[Schema, str]:
+        """The schema, and the name of the table's state, as ``CallContext`` takes it."""
         check_table_name(table)
 
-        async def read(engine: Engine) -> Schema:
-            return (await engine.open_table(table, fresh=True)).schema
+        async def read(engine: Engine) -> tuple[Schema, str]:
+            handle = await engine.open_table(table, fresh=True)
+            return handle.schema, engine.state_of(handle)
 
         return await self._call(Operation("schema", table), read)
 
@@ -569,6 +575,18 @@ class VectorStore:
         ``where="TRUE"``. A new text in the field that the vectors are made of gives the rows its
         vector in the same write; no text, where rows may have no vector, takes theirs.
         """
+        return await self._update(table, fields, ids=ids, where=where)
+
+    async def _update(
+        self,
+        table: str,
+        fields: Mapping[str, FieldValue | Remove],
+        *,
+        ids: Ids | None = None,
+        where: Where = None,
+        vector: Vector | None = None,
+    ) -> int:
+        """Update rows; ``vector`` is that of the new text, where a client has made it."""
         if ids is None and where is None:
             raise InvalidArgumentError(
                 "ids or where", None, "given; to update every row pass where='TRUE'"
@@ -584,9 +602,12 @@ class VectorStore:
             condition = await self._bind(where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
-            vector = await vector_of_update(self._embed, engine, handle, values)
+            if vector is None:
+                made = await vector_of_update(self._embed, engine, handle, values)
+            else:
+                made = query_vector(vector, handle.schema)
             operation.rows = await engine.backend.update(
-                handle, values, payload, ids=wanted, where=condition, vector=vector
+                handle, values, payload, ids=wanted, where=condition, vector=made
             )
             return operation.rows
 

@@ -71,18 +71,12 @@ class ServerSettings(Section):
         le=65_536,
         description="MiB of a request's body, at most; a larger one gets status 413.",
     )
-    max_top_k: int = PydanticField(
-        default=10_000,
-        ge=1,
-        le=1_000_000_000,
-        description="Hits or rows that a request may ask for, such as topK, at most; more gets "
-        "status 422.",
-    )
     max_rows: int = PydanticField(
         default=100_000,
         ge=1,
         le=1_000_000_000,
-        description="Rows, ids or queries in a request, at most; more get status 422.",
+        description="Rows, ids or queries in a request, and rows or hits in an answer, at most; "
+        "more get status 422.",
     )
     timeout: float = PydanticField(
         default=120.0,

@@ -1,0 +1,169 @@
+"""Bodies of requests and answers: JSON, and Arrow with the JSON in the metadata of its schema.
+
+The server's types are trusted: another one is a server's fault. Blocking, and for large bodies slow
+enough to need a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from aiovec._http.ipc import DamagedStreamError, body_length, read_rows
+from aiovec.backend import Field, Schema, Value, payload_texts, python_values, to_matrix
+from aiovec.backend.contract import Columns, Found, StoredRows
+from aiovec.errors import InvalidArgumentError
+
+ARROW, JSON = "application/vnd.apache.arrow.stream", "application/json"
+CURSOR = b"aiovec.cursor"
+_BODY = b"aiovec.body"
+# Ends an Arrow IPC stream.
+_END = b"\xff\xff\xff\xff\0\0\0\0"
+HEAD = 8
+"""Bytes in front of a message of an Arrow IPC stream: a mark, and the length of its metadata."""
+
+
+class WireError(Exception):
+    """A body that cannot be read. Never reaches a user."""
+
+
+def encode(body: Mapping[str, Any] | None, rows: pa.Table | None) -> tuple[str, memoryview]:
+    """Return the content type and the bytes of a request's body; both empty if it has none."""
+    if rows is None and body is None:
+        return "", memoryview(b"")
+    try:
+        text = _ENCODER.encode(body or {})
+    except ValueError as exc:
+        expected = "finite: JSON has no other; upsert takes them"
+        raise InvalidArgumentError("a number in the call", None, expected) from exc
+    if rows is None:
+        return JSON, memoryview(text.encode())
+    schema = rows.schema.with_metadata({_BODY: text.encode()} if body else None)
+    # As a stream's writer would, at half its cost for the few rows of most calls.
+    parts = [schema.serialize(), *(batch.serialize() for batch in rows.to_batches()), _END]
+    return ARROW, memoryview(b"".join(parts))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+# ``json.dumps`` would make one for each call.
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain
+)
+
+
+def decode(content_type: str, data: bytes | bytearray) -> Any:
+    """Return what an answer holds: JSON, or rows that Arrow has validated."""
+    try:
+        if content_type == JSON:
+            return json.loads(bytes(data))
+        if content_type != ARROW:
+            raise WireError(f"it is of the type {content_type!r:.80}")
+        return read_rows(data)
+    except (DamagedStreamError, ValueError, RecursionError) as exc:
+        raise WireError(str(exc)[:200]) from exc
+
+
+# Rows
+
+
+def stored_rows(rows: pa.Table, schema: Schema, columns: Columns) -> StoredRows:
+    """Return the rows of an answer with the columns that were asked for."""
+    count, names = rows.num_rows, rows.schema.names
+    payloads: list[str | None] | None = None
+    if columns.payload:  # absent where no row has one
+        payloads = payload_texts(rows["payload"]) if "payload" in names else [None] * count
+    vectors = None
+    if columns.vector:
+        vectors = np.full((count, schema.dim), np.nan, np.float32)
+        if schema.vector in names and count:
+            vectors = to_matrix(rows[schema.vector])
+    return StoredRows(
+        rows["id"].to_pylist(),
+        {name: python_values(_one(rows[name])) for name in columns.fields},
+        payloads,
+        vectors,
+    )
+
+
+def found_rows(
+    rows: pa.Table, schema: Schema, columns: Columns, queries: int, measure: str
+) -> list[Found]:
+    """Return the hits of so many queries, with this column as their measures."""
+    stored = stored_rows(rows, schema, columns)
+    measures = rows[measure].to_pylist()
+    marked = None
+    if "_highlights" in rows.schema.names:
+        marked = [json.loads(text or "{}") for text in rows["_highlights"].to_pylist()]
+    if "_query" not in rows.schema.names:
+        return [Found(stored, measures, marked)]
+    counts = np.bincount(rows["_query"].to_numpy(), minlength=queries).tolist()
+    places = pairwise(accumulate(counts, initial=0))
+    return [
+        Found(
+            StoredRows(
+                stored.ids[start:end],
+                {name: values[start:end] for name, values in stored.fields.items()},
+                None if stored.payloads is None else stored.payloads[start:end],
+                None if stored.vectors is None else stored.vectors[start:end],
+            ),
+            measures[start:end],
+            None if marked is None else marked[start:end],
+        )
+        for start, end in places
+    ]
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def values_read(values: Sequence[Any], field: Field | None) -> list[Value]:
+    """Return single values of a field, which JSON holds as texts where it has no such type."""
+    kind = None if field is None else field.type
+    if kind is datetime:
+        return [datetime.fromisoformat(value) for value in values]
+    if kind in (float, list[float]):
+        return list(map(float, values))
+    return list(values)
+
+
+# An export: messages of one stream
+
+
+def metadata_length(head: bytes) -> int:
+    """Return the length of a message's metadata; 0 at the end of the stream."""
+    mark, length = struct.unpack("<II", head)
+    if mark != 0xFFFFFFFF:
+        raise WireError("a part of the export begins with unknown bytes")
+    return int(length)
+
+
+def message_length(metadata: bytes) -> int:
+    """Return the length of a message's body, by its metadata."""
+    try:
+        return body_length(metadata)
+    except (struct.error, IndexError) as exc:
+        raise WireError("a part of the export cannot be read") from exc
+
+
+def exported_batch(head: bytes, data: bytes) -> tuple[pa.RecordBatch, bytes]:
+    """Return a batch and its cursor: of the stream's first message, and of its own."""
+    try:
+        reader = pa.ipc.open_stream(pa.py_buffer(head + data + _END))
+        batch, metadata = reader.read_next_batch_with_custom_metadata()
+        batch.validate(full=True)
+        return batch, metadata[CURSOR]
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as exc:
+        raise WireError(f"a batch of the export cannot be read: {exc}"[:200]) from exc

@@ -1,0 +1,134 @@
+"""What the remote backend and other careful clients use: states of tables, Arrow bodies, writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.server.apps import ARROW, VECTOR, Connection, Wrapped, notes, serving
+
+import aiovec
+from aiovec_server import create_app
+
+T = "/tables/notes"
+
+
+def ipc(columns: dict[str, Any], body: dict[str, Any] | None = None) -> bytes:
+    table = pa.table(columns)
+    if body is not None:
+        table = table.replace_schema_metadata({"aiovec.body": json.dumps(body)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def vectors(*rows: list[float]) -> pa.Array:
+    return pa.array(rows, pa.list_(pa.float32(), 3))
+
+
+async def test_a_call_for_a_state_that_has_passed_does_nothing() -> None:
+    async with notes() as client:
+        state = (await client.get(T)).headers["etag"]
+        same = {"if-match": state}
+        assert (await client.get(f"{T}?rows=false")).json()["rows"] is None
+        assert await client.ok("GET", f"{T}/count", headers=same) == {"count": 5}
+        field = {"name": "lang", "field": "text"}
+        made = await client.post(f"{T}/fields", json=field, headers=same)
+        assert made.status_code == 201
+        assert made.headers["etag"] != state
+        for method, path, body in (
+            ("GET", "/count", None), ("GET", "/records", None), ("POST", "/delete", {"ids": ["a"]}),
+            ("POST", "/search", {"vector": VECTOR}), ("POST", "/export", {}),
+            ("GET", "/stats", None), ("POST", "/records", [{"id": "new", "embedding": VECTOR}]),
+        ):  # fmt: skip
+            await client.problem(method, T + path, 412, json=body, headers=same)
+        new = {"if-match": made.headers["etag"]}
+        assert await client.ok("GET", f"{T}/count", headers=new) == {"count": 5}
+        await client.ok("DELETE", f"{T}?confirm=notes", 204)
+        await client.problem("GET", f"{T}/count", 404, headers=new)
+
+
+async def test_lists_as_columns_and_answers_as_rows_of_the_table() -> None:
+    headers = {**ARROW, "accept": ARROW["content-type"]}
+
+    async def rows(path: str, content: bytes) -> pa.Table:
+        answer = await client.post(T + path, content=content, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return pa.ipc.open_stream(answer.content).read_all()
+
+    async with notes() as client:
+        ids = pa.array(["note-3", "none", "note-1"])
+        found = await rows("/get", ipc({"ids": ids}))
+        assert found["id"].to_pylist() == ["note-3", "note-1"]
+        assert json.loads(found["payload"][1].as_py()) == {"kind": "x"}
+        assert found.schema.field("at").type == pa.timestamp("us", "UTC")
+        assert found["embedding"].type == pa.list_(pa.float32(), 3)
+        body = {"topK": 2, "filter": ["year > 2020", "year < 2020"], "select": ["year"]}
+        found = await rows("/search_many", ipc({"vectors": vectors(VECTOR, VECTOR)}, body))
+        assert found.to_pydict()["_query"] == [0, 0]
+        assert found["year"].to_pylist() == [2021, 2022]
+        assert np.all(np.diff(found["_distance"].to_numpy()) >= 0)
+        for columns, more in (
+            ({"ids": ids, "other": ids}, None), ({"vectors": vectors(VECTOR)}, None),
+            ({"ids": ids}, {"ids": ["a"]}), ({"ids": ids}, {"select": [1]}),
+        ):  # fmt: skip
+            content = ipc(columns, more)  # type: ignore[arg-type]  # columns of two types
+            await client.problem("POST", f"{T}/get", 422, content=content, headers=headers)
+        body = {"set": {"year": 1}}
+        content = ipc({"ids": ids}, body)
+        assert await client.ok("POST", f"{T}/update", content=content, headers=ARROW) == {
+            "updated": 2
+        }
+        content = ipc({"ids": ids})
+        assert await client.ok("POST", f"{T}/delete", content=content, headers=ARROW) == {
+            "deleted": 2
+        }
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_write_is_cancelled_by_its_key(begun: bool) -> None:
+    came, ended = asyncio.Event(), asyncio.Event()
+
+    async def insert(*args: Any, **options: Any) -> int:
+        came.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+            ended.set()
+        return 1
+
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("notes", aiovec.Schema(2))
+        app = create_app(store=Wrapped(store, insert=insert))  # type: ignore[arg-type]
+        async with serving(app) as client:
+            row = b'[{"id": "a", "embedding": [1, 0]}]'
+            headers = [("idempotency-key", "k")]
+
+            def writing() -> Connection:
+                return Connection(app, "POST", f"{T}/records", [row], headers=headers)
+
+            if begun:
+                write = writing()
+                await came.wait()
+            await client.ok("DELETE", "/writes/k", 204)
+            assert ended.is_set() is begun
+            if not begun:
+                write = writing()
+            assert await write.status() == 409
+            assert came.is_set() is begun
+            await client.problem("DELETE", "/writes/%01", 422)
+
+
+async def test_what_the_store_is_able_to_do() -> None:
+    async with notes() as client:
+        found = await client.ok("GET", "/store")
+        assert (found["backend"], found["version"]) == ("sqlite", aiovec.__version__)
+        assert {"text", "quantized"} <= set(found["abilities"]) <= {
+            "text", "quantized", "power-loss",
+        }  # fmt: skip
