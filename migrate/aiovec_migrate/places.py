@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiovec.backend.config import load_settings
-from aiovec.backend.contract import Backend, moves_of
+from aiovec.backend.contract import Backend
 from aiovec.backend.locate import is_url
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.origin import CONFIG_FILE, CONFIG_VARIABLE, Origin
@@ -47,7 +47,7 @@ class Place:
     @property
     def keeps_marks(self) -> bool:
         """True if it can be marked, so that all its users heed a migration."""
-        return moves_of(self.backend) is not None
+        return self.backend.supports("moves")
 
     async def record(self) -> MoveRecord:
         """What it keeps about migrations; an empty record where it keeps nothing."""

@@ -170,45 +170,6 @@ class ChangingContract(ContractBase):
         assert record["name"] == "n"
         assert await store.count("notes", "year = 1") == 1
 
-    async def test_the_empty_key_of_a_payload(self, store: VectorStore) -> None:
-        """It is written ``payload.""`` wherever a key of the payload is named."""
-        row = {"id": "1", "embedding": [1.0] * DIM, "": 1, "x": {"": 2, '"': 3}, '".': 4}
-        await filled(store, SMALL, [row, {"id": "2", "embedding": [1.0] * DIM}])
-        for name, key, value in (
-            ('payload.""', F.payload[""], 1),
-            ('payload.x.""', F.payload["x"][""], 2),
-            ('payload.x.""""', F.payload["x"]['"'], 3),
-            ('payload."""."', F.payload['".'], 4),
-        ):
-            with case(name):
-                assert await store.count("notes", key == value) == 1
-                assert await store.count("notes", f"{name} = {value}") == 1
-                assert await store.distinct("notes", name) == {value: 1}
-                assert await store.bounds("notes", name) == (value, value)
-                assert ids_of(await store.find("notes", order_by=name)) == ["1", "2"]
-                hits = await store.search("notes", [1.0] * DIM, group_by=name)
-                assert sorted(ids_of(hits)) == ["1", "2"]
-        selected = ['payload.""', 'payload.x.""']
-        (record,) = await store.get("notes", "1", select=selected)
-        assert record.fields == {"": 1, "x": {"": 2}}
-        changes: list[tuple[dict[str, Any], dict[str, Any]]] = [
-            ({"": 5, 'payload.x.""': REMOVE}, {"": 5, "x": {'"': 3}, '".': 4}),
-            ({'payload.""': {"": [7]}, "x": REMOVE, 'payload."""."': REMOVE}, {"": {"": [7]}}),
-            ({'payload."".""': 8}, {"": {"": 8}}),
-            ({"": REMOVE}, {}),
-        ]
-        for change, fields in changes:
-            with case(change):
-                assert await store.update("notes", change, ids="1") == 1
-                (record,) = await store.find("notes", "id = '1'", select=["payload"])
-                assert record.fields == fields
-        with pytest.raises(InvalidRowError):
-            await store.update("notes", {"": 1, 'payload.""': 2}, ids="1")
-        await store.update("notes", {"": 1}, ids="1")
-        with pytest.raises(InvalidRowError) as caught:
-            await store.update("notes", {'payload."".x': 2}, ids="1")
-        assert caught.value.field == 'payload."".x'
-
     async def test_a_path_through_a_value_changes_nothing(self, store: VectorStore) -> None:
         rows = [{**row, "a": {"b": n}} for n, row in enumerate(small_rows(50))]
         rows[40]["a"] = 5

@@ -28,22 +28,10 @@ from tests.harness.values import (
 
 from aiovec import F, Field, Schema, VectorStore
 from aiovec.errors import (
-    DimensionMismatchError,
     DuplicateIdError,
-    InvalidRowError,
-    InvalidVectorError,
 )
 
 GOOD = [1.0, 2.0, 3.0, 4.0]
-
-# Rows that must not get in, one of each kind of fault, and the errors that say why.
-BAD_ROWS: tuple[tuple[dict[str, Any], type[Exception]], ...] = (
-    ({"id": "bad", "embedding": [1.0, 2.0]}, DimensionMismatchError),
-    ({"id": "bad", "embedding": [1.0, float("nan"), 0, 0]}, InvalidVectorError),
-    ({"id": "a\0b", "embedding": GOOD}, InvalidRowError),
-    ({"id": "bad", "embedding": GOOD, "year": "1"}, InvalidRowError),
-    ({"id": "bad", "embedding": GOOD, "extra": {1}}, InvalidRowError),
-)
 
 
 class WritingContract(ContractBase):
@@ -179,19 +167,6 @@ class WritingContract(ContractBase):
     # Calls that are refused
 
     @pytest.mark.core
-    async def test_a_bad_row_in_the_middle_keeps_nothing(self, store: VectorStore) -> None:
-        await filled(store, SMALL, small_rows(3))
-        before = await store.find("notes", include_vector=True)
-        for row, error in BAD_ROWS:
-            rows = [*small_rows(5, start=10), row, *small_rows(5, start=20)]
-            replacing = [*small_rows(2, name="replaced"), row]
-            with case(row):
-                for write, given in ((store.insert, rows), (store.upsert, replacing)):
-                    with pytest.raises(error) as caught:
-                        await write("notes", given)
-                    assert vars(caught.value)["row"] == given.index(row)
-                assert await store.find("notes", include_vector=True) == before
-
     @pytest.mark.core
     async def test_insert_refuses_an_id_that_exists(self, notes: VectorStore) -> None:
         for start, twice in ((8, []), (20, small_rows(1, start=21))):

@@ -238,32 +238,3 @@ async def test_the_pool_is_the_callers_to_choose(store: VectorStore) -> None:
     lists = await _lists(store, "wool", 11)
     hits = await store.search_hybrid("notes", "wool", QUERY, limit=11, fetch_k=11)
     assert ids_of(hits) == list(expected_fusion(lists, RRF()))[:11]
-
-
-async def test_a_function_that_reranks_is_cancelled_with_the_search(store: VectorStore) -> None:
-    await _hybrid(store)
-    begun, ended = asyncio.Event(), asyncio.Event()
-
-    async def slow(hits: list[Hit]) -> list[Hit]:
-        begun.set()
-        try:
-            await asyncio.sleep(60)
-        finally:
-            ended.set()
-        return hits
-
-    for call in (
-        store.search_text("notes", "wool", rerank=slow),
-        store.search_hybrid("notes", "wool", QUERY, rerank=slow),
-    ):
-        begun.clear()
-        ended.clear()
-        task = asyncio.ensure_future(call)
-        async with asyncio.timeout(30):
-            await begun.wait()
-            # Nothing of the store is held meanwhile.
-            await store.update("notes", {"year": 1}, ids="r00")
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        assert ended.is_set()

@@ -91,7 +91,7 @@ def checked_value(value: object) -> str | int | float | bool | datetime:
             raise FilterError(f"{fraction!r} cannot be a literal; numbers are finite")
         return fraction
     if isinstance(value, datetime):
-        return _in_utc(value)
+        return in_utc(value)
     if isinstance(value, date):
         return value.isoformat()
     if value is None:
@@ -150,17 +150,18 @@ def timestamp(value: str) -> datetime:
     if not _TIMESTAMP.match(value):
         raise FilterError(f"{shown(value)} is not a timestamp such as '2024-01-31T12:00:00.5Z'")
     try:
-        return _in_utc(datetime.fromisoformat(value.upper()))
+        return in_utc(datetime.fromisoformat(value.upper()))
     except ValueError as exc:
         raise FilterError(f"{shown(value)} is not a timestamp ({exc})") from exc
 
 
 def moment_text(value: datetime) -> str:
     """Return the text of a moment in the payload. Such texts sort as the moments do."""
-    return _in_utc(value).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return in_utc(value).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _in_utc(value: datetime) -> datetime:
+def in_utc(value: datetime) -> datetime:
+    """Return a moment in UTC, or raise FilterError, which is a ValueError."""
     try:
         offset = value.utcoffset()
     except ValueError as exc:  # of pandas' NaT
@@ -171,7 +172,6 @@ def _in_utc(value: datetime) -> datetime:
         moment = value.astimezone(UTC)
     except OverflowError as exc:
         raise FilterError(f"{shown(value)} is out of range in UTC") from exc
-    return datetime(
-        moment.year, moment.month, moment.day,
-        moment.hour, moment.minute, moment.second, moment.microsecond, UTC,
-    )  # fmt: skip
+    if type(moment) is datetime:
+        return moment
+    return datetime.combine(moment.date(), moment.time(), UTC)  # pandas has types of its own

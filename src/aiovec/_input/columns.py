@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from enum import Enum
 from functools import partial
 from typing import Any, cast
@@ -14,7 +14,7 @@ from uuid import UUID
 import numpy as np
 import pyarrow as pa
 
-from .._filters.text import moment_text
+from .._filters.text import in_utc, moment_text
 from .._model.arrow import is_list, python_values
 from .._model.ids import id_text
 from .._model.json_text import read_json
@@ -231,13 +231,7 @@ def _moment(value: Any) -> datetime:
         raise ValueError("not a time is no value; use None")
     if value.utcoffset() is None:
         raise ValueError(_NO_ZONE)
-    try:
-        moment = value.astimezone(UTC)
-    except OverflowError as exc:
-        raise ValueError("the datetime is out of range in UTC") from exc
-    if type(moment) is datetime:
-        return moment
-    return datetime.combine(moment.date(), moment.time(), UTC)  # pandas has types of its own
+    return in_utc(value)
 
 
 def _from_arrow(field: Field, values: pa.Array) -> list[Any] | pa.Array:

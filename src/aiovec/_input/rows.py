@@ -114,20 +114,17 @@ def bytes_of(rows: Any, schema: Schema) -> int:
     """About what ``to_batch`` will take for the rows; too little where they hold long texts."""
     if isinstance(rows, NewRows):
         return int(rows.table.nbytes)
-    count = 0
-    if isinstance(rows, (pa.RecordBatch, pa.Table)):
-        count = rows.num_rows
-    elif isinstance(rows, (list, tuple)) and rows and hasattr(rows[0], "num_rows"):
-        count = sum(getattr(item, "num_rows", 0) for item in rows)
+    parts = [rows]
+    if isinstance(rows, (list, tuple)) and rows and is_arrow(rows[0]):
+        parts = list(rows)
     elif isinstance(rows, Mapping):
-        count = max((len(column) for column in rows.values() if _has_length(column)), default=0)
-    elif hasattr(rows, "__len__"):
-        count = len(rows)
+        parts = list(rows.values())[:1]
+    count = sum(getattr(part, "num_rows", None) or _length(part) for part in parts)
     return count * (4 * schema.dim + _BYTES_A_VALUE * (2 + len(schema.fields)))
 
 
-def _has_length(column: Any) -> bool:
-    return hasattr(column, "__len__") and is_iterable(column)
+def _length(rows: Any) -> int:
+    return len(rows) if hasattr(rows, "__len__") and is_iterable(rows) else 0
 
 
 def to_batch(rows: Any, schema: Schema, *, make_ids: bool = False) -> NewRows:

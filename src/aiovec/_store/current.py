@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .._telemetry.calls import place_of
 from ..backend.context import TableChangedError, call_context
-from ..backend.contract import Backend, StaleTableError, TableHandle, moves_of
+from ..backend.contract import Backend, StaleTableError, TableHandle
 from ..backend.limits import Gate
 from ..backend.marks import MOVED, MoveMark
 from ..backend.threads import in_thread, to_its_end
@@ -177,8 +177,8 @@ class Current:
 
     async def _mark(self, moved: StoreMovedError) -> MoveMark | None:
         """The mark in the store in use, or what the error says of it where that keeps no marks."""
-        if (moves := moves_of(self.engine.backend)) is not None:
-            return await moves.move_mark()
+        if self.engine.backend.supports("moves"):
+            return await self.engine.backend.move_mark()
         return MoveMark(
             "", MOVED, moved.moved_to, moved.backend, moved.config, generation=moved.generation
         )
@@ -189,14 +189,13 @@ class Current:
         try:
             await in_thread(_check_place, mark, left.backend, resolved)
             await backend.open()
-            moves = moves_of(backend)
-            if moves is not None:
-                if not mark.leads_to(await moves.move_record()):
+            if backend.supports("moves"):
+                if not mark.leads_to(await backend.move_record()):
                     raise _lost_error(mark, left.backend)
                 # The migrator may have been killed before it could do so. Who only reads leaves it
                 # to those who write: all rows have been there since the mark.
                 if not backend.read_only:
-                    await moves.arrive(mark.run, mark.generation)
+                    await backend.arrive(mark.run, mark.generation)
             if self._closed:
                 raise StoreClosedError(backend.target)
         except BaseException as exc:

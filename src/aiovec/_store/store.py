@@ -103,7 +103,6 @@ from ..backend.threads import FORKED, hop, in_thread
 from ..backend.weight import weight
 from ..errors import (
     AiovecError,
-    ConfigError,
     EmbeddingError,
     InvalidArgumentError,
     ModelMismatchError,
@@ -296,24 +295,18 @@ class VectorStore:
             wanted = schema or Schema.context_vectors(engine.settings.dim)
             if wanted.embed is not None:
                 wanted = await self._with_model_of_embedder(engine, table, wanted, wanted.embed)
-            try:
+            if not (exist_ok and table in await backend.tables()):
                 self._check_writable("create_table")
                 if wanted.quantized and not backend.supports("quantized"):
                     raise UnsupportedError(
                         "quantized", backend.name,
                         "it stores no bit codes; leave quantized out of the schema",
                     )  # fmt: skip
-                await backend.create_table(table, wanted)
-            except TableExistsError:
-                if not exist_ok:
-                    raise
-            except (UnsupportedError, ConfigError):
-                # An app may begin with it on a store that it only reads, or that a migration has
-                # brought here with all its options.
-                if not exist_ok or table not in await backend.tables():
-                    raise
-            else:
-                return
+                try:
+                    return await backend.create_table(table, wanted)
+                except TableExistsError:
+                    if not exist_ok:
+                        raise
             await _check_same(engine, table, wanted)
 
         await self._call(Operation("create_table", table), create)

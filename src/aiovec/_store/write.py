@@ -16,7 +16,7 @@ from .._input.vectors import query_vector
 from .._model.arrays import Float32Array
 from .._model.schema import Schema
 from ..backend.context import WriteKey, call_context
-from ..backend.contract import Backend, Columns, TableHandle, moves_of
+from ..backend.contract import Backend, Columns, TableHandle
 from ..backend.rows import NewRows
 from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
@@ -170,5 +170,4 @@ async def _forgets(backend: Backend) -> bool:
     """
     if not backend.supports("once"):
         return True
-    moves = moves_of(backend)
-    return moves is not None and (await moves.move_record()).generation > 0
+    return backend.supports("moves") and (await backend.move_record()).generation > 0

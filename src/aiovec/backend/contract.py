@@ -718,11 +718,6 @@ def index_behind_change(target: str, table: str) -> Iterator[None]:
         raise OutcomeUnknownError(target, reason) from exc
 
 
-def moves_of(backend: Backend) -> Backend | None:
-    """The backend, if it helps a migration."""
-    return backend if backend.supports("moves") else None
-
-
 ABILITIES = (
     "text", "indexes", "changes", "snapshots", "backup", "restore", "moves",
     "read-only", "once", "power-loss", "quantized",
