@@ -15,11 +15,12 @@ from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, 
 
 from .connection import Ticket
 from .driver import connect, load_driver
-from .errors import copying_to, failures, is_busy, names_text_index, translated
+from .errors import copying_to, failures, is_busy, translated
 from .layout import (
     APPLICATION_ID,
     check_contents,
     check_header_to_read,
+    faults_of,
     newest_change,
     read_header,
 )
@@ -27,7 +28,6 @@ from .moves import forget_mark, has_mark
 from .opening import connect_read_only
 from .paths import BESIDE, check_free_name, make_folder_of
 from .settings import SqliteSettings
-from .text.index import drop_named
 
 _PAGES_AT_ONCE = 4096
 # A damaged file may tell any number, and the store must be able to count on.
@@ -128,10 +128,7 @@ def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
         copy.execute("PRAGMA synchronous = FULL")
         source.backup(copy, pages=_PAGES_AT_ONCE)
         copy.execute("PRAGMA journal_mode = DELETE").fetchone()
-        # What a text index says is in the rows, too: optimize builds it anew.
-        while (faults := _faults_of(copy)) and drop_named(copy, faults):
-            pass
-        if faults:
+        if faults := faults_of(copy, "integrity_check"):
             raise CorruptStoreError(backup, f"the backup is damaged: {'; '.join(faults)}")
         check_contents(copy)
     with partial.open("rb+") as file:
@@ -148,16 +145,6 @@ def _count_on_from(partial: Path, newest: int) -> None:
         copy.execute(
             "UPDATE aiovec_state SET value = max(value, ?) WHERE key = 'change'", (newest,)
         )
-
-
-def _faults_of(db: sqlite3.Connection) -> list[str]:
-    try:
-        found = [str(row[0]) for row in db.execute("PRAGMA integrity_check(5)")]
-    except load_driver().DatabaseError as exc:
-        if not names_text_index(str(exc)):
-            raise
-        return [str(exc)]
-    return [] if found == ["ok"] else found
 
 
 @contextmanager

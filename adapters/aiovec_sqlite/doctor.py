@@ -14,15 +14,12 @@ from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableEr
 
 from .copies.kernel.library import load, why_not
 from .driver import connect, load_driver, load_extension
-from .errors import names_text_index, translated
-from .layout import check_header, quoted, read_table
+from .errors import translated
+from .layout import check_header, faults_of, read_table
 from .tables import table_names
 from .text import index as text_index
 
 _MEMORY = ":memory:"
-
-# Faults that quick_check lists before it gives up; the first few tell enough.
-_MOST_FAULTS = 5
 
 
 def findings(file: Path | None) -> list[Finding]:
@@ -164,7 +161,7 @@ def _inside(db: sqlite3.Connection) -> Iterator[Finding]:
     )
     yield Finding("layout", f"version {layout}")
     yield Finding("page size", f"{page_size:,} bytes")
-    faults = _faults(db)
+    faults = faults_of(db, "quick_check")
     sound = not faults
     yield Finding(
         "integrity",
@@ -176,22 +173,6 @@ def _inside(db: sqlite3.Connection) -> Iterator[Finding]:
         for name in table_names(db):
             yield _table(db, name)
             yield from _text_index(db, name)
-
-
-def _faults(db: sqlite3.Connection) -> list[str]:
-    """Return the faults that SQLite finds. Text indexes do not count: they can be built anew."""
-    try:
-        found = [row[0] for row in db.execute(f"PRAGMA quick_check({_MOST_FAULTS})")]
-    except load_driver().DatabaseError as exc:
-        found = [str(exc)]
-    if not any(map(names_text_index, found)):
-        return [] if found == ["ok"] else found
-    found = []
-    for (name,) in db.execute(
-        "SELECT name FROM sqlite_master WHERE rootpage > 0 AND type = 'table'"
-    ):
-        found += [row[0] for row in db.execute(f"PRAGMA quick_check({quoted(name)})")]
-    return [fault for fault in found if fault != "ok"][:_MOST_FAULTS]
 
 
 def _text_index(db: sqlite3.Connection, name: str) -> Iterator[Finding]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import platform
 import sqlite3
 import sys
 import threading
@@ -28,6 +27,13 @@ if hasattr(os, "register_at_fork"):  # else a child might find it held for ever
     )
 
 
+_CURE = (
+    "install a SQLite driver that loads extensions: pip install pysqlite3 (it has wheels for Linux "
+    "on x86-64, macOS on arm64 and Windows); or use a Python that loads extensions, such as "
+    "python.org's, Homebrew's, conda's or your distribution's"
+)
+
+
 @functools.lru_cache(maxsize=1)
 def load_driver() -> Any:
     """A module with the interface of ``sqlite3`` that can load extensions.
@@ -43,12 +49,12 @@ def load_driver() -> Any:
         raise ExtensionUnavailableError(
             f"the sqlite3 module of {sys.executable} was built without loadable extensions, which "
             "sqlite-vec needs",
-            _cure(),
+            _CURE,
         )
     if driver.sqlite_version_info < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
         raise ExtensionUnavailableError(
-            f"SQLite {driver.sqlite_version} is too old; aiovec needs {oldest} or newer", _cure()
+            f"SQLite {driver.sqlite_version} is too old; aiovec needs {oldest} or newer", _CURE
         )
     return driver
 
@@ -65,26 +71,6 @@ def has_fts5() -> bool:
     finally:
         db.close()
     return True
-
-
-def _cure() -> str:
-    system, machine = platform.system(), platform.machine().lower()
-    has_wheel = (
-        (system == "Linux" and machine in ("x86_64", "amd64") and platform.libc_ver()[0] == "glibc")
-        or (system == "Darwin" and machine == "arm64")
-        or (system == "Windows" and machine in ("amd64", "x86_64"))
-    )
-    if has_wheel:
-        return "install a SQLite driver that loads extensions: pip install pysqlite3"
-    if system == "Darwin":
-        return "use a Python that loads extensions, such as Homebrew's: brew install python"
-    if system == "Linux":
-        return (
-            "use a Python that loads extensions, such as your distribution's python3 or conda's, "
-            "or build the "
-            "driver with a compiler and SQLite's headers installed: pip install pysqlite3"
-        )
-    return "use a Python that loads extensions, such as the one from python.org or conda's"
 
 
 def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite3.Connection:

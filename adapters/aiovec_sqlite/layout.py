@@ -28,7 +28,7 @@ from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
 from .driver import OPENING, load_driver
-from .errors import CANTOPEN, CORRUPT, NOTADB, DamageError, code_of, failures
+from .errors import CANTOPEN, CORRUPT, NOTADB, DamageError, code_of, failures, names_text_index
 
 _HEADER_BYTES = 100
 # Where the header says how the file is written: 1 without a WAL, 2 with one.
@@ -464,6 +464,27 @@ def check_contents(db: sqlite3.Connection) -> None:
     newest_change(db)
     for (name,) in db.execute("SELECT name FROM aiovec_tables").fetchall():
         read_table(db, name)
+
+
+# Faults that tell enough.
+_MOST_FAULTS = 5
+
+
+def faults_of(db: sqlite3.Connection, check: str) -> list[str]:
+    """Return the first faults that a check of SQLite finds, ``quick_check`` or the longer one.
+
+    Text indexes do not count, since what they say is in the rows, too.
+    """
+    try:
+        found = [str(row[0]) for row in db.execute(f"PRAGMA {check}({_MOST_FAULTS})")]
+    except load_driver().DatabaseError as exc:
+        found = [str(exc)]
+    if any(map(names_text_index, found)):
+        names = "SELECT name FROM sqlite_master WHERE rootpage > 0 AND type = 'table'"
+        found = []
+        for (name,) in db.execute(names).fetchall():
+            found += [str(row[0]) for row in db.execute(f"PRAGMA {check}({quoted(name)})")]
+    return [fault for fault in found if fault != "ok"][:_MOST_FAULTS]
 
 
 def change_number(value: Any) -> int:

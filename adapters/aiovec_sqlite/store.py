@@ -273,11 +273,13 @@ class SqliteBackend(Backend):
     ) -> _T:
         """Write under the key of the call, if it has one.
 
-        ``text_of`` is the table whose text index has to be built behind it.
+        ``text_of`` is the table whose text index is built behind it.
         """
-        key = write_key()
         async with self.writing(0):
-            return await self._open_writer().run(work, key=key, text_of=text_of)
+            result = await self._open_writer().run(work, key=write_key(), text_of=text_of)
+        if text_of is not None:
+            await self._build_text_behind_change(text_of)
+        return result
 
     def _open_writer(self) -> Writer:
         if self.read_only:
@@ -306,8 +308,6 @@ class SqliteBackend(Backend):
             lambda tx: tables.add_field(tx, table, name, field, self._schemas_free),
             text_of=text_of,
         )
-        if text_of is not None:
-            await self._build_text_behind_change(table.name)
 
     async def _build_text(self, name: str, step: Steps) -> None:
         """Bring the text index of a table to what its schema says, in short transactions.
@@ -327,8 +327,6 @@ class SqliteBackend(Backend):
             lambda tx: tables.create_field_index(tx, table, field, kind, self._schemas_free),
             text_of=text_of,
         )
-        if text_of is not None:
-            await self._build_text_behind_change(table.name)
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
@@ -339,16 +337,12 @@ class SqliteBackend(Backend):
             lambda tx: tables.drop_field_index(tx, table, field, kind, self._schemas_free),
             text_of=text_of,
         )
-        if text_of is not None:
-            await self._build_text_behind_change(table.name)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
         text_of = table.name if table.schema.fields[field].text else None
         await self._write_once(
             lambda tx: tables.drop_field(tx, table, field, self._schemas_free), text_of=text_of
         )
-        if text_of is not None:
-            await self._build_text_behind_change(table.name)
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
         await self._write_once(

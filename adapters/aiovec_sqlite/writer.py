@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -28,37 +27,8 @@ from .errors import failures, is_busy, translate
 from .layout import change_number
 from .moves import change, is_over, mark_in
 from .once import Keys
-from .text.damage import damage_behind
 from .transaction import Change, TooLargeForGroupError, Transaction
-
-
-class JoinableWork(ABC):
-    """Work that can be done in one go with more of its kind that waits beside it.
-
-    A statement for all of them costs little more than one for each, and each costs several
-    hand-overs of the interpreter (``python -m bench writes``).
-    """
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """The count of rows it writes."""
-
-    @abstractmethod
-    def joins(self, other: object) -> bool:
-        """Return whether the other one may be done in the same go."""
-
-    @abstractmethod
-    def joined(self, others: Sequence[Any]) -> Callable[[Transaction], Sequence[object]]:
-        """The work of this one and the others behind it, which gives the result of each.
-
-        Where it fails, each is done alone.
-        """
-
-    @abstractmethod
-    def __call__(self, tx: Transaction) -> object:
-        """Do it alone."""
-
+from .writes import RowsWrite
 
 _T = TypeVar("_T")
 
@@ -320,8 +290,8 @@ class Writer(Committer[_Call]):
         begun = [call for call in calls if call.begin_in_thread()]
         done = False
         if len(begun) == len(calls):
-            first, *others = (call.work for call in calls)
-            work = cast("JoinableWork", first).joined(others)
+            first, *others = (cast("RowsWrite", call.work) for call in calls)
+            work = first.joined(others)
             db.execute("SAVEPOINT calls")
             try:
                 keys = [call.key for call in calls if call.key is not None]
@@ -358,7 +328,7 @@ class Writer(Committer[_Call]):
             elif db.in_transaction:
                 db.execute("ROLLBACK TO call")
                 db.execute("RELEASE call")
-            return damage_behind(db, exc)
+            return exc
         if not alone:
             db.execute("RELEASE call")
         return None
@@ -389,9 +359,9 @@ def _runs(group: list[_Call]) -> Iterator[list[_Call]]:
     rows = 0
     for call in group:
         first = run[0].work if run else None
-        size = call.work.size if isinstance(call.work, JoinableWork) else 0
+        size = call.work.size if isinstance(call.work, RowsWrite) else 0
         if (
-            isinstance(first, JoinableWork)
+            isinstance(first, RowsWrite)
             and first.joins(call.work)
             and rows + size <= _MOST_ROWS_JOINED
         ):

@@ -29,7 +29,6 @@ from .sql.values import row_columns, to_sql
 from .text.index import wanted_fields
 from .transaction import Transaction
 from .vectors import check_places
-from .writer import JoinableWork
 
 # Rows for each executemany: few enough that a cancelled call ends soon.
 _BLOCK = 1000
@@ -45,8 +44,11 @@ RowsAct = Callable[[Transaction, TableHandle, NewRows, Sequence[int]], Sequence[
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RowsWrite(JoinableWork):
+class RowsWrite:
     """An ``insert`` or ``upsert`` of one call, or of several that are done together.
+
+    A statement for all of them costs little more than one for each, and each costs several
+    hand-overs of the interpreter (``python -m bench writes``).
 
     ``act`` gets the number of each call's rows and returns how many of them were written.
     """
@@ -60,11 +62,16 @@ class RowsWrite(JoinableWork):
         return len(self.rows)
 
     def joins(self, other: object) -> bool:
+        """Return whether the other one may be done in the same go."""
         return (
             isinstance(other, RowsWrite) and self.act is other.act and self.handle == other.handle
         )
 
     def joined(self, others: Sequence[RowsWrite]) -> Callable[[Transaction], Sequence[int]]:
+        """Return the work of this one and the others behind it, with the result of each.
+
+        Where it fails, each is done alone.
+        """
         rows = self.rows.joined([other.rows for other in others])
         sizes = [self.size, *(other.size for other in others)]
         return lambda tx: self.act(tx, self.handle, rows, sizes)

@@ -201,7 +201,7 @@ class ResidentSearch:
         by_bits = self.by_bits(table)
         if any(is_approximate(query, table.schema, by_bits=by_bits) for query in queries):
             return None
-        if not self._prepared(table, searched=True):
+        if not self.prepare(table, searched=True):
             return None
         resident = self._tables.get(table.name)
         if resident is None:
@@ -217,17 +217,17 @@ class ResidentSearch:
         except NotResidentError:
             return None
 
-    def prepare(self, table: TableHandle) -> bool:
-        """Return whether there is a copy; begin to make one where there is none."""
-        return self._prepared(table, searched=False)
-
     def file_answered(self, table: TableHandle) -> None:
         """The file has answered a search, or failed to."""
         resident = self._tables.get(table.name)
         if resident is not None and resident.answered is not None:
             resident.answered.set()
 
-    def _prepared(self, table: TableHandle, *, searched: bool) -> bool:
+    def prepare(self, table: TableHandle, *, searched: bool = False) -> bool:
+        """Return whether there is a copy; begin to make one where there is none.
+
+        That waits for the file's answer to a search where the table is ``searched``.
+        """
         name = table.name
         resident = self._tables.pop(name, None)
         if resident is not None and resident.table.token != table.token:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,7 +23,6 @@ from ..driver import has_fts5, load_driver
 from ..errors import CORRUPT, ERROR, TextDamageError, code_of
 from ..layout import TableLayout, quoted, read_table
 from ..transaction import Transaction
-from .damage import FTS_NAME, has_list, probe
 
 _CREATE_LIST = """CREATE TABLE IF NOT EXISTS aiovec_text (
     generation INTEGER PRIMARY KEY, name TEXT NOT NULL, fts TEXT NOT NULL, fields TEXT NOT NULL,
@@ -37,6 +36,22 @@ _MOST_CHARACTERS = 1_000_000
 _MERGED_PAGES = 200
 # FTS5's default, less a little: what a page of the index takes in the file.
 _PAGE_BYTES = 4_050
+# Of which the names of SQL are made. A renamed table keeps the names of its index.
+_FTS_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,63}\.text[0-9]{1,19}")
+
+
+def _has_list(db: sqlite3.Connection) -> bool:
+    """Return whether the file has the list of indexes: the first one makes it."""
+    found = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'aiovec_text'").fetchone()
+    return found is not None
+
+
+def _probe(db: sqlite3.Connection, fts: str) -> None:
+    """Search an index for next to nothing, which fails where its structure is damaged."""
+    db.execute(
+        f"SELECT rowid, bm25({quoted(fts)}) FROM {quoted(fts)} WHERE {quoted(fts)} MATCH ? LIMIT 1",
+        ('"a" *',),
+    ).fetchall()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +108,7 @@ def wanted_fields(schema: Schema) -> tuple[str, ...]:
 
 def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
     """The indexes of a table, the oldest first: one that serves, and one that is being built."""
-    if not has_list(db):
+    if not _has_list(db):
         return []
     return [
         _read(name, *row)
@@ -118,7 +133,7 @@ def _read(
         type(names) is not list
         or not names
         or any(type(field) is not str for field in names)
-        or not FTS_NAME.fullmatch(fts)
+        or not _FTS_NAME.fullmatch(fts)
         or analyzer not in ("plain", "english", "ngram")
         or (done is None) != (upto is None)
     ):
@@ -356,34 +371,14 @@ def _drop(db: sqlite3.Connection, generation: int, fts: str) -> None:
 
 def drop_all(tx: Transaction, name: str) -> None:
     """Remove the indexes of a table, also where their entries cannot be read."""
-    if not has_list(tx.db):
+    if not _has_list(tx.db):
         return
     for generation, fts in tx.db.execute(
         "SELECT generation, fts FROM aiovec_text WHERE name = ?", (name,)
     ).fetchall():
-        if type(fts) is not str or not FTS_NAME.fullmatch(fts):
+        if type(fts) is not str or not _FTS_NAME.fullmatch(fts):
             raise TextDamageError(name, "its entry cannot be read")
         _drop(tx.db, generation, fts)
-
-
-def drop_named(db: sqlite3.Connection, faults: Iterable[str]) -> bool:
-    """Remove the indexes that SQLite's messages name; True if there was one."""
-    named = "\n".join(faults)
-    found = [
-        (generation, fts)
-        for generation, fts in (
-            db.execute("SELECT generation, fts FROM aiovec_text").fetchall() if has_list(db) else ()
-        )
-        if type(fts) is str
-        and FTS_NAME.fullmatch(fts)
-        and re.search(rf"{re.escape(fts)}(?!\d)", named)
-    ]
-    if found:
-        db.execute("BEGIN IMMEDIATE")
-        for generation, fts in found:
-            _drop(db, generation, fts)
-        db.execute("COMMIT")
-    return bool(found)
 
 
 def drop_with(tx: Transaction, name: str, field: str) -> None:
@@ -469,7 +464,7 @@ def faults_of(db: sqlite3.Connection, table: TableLayout) -> tuple[str, bool]:
             f"(SELECT count(*) FROM {index.shadow('docsize')} WHERE id NOT IN "
             f"(SELECT _rowid FROM {index.view}))"
         ).fetchone()
-        probe(db, index.fts)
+        _probe(db, index.fts)
     except TextDamageError:
         return "damaged: its entry cannot be read", False
     except load_driver().DatabaseError as exc:
