@@ -24,7 +24,7 @@ from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, 
 
 from .driver import lancedb
 from .errors import translated
-from .export import RowsOf
+from .export import whole_rows
 from .layout import copied
 from .locks.local import FOLDER, LockedFile
 from .locks.moves import generation_in, write_generation
@@ -62,7 +62,7 @@ Alone = Callable[[Sequence[str]], AbstractAsyncContextManager[None]]
 
 
 async def write_backup(
-    session: Session, path: Path, pins: Pins, rows_of: RowsOf, alone: Alone | None, generation: int
+    session: Session, path: Path, pins: Pins, alone: Alone | None, generation: int
 ) -> None:
     """Write to a folder beside ``path`` that gets its name when it is whole.
 
@@ -76,14 +76,14 @@ async def write_backup(
     await session.check_here()
     for left in reversed(range(_MOST_BEGINNINGS)):
         try:
-            return await _write_copy(session, path, pins, rows_of, alone, generation)
+            return await _write_copy(session, path, pins, alone, generation)
         except CorruptStoreError:
             if not left:
                 raise
 
 
 async def _write_copy(
-    session: Session, path: Path, pins: Pins, rows_of: RowsOf, alone: Alone | None, generation: int
+    session: Session, path: Path, pins: Pins, alone: Alone | None, generation: int
 ) -> None:
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
@@ -96,7 +96,7 @@ async def _write_copy(
             # One of them was renamed, and may be in it twice.
             if await session.names() != [one.name for one in opened]:
                 raise StaleTableError
-            await _copy(opened, partial, str(path), rows_of)
+            await _copy(session, opened, partial, str(path))
         try:
             await to_its_end(in_thread(_finish, partial, path, generation))
         except asyncio.CancelledError:
@@ -145,7 +145,7 @@ async def _opened(session: Session) -> list[_Opened]:
     return found
 
 
-async def _copy(tables: list[_Opened], partial: Path, path: str, rows_of: RowsOf) -> None:
+async def _copy(session: Session, tables: list[_Opened], partial: Path, path: str) -> None:
     with translated(path):
         # It makes the folder, and goes on to do so when it is cancelled.
         copy = await to_its_end(lancedb.connect_async(partial, storage_options=NEW_TABLES))
@@ -153,7 +153,7 @@ async def _copy(tables: list[_Opened], partial: Path, path: str, rows_of: RowsOf
         for one in tables:
             with translated(path):
                 target = await to_its_end(copy.create_table(one.name, schema=copied(one.schema)))
-            async with aclosing(rows_of(one.table)) as blocks:
+            async with aclosing(whole_rows(session, one.table)) as blocks:
                 waiting: list[pa.RecordBatch] = []
                 async for block in blocks:
                     waiting.append(block)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -25,7 +25,7 @@ from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
 from .driver import without_blobs
 from .layout import column_names
-from .memory import ReadAdmission, stream_bytes
+from .memory import stream_bytes
 from .reads import MOST, condition_of, filtered
 from .session import Opened, Session
 from .upkeep.retention import Pins
@@ -33,8 +33,8 @@ from .upkeep.retention import Pins
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
-# Rows of the first batches, which tell how large rows are, and of others at most.
-_FEW_ROWS, _MOST_ROWS = 64, 4096
+# Rows of a batch at most.
+_MOST_ROWS = 4096
 # Bytes of a batch, about. Lance has some batches ready while the caller has one.
 _BATCH_BYTES = 4 * 2**20
 _CURSOR = b"@"
@@ -78,7 +78,6 @@ class Export:
     where: Expr | None
     columns: Columns
     batch_size: int
-    admission: ReadAdmission
     pins: Pins
 
     async def batches(
@@ -123,7 +122,7 @@ class Export:
         given = cursor.rows
         waiting: list[pa.RecordBatch] = []
         rows = 0
-        stream = _stream(self.session, table.lance, names, condition, given, self.admission)
+        stream = _stream(self.session, table.lance, names, condition, given)
         async with aclosing(stream) as batches:
             async for batch in batches:
                 waiting.append(batch)
@@ -160,48 +159,31 @@ async def _stream(
     names: list[str] | None,
     condition: str | None,
     given: int,
-    admission: ReadAdmission,
 ) -> AsyncGenerator[pa.RecordBatch, None]:
     """Yield rows behind the first ``given`` ones, as they lie, in batches of a bounded size.
 
     A share of the memory is held while a batch is read, and none while the caller has it, who may
-    be about to search. A stream whose batches turn out too small or too large is begun anew behind
-    what was given.
+    be about to search.
     """
-    length = _FEW_ROWS
+    stats: Any = await session.run(lance.stats())
+    row = max(1, int(stats["total_bytes"]) // max(1, int(stats["num_rows"])))
+    length = min(max(_BATCH_BYTES // row, 1), _MOST_ROWS)
+    query = lance.query() if names is None else lance.query().select(names)
+    query = without_blobs((await filtered(query, condition)).offset(given))
+    stream = await session.run(query.to_batches(max_batch_length=length))
     while True:
-        query = lance.query() if names is None else lance.query().select(names)
-        query = await filtered(query, condition)
-        query = without_blobs(query.offset(given))
-        stream = await session.run(query.to_batches(max_batch_length=length))
-        fits = True
-        while fits:
-            with renewed():
-                async with admission.share(stream_bytes()):
-                    with session.guarded():
-                        batch = await anext(stream, None)
-            if batch is None:
-                return
-            if not batch.num_rows:
-                continue
-            given += batch.num_rows
-            best = _BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)
-            best = min(max(best, 1), _MOST_ROWS)
-            # What was read is given all the same.
-            fits = best // 4 <= length <= 4 * best
-            if not fits:
-                length = best
+        with renewed():
+            async with session.admission.share(stream_bytes()):
+                with session.guarded():
+                    batch = await anext(stream, None)
+        if batch is None:
+            return
+        if batch.num_rows:
             yield batch
 
 
-RowsOf = Callable[["AsyncTable"], AsyncGenerator[pa.RecordBatch, None]]
-"""``whole_rows`` of a store."""
-
-
-async def whole_rows(
-    session: Session, lance: AsyncTable, admission: ReadAdmission
-) -> AsyncGenerator[pa.RecordBatch, None]:
+async def whole_rows(session: Session, lance: AsyncTable) -> AsyncGenerator[pa.RecordBatch, None]:
     """Yield all rows of the version that a table is at, with all columns."""
-    async with aclosing(_stream(session, lance, None, None, 0, admission)) as batches:
+    async with aclosing(_stream(session, lance, None, None, 0)) as batches:
         async for batch in batches:
             yield batch

@@ -65,10 +65,18 @@ def new_numbering() -> str:
     return str(time.time_ns() // 1000)
 
 
+def _note_in(arrow: pa.Schema, key: str) -> bytes | None:
+    """Return a note on the id's column."""
+    place = arrow.get_field_index("id")  # another program's table may have none
+    found: bytes | None = (
+        (arrow.field(place).metadata or {}).get(key.encode()) if place >= 0 else None
+    )
+    return found
+
+
 def numbering_in(arrow: pa.Schema) -> int | None:
     """Return the numbering of a table's changes; None where its rows have no stable ids."""
-    place = arrow.get_field_index("id")  # another program's table may have none
-    noted = (arrow.field(place).metadata or {}).get(NUMBERING.encode()) if place >= 0 else None
+    noted = _note_in(arrow, NUMBERING)
     return int(noted) if noted is not None and noted.isdigit() else None
 
 
@@ -97,8 +105,7 @@ def token_of(arrow: pa.Schema) -> tuple[Any, ...]:
     metadata = arrow.metadata or {}
     options = [(column.metadata or {}).get(_FIELD) for column in arrow]
     known = incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)
-    place = arrow.get_field_index("id")  # another program's table may have none
-    left = (arrow.field(place).metadata or {}).get(LEFT.encode()) if place >= 0 else None
+    left = _note_in(arrow, LEFT)
     return known if left is None else (*known, left)
 
 
@@ -109,8 +116,7 @@ def incarnation_in(arrow: pa.Schema) -> bytes | None:
 
 
 def is_moving(arrow: pa.Schema) -> bool:
-    place = arrow.get_field_index("id")  # another program's table may have none
-    return place >= 0 and MOVING.encode() in (arrow.field(place).metadata or {})
+    return _note_in(arrow, MOVING) is not None
 
 
 def copied(arrow: pa.Schema) -> pa.Schema:

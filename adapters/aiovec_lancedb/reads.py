@@ -37,7 +37,7 @@ from .driver import ColumnOrdering
 from .index.fields import text_columns
 from .index.info import unindexed_rows
 from .layout import PAYLOAD, column_names
-from .memory import ReadAdmission, changed_bytes, kept_bytes, result_bytes, scan_bytes, stream_bytes
+from .memory import changed_bytes, kept_bytes, result_bytes, scan_bytes, stream_bytes
 from .session import Opened, Session
 from .sorting import key_columns, sorted_ids
 from .sql.filters import ids_to_sql, to_sql
@@ -213,9 +213,9 @@ class _Kept(NamedTuple):
 class TableReader:
     """Opens the tables of one store, with a share of the memory for what is read."""
 
-    def __init__(self, session: Session, admission: ReadAdmission) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._admission = admission
+        self._admission = session.admission
         self._kept: dict[str, _Kept] = {}
         # Of tables: until when it counts, and the bytes of a row beside its vector.
         self._row_sizes: dict[str, tuple[float, int]] = {}

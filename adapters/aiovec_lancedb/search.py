@@ -7,12 +7,9 @@ tries.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
-import time
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -184,9 +181,6 @@ def _nearer(
 # Rows selected by a filter that are all read and measured: so many take about as long as looking
 # for them in every partition of an index, and a tenth of what Lance takes to do it.
 _FEW = 1000
-# How long, in seconds, the share of rows that a filter selects is believed, and of how many.
-_BELIEVED = 60.0
-_REMEMBERED = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,21 +205,11 @@ def past_index(query: VectorQuery, *, scans: bool = False) -> SearchPlan:
     return SearchPlan(query.limit + MARGIN, exact=True, scans=scans)
 
 
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """The rows that a filter selects, their share of all, and how long that is believed."""
-
-    selected: int
-    share: float
-    until: float
-
-
 class Planner:
     """Plans the searches of a store. ``target`` is the recall where neither table nor call say."""
 
     def __init__(self, target: float) -> None:
         self._target = target
-        self._shares: OrderedDict[Hashable, _Share] = OrderedDict()
 
     async def plan(
         self, session: Session, table: Opened, query: VectorQuery, condition: str | None
@@ -236,7 +220,8 @@ class Planner:
             index = None
         selected, share = None, 1.0
         if condition is not None and (query.exact or index is not None):
-            selected, share = await self._selected(session, table, condition)
+            selected = await session.rows(table, condition)
+            share = max(selected, 1) / max(await session.rows(table), 1)
         if query.exact:
             return past_index(query, scans=selected is not None and selected <= _FEW)
         if index is None:
@@ -260,25 +245,6 @@ class Planner:
         if condition is not None and not index.kind.graph:
             effort = effort.under_filter(limit, whole=index.kind.whole)
         return _with_index(query, effort)
-
-    async def _selected(self, session: Session, table: Opened, condition: str) -> tuple[int, float]:
-        """Return how many rows the filter selected a short while ago, and their share."""
-        # Of a filter by 30,000 ids the text takes a megabyte.
-        digest = hashlib.blake2b(condition.encode(), digest_size=16).digest()
-        key = (table.name, table.incarnation, digest)
-        now = time.monotonic()
-        known = self._shares.get(key)
-        if known is not None and now < known.until:
-            self._shares.move_to_end(key)
-            return known.selected, known.share
-        rows = await session.rows(table)
-        selected = await session.run(table.lance.count_rows(condition))
-        share = max(selected, 1) / max(rows, 1)
-        self._shares[key] = _Share(selected, share, now + _BELIEVED)
-        self._shares.move_to_end(key)
-        while len(self._shares) > _REMEMBERED:
-            self._shares.popitem(last=False)
-        return selected, share
 
 
 def _with_index(query: VectorQuery, effort: Effort) -> SearchPlan:

@@ -44,6 +44,7 @@ from .layout import (
     token_of,
     tuned_in,
 )
+from .memory import ReadAdmission
 from .target import StoreTarget
 from .tuning import Tuned
 
@@ -64,6 +65,8 @@ _FORKED = (
 # What Lance may keep of manifests and of the files' own tables of contents. Every commit brings new
 # ones, which push the old ones out.
 _METADATA_CACHE = 64 * 2**20
+# Answers that are kept of one version.
+_MOST_KNOWN = 256
 # Seconds before a table whose files are missing is looked at again.
 _LOOK_AGAIN = 0.05
 
@@ -118,6 +121,8 @@ class Session:
         self._target = place
         self._settings = settings
         self._secrets = place.secrets(settings)
+        self.admission = ReadAdmission(settings.busy_timeout)
+        """Shares of the memory for reads."""
         self._connection: AsyncConnection | None = None
         self._process = 0
         self._inode: tuple[int, int] | None = None
@@ -159,6 +164,8 @@ class Session:
             raise AiovecError(
                 f"{self.target}: LanceDB was in use before this process was forked. {_FORKED}"
             )
+        memory = self._settings.search_bytes()
+        self.admission.allow(await in_thread(default_budget) if memory is None else memory)
         if not self._target.managed:
             options["session"] = await in_thread(_caches, self._settings)
         try:
@@ -337,11 +344,14 @@ class Session:
         found: list[Any] = table.known["indices"]
         return found
 
-    async def rows(self, table: Opened) -> int:
-        """Return the rows of the version."""
-        if "rows" not in table.known:
-            table.known["rows"] = int(await self.run(table.lance.count_rows()))
-        rows: int = table.known["rows"]
+    async def rows(self, table: Opened, condition: str | None = None) -> int:
+        """Return the rows of the version, or those that a condition selects."""
+        key = f"rows {condition or ''}"
+        if key not in table.known:
+            if len(table.known) >= _MOST_KNOWN:
+                table.known.clear()
+            table.known[key] = int(await self.run(table.lance.count_rows(condition)))
+        rows: int = table.known[key]
         return rows
 
     async def version(self, table: Opened) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,7 +34,6 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.limits import Place, current_deadline, export_gate, renewed, write_gate
 from aiovec.backend.marks import OPEN, MoveRecord
-from aiovec.backend.memory import default_budget
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import in_thread
 from aiovec.errors import (
@@ -57,12 +55,11 @@ from . import (
 from .backup import copy_beside, put_in_place, remove_folder, write_backup
 from .bulk import Load
 from .changes import changes, newest_number, number_anew
-from .export import Export, whole_rows
+from .export import Export
 from .index import info
 from .locks import moves
 from .locks.local import FOLDER, TableLock
 from .locks.moves import FolderMarks, Marks
-from .memory import ReadAdmission
 from .reads import TableReader
 from .search import Planner
 from .session import Opened, Session
@@ -74,7 +71,6 @@ from .writer import Change, WriteOperation, Writers
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from lancedb.table import AsyncTable
 
     from .settings import LancedbSettings
 
@@ -103,9 +99,8 @@ class LancedbBackend(Backend):
     ) -> None:
         self._target = StoreTarget(str(target))
         self._settings = settings
-        self._admission = ReadAdmission(settings.busy_timeout)
         self._session = Session(self._target, settings)
-        self._reader = TableReader(self._session, self._admission)
+        self._reader = TableReader(self._session)
         self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
@@ -131,10 +126,6 @@ class LancedbBackend(Backend):
             await self._check_there()
         await self._session.open()
         key = await in_thread(self._key)
-        memory = self._settings.search_bytes()
-        if memory is None:
-            memory = await in_thread(default_budget)
-        self._admission.allow(memory)
         if self.read_only:
             self._pins = Pins(None)
             return
@@ -155,7 +146,6 @@ class LancedbBackend(Backend):
             self._settings,
             self._apply,
             lock_of,
-            self._admission,
             retention_of(self._settings, on_folder=self._own_folder is not None),
             self._pins,
             background=self.upkeep and not self._target.managed,  # there the service does it
@@ -208,7 +198,7 @@ class LancedbBackend(Backend):
     async def close(self) -> None:
         if self._session.forked:  # what is under way belongs to the parent
             return
-        self._admission.close(StoreClosedError(self.target))
+        self._session.admission.close(StoreClosedError(self.target))
         self._writing.close(StoreClosedError(self.target))
         self._exports.close(StoreClosedError(self.target))
         if self._upkeep is not None:
@@ -302,11 +292,11 @@ class LancedbBackend(Backend):
         await self._open_upkeep().index_field(table, field, altered)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
-        async with self._open_upkeep().altering(table.name):
+        async with self._open_upkeep().alone(table.name):
             await self._alter(table, partial(tables.drop_field, self._session, table, field))
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        async with self._open_upkeep().altering(table.name):
+        async with self._open_upkeep().alone(table.name):
             await self._alter(table, partial(tables.rename_field, self._session, table, old, new))
 
     async def rename_table(self, old: str, new: str) -> None:
@@ -478,7 +468,7 @@ class LancedbBackend(Backend):
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         pins = self._open_pins()
         async with self._exports.enter(current_deadline(self.busy_timeout)):
-            export = Export(self._session, table, where, columns, batch_size, self._admission, pins)
+            export = Export(self._session, table, where, columns, batch_size, pins)
             async with aclosing(export.batches(after)) as batches:
                 async for found in batches:
                     self._session.check()
@@ -487,19 +477,9 @@ class LancedbBackend(Backend):
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
-        upkeep = self._upkeep
+        facts = (None, None, None) if self._upkeep is None else self._upkeep.facts(table.name)
         async with self._session.reading(table) as opened:
-            found = await info.with_index(
-                self._session,
-                opened,
-                await tables.stats(self._session, opened, self.name),
-                target=self._settings.recall_target,
-                doing=None if upkeep is None else upkeep.doing(table.name),
-                failure=None if upkeep is None else upkeep.failure(table.name),
-            )
-        if upkeep is None:
-            return found
-        return replace(found, last_optimize=upkeep.last_optimized(table.name))
+            return await info.stats(self._session, opened, self._settings.recall_target, *facts)
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
@@ -523,7 +503,7 @@ class LancedbBackend(Backend):
     async def restore(self, table: TableHandle, version: int) -> None:
         await self._session.check_place()  # a pin would be made in its place
         async with self._open_pins().held(table.name, version):
-            await tables.check_whole(self._session, table, version, self._rows_of)
+            await tables.check_whole(self._session, table, version)
             with renewed():  # what was read is no time that it waited for others
                 act = partial(tables.restore, self._session, table, version)
                 await self._write(table.name, Change(act, changes_schema=True, brings_files=False))
@@ -532,10 +512,7 @@ class LancedbBackend(Backend):
         locked = self._own_folder is not None or self._target.in_memory
         alone = self._alone if locked and not self.read_only else None
         generation = (await self.move_record()).generation
-        await write_backup(self._session, path, self._open_pins(), self._rows_of, alone, generation)
-
-    def _rows_of(self, table: AsyncTable) -> AsyncGenerator[pa.RecordBatch, None]:
-        return whole_rows(self._session, table, self._admission)
+        await write_backup(self._session, path, self._open_pins(), alone, generation)
 
     # Moving away
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiovec.backend import Field, Schema
-from aiovec.backend.contract import StaleTableError, TableHandle, TableStats
+from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.threads import in_thread
 from aiovec.errors import (
     AiovecError,
@@ -27,7 +27,7 @@ from aiovec.errors import (
 
 from .changes import number_anew
 from .errors import NoSuchTableError, TableThereError
-from .export import RowsOf
+from .export import whole_rows
 from .index.fields import drop_unwanted, index_fields
 from .layout import (
     LEFT,
@@ -283,7 +283,7 @@ async def _note(session: Session, lance: AsyncTable, key: str, value: str | None
     await session.run(lance.update_field_metadata({"path": "id", "metadata": {key: value}}))
 
 
-async def check_whole(session: Session, handle: TableHandle, version: int, rows_of: RowsOf) -> None:
+async def check_whole(session: Session, handle: TableHandle, version: int) -> None:
     """Read all of a version. InvalidArgumentError where that cannot be done.
 
     Upkeep that was ended while it removed the version has left its manifest, which Lance would
@@ -292,7 +292,7 @@ async def check_whole(session: Session, handle: TableHandle, version: int, rows_
     try:
         async with session.reading(handle) as table:
             await _check_out(session, table, version)
-            async with aclosing(rows_of(table.lance)) as blocks:
+            async with aclosing(whole_rows(session, table.lance)) as blocks:
                 async for _ in blocks:
                     session.check()
             for index in await session.run(table.lance.list_indices()):
@@ -318,26 +318,6 @@ async def _index_now_or_later(
     """Index columns that are there. What fails is left to upkeep: it is no failure of the call."""
     with suppress(AiovecError):
         await index_fields(session, lance, fields, analyzer)
-
-
-async def stats(session: Session, table: Opened, backend: str) -> TableStats:
-    # A mapping, whatever its annotation says.
-    found: Any = await session.run(table.lance.stats())
-    versions = await versions_of(session, table)
-    return TableStats(
-        table=table.name,
-        backend=backend,
-        rows=int(found["num_rows"]),
-        bytes=int(found["total_bytes"]),
-        index="none",
-        unindexed_rows=int(found["num_rows"]),
-        scan_memory=0,
-        last_optimize=None,
-        details={
-            "fragments": int(found["fragment_stats"]["num_fragments"]),
-            "versions": len(versions),
-        },
-    )
 
 
 async def versions(session: Session, table: Opened) -> list[Mapping[str, Any]]:

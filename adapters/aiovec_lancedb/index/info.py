@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from aiovec.backend.contract import IndexInfo, TableStats
@@ -122,26 +123,30 @@ def _info(index: Any, in_use: InUse | None, target: float) -> IndexInfo:
     )
 
 
-async def with_index(
+async def stats(
     session: Session,
     table: Opened,
-    stats: TableStats,
-    *,
     target: float,
     doing: str | None,
     failure: str | None,
+    optimized: datetime | None,
 ) -> TableStats:
-    """Return the facts with those of the vector index, the work under way and the last failure."""
+    """Return the facts of a table, with the work under way and the last failure of a build."""
+    found: Any = await session.run(table.lance.stats())  # a mapping, whatever its annotation says
+    rows = int(found["num_rows"])
+    details: dict[str, Any] = {
+        "fragments": int(found["fragment_stats"]["num_fragments"]),
+        "versions": len(await session.run(table.lance.list_versions())),  # type: ignore[no-untyped-call]
+    }
     index = await vector_index(session, table)
     words = ["none"] if index is None else [index.kind.name]
-    details = dict(stats.details)
     if index is not None:
         target = index.tuned.target or target
         recall = index.recall(target)
         effort = index.effort(target).shown()
         details |= {"recall_target": target, "recall": recall, "effort": effort}
-        found = "not measured yet" if recall is None else f"{recall:.3f}"
-        words.append(f"recall {found} (target {target:g})")
+        measured = "not measured yet" if recall is None else f"{recall:.3f}"
+        words.append(f"recall {measured} (target {target:g})")
         if not index.tuned.is_usable(target):
             words.append("not used, because it finds too little")
     if doing is not None:
@@ -150,5 +155,14 @@ async def with_index(
         details["index_failure"] = failure
     if await has_id_index(session, table):
         details["unindexed_ids"] = (await unindexed_rows(session, table))["id"]
-    unindexed = stats.rows if index is None else index.rows_unindexed
-    return replace(stats, index=", ".join(words), unindexed_rows=unindexed, details=details)
+    return TableStats(
+        table=table.name,
+        backend="lancedb",
+        rows=rows,
+        bytes=int(found["total_bytes"]),
+        index=", ".join(words),
+        unindexed_rows=rows if index is None else index.rows_unindexed,
+        scan_memory=0,
+        last_optimize=optimized,
+        details=details,
+    )

@@ -116,20 +116,14 @@ class TableLock:
 
 
 class LockedFile:
-    """A file that is open as long as it is locked, so a table that rests holds none open.
-
-    The lock is of the open file, which a forked child shares: it would keep what its parent held,
-    and for longer than the parent lives. So a child closes its copies as it begins.
-    """
+    """A file that is open as long as it is locked, so a table that rests holds none open."""
 
     __slots__ = ("_number",)
 
     def __init__(self, path: Path, flags: int) -> None:
         """Open the file, not yet locked."""
-        self._number: int | None = None
-        with _forking:
-            self._number = os.open(path, os.O_RDWR | flags | getattr(os, "O_CLOEXEC", 0), 0o666)
-            _open_files.add(self)
+        flags |= os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
+        self._number: int | None = os.open(path, flags, 0o666)
 
     @classmethod
     def at(cls, path: Path, *, create: bool = True) -> LockedFile | None:
@@ -171,36 +165,10 @@ class LockedFile:
 
     def close(self) -> None:
         """Give the lock back; a second time, nothing."""
-        with _forking:
-            number, self._number = self._number, None
-            _open_files.discard(self)
-            if number is not None:
-                try:
-                    # At once, where a child that is about to run another program has a copy.
-                    unlock(number)
-                finally:
-                    os.close(number)
-
-    def _leave_to_parent(self) -> None:
         number, self._number = self._number, None
         if number is not None:
-            with suppress(OSError):
+            try:
+                # At once, where a child that was forked has a copy.
+                unlock(number)
+            finally:
                 os.close(number)
-
-
-_open_files: set[LockedFile] = set()
-# Held while a file is opened and noted, so that a fork sees both or neither.
-_forking = threading.RLock()
-
-
-def _in_child() -> None:
-    for file in _open_files:
-        file._leave_to_parent()
-    _open_files.clear()
-    _forking.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_in_child
-    )

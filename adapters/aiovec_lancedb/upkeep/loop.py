@@ -39,7 +39,7 @@ from ..index import kinds
 from ..index.build import Build, Builder, drop, reopened
 from ..index.info import InUse, has_id_index, infos_of, unindexed_rows, vector_index
 from ..locks.local import TableLock
-from ..memory import ReadAdmission, scan_bytes
+from ..memory import scan_bytes
 from ..session import Opened, Session
 from ..tables import alter_field
 from ..tuning import Tuned
@@ -133,7 +133,6 @@ class Upkeep:
         settings: LancedbSettings,
         write: Callable[[str, WriteOperation], Awaitable[Any]],
         lock_of: Callable[[str], TableLock],
-        admission: ReadAdmission,
         retention: Retention,
         pins: Pins,
         *,
@@ -144,7 +143,6 @@ class Upkeep:
         self._settings = settings
         self._write = write
         self._lock_of = lock_of
-        self._admission = admission
         self._retention = retention
         self._pins = pins
         self._background = background
@@ -157,13 +155,11 @@ class Upkeep:
         self._wake = asyncio.Event()
         self._closed = False
 
-    def doing(self, table: str) -> str | None:
-        """Return in words the work under way in this store."""
-        return self._builder.doing.get(table)
-
-    def failure(self, table: str) -> str | None:
-        """Return why the last index build failed."""
-        return self._state(table).failure
+    def facts(self, table: str) -> tuple[str | None, str | None, datetime | None]:
+        """Return in words the work under way in this store, why the last index build failed, and
+        when this store last optimized the table."""
+        state = self._state(table)
+        return self._builder.doing.get(table), state.failure, state.optimized
 
     async def close(self) -> None:
         """End what is under way. What is left is for the next store that opens a table."""
@@ -306,7 +302,9 @@ class Upkeep:
         rows, _, size = await self._shape(table)
         pinned = partial(self._pins.oldest, handle.name)
         run = partial(compact, self._session, handle, self._retention, pinned)
-        async with self._admission.share(scan_bytes(min(rows, FULL_FILE), handle.schema.dim)):
+        async with self._session.admission.share(
+            scan_bytes(min(rows, FULL_FILE), handle.schema.dim)
+        ):
             for _ in range(_ATTEMPTS if size > _SOON_DONE else 0):
                 with suppress(StoreBusyError):
                     await run(alone=False)
@@ -317,10 +315,6 @@ class Upkeep:
                     await self._write(handle.name, Change(partial(run, alone=True)))
         self._look_behind_grace(handle.name)
         self._state(handle.name).optimized = datetime.now(UTC)
-
-    def last_optimized(self, table: str) -> datetime | None:
-        """Return when this store last optimized the table; None if it did not."""
-        return self._state(table).optimized
 
     # Indexes
 
@@ -371,12 +365,12 @@ class Upkeep:
         await self._end_of(self._start(handle.name, self._optimize(handle)))
 
     async def _optimize(self, handle: TableHandle) -> None:
-        async with self._alone(handle.name):
+        async with self.alone(handle.name):
             await self._look_after(handle, quiet=True, everything=True)
 
     async def index_lacking(self, handle: TableHandle) -> None:
         """Build the indexes that fields want and that a process which ended did not come to."""
-        async with self._alone(handle.name):
+        async with self.alone(handle.name):
             await self._builder.index_lacking(handle)
 
     async def create(
@@ -394,7 +388,7 @@ class Upkeep:
     async def _create(self, handle: TableHandle, build: Build) -> None:
         state = self._state(handle.name)
         try:
-            async with self._alone(handle.name):
+            async with self.alone(handle.name):
                 await self._builder.build(handle, build)
             state.failure = None
         except AiovecError as exc:
@@ -415,7 +409,7 @@ class Upkeep:
                 "drop_field_index"
             )
             raise InvalidArgumentError("name", name, expected)
-        async with self.altering(handle.name):
+        async with self.alone(handle.name):
             act = partial(drop, self._session, handle, name)
             await self._write(handle.name, Change(act, by_hand=True))
 
@@ -424,7 +418,7 @@ class Upkeep:
         await self._end_of(self._start(handle.name, self._index_field(handle, name, field)))
 
     async def _index_field(self, handle: TableHandle, name: str, field: Field) -> None:
-        async with self._alone(handle.name):
+        async with self.alone(handle.name):
             act = partial(alter_field, self._session, handle, name, field)
             await self._write(handle.name, Change(act, changes_schema=True))
             with index_behind_change(self._session.target, handle.name):
@@ -434,20 +428,14 @@ class Upkeep:
     async def dropping(self, table: str) -> AsyncIterator[None]:
         """No build of the table meanwhile: its commit would be one to the next of that name."""
         await self._stop(table)
-        async with self.altering(table):
+        async with self.alone(table):
             yield
         self._states.pop(table, None)
-
-    @asynccontextmanager
-    async def altering(self, table: str) -> AsyncIterator[None]:
-        """No build or upkeep of the table meanwhile: a column of theirs may go."""
-        async with self._alone(table):
-            yield
 
     # Locks and tasks
 
     @asynccontextmanager
-    async def _alone(self, table: str) -> AsyncIterator[None]:
+    async def alone(self, table: str) -> AsyncIterator[None]:
         """No other upkeep of the table meanwhile, by this process or another.
 
         What is done within waits from its own start: the store's own upkeep may have taken long.
