@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from .._model.redaction import without_secrets
-from . import advise, demo, doctor, exporting, facts, importing, index, rows, search, upkeep
+from . import advise, demo, doctor, exporting, facts, importing, search, upkeep
 from .output import one_line, say_error, settle_streams
 
 GROUP = "aiovec.commands"
@@ -130,11 +130,11 @@ app.command("doctor")(doctor.doctor)
 app.command("info")(facts.info)
 app.command("tables")(facts.tables)
 app.command("search")(search.search)
-app.command("rows")(rows.rows)
-app.command("distinct")(rows.distinct)
+app.command("rows")(search.rows)
+app.command("distinct")(search.distinct)
 app.command("import")(importing.import_)
 app.command("export")(exporting.export)
-app.command("index")(index.index)
+app.command("index")(upkeep.index)
 app.command("optimize")(upkeep.optimize)
 app.command("backup")(upkeep.backup)
 app.command("restore")(upkeep.restore)
