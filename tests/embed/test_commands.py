@@ -81,16 +81,3 @@ def test_rows_without_vectors_for_a_table_that_needs_them(run: Run) -> None:  # 
         store.create_table("notes", Schema(256, fields={"body": str}))
     done = run("import", path, *WHERE)
     assert (done.code, "no vector was found" in done.err) == (1, True)
-
-
-def test_the_schema_of_a_table_travels_with_its_file(run: Run) -> None:  # noqa: F811
-    with sync.connect(config="aiovec.toml") as store:
-        store.create_table(
-            "notes", Schema(256, fields={"body": str}, embed=Embed("body", using="small"))
-        )
-        store.insert("notes", [{"id": text, "body": text} for text in TEXTS])
-    assert run("export", "notes", "notes.parquet", *WHERE).code == 0
-    assert run("import", "notes.parquet", "-s", "copy.db").code == 0
-    with sync.connect("copy.db") as store:  # without the embedder
-        assert store.schema("notes").embed == Embed("body", using="small")
-        assert store.count("notes") == 3
