@@ -114,17 +114,16 @@ def bytes_of(rows: Any, schema: Schema) -> int:
     """About what ``to_batch`` will take for the rows; too little where they hold long texts."""
     if isinstance(rows, NewRows):
         return int(rows.table.nbytes)
-    parts = [rows]
-    if isinstance(rows, (list, tuple)) and rows and is_arrow(rows[0]):
-        parts = list(rows)
-    elif isinstance(rows, Mapping):
-        parts = list(rows.values())[:1]
-    count = sum(getattr(part, "num_rows", None) or _length(part) for part in parts)
+    if isinstance(rows, Mapping):
+        rows = next(iter(rows.values()), ())
+    count = 0
+    if isinstance(rows, (list, tuple)) and rows and hasattr(rows[0], "num_rows"):
+        count = sum(getattr(item, "num_rows", 0) for item in rows)
+    elif hasattr(rows, "num_rows"):
+        count = rows.num_rows
+    elif hasattr(rows, "__len__") and getattr(rows, "shape", None) != ():
+        count = len(rows)
     return count * (4 * schema.dim + _BYTES_A_VALUE * (2 + len(schema.fields)))
-
-
-def _length(rows: Any) -> int:
-    return len(rows) if hasattr(rows, "__len__") and is_iterable(rows) else 0
 
 
 def to_batch(rows: Any, schema: Schema, *, make_ids: bool = False) -> NewRows:
