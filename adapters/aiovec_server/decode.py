@@ -37,6 +37,7 @@ _LONGEST_LOOKED_AT, _MOST_KEYS = 512 * 1024, 15_000
 _KEY_END = re.compile(rb'"\s*:')
 
 
+_LISTS = frozenset({"ids", "texts", "vectors", "where"})
 BODY = b"aiovec.body"
 """The key of a schema's metadata with the JSON body."""
 
@@ -51,7 +52,11 @@ async def arguments_in(call: Call, model: type[Model], *, needed: bool = True) -
     if text:
         body_type(call, kinds)
     value = await _value(text) if text or needed else {}
-    return model.of(value).arguments()
+    arguments = model.of(value).arguments()
+    for name in _LISTS.intersection(arguments):
+        if isinstance(arguments[name], list):
+            check_rows(len(arguments[name]), name)
+    return arguments
 
 
 async def _value_of_arrow(call: Call) -> Any:

@@ -11,7 +11,7 @@ from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
 from ..bodies import JsonBytes, dump, dump_values, json_response, record_json, rows_response
-from ..bounds import check_answer, check_found, check_rows, cut
+from ..bounds import check_answer, check_found, cut
 from ..call import Call
 from ..decode import arguments_in
 from ..models import Bounds, Delete, Distinct, Exists, Find, Get, SetVectors, Update
@@ -183,7 +183,5 @@ async def set_vectors(call: Call) -> Response:
 
 
 def _listed(ids: Any) -> Any:
-    """Return the ids of a body as a list or a column, of which there are not too many."""
-    listed = [ids] if isinstance(ids, (str, int)) else ids
-    check_rows(len(listed), "ids")
-    return listed
+    """Return the ids of a body as a list or a column."""
+    return [ids] if isinstance(ids, (str, int)) else ids

@@ -14,7 +14,6 @@ from aiovec import RRF, Hit, Results, Tuning, Weighted
 from aiovec.errors import InvalidArgumentError, InvalidVectorError
 
 from ..bodies import hit_json, results_response, rows_response
-from ..bounds import check_rows
 from ..call import Call
 from ..decode import arguments_in
 from ..models import Search, SearchHybrid, SearchLike, SearchMany, SearchText
@@ -56,7 +55,6 @@ async def search_many(call: Call) -> Response:
     """
     options = _options(await arguments_in(call, SearchMany))
     vectors: Any = _one_of(options, "vectors", "texts")
-    check_rows(len(vectors), "vectors")
 
     async def search(chosen: Mapping[str, Any]) -> list[Results[Hit]]:
         return await call.store.search_many(call.table, vectors, **chosen)
