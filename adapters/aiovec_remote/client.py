@@ -217,6 +217,7 @@ class Client:
         headers = {**self._headers, **key_header}
         if kind:
             headers["Content-Type"] = kind
+            headers["Content-Length"] = str(len(body))  # by which the server may refuse it at once
         if request.state is not None:
             headers["If-Match"] = f'"{request.state}"'
         if key is not None:

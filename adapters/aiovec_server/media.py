@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from .call import Call
 from .problems import RequestError
@@ -12,13 +12,6 @@ JSON_LINES = "application/x-ndjson"
 PROBLEM = "application/problem+json"
 ARROW = "application/vnd.apache.arrow.stream"
 
-_ALIASES: Mapping[str, str] = {
-    "application/jsonl": JSON_LINES,
-    "application/jsonlines": JSON_LINES,
-    "application/json-lines": JSON_LINES,
-    "application/x-jsonlines": JSON_LINES,
-    "application/ndjson": JSON_LINES,
-}
 _MOST_RANGES = 64
 
 
@@ -30,7 +23,6 @@ def body_type(call: Call, accepted: Sequence[str]) -> str:
     given = call.request.headers.get("content-type", "")
     kind, _, parameters = given.partition(";")
     kind = kind.strip().lower()
-    kind = _ALIASES.get(kind, kind)
     if kind not in accepted:
         raise RequestError(
             415,
@@ -79,7 +71,7 @@ def _range(text: str) -> tuple[str, float]:
                 quality = float(parameter[2:])
             except ValueError:
                 quality = 0.0
-    return _ALIASES.get(kind, kind), quality
+    return kind, quality
 
 
 def _quality(kind: str, weights: Sequence[tuple[str, float]]) -> float:
