@@ -13,6 +13,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from .._model.schema import Schema
 from .._telemetry.calls import place_of
 from ..backend.context import TableChangedError, call_context
 from ..backend.contract import Backend, StaleTableError, TableHandle
@@ -27,9 +28,11 @@ from ..errors import (
     InvalidRowError,
     MigrationError,
     ModelMismatchError,
+    SchemaMismatchError,
     StoreBusyError,
     StoreClosedError,
     StoreMovedError,
+    TableNotFoundError,
     UnsupportedError,
 )
 
@@ -269,3 +272,24 @@ def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
         f"opens what its TOML file names; if it is lost, {left.target} has the rows from before "
         "the switch: make that a store of its own (aiovec migrate forget)"
     )
+
+
+async def check_same(engine: Engine, table: str, wanted: Schema) -> None:
+    """Check that the table which is there has the schema that is wanted."""
+    try:
+        there = (await engine.open_table(table, fresh=True)).schema
+    except TableNotFoundError:
+        raise StaleTableError(table) from None  # dropped meanwhile: once more
+    if wanted.embed is not None and wanted.model is None:
+        # Without its embedder the store has no name of a model to compare with.
+        wanted = with_model(wanted, there.model)
+    differences = there.differences(wanted)
+    if differences and not there.differences(with_model(wanted, there.model)):
+        raise ModelMismatchError(table, there.model, wanted.model)
+    if differences:
+        raise SchemaMismatchError(table, differences)
+
+
+def with_model(schema: Schema, model: str | None) -> Schema:
+    """The schema with another name of a model."""
+    return Schema.from_json({**schema.to_dict(), "model": model})

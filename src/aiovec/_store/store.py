@@ -105,15 +105,13 @@ from ..errors import (
     AiovecError,
     EmbeddingError,
     InvalidArgumentError,
-    ModelMismatchError,
-    SchemaMismatchError,
     StoreClosedError,
     StoreMovedError,
     TableExistsError,
     TableNotFoundError,
     UnsupportedError,
 )
-from .current import MOST_ATTEMPTS, REFUSALS, Current, Engine
+from .current import MOST_ATTEMPTS, REFUSALS, Current, Engine, check_same, with_model
 from .rank import RRF, Fusion, Rerank, check_fusion
 from .search import (
     Answer,
@@ -307,7 +305,7 @@ class VectorStore:
                 except TableExistsError:
                     if not exist_ok:
                         raise
-            await _check_same(engine, table, wanted)
+            await check_same(engine, table, wanted)
 
         await self._call(Operation("create_table", table), create)
 
@@ -318,7 +316,7 @@ class VectorStore:
         if embedder is None:
             return schema
         embedder.check_fits(table, schema)
-        return _with_model(schema, embedder.model)
+        return with_model(schema, embedder.model)
 
     async def add_field(self, table: str, name: str, field: Field | FieldType) -> None:
         """Add a field, which is null in the rows there are; its index is built before it returns.
@@ -1297,22 +1295,6 @@ class VectorStore:
         return await hop(weight_of(where), bind, where, schema)
 
 
-async def _check_same(engine: Engine, table: str, wanted: Schema) -> None:
-    """Check that the table which is there has the schema that is wanted."""
-    try:
-        there = (await engine.open_table(table, fresh=True)).schema
-    except TableNotFoundError:
-        raise StaleTableError(table) from None  # dropped meanwhile: once more
-    if wanted.embed is not None and wanted.model is None:
-        # Without its embedder the store has no name of a model to compare with.
-        wanted = _with_model(wanted, there.model)
-    differences = there.differences(wanted)
-    if differences and not there.differences(_with_model(wanted, there.model)):
-        raise ModelMismatchError(table, there.model, wanted.model)
-    if differences:
-        raise SchemaMismatchError(table, differences)
-
-
 def _check_query(query: object) -> None:
     if not isinstance(query, str):
         raise InvalidArgumentError("query", query, "text")
@@ -1328,10 +1310,6 @@ def _dict_of(field: str, counts: Sequence[tuple[Value, int]]) -> dict[Value, int
             f"where='{field} IN (0, 1)'",
         )  # fmt: skip
     return found
-
-
-def _with_model(schema: Schema, model: str | None) -> Schema:
-    return Schema.from_json({**schema.to_dict(), "model": model})
 
 
 def _bound(
