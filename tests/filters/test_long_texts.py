@@ -25,6 +25,7 @@ CONDITIONS: list[Callable[[str], Any]] = [
     lambda text: f"body = '{text}'",
     lambda text: f"body IN ('a', '{text}')",
     lambda text: f"body CONTAINS_TEXT '{text}'",
+    lambda text: f"STARTSWITH(body, '{text}')",
     lambda text: f"body LIKE '{text}'",
     lambda text: f"tags CONTAINS '{text}'",
     lambda text: f"payload.x = '{text}'",

@@ -160,6 +160,8 @@ class _Parser:
     def _condition(self) -> Expr:
         tokens = self.tokens
         start = tokens.next
+        if start.kind == "name" and start.word == "STARTSWITH" and tokens.after_next_is("("):
+            return self._startswith_call()
         if start.starts_name:
             return self._predicate(start, self._ref())
         if not start.starts_literal:
@@ -254,6 +256,20 @@ class _Parser:
         whole = "a pattern with a character after each escape"
         self._made(attrgetter("marked"), like, value_at, whole)
         return self._placed(like, at, value_at)
+
+    def _startswith_call(self) -> Expr:
+        tokens = self.tokens
+        tokens.advance()
+        tokens.advance()
+        start = tokens.next
+        ref = self._ref()
+        if not tokens.take(","):
+            tokens.fail("','")
+        value_at = tokens.next.position
+        prefix = self._text()
+        if not tokens.take(")"):
+            tokens.fail("')'")
+        return self._placed(StartsWith(ref, prefix), start.position, value_at)
 
     def _in_list(self, start: Token, ref: Ref) -> Expr:
         tokens = self.tokens

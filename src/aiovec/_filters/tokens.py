@@ -86,6 +86,10 @@ class Tokens:
         self.advance()
         return True
 
+    def after_next_is(self, symbol: str) -> bool:
+        """Return whether ``symbol`` follows ``next``."""
+        return self._cut(self.next.position + len(self.next.text)).text == symbol
+
     def fail(self, expected: str) -> NoReturn:
         """Raise FilterError at ``next``."""
         token = self.next
