@@ -402,7 +402,9 @@ SCRIPTS: dict[str, Script] = {
     "index a text": _one(
         lambda s, n: s.create_field_index(TABLE, "name", "text"),
         first=_without_index("name", "text")),
-    "optimize": _one(lambda s, n: s.optimize(TABLE)),
+    "optimize": _one(
+        lambda s, n: s.optimize(TABLE),
+        first=lambda m, n: [lambda s: s.upsert(TABLE, [row(f"o{n}", n)])]),
     "backup": _one(lambda s, n: s.backup(BACKUP), first=_not_backed_up, exact=False),
     "restore": _one(lambda s, n: s.restore_backup(), first=_backed_up, exact=False),
     "read": _one(lambda s, n: s.read_all()),

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from aiovec import REMOVE
+from aiovec import REMOVE, Record, Results
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
@@ -16,7 +16,7 @@ from ..call import Call
 from ..decode import arguments_in
 from ..models import Bounds, Delete, Distinct, Exists, Find, Get, SetVectors, Update
 from ..problems import RequestError
-from ..steps import is_small, rows_with_ids, values_of
+from ..steps import is_small, of_one_moment, rows_in_steps, rows_with_ids, values_of
 from .declaring import Endpoints
 from .document import ANYTHING, RECORDS, Answer, an_object, counted, listed
 from .document import COUNT as NUMBER
@@ -52,15 +52,22 @@ async def find_records(call: Call) -> Response:
     """
     options = await arguments_in(call, Find, needed=False)
     options["limit"] = cut(options.get("limit", _FOUND))
-    if is_small(options["limit"]):
-        found = await call.store.find(call.table, **options)
-    else:
+
+    async def in_steps() -> Results[Record]:
         named = {**options, "select": [], "include_vector": False}
         ids = [record.id for record in await call.store.find(call.table, **named)]
         check_found([ids])
-        found = await rows_with_ids(
+        return await rows_in_steps(
             call, ids, options.get("select"), include_vector=options.get("include_vector", False)
         )
+
+    async def at_once() -> Results[Record]:
+        found = await call.store.find(call.table, **options)
+        check_found([found])
+        return found
+
+    small = is_small(options["limit"])
+    found = await (at_once() if small else of_one_moment(call, in_steps, at_once))
     return await rows_response(call, "records", found, record_json)
 
 

@@ -118,7 +118,7 @@ class _Binder:
         if kind == "int" and isinstance(value, float):
             return _compare_int(ref, op, value)
         if kind == "float" and isinstance(value, int):
-            value = float(value)
+            return _compare_float(ref, op, value)
         return leaf if value is given else Compare(ref, op, value)
 
     def _in(self, leaf: Expr, ref: Ref, values: tuple[Value, ...]) -> Expr:
@@ -131,7 +131,7 @@ class _Binder:
             if fitting is not None:
                 kept.setdefault((type(fitting), fitting), fitting)
         if not kept:
-            return _never(ref)
+            return _all(ref, kind, False)
         # IN is the OR of its equalities. On a payload key, those with a literal of another type
         # than the value are null, so the literals of each type make one IN.
         alike: dict[str, list[Value]] = {}
@@ -194,10 +194,6 @@ class _Binder:
             self._fail(
                 leaf, f"{ref} is {what}, which is not compared with {shown}", _EXPECTED[kind], index
             )
-
-        if kind == "float" and given == "int" and _fitting(value, kind) is None:
-            found = f"no float equals {value}, which is beyond 2**53"
-            self._fail(leaf, found, "a number that a float holds; write it with a point", index)
 
     def _need_text(self, leaf: Expr, ref: Ref, what: str) -> None:
         kind = self._kind(leaf, ref)
@@ -273,9 +269,12 @@ def _fits(number: int) -> bool:
     return words.MIN_INT <= number <= words.MAX_INT
 
 
-def _never(ref: Ref) -> Expr:
-    """False for every whole number, null for null."""
-    return Compare(ref, "<", words.MIN_INT)
+def _all(ref: Ref, kind: str, truth: bool) -> Expr:
+    """The same truth for every number, null for null."""
+    if kind == "int":
+        return Compare(ref, ">=" if truth else "<", words.MIN_INT)
+    halves = (Compare(ref, "<", 0.0), Compare(ref, ">=", 0.0))
+    return any_of(halves) if truth else all_of(halves)
 
 
 def _compare_int(ref: Ref, op: Operator, value: float) -> Expr:
@@ -284,12 +283,25 @@ def _compare_int(ref: Ref, op: Operator, value: float) -> Expr:
     if op in ("=", "!="):
         if bound == value and _fits(bound):
             return Compare(ref, op, bound)
-        is_true_for_all = op == "!="
-    elif _fits(bound):
+        return _all(ref, "int", op == "!=")
+    if _fits(bound):
         return Compare(ref, op, bound)
-    else:
-        is_true_for_all = (bound > 0) == (op in ("<", "<="))
-    return Compare(ref, ">=", words.MIN_INT) if is_true_for_all else _never(ref)
+    return _all(ref, "int", (bound > 0) == (op in ("<", "<=")))
+
+
+def _compare_float(ref: Ref, op: Operator, value: int) -> Expr:
+    """Compare a float field with an int by a float that has the same answers.
+
+    Above 2**53 not every int is a float; then the nearest floats below and above decide.
+    """
+    near = float(value)
+    if near == value:
+        return Compare(ref, op, near)
+    if op in ("=", "!="):
+        return _all(ref, "float", op == "!=")
+    if op in ("<", "<="):
+        return Compare(ref, "<=", near if near < value else math.nextafter(near, -math.inf))
+    return Compare(ref, ">=", near if near > value else math.nextafter(near, math.inf))
 
 
 def _one_of(ref: Ref, values: list[Value]) -> Expr:

@@ -1208,6 +1208,17 @@ class VectorStore:
             lambda engine, handle: engine.backend.drop_index(handle, name),
         )
 
+    async def _change_number(self, table: str) -> int | None:
+        """The number of the table's newest change, None where the backend numbers none."""
+
+        async def read(engine: Engine, handle: TableHandle) -> int | None:
+            try:
+                return await engine.backend.change_number(handle)
+            except UnsupportedError:
+                return None
+
+        return await self._on_table(Operation("changes", table), read)
+
     async def versions(self, table: str) -> list[Mapping[str, Any]]:
         """The earlier versions that are kept."""
         return await self._on_table(
