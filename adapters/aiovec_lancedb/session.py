@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -69,6 +69,8 @@ _METADATA_CACHE = 64 * 2**20
 _MOST_KNOWN = 256
 # Seconds before a table whose files are missing is looked at again.
 _LOOK_AGAIN = 0.05
+# Pauses, in seconds, between tries to list versions of which some are vanishing.
+_LOOKS = (0.0, 0.02, 0.1, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,18 @@ class Session:
                     raise
                 await asyncio.sleep(pause)
         raise StaleTableError(name)
+
+    async def versions(self, table: AsyncTable) -> list[Mapping[str, Any]]:
+        """Every version of a table that is kept, the oldest first."""
+        for pause in (*_LOOKS, None):
+            try:
+                return await self.run(table.list_versions())  # type: ignore[no-untyped-call]
+            except CorruptStoreError:
+                # It reads each version's manifest, and upkeep may remove one before that.
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+        return []
 
     async def handle(self, name: str) -> TableHandle:
         try:

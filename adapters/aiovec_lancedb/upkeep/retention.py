@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiovec.backend.threads import in_thread, to_its_end
-from aiovec.errors import CorruptStoreError
 
 from ..errors import READ_ONLY, translate
 from ..locks.local import LockedFile
@@ -153,10 +152,6 @@ def _in_use(folder: Path) -> Iterator[int]:
             _remove(_Pin(file, folder / name))
 
 
-# Pauses, in seconds, between tries to list versions of which some are vanishing.
-_LOOKS = (0.0, 0.02, 0.1, 0.5)
-
-
 class Version(NamedTuple):
     number: int
     created: datetime
@@ -197,15 +192,7 @@ class Retention:
 
 async def versions_of(session: Session, table: Opened) -> list[Version]:
     """Every version that is kept, the oldest first."""
-    for pause in (*_LOOKS, None):
-        try:
-            found = await session.run(table.lance.list_versions())  # type: ignore[no-untyped-call]
-            break
-        except CorruptStoreError:
-            # It reads each version's manifest, and upkeep elsewhere may remove one before that.
-            if pause is None:
-                raise
-            await asyncio.sleep(pause)
+    found = await session.versions(table.lance)
     return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
 
 
