@@ -22,7 +22,7 @@ COMPARED = {
     "text": "aiovec, keywords / FTS5 by hand",
     "server": "POST /search, JSON, 64 clients / in the process, 64 tasks",
 }
-TIERS = {"get": [], "search": pytest.mark.slow, "server": pytest.mark.slow}
+QUICK = ("get", "search", "server")
 
 
 def bench(*arguments: str) -> str:
@@ -41,7 +41,7 @@ def bench(*arguments: str) -> str:
 @pytest.mark.parametrize(
     "subject",
     [
-        pytest.param(subject, marks=TIERS.get(subject, pytest.mark.soak))
+        pytest.param(subject, marks=pytest.mark.slow if subject in QUICK else pytest.mark.soak)
         for subject in (*SUBJECTS, *ALONE)
     ],
 )

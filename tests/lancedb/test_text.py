@@ -74,6 +74,7 @@ async def check(
             assert [hit.score for hit in best] == pytest.approx([hit.score for hit in every[:3]])
 
 
+@pytest.mark.slow
 async def test_each_state_of_the_index_finds_the_same(store: VectorStore) -> None:
     """Rows that came, changed and went before and behind compactions."""
     chance = random.Random(0)

@@ -104,6 +104,7 @@ async def test_a_reader_follows_though_the_migrator_died_behind_the_mark(
     assert named(config) == target
 
 
+@pytest.mark.slow
 async def test_a_pause_that_lasts_too_long_is_called_off(tmp_path: Path) -> None:
     """Writers go on, and it is tried again; after the last attempt the command fails in words."""
     config = await a_store(tmp_path, "sqlite")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tests.sqlite.support import ready
 
 import aiovec
@@ -31,6 +32,7 @@ async def test_searches_behind_large_inserts_are_answered_in_memory(tmp_path: Pa
             assert details["searches"]["searches"] == before + 1
 
 
+@pytest.mark.slow
 async def test_a_copy_that_fell_far_behind_catches_up(tmp_path: Path) -> None:
     dim, rows = 1024, 7_000  # more than a search brings in
     rng = np.random.default_rng(3)

@@ -69,6 +69,7 @@ def test_a_seed_is_one_course_of_events() -> None:
     assert len(one.world.trace) > 20
 
 
+@pytest.mark.slow
 def test_a_pause_that_does_not_wait_for_writes_under_way_is_found_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
