@@ -9,7 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -110,6 +118,15 @@ def _caches(settings: LancedbSettings) -> Any:
 
 
 async def _nothing() -> None: ...
+
+
+async def _looked_up(look: Callable[[], Awaitable[_T]], pauses: Sequence[float]) -> _T:
+    """Return what ``look`` finds; where files are missing it looks again, behind each pause."""
+    for pause in pauses:
+        with suppress(CorruptStoreError):
+            return await look()
+        await asyncio.sleep(pause)
+    return await look()
 
 
 HEED: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("aiovec_heed", default=None)
@@ -276,30 +293,24 @@ class Session:
 
     async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:
         """A table and its schema as Lance has it, or StaleTableError where there is none."""
-        for pause in (_LOOK_AGAIN, None):
+
+        async def look() -> tuple[AsyncTable, pa.Schema]:
             connection = self.check()
-            try:
-                with self.guarded():
-                    table = await connection.open_table(name)
-                    return table, await table.schema()
-            except CorruptStoreError:
-                # Missing files may be those of a table that was dropped, or made anew, meanwhile.
-                if pause is None:
-                    raise
-                await asyncio.sleep(pause)
-        raise StaleTableError(name)
+            with self.guarded():
+                table = await connection.open_table(name)
+                return table, await table.schema()
+
+        # Missing files may be those of a table that was dropped, or made anew, meanwhile.
+        return await _looked_up(look, (_LOOK_AGAIN,))
 
     async def versions(self, table: AsyncTable) -> list[Mapping[str, Any]]:
         """Every version of a table that is kept, the oldest first."""
-        for pause in (*_LOOKS, None):
-            try:
-                return await self.run(table.list_versions())  # type: ignore[no-untyped-call]
-            except CorruptStoreError:
-                # It reads each version's manifest, and upkeep may remove one before that.
-                if pause is None:
-                    raise
-                await asyncio.sleep(pause)
-        return []
+
+        async def look() -> list[Mapping[str, Any]]:
+            return await self.run(table.list_versions())  # type: ignore[no-untyped-call]
+
+        # It reads each version's manifest, and upkeep may remove one before that.
+        return await _looked_up(look, _LOOKS)
 
     async def handle(self, name: str) -> TableHandle:
         try:

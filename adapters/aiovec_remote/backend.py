@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
+from pydantic.alias_generators import to_camel
 
 from aiovec import REMOVE
 from aiovec.backend import (
@@ -348,7 +349,7 @@ class RemoteBackend(Backend):
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
         self._need("indexes")
-        named = {_camel(name): value for name, value in options.items()}
+        named = {to_camel(name): value for name, value in options.items()}
         body = {"kind": kind, "wait": wait, **named}
         await self._alter("create_index", table, "POST", "/indexes", body=body)
 
@@ -518,8 +519,3 @@ def _words(clause: TextClause) -> str:
 
 def _name_of(ref: Ref) -> str:
     return path_text(ref.path) if ref.path else ref.name
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(map(str.capitalize, rest))

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 import aiohttp
 import pyarrow as pa
 
+from aiovec._http.ipc import ARROW
 from aiovec.backend import redacted
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.limits import Gate, current_deadline
@@ -32,7 +33,6 @@ from aiovec.errors import (
 
 from .autostart import Autostart
 from .codec import (
-    ARROW,
     HEAD,
     JSON,
     WireError,

@@ -16,14 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aiovec._http.ipc import DamagedStreamError, body_length, read_rows
-from aiovec.backend import Field, Schema, Value, payload_texts, python_values, to_matrix
+from aiovec._http.ipc import ARROW, BODY, CURSOR, DamagedStreamError, body_length, read_rows
+from aiovec.backend import Field, Schema, Value, one_array, payload_texts, python_values, to_matrix
 from aiovec.backend.contract import Columns, Found, StoredRows
 from aiovec.errors import InvalidArgumentError
 
-ARROW, JSON = "application/vnd.apache.arrow.stream", "application/json"
-CURSOR = b"aiovec.cursor"
-_BODY = b"aiovec.body"
+JSON = "application/json"
 # Ends an Arrow IPC stream.
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 HEAD = 8
@@ -45,7 +43,7 @@ def encode(body: Mapping[str, Any] | None, rows: pa.Table | None) -> tuple[str, 
         raise InvalidArgumentError("a number in the call", None, expected) from exc
     if rows is None:
         return JSON, memoryview(text.encode())
-    schema = rows.schema.with_metadata({_BODY: text.encode()} if body else None)
+    schema = rows.schema.with_metadata({BODY: text.encode()} if body else None)
     # As a stream's writer would, at half its cost for the few rows of most calls.
     parts = [schema.serialize(), *(batch.serialize() for batch in rows.to_batches()), _END]
     return ARROW, memoryview(b"".join(parts))
@@ -91,7 +89,7 @@ def stored_rows(rows: pa.Table, schema: Schema, columns: Columns) -> StoredRows:
             vectors = to_matrix(rows[schema.vector])
     return StoredRows(
         rows["id"].to_pylist(),
-        {name: python_values(_one(rows[name])) for name in columns.fields},
+        {name: python_values(one_array(rows[name])) for name in columns.fields},
         payloads,
         vectors,
     )
@@ -123,10 +121,6 @@ def found_rows(
         )
         for start, end in places
     ]
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def values_read(values: Sequence[Any], field: Field | None) -> list[Value]:

@@ -14,13 +14,14 @@ from pydantic.alias_generators import to_camel
 from starlette.responses import Response
 
 from aiovec import Hit, Record, Results
+from aiovec._http.ipc import ARROW
 from aiovec.backend import from_matrix, without_vector
 from aiovec.backend.threads import INLINE_LIMIT, in_thread
 from aiovec.backend.weight import weight
 
 from .bounds import check_answer
 from .call import Call
-from .media import ARROW, JSON, JSON_LINES, answer_type
+from .media import JSON, JSON_LINES, answer_type
 from .streaming import InParts
 
 _Of = TypeVar("_Of")

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pydantic_core
 
-from aiovec._http.ipc import DamagedStreamError, read_stream
+from aiovec._http.ipc import ARROW, BODY, DamagedStreamError, read_stream
 from aiovec.backend import LossyJsonError, read_json
 from aiovec.backend.threads import in_thread
 
 from .bounds import check_rows
 from .call import Call
-from .media import ARROW, JSON, JSON_LINES, body_type
+from .media import JSON, JSON_LINES, body_type
 from .models import Model
 from .problems import RequestError
 
@@ -38,8 +38,6 @@ _KEY_END = re.compile(rb'"\s*:')
 
 
 _LISTS = frozenset({"ids", "texts", "vectors", "where"})
-BODY = b"aiovec.body"
-"""The key of a schema's metadata with the JSON body."""
 
 
 async def arguments_in(call: Call, model: type[Model], *, needed: bool = True) -> dict[str, Any]:

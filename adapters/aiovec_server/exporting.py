@@ -13,13 +13,13 @@ import pyarrow as pa
 import pydantic_core
 
 from aiovec import Schema
+from aiovec._http.ipc import CURSOR
 from aiovec.backend import payload_texts, python_values, to_matrix, without_vector
 from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidArgumentError
 
 from .bodies import dump
 
-CURSOR = b"aiovec.cursor"
 # Numbers of vectors that are written at once: a few milliseconds, of the client's first wait too.
 _NUMBERS_AT_ONCE = 50_000
 _ROWS_AT_ONCE = 500

@@ -10,7 +10,6 @@ from .problems import RequestError
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
 PROBLEM = "application/problem+json"
-ARROW = "application/vnd.apache.arrow.stream"
 
 _MOST_RANGES = 64
 

@@ -12,13 +12,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from aiovec import VectorStore
+from aiovec._http.ipc import ARROW
 from aiovec._http.problems import Problem
 from aiovec.backend.context import TableChangedError
 from aiovec.errors import AiovecError
 
 from ..asgi import encoded_slash_problem
 from ..call import Call
-from ..media import ARROW, JSON
+from ..media import JSON
 from ..models import Model, Nothing
 from ..once import WriteKeys
 from ..problems import RequestError, problem_response, response_of

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from ..media import ARROW, JSON, JSON_LINES, PROBLEM
+from aiovec._http.ipc import ARROW
+
+from ..media import JSON, JSON_LINES, PROBLEM
 from ..models import AN_ID, Model
 from ..once import HEADER, RETRY_HEADER, STATE_HEADER
 

@@ -6,12 +6,14 @@ from typing import Any
 
 from starlette.responses import Response
 
+from aiovec._http.ipc import ARROW
+
 from ..bodies import json_response
 from ..bounds import BOUNDS
 from ..call import Call
 from ..decode import arguments_in, body_rows
 from ..exporting import ArrowWriter, LinesWriter, Writer, begun, cursor_of
-from ..media import ARROW, JSON_LINES, answer_type
+from ..media import JSON_LINES, answer_type
 from ..models import Export, Filtered, Write
 from ..problems import RequestError
 from ..streaming import Streamed

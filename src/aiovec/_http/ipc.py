@@ -14,6 +14,13 @@ import pyarrow as pa
 from .._model.arrow import check_table
 from ..errors import InvalidRowError
 
+ARROW = "application/vnd.apache.arrow.stream"
+"""The media type of such a stream."""
+BODY = b"aiovec.body"
+"""The key of a schema's metadata with the JSON body of a request."""
+CURSOR = b"aiovec.cursor"
+"""The key of a batch's metadata with the cursor behind it."""
+
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 # The places of fields in Arrow's flatbuffers: Message.header_type, .header and .bodyLength, and
 # RecordBatch.compression.
