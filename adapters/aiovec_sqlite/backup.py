@@ -26,8 +26,7 @@ from .layout import (
 )
 from .moves import forget_mark, has_mark
 from .opening import connect_read_only
-from .paths import BESIDE, check_free_name, make_folder_of
-from .settings import SqliteSettings
+from .settings import BESIDE, SqliteSettings, check_free_name, make_folder_of
 
 _PAGES_AT_ONCE = 4096
 # A damaged file may tell any number, and the store must be able to count on.

@@ -1,4 +1,7 @@
-"""One SQLite connection on its own thread, driven by aiosqlite."""
+"""SQLite connections, each on its own thread, driven by aiosqlite.
+
+Reads have a pool of them. ``Transaction`` is what a write's work gets.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,30 @@ import sqlite3
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiosqlite
 
+from aiovec.backend.commit import WriteCall
+from aiovec.backend.limits import Gate, current_deadline
 from aiovec.backend.threads import FORKED, settle_future, start_thread
 from aiovec.errors import AiovecError, StoreClosedError
 
 from .driver import load_driver
+from .errors import translated
 
 _T = TypeVar("_T")
 
 # How often, in seconds, a cancelled call's statement is interrupted until it has ended. The first
 # interrupt can fall between two statements.
 _INTERRUPT_EVERY = 0.005
+# The page cache, in KiB, of what reads each page once: the inner pages of the trees that it walks.
+_ASIDE_CACHE = 512
+# More rows than this are not written within a savepoint.
+_MOST_ROWS_IN_SAVEPOINT = 1000
 
 
 class CancelledWorkError(Exception):
@@ -297,3 +307,197 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+class Read(Protocol):
+    """``ReaderPool.read``."""
+
+    def __call__(self, work: Callable[[sqlite3.Connection, Ticket], _T], /) -> Awaitable[_T]: ...
+
+
+class ReaderPool:
+    """At most ``size`` connections. Readers in WAL mode never wait for the writer.
+
+    ``check_file`` is called behind each work, so that no result comes from a file that is no longer
+    the store's; it also explains what failed.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        target: str,
+        size: int,
+        busy_timeout: float,
+        check_file: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._connect = connect
+        self._check_file = check_file
+        self._target = target
+        self._size = size
+        self._busy_timeout = busy_timeout
+        self._places = Gate(f"the {size} reading connections are in use", calls=size)
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
+        self._closed = False
+
+    async def read(
+        self, work: Callable[[sqlite3.Connection, Ticket], _T], *, in_transaction: bool = True
+    ) -> _T:
+        """Run the work on a connection of its own, in one snapshot of the file.
+
+        When the caller is cancelled, the work is interrupted, and this ends with it. StoreBusyError
+        where no connection is free in time.
+        """
+        self._check_open()
+        async with self._places.enter(current_deadline(self._busy_timeout)):
+            connection = self._idle.pop() if self._idle else await self._opened()
+            try:
+                act = partial(_in_snapshot, work) if in_transaction else work
+                return await self._run(connection, act)
+            finally:
+                self._idle.append(connection)
+
+    @asynccontextmanager
+    async def aside(self) -> AsyncGenerator[Read, None]:
+        """Reads on a further connection, all in one snapshot, for what takes long."""
+        connection = await self._opened()
+
+        async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
+            return await self._run(connection, partial(_in_open_snapshot, work))
+
+        try:
+            yield run
+        finally:
+            self._open.discard(connection)
+            await connection.close()
+
+    async def _run(
+        self, connection: Connection, work: Callable[[sqlite3.Connection, Ticket], _T]
+    ) -> _T:
+        def checked(db: sqlite3.Connection, ticket: Ticket) -> _T:
+            try:
+                with translated(self._target):
+                    return work(db, ticket)
+            finally:
+                self._check_file()
+
+        try:
+            return await connection.read(checked)
+        except (AiovecError, ConnectionClosedError, CancelledWorkError) as exc:
+            # The last connection to be closed takes the WAL with it, and others are interrupted.
+            self._check_open(exc)
+            raise
+
+    async def _opened(self) -> Connection:
+        self._check_open()
+        connection = self._connect()
+        self._open.add(connection)
+        try:
+            with translated(self._target):
+                await connection
+            self._check_open()  # it may have been closed meanwhile
+        except BaseException as exc:
+            self._open.discard(connection)
+            connection.begin_closing()
+            if isinstance(exc, AiovecError):
+                self._check_open(exc)
+            raise
+        return connection
+
+    def _check_open(self, cause: Exception | None = None) -> None:
+        if self._closed:
+            raise StoreClosedError(self._target) from cause
+
+    async def close(self) -> None:
+        """Interrupt what runs and close every connection."""
+        self._closed = True
+        await asyncio.gather(*(connection.close_now() for connection in list(self._open)))
+        # Calls whose connections were still being opened give back last.
+        for _ in range(self._size):
+            await self._places.enter(None).take()
+        self._open.clear()
+        self._idle.clear()
+
+
+def _in_open_snapshot(
+    work: Callable[[sqlite3.Connection, Ticket], _T], db: sqlite3.Connection, ticket: Ticket
+) -> _T:
+    """Run the work in the read transaction that the first one began."""
+    if not db.in_transaction:
+        db.execute(f"PRAGMA cache_size = {-_ASIDE_CACHE}")
+        db.execute("BEGIN")
+    return work(db, ticket)
+
+
+def _in_snapshot(
+    work: Callable[[sqlite3.Connection, Ticket], _T], db: sqlite3.Connection, ticket: Ticket
+) -> _T:
+    """Run the work in one read transaction, so that its statements see the same state."""
+    _end_transaction(db, ticket)  # of a call before, where that failed
+    db.execute("BEGIN")
+    try:
+        return work(db, ticket)
+    except BaseException as exc:
+        # SQLite forgets an interrupt when no statement runs any more, so no cursor may be left.
+        clear_frames_of(exc)
+        raise
+    finally:
+        _end_transaction(db, ticket)
+
+
+def _end_transaction(db: sqlite3.Connection, ticket: Ticket) -> None:
+    if db.in_transaction:
+        with ticket.uninterrupted:  # interrupted, it would leave the transaction to the next call
+            db.execute("ROLLBACK")
+
+
+class TooLargeForGroupError(Exception):
+    """Raised by work that wants a commit of its own. Never reaches a user."""
+
+
+class Change:
+    """The newest change number, read and written once for each commit."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Transaction:
+    """The means of a write's work: the connection, change numbers, and a check of its caller."""
+
+    __slots__ = ("_alone", "_call", "_change", "db")
+
+    def __init__(
+        self, db: sqlite3.Connection, change: Change, call: WriteCall | None, *, alone: bool
+    ) -> None:
+        self.db = db
+        self._change = change
+        self._call = call
+        self._alone = alone
+
+    def expect(self, rows: int) -> None:
+        """Say how many rows will be written, before the first: many get a commit of their own.
+
+        Within a savepoint SQLite looks through all that the savepoint has saved for each further
+        row of vec0, so that 20,000 rows take ten times as long as without one.
+        """
+        if rows > _MOST_ROWS_IN_SAVEPOINT and not self._alone:
+            raise TooLargeForGroupError
+
+    def check(self) -> None:
+        """Raise CancelledWorkError, and so roll back, where the caller has gone."""
+        if self._call is not None and self._call.gone:
+            raise CancelledWorkError
+
+    @property
+    def newest(self) -> int:
+        """The newest change number taken so far."""
+        return self._change.number
+
+    def take(self, count: int = 1) -> int:
+        """Reserve change numbers; the first of them. They rise and are never used again."""
+        first = self._change.number + 1
+        self._change.number += count
+        return first

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord, unreadable_mark
 from aiovec.errors import CorruptStoreError
 
-from .transaction import Transaction
+from .connection import Transaction
 
 _MARK, _GENERATION = "move", "moved"
 

@@ -14,8 +14,7 @@ from aiovec.backend.plugin import AddressKey, BackendPlugin, Location
 from aiovec.backend.plugins import claimed
 from aiovec.errors import ConfigError
 
-from .paths import MEMORY, store_file
-from .settings import SqliteSettings
+from .settings import MEMORY, SqliteSettings, store_file
 
 
 class SqlitePlugin(BackendPlugin):

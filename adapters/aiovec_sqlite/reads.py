@@ -1,4 +1,4 @@
-"""Reading rows: by id, by filter, all of them, and those that changed.
+"""Reading rows: by id, by filter, all of them, and those that changed; counts and ends of values.
 
 The change feed: rows carry the number of their last change, deletes leave a tombstone.
 """
@@ -18,6 +18,9 @@ from aiovec.backend import (
     Expr,
     Float32Array,
     Int64Array,
+    Kind,
+    Ref,
+    Value,
     from_matrix,
     payload_array,
     without_vector,
@@ -36,7 +39,7 @@ from aiovec.errors import AiovecError, InvalidArgumentError
 from .connection import Ticket
 from .errors import DamageError
 from .layout import TableLayout, current_table, floor_of, quoted
-from .sql.filters import order_to_sql
+from .sql.filters import order_to_sql, sorted_value
 from .sql.filters import to_sql as filter_to_sql
 from .sql.values import from_sql, to_arrow
 from .vectors import VectorReader
@@ -396,3 +399,69 @@ def _as_table(
     if table.schema.payload:
         arrays.append(payload_array(values[-1]))
     return pa.Table.from_arrays(arrays, schema=table.schema.to_arrow())
+
+
+_MOST = 2**63 - 1
+
+
+def value_counts(
+    db: sqlite3.Connection, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
+) -> list[tuple[Value, int]]:
+    table = current_table(db, handle)
+    condition, bound = condition_of(where)
+    most = _MOST if limit is None else min(limit, _MOST)
+    field = table.schema.fields.get(ref.name)
+    if field is not None and field.is_list:
+        items = f"json_each(r.{quoted(ref.name)}) AS listed"
+        rows = db.execute(
+            "SELECT v, count(*) AS n FROM (SELECT DISTINCT r._rowid, listed.value AS v "
+            f"FROM {table.rows} AS r, {items} WHERE {condition}) "
+            "GROUP BY v ORDER BY n DESC, v LIMIT ?",
+            (*bound, most),
+        ).fetchall()
+    else:
+        value, keys = sorted_value(ref)
+        rows = db.execute(
+            "SELECT v, count(*) AS n, max(typeof(v) = 'integer') FROM "
+            f"(SELECT {value} AS v FROM {table.rows} AS r WHERE {condition}) "
+            "WHERE v IS NOT NULL GROUP BY v ORDER BY n DESC, v LIMIT ?",
+            (*keys, *bound, most),
+        ).fetchall()
+    if ref.path:
+        return [(_of_payload(value, is_int=bool(is_int)), n) for value, n, is_int in rows]
+    counts = [row[1] for row in rows]
+    return list(zip(_of_column([row[0] for row in rows], ref, table), counts, strict=True))
+
+
+def bounds(
+    db: sqlite3.Connection, handle: TableHandle, ref: Ref, where: Expr | None
+) -> tuple[Value, Value] | None:
+    table = current_table(db, handle)
+    condition, bound = condition_of(where)
+    value, keys = sorted_value(ref)
+    # Each end by itself: an index over the field then leads to it at once.
+    ends = [
+        f"(SELECT v FROM (SELECT {value} AS v FROM {table.rows} AS r WHERE {condition}) "
+        f"WHERE v IS NOT NULL ORDER BY v {way} LIMIT 1)"
+        for way in ("ASC", "DESC")
+    ]
+    parameters = (*keys, *bound)
+    found = db.execute(f"SELECT {', '.join(ends)}", (*parameters, *parameters)).fetchone()
+    if found[0] is None:
+        return None
+    least, greatest = map(_of_payload, found) if ref.path else _of_column(list(found), ref, table)
+    return least, greatest
+
+
+def _of_column(values: Sequence[Any], ref: Ref, table: TableLayout) -> Sequence[Value]:
+    field = table.schema.fields.get(ref.name)
+    kind: Kind = "text" if field is None else field.item_kind
+    return from_sql(values, kind)
+
+
+def _of_payload(value: Any, *, is_int: bool = False) -> Value:
+    """The value as it was written: see ``sorted_value`` for booleans."""
+    if isinstance(value, bytes):
+        return value == b"\x01"
+    # Of 1 and 1.0, which are one value, either may stand for both.
+    return int(value) if is_int else value

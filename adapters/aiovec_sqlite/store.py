@@ -54,13 +54,12 @@ from aiovec.errors import (
 )
 
 from . import backup as backups
-from . import moves, reads, search, summaries, tables, upkeep, writes
-from .connection import Connection, ConnectionClosedError, Ticket
+from . import moves, reads, search, tables, upkeep, writes
+from .connection import Connection, ConnectionClosedError, ReaderPool, Ticket, Transaction
 from .copies import ResidentSearch
 from .copies.kernel.library import load
 from .driver import has_fts5
 from .errors import failures, translated
-from .once import Keys
 from .opening import (
     OpenFile,
     check_store_to_read,
@@ -68,12 +67,10 @@ from .opening import (
     open_reader,
     open_writer,
 )
-from .paths import BESIDE, MEMORY, make_folder_of
-from .pool import ReaderPool
+from .settings import BESIDE, MEMORY, make_folder_of
 from .text import index as text_index
 from .text.search import search_text
-from .transaction import Transaction
-from .writer import Writer
+from .writer import Keys, Writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -456,12 +453,12 @@ class SqliteBackend(Backend):
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> list[tuple[Value, int]]:
-        return await self._read(lambda db, _: summaries.value_counts(db, table, ref, where, limit))
+        return await self._read(lambda db, _: reads.value_counts(db, table, ref, where, limit))
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
-        return await self._read(lambda db, _: summaries.bounds(db, table, ref, where))
+        return await self._read(lambda db, _: reads.bounds(db, table, ref, where))
 
     async def export(
         self,

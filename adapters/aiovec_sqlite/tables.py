@@ -11,6 +11,7 @@ from aiovec.backend import Field, FieldIndex, Schema
 from aiovec.backend.contract import TableHandle
 from aiovec.errors import InvalidArgumentError, TableExistsError, TableNotFoundError
 
+from .connection import Transaction
 from .layout import (
     TableLayout,
     column_definition,
@@ -21,7 +22,6 @@ from .layout import (
     read_table,
 )
 from .text import index as text
-from .transaction import Transaction
 
 Check = Callable[[Transaction], None]
 """Raises where a migration counts on the schemas. Asked only when something would change."""

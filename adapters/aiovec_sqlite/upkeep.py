@@ -9,11 +9,10 @@ import numpy as np
 
 from aiovec.backend.contract import TableHandle, TableStats
 
-from .connection import Ticket
+from .connection import Ticket, Transaction
 from .errors import DamageError
 from .layout import TableLayout, current_table
 from .text import index as text_index
-from .transaction import Transaction
 from .writes import move_vectors, prune_deletes
 
 # A chunk emptier than this is emptied wholly; sqlite-vec then gives its room back.

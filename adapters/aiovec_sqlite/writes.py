@@ -20,6 +20,7 @@ from aiovec.backend.contract import TableHandle
 from aiovec.backend.rows import NewRows
 from aiovec.errors import AiovecError, DuplicateIdError
 
+from .connection import Transaction
 from .driver import load_driver
 from .errors import DamageError
 from .layout import TableLayout, current_table, partition_value, quoted
@@ -27,7 +28,6 @@ from .moves import has_mark
 from .reads import condition_of
 from .sql.values import row_columns, to_sql
 from .text.index import wanted_fields
-from .transaction import Transaction
 from .vectors import check_places
 
 # Rows for each executemany: few enough that a cancelled call ends soon.

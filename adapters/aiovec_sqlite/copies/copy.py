@@ -26,12 +26,12 @@ from ..errors import DamageError
 from ..layout import TableLayout, floor_of, newest_change, quoted
 from ..reads import condition_of, rowids_where, selected_rowids
 from ..vectors import VectorReader
-from .codes import encode_rows
 from .segments import (
     Segment,
     State,
     appended,
     compacted,
+    encode_rows,
     needs_compaction,
     replaced,
     sparse,

@@ -24,9 +24,8 @@ from aiovec.backend.limits import Deadline, Gate, Line, copy_of_error, current_d
 from aiovec.backend.threads import Background, in_thread
 from aiovec.errors import StoreBusyError
 
-from ..connection import Ticket
+from ..connection import Read, Ticket
 from ..layout import current_table
-from ..pool import Read
 from ..search import is_approximate
 from .copy import (
     ChangesForgottenError,

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aiovec.backend import Metric, distances
-from aiovec_sqlite.copies.codes import Int8Array, encode_rows, rounding
 from aiovec_sqlite.copies.kernel import library as native
-from aiovec_sqlite.copies.segments import Segment, State
+from aiovec_sqlite.copies.segments import Int8Array, Segment, State, encode_rows, rounding
 
 Bools = npt.NDArray[np.bool_]
 Near = list[tuple[list[int], npt.NDArray[np.float64]]]

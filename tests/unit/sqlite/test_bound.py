@@ -17,9 +17,18 @@ from hypothesis import strategies as st
 from tests.unit.sqlite.scans import QueryCodes, encode_queries
 
 from aiovec.backend import Metric, distances
-from aiovec_sqlite.copies.codes import RowCodes, encode_rows, rounding, value_of
-from aiovec_sqlite.copies.native import Asked, Candidates, candidates, nearest
-from aiovec_sqlite.copies.segments import FULL, Segment, State, appended, without
+from aiovec_sqlite.copies.segments import (
+    FULL,
+    RowCodes,
+    Segment,
+    State,
+    appended,
+    encode_rows,
+    rounding,
+    value_of,
+    without,
+)
+from aiovec_sqlite.copies.settle import Asked, Candidates, candidates, nearest
 
 Rows = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]

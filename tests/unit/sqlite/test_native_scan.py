@@ -20,11 +20,10 @@ from tests.unit.sqlite.scans import (
     random_pairs,
 )
 
-from aiovec_sqlite.copies.codes import encode_rows
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.kernel.library import KINDS, Library
-from aiovec_sqlite.copies.native import Asked, candidates, measure, nearest
-from aiovec_sqlite.copies.segments import State, appended
+from aiovec_sqlite.copies.segments import State, appended, encode_rows
+from aiovec_sqlite.copies.settle import Asked, candidates, measure, nearest
 
 
 @pytest.fixture(params=KINDS)
