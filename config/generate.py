@@ -2,8 +2,8 @@
 
 ``python config/generate.py``, run in the repository, writes ``config/aiovec.toml``,
 ``config/aiovec.schema.json`` and the tables of ``docs/CONFIGURATION.md``. A test compares the files
-with what it writes. The first line of a description is the text in a table; the sample and the JSON
-Schema hold all lines.
+with what it writes. The first paragraph of a docstring is the text in a table; the sample and the
+JSON Schema hold all of them.
 """
 
 from __future__ import annotations
@@ -137,10 +137,13 @@ def _section(field: FieldInfo) -> type[Section] | None:
 
 
 def _description(field: FieldInfo) -> str:
-    text = inspect.cleandoc(field.description or "")
-    if _section(field) is not None:  # a docstring, whose lines are wrapped
-        text = "\n".join(part.replace("\n", " ") for part in text.split("\n\n"))
-    return text.replace("``", "`")
+    return _unwrapped(field.description or "").replace("``", "`")
+
+
+def _unwrapped(text: str) -> str:
+    """Return a docstring with a line for each of its paragraphs."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n".join(" ".join(part.split("\n")) for part in paragraphs)
 
 
 def _default(field: FieldInfo) -> object:
@@ -189,7 +192,7 @@ def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             tidied[key] = _tidied(value)
         elif key == "description" and isinstance(value, str):
-            tidied[key] = inspect.cleandoc(value)
+            tidied[key] = _unwrapped(value)
         elif key != "title" or not isinstance(value, str):
             tidied[key] = value
     return tidied

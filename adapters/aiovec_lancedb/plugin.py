@@ -26,7 +26,7 @@ class LancedbPlugin(BackendPlugin):
     address_key = AddressKey(
         "lancedb_url",
         "aiovec.lance",
-        "Where the LanceDB backend stores: a folder, or s3://, gs://, az://, db:// or http://.\n"
+        "Where the LanceDB backend stores: a folder, or s3://, gs://, az://, db:// or http://.\n\n"
         'It needs: pip install "aiovec[lancedb]"',
     )
     delegates = frozenset({"remote"})

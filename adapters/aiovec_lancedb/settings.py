@@ -13,98 +13,80 @@ from aiovec.backend.settings import BackendSettings, Duration, MemorySize, bytes
 class LancedbSettings(BackendSettings):
     """The settings of the LanceDB backend."""
 
-    storage_options: dict[str, str] = Field(
-        default={},
-        repr=False,  # they hold secrets
-        description="Credentials, region and endpoint of the object storage at s3://, gs:// or "
-        "az://, by LanceDB's names.\n"
-        'For example { aws_access_key_id = "…", aws_secret_access_key = "…", aws_region = '
-        '"eu-central-1" }. Options that are missing here come from environment variables such as '
-        "AWS_ACCESS_KEY_ID, which is the better place for secrets.",
-    )
-    region: str = Field(
-        default="us-east-1",
-        min_length=1,
-        description="Region of a db:// address. Its key comes from the environment variable "
-        "LANCEDB_API_KEY.",
-    )
-    host: str = Field(
-        default="",
-        description="Address of the service behind db://. Empty means LanceDB's own.",
-    )
-    busy_timeout: float = Field(
-        default=30.0,
-        ge=0,
-        le=86_400,
-        description="Seconds that a call waits for other calls and other processes before it fails "
-        "with StoreBusyError.\n"
-        "0 does not wait.",
-    )
-    write_queue: int = Field(
-        default=1024,
-        ge=1,
-        le=1_000_000,
-        description="Writing calls in progress at once, with 64 MiB of rows together; further ones "
-        "wait.\n"
-        "They wait for up to busy_timeout, so a burst of writes cannot fill the memory.",
-    )
-    keep_versions: Duration = Field(
-        default="1 day",
-        description='How long earlier versions of a table are kept, such as "30 minutes" or "2 '
-        'days".\n'
-        "A restore goes back no further, and an export that takes longer may fail.",
-    )
-    max_versions: int = Field(
-        default=100,
-        ge=1,
-        le=1_000_000,
-        description="Versions of a table that are kept at most, however young they are.\n"
-        "Every write makes a version with files of its own. After many small writes in a short "
-        "time, the oldest versions are removed first.",
-    )
-    search_memory: MemorySize = Field(
-        default="auto",
-        description="Memory for concurrent exports, large reads and searches without an index, "
-        'such as "512 MiB".\n'
-        'Further ones wait. One that needs more than all of it runs alone. "auto" is a quarter of '
-        "the machine's memory, at most 4 GiB.",
-    )
-    index_cache: MemorySize = Field(
-        default="auto",
-        description='Memory for the parts of indexes that searches read again, such as "2 GiB".\n'
-        '"auto" is a quarter of the machine\'s memory, at most 4 GiB.',
-    )
-    metadata_cache: MemorySize = Field(
-        default="auto",
-        description='Memory for what tells where rows lie in files, such as "256 MiB".\n'
-        "More of it saves requests to object storage where a store has many tables or files. "
-        '"auto" is 64 MiB.',
-    )
-    index: Literal["auto", "none", "hnsw_sq", "ivf_pq", "ivf_flat", "ivf_rq"] = Field(
-        default="auto",
-        description="The vector index that is built in the background for each table of at least "
-        "index_from rows.\n"
-        '"auto": the kind that suits the table.\n'
-        '"none": no index; only create_index() builds one.\n'
-        'Or a kind: "hnsw_sq", "ivf_pq", "ivf_flat" or "ivf_rq".',
-    )
-    index_from: int = Field(
-        default=20_000,
-        ge=256,
-        le=1_000_000_000,
-        description="Rows from which a table gets that index.\n"
-        "With fewer rows a search without an index is fast enough: some 10 ms for 20_000 rows of "
-        "384 dimensions.",
-    )
-    recall_target: float = Field(
-        default=0.95,
-        gt=0,
-        lt=1,
-        description="Share of the true nearest rows that a search with an index finds.\n"
-        "After a build, searches are tried with and without the index, and the table keeps the "
-        "smallest effort that reaches this recall. create_index(recall=…) sets another for a "
-        "table, and tuning=Tuning(recall=…) for a search.",
-    )
+    storage_options: dict[str, str] = Field(default={}, repr=False)
+    """Credentials, region and endpoint of the object storage at s3://, gs:// or az://, by LanceDB's
+    names.
+
+    For example { aws_access_key_id = "…", aws_secret_access_key = "…", aws_region = "eu-central-1"
+    }. Options that are missing here come from environment variables such as AWS_ACCESS_KEY_ID,
+    which is the better place for secrets."""
+
+    region: str = Field(default="us-east-1", min_length=1)
+    """Region of a db:// address. Its key comes from the environment variable LANCEDB_API_KEY."""
+
+    host: str = ""
+    """Address of the service behind db://. Empty means LanceDB's own."""
+
+    busy_timeout: float = Field(default=30.0, ge=0, le=86_400)
+    """Seconds that a call waits for other calls and other processes before it fails with
+    StoreBusyError.
+
+    0 does not wait."""
+
+    write_queue: int = Field(default=1024, ge=1, le=1_000_000)
+    """Writing calls in progress at once, with 64 MiB of rows together; further ones wait.
+
+    They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
+
+    keep_versions: Duration = "1 day"
+    """How long earlier versions of a table are kept, such as "30 minutes" or "2 days".
+
+    A restore goes back no further, and an export that takes longer may fail."""
+
+    max_versions: int = Field(default=100, ge=1, le=1_000_000)
+    """Versions of a table that are kept at most, however young they are.
+
+    Every write makes a version with files of its own. After many small writes in a short time, the
+    oldest versions are removed first."""
+
+    search_memory: MemorySize = "auto"
+    """Memory for concurrent exports, large reads and searches without an index, such as "512 MiB".
+
+    Further ones wait. One that needs more than all of it runs alone. "auto" is a quarter of the
+    machine's memory, at most 4 GiB."""
+
+    index_cache: MemorySize = "auto"
+    """Memory for the parts of indexes that searches read again, such as "2 GiB".
+
+    "auto" is a quarter of the machine's memory, at most 4 GiB."""
+
+    metadata_cache: MemorySize = "auto"
+    """Memory for what tells where rows lie in files, such as "256 MiB".
+
+    More of it saves requests to object storage where a store has many tables or files. "auto" is 64
+    MiB."""
+
+    index: Literal["auto", "none", "hnsw_sq", "ivf_pq", "ivf_flat", "ivf_rq"] = "auto"
+    """The vector index that is built in the background for each table of at least index_from rows.
+
+    "auto": the kind that suits the table.
+
+    "none": no index; only create_index() builds one.
+
+    Or a kind: "hnsw_sq", "ivf_pq", "ivf_flat" or "ivf_rq"."""
+
+    index_from: int = Field(default=20_000, ge=256, le=1_000_000_000)
+    """Rows from which a table gets that index.
+
+    With fewer rows a search without an index is fast enough: some 10 ms for 20_000 rows of 384
+    dimensions."""
+
+    recall_target: float = Field(default=0.95, gt=0, lt=1)
+    """Share of the true nearest rows that a search with an index finds.
+
+    After a build, searches are tried with and without the index, and the table keeps the smallest
+    effort that reaches this recall. create_index(recall=…) sets another for a table, and
+    tuning=Tuning(recall=…) for a search."""
 
     def search_bytes(self) -> int | None:
         """``search_memory`` in bytes; None for auto."""

@@ -27,7 +27,7 @@ class RemotePlugin(BackendPlugin):
     address_key = AddressKey(
         "remote_url",
         "http://127.0.0.1:4002",
-        "The server of the remote backend, as `aiovec serve` says its address.\n"
+        "The server of the remote backend, as `aiovec serve` says its address.\n\n"
         'It needs: pip install "aiovec[remote]"',
         r"^https?://\S",
     )

@@ -13,45 +13,32 @@ SCHEME = "autostart"
 class RemoteSettings(BackendSettings):
     """The settings of the remote backend, the client of an aiovec server."""
 
-    api_key: str = Field(
-        default="",
-        description="The key that the server asks for. Better in the environment, as "
-        "AIOVEC_RETRIEVAL__REMOTE__API_KEY.\n"
-        "It is sent with every request, so use https:// beyond this machine.",
-    )
-    connections: int = Field(
-        default=32,
-        ge=1,
-        le=1024,
-        description="Calls that are under way at once; further ones wait for up to busy_timeout.\n"
-        "An export has a connection of its own beside them.",
-    )
-    connect_timeout: float = Field(
-        default=5.0,
-        ge=0.1,
-        le=600,
-        description="Seconds until a connection to the server has to be established.",
-    )
-    idle_timeout: float = Field(
-        default=120.0,
-        ge=1,
-        le=86_400,
-        description="Seconds without a byte from the server after which a call fails.\n"
-        "Calls that may take long by their nature, such as an index build, have no limit.",
-    )
-    reconnect_timeout: float = Field(
-        default=10.0,
-        ge=0,
-        le=86_400,
-        description="Seconds for which a call tries again while the server cannot be reached, such "
-        "as during its restart.\n"
-        "0 tries once. Opening a store always tries once.",
-    )
-    busy_timeout: float = Field(
-        default=30.0,
-        ge=0,
-        le=86_400,
-        description="Seconds that a call waits for a busy server before it fails with "
-        "StoreBusyError.\n"
-        "Within this time it repeats requests that the server refused because of its limits.",
-    )
+    api_key: str = ""
+    """The key that the server asks for. Better in the environment, as
+    AIOVEC_RETRIEVAL__REMOTE__API_KEY.
+
+    It is sent with every request, so use https:// beyond this machine."""
+
+    connections: int = Field(default=32, ge=1, le=1024)
+    """Calls that are under way at once; further ones wait for up to busy_timeout.
+
+    An export has a connection of its own beside them."""
+
+    connect_timeout: float = Field(default=5.0, ge=0.1, le=600)
+    """Seconds until a connection to the server has to be established."""
+
+    idle_timeout: float = Field(default=120.0, ge=1, le=86_400)
+    """Seconds without a byte from the server after which a call fails.
+
+    Calls that may take long by their nature, such as an index build, have no limit."""
+
+    reconnect_timeout: float = Field(default=10.0, ge=0, le=86_400)
+    """Seconds for which a call tries again while the server cannot be reached, such as during its
+    restart.
+
+    0 tries once. Opening a store always tries once."""
+
+    busy_timeout: float = Field(default=30.0, ge=0, le=86_400)
+    """Seconds that a call waits for a busy server before it fails with StoreBusyError.
+
+    Within this time it repeats requests that the server refused because of its limits."""

@@ -27,7 +27,7 @@ class SqlitePlugin(BackendPlugin):
     address_key = AddressKey(
         "sqlite_path",
         "aiovec.db",
-        "The file of the SQLite backend, or a folder that holds vectors.sqlite.\n"
+        "The file of the SQLite backend, or a folder that holds vectors.sqlite.\n\n"
         'A path without a suffix is a folder. ":memory:" is a store that ends with its process.',
     )
 

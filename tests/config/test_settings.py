@@ -88,29 +88,23 @@ def test_relative_paths_count_from_the_files_folder(
 
 # Faults
 
-VARIABLES = [
-    ("AIOVEC_RETRIEVAL_BACKEND", "AIOVEC_RETRIEVAL__BACKEND"),
-    ("AIOVEC_BACKEND", "AIOVEC_RETRIEVAL__BACKEND"),
-    ("AIOVEC_SQLITE_PATH", "AIOVEC_RETRIEVAL__SQLITE_PATH"),
-    ("AIOVEC_RETRIEVAL_SQLITE_SCAN_MEMORY", "AIOVEC_RETRIEVAL__..."),
-    ("AIOVEC_RETREIVAL__BACKEND", "AIOVEC_RETRIEVAL__BACKEND"),
-    ("AIOVEC_CONFG", "AIOVEC_CONFIG"),
-    ("AIOVEC_RETRIEVAL_BACKND", "AIOVEC_RETRIEVAL__BACKEND"),
-]
+MISSPELT = (
+    "AIOVEC_RETRIEVAL_BACKEND", "AIOVEC_BACKEND", "AIOVEC_SQLITE_PATH", "aiovec_retreival__backend",
+)  # fmt: skip
+AN_APPS_OWN = ("AIOVEC_CONFIG", "AIOVEC_LOOP", "AIOVEC_APP_NAME", "MY_AIOVEC_BACKEND", "BACKEND")
 
 
 def test_a_misspelt_variable_is_refused(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one underscore the variable was ignored, and the app used another store."""
-    for name, right in VARIABLES:
+    for name in MISSPELT:
         with case(name), monkeypatch.context() as patched:
             patched.setenv(name, "SECRET")
             for config in (None, toml("")):
                 error = fault(config)
-                assert error.accepted == right
-                assert right in str(error)
-                assert str(error.key).upper() == name.upper()
+                assert "AIOVEC_RETRIEVAL__" in str(error)
+                assert error.key == name
                 assert "SECRET" not in str(error)
-    for name in ("AIOVEC_CONFIG", "AIOVEC_LOOP", "AIOVEC_APP_NAME", "MY_AIOVEC_BACKEND", "AIOVEC"):
+    for name in AN_APPS_OWN:
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AIOVEC_RETRIEVAL_BACKEND", "")
     load_settings(None)
@@ -181,7 +175,6 @@ ENVIRONMENT = [
     ("AIOVEC_RETRIEVAL__BACKEND", "nosuch", "sqlite"),
     ("AIOVEC_RETRIEVAL__BACKND", "sqlite", "backend"),
     ("AIOVEC_RETRIEVAL", "sqlite", "JSON object"),
-    ("AIOVEC_RETRIEVAL", '{"dim": 0}', "greater than or equal to 1"),
     ("AIOVEC_RETRIEVAL__SQLITE", "fast", "JSON object"),
     ("AIOVEC_RETRIEVAL__SQLITE", "3", "section"),
 ]
@@ -196,8 +189,8 @@ def test_faults_of_the_environment_name_the_variable(
             for file in (toml("[retrieval]\ndim = 5"), None):
                 error = fault(file)
                 assert error.file is None
-                assert str(error.key).upper() == name.upper()
-                assert str(error.key) in str(error)
+                assert error.key == name
+                assert name in str(error)
                 assert accepted in str(error.accepted)
 
 

@@ -27,15 +27,14 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backend.config import ENV_DELIMITER, ENV_PREFIX
 from ..backend.files import try_lock
 from ..errors import ConfigError
 
 KEY_VARIABLE = "AIOVEC_AUTOSTART_KEY"
 """Environment variable in which the server finds its key; without one, its socket needs none."""
 
-_OVERRIDES = f"{ENV_PREFIX}RETRIEVAL{ENV_DELIMITER}"
-_OF_CLIENTS = f"{_OVERRIDES}REMOTE{ENV_DELIMITER}"
+_OVERRIDES = "AIOVEC_RETRIEVAL__"
+_OF_CLIENTS = "AIOVEC_RETRIEVAL__REMOTE__"
 _CLAIMING = 1.0  # seconds within which a server that ends gives back its lock
 _CONNECTING = 5.0
 _LONGEST_SOCKET = 103  # bytes of a path, the least that any system takes

@@ -6,9 +6,11 @@ The models of the sections give each key's default, bounds and meaning, once.
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ValidationError, create_model
 from pydantic import Field as PydanticField
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from .._model.redaction import names_secret
 from .._model.schema import MAX_DIM, check_embedder_name
@@ -33,11 +33,8 @@ if TYPE_CHECKING:
 
     from .plugin import BackendPlugin
 
-ENV_PREFIX = "AIOVEC_"
-ENV_DELIMITER = "__"
-
-_CONFIG = "AIOVEC_CONFIG"  # read by ``connect``
-_ROOT = f"{ENV_PREFIX}RETRIEVAL"
+# Of the names of the variables, in lower case: their case does not count.
+_ROOT, _LIKE_ROOT, _DELIMITER = "aiovec_retrieval", "aiovec_retr", "__"
 _OF_CHOICES = ("literal_error", "value_error")  # faults of a value that is one of a few
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -55,25 +52,19 @@ class RetrievalSettings(Section):
     ``retrieval_model`` adds the keys of the installed backends.
     """
 
-    backend: Annotated[str, BeforeValidator(_known_backend)] = PydanticField(
-        default="sqlite",
-        description="The name of the backend in use; it must be installed.\n"
-        "Changing this line is the whole switch: it counts when a store is opened from this file.",
-    )
-    dim: int = PydanticField(
-        default=768,
-        ge=1,
-        le=MAX_DIM,
-        description="Length of the vectors in tables that are created without a schema.",
-    )
+    backend: Annotated[str, BeforeValidator(_known_backend)] = "sqlite"
+    """The name of the backend in use; it must be installed.
+
+    Changing this line is the whole switch: it counts when a store is opened from this file."""
+
+    dim: int = PydanticField(default=768, ge=1, le=MAX_DIM)
+    """Length of the vectors in tables that are created without a schema."""
+
     server: ServerSettings = PydanticField(
         default_factory=ServerSettings, description=ServerSettings.__doc__
     )
     embedders: dict[EmbedderName, EmbedderSettings] = PydanticField(
         default_factory=dict,
-        description="Embedders make the vectors of the tables whose schema has embed. Each is a "
-        "section by the name that schemas use; docs/CONFIGURATION.md lists its keys. For example, "
-        "with Ollama:",
         examples=[
             {
                 "default": {
@@ -87,6 +78,8 @@ class RetrievalSettings(Section):
             }
         ],
     )
+    """Embedders make the vectors of the tables whose schema has embed. Each is a section by the
+    name that schemas use; docs/CONFIGURATION.md lists its keys. For example, with Ollama:"""
 
     def section(self, backend: str) -> Mapping[str, Any]:
         """Return the keys of ``[retrieval.<backend>]``; empty if there is no such section."""
@@ -155,14 +148,13 @@ def load_settings(config: Path | None) -> RetrievalSettings:
     The addresses of the backends are as they were given; ``locate_configured`` resolves them.
     Raises ConfigError if a key or a value is wrong.
     """
-    _check_environment()
     document: dict[str, Any] = {}
     model = document_model()
     if config is not None:
         document = _read(config)
         # Strictly, since TOML has types: only the text of the environment is converted.
         settings = _validated(model, document, strict=True, place=str(config))
-    variables = _Environment(model)()
+    variables = _variables()
     if config is None or variables:
         settings = _validated(model, _merged(document, variables), strict=False)
     retrieval: RetrievalSettings = settings.retrieval  # type: ignore[attr-defined]
@@ -184,26 +176,37 @@ def embedder_section(name: str, given: Mapping[str, object]) -> EmbedderSettings
     return _validated(EmbedderSettings, dict(given), strict=True, place=place, within=within)
 
 
-class _Environment(EnvSettingsSource):
-    """The environment's values for a model, as nested mappings; lists and sections are JSON."""
+def _variables() -> dict[str, Any]:
+    """Return the environment's values as nested mappings. Lists and sections are JSON.
 
-    def __init__(self, model: type[Section]) -> None:
-        fields: dict[str, Any] = {
-            name: (field.annotation, field) for name, field in model.model_fields.items()
-        }
-        super().__init__(
-            create_model("Environment", __base__=BaseSettings, **fields),
-            env_prefix=ENV_PREFIX,
-            env_nested_delimiter=ENV_DELIMITER,
-            env_ignore_empty=True,
-        )
+    A variable whose name is almost one of ours is refused, since it would be ignored. Variables
+    that are like none, such as an app's own, are accepted.
+    """
+    found: dict[str, Any] = {}
+    short = {f"aiovec_{key}" for key in retrieval_model().model_fields}
+    # Sorted, so that what a section says comes before its single keys, which are over it.
+    for name in sorted(filter(os.environ.get, os.environ)):
+        root, *path = name.lower().split(_DELIMITER)
+        if root == _ROOT:
+            value = _decoded(os.environ[name])
+            for key in reversed(["retrieval", *path]):
+                value = {key: value}
+            found = _merged(found, value)
+        elif root.startswith(_LIKE_ROOT) or name.lower() in short:
+            right = f"{_ROOT.upper()}{_DELIMITER}..."
+            raise ConfigError(
+                f"environment: {name} is unknown; the variables are {right}, with two underscores "
+                "between sections and keys",
+                key=name, accepted=right,
+            )  # fmt: skip
+    return found
 
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """Return what a text of JSON holds; the validation refuses any other text, by its name."""
-        try:
-            return super().decode_complex_value(field_name, field, value)
-        except (ValueError, RecursionError):
-            return value
+
+def _decoded(text: str) -> Any:
+    """Return what a text of JSON holds; the validation refuses any other one, by its name."""
+    with suppress(ValueError, RecursionError):
+        return json.loads(text) if text[0] in "[{" else text
+    return text
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,9 +251,7 @@ def _validated(
         message = accepted if accepted.startswith("String ") else f"must be {accepted}"
         message += _shown(path, fault)
     if place == "environment":
-        key, dotted = _variable_of(path), key
-        if key.upper() != _name_of(path):  # the variable holds a section
-            message = f"{dotted}: {message}"
+        key = _DELIMITER.join([_ROOT, *path[1:]]).upper()
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     file = place if strict and not within else None
     raise ConfigError(f"{place}: {key}: {message}{more}", file=file, key=key, accepted=accepted)
@@ -276,42 +277,6 @@ def _shown(path: Sequence[str], fault: ErrorDetails) -> str:
     if not plain or "storage_options" in path or names_secret(path[-1]):
         return ""
     return f", not {str(value).lower() if isinstance(value, bool) else shown(value, 80)}"
-
-
-def _name_of(path: Sequence[str]) -> str:
-    return ENV_PREFIX + ENV_DELIMITER.join(path).upper()
-
-
-def _variable_of(path: Sequence[str]) -> str:
-    """Return the variable that gives the key, as it is spelled: its own, or that of a section."""
-    present = {name.upper(): name for name in os.environ}
-    names = [_name_of(path[:length]) for length in range(len(path), 0, -1)]
-    return next((present[name] for name in names if name in present), names[0])
-
-
-def _check_environment() -> None:
-    """Refuse a variable whose name is almost one of ours: aiovec would ignore it.
-
-    Variables that are like none, such as an app's own, are accepted.
-    """
-    names: dict[str, str] = {}
-    for key in retrieval_model().model_fields:
-        name = _name_of(["retrieval", key])
-        names |= {name: name, ENV_PREFIX + key.upper(): name}
-    names[_CONFIG] = _CONFIG
-    for name in sorted(os.environ):
-        upper = name.upper()
-        root = upper.split(ENV_DELIMITER)[0]
-        if not upper.startswith(ENV_PREFIX) or root in (_ROOT, _CONFIG) or not os.environ[name]:
-            continue
-        near = get_close_matches(upper.replace(f"{_ROOT}_", ENV_PREFIX), names, 1, cutoff=0.8)
-        right = names[near[0]] if near else f"{_ROOT}{ENV_DELIMITER}..."
-        if near or root.startswith(_ROOT):
-            raise ConfigError(
-                f"environment: {name} is unknown; did you mean {right}? Two underscores join "
-                "sections and keys",
-                key=name, accepted=right,
-            )  # fmt: skip
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -23,78 +23,60 @@ class EmbedderSettings(Section):
     """An embedder, which makes the vectors of the tables whose schema names it."""
 
     kind: Annotated[str, matching(_KIND, _KINDS)] = PydanticField(
-        default="openai",
-        json_schema_extra={"pattern": _KIND.pattern},
-        description='What makes the vectors: "openai", "fastembed", "sentence-transformers", '
-        '"demo", or "package.module:callable".\n'
-        '"openai": every service with OpenAI\'s API, such as Ollama, vLLM or LM Studio.\n'
-        '"fastembed": a model on this machine.\n'
-        '"sentence-transformers": a model on this machine.\n'
-        '"demo": a small model that needs no key and no download, but knows no meanings.\n'
-        '"package.module:callable": an embedder of the app.',
+        default="openai", json_schema_extra={"pattern": _KIND.pattern}
     )
-    model: str = PydanticField(
-        default="",
-        description='The model\'s name. Every kind but "demo" needs it; a callable may have it as '
-        "its attribute.",
-    )
-    dim: int = PydanticField(
-        default=0,
-        ge=0,
-        le=MAX_DIM,
-        description="Length of the model's vectors. It is needed wherever model is.",
-    )
-    base_url: str = PydanticField(
-        default="https://api.openai.com/v1",
-        pattern=r"^https?://.+",
-        description='For "openai": the address of the service, without /embeddings.',
-    )
-    api_key_env: str = PydanticField(
-        default="",
-        description='For "openai": the environment variable that holds the key. Empty: '
-        "OPENAI_API_KEY for api.openai.com, and no key for other services.",
-    )
-    request_dim: bool = PydanticField(
-        default=False,
-        description='For "openai": ask the service to shorten the vectors to dim.',
-    )
-    query_prefix: str = PydanticField(
-        default="",
-        description="Text before each query, for models that want an instruction there.",
-    )
-    document_prefix: str = PydanticField(
-        default="",
-        description="Text before each document, for models that want an instruction there.",
-    )
-    batch_size: int = PydanticField(
-        default=64, ge=1, le=2048, description="Texts per request, at most."
-    )
-    concurrency: int = PydanticField(
-        default=4,
-        ge=1,
-        le=64,
-        description="Concurrent requests, at most. A local model runs one at a time.",
-    )
-    timeout: float = PydanticField(
-        default=30.0, gt=0, le=3600, description="Seconds that one request may take."
-    )
-    total_timeout: float = PydanticField(
-        default=120.0,
-        gt=0,
-        le=86_400,
-        description="Seconds that a request may take with all its retries.",
-    )
-    retries: int = PydanticField(
-        default=4,
-        ge=0,
-        le=100,
-        description="Retries of a request after status 429 or 5xx, a broken connection or a "
-        "timeout, with growing waits.\n"
-        "A Retry-After of the service counts.",
-    )
-    cache_mb: int = PydanticField(
-        default=16,
-        ge=0,
-        le=65_536,
-        description="MiB of vectors that are kept in memory by their texts. 0 keeps none.",
-    )
+    """What makes the vectors: "openai", "fastembed", "sentence-transformers", "demo", or
+    "package.module:callable".
+
+    "openai": every service with OpenAI's API, such as Ollama, vLLM or LM Studio.
+
+    "fastembed": a model on this machine.
+
+    "sentence-transformers": a model on this machine.
+
+    "demo": a small model that needs no key and no download, but knows no meanings.
+
+    "package.module:callable": an embedder of the app."""
+
+    model: str = ""
+    """The model's name. Every kind but "demo" needs it; a callable may have it as its attribute."""
+
+    dim: int = PydanticField(default=0, ge=0, le=MAX_DIM)
+    """Length of the model's vectors. It is needed wherever model is."""
+
+    base_url: str = PydanticField(default="https://api.openai.com/v1", pattern=r"^https?://.+")
+    """For "openai": the address of the service, without /embeddings."""
+
+    api_key_env: str = ""
+    """For "openai": the environment variable that holds the key. Empty: OPENAI_API_KEY for
+    api.openai.com, and no key for other services."""
+
+    request_dim: bool = False
+    """For "openai": ask the service to shorten the vectors to dim."""
+
+    query_prefix: str = ""
+    """Text before each query, for models that want an instruction there."""
+
+    document_prefix: str = ""
+    """Text before each document, for models that want an instruction there."""
+
+    batch_size: int = PydanticField(default=64, ge=1, le=2048)
+    """Texts per request, at most."""
+
+    concurrency: int = PydanticField(default=4, ge=1, le=64)
+    """Concurrent requests, at most. A local model runs one at a time."""
+
+    timeout: float = PydanticField(default=30.0, gt=0, le=3600)
+    """Seconds that one request may take."""
+
+    total_timeout: float = PydanticField(default=120.0, gt=0, le=86_400)
+    """Seconds that a request may take with all its retries."""
+
+    retries: int = PydanticField(default=4, ge=0, le=100)
+    """Retries of a request after status 429 or 5xx, a broken connection or a timeout, with growing
+    waits.
+
+    A Retry-After of the service counts."""
+
+    cache_mb: int = PydanticField(default=16, ge=0, le=65_536)
+    """MiB of vectors that are kept in memory by their texts. 0 keeps none."""

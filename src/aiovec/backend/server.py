@@ -15,140 +15,95 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 class ServerSettings(Section):
     """The server that `aiovec serve` runs, and that the remote backend starts with autostart."""
 
-    backend: str = PydanticField(
-        default="",
-        description="The backend whose store is served.\n"
-        'Empty means the one in use, `backend` in [retrieval], and where that is "remote", '
-        '"sqlite".',
-    )
-    host: str = PydanticField(
-        default="127.0.0.1",
-        pattern=r"^\S+$",
-        description="Address that the server listens at.\n"
-        "An address other machines can reach, such as 0.0.0.0, needs an API key.",
-    )
-    port: int = PydanticField(
-        default=4002,
-        ge=0,
-        le=65_535,
-        description="Port that the server listens at. 0 takes a free one.",
-    )
+    backend: str = ""
+    """The backend whose store is served.
+
+    Empty means the one in use, `backend` in [retrieval], and where that is "remote", "sqlite"."""
+
+    host: str = PydanticField(default="127.0.0.1", pattern=r"^\S+$")
+    """Address that the server listens at.
+
+    An address other machines can reach, such as 0.0.0.0, needs an API key."""
+
+    port: int = PydanticField(default=4002, ge=0, le=65_535)
+    """Port that the server listens at. 0 takes a free one."""
+
     api_keys_env: str = PydanticField(
-        default="AIOVEC_API_KEYS",
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Environment variable that holds the API keys, separated by spaces or commas.\n"
-        'A key may read and write; "read:" before it allows reading alone. Keys have at least 16 '
-        "characters.",
+        default="AIOVEC_API_KEYS", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"
     )
-    api_keys_file: str = PydanticField(
-        default="",
-        description="File that holds API keys, one per line, written as in the variable.\n"
-        "Only its owner should be able to read it. Empty means none.",
-    )
-    allowed_hosts: list[Text] = PydanticField(
-        default=[],
-        description="Host names at which clients reach the server, such as "
-        '"vectors.example.com".\n'
-        "A request whose Host header names another host is refused, which protects against DNS "
-        "rebinding. Names of this machine's loopback interface and `host` are always accepted.",
-    )
-    cors_origins: list[Text] = PydanticField(
-        default=[],
-        description="Web origins whose pages may call the server from a browser, such as "
-        '"https://app.example.com". Empty means none.',
-    )
-    page_writes: bool = PydanticField(
-        default=False,
-        description="Let the page at / delete rows and optimize tables. The API is not concerned.",
-    )
-    read_only: bool = PydanticField(
-        default=False,
-        description="Refuse every call that writes, and open the store for reading alone.",
-    )
-    max_body_mb: int = PydanticField(
-        default=256,
-        ge=1,
-        le=65_536,
-        description="MiB of a request's body, at most; a larger one gets status 413.",
-    )
-    max_rows: int = PydanticField(
-        default=100_000,
-        ge=1,
-        le=1_000_000_000,
-        description="Rows, ids or queries in a request, and rows or hits in an answer, at most; "
-        "more get status 422.",
-    )
-    timeout: float = PydanticField(
-        default=120.0,
-        gt=0,
-        le=86_400,
-        description="Seconds that a call may take; then it is cancelled with status 504.\n"
-        "A streamed export may take longer as long as its client reads.",
-    )
-    max_calls: int = PydanticField(
-        default=256,
-        ge=1,
-        le=1_000_000,
-        description="Calls in progress at once, at most; more get status 429 with Retry-After.",
-    )
-    max_connections: int = PydanticField(
-        default=2048,
-        ge=1,
-        le=1_000_000,
-        description="Open connections, at most; requests of further ones get status 503.",
-    )
-    receive_timeout: float = PydanticField(
-        default=30.0,
-        gt=0,
-        le=86_400,
-        description="Seconds that a client may take to send the head of a request.\n"
-        "Also the longest pause before a request's body.",
-    )
-    send_timeout: float = PydanticField(
-        default=300.0,
-        gt=0,
-        le=86_400,
-        description="Seconds that a client may take to read a part of an answer, 100 KiB to a "
-        "few MiB.",
-    )
-    keep_alive: float = PydanticField(
-        default=75.0,
-        gt=0,
-        le=86_400,
-        description="Seconds that a connection without a request stays open.",
-    )
-    shutdown_timeout: float = PydanticField(
-        default=30.0,
-        ge=0,
-        le=86_400,
-        description="Seconds that calls in progress may take after SIGTERM; then they are "
-        "cancelled.",
-    )
-    access_log: bool = PydanticField(
-        default=True,
-        description="Log each request to standard error, as a line of JSON.",
-    )
-    metrics: bool = PydanticField(
-        default=True,
-        description="Serve figures for Prometheus at /metrics.",
-    )
-    autostart: bool = PydanticField(
-        default=False,
-        description="Let the remote backend start a server on this machine if none runs.\n"
-        "The processes of a user that use this file share it, by a socket that nobody else can "
-        "open.",
-    )
-    start_timeout: float = PydanticField(
-        default=30.0,
-        gt=0,
-        le=3600,
-        description="Seconds that such a server may take to start.",
-    )
-    idle_timeout: float = PydanticField(
-        default=60.0,
-        gt=0,
-        le=31_536_000,
-        description="Seconds without a request after which such a server stops; the next call "
-        "starts one.\n"
-        "A server that you start stops only if you pass --idle-timeout.",
-    )
+    """Environment variable that holds the API keys, separated by spaces or commas.
+
+    A key may read and write; "read:" before it allows reading alone. Keys have at least 16
+    characters."""
+
+    api_keys_file: str = ""
+    """File that holds API keys, one per line, written as in the variable.
+
+    Only its owner should be able to read it. Empty means none."""
+
+    allowed_hosts: list[Text] = PydanticField(default=[])
+    """Host names at which clients reach the server, such as "vectors.example.com".
+
+    A request whose Host header names another host is refused, which protects against DNS rebinding.
+    Names of this machine's loopback interface and `host` are always accepted."""
+
+    cors_origins: list[Text] = PydanticField(default=[])
+    """Web origins whose pages may call the server from a browser, such as
+    "https://app.example.com". Empty means none."""
+
+    page_writes: bool = False
+    """Let the page at / delete rows and optimize tables. The API is not concerned."""
+
+    read_only: bool = False
+    """Refuse every call that writes, and open the store for reading alone."""
+
+    max_body_mb: int = PydanticField(default=256, ge=1, le=65_536)
+    """MiB of a request's body, at most; a larger one gets status 413."""
+
+    max_rows: int = PydanticField(default=100_000, ge=1, le=1_000_000_000)
+    """Rows, ids or queries in a request, and rows or hits in an answer, at most; more get status
+    422."""
+
+    timeout: float = PydanticField(default=120.0, gt=0, le=86_400)
+    """Seconds that a call may take; then it is cancelled with status 504.
+
+    A streamed export may take longer as long as its client reads."""
+
+    max_calls: int = PydanticField(default=256, ge=1, le=1_000_000)
+    """Calls in progress at once, at most; more get status 429 with Retry-After."""
+
+    max_connections: int = PydanticField(default=2048, ge=1, le=1_000_000)
+    """Open connections, at most; requests of further ones get status 503."""
+
+    receive_timeout: float = PydanticField(default=30.0, gt=0, le=86_400)
+    """Seconds that a client may take to send the head of a request.
+
+    Also the longest pause before a request's body."""
+
+    send_timeout: float = PydanticField(default=300.0, gt=0, le=86_400)
+    """Seconds that a client may take to read a part of an answer, 100 KiB to a few MiB."""
+
+    keep_alive: float = PydanticField(default=75.0, gt=0, le=86_400)
+    """Seconds that a connection without a request stays open."""
+
+    shutdown_timeout: float = PydanticField(default=30.0, ge=0, le=86_400)
+    """Seconds that calls in progress may take after SIGTERM; then they are cancelled."""
+
+    access_log: bool = True
+    """Log each request to standard error, as a line of JSON."""
+
+    metrics: bool = True
+    """Serve figures for Prometheus at /metrics."""
+
+    autostart: bool = False
+    """Let the remote backend start a server on this machine if none runs.
+
+    The processes of a user that use this file share it, by a socket that nobody else can open."""
+
+    start_timeout: float = PydanticField(default=30.0, gt=0, le=3600)
+    """Seconds that such a server may take to start."""
+
+    idle_timeout: float = PydanticField(default=60.0, gt=0, le=31_536_000)
+    """Seconds without a request after which such a server stops; the next call starts one.
+
+    A server that you start stops only if you pass --idle-timeout."""

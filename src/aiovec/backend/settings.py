@@ -16,8 +16,9 @@ class Section(BaseModel):
     """A section in which every key is known. It may hold secrets, which nothing shows."""
 
     model_config = ConfigDict(
-        frozen=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False
-    )
+        frozen=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )  # fmt: skip
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -27,8 +28,7 @@ class Section(BaseModel):
 class BackendSettings(Section):
     """The section ``[retrieval.<name>]`` of a backend; each key has a default.
 
-    The docstring of a subclass and the descriptions of its fields are what a reader of the JSON
-    schema sees.
+    The docstrings of a subclass and of its fields are what a reader of the JSON schema sees.
     """
 
 
