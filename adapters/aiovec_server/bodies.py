@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pydantic_core
 from pydantic.alias_generators import to_camel
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from aiovec import Hit, Record, Results
 from aiovec._http.ipc import ARROW
@@ -21,8 +22,7 @@ from aiovec.backend.weight import weight
 
 from .bounds import check_answer
 from .call import Call
-from .media import JSON, JSON_LINES, answer_type
-from .streaming import InParts
+from .media import JSON, JSON_LINES, OF_ROWS, answer_type
 
 _Of = TypeVar("_Of")
 
@@ -90,11 +90,11 @@ async def rows_response(
     call: Call, name: str, rows: Results[Hit] | Results[Record], row: _Row
 ) -> Response:
     """Answer with rows: ``{name: [...]}``, or a line or an Arrow row for each, as Accept says."""
-    kind = answer_type(call, (JSON, JSON_LINES, ARROW))
+    kind = answer_type(call.request, OF_ROWS)
     if kind == ARROW:
-        return InParts(await in_thread(arrow_parts, rows), ARROW)
+        return _in_parts(await in_thread(arrow_parts, rows), ARROW)
     pieces = _lines(rows, row) if kind == JSON_LINES else named(name, rows, row)
-    return await json_parts(pieces, weight(rows), kind)
+    return await _json_parts(pieces, weight(rows), kind)
 
 
 async def results_response(call: Call, found: list[Results[Hit]]) -> Response:
@@ -103,20 +103,20 @@ async def results_response(call: Call, found: list[Results[Hit]]) -> Response:
     In JSON Lines each query has a line; in Arrow the column ``_query`` tells the number of each
     row's query, from 0 on.
     """
-    kind = answer_type(call, (JSON, JSON_LINES, ARROW))
+    kind = answer_type(call.request, OF_ROWS)
     if kind == ARROW:
-        return InParts(await in_thread(_arrow_of_many, found), ARROW)
+        return _in_parts(await in_thread(_arrow_of_many, found), ARROW)
     pieces = _lines_of_many(found) if kind == JSON_LINES else _json_of_many(found)
-    return await json_parts(pieces, weight(found), kind)
+    return await _json_parts(pieces, weight(found), kind)
 
 
 def _json_of_many(found: Sequence[Results[Hit]]) -> Iterator[bytes]:
-    yield b'{"results":['
-    for place, hits in enumerate(found):
-        if place:
-            yield b","
+    comma = b'{"results":['
+    for hits in found:
+        yield comma
         yield from named("hits", hits, hit_json)
-    yield b"]}"
+        comma = b","
+    yield b"]}" if found else comma + b"]}"
 
 
 def _lines_of_many(found: Sequence[Results[Hit]]) -> Iterator[bytes]:
@@ -133,7 +133,7 @@ def _arrow_of_many(found: Sequence[Results[Hit]]) -> list[bytes]:
     return arrow_parts(joined, numbers)
 
 
-async def json_parts(pieces: Iterator[bytes], effort: int, kind: str = JSON) -> Response:
+async def _json_parts(pieces: Iterator[bytes], effort: int, kind: str) -> Response:
     """Answer with the text that these pieces make up; ``effort`` is that of making them.
 
     It is an estimate: a payload may hold anything. So a text that grows long is made in a thread.
@@ -148,8 +148,20 @@ async def json_parts(pieces: Iterator[bytes], effort: int, kind: str = JSON) -> 
                 break
         else:
             return Response(b"".join(here), media_type=kind)
-    parts = await in_thread(_gathered, chain(here, pieces))
-    return InParts(parts, kind)
+    return _in_parts(await in_thread(_gathered, chain(here, pieces)), kind)
+
+
+def _in_parts(parts: list[bytes], kind: str) -> Response:
+    """Answer with parts that are there, at the pace of the client."""
+    headers = {"content-length": str(sum(map(len, parts)))}
+
+    async def each() -> AsyncIterator[bytes]:
+        parts.reverse()
+        while parts:  # what was sent takes no memory
+            yield parts.pop()
+            await asyncio.sleep(0)  # a client that reads fast never has this wait
+
+    return StreamingResponse(each(), media_type=kind, headers=headers)
 
 
 def named(name: str, rows: Iterable[Any], row: _Row) -> Iterator[bytes]:

@@ -36,21 +36,18 @@ _MANY = 16  # lists of so many floats become arrays, which take a fifth of their
 _LONGEST_LOOKED_AT, _MOST_KEYS = 512 * 1024, 15_000
 _KEY_END = re.compile(rb'"\s*:')
 
+_LISTS = frozenset({"ids", "texts", "vectors", "where"})  # arguments that are bounded like rows
 
-_LISTS = frozenset({"ids", "texts", "vectors", "where"})
 
-
-async def arguments_in(call: Call, model: type[Model], *, needed: bool = True) -> dict[str, Any]:
-    """Return the arguments in a body, which may be empty if it is not needed."""
+async def arguments_in(call: Call, model: type[Model]) -> dict[str, Any]:
+    """Return the arguments in a body, which may be absent if this model needs none."""
+    optional = "content-type" not in call.request.headers and not model.is_needed()
+    if optional and not await _whole(call, LONGEST_JSON):
+        return {}
     kinds = (JSON, ARROW) if model.takes_columns() else (JSON,)
-    typed = needed or "content-type" in call.request.headers
-    if typed and body_type(call, kinds) == ARROW:
+    if body_type(call.request, kinds) == ARROW:
         return model.of(await _value_of_arrow(call)).arguments()
-    text = await _whole(call, LONGEST_JSON)
-    if text:
-        body_type(call, kinds)
-    value = await _value(text) if text or needed else {}
-    arguments = model.of(value).arguments()
+    arguments = model.of(await _value(await _whole(call, LONGEST_JSON))).arguments()
     for name in _LISTS.intersection(arguments):
         if isinstance(arguments[name], list):
             check_rows(len(arguments[name]), name)
@@ -74,7 +71,7 @@ async def _value_of_arrow(call: Call) -> Any:
 
 async def body_rows(call: Call) -> Any:
     """Return the rows of a body, as ``insert`` takes them."""
-    kind = body_type(call, (JSON, JSON_LINES, ARROW))
+    kind = body_type(call.request, (JSON, JSON_LINES, ARROW))
     if kind == ARROW:
         return await arrow_body(call)
     if kind == JSON_LINES:

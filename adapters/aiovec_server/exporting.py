@@ -1,16 +1,19 @@
-"""All rows of a table, in constant memory, as they are asked for."""
+"""All rows of a table, in constant memory, sent while they are read."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import io
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
-from typing import Any, Protocol, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import pyarrow as pa
 import pydantic_core
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from aiovec import Schema
 from aiovec._http.ipc import CURSOR
@@ -25,6 +28,39 @@ _NUMBERS_AT_ONCE = 50_000
 _ROWS_AT_ONCE = 500
 
 Batches = AsyncIterator[pa.RecordBatch]
+Parts = AsyncGenerator[bytes, None]
+
+
+class Streamed(StreamingResponse):
+    """An answer that is made at the pace of its client, and no further once that has gone.
+
+    An error later breaks the connection off, and the client sees that the answer is not whole.
+    """
+
+    @classmethod
+    async def begun(cls, parts: Parts, media_type: str) -> Self:
+        """Wait for the first part, so that what is wrong with the call is answered as such."""
+        first = await anext(parts, b"")
+
+        async def all_parts() -> Parts:
+            yield first
+            async for part in parts:
+                yield part
+
+        answer = cls(all_parts(), media_type=media_type)
+        answer._parts = parts
+        return answer
+
+    _parts: Parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._parts):
+            if scope["method"] == "HEAD":
+                start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                await send(start)
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                await super().__call__(scope, receive, send)
 
 
 def cursor_of(text: str) -> bytes:
@@ -41,44 +77,53 @@ def cursor_text(batch: pa.RecordBatch) -> str:
     return base64.urlsafe_b64encode(batch.schema.metadata[CURSOR]).decode()
 
 
-class Writer(Protocol):
-    """Turns an export into the parts of an answer."""
-
-    def parts(self, batches: Batches) -> AsyncGenerator[bytes, None]: ...
-
-
-async def begun(
-    parts: AsyncGenerator[bytes, None],
-) -> tuple[bytes, AsyncGenerator[bytes, None]]:
-    """Return the first part and the others. Raises what is wrong with the call."""
-    try:
-        async for part in parts:
-            return part, parts
-    except BaseException:
-        await parts.aclose()
-        raise
-    return b"", parts
+async def lines_stream(batches: Batches, *, cursors: bool) -> Parts:
+    """Yield a line of JSON for each row, and with ``cursors`` one behind each batch."""
+    async with aclosing(cast("AsyncGenerator[pa.RecordBatch, None]", batches)) as all_of_it:
+        async for batch in all_of_it:
+            sizes = [kind.list_size for kind in batch.schema.types if _is_vector(kind)]
+            step = max(1, min([_ROWS_AT_ONCE, *(_NUMBERS_AT_ONCE // size for size in sizes)]))
+            for start in range(0, batch.num_rows, step):
+                yield await in_thread(_lines, batch.slice(start, step))
+            if cursors:
+                yield dump({"cursor": cursor_text(batch)}) + b"\n"
 
 
-class LinesWriter:
-    """Writes a line of JSON for each row, and with ``cursors`` one behind each batch."""
+async def arrow_stream(batches: Batches, schema: Schema, select: list[str] | None) -> Parts:
+    """Yield an Arrow IPC stream. Each batch carries its cursor as custom metadata."""
+    sink = io.BytesIO()
+    writer: Any = None
 
-    def __init__(self, cursors: bool) -> None:
-        self._cursors = cursors
+    def written(batch: pa.RecordBatch, cursor: bytes) -> bytes:
+        writer.write_batch(batch, custom_metadata={CURSOR: cursor})
+        return _taken(sink)
 
-    async def parts(self, batches: Batches) -> AsyncGenerator[bytes, None]:
-        async with aclosing(cast("AsyncGenerator[pa.RecordBatch, None]", batches)) as all_of_it:
-            async for batch in all_of_it:
-                step = _rows_at_once(batch.schema)
-                for start in range(0, batch.num_rows, step):
-                    yield await in_thread(_lines, batch.slice(start, step))
-                if self._cursors:
-                    yield dump({"cursor": cursor_text(batch)}) + b"\n"
+    async with aclosing(cast("AsyncGenerator[pa.RecordBatch, None]", batches)) as all_of_it:
+        async for batch in all_of_it:
+            metadata = dict(batch.schema.metadata)
+            cursor = metadata.pop(CURSOR)  # without it, all batches have one schema
+            batch = batch.replace_schema_metadata(metadata or None)
+            writer = writer or pa.ipc.new_stream(sink, batch.schema)
+            yield await in_thread(written, batch, cursor)
+    writer = writer or pa.ipc.new_stream(sink, _columns_of(schema, select))
+    writer.close()
+    yield _taken(sink)
 
 
-def _rows_at_once(schema: pa.Schema) -> int:
-    sizes = [int(field.type.list_size) for field in schema if _is_vector(field.type)]
-    return max(1, min([_ROWS_AT_ONCE, *(_NUMBERS_AT_ONCE // size for size in sizes)]))
+def _taken(sink: io.BytesIO) -> bytes:
+    """Take out what was written since the last time."""
+    data = sink.getvalue()
+    sink.seek(0)
+    sink.truncate()
+    return data
+
+
+def _columns_of(schema: Schema, select: list[str] | None) -> pa.Schema:
+    whole = schema.to_arrow()
+    if select is None:
+        return whole
+    chosen = {name.partition(".")[0] for name in select} | {"id"}
+    return pa.schema([field for field in whole if field.name in chosen], whole.metadata)
 
 
 def _is_vector(kind: pa.DataType) -> bool:
@@ -111,75 +156,3 @@ def _values(column: pa.Array) -> list[Any]:
         for row in np.flatnonzero(without_vector(matrix)).tolist():
             found[row] = None
     return found
-
-
-class ArrowWriter:
-    """Writes an Arrow IPC stream. Each batch carries its cursor as custom metadata."""
-
-    def __init__(self, schema: Schema, select: list[str] | None) -> None:
-        self._empty = _columns_of(schema, select)
-
-    async def parts(self, batches: Batches) -> AsyncGenerator[bytes, None]:
-        written = _Written()
-        writer: Any = None
-        async with aclosing(cast("AsyncGenerator[pa.RecordBatch, None]", batches)) as all_of_it:
-            async for batch in all_of_it:
-                cursor = batch.schema.metadata[CURSOR]
-                batch = _without_cursor(batch)
-                if writer is None:
-                    writer = pa.ipc.new_stream(pa.PythonFile(written, "w"), batch.schema)
-                yield await in_thread(_write, writer, written, batch, cursor)
-            if writer is None:
-                writer = pa.ipc.new_stream(pa.PythonFile(written, "w"), self._empty)
-            writer.close()
-            yield written.taken()
-
-
-def _write(writer: Any, written: _Written, batch: pa.RecordBatch, cursor: bytes) -> bytes:
-    writer.write_batch(batch, custom_metadata={CURSOR: cursor})
-    return written.taken()
-
-
-def _without_cursor(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the batch with the schema that every batch of the answer has."""
-    metadata = {name: text for name, text in batch.schema.metadata.items() if name != CURSOR}
-    return batch.replace_schema_metadata(metadata or None)
-
-
-def _columns_of(schema: Schema, select: list[str] | None) -> pa.Schema:
-    whole = schema.to_arrow()
-    if select is None:
-        return whole
-    chosen = {name.partition(".")[0] for name in select} | {"id"}
-    return pa.schema([field for field in whole if field.name in chosen], whole.metadata)
-
-
-class _Written:
-    """A file that keeps what was written since it was asked last."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def write(self, data: Any) -> int:
-        part = bytes(data)
-        self._parts.append(part)
-        return len(part)
-
-    def taken(self) -> bytes:
-        parts, self._parts = self._parts, []
-        return b"".join(parts)
-
-    def writable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...

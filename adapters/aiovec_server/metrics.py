@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -21,7 +22,6 @@ from aiovec.errors import AiovecError, TableNotFoundError
 
 from .call import Call
 from .endpoints.declaring import Endpoint
-from .endpoints.document import Answer
 
 # Seconds. Searches in memory take a millisecond, index builds minutes.
 _BUCKETS = (
@@ -130,9 +130,8 @@ class _StoreFigures:
 def metrics_endpoint(metrics: Metrics) -> Endpoint:
     """Return the endpoint ``/metrics``."""
 
-    async def read_metrics(call: Call) -> Response:
+    async def read_metrics(call: Call, options: dict[str, Any]) -> Response:
         """Figures for Prometheus."""
         return Response(await metrics.text(call.store), media_type=CONTENT_TYPE_LATEST)
 
-    answer = Answer({"type": "string"}, kinds=("text/plain",))
-    return Endpoint("GET", "/metrics", read_metrics, answer)
+    return Endpoint("GET", "/metrics", read_metrics, kinds=("text/plain",))

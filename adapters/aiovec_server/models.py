@@ -1,29 +1,35 @@
-"""Bodies and query strings of requests: a model for each, which checks it and describes it."""
+"""Bodies, query strings and answers: a model for each, which checks it and describes it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self, get_args
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import (
     AfterValidator,
     AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    RootModel,
     ValidationError,
     WithJsonSchema,
     create_model,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from aiovec import RRF, Tuning, Weighted
 from aiovec.errors import InvalidArgumentError
 
 from .problems import RequestError
 
 AN_ID: dict[str, Any] = {"type": ["string", "integer"]}
 _NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
+_OBJECT: dict[str, Any] = {"type": "object"}
 _PREFIXES = ("Value error, ", "Input should be ")
 
 
@@ -39,54 +45,64 @@ class Model(BaseModel):
     )  # fmt: skip
 
     @classmethod
-    def of(cls, value: object, place: str = "the body") -> Self:
+    def of(cls, value: object) -> Self:
         """Return the model of a JSON object, in which a null counts as absent."""
-        listed = ", ".join(cls.keys()) or "no keys"
         if type(value) is not dict:
-            raise InvalidArgumentError(place, value, f"a JSON object with {listed}")
-        known = {name for field in cls.model_fields.values() for name in _names(field)}
+            raise InvalidArgumentError("the body", value, f"a JSON object with {cls._listed()}")
+        known = cls._keys()
         given = {key: one for key, one in value.items() if one is not None or key not in known}
         try:
             return cls.model_validate(given)
         except ValidationError as exc:
-            error = exc.errors(include_url=False)[0]
-        name = ".".join(map(str, error["loc"][:1]))
-        if error["type"] == "extra_forbidden":
-            if name in known:
-                raise RequestError(422, f"{name!r} is given twice, under two names; pass it once")
-            raise InvalidArgumentError(f"the keys of {place}", name, f"among {listed}")
-        if error["type"] == "missing":
-            raise InvalidArgumentError(name, None, "given")
-        words = error["msg"]
-        for prefix in _PREFIXES:
-            words = words.removeprefix(prefix)
-        raise InvalidArgumentError(name, given.get(name), words)
+            raise cls._error(exc, given, "the body") from None
 
     @classmethod
     def of_query(cls, pairs: Sequence[tuple[str, str]]) -> Self:
         """Return the model of a query string."""
-        texts = dict(pairs)
-        if len(texts) < len(pairs):
+        given = dict(pairs)
+        if len(given) < len(pairs):
             raise RequestError(422, "a query parameter is given twice; pass it once")
-        kinds = {name: field for field in cls.model_fields.values() for name in _names(field)}
-        value = {
-            name: _of_text(kinds[name].annotation, text) if name in kinds else text
-            for name, text in texts.items()
-        }
-        return cls.of(value, "the query")
+        try:
+            return cls.model_validate_strings(given)
+        except ValidationError as exc:
+            raise cls._error(exc, given, "the query") from None
 
     def arguments(self) -> dict[str, Any]:
         """Return the store's arguments that were given."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
     @classmethod
-    def keys(cls) -> list[str]:
-        return [_names(field)[0] for field in cls.model_fields.values()]
-
-    @classmethod
     def takes_columns(cls) -> bool:
         """Return whether lists of the body may come as columns of Arrow."""
         return not {"ids", "vectors"}.isdisjoint(cls.model_fields)
+
+    @classmethod
+    def is_needed(cls) -> bool:
+        return any(field.is_required() for field in cls.model_fields.values())
+
+    @classmethod
+    def _keys(cls) -> list[str]:
+        return [name for field in cls.model_fields.values() for name in _names(field)]
+
+    @classmethod
+    def _listed(cls) -> str:
+        return ", ".join(_names(field)[0] for field in cls.model_fields.values()) or "no keys"
+
+    @classmethod
+    def _error(cls, exc: ValidationError, given: dict[str, Any], place: str) -> Exception:
+        """Return what is wrong first, in the words of the other errors."""
+        error = exc.errors(include_url=False)[0]
+        name = ".".join(map(str, error["loc"][:1]))
+        if error["type"] == "extra_forbidden":
+            if name in cls._keys():
+                return RequestError(422, f"{name!r} is given twice, under two names; pass it once")
+            return InvalidArgumentError(f"the keys of {place}", name, f"among {cls._listed()}")
+        if error["type"] == "missing":
+            return InvalidArgumentError(name, None, "given")
+        words = error["msg"]
+        for prefix in _PREFIXES:
+            words = words.removeprefix(prefix)
+        return InvalidArgumentError(name, given.get(name), words)
 
 
 def _names(field: Any) -> list[str]:
@@ -94,48 +110,49 @@ def _names(field: Any) -> list[str]:
     return [str(one) for one in found.choices] if isinstance(found, AliasChoices) else [found]
 
 
-def _of_text(kind: Any, text: str) -> Any:
-    """Return the value that a text in a query string stands for; the text where it is none."""
-    kinds = get_args(kind) or (kind,)
-    if bool in kinds:
-        return {"true": True, "false": False}.get(text, text)
-    if int in kinds:  # int() takes 1_0 and spaces too
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
-    if any(str(one).startswith("list") for one in kinds):
-        return [name for name in text.split(",") if name]
-    return text
+def _of(*kinds: type, words: str) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if type(value) in kinds:
+            return value
+        raise ValueError(words)
+
+    return AfterValidator(check)
 
 
-def _ids(value: Any) -> Any:
-    if type(value) in (str, int, list) or isinstance(value, pa.ChunkedArray):
-        return value
-    raise ValueError("an id or a list of ids")
+def _made(*choices: type) -> AfterValidator:
+    """Make one of these classes of an object; ``type`` tells which, if there are several."""
+    names = {one.__name__.lower(): one for one in choices}
 
+    def make(value: dict[str, Any]) -> Any:
+        options = dict(value)
+        kind = names.get(options.pop("type", "")) if len(choices) > 1 else choices[0]
+        if kind is None:
+            raise ValueError(f"an object whose type is {' or '.join(names)}")
+        known = [field.name for field in fields(kind)]
+        if not options.keys() <= set(known):
+            raise ValueError(f"an object with the keys {', '.join(known)}")
+        return kind(**options)  # what they may be is checked there, or by the store
 
-def _vectors(value: Any) -> Any:
-    if type(value) is list or isinstance(value, pa.ChunkedArray):
-        return value
-    raise ValueError("a list of vectors")
-
-
-def _id(value: Any) -> Any:
-    if type(value) in (str, int):
-        return value
-    raise ValueError("an id: text or a whole number")
+    return AfterValidator(make)
 
 
 # The store looks at the ids and the numbers themselves.
-Id = Annotated[Any, AfterValidator(_id), WithJsonSchema(AN_ID)]
+Id = Annotated[Any, _of(str, int, words="an id: text or a whole number"), WithJsonSchema(AN_ID)]
 Ids = Annotated[
-    Any, AfterValidator(_ids),
+    Any, _of(str, int, list, pa.ChunkedArray, words="an id or a list of ids"),
     WithJsonSchema({"oneOf": [AN_ID, {"type": "array", "items": AN_ID}]}),
 ]  # fmt: skip
 Vector = Annotated[list[Any], WithJsonSchema(_NUMBERS)]
 Vectors = Annotated[
-    Any, AfterValidator(_vectors), WithJsonSchema({"type": "array", "items": _NUMBERS})
-]
+    Any, _of(list, pa.ChunkedArray, words="a list of vectors"),
+    WithJsonSchema({"type": "array", "items": _NUMBERS}),
+]  # fmt: skip
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+Names = Annotated[
+    list[str],  # in a query string with commas
+    BeforeValidator(lambda one: [*filter(None, one.split(","))] if isinstance(one, str) else one),
+]
 IndexKind = Literal["btree", "bitmap", "text"]
 _FILTER = AliasChoices("filter", "where")
 
@@ -218,6 +235,20 @@ class Filtered(Model):
     )
 
 
+class ById(Model):
+    ids: Ids = Field(description="The ids of the rows.")
+
+
+class _Selected(Model):
+    select: Names | None = Field(
+        None, description="Fields, the vector or payload; all fields by default."
+    )
+
+
+class _SelectedWithVector(_Selected):
+    include_vector: bool = Field(False, description="Give the vectors too.")
+
+
 class Write(Model):
     mode: Literal["insert", "upsert"] = Field(
         "insert", description="`upsert` replaces rows of the same ids."
@@ -230,10 +261,7 @@ class Write(Model):
     )
 
 
-class Export(Filtered):
-    select: list[str] | None = Field(
-        None, description="Fields, the vector or payload; all by default."
-    )
+class Export(Filtered, _Selected):
     batch_size: Count = Field(1000, description="Rows that are read at once.")
     after: str | None = Field(None, description="A cursor: go on behind it.")
     cursors: bool = Field(
@@ -243,21 +271,17 @@ class Export(Filtered):
     )
 
 
-class Get(Model):
-    ids: Ids = Field(description="The ids of the rows.")
-    select: list[str] | None = Field(None, description="Fields of the records; all by default.")
+class Get(ById, _Selected):
     include_vector: bool = Field(True, description="Give the vectors too.")
 
 
-class Find(Filtered):
+class Find(Filtered, _SelectedWithVector):
     order_by: str | list[str] | None = Field(
         None, description="Fields, id or payload.<key>; a minus sorts falling."
     )
     descending: bool = Field(False, description="Turn every direction around.")
     limit: Count = Field(100, description="Records, at most.")
     offset: Whole = Field(0, description="Records that are passed over first.")
-    select: list[str] | None = Field(None, description="Fields of the records; all by default.")
-    include_vector: bool = Field(False, description="Give the vectors too.")
 
 
 class Update(Filtered):
@@ -278,21 +302,15 @@ class Delete(Filtered):
     ids: Ids | None = Field(None, description="The ids of the rows.")
 
 
-class Exists(Model):
-    ids: Ids = Field(description="The ids of the rows.")
-
-
-class Distinct(Filtered):
-    field: str = Field(description="A field, id, or payload.<key>.")
-    limit: Count | None = Field(None, description="Values, at most.")
-
-
 class Bounds(Filtered):
     field: str = Field(description="A field, id, or payload.<key>.")
 
 
-class SetVectors(Model):
-    ids: Ids = Field(description="The ids of the rows.")
+class Distinct(Bounds):
+    limit: Count | None = Field(None, description="Values, at most.")
+
+
+class SetVectors(ById):
     vectors: Vectors = Field(description="A vector for each id.")
     model: str | None = Field(None, description="The model that made them.")
 
@@ -300,15 +318,10 @@ class SetVectors(Model):
 # Searches
 
 
-class _Search(Model):
-    where: str | None = Field(
-        None, validation_alias=_FILTER, description="A condition that hits meet."
-    )
+class _Search(_SelectedWithVector, Filtered):
     limit: Count = Field(
         10, validation_alias=AliasChoices("topK", "limit"), description="Hits, at most."
     )
-    select: list[str] | None = Field(None, description="Fields of the hits; all by default.")
-    include_vector: bool = Field(False, description="Give each hit's vector.")
     min_score: float | None = Field(None, description="Leave out hits with a lower score.")
     group_by: str | None = Field(
         None, description="A field: the hits are the best rows of its best values."
@@ -320,7 +333,7 @@ class _Search(Model):
 
 class _Near(_Search):
     exact: bool = Field(False, description="Find the true nearest, not those of an index.")
-    tuning: dict[str, Any] | None = Field(
+    tuning: Annotated[dict[str, Any], _made(Tuning), WithJsonSchema(_OBJECT)] | None = Field(
         None,
         description="The effort of an approximate search: nprobes, ef, refine, recall, dims, "
         "oversample.",
@@ -355,7 +368,7 @@ _WORDS: dict[str, Any] = {
     "query": (str, Field(description='Words, "exact phrases", -without and field:word.')),
     "any": (bool | None, Field(None, description="One matching word is enough.")),
     "highlight": (
-        bool | list[str],
+        bool | Annotated[list[str], AfterValidator(tuple)],
         Field(
             False,
             description="Give a snippet of each field that matched, with matches between <mark> "
@@ -367,7 +380,7 @@ SearchText = create_model("SearchText", __base__=_Search, **_WORDS)
 SearchHybrid = create_model(
     "SearchHybrid", __base__=Search, **_WORDS,
     fusion=(
-        dict[str, Any] | None,
+        Annotated[dict[str, Any], _made(RRF, Weighted), WithJsonSchema(_OBJECT)] | None,
         Field(
             None,
             description='{"type": "rrf", "k": 60} (the default), or '
@@ -379,3 +392,93 @@ SearchHybrid = create_model(
 
 class SearchLike(_Near):
     id: Id = Field(description="The id of the row.")
+
+
+# Answers, which are described only
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+
+
+class NewRecord(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    id: Annotated[Any, WithJsonSchema(AN_ID)] = None
+
+
+class Hit(BaseModel):
+    id: str
+    score: float | None
+    distance: float | None
+    fields: dict[str, Any]
+    vector: list[float] = []
+    ranks: dict[str, Any] = {}
+    highlights: dict[str, Any] = {}
+
+
+class _Table(BaseModel):
+    name: str
+    rows: Whole | None
+
+
+class _Value(BaseModel):
+    value: Any
+    count: int
+
+
+class _Index(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel)
+
+    name: str
+    kind: str
+    column: str
+    parameters: dict[str, Any]
+    rows_indexed: Whole
+    rows_unindexed: Whole
+    recall: float | None
+
+
+class Problem(BaseModel):
+    """RFC 9457. ``error`` and ``facts`` are those of an error of aiovec."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    error: str = ""
+    facts: dict[str, Any] = {}
+
+
+def answer(name: str, **keys: Any) -> type[BaseModel]:
+    """Return the model of an answer that has these keys."""
+    fields: dict[str, Any] = {key: (kind, ...) for key, kind in keys.items()}
+    return create_model(name, **fields)
+
+
+NewRecords = RootModel[list[NewRecord]]
+Hits = answer("Hits", hits=list[Hit])
+HitsOfMany = answer("HitsOfMany", results=list[Hits])  # type: ignore[valid-type]
+Records = answer("Records", records=list[Record])
+Counts = answer("Count", count=Whole)
+Deleted = answer("Deleted", deleted=Whole)
+Updated = answer("Updated", updated=Whole)
+Existing = answer("Existing", ids=list[str])
+Values = answer("Values", values=list[_Value])
+Ends = answer("Ends", min=Any, max=Any)
+Health = answer("Health", status=str, backend=str, version=str)
+Store = answer("Store", backend=str, version=str, abilities=list[str])
+Tables = answer("Tables", tables=list[_Table])
+Table = create_model("Table", __base__=_Table, schema_=(dict[str, Any], Field(alias="schema")))
+Stats = answer("Stats", table=str, backend=str, rows=Whole, bytes=Whole)
+Indexes = answer("Indexes", indexes=list[_Index])
+Versions = answer("Versions", versions=list[dict[str, Any]])
+
+
+def schemas_of(models: Iterable[type[BaseModel]]) -> tuple[dict[Any, Any], Any]:
+    """Return a reference to the JSON schema of each model, and the schemas."""
+    inputs: list[tuple[type[BaseModel], JsonSchemaMode]] = [(one, "validation") for one in models]
+    places, found = models_json_schema(inputs, ref_template="#/components/schemas/{model}")
+    return {model: place for (model, _), place in places.items()}, found["$defs"]

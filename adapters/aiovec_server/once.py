@@ -81,11 +81,19 @@ class WriteKeys:
         if name in self._cancelled:
             raise RequestError(409, _CANCELLED)
         retried = name in self._seen or is_retry(request.headers.get(RETRY_HEADER, "0"))
-        digested = _Digested(name, request)
+        digest = _digest_of(request)
+
+        async def receive() -> MutableMapping[str, Any]:
+            message = await request.receive()
+            digest.update(message.get("body", b""))
+            return message
+
+        def key() -> WriteKey:
+            return WriteKey(name, digest.digest())
 
         async def write() -> _T:
-            with calling(CallContext(state=state, key=digested.key, retried=retried)):
-                return await act(Request(request.scope, digested.receive))
+            with calling(CallContext(state=state, key=key, retried=retried)):
+                return await act(Request(request.scope, receive))
 
         # In a task of its own, which ``cancel`` can end without ending the request's.
         work = asyncio.ensure_future(write())
@@ -133,23 +141,11 @@ def _note(names: OrderedDict[str, None], name: str, most: int) -> None:
         names.popitem(last=False)
 
 
-class _Digested:
-    """A request whose body is hashed while it is read."""
-
-    def __init__(self, name: str, request: Request) -> None:
-        scope = request.scope
-        self._name = name
-        self._receive = request.receive
-        self._digest = hashlib.blake2b(digest_size=16)
-        path = scope.get("raw_path") or scope["path"].encode()
-        for part in (scope["method"].encode(), path, scope["query_string"]):
-            self._digest.update(len(part).to_bytes(8, "big") + part)
-
-    async def receive(self) -> MutableMapping[str, object]:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._digest.update(message.get("body", b""))
-        return message
-
-    def key(self) -> WriteKey:
-        return WriteKey(self._name, self._digest.digest())
+def _digest_of(request: Request) -> hashlib.blake2b:
+    """Return the digest of a request without its body, which is added as it is read."""
+    scope = request.scope
+    digest = hashlib.blake2b(digest_size=16)
+    path = scope.get("raw_path") or scope["path"].encode()
+    for part in (scope["method"].encode(), path, scope["query_string"]):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest

@@ -6,17 +6,8 @@ from starlette.routing import Router
 
 from aiovec import VectorStore
 
-from . import records, rows, searches, tables, upkeep
-from .declaring import Endpoint, routes_of
-
-# The busiest first: a path is compared with one after the other.
-ENDPOINTS: list[Endpoint] = [
-    *searches.ENDPOINTS.all,
-    *records.ENDPOINTS.all,
-    *tables.ENDPOINTS.all,
-    *rows.ENDPOINTS.all,
-    *upkeep.ENDPOINTS.all,
-]
+from . import records, rows, searches, tables, upkeep  # noqa: F401 - they declare them
+from .declaring import ENDPOINTS, routes_of
 
 
 def router(store: VectorStore | None = None) -> Router:
@@ -26,3 +17,6 @@ def router(store: VectorStore | None = None) -> Router:
     security and no limits of its own.
     """
     return Router(routes_of(ENDPOINTS, store), redirect_slashes=False)
+
+
+__all__ = ["ENDPOINTS", "router"]

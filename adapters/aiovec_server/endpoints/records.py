@@ -8,99 +8,75 @@ from starlette.responses import Response
 
 from aiovec._http.ipc import ARROW
 
-from ..bodies import json_response
 from ..bounds import BOUNDS
 from ..call import Call
-from ..decode import arguments_in, body_rows
-from ..exporting import ArrowWriter, LinesWriter, Writer, begun, cursor_of
+from ..decode import body_rows
+from ..exporting import Streamed, arrow_stream, cursor_of, lines_stream
 from ..media import JSON_LINES, answer_type
-from ..models import Export, Filtered, Write
+from ..models import Counts, Deleted, Export, Filtered, Write
 from ..problems import RequestError
-from ..streaming import Streamed
-from .declaring import Endpoints
-from .document import ROWS_BODY, STREAM, counted
+from .declaring import endpoint
 
-ENDPOINTS = Endpoints()
+_STREAM = (JSON_LINES, ARROW)
 
 
-@ENDPOINTS.add(
-    "POST", "/tables/{table}/records", counted("count"), query=Write, body=ROWS_BODY, writes=True
-)
-async def add_records(call: Call) -> Response:
+@endpoint(
+    "POST", "/tables/{table}/records", Counts, query=Write, takes_rows=True, writes=True,
+    example=[{"id": "note-1", "embedding": [0.6, 0.8, 0.0], "year": 2024, "body": "A walk."}],
+)  # fmt: skip
+async def add_records(call: Call, options: dict[str, Any]) -> Any:
     """Insert or upsert records.
 
     All of them are written or none. A record without a vector gets one of its text, if the table
     has an embedder.
     """
-    options = dict(call.query)
     mode = options.pop("mode", "insert")
     if mode == "upsert" and "on_conflict" in options:
         raise RequestError(422, "mode=upsert replaces rows always: leave onConflict out")
     rows = await body_rows(call)
     write = call.store.insert if mode == "insert" else call.store.upsert
-    return json_response({"count": await write(call.table, rows, **options)})
+    return {"count": await write(call.table, rows, **options)}
 
 
-@ENDPOINTS.add("GET", "/tables/{table}/records", STREAM, query=Export)
-async def export_records(call: Call) -> Response:
-    """Stream all records.
+@endpoint("GET", "/tables/{table}/records", kinds=_STREAM, query=Export)
+@endpoint(
+    "POST", "/tables/{table}/export", kinds=_STREAM, body=Export,
+    example={"filter": "year >= 2024"},
+)  # fmt: skip
+async def export_records(call: Call, options: dict[str, Any]) -> Response:
+    """Stream all records, or those that a filter selects.
 
     The answer is one snapshot of the table, in constant memory on the server. In Arrow, each batch
     has its cursor in its custom metadata, under `aiovec.cursor`, in bytes: `after` takes it in
-    URL-safe Base64.
+    URL-safe Base64. By POST, a filter may be too long for a path.
     """
-    return await _exported(call, call.query)
-
-
-@ENDPOINTS.add(
-    "POST", "/tables/{table}/export", STREAM, body=Export, example={"filter": "year >= 2024"}
-)
-async def export_by_filter(call: Call) -> Response:
-    """Stream all records that a filter selects.
-
-    As `GET /tables/{table}/records`, for filters that are too long for a path.
-    """
-    return await _exported(call, await arguments_in(call, Export, needed=False))
-
-
-async def _exported(call: Call, options: dict[str, Any]) -> Response:
-    kind = answer_type(call, (JSON_LINES, ARROW))
+    kind = answer_type(call.request, _STREAM)
     cursors = options.pop("cursors", False)
     if "after" in options:
         options["after"] = cursor_of(options["after"])
     if (bounds := BOUNDS.get()) is not None and "batch_size" in options:
         options["batch_size"] = min(options["batch_size"], bounds.rows)
-    writer: Writer
+    batches = call.store.export(call.table, **options)
     if kind == ARROW:
-        writer = ArrowWriter(await call.store.schema(call.table), options.get("select"))
-    else:
-        writer = LinesWriter(cursors)
-    first, rest = await begun(writer.parts(call.store.export(call.table, **options)))
-    return Streamed(first, rest, kind)
+        schema = await call.store.schema(call.table)
+        return await Streamed.begun(arrow_stream(batches, schema, options.get("select")), kind)
+    return await Streamed.begun(lines_stream(batches, cursors=cursors), kind)
 
 
-@ENDPOINTS.add("DELETE", "/tables/{table}/records/{id:path}", counted("deleted"), writes=True)
-async def delete_record(call: Call) -> Response:
+@endpoint("DELETE", "/tables/{table}/records/{id:path}", Deleted, writes=True)
+async def delete_record(call: Call, options: dict[str, Any]) -> Any:
     """Delete one record.
 
     A slash in the id is encoded as %2F. Ids with a line break go by `POST /tables/{table}/delete`,
     and so do `.` and `..`, since clients take them for folders. An id that is absent is no error.
     """
-    id = call.last_segment("id")
-    return json_response({"deleted": await call.store.delete(call.table, [id])})
+    return {"deleted": await call.store.delete(call.table, [call.last_segment("id")])}
 
 
-@ENDPOINTS.add("GET", "/tables/{table}/count", counted("count"), query=Filtered)
-async def count_records(call: Call) -> Response:
-    """Count the records."""
-    return json_response({"count": await call.store.count(call.table, **call.query)})
-
-
-@ENDPOINTS.add(
-    "POST", "/tables/{table}/count", counted("count"), body=Filtered,
-    example={"filter": "year >= 2024"},
-)  # fmt: skip
-async def count_by_filter(call: Call) -> Response:
-    """Count the records that a filter selects which is too long for a path."""
-    options = await arguments_in(call, Filtered, needed=False)
-    return json_response({"count": await call.store.count(call.table, **options)})
+@endpoint("GET", "/tables/{table}/count", Counts, query=Filtered)
+@endpoint(
+    "POST", "/tables/{table}/count", Counts, body=Filtered, example={"filter": "year >= 2024"}
+)
+async def count_records(call: Call, options: dict[str, Any]) -> Any:
+    """Count the records, or those that a filter selects."""
+    return {"count": await call.store.count(call.table, **options)}

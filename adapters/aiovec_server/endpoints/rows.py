@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -10,113 +11,101 @@ from aiovec import REMOVE, Record, Results
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
-from ..bodies import JsonBytes, dump, dump_values, json_response, record_json, rows_response
+from ..bodies import JsonBytes, dump, dump_values, record_json, rows_response
 from ..bounds import check_answer, check_found, cut
 from ..call import Call
-from ..decode import arguments_in
-from ..models import Bounds, Delete, Distinct, Exists, Find, Get, SetVectors, Update
+from ..media import OF_ROWS
+from ..models import (
+    Bounds,
+    ById,
+    Delete,
+    Deleted,
+    Distinct,
+    Ends,
+    Existing,
+    Find,
+    Get,
+    Records,
+    SetVectors,
+    Update,
+    Updated,
+    Values,
+)
 from ..problems import RequestError
-from ..steps import is_small, of_one_moment, rows_in_steps, rows_with_ids, values_of
-from .declaring import Endpoints
-from .document import ANYTHING, RECORDS, Answer, an_object, counted, listed
-from .document import COUNT as NUMBER
-from .document import TEXT as WORDS
-
-ENDPOINTS = Endpoints()
+from ..steps import found_by, rows_of, values_of
+from .declaring import endpoint
 
 _FOUND = 100
 
 
-@ENDPOINTS.add("POST", "/tables/{table}/get", RECORDS, body=Get, example={"ids": ["note-1"]})
-async def get_records(call: Call) -> Response:
+@endpoint(
+    "POST", "/tables/{table}/get", Records, kinds=OF_ROWS, body=Get, example={"ids": ["note-1"]}
+)
+async def get_records(call: Call, options: dict[str, Any]) -> Response:
     """Read records by their ids.
 
     They stand in the order asked; absent ones are left out.
     """
-    options = await arguments_in(call, Get)
-    ids = _listed(options["ids"])
-    found = await rows_with_ids(
-        call, ids, options.get("select"), include_vector=options.get("include_vector", True)
-    )
+    found = await rows_of(call, _listed(options.pop("ids")), **options)
     return await rows_response(call, "records", found, record_json)
 
 
-@ENDPOINTS.add(
-    "POST", "/tables/{table}/find", RECORDS, body=Find,
+@endpoint(
+    "POST", "/tables/{table}/find", Records, kinds=OF_ROWS, body=Find,
     example={"filter": "year >= 2024", "orderBy": ["-year", "id"], "limit": 20},
 )  # fmt: skip
-async def find_records(call: Call) -> Response:
+async def find_records(call: Call, options: dict[str, Any]) -> Response:
     """Find records by a filter.
 
     They are sorted by one or more keys, or by id. Vectors come only where asked for.
     """
-    options = await arguments_in(call, Find, needed=False)
-    options["limit"] = cut(options.get("limit", _FOUND))
 
-    async def in_steps() -> Results[Record]:
-        named = {**options, "select": [], "include_vector": False}
-        ids = [record.id for record in await call.store.find(call.table, **named)]
-        check_found([ids])
-        return await rows_in_steps(
-            call, ids, options.get("select"), include_vector=options.get("include_vector", False)
-        )
+    async def find(chosen: Mapping[str, Any]) -> list[Results[Record]]:
+        return [await call.store.find(call.table, **chosen)]
 
-    async def at_once() -> Results[Record]:
-        found = await call.store.find(call.table, **options)
-        check_found([found])
-        return found
-
-    small = is_small(options["limit"])
-    found = await (at_once() if small else of_one_moment(call, in_steps, at_once))
+    (found,) = await found_by(call, {"limit": _FOUND, **options}, find)
     return await rows_response(call, "records", found, record_json)
 
 
-@ENDPOINTS.add(
-    "POST", "/tables/{table}/update", counted("updated"), body=Update, writes=True,
+@endpoint(
+    "POST", "/tables/{table}/update", Updated, body=Update, writes=True,
     example={"set": {"year": 2025, "payload.seen": True}, "filter": "year = 2024"},
 )  # fmt: skip
-async def update_records(call: Call) -> Response:
+async def update_records(call: Call, options: dict[str, Any]) -> Any:
     """Set fields of records.
 
     `ids` and `filter` both narrow the rows, and one is needed; `"filter": "TRUE"` is every row.
     """
-    options = await arguments_in(call, Update)
     fields: dict[str, Any] = options.pop("fields", {})
-    for name in options.pop("remove", ()):
-        if name in fields:
-            raise RequestError(422, f"{name!r} stands in 'set' and in 'remove'; choose one")
-        fields[name] = REMOVE
-    return json_response({"updated": await call.store._update(call.table, fields, **options)})
+    removed = dict.fromkeys(options.pop("remove", ()), REMOVE)
+    for name in fields.keys() & removed.keys():
+        raise RequestError(422, f"{name!r} stands in 'set' and in 'remove'; choose one")
+    return {"updated": await call.store._update(call.table, fields | removed, **options)}
 
 
-@ENDPOINTS.add(
-    "POST", "/tables/{table}/delete", counted("deleted"), body=Delete, writes=True,
+@endpoint(
+    "POST", "/tables/{table}/delete", Deleted, body=Delete, writes=True,
     example={"ids": ["note-1", ".."]},
 )  # fmt: skip
-async def delete_records(call: Call) -> Response:
+async def delete_records(call: Call, options: dict[str, Any]) -> Any:
     """Delete records by their ids, or by a filter.
 
     Absent ids are not counted. `"filter": "TRUE"` deletes every row.
     """
-    options = await arguments_in(call, Delete)
     if len(options) != 1:
         raise RequestError(422, "the body needs 'ids' or 'filter', and not both")
-    if "ids" in options:
-        return json_response({"deleted": await call.store.delete(call.table, **options)})
-    return json_response({"deleted": await call.store.delete_where(call.table, **options)})
+    delete = call.store.delete if "ids" in options else call.store.delete_where
+    return {"deleted": await delete(call.table, **options)}
 
 
-@ENDPOINTS.add(
-    "POST", "/tables/{table}/exists",
-    Answer(an_object({"ids": listed(WORDS)}), {"ids": ["note-1"]}),
-    body=Exists, example={"ids": ["note-1", "note-2"]},
-)  # fmt: skip
-async def existing_ids(call: Call) -> Response:
+@endpoint(
+    "POST", "/tables/{table}/exists", Existing, body=ById, example={"ids": ["note-1", "note-2"]}
+)
+async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
     """Tell which ids exist.
 
     Returns those of the ids that do, in the order asked.
     """
-    options = await arguments_in(call, Exists)
     ids = _listed(options["ids"])
     there = await call.store.exists(call.table, ids)
 
@@ -127,26 +116,19 @@ async def existing_ids(call: Call) -> Response:
     return JsonBytes(await hop(len(ids), body))
 
 
-@ENDPOINTS.add(
-    "POST", "/tables/{table}/distinct",
-    Answer(
-        an_object({"values": listed(an_object({"value": ANYTHING, "count": NUMBER}))}),
-        {"values": [{"value": 2024, "count": 17}]},
-    ),
-    body=Distinct, example={"field": "year", "limit": 10},
+@endpoint(
+    "POST", "/tables/{table}/distinct", Values, body=Distinct,
+    example={"field": "year", "limit": 10},
 )  # fmt: skip
-async def distinct_values(call: Call) -> Response:
+async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
     """Count the distinct values of a field.
 
     The most frequent come first. Nulls are not counted.
     """
-    options = await arguments_in(call, Distinct)
-    store = call.store
-    asked = options.pop("limit", None)
-    limit = cut(2**62 if asked is None else asked)
+    limit = cut(options.pop("limit", 2**62))
 
     async def count(most: int) -> dict[Any, int]:
-        return await store.distinct(call.table, limit=most, **options)
+        return await call.store.distinct(call.table, limit=most, **options)
 
     found = await values_of(count, limit)
     check_found([list(found)])
@@ -160,33 +142,27 @@ async def distinct_values(call: Call) -> Response:
     return JsonBytes(await hop(weight(found), body))
 
 
-@ENDPOINTS.add(
-    "POST", "/tables/{table}/bounds",
-    Answer(an_object({"min": ANYTHING, "max": ANYTHING}), {"min": 1999, "max": 2024}),
-    body=Bounds, example={"field": "year"},
-)  # fmt: skip
-async def bounds_of_values(call: Call) -> Response:
+@endpoint("POST", "/tables/{table}/bounds", Ends, body=Bounds, example={"field": "year"})
+async def bounds_of_values(call: Call, options: dict[str, Any]) -> Response:
     """Read the least and the greatest value of a field.
 
     Both are null where every value is.
     """
-    found = await call.store.bounds(call.table, **await arguments_in(call, Bounds))
-    least, greatest = (None, None) if found is None else found
+    least, greatest = await call.store.bounds(call.table, **options) or (None, None)
     ends = {"min": least, "max": greatest}
     return JsonBytes(await hop(weight(ends), dump_values, ends))
 
 
-@ENDPOINTS.add(
-    "POST", "/tables/{table}/set_vectors", counted("updated"), body=SetVectors, writes=True,
+@endpoint(
+    "POST", "/tables/{table}/set_vectors", Updated, body=SetVectors, writes=True,
     example={"ids": ["note-1"], "vectors": [[0.0, 0.6, 0.8]]},
 )  # fmt: skip
-async def set_vectors(call: Call) -> Response:
+async def set_vectors(call: Call, options: dict[str, Any]) -> Any:
     """Give records new vectors.
 
     Their fields stay; absent ids are not counted.
     """
-    options = await arguments_in(call, SetVectors)
-    return json_response({"updated": await call.store.set_vectors(call.table, **options)})
+    return {"updated": await call.store.set_vectors(call.table, **options)}
 
 
 def _listed(ids: Any) -> Any:
