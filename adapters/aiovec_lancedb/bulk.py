@@ -17,7 +17,7 @@ from aiovec.errors import DuplicateIdError
 
 from .session import Opened, Session
 from .writer import Change, WriteOperation
-from .writes import Prepared, existing_ids
+from .writes import existing_ids, stored_form
 
 _BATCH = 2**17
 
@@ -39,12 +39,13 @@ class Load(BulkLoad):
     async def add(self, rows: pa.Table) -> None:
         if not rows.num_rows:
             return
-        prepared = await Prepared.of(rows, self._table.schema)
-        await self._write(self._table.name, Change(partial(self._add, prepared), by_hand=True))
+        stored = await hop(weight(rows), stored_form, rows, self._table.schema)
+        await self._write(self._table.name, Change(partial(self._add, stored), by_hand=True))
         self._loading(self._table.name)
 
-    async def _add(self, prepared: Prepared) -> None:
-        session, ids = self._session, prepared.ids
+    async def _add(self, rows: pa.Table) -> None:
+        session = self._session
+        ids = await hop(rows.num_rows, rows.column("id").to_pylist)
         table = await session.opened(self._table)
         if self._seen is None:
             self._seen = await self._there(table)
@@ -54,7 +55,7 @@ class Load(BulkLoad):
         twice = await existing_ids(session, table, [ids[place] for place in places])
         if twice:
             raise DuplicateIdError(table.name, [id for id in ids if id in twice])
-        await session.run(table.lance.add(prepared.rows))
+        await session.run(table.lance.add(rows))
         await hop(len(ids), self._seen.add, hashed)
 
     async def _there(self, table: Opened) -> SeenIds:

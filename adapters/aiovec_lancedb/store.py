@@ -35,7 +35,7 @@ from aiovec.backend.contract import (
 from aiovec.backend.limits import Place, current_deadline, export_gate, renewed, write_gate
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.rows import NewRows
-from aiovec.backend.threads import in_thread
+from aiovec.backend.threads import hop, in_thread
 from aiovec.errors import (
     AiovecError,
     BackendNotInstalledError,
@@ -329,16 +329,13 @@ class LancedbBackend(Backend):
     async def insert(
         self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
     ) -> int:
-        return await self._write_rows(table, rows.table, "skip" if skip_existing else "fail")
+        return await self._put(table, rows, "skip" if skip_existing else "fail")
 
     async def upsert(self, table: TableHandle, rows: NewRows) -> None:
-        await self._write_rows(table, rows.table, "replace")
+        await self._put(table, rows, "replace")
 
-    async def _write_rows(
-        self, table: TableHandle, rows: pa.Table, on_conflict: writes.OnConflict
-    ) -> int:
-        prepared = await writes.Prepared.of(rows, table.schema)
-        work = writes.put(table, prepared, on_conflict)
+    async def _put(self, table: TableHandle, rows: NewRows, on_conflict: writes.OnConflict) -> int:
+        work = await hop(len(rows), writes.put, table, rows, on_conflict)
         return int(await self._commit(table.name, work))
 
     def bulk_load(self, table: TableHandle) -> Load:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -71,11 +71,6 @@ class WriteOperation(ABC):
 
     brings_files: bool = True
     """False if it writes nothing but a manifest, so that a damaged table does not stop it."""
-
-    @property
-    def deletes(self) -> bool:
-        """True if it deletes rows, which is another commit than to write rows."""
-        return False
 
     def joins(self, other: WriteOperation, *, exclusive: bool) -> bool:
         """Return whether this may be in one group with an earlier ``other``.
@@ -139,25 +134,6 @@ class _Call(WriteCall):
             self.fail(outcome)
         else:
             self.succeed(outcome)
-
-
-def _parts(group: list[_Call]) -> Iterator[list[_Call]]:
-    """Split a group into what is done one after the other, each part in one commit.
-
-    The calls that delete rows come after the others. No call of either kind names a row of the
-    other kind, or a new pair of parts begins, so that nobody can tell it from their own order. And
-    each call lies in one commit, whatever happens between two.
-    """
-    parts: tuple[list[_Call], list[_Call]] = [], []
-    named: tuple[set[str], set[str]] = set(), set()
-    for call in group:
-        kind = call.work.deletes
-        if not named[not kind].isdisjoint(call.work.named):
-            yield from filter(None, parts)
-            parts, named = ([], []), (set(), set())
-        parts[kind].append(call)
-        named[kind].update(call.work.named)
-    yield from filter(None, parts)
 
 
 def _refuses(mark: MoveMark, work: WriteOperation) -> bool:
@@ -228,16 +204,10 @@ class TableWriter(Committer[_Call]):
         return None
 
     async def _do(self, group: list[_Call]) -> None:
-        held = False
-        for part in _parts(group):
-            if held:
-                for call in part:
-                    call.wait_again()
-                continue
-            outcomes = await self._outcomes([call.work for call in part])
-            for call, outcome in zip(part, outcomes, strict=True):
+        if group:
+            outcomes = await self._outcomes([call.work for call in group])
+            for call, outcome in zip(group, outcomes, strict=True):
                 call.end(outcome)
-            held = any(isinstance(outcome, _HeldBack) for outcome in outcomes)
 
     async def pause_is_over(self, pause: MoveMark) -> bool:
         return await in_thread(self._fence.is_over, pause)
