@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -35,7 +35,6 @@ from aiovec.backend.contract import (
     Found,
     IndexInfo,
     Order,
-    StaleTableError,
     StoredRows,
     TableHandle,
     TableStats,
@@ -45,9 +44,9 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.limits import Place, current_deadline, write_gate
 from aiovec.backend.rows import NewRows
-from aiovec.backend.threads import FORKED, hop
+from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
-from aiovec.errors import AiovecError, StoreClosedError, UnsupportedError
+from aiovec.errors import AiovecError
 
 from .client import Answer, Client, Request
 from .codec import WireError, exported_batch, found_rows, stored_rows, values_read
@@ -75,8 +74,6 @@ class RemoteBackend(Backend):
         self._writing = write_gate(_WRITES_AT_ONCE)
         self.busy_timeout = settings.busy_timeout
         self.searches_at_once = settings.connections
-        self._process = os.getpid()
-        self._served = ""
 
     @property
     def target(self) -> str:
@@ -88,20 +85,18 @@ class RemoteBackend(Backend):
         await self._look(tries=False)
 
     async def _look(self, *, tries: bool) -> None:
-        """Ask which store the server serves, and what that is able to do."""
+        """Ask what the server's store is able to do."""
         answer = await self._client.ask(Request("GET", "/store"), tries=tries)
 
-        def read(told: Any) -> tuple[str, frozenset[str]]:
-            return str(told["backend"]), frozenset([*told["abilities"], "read-only"])
+        def read(told: Any) -> frozenset[str]:
+            return frozenset([*told["abilities"], "read-only"])
 
-        self._served, self.abilities = await self._read(read, answer)
+        self.abilities = await self._read(read, answer)
 
     async def close(self) -> None:
-        if os.getpid() == self._process:
-            await self._client.close()
+        await self._client.close()
 
     async def ping(self) -> None:
-        self._check_process()
         await self._look(tries=True)
 
     # Tables
@@ -113,7 +108,6 @@ class RemoteBackend(Backend):
         return await self._ask(read, "GET", "/tables", query=_UNCOUNTED)
 
     async def open_table(self, name: str) -> TableHandle:
-        self._check_process()
         request = Request("GET", f"/tables/{name}", _UNCOUNTED)
         answer = await self._client.ask(request)
 
@@ -124,38 +118,38 @@ class RemoteBackend(Backend):
 
     async def create_table(self, name: str, schema: Schema) -> None:
         body = {"name": name, "schema": schema.to_dict()}
-        await self._write(_nothing, "create_table", "POST", "/tables", body=body)
+        await self._ask(_nothing, "POST", "/tables", body=body, writes=True)
 
     async def rename_table(self, old: str, new: str) -> None:
-        path, body = f"/tables/{old}/rename", {"name": new}
-        await self._write(_nothing, "rename_table", "POST", path, body=body, long=True)
+        path, options = f"/tables/{old}/rename", {"body": {"name": new}}
+        await self._ask(_nothing, "POST", path, writes=True, long=True, **options)
 
     async def drop_table(self, name: str) -> None:
         path, query = f"/tables/{name}", {"confirm": name}
-        await self._write(_nothing, "drop_table", "DELETE", path, query=query, long=True)
+        await self._ask(_nothing, "DELETE", path, query=query, writes=True, long=True)
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
         body = {"name": name, "field": field.to_dict()}
-        await self._alter("add_field", table, "POST", "/fields", body=body)
+        await self._alter(table, "POST", "/fields", body=body)
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
         path, body = f"/fields/{field}/index", {"kind": kind}
-        await self._alter("create_field_index", table, "PUT", path, body=body)
+        await self._alter(table, "PUT", path, body=body)
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
         query = {} if kind is None else {"kind": kind}
         path = f"/fields/{field}/index"
-        await self._alter("drop_field_index", table, "DELETE", path, query=query)
+        await self._alter(table, "DELETE", path, query=query)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
         query = {"confirm": field}
-        await self._alter("drop_field", table, "DELETE", f"/fields/{field}", query=query)
+        await self._alter(table, "DELETE", f"/fields/{field}", query=query)
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
         path, body = f"/fields/{old}/rename", {"name": new}
-        await self._alter("rename_field", table, "POST", path, body=body)
+        await self._alter(table, "POST", path, body=body)
 
     # Writing
 
@@ -166,13 +160,11 @@ class RemoteBackend(Backend):
         self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
     ) -> int:
         query = {"onConflict": "skip"} if skip_existing else {}
-        return await self._change(
-            "insert", table, "/records", "count", query=query, rows=rows.table
-        )
+        return await self._change(table, "/records", "count", query=query, rows=rows.table)
 
     async def upsert(self, table: TableHandle, rows: NewRows) -> None:
         query = {"mode": "upsert"}
-        await self._change("upsert", table, "/records", "count", query=query, rows=rows.table)
+        await self._change(table, "/records", "count", query=query, rows=rows.table)
 
     async def update(
         self,
@@ -191,23 +183,19 @@ class RemoteBackend(Backend):
         # Of NaN where the rows shall have none, as the server knows by the text.
         if vector is not None and not np.isnan(vector[0]):
             body["vector"] = vector.tolist()
-        return await self._change(
-            "update", table, "/update", "updated", body=body, rows=_ids_table(ids)
-        )
+        return await self._change(table, "/update", "updated", body=body, rows=_ids_table(ids))
 
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
         rows = pa.table({"ids": pa.array(ids, pa.utf8()), "vectors": from_matrix(vectors)})
-        return await self._change("set_vectors", table, "/set_vectors", "updated", rows=rows)
+        return await self._change(table, "/set_vectors", "updated", rows=rows)
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
         body = {"filter": await _text(where)}
-        return await self._change(
-            "delete", table, "/delete", "deleted", body=body, rows=_ids_table(ids)
-        )
+        return await self._change(table, "/delete", "deleted", body=body, rows=_ids_table(ids))
 
     # Reading
 
@@ -235,14 +223,7 @@ class RemoteBackend(Backend):
         return await self._on(table, _rows(table, columns), "/find", body=body)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        found = []
-        for alike in _alike(queries):
-            found += await self._search(table, alike)
-        return found
-
-    async def _search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        """Search for queries that differ in their filters at most."""
-        first = queries[0]
+        first = queries[0]  # they differ in their vectors and filters alone
         wheres = {id(query.where): query.where for query in queries}
         texts = {key: await _text(where) for key, where in wheres.items()}
         filters = [texts[id(query.where)] for query in queries]
@@ -260,7 +241,6 @@ class RemoteBackend(Backend):
         return await self._on(table, read, "/search_many", body=body, rows=rows)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        self._need("text")
         marks = query.highlight
         body = {
             "query": " ".join(map(_words, query.clauses)), "any": query.any, "topK": query.limit,
@@ -282,7 +262,6 @@ class RemoteBackend(Backend):
         after: bytes | None,
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        self._check_process()
         body = {
             "filter": await _text(where), "select": _select(table.schema, columns),
             "after": None if after is None else base64.urlsafe_b64encode(after).decode(),
@@ -343,18 +322,16 @@ class RemoteBackend(Backend):
         return await self._on(table, read, "/stats", method="GET", long=True)
 
     async def optimize(self, table: TableHandle) -> None:
-        await self._alter("optimize", table, "POST", "/optimize")
+        await self._alter(table, "POST", "/optimize")
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
-        self._need("indexes")
         named = {to_camel(name): value for name, value in options.items()}
         body = {"kind": kind, "wait": wait, **named}
-        await self._alter("create_index", table, "POST", "/indexes", body=body)
+        await self._alter(table, "POST", "/indexes", body=body)
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
-        self._need("indexes")
 
         def read(told: Any) -> list[IndexInfo]:
             return [
@@ -368,11 +345,9 @@ class RemoteBackend(Backend):
         return await self._on(table, read, "/indexes", method="GET")
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
-        self._need("indexes")
-        await self._alter("drop_index", table, "DELETE", f"/indexes/{quote(name, safe='')}")
+        await self._alter(table, "DELETE", f"/indexes/{quote(name, safe='')}")
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
-        self._need("snapshots")
 
         def read(told: Any) -> list[Mapping[str, Any]]:
             for one in told["versions"]:
@@ -382,25 +357,15 @@ class RemoteBackend(Backend):
         return await self._on(table, read, "/versions", method="GET")
 
     async def restore(self, table: TableHandle, version: int) -> None:
-        self._need("snapshots")
         body = {"version": version}
-        await self._alter("restore", table, "POST", "/versions/restore", body=body)
+        await self._alter(table, "POST", "/versions/restore", body=body)
 
     # Inside
 
-    def _check_process(self) -> None:
-        if os.getpid() != self._process:
-            raise StoreClosedError(self.target, FORKED)
-
     async def _ask(self, read: Callable[[Any], _T], method: str, path: str, **options: Any) -> _T:
         """Return what ``read`` finds in the answer."""
-        self._check_process()
         request = Request(method, path, **options)
-        try:
-            answer = await self._client.ask(request)
-        except StaleTableError:  # a cut-over may have led the server to another store
-            await self._look(tries=True)
-            raise
+        answer = await self._client.ask(request)
         return await self._read(read, answer, writes=request.writes)
 
     async def _read(self, read: Callable[[Any], _T], answer: Answer, *, writes: bool = False) -> _T:
@@ -414,38 +379,21 @@ class RemoteBackend(Backend):
         self, table: TableHandle, read: Callable[[Any], _T], path: str, *, method: str = "POST",
         **options: Any,
     ) -> _T:  # fmt: skip
-        """Read from a table in the state that its handle says."""
+        """Call something of a table in the state that its handle says."""
         path = f"/tables/{table.name}{path}"
         return await self._ask(read, method, path, state=str(table.token), **options)
 
-    async def _write(
-        self, read: Callable[[Any], _T], call: str, method: str, path: str, **options: Any
-    ) -> _T:
-        if self.read_only:
-            raise UnsupportedError(call, self.name, f"{self.target} was opened with read_only=True")
-        return await self._ask(read, method, path, writes=True, **options)
+    async def _alter(self, table: TableHandle, method: str, path: str, **options: Any) -> None:
+        """Make a change of a table that takes long."""
+        await self._on(table, _nothing, path, method=method, writes=True, long=True, **options)
 
-    async def _alter(
-        self, call: str, table: TableHandle, method: str, path: str, **options: Any
-    ) -> None:
-        """Make a change that takes long, of a table in the state that its handle says."""
-        path = f"/tables/{table.name}{path}"
-        state = str(table.token)
-        await self._write(_nothing, call, method, path, state=state, long=True, **options)
-
-    async def _change(
-        self, call: str, table: TableHandle, path: str, counted: str, **options: Any
-    ) -> int:
+    async def _change(self, table: TableHandle, path: str, counted: str, **options: Any) -> int:
         """Change rows, and return how many those were."""
-        path = f"/tables/{table.name}{path}"
-        return await self._write(
-            lambda told: int(told[counted]), call, "POST", path, state=str(table.token), **options
-        )
 
-    def _need(self, ability: str) -> None:
-        if not self.supports(ability):
-            hint = f"the server at {self.target} serves a store of {self._served}"
-            raise UnsupportedError(ability, self.name, hint)
+        def read(told: Any) -> int:
+            return int(told[counted])
+
+        return await self._on(table, read, path, writes=True, **options)
 
 
 def _nothing(_: Any) -> None:
@@ -480,26 +428,10 @@ def _selection(schema: Schema, columns: Columns) -> dict[str, Any]:
     return {"select": select, "includeVector": columns.vector}
 
 
-def _alike(queries: Sequence[VectorQuery]) -> list[list[VectorQuery]]:
-    """Return the queries in parts, in each of which they differ in vectors and filters alone."""
-    parts: list[list[VectorQuery]] = []
-    for query in queries:
-        kind = (query.limit, query.exact, query.tuning, query.columns)
-        if parts:
-            last = parts[-1][0]
-            if kind == (last.limit, last.exact, last.tuning, last.columns):
-                parts[-1].append(query)
-                continue
-        parts.append([query])
-    return parts
-
-
 def _tuning(tuning: Tuning | None) -> dict[str, Any] | None:
     if tuning is None:
         return None
-    names = ("nprobes", "ef", "refine", "recall", "dims", "oversample")
-    given = {name: getattr(tuning, name) for name in names}
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in asdict(tuning).items() if value is not None}
 
 
 async def _text(where: Expr | None) -> str | None:

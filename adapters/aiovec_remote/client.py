@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import re
+import socket
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -23,26 +24,11 @@ from aiovec.backend.contract import StaleTableError
 from aiovec.backend.limits import Gate, current_deadline
 from aiovec.backend.threads import hop, to_its_end
 from aiovec.backend.weight import weight
-from aiovec.errors import (
-    AiovecError,
-    ConfigError,
-    CorruptStoreError,
-    OutcomeUnknownError,
-    StoreClosedError,
-)
+from aiovec.errors import AiovecError, ConfigError, OutcomeUnknownError, StoreClosedError
 
 from .autostart import Autostart
-from .codec import (
-    HEAD,
-    JSON,
-    WireError,
-    decode,
-    encode,
-    message_length,
-    metadata_length,
-)
-from .connections import new_session
-from .refusals import NoAnswerError, not_a_server, read_body, refuse
+from .codec import JSON, WireError, decode, encode, read_message
+from .refusals import NoAnswerError, not_a_server, refuse
 from .settings import SCHEME, RemoteSettings
 
 # Seconds before another try: the first wait, and the longest. A server may ask for others.
@@ -51,9 +37,14 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 _REVOKING = 10.0
 # Bytes that are handed to a connection at once.
 _PART = 256 * 1024
-# Bytes of an answer that are read, at most: of rows, which may be many, and of a write's outcome.
-_LARGEST_ANSWER, _LARGEST_OUTCOME = 1024**3, 1024**2
-_OURS = frozenset({JSON, ARROW})
+# Bytes of an answer that are read, at most.
+_LARGEST_ANSWER = 1024**3
+# Servers close a connection that is idle, uvicorn after 5 s. A request that meets the closing is
+# lost, and nobody can tell whether it was read before.
+_KEEP_ALIVE = 4.0
+# Bytes of an answer that wait to be read before the connection pauses. With the 64 KiB of aiohttp's
+# default, each batch of an export takes dozens of turns of the loop.
+_BUFFER = 512 * 1024
 _DONE = frozenset({200, 201, 204})
 _KEY = re.compile(r"[!-~]*")
 
@@ -87,150 +78,94 @@ class Client:
 
     def __init__(self, url: str, settings: RemoteSettings) -> None:
         self.target = redacted(url)
-        self._url = url.rstrip("/")
-        self._autostart: Autostart | None = None
-        if url.startswith(f"{SCHEME}://"):
-            self._autostart = Autostart(Path(url.removeprefix(f"{SCHEME}://")))
         self.settings = settings
-        self._headers = {"Accept": f"{ARROW}, {JSON};q=0.9"}
+        self.autostart: Autostart | None = None
+        if url.startswith(f"{SCHEME}://"):
+            self.autostart = Autostart(Path(url.removeprefix(f"{SCHEME}://")))
+        self.headers = {"Accept": f"{ARROW}, {JSON};q=0.9"}
         if key := _key_of(settings):
-            self._headers["Authorization"] = f"Bearer {key}"
+            self.headers["Authorization"] = f"Bearer {key}"
+        self.closed = False
+        self._url = url.rstrip("/")
         self._sessions: dict[str | None, aiohttp.ClientSession] = {}
         self._turns = Gate("too many calls are under way", calls=settings.connections)
         self._writes: set[asyncio.Future[None]] = set()
-        self._closed = False
-
-    # Calls
 
     async def ask(self, request: Request, *, tries: bool = True) -> Answer:
         """Return the answer to a request. A write gets a key, under which it is done once.
 
         Without ``tries`` a server that cannot be reached is an error at once.
         """
-        self.check_open()
-        kind, body = await hop(
-            weight(request.body, request.rows), encode, request.body, request.rows
-        )
-        made = _Tries(self, writes=request.writes, once=not tries)
-        async with self._turns.enter(made.deadline):
-            self.check_open()
+        self._check_open()
+        call = _Call(self, request, once=not tries)
+        await call.encode()
+        async with self._turns.enter(call.deadline):
+            self._check_open()
             if not request.writes:
-                return await self._answered(request, kind, body, None, made)
-            key = uuid.uuid4().hex
+                return await self._answered(call)
             ended = asyncio.get_running_loop().create_future()
             self._writes.add(ended)
             try:
-                return await self._answered(request, kind, body, key, made)
+                return await self._answered(call)
             except asyncio.CancelledError:
-                await to_its_end(self._revoke(key))
+                await to_its_end(self._revoke(call.key))
                 raise
             finally:
                 self._writes.discard(ended)
                 ended.set_result(None)
 
-    async def _answered(
-        self, request: Request, kind: str, body: memoryview, key: str | None, tries: _Tries
-    ) -> Answer:
+    async def _answered(self, call: _Call) -> Answer:
         while True:
             try:
-                return await self._try(request, kind, body, key, retried=tries.may_be_done)
+                return await self._try(call)
             except NoAnswerError as exc:
-                await tries.wait_after(exc)
-            except StaleTableError:
-                if tries.may_be_done:
-                    reason = "the table was altered before the call could be repeated"
-                    raise OutcomeUnknownError(self.target, reason) from None
-                raise
-            except AiovecError as exc:
+                await call.wait_after(exc)
+            except (AiovecError, StaleTableError) as exc:
                 # Who refuses the repeat for no reason of a store's knows nothing of the lost try.
-                if tries.may_be_done and type(exc) in (AiovecError, ConfigError):
-                    raise OutcomeUnknownError(self.target, str(exc)) from exc
+                plain = type(exc) in (AiovecError, ConfigError, StaleTableError)
+                if call.may_be_done and plain:
+                    reason = str(exc) or "the table was altered before the call could be repeated"
+                    raise OutcomeUnknownError(self.target, reason) from exc
                 raise
 
-    async def _try(
-        self,
-        request: Request,
-        kind: str,
-        body: memoryview,
-        key: str | None,
-        *,
-        retried: bool = False,
-    ) -> Answer:
-        async with self._response(request, kind, body, key, retried=retried) as response:
-            if response.status not in _DONE:
-                await self._refuse(response, len(body), writes=key is not None)
-            content_type = response.content_type if response.status != 204 else ""
-            if key is None and content_type and content_type not in _OURS:
-                raise not_a_server(self.target, f"it answers with {content_type}")
-            most = _LARGEST_ANSWER if key is None else _LARGEST_OUTCOME
-            data = await read_body(response, most)
-        if not content_type:
+    async def _try(self, call: _Call) -> Answer:
+        async with self._response(call) as response:
+            length = response.content_length or 0
+            if length > _LARGEST_ANSWER:
+                why = f"its answer has {length:,} bytes; ask for fewer rows at once, or export"
+                raise NoAnswerError(why, "never", sent=True)
+            data = await response.read()
+        if response.status == 204:
             return Answer(None)
         try:
-            value = await hop(weight(data), decode, content_type, data)
+            value = await hop(weight(data), decode, response.content_type, data)
         except WireError as exc:
-            raise self.unreadable(exc, writes=key is not None) from exc
+            raise self.unreadable(exc, writes=call.request.writes) from exc
         return Answer(value, response.headers.get("ETag", "").strip('"'))
 
     def unreadable(self, exc: Exception, *, writes: bool = False) -> AiovecError:
         """Return the error for an answer that does not fit the call."""
-        reason = f"the server's answer cannot be used: {exc}"
         if writes:
-            return OutcomeUnknownError(self.target, reason)
-        return CorruptStoreError(self.target, reason)
-
-    async def _place(self) -> tuple[aiohttp.ClientSession, str, dict[str, str]]:
-        """Return a session for the server, its URL, and the key of one that was started."""
-        url, path, headers = self._url, None, {}
-        if self._autostart is not None:
-            server = await self._autostart.server()
-            url, path = server.url, server.socket
-            if server.key:
-                headers = {"Authorization": f"Bearer {server.key}"}
-        if path not in self._sessions:
-            self._sessions[path] = new_session(self.settings, path)
-        return self._sessions[path], url, headers
-
-    def look_again(self) -> None:
-        """After a lost request: the server may have died, and another one been started."""
-        if self._autostart is not None:
-            self._autostart.lost()
-
-    async def _refuse(self, response: aiohttp.ClientResponse, size: int, *, writes: bool) -> None:
-        if response.status == 401 and self._autostart is not None:
-            raise NoAnswerError(
-                "another server has taken the place of the one", "reachable", sent=False
-            )
-        await refuse(response, self.target, size, writes=writes)
+            return OutcomeUnknownError(self.target, f"the server's answer cannot be used: {exc}")
+        return not_a_server(self.target, f"its answer cannot be used: {exc}")
 
     @contextlib.asynccontextmanager
-    async def _response(
-        self,
-        request: Request,
-        kind: str,
-        body: memoryview,
-        key: str | None,
-        *,
-        retried: bool = False,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        session, url, key_header = await self._place()
-        headers = {**self._headers, **key_header}
-        if kind:
-            headers["Content-Type"] = kind
-            headers["Content-Length"] = str(len(body))  # by which the server may refuse it at once
-        if request.state is not None:
-            headers["If-Match"] = f'"{request.state}"'
-        if key is not None:
-            headers["Idempotency-Key"] = key
-            if retried:
-                headers["Idempotency-Retry"] = "1"
+    async def _response(self, call: _Call) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request, and give its answer if that is a success."""
+        url, path, headers, request = self._url, None, call.headers, call.request
+        if self.autostart is not None:
+            server = await self.autostart.server()
+            url, path = server.url, server.socket
+            if server.key:
+                headers = {**headers, "Authorization": f"Bearer {server.key}"}
+        if path not in self._sessions:
+            self._sessions[path] = _new_session(path)
         query = f"?{urlencode(request.query)}" if request.query else ""
-        begun = False
         try:
-            async with session.request(
+            async with self._sessions[path].request(
                 request.method,
                 f"{url}{request.path}{query}",
-                data=(bytes(body) or None) if len(body) <= _PART else _parts(body),
+                data=(bytes(call.body) or None) if len(call.body) <= _PART else _parts(call.body),
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
@@ -238,118 +173,59 @@ class Client:
                     sock_read=None if request.long else self.settings.idle_timeout,
                 ),
             ) as response:
-                begun = True
+                if response.status not in _DONE:
+                    await refuse(response, self.target, len(call.body), writes=request.writes)
                 yield response
-        except (aiohttp.ClientSSLError, aiohttp.InvalidURL) as exc:
-            raise ConfigError(
-                f"{self.target}: {_reason(exc)}; correct the address, or the server's certificate",
-                key="target",
-            ) from exc
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
             raise NoAnswerError(_reason(exc), "reachable", sent=False) from exc
         except aiohttp.SocketTimeoutError as exc:
-            raise NoAnswerError(_reason(exc), "no: silent", sent=True) from exc
+            raise NoAnswerError(_reason(exc), "never", sent=True) from exc
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise NoAnswerError(_reason(exc), "reachable", sent=True) from exc
-        except RuntimeError as exc:  # "Session is closed", "Connection closed."
-            if not session.closed:
-                raise
-            raise NoAnswerError(_reason(exc), "reachable", sent=begun) from exc
 
     async def _revoke(self, key: str) -> None:
         """Cancel a write at the server, and wait until it has ended there."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_REVOKING):
-                request = Request("DELETE", f"/writes/{key}")
-                await self._try(request, "", memoryview(b""), None)
-
-    # An export
+                await self._try(_Call(self, Request("DELETE", f"/writes/{key}")))
 
     async def stream(self, request: Request) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """Yield the batches of an export as they come, each behind the stream's first message.
 
         The server waits for who reads slowly.
         """
-        self.check_open()
-        kind, body = await hop(weight(request.body), encode, request.body, None)
-        tries = _Tries(self)
+        self._check_open()
+        call = _Call(self, request)
+        await call.encode()
+        given = False
         while True:
-            batches = self._batches(request, kind, body)
             try:
-                first = await anext(batches, None)
-            except NoAnswerError as exc:
-                await tries.wait_after(exc)
-            else:
-                break
-        async with contextlib.aclosing(batches):
-            while first is not None:
-                yield first
-                del first
-                try:
-                    first = await anext(batches, None)
-                except NoAnswerError as exc:
-                    self.check_open()
-                    raise AiovecError(
-                        f"the export from {self.target} broke off: {exc}; go on from the last "
-                        "batch's cursor"
-                    ) from exc
-                self.check_open()
-
-    async def _batches(
-        self, request: Request, kind: str, body: memoryview
-    ) -> AsyncGenerator[tuple[bytes, bytes], None]:
-        async with self._response(request, kind, body, None) as response:
-            if response.status != 200:
-                await self._refuse(response, len(body), writes=False)
-            try:
-                head = b""
-                while data := await self._message(response):
-                    if head:
+                async with self._response(call) as response:
+                    head = await read_message(response.content)
+                    while data := await read_message(response.content):
+                        given = True
                         yield head, data
-                    else:
-                        head = data
-                await response.content.read()  # its end, by which the connection can be kept
-            except asyncio.IncompleteReadError as exc:
-                raise NoAnswerError("the answer was cut off", "reachable", sent=True) from exc
+                    await response.read()  # its end, by which the connection can be kept
+                    return
             except WireError as exc:
                 raise self.unreadable(exc) from exc
-            finally:
-                if not response.content.at_eof():
-                    response.close()  # the server stops reading the table
+            except NoAnswerError as exc:
+                if not given:
+                    await call.wait_after(exc)
+                    continue
+                self._check_open()
+                raise AiovecError(
+                    f"the export from {self.target} broke off: {exc}; go on from the last "
+                    "batch's cursor"
+                ) from exc
 
-    async def _message(self, response: aiohttp.ClientResponse) -> bytes:
-        """Return a message of an Arrow IPC stream; empty at its end."""
-        head = await response.content.readexactly(HEAD)
-        if not (length := metadata_length(head)):
-            return b""
-        metadata = await self._read_length(response, length)
-        rest = await self._read_length(response, message_length(bytes(metadata)))
-        return b"".join((head, metadata, rest))
-
-    async def _read_length(self, response: aiohttp.ClientResponse, length: int) -> bytearray:
-        if not 0 <= length <= _LARGEST_ANSWER:
-            raise AiovecError(
-                f"a batch from {self.target} would have more than {_LARGEST_ANSWER:,} bytes; "
-                "export with a smaller batch_size"
-            )
-        data = bytearray()
-        while len(data) < length:
-            part = await response.content.read(min(length - len(data), _PART))
-            if not part:
-                raise NoAnswerError("the answer was cut off", "reachable", sent=True)
-            data += part
-        return data
-
-    # The end
-
-    def check_open(self) -> None:
-        """Raise StoreClosedError once the store is closed."""
-        if self._closed:
+    def _check_open(self) -> None:
+        if self.closed:
             raise StoreClosedError(self.target)
 
     async def close(self) -> None:
         """Wait for the writes that are under way, then end everything else."""
-        self._closed = True
+        self.closed = True
         self._turns.close(StoreClosedError(self.target))
         while self._writes:
             await asyncio.wait(self._writes)
@@ -357,23 +233,44 @@ class Client:
             await session.close()
 
 
-class _Tries:
-    """The tries of one call: the waits between them, and the error when there is no further one."""
+class _Call:
+    """A request and its tries: the waits between them, and the error if there is no further one."""
 
-    def __init__(self, client: Client, *, writes: bool = False, once: bool = False) -> None:
+    def __init__(self, client: Client, request: Request, *, once: bool = False) -> None:
+        self.request = request
+        self.headers = dict(client.headers)
+        self.body = memoryview(b"")
+        self.key = uuid.uuid4().hex if request.writes else ""
         self.may_be_done = False
         """True if the write may have been done by a try that had no answer."""
         self.deadline = current_deadline(client.settings.busy_timeout)
         self._client = client
-        self._writes = writes
         self._reconnects = 0.0 if once else client.settings.reconnect_timeout
         self._lost_since: float | None = None
-        self._waits = _waits()
+        self._wait = _FIRST_WAIT
+
+    async def encode(self) -> None:
+        """Make the headers and the body."""
+        request = self.request
+        long = weight(request.body, request.rows)
+        kind, self.body = await hop(long, encode, request.body, request.rows)
+        if kind:
+            self.headers["Content-Type"] = kind
+            # By which the server may refuse it at once.
+            self.headers["Content-Length"] = str(len(self.body))
+        if request.state is not None:
+            self.headers["If-Match"] = f'"{request.state}"'
+        if self.key:
+            self.headers["Idempotency-Key"] = self.key
 
     async def wait_after(self, exc: NoAnswerError) -> None:
         """Wait until it is time for another try, or raise why there is none."""
-        client, left = self._client, -1.0
-        client.look_again()
+        client, left = self._client, 0.0
+        if client.autostart is not None:  # it may have died, and another one been started
+            client.autostart.lost()
+        if exc.sent and self.request.writes:
+            self.may_be_done = True
+            self.headers["Idempotency-Retry"] = "1"
         if exc.again == "free":
             left = self.deadline.left()
         elif exc.again == "reachable":
@@ -381,39 +278,54 @@ class _Tries:
             now = time.monotonic()
             self._lost_since = self._lost_since or now
             left = self._lost_since + self._reconnects - now
-        # The last try is at the end of the time, unless the server wants a longer wait.
-        wait = max(min(next(self._waits), left), exc.after or 0.0)
-        if exc.again == "reachable":  # what a proxy asks for may be a guess
-            wait = min(wait, left)
-        self.may_be_done |= exc.sent and self._writes
-        self._check_open(exc)
-        if left <= 0 or wait > left:
+        # By chance, so that many clients spread out. The last try is at the end of the time,
+        # unless the server wants a longer wait.
+        wait = max(min(self._wait * random.uniform(0.5, 1.0), left), exc.after)
+        self._wait = min(2 * self._wait, _LONGEST_WAIT)
+        if client.closed or left <= 0 or wait > left:
             raise self._error(exc) from exc
         await asyncio.sleep(wait)
-        self._check_open(exc)
+        if client.closed:
+            raise self._error(exc) from exc
 
     def _error(self, exc: NoAnswerError) -> AiovecError:
         """Return the error for a call without a further try."""
         target = self._client.target
         if self.may_be_done:
             return OutcomeUnknownError(target, str(exc))
-        if exc.again in ("free", "no: late"):
+        if self._client.closed:
+            return StoreClosedError(target)
+        if exc.again in ("free", "late"):
             return self.deadline.error(str(exc))
-        if exc.again == "no: large":
-            return AiovecError(
-                f"{exc}, from {target}; ask for fewer rows or fields at once, or export"
-            )
         if exc.sent:
             return AiovecError(f"the server at {target} did not answer: {exc}")
         return AiovecError(f"no server answers at {target}: {exc}; is it running? (aiovec serve)")
 
-    def _check_open(self, exc: Exception) -> None:
-        try:
-            self._client.check_open()
-        except StoreClosedError as closed:
-            if self.may_be_done:
-                raise OutcomeUnknownError(self._client.target, str(exc)) from exc
-            raise closed from exc
+
+def _new_session(path: str | None) -> aiohttp.ClientSession:
+    """Return a session, whose connections go to a Unix socket if a path is given."""
+    # Without a limit: the client bounds its calls itself.
+    connector: aiohttp.BaseConnector
+    if path is not None:
+        connector = aiohttp.UnixConnector(path, limit=0, keepalive_timeout=_KEEP_ALIVE)
+    else:
+        connector = aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=_KEEP_ALIVE, socket_factory=_socket
+        )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        read_bufsize=_BUFFER,
+        skip_auto_headers=("Accept-Encoding",),
+    )
+
+
+def _socket(address: Any) -> socket.socket:
+    """Return a socket that notices, in its system's time, when the other machine is gone."""
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return made
 
 
 async def _parts(body: memoryview) -> AsyncIterator[bytes]:
@@ -426,21 +338,12 @@ def _key_of(settings: RemoteSettings) -> str:
     """Return the API key, without the line's end of the file that it may come from."""
     key = settings.api_key.strip()
     if not _KEY.fullmatch(key):
+        accepted = "visible ASCII characters"
         raise ConfigError(
-            "the API key of the remote backend has a character in it that no header carries; an "
-            "API key has visible ASCII characters alone, without spaces",
-            key="retrieval.remote.api_key",
-            accepted="visible ASCII characters",
-        )
+            f"the API key of the remote backend has to be of {accepted} alone, without spaces",
+            key="retrieval.remote.api_key", accepted=accepted,
+        )  # fmt: skip
     return key
-
-
-def _waits() -> Any:
-    """Yield growing waits, each with a share of chance, so that many clients spread out."""
-    wait = _FIRST_WAIT
-    while True:
-        yield wait * random.uniform(0.5, 1.0)
-        wait = min(2 * wait, _LONGEST_WAIT)
 
 
 def _reason(error: BaseException) -> str:

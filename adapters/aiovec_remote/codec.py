@@ -1,11 +1,11 @@
 """Bodies of requests and answers: JSON, and Arrow with the JSON in the metadata of its schema.
 
-The server's types are trusted: another one is a server's fault. Blocking, and for large bodies slow
-enough to need a thread.
+The server's types are trusted: another one is a server's fault. Large bodies need a thread.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from itertools import accumulate, pairwise
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pyarrow as pa
 
@@ -24,8 +25,6 @@ from aiovec.errors import InvalidArgumentError
 JSON = "application/json"
 # Ends an Arrow IPC stream.
 _END = b"\xff\xff\xff\xff\0\0\0\0"
-HEAD = 8
-"""Bytes in front of a message of an Arrow IPC stream: a mark, and the length of its metadata."""
 
 
 class WireError(Exception):
@@ -61,11 +60,11 @@ _ENCODER = json.JSONEncoder(
 )
 
 
-def decode(content_type: str, data: bytes | bytearray) -> Any:
+def decode(content_type: str, data: bytes) -> Any:
     """Return what an answer holds: JSON, or rows that Arrow has validated."""
     try:
         if content_type == JSON:
-            return json.loads(bytes(data))
+            return json.loads(data)
         if content_type != ARROW:
             raise WireError(f"it is of the type {content_type!r:.80}")
         return read_rows(data)
@@ -136,19 +135,18 @@ def values_read(values: Sequence[Any], field: Field | None) -> list[Value]:
 # An export: messages of one stream
 
 
-def metadata_length(head: bytes) -> int:
-    """Return the length of a message's metadata; 0 at the end of the stream."""
-    mark, length = struct.unpack("<II", head)
-    if mark != 0xFFFFFFFF:
-        raise WireError("a part of the export begins with unknown bytes")
-    return int(length)
-
-
-def message_length(metadata: bytes) -> int:
-    """Return the length of a message's body, by its metadata."""
+async def read_message(body: aiohttp.StreamReader) -> bytes:
+    """Return the next message; empty at the end of the stream."""
     try:
-        return body_length(metadata)
-    except (struct.error, IndexError) as exc:
+        head = await body.readexactly(8)  # a mark, and the length of the metadata
+        mark, length = struct.unpack("<II", head)
+        if mark != 0xFFFFFFFF:
+            raise WireError("a part of the export begins with unknown bytes")
+        if not length:
+            return b""
+        metadata = await body.readexactly(length)
+        return b"".join((head, metadata, await body.readexactly(body_length(metadata))))
+    except (asyncio.IncompleteReadError, struct.error, IndexError) as exc:
         raise WireError("a part of the export cannot be read") from exc
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,14 +55,8 @@ def _of_server(address: str) -> Iterator[Finding]:
             yield Finding(f"server's {name}", f"{told[name]!s:.60}")
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 def _health(address: str) -> dict[str, Any]:
-    opener = urllib.request.build_opener(_NoRedirects())
-    with opener.open(f"{address}/health", timeout=_PATIENCE) as answer:
+    with urllib.request.urlopen(f"{address}/health", timeout=_PATIENCE) as answer:
         told = json.loads(answer.read(_LONGEST))
     if type(told) is not dict:
         raise ValueError("it answers, but is no aiovec server")

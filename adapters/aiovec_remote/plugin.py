@@ -49,12 +49,12 @@ class RemotePlugin(BackendPlugin):
             target = f"http{mark}{rest}"
         try:
             url = urlsplit(target)
-            port = url.port
-        except ValueError as exc:
-            raise ConfigError(f"{shown}: is no address of a server", key="target") from exc
-        if url.scheme.lower() not in ("http", "https") or not url.hostname or port == 0:
+            usable = url.scheme.lower() in ("http", "https") and url.hostname and url.port != 0
+        except ValueError:
+            usable = False
+        if not usable or any(char.isspace() or not char.isprintable() for char in target):
             raise ConfigError(
-                f"{shown}: is no address of a server", key="target", accepted="http://host:port"
+                f"{shown!r} is no address of a server", key="target", accepted="http://host:port"
             )
         if "@" in url.netloc or url.query or url.fragment:
             raise ConfigError(
@@ -62,8 +62,6 @@ class RemotePlugin(BackendPlugin):
                 "api_key of [retrieval.remote], or AIOVEC_RETRIEVAL__REMOTE__API_KEY",
                 key="target", accepted="http://host:port",
             )  # fmt: skip
-        if any(char.isspace() or not char.isprintable() for char in target):
-            raise ConfigError(f"{shown!r}: has white space in it", key="target")
         return Location(self.name, target.rstrip("/"))
 
     def findings(self, location: Location | None) -> Sequence[Finding]:

@@ -7,29 +7,27 @@ from typing import Any, Literal
 
 import aiohttp
 
-from aiovec._embed.failures import retry_after_of
-from aiovec._http.problems import error_of, was_begun
+from aiovec._http.problems import MEDIA_TYPE, error_of
 from aiovec.backend.contract import StaleTableError
 from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError
 
-_PROBLEM = "application/problem+json"
 _BUSY = frozenset({429, 503})
-_LONGEST_PROBLEM = 1_000_000
+# The names of errors that a busy server answers with for the moment; one of HTTP alone has none.
+_PASSING = frozenset({None, "", "StoreBusyError", "StoreClosedError"})
 
-Again = Literal["reachable", "free", "no: late", "no: silent", "no: large"]
-"""What a further try waits for: a server that can be reached, or has room; or why there is none."""
+Again = Literal["reachable", "free", "late", "never"]
+"""What a further try waits for: a server that can be reached, or has room. The last two have none:
+the call took the server too long, or its answer cannot be had."""
 
 
 class NoAnswerError(Exception):
     """A try without an outcome.
 
     ``sent`` tells whether the server may have done the call, ``again`` what a further try waits
-    for, and ``after`` the seconds that the server or a proxy asks to wait.
+    for, and ``after`` the seconds that the server asks to wait.
     """
 
-    def __init__(
-        self, reason: str, again: Again, *, sent: bool, after: float | None = None
-    ) -> None:
+    def __init__(self, reason: str, again: Again, *, sent: bool, after: float = 0.0) -> None:
         self.again = again
         self.sent = sent
         self.after = after
@@ -39,33 +37,27 @@ class NoAnswerError(Exception):
 async def refuse(response: aiohttp.ClientResponse, target: str, size: int, *, writes: bool) -> None:
     """Raise what an answer means that is no success; ``size`` is the request's."""
     status = response.status
-    after = retry_after_of(response.headers)
-    data = await read_part(response, _LONGEST_PROBLEM)
-    if 300 <= status < 400:
-        raise ConfigError(
-            f"{target} answers with a redirect (HTTP {status}), which is not followed; use the "
-            "address of the aiovec server itself",
-            key="target",
-        )
-    if response.content_type != _PROBLEM:
+    if response.content_type != MEDIA_TYPE:
         text = f"HTTP {status} with {response.content_type}"
         if status >= 500 or status in _BUSY:  # the server behind it may have done the call
-            raise NoAnswerError(f"a proxy says {text}", "reachable", sent=True, after=after)
-        raise not_a_server(target, text)
-    problem = _json_object(data)
-    if was_begun(problem):
+            raise NoAnswerError(f"a proxy says {text}", "reachable", sent=True)
+        raise not_a_server(target, f"{text}, a redirect" if 300 <= status < 400 else text)
+    problem = _json_object(await response.read())
+    if problem.get("begun"):
         raise NoAnswerError("the server stopped before the call had ended", "reachable", sent=True)
-    error = error_of(problem, target=target)
     if status == 412:
         raise StaleTableError
-    if status in _BUSY and _is_passing(problem):
-        raise NoAnswerError(str(error), "free", sent=False, after=after)
+    error, name = error_of(problem, target=target), problem.get("error")
+    if status in _BUSY and name in _PASSING:
+        after = response.headers.get("Retry-After", "")
+        seconds = float(after) if after.isdecimal() else 0.0
+        raise NoAnswerError(str(error), "free", sent=False, after=seconds)
     if status == 504:
-        raise NoAnswerError(str(error), "no: late", sent=True)
-    if writes and status >= 500 and not problem.get("error"):  # it failed anywhere in the write
+        raise NoAnswerError(str(error), "late", sent=True)
+    if writes and status >= 500 and not name:  # it failed anywhere in the write
         reason = f"the server says HTTP {status}: {error}"
-        raise NoAnswerError(reason, "reachable", sent=True, after=after)
-    raise error if problem.get("error") else _plain(status, str(error), target, size)
+        raise NoAnswerError(reason, "reachable", sent=True)
+    raise error if name else _plain(status, str(error), target, size)
 
 
 def not_a_server(target: str, reason: str) -> ConfigError:
@@ -90,36 +82,9 @@ def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
     return AiovecError(f"the server at {target} says HTTP {status}: {detail}")
 
 
-async def read_part(response: aiohttp.ClientResponse, most: int) -> bytearray:
-    """Return the body; of one of more bytes a part that has more, and close the connection."""
-    data = bytearray()
-    async for part in response.content.iter_any():
-        data += part
-        if len(data) > most:
-            response.close()
-            break
-    return data
-
-
-async def read_body(response: aiohttp.ClientResponse, most: int) -> bytearray:
-    """Return the body; of one of more bytes raise NoAnswerError, and close the connection."""
-    data = bytearray()
-    if (response.content_length or 0) <= most:
-        data = await read_part(response, most)
-        if len(data) <= most:
-            return data
-    response.close()
-    raise NoAnswerError(f"the server's answer has more than {most:,} bytes", "no: large", sent=True)
-
-
-def _json_object(data: bytearray) -> dict[str, Any]:
+def _json_object(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(bytes(data))
+        found = json.loads(data)
     except (ValueError, RecursionError):
         return {}
     return found if type(found) is dict else {}
-
-
-def _is_passing(problem: dict[str, Any]) -> bool:
-    """Return whether a refusal is one of the moment: limits, and a store that is busy or closes."""
-    return problem.get("error", "") in ("", "StoreBusyError", "StoreClosedError")
