@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 from .._filters import Expr, bind
 from .._filters.tree import In, IsNull, Ref, all_of, any_of
@@ -24,7 +24,6 @@ from .._model.arrays import Float32Array
 from .._model.records import Hit
 from .._model.results import Results, columns_of
 from .._model.schema import Schema
-from .._telemetry.calls import Operation
 from .._text.query import TextClause, check_phrases, parse, text_fields
 from ..backend.contract import (
     Backend,
@@ -65,6 +64,28 @@ _T = TypeVar("_T")
 
 Marks = tuple[str, str]
 _MARKS = ("<mark>", "</mark>")
+
+
+class SearchArguments(TypedDict, total=False):
+    """The arguments that every search takes; ``VectorStore.search`` explains them."""
+
+    select: Iterable[str] | None
+    include_vector: bool
+    diversity: float | None
+    rerank: Rerank | None
+    fetch_k: int | None
+    min_score: float | None
+    group_by: str | None
+    per_group: int
+
+
+class VectorArguments(SearchArguments, total=False):
+    """The arguments that every search by vector takes."""
+
+    model: str | None
+    exact: bool
+    tuning: Tuning | None
+    max_distance: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +313,9 @@ class Answer:
     hits: list[list[Hit]] = field(default_factory=list)
     groups: dict[str, Group] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return sum(map(len, self.hits))
+
     def ranking(self, found: Found, limit: int, *, by_vector: bool) -> Ranking:
         """Return the order of an answer's rows, and note their groups."""
         plan, options = self.plan, self.plan.options
@@ -327,14 +351,16 @@ class Answer:
         return hits if least is None else [hit for hit in hits if hit.score >= least]
 
 
+Ask = Callable[[Backend, TableHandle, Plan], Awaitable[Answer]]
+
+
 async def answer(
     engine: Engine,
     handle: TableHandle,
-    operation: Operation,
     options: SearchOptions,
     effort: int,
     plan: Callable[[Backend, TableHandle, SearchOptions], Plan],
-    ask: Callable[[Backend, TableHandle, Plan], Awaitable[Answer]],
+    ask: Ask,
 ) -> Answer:
     """Plan a search and ask the backend, when it is its turn."""
     # Searches by words take little, and have a queue of their own.
@@ -343,9 +369,7 @@ async def answer(
         if options.where is not None:
             effort += weight_of(options.where)
         planned = await hop(effort, plan, engine.backend, handle, options)
-        found = await ask(engine.backend, handle, planned)
-    operation.rows = sum(map(len, found.hits))
-    return found
+        return await ask(engine.backend, handle, planned)
 
 
 async def ask_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Answer:

@@ -94,7 +94,6 @@ from ..backend.contract import (
     StaleTableError,
     TableHandle,
     TableStats,
-    Tuning,
 )
 from ..backend.limits import Deadline, current_deadline
 from ..backend.locate import new_path_of
@@ -112,11 +111,13 @@ from ..errors import (
     UnsupportedError,
 )
 from .current import MOST_ATTEMPTS, REFUSALS, Current, Engine, check_same, with_model
-from .rank import RRF, Fusion, Rerank, check_fusion
+from .rank import RRF, Fusion, check_fusion
 from .search import (
     Answer,
-    Plan,
+    Ask,
+    SearchArguments,
     SearchOptions,
+    VectorArguments,
     answer,
     ask_both,
     ask_vectors,
@@ -148,11 +149,6 @@ _WRITES = frozenset(
 )  # fmt: skip
 # The calls that are done once under a key.
 _ONCE = (_WRITES | {"create_table"}) - {"optimize"}
-
-
-def _as_it_is(outcome: int | None) -> Any:
-    """Return the outcome that was kept of a write, which is its result."""
-    return outcome
 
 
 class VectorStore:
@@ -262,7 +258,7 @@ class VectorStore:
 
     async def ping(self) -> None:
         """Reach the store, or raise why not."""
-        await self._call(Operation("ping"), lambda engine: engine.backend.ping())
+        await self._call("ping", None, lambda engine: engine.backend.ping())
 
     def table(self, name: str) -> Table:
         """A light handle: ``store.table("docs").search(vector)``. Reads nothing."""
@@ -307,7 +303,7 @@ class VectorStore:
                         raise
             await check_same(engine, table, wanted)
 
-        await self._call(Operation("create_table", table), create)
+        await self._call("create_table", table, create)
 
     async def _with_model_of_embedder(
         self, engine: Engine, table: str, schema: Schema, embed: Embed
@@ -417,7 +413,7 @@ class VectorStore:
             await change(engine.backend, handle)
             engine.forget(table)
 
-        await self._on_table(Operation(name, table), alter)
+        await self._on_table(name, table, alter)
 
     async def rename_table(self, old: str, new: str) -> None:
         """Give a table another name. Rows, schema, indexes and the change feed stay.
@@ -433,7 +429,7 @@ class VectorStore:
             engine.forget(new)
             await engine.backend.rename_table(old, new)
 
-        await self._call(Operation("rename_table", old), rename)
+        await self._call("rename_table", old, rename)
 
     async def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
         """Drop the table and all its rows."""
@@ -448,11 +444,11 @@ class VectorStore:
                 if not missing_ok:
                     raise
 
-        await self._call(Operation("drop_table", table), drop)
+        await self._call("drop_table", table, drop)
 
     async def tables(self) -> list[str]:
         """The names of the tables, sorted."""
-        return await self._call(Operation("tables"), lambda engine: engine.backend.tables())
+        return await self._call("tables", None, lambda engine: engine.backend.tables())
 
     async def schema(self, table: str) -> Schema:
         """The table's schema as it is now."""
@@ -466,7 +462,7 @@ class VectorStore:
             handle = await engine.open_table(table, fresh=True)
             return handle.schema, engine.state_of(handle)
 
-        return await self._call(Operation("schema", table), read)
+        return await self._call("schema", table, read)
 
     # Writing
 
@@ -517,13 +513,7 @@ class VectorStore:
         writing = RowsToWrite(
             held, model, on_conflict, checked=isinstance(rows, NewRows), embed=self._embed
         )
-        operation = Operation(call, table)
-
-        async def write(engine: Engine, handle: TableHandle) -> int:
-            operation.rows = await writing.write(engine, handle)
-            return operation.rows
-
-        return await self._on_table(operation, write)
+        return await self._on_table(call, table, writing.write, rows=int)
 
     async def _embed(
         self,
@@ -586,7 +576,6 @@ class VectorStore:
             fields = dict(fields)  # its owner may change it while the call waits
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
         effort = weight(fields, *fields) if isinstance(fields, dict) else 0
-        operation = Operation("update", table)
 
         async def update(engine: Engine, handle: TableHandle) -> int:
             values, payload = await hop(effort, check_patch, fields, handle.schema)
@@ -597,12 +586,11 @@ class VectorStore:
                 made = await vector_of_update(self._embed, engine, handle, values)
             else:
                 made = query_vector(vector, handle.schema)
-            operation.rows = await engine.backend.update(
+            return await engine.backend.update(
                 handle, values, payload, ids=wanted, where=condition, vector=made
             )
-            return operation.rows
 
-        return await self._on_table(operation, update)
+        return await self._on_table("update", table, update, rows=int)
 
     async def set_vectors(
         self,
@@ -623,55 +611,48 @@ class VectorStore:
         listed = list(listed) if isinstance(listed, (list, tuple)) else listed
         held = await collect_vectors(vectors, self._read_in_thread)
         effort = weight(listed, held)
-        operation = Operation("set_vectors", table)
 
         async def write(engine: Engine, handle: TableHandle) -> int:
             check_model(handle, model)
             schema, backend = handle.schema, engine.backend
             async with backend.writing(len(held) * 4 * schema.dim):
                 wanted, matrix = await hop(effort, check_new_vectors, listed, held, schema)
-                count = len(wanted)
-                operation.rows = count and await backend.set_vectors(handle, wanted, matrix)
-            return operation.rows
+                return await backend.set_vectors(handle, wanted, matrix) if wanted else 0
 
-        return await self._on_table(operation, write)
+        return await self._on_table("set_vectors", table, write, rows=int)
 
     async def delete(self, table: str, ids: Ids) -> int:
         """Delete the rows with these ids; how many were there."""
         wanted = await self._checked_ids(ids, distinct_ids)
-        return await self._delete(Operation("delete", table), wanted, None)
+        return await self._delete("delete", table, wanted, None)
 
     async def delete_where(self, table: str, where: Combinable | str) -> int:
         """Delete the rows that the filter selects; how many there were."""
         if where is None:
             raise InvalidArgumentError("where", where, "a filter; to delete every row pass 'TRUE'")
-        return await self._delete(Operation("delete_where", table), None, where)
+        return await self._delete("delete_where", table, None, where)
 
-    async def _delete(self, operation: Operation, ids: list[str] | None, where: Where) -> int:
+    async def _delete(self, call: str, table: str, ids: list[str] | None, where: Where) -> int:
         async def delete(engine: Engine, handle: TableHandle) -> int:
             if ids is not None and not ids:
                 return 0
             condition = await self._bind(where, handle.schema)
-            operation.rows = await engine.backend.delete(handle, ids=ids, where=condition)
-            return operation.rows
+            return await engine.backend.delete(handle, ids=ids, where=condition)
 
-        return await self._on_table(operation, delete)
+        return await self._on_table(call, table, delete, rows=int)
 
     # Reading
 
     async def exists(self, table: str, ids: Ids) -> set[str]:
         """Return those of the ids that exist."""
         wanted = await self._checked_ids(ids, distinct_ids)
-        operation = Operation("exists", table)
 
         async def exists(engine: Engine, handle: TableHandle) -> set[str]:
             if not wanted:
                 return set()
-            rows = await engine.backend.get(handle, wanted, Columns(()))
-            operation.rows = len(rows.ids)
-            return set(rows.ids)
+            return set((await engine.backend.get(handle, wanted, Columns(()))).ids)
 
-        return await self._on_table(operation, exists)
+        return await self._on_table("exists", table, exists, rows=len)
 
     async def get(
         self,
@@ -689,7 +670,6 @@ class VectorStore:
         asked = await self._checked_ids(ids, check_ids)
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
-        operation = Operation("get", table)
 
         async def get(engine: Engine, handle: TableHandle) -> Results[Record]:
             select = partial(select_columns, include_vector=with_vector)
@@ -704,10 +684,9 @@ class VectorStore:
                 found = {record.id: record for record in chosen.records(rows)}
                 return Results((found[id] for id in asked if id in found), columns=columns)
 
-            operation.rows = len(rows.ids)
             return await hop(weight(rows), records)
 
-        return await self._on_table(operation, get)
+        return await self._on_table("get", table, get, rows=len)
 
     async def find(
         self,
@@ -735,7 +714,6 @@ class VectorStore:
         keys = order_keys(order_by)
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
-        operation = Operation("find", table)
 
         async def find(engine: Engine, handle: TableHandle) -> Results[Record]:
             schema = handle.schema
@@ -747,11 +725,10 @@ class VectorStore:
                 handle, where=condition, order_by=order, limit=limit, offset=offset,
                 columns=chosen.columns,
             )  # fmt: skip
-            operation.rows = len(rows.ids)
             columns = chosen.first_columns(schema)
             return await hop(weight(rows), lambda: Results(chosen.records(rows), columns=columns))
 
-        return await self._on_table(operation, find)
+        return await self._on_table("find", table, find, rows=len)
 
     async def count(self, table: str, where: Where = None) -> int:
         """Return the number of rows, or of those that match the filter."""
@@ -759,7 +736,7 @@ class VectorStore:
         async def count(engine: Engine, handle: TableHandle) -> int:
             return await engine.backend.count(handle, await self._bind(where, handle.schema))
 
-        return await self._on_table(Operation("count", table), count)
+        return await self._on_table("count", table, count)
 
     async def distinct(
         self, table: str, field: str, where: Where = None, limit: int | None = None
@@ -781,11 +758,9 @@ class VectorStore:
             ref = value_ref(handle.schema, field, "field", lists=True)
             condition = await self._bind(where, handle.schema)
             counts = await engine.backend.value_counts(handle, ref, condition, limit)
-            operation.rows = len(counts)
             return await hop(len(counts), _dict_of, field, counts)
 
-        operation = Operation("distinct", table)
-        return await self._on_table(operation, counted)
+        return await self._on_table("distinct", table, counted, rows=len)
 
     async def bounds(
         self, table: str, field: str, where: Where = None
@@ -801,7 +776,7 @@ class VectorStore:
             condition = await self._bind(where, handle.schema)
             return await engine.backend.bounds(handle, ref, condition)
 
-        return await self._on_table(Operation("bounds", table), read)
+        return await self._on_table("bounds", table, read)
 
     def export(
         self,
@@ -884,47 +859,40 @@ class VectorStore:
         *,
         limit: int = 10,
         where: Where = None,
-        select: Iterable[str] | None = None,
-        model: str | None = None,
-        include_vector: bool = False,
-        exact: bool = False,
-        tuning: Tuning | None = None,
-        diversity: float | None = None,
-        rerank: Rerank | None = None,
-        fetch_k: int | None = None,
-        min_score: float | None = None,
-        max_distance: float | None = None,
-        group_by: str | None = None,
-        per_group: int = 1,
+        **options: Unpack[VectorArguments],
     ) -> Results[Hit]:
         """Return the rows nearest to ``vector``, best first, equal ones by id.
 
         Where the table's schema has ``embed``, ``vector`` may be a text, of which the embedder
         makes the vector. A filter selects before the nearest are taken: with enough matching rows
-        there are always ``limit`` hits. ``model`` names the model that made the vector; another
-        than the table's raises ModelMismatchError.
+        there are always ``limit`` hits.
 
-        ``diversity`` and ``rerank`` choose from the best ``fetch_k`` hits, by default four times
-        ``limit``. ``diversity`` from 0 to 1 trades nearness for variety: maximal marginal
-        relevance with ``lambda`` as ``1 - diversity``. ``rerank`` gets the hits, with all their
-        text fields, and gives their new scores, or hits in a new order (a plain function runs in
-        a thread); diversity is applied to what it gives.
+        Further arguments, of all searches:
 
-        Only hits of at least ``min_score``, and at most ``max_distance`` away, count. Both are
-        compared with what the search found, not with the scores of ``rerank``.
+        - ``select``: the names of the fields to read, as in ``find``; ``include_vector=True`` reads
+          the vector too.
+        - ``min_score``: only hits of at least this score count, as the search itself scores them,
+          not ``rerank``.
+        - ``group_by``, a field or ``payload.<key>``: the hits are the best ``per_group`` rows (1)
+          of each of the ``limit`` best values. Rows without a value are a group of their own.
+        - ``diversity`` from 0 to 1 trades nearness for variety: maximal marginal relevance with
+          ``lambda`` as ``1 - diversity``.
+        - ``rerank`` gets the hits, with all their text fields, and gives their new scores, or hits
+          in a new order (a plain function runs in a thread). Diversity is applied to what it gives.
+        - ``fetch_k``: the number of hits from which those two choose, by default four times
+          ``limit``.
 
-        With ``group_by``, a field or ``payload.<key>``, the hits are the best ``per_group`` rows
-        of each of the ``limit`` best values. Rows without a value are a group of their own.
+        Of searches by vector:
+
+        - ``model``: the name of the model that made the vector; another than the table's raises
+          ModelMismatchError.
+        - ``max_distance``: only hits at most so far away count.
+        - ``exact=True`` uses no approximate index, and ``tuning`` sets the effort of one.
         """
-        options = SearchOptions(
-            limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
-            include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
-            min_score=min_score, max_distance=max_distance, group_by=group_by, per_group=per_group,
-        )  # fmt: skip
-        texts = {0: vector} if isinstance(vector, str) else {}
         found = await self._search(
-            Operation("search", table), options, weight(vector), ask_vectors,
-            queries=partial(one_query, vector), texts=texts,
+            "search", table, SearchOptions(limit=limit, where=where, **options), weight(vector),
+            ask_vectors, queries=partial(one_query, vector),
+            texts={0: vector} if isinstance(vector, str) else {},
         )  # fmt: skip
         return found[0]
 
@@ -935,44 +903,30 @@ class VectorStore:
         *,
         limit: int = 10,
         where: Where | Sequence[Where] = None,
-        select: Iterable[str] | None = None,
-        model: str | None = None,
-        include_vector: bool = False,
-        exact: bool = False,
-        tuning: Tuning | None = None,
-        diversity: float | None = None,
-        rerank: Rerank | None = None,
-        fetch_k: int | None = None,
-        min_score: float | None = None,
-        max_distance: float | None = None,
-        group_by: str | None = None,
-        per_group: int = 1,
+        **options: Unpack[VectorArguments],
     ) -> list[Results[Hit]]:
         """Do ``search`` for several vectors or texts, all on the same state of the table.
 
         ``where`` is one filter for all of them, or a sequence with one for each. With
-        ``group_by``, each vector is searched for by itself.
+        ``group_by``, each vector is searched for by itself. The other arguments are those of
+        ``search``.
         """
         if isinstance(where, Sequence) and not isinstance(where, str):
             where = tuple(where)
-        options = SearchOptions(
-            limit=limit, where=where, select=select, model=model, exact=exact,
-            tuning=tuning, include_vector=include_vector, diversity=diversity, rerank=rerank,
-            fetch_k=fetch_k, min_score=min_score, max_distance=max_distance, group_by=group_by,
-            per_group=per_group,
-        )  # fmt: skip
+        checked = SearchOptions(limit=limit, where=where, **options)
         collected = await collect_vectors(vectors, self._read_in_thread)
         return await self._search(
-            Operation("search_many", table), options, weight(collected), ask_vectors,
+            "search_many", table, checked, weight(collected), ask_vectors,
             queries=partial(many_queries, collected), texts=texts_among(collected),
         )  # fmt: skip
 
     async def _search(
         self,
-        operation: Operation,
+        call: str,
+        table: str,
         options: SearchOptions,
         effort: int,
-        ask: Callable[[Backend, TableHandle, Plan], Awaitable[Answer]],
+        ask: Ask,
         *,
         queries: Callable[..., Sequence[Float32Array]] | None = None,
         texts: Mapping[int, str] | None = None,
@@ -990,9 +944,10 @@ class VectorStore:
                 made = await self._vectors_of(engine, handle, texts, options.model)
             vectors = None if queries is None else partial(queries, made=made)
             plan = partial(prepare, words=words, vectors=vectors)
-            return await answer(engine, handle, operation, options, effort, plan, ask)
+            return await answer(engine, handle, options, effort, plan, ask)
 
-        return await finish(await self._on_table(operation, search), self._rerank_places)
+        found = await self._on_table(call, table, search, rows=Answer.__len__)
+        return await finish(found, self._rerank_places)
 
     async def search_like(
         self,
@@ -1001,33 +956,18 @@ class VectorStore:
         *,
         limit: int = 10,
         where: Where = None,
-        select: Iterable[str] | None = None,
-        include_vector: bool = False,
-        exact: bool = False,
-        tuning: Tuning | None = None,
-        diversity: float | None = None,
-        rerank: Rerank | None = None,
-        fetch_k: int | None = None,
-        min_score: float | None = None,
-        max_distance: float | None = None,
-        group_by: str | None = None,
-        per_group: int = 1,
+        **options: Unpack[VectorArguments],
     ) -> Results[Hit]:
         """Return the rows nearest to the row ``id``, which is not among them.
 
-        The options are those of ``search``. InvalidArgumentError where there is no such row, or
-        where it has no vector.
+        The other arguments are those of ``search``. InvalidArgumentError where there is no such
+        row, or where it has no vector.
         """
         text = id_text(id)
         if text is None:
             raise InvalidArgumentError("id", id, "the id of a row: text, a whole number or a UUID")
         (wanted,) = await self._checked_ids(text, check_ids)
-        options = SearchOptions(
-            limit=limit, where=where, select=select, exact=exact, tuning=tuning,
-            include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
-            min_score=min_score, max_distance=max_distance, group_by=group_by, per_group=per_group,
-        )  # fmt: skip
-        operation = Operation("search_like", table)
+        checked = SearchOptions(limit=limit, where=where, **options)
 
         async def search(engine: Engine, handle: TableHandle) -> Answer:
             rows = await engine.backend.get(handle, [wanted], Columns((), vector=True))
@@ -1037,9 +977,9 @@ class VectorStore:
             if vector is None or vector[0] != vector[0]:  # NaN
                 raise InvalidArgumentError("id", id, "the id of a row that has a vector")
             plan = partial(prepare, vectors=lambda _: [vector], left_out=wanted)
-            return await answer(engine, handle, operation, options, 0, plan, ask_vectors)
+            return await answer(engine, handle, checked, 0, plan, ask_vectors)
 
-        found = await self._on_table(operation, search)
+        found = await self._on_table("search_like", table, search, rows=Answer.__len__)
         return (await finish(found, self._rerank_places))[0]
 
     async def _vectors_of(
@@ -1063,16 +1003,9 @@ class VectorStore:
         *,
         limit: int = 10,
         where: Where = None,
-        select: Iterable[str] | None = None,
-        include_vector: bool = False,
         any: bool = False,
         highlight: bool | tuple[str, str] = False,
-        diversity: float | None = None,
-        rerank: Rerank | None = None,
-        fetch_k: int | None = None,
-        min_score: float | None = None,
-        group_by: str | None = None,
-        per_group: int = 1,
+        **options: Unpack[SearchArguments],
     ) -> Results[Hit]:
         """Return the best rows by keywords (BM25) in the fields with ``text=True``.
 
@@ -1084,17 +1017,15 @@ class VectorStore:
         with each match between ``<mark>`` and ``</mark>``, or between two texts of your own. The
         text itself is not escaped for HTML.
 
-        A filter selects before the best are taken. ``diversity``, ``rerank`` and ``fetch_k`` are
-        as in ``search``.
+        A filter selects before the best are taken. The other arguments are those of all searches,
+        which ``search`` explains.
         """
         _check_query(query)
-        options = SearchOptions(
-            limit=limit, where=where, select=select, include_vector=include_vector, any=any,
-            highlight=highlight, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
-            min_score=min_score, group_by=group_by, per_group=per_group,
-        )  # fmt: skip
-        operation = Operation("search_text", table)
-        found = await self._search(operation, options, weight_of(query), ask_words, words=query)
+        if vectors := options.keys() - SearchArguments.__optional_keys__:
+            raise TypeError(f"search_text() got an unexpected keyword argument {min(vectors)!r}")
+        checked = SearchOptions(limit=limit, where=where, any=any, highlight=highlight, **options)
+        effort = weight_of(query)
+        found = await self._search("search_text", table, checked, effort, ask_words, words=query)
         return found[0]
 
     async def search_hybrid(
@@ -1106,20 +1037,9 @@ class VectorStore:
         fusion: Fusion = RRF(),  # noqa: B008 - immutable
         limit: int = 10,
         where: Where = None,
-        select: Iterable[str] | None = None,
-        model: str | None = None,
-        include_vector: bool = False,
-        exact: bool = False,
-        tuning: Tuning | None = None,
         any: bool = True,
         highlight: bool | tuple[str, str] = False,
-        diversity: float | None = None,
-        rerank: Rerank | None = None,
-        fetch_k: int | None = None,
-        min_score: float | None = None,
-        max_distance: float | None = None,
-        group_by: str | None = None,
-        per_group: int = 1,
+        **options: Unpack[VectorArguments],
     ) -> Results[Hit]:
         """Search by keywords and by vector at once, and fuse both lists into one.
 
@@ -1135,18 +1055,13 @@ class VectorStore:
         of the query as it is, with these in it.
         """
         _check_query(query)
-        options = SearchOptions(
-            limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
-            include_vector=include_vector, any=any, highlight=highlight, diversity=diversity,
-            rerank=rerank, fetch_k=fetch_k, min_score=min_score, max_distance=max_distance,
-            group_by=group_by, per_group=per_group,
-        )  # fmt: skip
+        checked = SearchOptions(limit=limit, where=where, any=any, highlight=highlight, **options)
         check_fusion(fusion)
         texts = {0: query} if vector is None else {}
         if isinstance(vector, str):
             texts = {0: vector}
         found = await self._search(
-            Operation("search_hybrid", table), options, weight(vector) + weight_of(query),
+            "search_hybrid", table, checked, weight(vector) + weight_of(query),
             partial(ask_both, fusion=fusion),
             queries=partial(one_query, vector), texts=texts, words=query,
         )  # fmt: skip
@@ -1156,15 +1071,11 @@ class VectorStore:
 
     async def stats(self, table: str) -> TableStats:
         """Return the size and the costs of the table."""
-        return await self._on_table(
-            Operation("stats", table), lambda engine, handle: engine.backend.stats(handle)
-        )
+        return await self._on_table("stats", table, lambda engine, on: engine.backend.stats(on))
 
     async def optimize(self, table: str) -> None:
         """Do now what keeps the table small and fast. Reads and writes go on."""
-        await self._on_table(
-            Operation("optimize", table), lambda engine, handle: engine.backend.optimize(handle)
-        )
+        await self._on_table("optimize", table, lambda engine, on: engine.backend.optimize(on))
 
     async def create_index(
         self,
@@ -1188,24 +1099,19 @@ class VectorStore:
         wait = check_flag("wait", wait)
 
         await self._on_table(
-            Operation("create_index", table),
-            lambda engine, handle: engine.backend.create_index(
-                handle, kind, wait=wait, options=options
-            ),
-        )
+            "create_index", table,
+            lambda engine, on: engine.backend.create_index(on, kind, wait=wait, options=options),
+        )  # fmt: skip
 
     async def indexes(self, table: str) -> list[IndexInfo]:
         """The indexes over the vectors."""
-        return await self._on_table(
-            Operation("indexes", table), lambda engine, handle: engine.backend.indexes(handle)
-        )
+        return await self._on_table("indexes", table, lambda engine, on: engine.backend.indexes(on))
 
     async def drop_index(self, table: str, name: str) -> None:
         """Drop an index."""
         check_words("name", name)
         await self._on_table(
-            Operation("drop_index", table),
-            lambda engine, handle: engine.backend.drop_index(handle, name),
+            "drop_index", table, lambda engine, on: engine.backend.drop_index(on, name)
         )
 
     async def _change_number(self, table: str) -> int | None:
@@ -1217,12 +1123,12 @@ class VectorStore:
             except UnsupportedError:
                 return None
 
-        return await self._on_table(Operation("changes", table), read)
+        return await self._on_table("changes", table, read)
 
     async def versions(self, table: str) -> list[Mapping[str, Any]]:
         """The earlier versions that are kept."""
         return await self._on_table(
-            Operation("versions", table), lambda engine, handle: engine.backend.versions(handle)
+            "versions", table, lambda engine, on: engine.backend.versions(on)
         )
 
     async def restore(self, table: str, version: int) -> None:
@@ -1230,8 +1136,7 @@ class VectorStore:
         if isinstance(version, bool) or not isinstance(version, int):
             raise InvalidArgumentError("version", version, "a whole number")
         await self._on_table(
-            Operation("restore", table),
-            lambda engine, handle: engine.backend.restore(handle, version),
+            "restore", table, lambda engine, on: engine.backend.restore(on, version)
         )
 
     async def backup(self, path: str | Path) -> None:
@@ -1241,7 +1146,7 @@ class VectorStore:
             engine.backend.check_able("backup")
             await engine.backend.backup(await in_thread(new_path_of, path))
 
-        await self._call(Operation("backup"), backup)
+        await self._call("backup", None, backup)
 
     # Inside
 
@@ -1259,35 +1164,40 @@ class VectorStore:
 
     async def _call(
         self,
-        operation: Operation,
+        call: str,
+        table: str | None,
         act: Callable[[Engine], Awaitable[_T]],
-        result: Callable[[int | None], _T] = _as_it_is,
+        rows: Callable[[_T], int] | None = None,
     ) -> _T:
         """Run ``act`` on the backend in use, again where the backend changed.
 
-        ``result`` makes what it returns of the outcome that is kept of a write.
+        ``rows`` gives the number of rows in what it returns, for telemetry.
         """
         self._enter()
-        key = None
-        if operation.name in _WRITES:
-            self._check_writable(operation.name)
-        if operation.name in _ONCE and (key := write_key()) is not None:
-            act = partial(once, key, act, result)
+        if call in _WRITES:
+            self._check_writable(call)
+        if call in _ONCE and (key := write_key()) is not None:
+            act = partial(once, key, act)
         engine = self._current.engine
+        operation = Operation(call, table)
         with Deadline(engine.backend.busy_timeout), span(operation, engine.place):
-            return await self._current.run(act)
+            found = await self._current.run(act)
+            operation.place = self._current.engine.place  # it may have followed a migration
+            operation.rows = None if rows is None else rows(found)
+            return found
 
     async def _on_table(
         self,
-        operation: Operation,
+        call: str,
+        table: str,
         act: Callable[[Engine, TableHandle], Awaitable[_T]],
-        result: Callable[[int | None], _T] = _as_it_is,
+        *,
+        rows: Callable[[_T], int] | None = None,
     ) -> _T:
         """Run ``act`` on a table, again where the table or the backend changed."""
-        table = check_table_name(operation.table)
+        check_table_name(table)
 
         async def on_table(engine: Engine) -> _T:
-            operation.place = engine.place
             handle = await engine.open_table(table)
             try:
                 return await act(engine, handle)
@@ -1295,7 +1205,7 @@ class VectorStore:
                 await engine.check_current(handle)
                 raise
 
-        return await self._call(operation, on_table, result)
+        return await self._call(call, table, on_table, rows)
 
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
         """The ids that a user passed in, read once, as ``check`` gives them."""
@@ -1324,11 +1234,11 @@ def _dict_of(field: str, counts: Sequence[tuple[Value, int]]) -> dict[Value, int
 
 
 def _bound(
-    method: Callable[Concatenate[VectorStore, str, _P], Awaitable[_T]],
-) -> Callable[Concatenate[Table, _P], Awaitable[_T]]:
+    method: Callable[Concatenate[VectorStore, str, _P], _T],
+) -> Callable[Concatenate[Table, _P], _T]:
     """The store's method with the table's name filled in."""
 
-    def call(self: Table, /, *args: _P.args, **kwargs: _P.kwargs) -> Awaitable[_T]:
+    def call(self: Table, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return method(self.store, self.name, *args, **kwargs)
 
     call.__name__ = method.__name__
@@ -1371,6 +1281,7 @@ class Table:
     count = _bound(VectorStore.count)
     distinct = _bound(VectorStore.distinct)
     bounds = _bound(VectorStore.bounds)
+    export = _bound(VectorStore.export)
     search = _bound(VectorStore.search)
     search_many = _bound(VectorStore.search_many)
     search_like = _bound(VectorStore.search_like)
@@ -1378,26 +1289,8 @@ class Table:
     search_hybrid = _bound(VectorStore.search_hybrid)
     stats = _bound(VectorStore.stats)
     optimize = _bound(VectorStore.optimize)
+    create_index = _bound(VectorStore.create_index)
     indexes = _bound(VectorStore.indexes)
     drop_index = _bound(VectorStore.drop_index)
     versions = _bound(VectorStore.versions)
     restore = _bound(VectorStore.restore)
-
-    async def create_index(
-        self, /, kind: str = "auto", *, wait: bool = True, **options: Unpack[IndexOptions]
-    ) -> None:
-        """As ``VectorStore.create_index``."""
-        await self.store.create_index(self.name, kind, wait=wait, **options)
-
-    def export(
-        self,
-        *,
-        batch_size: int = 1000,
-        where: Where = None,
-        select: Iterable[str] | None = None,
-        after: bytes | None = None,
-    ) -> AsyncGenerator[pa.RecordBatch, None]:
-        """As ``VectorStore.export``."""
-        return self.store.export(
-            self.name, batch_size=batch_size, where=where, select=select, after=after
-        )

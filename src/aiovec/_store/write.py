@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -142,20 +142,15 @@ async def vector_of_update(
     return query_vector(vector, schema)
 
 
-async def once(
-    key: WriteKey,
-    write: Callable[[Engine], Awaitable[_T]],
-    result: Callable[[int | None], _T],
-    engine: Engine,
-) -> _T:
-    """Do a write under a key, or return what ``result`` makes of the outcome that was kept of it.
+async def once(key: WriteKey, write: Callable[[Engine], Awaitable[_T]], engine: Engine) -> _T:
+    """Do a write under a key, or return the outcome that was kept of it, which is its result.
 
     OutcomeUnknownError where it may have been done before and nothing tells.
     """
     backend = engine.backend
     kept = await backend.kept(key)
     if kept is not None:
-        return result(kept.outcome)
+        return cast("_T", kept.outcome)
     if call_context().retried and await _forgets(backend):
         raise OutcomeUnknownError(
             backend.target, "this write was asked for before, and its outcome was not kept"
