@@ -27,7 +27,7 @@ from .index.recall import with_effort
 from .layout import column_names
 from .reads import NeedsEveryRow, condition_of, filtered, rows_by_id, rows_of
 from .session import Opened, Session
-from .tuning import MARGIN, Effort, named_effort
+from .tuning import MARGIN, MOST_CANDIDATES, Effort, named_effort
 
 if TYPE_CHECKING:
     from lancedb.query import AsyncVectorQuery
@@ -249,5 +249,8 @@ class Planner:
 
 def _with_index(query: VectorQuery, effort: Effort) -> SearchPlan:
     # With refine Lance reads the vectors of the best codes and ranks by them, without it we do.
-    asked = query.limit if effort.refine else query.limit + MARGIN
+    more: float = 0 if effort.refine else MARGIN
+    if query.tuning is not None and query.tuning.oversample is not None:
+        more = min(query.limit * (query.tuning.oversample - 1), MOST_CANDIDATES)
+    asked = query.limit + math.ceil(more)
     return SearchPlan(asked, exact=False, effort=effort.bounded(asked), indexed=True)

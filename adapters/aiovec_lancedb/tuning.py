@@ -30,7 +30,7 @@ EVERY_PARTITION = 2**20
 
 # For one search, by ``ef`` or ``refine``. Lance takes some 50 bytes for each that it is asked for,
 # however few rows there are, and ends the process where the system has no more.
-_MOST_CANDIDATES = 2**20
+MOST_CANDIDATES = 2**20
 # What is tried of an index that was not measured.
 _UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
 # The refine of a search with a filter, in multiples of the one that was measured without a filter.
@@ -81,7 +81,7 @@ class Effort(_Noted):
     def bounded(self, asked: int) -> Effort:
         """Return what Lance can be told for so many hits, whatever a caller or a file says."""
         nprobes, ef, refine = self.nprobes, self.ef, self.refine
-        most = max(asked, _MOST_CANDIDATES)
+        most = max(asked, MOST_CANDIDATES)
         if nprobes is not None:
             nprobes = min(nprobes, EVERY_PARTITION)
         if refine is not None:

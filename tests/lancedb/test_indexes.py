@@ -145,6 +145,17 @@ async def test_a_search_may_ask_for_another_recall(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+async def test_fewer_vectors_are_read_where_the_index_is_trusted(store: VectorStore) -> None:
+    await filled(store)
+    await store.create_index("notes", "ivf_rq")
+    few = await found_share(store, tuning=Tuning(oversample=1))
+    assert few < await found_share(store, tuning=Tuning(oversample=8))
+    hits = await store.search("notes", QUESTIONS[0], tuning=Tuning(oversample=1))
+    true = {hit.id: hit.distance for hit in await store.search("notes", QUESTIONS[0], limit=ROWS)}
+    assert [hit.distance for hit in hits] == sorted(true[hit.id] for hit in hits)
+
+
+@pytest.mark.slow
 async def test_efforts_beyond_all_reason_take_no_memory(store: VectorStore) -> None:
     """Lance ends the process where it cannot have what ``refine`` asks for."""
     await filled(store, 300)
@@ -152,7 +163,8 @@ async def test_efforts_beyond_all_reason_take_no_memory(store: VectorStore) -> N
         if kind is not None:
             await store.create_index("notes", kind)
         for tuning in (
-            Tuning(refine=10**11), Tuning(ef=2**40), Tuning(nprobes=2**70, ef=2**70, refine=2**70),
+            Tuning(refine=10**11), Tuning(ef=2**40), Tuning(oversample=1e300),
+            Tuning(nprobes=2**70, ef=2**70, refine=2**70),
         ):  # fmt: skip
             with case((kind, tuning)):
                 ids = await found(store, VECTORS[7], limit=3, tuning=tuning)
