@@ -28,7 +28,7 @@ from .logs import log_requests
 from .metrics import Metrics, metrics_endpoint
 from .observing import Observing
 from .page import routes_of_page
-from .security import Security
+from .security import security
 
 
 def create_app(
@@ -70,12 +70,11 @@ def create_app(
         else lifespan(
             target, config=config, read_only=read_only or chosen.read_only, embedders=embedders
         ),
-        # A request is observed, then admitted, then limited: a refused one is in the log, and
-        # takes no turn of those that are served.
+        # A refused request is in the log, too, and its body is read or its connection closed.
         middleware=[
             Middleware(Observing, metrics=metrics, logs=chosen.access_log),
-            Middleware(Security, settings=chosen, keys=keys_of(chosen)),
             Middleware(Limits, settings=chosen),
+            *security(chosen, keys_of(chosen)),
         ],
     )
     app.router.redirect_slashes = False

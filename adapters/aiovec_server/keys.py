@@ -19,7 +19,6 @@ SHORTEST = 16
 """Characters of the shortest key: no fewer can be guessed over a network in a lifetime."""
 LONGEST = 512
 MOST = 1000
-_LARGEST_FILE = 1024 * 1024
 _READ = "read:"
 _WRITE = "write:"
 # What a header may carry without quotes. Neither a space nor a comma, which separate keys.
@@ -96,20 +95,12 @@ def _add(found: dict[str, Access], entry: str, place: str, name: str) -> None:
 
 
 def _lines(place: str) -> list[str]:
-    file = Path(place)
     try:
-        with file.open("rb") as stream:
-            content = stream.read(_LARGEST_FILE + 1)
-        if len(content) > _LARGEST_FILE:
-            raise ConfigError(f"{file} is too large for a file of API keys", file=place)
-        return content.decode("utf-8-sig").splitlines()
-    except OSError as exc:
+        return Path(place).read_text("utf-8-sig").splitlines()
+    except (OSError, ValueError) as exc:  # it is no text
+        reason = exc.strerror if isinstance(exc, OSError) else exc
         raise ConfigError(
-            f"the API keys cannot be read from {file}: {exc.strerror or exc}",
+            f"the API keys cannot be read from {place}: {reason}",
             file=place,
             key="retrieval.server.api_keys_file",
-        ) from exc
-    except ValueError as exc:
-        raise ConfigError(
-            f"{file} is no text of API keys", file=place, key="retrieval.server.api_keys_file"
         ) from exc

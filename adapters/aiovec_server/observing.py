@@ -16,14 +16,16 @@ from aiovec._http.problems import Problem, problem_of
 from aiovec.backend import HttpRequest, watch_request
 from aiovec.backend.threads import in_thread
 
-from .asgi import App, Message, Receive, Scope, Send, header_values, send_problem, state_of_request
+from .asgi import App, Message, Receive, Scope, Send, header_values, state_of_request
 from .logs import ACCESS
 from .metrics import Metrics
+from .problems import problem_response
 
 LOG = logging.getLogger("aiovec.server")
 
 _UNKNOWN = "(none)"  # the route of a request that has none
 _CLIENT_GONE = 499  # the status where the client disconnected: no answer was sent
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Not the system's: to ask it takes the interpreter away from the event loop, and a busy scan gives
@@ -65,7 +67,7 @@ class Observing:
                 headers = [*message.get("headers", ()), (b"x-request-id", id.encode())]
                 if all(name != b"cache-control" for name, _ in headers):
                     # Rows change, and they are for who asked: nobody shall keep them.
-                    headers.append((b"cache-control", b"no-store"))
+                    headers += [(b"cache-control", b"no-store"), _NOSNIFF]
                 await send({**message, "headers": headers})
                 status = message["status"]
                 return
@@ -82,11 +84,12 @@ class Observing:
                     await self._app(scope, receive, named)
                 except asyncio.CancelledError:  # the server stops
                     if not status:
-                        await send_problem(scope, named, _STOPPING, {"connection": "close"})
+                        stopping = problem_response(_STOPPING, headers={"connection": "close"})
+                        await stopping(scope, receive, named)
                 except Exception as exc:  # noqa: BLE001 - whatever it is, no traceback leaves
                     await in_thread(_log_error, id, exc)
                     if not status:
-                        await send_problem(scope, named, problem_of(exc))
+                        await problem_response(problem_of(exc))(scope, receive, named)
                 finally:
                     request.route = getattr(scope.get("route"), "path", None) or None
                     request.status = status or None

@@ -16,6 +16,7 @@ from aiovec.errors import AiovecError
 
 LOG = logging.getLogger("aiovec.server")
 _SERVER_ERROR = 500
+_PASSING = frozenset({429, 503})
 _RETRY_SECONDS = 1
 
 
@@ -39,16 +40,12 @@ def response_of(error: AiovecError | RequestError, store: VectorStore | None = N
         if found.status >= _SERVER_ERROR:
             return _LoggedResponse(found, error)
         return problem_response(found)
-    problem = problem_of_request(error)
+    again = _RETRY_SECONDS if error.status in _PASSING else None
+    problem = Problem.plain(error.status, error.detail, retry_after=again)
     if not error.accepted:
         return problem_response(problem)
     headers = {"accept": ", ".join(error.accepted)} if error.status == 415 else {}
     return problem_response(problem, {"accepted": list(error.accepted)}, headers)
-
-
-def problem_of_request(error: RequestError) -> Problem:
-    again = _RETRY_SECONDS if error.status == 503 else None
-    return Problem.plain(error.status, error.detail, retry_after=again)
 
 
 def problem_response(

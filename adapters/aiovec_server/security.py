@@ -1,9 +1,13 @@
-"""Checks of who asks: a request's Host, Origin and API key, and CORS for chosen pages."""
+"""Checks of who asks: a request's Host, Origin and API key."""
 
 from __future__ import annotations
 
 import ipaddress
 from urllib.parse import urlsplit
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 
 from aiovec._http.problems import Problem, problem_of
 from aiovec.backend.server import ServerSettings
@@ -12,149 +16,138 @@ from aiovec.errors import UnsupportedError
 from .access import Access, access_of
 from .asgi import (
     App,
-    Message,
     Receive,
     Scope,
     Send,
     encoded_slash_problem,
     header_values,
     path_of,
-    raw_headers,
-    refuse_socket,
-    send_problem,
     state_of_request,
 )
 from .keys import Keys
+from .problems import problem_response
 
 _LOOPBACK = frozenset({"localhost", "localhost.localdomain"})
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_PREFLIGHT_SECONDS = "600"
-_EXPOSED = "X-Request-Id, Retry-After, ETag"
 # What a page may send: its key, its body's type, the names of a request and of a write.
 _SENT = (
-    "Authorization, X-API-Key, Content-Type, Accept, X-Request-Id, Idempotency-Key, "
-    "Idempotency-Retry, If-Match"
+    "Authorization", "X-API-Key", "Content-Type", "Accept", "X-Request-Id", "Idempotency-Key",
+    "Idempotency-Retry", "If-Match",
+)  # fmt: skip
+_FOREIGN = (
+    "the request comes from a page of another origin; to let that page in, add its origin to "
+    "cors_origins in [retrieval.server]"
 )
+_BEARER = 'Bearer realm="aiovec"'
+
+
+def security(settings: ServerSettings, keys: Keys) -> list[Middleware]:
+    """Return the middlewares that let chosen pages read, and refuse who may not ask."""
+    origins = [origin.rstrip("/").lower() for origin in settings.cors_origins]
+    found = [Middleware(Security, settings=settings, keys=keys, origins=origins)]
+    if origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
+            allow_headers=_SENT,
+            expose_headers=("X-Request-Id", "Retry-After", "ETag"),
+        )
+        found.insert(0, cors)
+    return found
 
 
 class Security:
     """Lets a request through that names this server, comes from no foreign page, and may do it."""
 
-    def __init__(self, app: App, settings: ServerSettings, keys: Keys) -> None:
+    def __init__(self, app: App, settings: ServerSettings, keys: Keys, origins: list[str]) -> None:
         self._app = app
         self._keys = keys
+        self._origins = origins
         self._read_only = settings.read_only
-        self._hosts = {_host(name) for name in [settings.host, *settings.allowed_hosts]}
+        self._hosts = {_host(name) for name in [settings.host, *settings.allowed_hosts]} | _LOOPBACK
         self._any_host = "*" in settings.allowed_hosts
         # Who listens at all addresses is reached by each, and no name can be rebound to look like
         # an address.
         self._any_address = settings.host.strip("[]") in _WILDCARDS
-        self._origins = {origin.rstrip("/").lower() for origin in settings.cors_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
+            await refusal(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            await refuse_socket(receive, send)
-            return
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        needed = access_of(scope["method"], path_of(scope))
         problem = self._host_problem(scope)
-        headers: dict[str, str] = {}
-        if problem is None:
-            origins = header_values(scope, b"origin")
-            if origins:
-                problem, headers = self._origin_problem(scope, origins)
-            elif _is_foreign(scope):
-                problem = Problem.plain(403, _FOREIGN)
-        if problem is None and headers and _is_preflight(scope):
-            await _answer_preflight(send, headers)
-            return
-        if headers:
-            send = _with_headers(send, headers)
-        if problem is None:
-            problem, more = self._access_problem(scope)
-            if problem is not None:
-                await send_problem(scope, send, problem, more)
-                return
-            problem = encoded_slash_problem(scope)
-        if problem is not None:
-            await send_problem(scope, send, problem)
-            return
-        await self._app(scope, receive, send)
+        if problem is None and self._is_foreign(scope, needed):
+            problem = Problem.plain(403, _FOREIGN)
+        if problem is None and needed is not Access.NONE:
+            if needed is Access.WRITE and self._read_only:
+                hint = "it was started with read_only"
+                problem = problem_of(UnsupportedError("writing", "server's", hint))
+            elif (refusal := self._key_refusal(scope, needed)) is not None:
+                return refusal
+        problem = problem or encoded_slash_problem(scope)
+        return None if problem is None else problem_response(problem)
 
     def _host_problem(self, scope: Scope) -> Problem | None:
         """Refuse names of other hosts: a page whose name was rebound to this machine sends that."""
         given = header_values(scope, b"host")
+        if not given and scope.get("http_version") == "1.0":
+            return None  # no browser speaks it
         if len(given) != 1 or not given[0]:
-            if not given and scope.get("http_version") == "1.0":
-                return None  # no browser speaks it
             return Problem.plain(400, "a request needs one Host header")
         host = _host(given[0])
-        if self._any_host or host in self._hosts or host in _LOOPBACK:
+        if self._any_host or host in self._hosts:
             return None
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
-            pass
-        else:
-            if self._any_address or address.is_loopback:
-                return None
+            address = None
+        if address is not None and (self._any_address or address.is_loopback):
+            return None
         return Problem.plain(
             421,
             "this server does not answer to the name in the Host header; add the name to "
             "allowed_hosts in [retrieval.server]",
         )
 
-    def _origin_problem(
-        self, scope: Scope, origins: list[str]
-    ) -> tuple[Problem | None, dict[str, str]]:
-        """Refuse pages of other origins. Return the headers that let a chosen page read."""
-        origin = origins[0].lower()
-        if len(origins) == 1:
-            if "*" in self._origins or origin in self._origins:
-                return None, {
-                    "access-control-allow-origin": origins[0],
-                    "access-control-expose-headers": _EXPOSED,
-                    "vary": "Origin",
-                }
-            (host,) = header_values(scope, b"host") or [""]
-            if _authority(origin) is not None and _authority(origin) == _authority_of_host(
-                origin, host
-            ):
-                return None, {}
-        return Problem.plain(403, _FOREIGN), {}
+    def _is_foreign(self, scope: Scope, needed: Access) -> bool:
+        """Return whether a page of another origin asks. Links to the page may.
 
-    def _access_problem(self, scope: Scope) -> tuple[Problem | None, dict[str, str]]:
-        needed = access_of(scope["method"], path_of(scope))
-        if needed is Access.NONE:
-            return None, {}
-        if needed is Access.WRITE and self._read_only:
-            hint = "it was started with read_only"
-            return problem_of(UnsupportedError("writing", "server's", hint)), {}
+        Pages of this machine at other ports are of the same site, but of another origin.
+        """
+        origins = header_values(scope, b"origin")
+        if not origins:
+            sites = header_values(scope, b"sec-fetch-site")
+            foreign = any(site in ("cross-site", "same-site") for site in sites)
+            return foreign and needed is not Access.NONE
+        origin = origins[0].lower()
+        if len(origins) == 1 and ("*" in self._origins or origin in self._origins):
+            return False
+        (host,) = header_values(scope, b"host") or [""]
+        return len(origins) > 1 or not _is_own(origin, host.lower())
+
+    def _key_refusal(self, scope: Scope, needed: Access) -> Response | None:
         if not self._keys:
-            return None, {}
+            return None
         given = _credentials(scope)
         granted = self._keys.access(given[0]) if len(given) == 1 else Access.NONE
-        if granted is Access.NONE:
-            detail = (
-                "the API key is not one of this server's"
-                if given
-                else "an API key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY"
-            )
-            return Problem.plain(401, detail), {"www-authenticate": 'Bearer realm="aiovec"'}
         state_of_request(scope)["aiovec_access"] = granted.name.lower()
-        if granted < needed:
+        if granted >= needed:
+            return None
+        status, challenge = 401, _BEARER
+        detail = "an API key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY"
+        if granted is not Access.NONE:
+            status, challenge = 403, f'{_BEARER}, error="insufficient_scope"'
             detail = "this API key may read only, and the request writes"
-            challenge = 'Bearer realm="aiovec", error="insufficient_scope"'
-            return Problem.plain(403, detail), {"www-authenticate": challenge}
-        return None, {}
-
-
-_FOREIGN = (
-    "the request comes from a page of another origin; to let that page in, add its origin to "
-    "cors_origins in [retrieval.server]"
-)
+        elif given:
+            detail = "the API key is not one of this server's"
+        return problem_response(
+            Problem.plain(status, detail), headers={"www-authenticate": challenge}
+        )
 
 
 def _host(text: str) -> str:
@@ -167,61 +160,16 @@ def _host(text: str) -> str:
     return text.rstrip(".")
 
 
-def _authority(url: str) -> tuple[str, int] | None:
+def _is_own(origin: str, host: str) -> bool:
+    """Return whether an origin is that of the server's own page, which the Host header names."""
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-        return None
-    if parts.path or parts.query or parts.fragment or parts.username is not None:
-        return None
-    return parts.hostname, port or _DEFAULT_PORTS[parts.scheme]
-
-
-def _authority_of_host(origin: str, host: str) -> tuple[str, int] | None:
-    """Return the Host header's name and port, read with the scheme of the origin."""
-    return _authority(f"{origin.partition('://')[0]}://{host.lower()}")
-
-
-def _is_foreign(scope: Scope) -> bool:
-    """Return whether a browser says that a page of another origin asks. Links to the page may.
-
-    Pages of this machine at other ports are of the same site, but of another origin.
-    """
-    if access_of(scope["method"], path_of(scope)) is Access.NONE:
+        page = urlsplit(origin)
+        here = urlsplit(f"{page.scheme}://{host}")
+        usual = _DEFAULT_PORTS[page.scheme]
+        same = (page.hostname, page.port or usual) == (here.hostname, here.port or usual)
+    except (ValueError, KeyError):
         return False
-    sites = header_values(scope, b"sec-fetch-site")
-    return any(value in ("cross-site", "same-site") for value in sites)
-
-
-def _is_preflight(scope: Scope) -> bool:
-    return scope["method"] == "OPTIONS" and bool(
-        header_values(scope, b"access-control-request-method")
-    )
-
-
-async def _answer_preflight(send: Send, headers: dict[str, str]) -> None:
-    named = {
-        **headers,
-        "access-control-allow-methods": "GET, HEAD, POST, PUT, PATCH, DELETE",
-        "access-control-allow-headers": _SENT,
-        "access-control-max-age": _PREFLIGHT_SECONDS,
-    }
-    await send({"type": "http.response.start", "status": 204, "headers": raw_headers(named)})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _with_headers(send: Send, headers: dict[str, str]) -> Send:
-    raw = raw_headers(headers)
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *raw]}
-        await send(message)
-
-    return sending
+    return same and origin == f"{page.scheme}://{page.netloc}" and page.username is None
 
 
 def _credentials(scope: Scope) -> list[str]:
