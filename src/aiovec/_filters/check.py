@@ -68,8 +68,8 @@ def bind(where: object, schema: Schema) -> Expr | None:
         return None
     if isinstance(where, Combinable):
         return _Binder(schema, None, {}).bind(where.as_condition())
-    parsed = parse_with_places(where)
-    return _Binder(schema, parsed.text, parsed.places).bind(parsed.expr)
+    expr, places = parse_with_places(where)
+    return _Binder(schema, str(where), places).bind(expr)
 
 
 class _Binder:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from operator import attrgetter
 from typing import NoReturn, TypeVar
 
 from ..errors import FilterError
 from . import patterns
 from . import text as words
-from .tokens import END, Token, Tokens
 from .tree import (
     MAX_DEPTH,
     Compare,
@@ -40,6 +41,7 @@ _MIRRORED: dict[Operator, Operator] = {
     "=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<=",
 }  # fmt: skip
 
+_END = "end"
 _A_CONDITION = "a field, a literal, NOT or '('"
 _A_LITERAL = "a number, 'text', TRUE, FALSE or TIMESTAMP '...'"
 _PREDICATES = ("IN", "BETWEEN", "LIKE", "ILIKE", "CONTAINS", "CONTAINS_TEXT", "STARTSWITH")
@@ -55,86 +57,124 @@ class Place:
     values: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """A tree, and the first position in ``text`` of each condition."""
-
-    text: str
-    expr: Expr
-    places: Mapping[Expr, Place]
-
-
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
 def parse(text: str) -> Expr:
     """Return the tree of a filter text, or raise FilterError with the position and what fits."""
-    return parse_with_places(text).expr
+    return parse_with_places(text)[0]
 
 
-def parse_with_places(text: object) -> Parsed:
-    """Return the tree of a filter text with the positions of its conditions."""
+def parse_with_places(text: object) -> tuple[Expr, Mapping[Expr, Place]]:
+    """Return the tree of a filter text, and the first position in it of each condition."""
     if not isinstance(text, str):
         raise FilterError(f"a filter is text or an expression of F, not {words.shown(text)}")
     if not text.strip():
         raise FilterError("the filter is empty", text=text, position=0, expected=_A_CONDITION)
-    return _Parser(text).parse()
+    parser = _Parser(text)
+    return parser.whole(), parser.places
+
+
+# Possessive quantifiers (*+) never go back, so an unclosed quote costs one pass.
+_TOKEN = re.compile(
+    r"""
+      (?P<timestamp> timestamp \s*+ ' (?P<moment> [^']*+ ) ' )
+    | (?P<number> [+-]? (?: [0-9]++ (?: \. [0-9]*+ )? | \. [0-9]++ ) (?: e [+-]? [0-9]++ )? )
+    | (?P<text> ' [^']*+ (?: '' [^']*+ )*+ ' )
+    | (?P<quoted> " [^"]*+ (?: "" [^"]*+ )*+ " )
+    | (?P<name> [^\W\d] \w*+ )
+    | (?P<symbol> <= | >= | != | <> | == | [=<>(),.\[\]] )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_SPACE = re.compile(r"\s*+")
+_MOST_INT_DIGITS = 25  # more digits than 64 bits need; int() is quadratic in them
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A piece of the text.
+
+    ``kind`` is number, text, timestamp, quoted, name, symbol or end. ``word`` is a name in upper
+    case, for comparing with keywords; it is empty for the others. ``value`` is what the quotes
+    hold, or the name itself.
+    """
+
+    kind: str
+    position: int
+    text: str
+    word: str = ""
+    value: str = ""
+
+    @property
+    def starts_name(self) -> bool:
+        return self.kind == "quoted" or (self.kind == "name" and self.word not in words.RESERVED)
+
+    @property
+    def starts_literal(self) -> bool:
+        return self.kind in ("number", "text", "timestamp") or self.word in ("TRUE", "FALSE")
+
+    def literal(self) -> str | int | float | bool | datetime | None:
+        """Return the literal's value; None if this is no literal."""
+        if self.kind == "text":
+            return words.checked_text(self.value)
+        if self.kind == "number":
+            return _number(self.text)
+        if self.kind == "timestamp":
+            return words.timestamp(self.value)
+        return {"TRUE": True, "FALSE": False}.get(self.word)
 
 
 class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
-        self.tokens = Tokens(text)
+        self.next = self._cut(0)
         self.places: dict[Expr, Place] = {}
         self.literals = 0
         self.open = 0
 
-    def parse(self) -> Parsed:
+    def whole(self) -> Expr:
         expr = self._any_of(0)
-        if self.tokens.next.kind != END:
-            self.tokens.fail("AND, OR or the end")
-        return Parsed(self.text, expr, self.places)
+        if self.next.kind != _END:
+            self._fail("AND, OR or the end")
+        return expr
 
     def _any_of(self, position: int) -> Expr:
         """Parse conditions with AND and OR; ``position`` is that of the parenthesis around them."""
         terms = []
         while True:
             factors = [self._term(position)]
-            while self.tokens.take_word("AND"):
+            while self._take_word("AND"):
                 factors.append(self._term(position))
             terms.append(self._made(all_of, factors, position))
-            if not self.tokens.take_word("OR"):
+            if not self._take_word("OR"):
                 return self._made(any_of, terms, position)
 
     def _term(self, position: int) -> Expr:
         """Parse a condition, or one in parentheses, with any number of NOT before it."""
         negate = False
-        while self.tokens.take_word("NOT"):
+        while self._take_word("NOT"):
             negate = not negate
-        opening = self.tokens.take("(")
+        opening = self._take("(")
         expr = self._condition() if opening is None else self._in_parentheses(opening.position)
         return self._made(negated, expr, position) if negate else expr
 
     def _in_parentheses(self, position: int) -> Expr:
         """Parse what follows an open parenthesis, and an IS [NOT] TRUE or FALSE after it."""
-        tokens = self.tokens
         if self.open == MAX_DEPTH:
-            raise FilterError(
-                f"more than {MAX_DEPTH} parentheses are open",
-                text=self.text, position=position, expected="fewer parentheses",
-            )  # fmt: skip
+            found = f"more than {MAX_DEPTH} parentheses are open"
+            self._refuse(found, position, "fewer parentheses")
         self.open += 1
         expr = self._any_of(position)
         self.open -= 1
-        if not tokens.take(")"):
-            tokens.fail("AND, OR or ')'")
-        if not tokens.take_word("IS"):
+        self._need(")", "AND, OR or ')'")
+        if not self._take_word("IS"):
             return expr
-        isnot = tokens.take_word("NOT")
+        isnot = self._take_word("NOT")
         truth = self._truth()
         if truth is None:
-            tokens.fail("TRUE or FALSE" if isnot else "TRUE, FALSE, NOT TRUE or NOT FALSE")
+            self._fail("TRUE or FALSE" if isnot else "TRUE, FALSE, NOT TRUE or NOT FALSE")
         if not truth:
             expr = self._made(negated, expr, position)
         expr = self._made(is_true, expr, position)
@@ -142,9 +182,9 @@ class _Parser:
 
     def _truth(self) -> bool | None:
         """Move on if TRUE or FALSE is next, and return which."""
-        if self.tokens.take_word("TRUE"):
+        if self._take_word("TRUE"):
             return True
-        return False if self.tokens.take_word("FALSE") else None
+        return False if self._take_word("FALSE") else None
 
     def _made(
         self, make: Callable[[_T], _R], of: _T, position: int, expected: str = "a smaller filter"
@@ -158,97 +198,93 @@ class _Parser:
             ) from None
 
     def _condition(self) -> Expr:
-        tokens = self.tokens
-        start = tokens.next
-        if start.kind == "name" and start.word == "STARTSWITH" and tokens.after_next_is("("):
+        start = self.next
+        if start.kind == "name" and start.word == "STARTSWITH" and self._after_next_is("("):
             return self._startswith_call()
         if start.starts_name:
             return self._predicate(start, self._ref())
         if not start.starts_literal:
-            tokens.fail(_A_CONDITION)
+            self._fail(_A_CONDITION)
         value = self._literal()
-        operator = _OPERATORS.get(tokens.next.text) if tokens.next.kind == "symbol" else None
+        operator = _OPERATORS.get(self.next.text) if self.next.kind == "symbol" else None
         if operator is None:
             if isinstance(value, bool):
                 return Const(value)
-            tokens.fail("one of = != < <= > >=")
-        tokens.advance()
-        name = tokens.next
+            self._fail("one of = != < <= > >=")
+        self._advance()
+        name = self.next
         if not name.starts_name:
-            tokens.fail("a field; one side of a comparison must be a field")
+            self._fail("a field; one side of a comparison must be a field")
         return self._placed(
             Compare(self._ref(), _MIRRORED[operator], value), name.position, start.position
         )
 
-    def _predicate(self, start: Token, ref: Ref) -> Expr:
+    def _predicate(self, start: _Token, ref: Ref) -> Expr:
         """Parse the condition on ``ref``; a bool field alone means that it is TRUE."""
-        tokens = self.tokens
-        token = tokens.next
+        token = self.next
         if token.kind == "symbol" and token.text in _OPERATORS:
-            tokens.advance()
-            operator, position = _OPERATORS[token.text], tokens.next.position
-            if operator in ("=", "!=") and tokens.take("["):
+            self._advance()
+            operator, position = _OPERATORS[token.text], self.next.position
+            if operator in ("=", "!=") and self._take("["):
                 values, positions = self._literals("]")
                 found = self._placed(EqualsList(ref, values), start.position, *positions)
                 return negated(found) if operator == "!=" else found
             value = self._literal()
             return self._placed(Compare(ref, operator, value), start.position, position)
         if token.word == "IS":
-            tokens.advance()
-            isnot = tokens.take_word("NOT")
-            if tokens.take_word("NULL"):
+            self._advance()
+            isnot = self._take_word("NOT")
+            if self._take_word("NULL"):
                 found = self._placed(IsNull(ref), start.position)
-            elif tokens.take_word("EMPTY"):
+            elif self._take_word("EMPTY"):
                 found = self._placed(EqualsList(ref, ()), start.position)
             elif (truth := self._truth()) is not None:
                 flag = self._placed(Compare(ref, "=", True), start.position, start.position)
                 found = is_true(flag if truth else negated(flag))
             else:
-                tokens.fail(f"{'' if isnot else 'NOT, '}NULL, EMPTY, TRUE or FALSE")
+                self._fail(f"{'' if isnot else 'NOT, '}NULL, EMPTY, TRUE or FALSE")
             return negated(found) if isnot else found
         if token.word == "NOT":
-            tokens.advance()
+            self._advance()
             return negated(self._named_predicate(start, ref, _A_PREDICATE_AFTER_NOT))
         if token.word in _PREDICATES:
             return self._named_predicate(start, ref, _A_PREDICATE)
-        if token.kind == END or token.text == ")" or token.word in ("AND", "OR"):
+        if token.kind == _END or token.text == ")" or token.word in ("AND", "OR"):
             return self._placed(Compare(ref, "=", True), start.position, start.position)
-        tokens.fail(f"{_A_PREDICATE}, AND, OR or the end")
+        self._fail(f"{_A_PREDICATE}, AND, OR or the end")
 
-    def _named_predicate(self, start: Token, ref: Ref, expected: str) -> Expr:
-        tokens = self.tokens
+    def _named_predicate(self, start: _Token, ref: Ref, expected: str) -> Expr:
         at = start.position
-        if tokens.take_word("IN"):
+        if self._take_word("IN"):
             return self._in_list(start, ref)
-        if tokens.take_word("BETWEEN"):
-            low_at = tokens.next.position
+        if self._take_word("BETWEEN"):
+            low_at = self.next.position
             low = self._placed(Compare(ref, ">=", self._literal()), at, low_at)
-            if not tokens.take_word("AND"):
-                tokens.fail("AND")
-            high_at = tokens.next.position
+            if not self._take_word("AND"):
+                self._fail("AND")
+            high_at = self.next.position
             return all_of((low, self._placed(Compare(ref, "<=", self._literal()), at, high_at)))
         for word in ("LIKE", "ILIKE"):
-            if tokens.take_word(word):
+            if self._take_word(word):
                 return self._like(at, ref, ignore_case=word == "ILIKE")
         for word in ("CONTAINS_TEXT", "CONTAINS", "STARTSWITH"):
-            if not tokens.take_word(word):
+            if not self._take_word(word):
                 continue
-            value_at = tokens.next.position
+            value_at = self.next.position
             if word == "CONTAINS":
                 found: Expr = Contains(ref, self._literal())
             else:
                 make = contains_text if word == "CONTAINS_TEXT" else StartsWith
                 found = make(ref, self._text())
             return self._placed(found, at, value_at)
-        tokens.fail(expected)
+        self._fail(expected)
 
     def _like(self, at: int, ref: Ref, *, ignore_case: bool) -> Expr:
-        tokens = self.tokens
-        value_at = tokens.next.position
+        value_at = self.next.position
         pattern = self._text()
         escape = None
-        if tokens.take_word("ESCAPE"):
-            escape_at = tokens.next.position
+        if self._take_word("ESCAPE"):
+            escape_at = self.next.position
             escape = self._text()
             one = "one character in single quotes, such as '\\\\'"
             self._made(patterns.checked_escape, escape, escape_at, one)
@@ -258,23 +294,18 @@ class _Parser:
         return self._placed(like, at, value_at)
 
     def _startswith_call(self) -> Expr:
-        tokens = self.tokens
-        tokens.advance()
-        tokens.advance()
-        start = tokens.next
+        self._advance()
+        self._advance()
+        start = self.next
         ref = self._ref()
-        if not tokens.take(","):
-            tokens.fail("','")
-        value_at = tokens.next.position
+        self._need(",")
+        value_at = self.next.position
         prefix = self._text()
-        if not tokens.take(")"):
-            tokens.fail("')'")
+        self._need(")")
         return self._placed(StartsWith(ref, prefix), start.position, value_at)
 
-    def _in_list(self, start: Token, ref: Ref) -> Expr:
-        tokens = self.tokens
-        if not tokens.take("("):
-            tokens.fail("'(' and a list of literals")
+    def _in_list(self, start: _Token, ref: Ref) -> Expr:
+        self._need("(", "'(' and a list of literals")
         values, positions = self._literals(")")
         if not values:
             return Const(False)
@@ -282,18 +313,16 @@ class _Parser:
 
     def _literals(self, closing: str) -> tuple[tuple[Value, ...], list[int]]:
         """Parse the literals up to the closing bracket; return them and their positions."""
-        tokens = self.tokens
         values: list[Value] = []
         positions: list[int] = []
-        if tokens.take(closing):
+        if self._take(closing):
             return (), positions
         while True:
-            positions.append(tokens.next.position)
+            positions.append(self.next.position)
             values.append(self._literal())
-            if tokens.take(closing):
+            if self._take(closing):
                 return tuple(values), positions
-            if not tokens.take(","):
-                tokens.fail(f"',' or '{closing}'")
+            self._need(",", f"',' or '{closing}'")
 
     def _placed(self, leaf: Expr, at: int, *values: int) -> Expr:
         self.places.setdefault(leaf, Place(at, values))
@@ -302,40 +331,124 @@ class _Parser:
     def _ref(self) -> Ref:
         """Parse a field, and after dots the keys within it."""
         names = [self._name(any_word=False)]
-        while self.tokens.take("."):
+        while self._take("."):
             names.append(self._name(any_word=True))
         return Ref(names[0], tuple(names[1:]))
 
     def _name(self, *, any_word: bool) -> str:
-        token = self.tokens.next
+        token = self.next
         if not (token.starts_name or (any_word and token.kind == "name")):
-            self.tokens.fail("a key of the payload" if any_word else "a field")
+            self._fail("a key of the payload" if any_word else "a field")
         unicode = "a name of valid Unicode"
         name = self._made(words.checked_text, token.value, token.position, unicode)
-        self.tokens.advance()
+        self._advance()
         return name
 
     def _text(self) -> str:
-        if self.tokens.next.kind != "text":
-            self.tokens.fail("'text' in single quotes")
+        if self.next.kind != "text":
+            self._fail("'text' in single quotes")
         return str(self._literal())
 
     def _literal(self) -> Value:
-        tokens = self.tokens
-        token = tokens.next
+        token = self.next
         self.literals = self._made(check_literals, self.literals + 1, token.position)
-        value = self._made(Token.literal, token, token.position, _A_LITERAL)
+        value = self._made(_Token.literal, token, token.position, _A_LITERAL)
         if value is None:
             self._fail_literal(token)
-        tokens.advance()
+        self._advance()
         return value
 
-    def _fail_literal(self, token: Token) -> NoReturn:
+    def _fail_literal(self, token: _Token) -> NoReturn:
         problem = ""
         if token.word == "NULL":
             problem = "a comparison with NULL is never true; use IS NULL or IS NOT NULL"
         elif token.starts_name:
             problem = "a field can be compared with a literal only; put text in single quotes"
         if problem:
-            raise FilterError(problem, text=self.text, position=token.position, expected=_A_LITERAL)
-        self.tokens.fail(_A_LITERAL)
+            self._refuse(problem, token.position, _A_LITERAL)
+        self._fail(_A_LITERAL)
+
+    # Tokens: ``next`` is the current one
+
+    def _advance(self) -> _Token:
+        """Move on to the token after ``next``; return the one left."""
+        token = self.next
+        self.next = self._cut(token.position + len(token.text))
+        return token
+
+    def _take(self, symbol: str) -> _Token | None:
+        """Move on if ``symbol`` is next, and return its token."""
+        return self._advance() if self.next.kind == "symbol" and self.next.text == symbol else None
+
+    def _need(self, symbol: str, expected: str = "") -> None:
+        """Move on if ``symbol`` is next, else raise FilterError."""
+        if not self._take(symbol):
+            self._fail(expected or f"'{symbol}'")
+
+    def _take_word(self, word: str) -> bool:
+        """Move on if the keyword ``word`` is next, and return whether it was."""
+        if self.next.word != word:
+            return False
+        self._advance()
+        return True
+
+    def _after_next_is(self, symbol: str) -> bool:
+        """Return whether ``symbol`` follows ``next``."""
+        return self._cut(self.next.position + len(self.next.text)).text == symbol
+
+    def _fail(self, expected: str) -> NoReturn:
+        """Raise FilterError at ``next``."""
+        token = self.next
+        found = (
+            "the filter ends too early"
+            if token.kind == _END
+            else f"unexpected {words.shown(token.text)}"
+        )
+        self._refuse(found, token.position, expected)
+
+    def _refuse(self, found: str, position: int, expected: str) -> NoReturn:
+        raise FilterError(found, text=self.text, position=position, expected=expected)
+
+    def _cut(self, start: int) -> _Token:
+        text = self.text
+        space = _SPACE.match(text, start)
+        position = space.end() if space else start
+        if position == len(text):
+            return _Token(_END, position, "")
+        match = _TOKEN.match(text, position)
+        if match is None:
+            self._fail_unknown(position)
+        kind, found = match.lastgroup or "", match.group()
+        if kind == "name":
+            return _Token(kind, position, found, found.upper(), found)
+        if kind == "timestamp":
+            return _Token(kind, position, found, value=match["moment"])
+        if kind in ("text", "quoted"):
+            quote = found[0]
+            return _Token(kind, position, found, value=found[1:-1].replace(quote * 2, quote))
+        if kind == "number" and text[match.end() : match.end() + 1].isidentifier():
+            expected = "a space or an operator after a number"
+            self._refuse("a number ends in a letter", match.end(), expected)
+        return _Token(kind, position, found)
+
+    def _fail_unknown(self, position: int) -> NoReturn:
+        character = self.text[position]
+        if character in "'\"":
+            found = f"this {'text' if character == chr(39) else 'name'} does not end"
+            self._refuse(found, position, f"a closing {character}")
+        expected = "a name, a literal, an operator or a parenthesis"
+        self._refuse(f"unexpected {character!r}", position, expected)
+
+
+def _number(text: str) -> int | float:
+    if text.lstrip("+-").isdecimal():
+        # Zeros in front do not count for the size, but int() would still read them all.
+        digits = text.lstrip("+-").lstrip("0") or "0"
+        if len(digits) > _MOST_INT_DIGITS:
+            digits = digits[:_MOST_INT_DIGITS]
+        number = words.checked_value(int(digits) * (-1 if text.startswith("-") else 1))
+    else:
+        number = words.checked_value(float(text))
+    if not isinstance(number, (int, float)):  # only for the types; a number stays one
+        raise FilterError(f"{words.shown(text)} is not a number")
+    return number

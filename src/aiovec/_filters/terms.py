@@ -6,11 +6,11 @@ flag that says if it is negated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, cast
 
-from .tree import And, Compare, Expr, In, Not, Or, Ref, Value
+from .tree import And, Compare, Expr, In, Not, Or, Value
 
 Word = Literal["AND", "OR"]
 
@@ -45,24 +45,20 @@ def merged(
     ``a = 1 OR a = 2`` is one IN. Values of one kind go together: those for which the IN is null
     exactly if each comparison is.
     """
-    merged: list[tuple[Expr, bool]] = []
-    places: dict[tuple[Ref, Hashable], int] = {}
-    values: dict[int, list[Value]] = {}
-    for term, negated in terms:
-        if not isinstance(term, Compare) or term.op not in ("=", "!="):
-            merged.append((term, negated))
-            continue
-        equal = (term.op == "=") is not negated
-        if equal is not (word == "OR"):
-            merged.append((term, negated))
-            continue
-        place = places.setdefault((term.ref, kind_of(term.value)), len(merged))
-        if place == len(merged):
-            merged.append((term, negated))
-        values.setdefault(place, []).append(term.value)
-    for place, several in values.items():
-        if len(several) > 1:
-            first = merged[place][0]
-            if isinstance(first, Compare):
-                merged[place] = In(first.ref, tuple(several)), word == "AND"
-    return merged
+    groups: dict[Hashable, list[tuple[Expr, bool]]] = {}
+    for n, (term, negated) in enumerate(terms):
+        key: Hashable = n  # alone
+        if isinstance(term, Compare) and term.op in ("=", "!="):
+            equal = (term.op == "=") is not negated
+            if equal is (word == "OR"):
+                key = term.ref, kind_of(term.value)
+        groups.setdefault(key, []).append((term, negated))
+    return [
+        group[0] if len(group) == 1 else (_in([term for term, _ in group]), word == "AND")
+        for group in groups.values()
+    ]
+
+
+def _in(terms: Sequence[Expr]) -> In:
+    comparisons = cast("Sequence[Compare]", terms)
+    return In(comparisons[0].ref, tuple(term.value for term in comparisons))

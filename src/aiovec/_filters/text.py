@@ -15,8 +15,7 @@ from ..errors import FilterError
 
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
-MAX_TEXT = 1024 * 1024
-"""Bytes of a text in a filter, in UTF-8: a longer one would block the event loop."""
+_MOST_CHARACTERS = 2**20  # of a text in a filter: a longer one would block the event loop
 
 # CONTAINS, STARTSWITH and TIMESTAMP are keywords only where no name can be, so a field can have
 # such a name.
@@ -110,7 +109,11 @@ def checked_values(values: Iterable[object]) -> tuple[str | int | float | bool |
     """Return Python values as literals; many of one plain type are checked at once."""
     listed = values if isinstance(values, (list, tuple)) else list(values)
     kinds = set(map(type, listed))
-    if kinds == {str} and all(map(str.isascii, listed)) and max(map(len, listed)) <= MAX_TEXT:
+    if (
+        kinds == {str}
+        and all(map(str.isascii, listed))
+        and max(map(len, listed)) <= _MOST_CHARACTERS
+    ):
         return tuple(listed)
     if kinds == {int} and min(listed) >= MIN_INT and max(listed) <= MAX_INT:
         return tuple(listed)
@@ -122,27 +125,14 @@ def checked_text(value: object) -> str:
     if not isinstance(value, str):
         raise FilterError(f"{shown(value)} is not text")
     plain = str.__str__(value)
-    check_length(plain)
+    if len(plain) > _MOST_CHARACTERS:
+        raise FilterError(
+            f"a text of {len(plain):,} characters is too long; in a filter it has at most "
+            f"{_MOST_CHARACTERS:,}"
+        )
     if not plain.isascii() and _LONE_SURROGATE.search(plain):
         raise FilterError(f"{shown(plain)} holds a lone surrogate, which no stored text can")
     return plain
-
-
-def check_length(text: str) -> None:
-    """Raise FilterError if a text is too long for a filter."""
-    # No character takes more than four bytes, so most texts need no counting.
-    if len(text) <= MAX_TEXT // 4:
-        return
-    if len(text) > MAX_TEXT or (
-        not text.isascii() and len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT
-    ):
-        raise FilterError(too_long(len(text)))
-
-
-def too_long(characters: int) -> str:
-    """Return the message for a text with too many characters."""
-    most = MAX_TEXT // 2**20
-    return f"a text of {characters:,} characters is too long: in a filter it has at most {most} MiB"
 
 
 def timestamp(value: str) -> datetime:
