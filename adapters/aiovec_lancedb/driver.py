@@ -6,13 +6,13 @@ backend, in a thread.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
-
-from aiovec.backend.memory import bound_allocator
 
 # What lancedb reads for the level of its log, which goes to the standard error stream.
 LOG_LEVEL = "LANCEDB_LOG"
@@ -51,9 +51,27 @@ for _name, _value in READ_AHEAD.items():
     # Lance looks at its first scan, so they stay. What the user set is left.
     os.environ.setdefault(_name, _value)
 
+# The number of this option in glibc's malloc.h.
+_ARENA_MAX = -8
+
+
+def _bound_allocator() -> None:
+    """Limit the separate heaps of glibc to the number of processor cores, but not below four.
+
+    It makes eight for each core, and each keeps about ten MiB of freed memory. The limit is one of
+    the process, so only a driver with many threads sets it. Settings in the environment win.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if not sys.platform.startswith("linux") or "MALLOC_ARENA_MAX" in os.environ:
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None and "arena_max" not in tunables:
+        mallopt(_ARENA_MAX, max(4, os.cpu_count() or 1))
+
+
 # Lance's threads allocate the large buffers that they read into. With a heap for each of them, the
 # process keeps twice as much memory between searches as it uses.
-bound_allocator()
+_bound_allocator()
 
 with _quiet():
     import lancedb

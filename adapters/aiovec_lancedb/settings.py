@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
-from aiovec.backend.settings import BackendSettings, Duration, MemorySize, bytes_of, timedelta_of
+from aiovec.backend.settings import BackendSettings, MemorySize, bytes_of, matching
+
+_DURATION = re.compile(r"^[0-9]+ (second|minute|hour|day)s?$")
+
+_Duration = Annotated[
+    str,
+    matching(_DURATION, "a time such as '30 minutes' or '1 day'"),
+    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern}),
+]
 
 
 class LancedbSettings(BackendSettings):
@@ -38,7 +47,7 @@ class LancedbSettings(BackendSettings):
 
     They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
-    keep_versions: Duration = "1 day"
+    keep_versions: _Duration = "1 day"
     """How long earlier versions of a table are kept, such as "30 minutes" or "2 days".
 
     A restore goes back no further, and an export that takes longer may fail."""
@@ -94,4 +103,5 @@ class LancedbSettings(BackendSettings):
 
     def kept_versions(self) -> timedelta:
         """``keep_versions`` as a time."""
-        return timedelta_of(self.keep_versions)
+        number, unit = self.keep_versions.split()
+        return timedelta(**{unit.rstrip("s") + "s": int(number)})

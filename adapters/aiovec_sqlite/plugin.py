@@ -11,7 +11,7 @@ from aiovec.backend.contract import Backend
 from aiovec.backend.doctor import Finding
 from aiovec.backend.locate import is_url, local_path, path_of_url
 from aiovec.backend.plugin import AddressKey, BackendPlugin, Location
-from aiovec.backend.plugins import claimed
+from aiovec.backend.plugins import plugins
 from aiovec.errors import ConfigError
 
 from .settings import MEMORY, SqliteSettings, store_file
@@ -64,9 +64,11 @@ class SqlitePlugin(BackendPlugin):
 
 
 def _refuse_place_of_another(path: Path) -> None:
-    other = claimed(path)
-    if other is not None:
-        name, target = other
+    for plugin in plugins():
+        target = plugin.claims(path)
+        if target is None:
+            continue
+        name = plugin.name
         raise ConfigError(
             f"{path} is a store of the {name} backend; open it as {target}"
             if os.path.lexists(path)

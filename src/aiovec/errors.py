@@ -49,6 +49,14 @@ def shown(value: object, most: int = 120) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def did_you_mean(name: object, known: Sequence[str]) -> str:
+    """Return the end of a message that names the known name most like this one, if one is."""
+    from difflib import get_close_matches  # rarely needed
+
+    near = get_close_matches(name, known, 1) if isinstance(name, str) else ()
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def _listed(names: Sequence[object], most: int = 12) -> str:
     """Return names for a message: all of a few, the first of many."""
     listed = ", ".join(map(shown, names[:most]))

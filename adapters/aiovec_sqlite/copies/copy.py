@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aiovec.backend import BoolArray, Expr, Int64Array, is_extreme
+from aiovec.backend import BoolArray, Expr, Float32Array, Int64Array
 from aiovec.backend.memory import give_back
 
 from ..connection import Ticket
@@ -45,6 +45,11 @@ _BYTES_BESIDE = 20
 _BLOCK_BYTES = 384 * 1024
 # For fewer rows their chunks would not be read whole.
 _FEWEST = 256
+
+
+# Components beyond these make squares that leave float32 or drown in its denormals.
+_LARGEST, _SMALLEST = 1e15, 1e-15
+_LOOKED_AT = 256  # vectors at once, which stay in the processor's cache
 
 
 def expected_bytes(rows: int, dim: int) -> int:
@@ -266,7 +271,7 @@ class ResidentCopy:
             ticket.check()
             block = rowids[start : start + together]
             vectors = reader.read(block, ticket, present=True)
-            if is_extreme(vectors):  # one would spoil the bound for all rows
+            if _is_extreme(vectors):  # one would spoil the bound for all rows
                 raise DamageError("a vector is not finite, or extreme")
             rows = encode_rows(vectors, schema.metric)
             if self.keeps_vectors:
@@ -341,3 +346,18 @@ def _has_vector(table: TableLayout) -> str:
     if not table.schema.vector_nullable:
         return "1"
     return f"EXISTS (SELECT 1 FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"
+
+
+def _is_extreme(vectors: Float32Array) -> bool:
+    """Return whether float32 distances cannot rank some of these vectors, NaN included."""
+    for start in range(0, len(vectors), _LOOKED_AT):
+        block = vectors[start : start + _LOOKED_AT]
+        if not max(block.max(initial=0.0), -block.min(initial=0.0)) <= _LARGEST:
+            return True
+        # Only rows that begin so small can be so small everywhere.
+        small = np.abs(block[:, 0]) < _SMALLEST
+        if small.any():
+            sizes = np.abs(block[small]).max(axis=1, initial=0.0)
+            if ((sizes < _SMALLEST) & (sizes > 0)).any():
+                return True
+    return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from .._model.schema import MAX_DIM, check_embedder_name
+from .._model.schema import MAX_DIM, check_table_name
 from ..errors import ConfigError, shown
 from .protocol import Embedder, EmbedderOption
 
@@ -24,7 +24,7 @@ def check_embedders(given: object) -> dict[str, EmbedderOption]:
         )  # fmt: skip
     checked: dict[str, EmbedderOption] = {}
     for name, embedder in given.items():
-        name = check_embedder_name(name)
+        name = check_table_name(name, "embedder")
         if isinstance(embedder, Mapping):
             checked[name] = dict(embedder)
         else:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from enum import Enum
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 from uuid import UUID
 
 import numpy as np
@@ -21,17 +21,25 @@ from .._model.json_text import read_json
 from .._model.schema import MAX_ID_BYTES, Field, Kind, Schema
 from ..errors import InvalidRowError
 
-RowLocator = Callable[[int], tuple[int | None, str | None]]
-"""Gives, for a position in a column, the row's number and id for an error."""
+
+class RowPlace(TypedDict, total=False):
+    """The number and the id of a row, for an error."""
+
+    row: int
+    id: str | None
+
+
+RowLocator = Callable[[int], RowPlace]
+"""Gives the place of the row at a position in a column."""
 
 # What a conversion raises for a value that it does not take.
 FAULTS = (ValueError, TypeError, OverflowError, pa.ArrowException)
 _NOT_UNICODE = "the text is not valid Unicode (a lone surrogate)"
 
 
-def nowhere(_: int) -> tuple[None, None]:
+def nowhere(_: int) -> RowPlace:
     """Locate the values of something that is no row."""
-    return None, None
+    return {}
 
 
 def first_fault(values: Any, convert: Callable[[Any], object]) -> tuple[int, Exception]:
@@ -132,11 +140,9 @@ def field_column(name: str, field: Field, values: Any, locate: RowLocator) -> An
             reason = _NOT_UNICODE
         elif isinstance(exc, (pa.ArrowException, TypeError, OverflowError)):
             reason = f"must be {_ACCEPTED[field.kind][1]}; {exc}"
-        number, id = locate(row)
-        raise InvalidRowError(reason, row=number, id=id, field=name) from exc
+        raise InvalidRowError(reason, field=name, **locate(row)) from exc
     if not field.nullable and (missing := _first_null(column)) is not None:
-        number, id = locate(missing)
-        raise InvalidRowError("must not be null", row=number, id=id, field=name)
+        raise InvalidRowError("must not be null", field=name, **locate(missing))
     return column
 
 
@@ -271,8 +277,7 @@ def payload_column(
 
 def _payload_text(keys: Mapping[str, Any], schema: Schema, locate: RowLocator, row: int) -> str:
     def refuse(key: object, reason: str) -> InvalidRowError:
-        number, id = locate(row)
-        return InvalidRowError(reason, row=number, id=id, field=str(key))
+        return InvalidRowError(reason, field=str(key), **locate(row))
 
     found = {}
     for key, value in keys.items():
@@ -356,8 +361,7 @@ def payloads_of(column: pa.Array, schema: Schema, locate: RowLocator) -> list[di
     """The objects of a column of JSON text that ``plain`` gave, empty for null."""
 
     def refuse(row: int, reason: str) -> InvalidRowError:
-        number, id = locate(row)
-        return InvalidRowError(reason, row=number, id=id, field="payload")
+        return InvalidRowError(reason, field="payload", **locate(row))
 
     if not (pa.types.is_string(column.type) or pa.types.is_null(column.type)):
         raise refuse(0, f"the payload column is JSON text, not {column.type}")

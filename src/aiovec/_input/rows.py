@@ -41,6 +41,7 @@ from .arguments import check_words, is_iterable, read_all
 from .columns import (
     MOST_KEYS,
     RowLocator,
+    RowPlace,
     field_column,
     foreign_values,
     id_texts,
@@ -287,8 +288,8 @@ def _checked_change(path: tuple[str, ...], value: Any, schema: Schema) -> Any:
 # The forms that rows come in
 
 
-def _located(ids: Sequence[str], first_row: int, row: int) -> tuple[int, str | None]:
-    return first_row + row, ids[row] if row < len(ids) else None
+def _located(ids: Sequence[str], first_row: int, row: int) -> RowPlace:
+    return {"row": first_row + row, "id": ids[row] if row < len(ids) else None}
 
 
 def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> NewRows:
@@ -359,11 +360,8 @@ def _from_columns(
         for row, found in enumerate(values):
             kept = extra[row] or {}
             if twice := kept.keys() & columns.keys():
-                number, id = locate(row)
-                raise InvalidRowError(
-                    "is both a key in the payload column and a column",
-                    row=number, id=id, field=min(twice),
-                )  # fmt: skip
+                reason = "is both a key in the payload column and a column"
+                raise InvalidRowError(reason, field=min(twice), **locate(row))
             extra[row] = {**kept, **dict(zip(columns, found, strict=True))}
     return _assemble(ids, vectors, fields, extra, schema, locate)
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
@@ -17,7 +16,7 @@ from .._model.records import Record
 from .._model.results import columns_of
 from .._model.schema import Field, Schema
 from ..backend.contract import Columns, Order, StoredRows
-from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError
+from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError, did_you_mean
 from .arguments import is_iterable
 
 _PAYLOAD = "payload"
@@ -163,7 +162,8 @@ def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tupl
     """
     orders: dict[Ref, Order] = {}
     for key in keys:
-        ref, falling = _sort_key(schema, key)
+        falling = isinstance(key, str) and key.startswith("-")
+        ref = value_ref(schema, key[1:] if falling else key, "order_by")
         orders.setdefault(ref, Order(ref, falling is not descending))
         if ref.name == "id":
             return tuple(orders.values())
@@ -171,27 +171,12 @@ def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tupl
     return tuple(orders.values())
 
 
-def _sort_key(schema: Schema, key: object) -> tuple[Ref, bool]:
-    falling = isinstance(key, str) and key.startswith("-")
-    name = key[1:] if isinstance(key, str) and falling else key
-    hint = ", with a minus in front to sort descending"
-    return value_ref(schema, name, "order_by", given=key, hint=hint), falling
-
-
 def value_ref(
-    schema: Schema,
-    name: object,
-    argument: str,
-    *,
-    lists: bool = False,
-    ids: bool = True,
-    given: object = None,
-    hint: str = "",
+    schema: Schema, name: object, argument: str, *, lists: bool = False, ids: bool = True
 ) -> Ref:
     """The field, "id" or payload key of this name, or InvalidArgumentError.
 
-    Fields of lists are among them only with ``lists``, "id" only with ``ids``. The error says what
-    was ``given``, if that is not the name alone.
+    Fields of lists are among them only with ``lists``, "id" only with ``ids``.
     """
     ref = _ref_of(schema, name, lists=lists)
     if ref is not None and (ids or ref.name != "id"):
@@ -200,7 +185,7 @@ def value_ref(
     able += [each for each, field in schema.fields.items() if lists or not field.is_list]
     able += ["payload.<key>"] if schema.payload else []
     listed = ", ".join(able) or "none, since the table has no fields"
-    raise InvalidArgumentError(argument, name if given is None else given, f"one of {listed}{hint}")
+    raise InvalidArgumentError(argument, name, f"one of {listed}")
 
 
 def _ref_of(schema: Schema, name: object, *, lists: bool) -> Ref | None:
@@ -269,8 +254,7 @@ def _part(value: Mapping[str, Any], keys: _Keys) -> dict[str, Any]:
 
 def _unknown(name: object, schema: Schema, whole_payload: bool) -> InvalidNameError:
     able = ["id", schema.vector, *schema.fields]
-    near = get_close_matches(name, able, 1) if isinstance(name, str) else []
+    hint = did_you_mean(name, able)
     if schema.payload:
         able.append(_PAYLOAD if whole_payload else "payload, payload.<key>")
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     return InvalidNameError(name, "selected column", f"there are {', '.join(able)}{hint}")

@@ -87,7 +87,7 @@ def many_queries(vectors: Any, schema: Schema, made: Mapping[int, Any]) -> list[
     """Many queries, as ``collect_vectors`` gives them; ``made`` of texts, by their places."""
     if made:
         vectors = [made.get(place, vector) for place, vector in enumerate(vectors)]
-    return list(given_matrix(vectors, schema, lambda row: (row, None)))
+    return list(given_matrix(vectors, schema, lambda row: {"row": row}))
 
 
 def given_matrix(vectors: Any, schema: Schema, locate: RowLocator) -> Float32Array:
@@ -130,10 +130,9 @@ def matrix_of(vectors: Any, schema: Schema, locate: RowLocator) -> Float32Array:
         return convert(vectors)
     except ValueError:
         row, fault = first_fault(vectors, convert)
-        number, id = locate(row)
     if isinstance(fault, DimensionMismatchError):
-        raise DimensionMismatchError(fault.expected, fault.given, row=number, id=id) from None
-    raise InvalidVectorError(str(fault), row=number, id=id) from fault.__cause__
+        raise DimensionMismatchError(fault.expected, fault.given, **locate(row)) from None
+    raise InvalidVectorError(str(fault), **locate(row)) from fault.__cause__
 
 
 def _usual(vector: Any, dim: int) -> Float32Array | None:

@@ -13,9 +13,6 @@ import numpy as np
 from .arrays import Float32Array, Float64Array, Int64Array
 from .schema import Metric
 
-# Components beyond these make squares that leave float32 or drown in its denormals.
-_LARGEST, _SMALLEST = 1e15, 1e-15
-_BLOCK = 256
 # Components measured at once, in rows of many of them at least so many. More would be new memory
 # each time. Fewer hand the interpreter to other threads more often, and wait to get it back
 # (``python -m bench search``).
@@ -28,22 +25,6 @@ _CUT = 2.0**24 + 1
 _ALONG = 2.0**-50
 # The sine's square of angles that float64 cannot tell from 0.
 _NO_ANGLE = 2.0**-156
-
-
-def is_extreme(vectors: Float32Array) -> bool:
-    """Return whether float32 distances cannot rank some of these vectors, NaN included."""
-    # By blocks that stay in the processor's cache: a copy of all would cost more than the look.
-    for start in range(0, len(vectors), _BLOCK):
-        block = vectors[start : start + _BLOCK]
-        if not max(block.max(initial=0.0), -block.min(initial=0.0)) <= _LARGEST:
-            return True
-        # Only rows that begin so small can be so small everywhere.
-        small = np.abs(block[:, 0]) < _SMALLEST
-        if small.any():
-            sizes = np.abs(block[small]).max(axis=1, initial=0.0)
-            if ((sizes < _SMALLEST) & (sizes > 0)).any():
-                return True
-    return False
 
 
 def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Float64Array:

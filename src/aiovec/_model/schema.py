@@ -56,17 +56,10 @@ _ANY_CASE = "it must start with a letter and hold at most 63 letters, digits or 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def check_table_name(name: object) -> str:
+def check_table_name(name: object, of: str = "table") -> str:
     """Return the name, or raise InvalidNameError."""
     if not isinstance(name, str) or not _TABLE_NAME.match(name):
-        raise InvalidNameError(name, "table", _LOWER_CASE)
-    return name
-
-
-def check_embedder_name(name: object) -> str:
-    """Return the name, or raise InvalidNameError."""
-    if not isinstance(name, str) or not _TABLE_NAME.match(name):
-        raise InvalidNameError(name, "embedder", _LOWER_CASE)
+        raise InvalidNameError(name, of, _LOWER_CASE)
     return name
 
 
@@ -174,11 +167,9 @@ class Field:
         return Field(self.kind, **{**self._options(), **options})
 
     def __repr__(self) -> str:
-        return f"Field({self._options_repr()})"
-
-    def _options_repr(self) -> str:
         name = str(self.type) if self.is_list else self.type.__name__
-        return ", ".join([name, *(f"{k}={v!r}" for k, v in self._options().items())])
+        options = (f"{name}={value!r}" for name, value in self._options().items())
+        return f"Field({', '.join([name, *options])})"
 
     def _options(self) -> dict[str, Any]:
         """Return the options that differ from their defaults."""
@@ -239,7 +230,7 @@ class Embed:
 
     def __post_init__(self) -> None:
         check_field_name(self.field)
-        check_embedder_name(self.using)
+        check_table_name(self.using, "embedder")
 
     def to_dict(self) -> dict[str, str]:
         """Return the JSON form."""
@@ -378,22 +369,11 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form as a mapping."""
-        form: dict[str, Any] = {
-            "dim": self.dim,
-            "metric": self.metric,
-            "model": self.model,
-            "vector": self.vector,
-            "payload": self.payload,
-            "fields": {name: field.to_dict() for name, field in self.fields.items()},
-        }
-        if self.analyzer != "plain":
-            form["analyzer"] = self.analyzer
-        if self.quantized is not None:
-            form["quantized"] = self.quantized
-        if self.embed is not None:
-            form["embed"] = self.embed.to_dict()
-        if self.vector_nullable:
-            form["vector_nullable"] = True
+        form = {name: getattr(self, name) for name in _ALWAYS}
+        form["fields"] = {name: field.to_dict() for name, field in self.fields.items()}
+        for name, usual in _RARE.items():
+            if (value := getattr(self, name)) != usual:
+                form[name] = value.to_dict() if isinstance(value, Embed) else value
         return form
 
     def to_json(self) -> str:
@@ -490,6 +470,9 @@ class Schema:
 
 
 _NAMES = tuple(field.name for field in fields(Schema))
+# The parts that the JSON form has, always and if they are not as usual.
+_ALWAYS = ("dim", "metric", "model", "vector", "payload")
+_RARE = {"analyzer": "plain", "quantized": None, "embed": None, "vector_nullable": False}
 
 
 def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Mapping[str, Field]:

@@ -26,7 +26,7 @@ from .._model.schema import Metric
 from ..backend.contract import Found
 from ..backend.threads import hop, in_daemon_thread
 from ..backend.weight import weight
-from ..errors import AiovecError, InvalidArgumentError, shown
+from ..errors import InvalidArgumentError, shown
 
 Reranked = Sequence[float] | Sequence[Hit]
 Rerank = Callable[[list[Hit]], Reranked | Awaitable[Reranked]]
@@ -104,12 +104,6 @@ def rank(
 ) -> Ranking:
     """Rank the rows of an answer, and keep the best of those within the bounds."""
     ids, measures = found.rows.ids, found.measures
-    for name, values in (("measures", measures), ("highlights", found.highlights)):
-        if values is not None and len(values) != len(ids):
-            raise AiovecError(
-                f"the backend gave {len(values)} {name} for {len(ids)} rows; "
-                "it must give one for each"
-            )
     scores = lowest_first = measures
     if metric is None:
         lowest_first = [-measure for measure in measures]
@@ -309,7 +303,7 @@ def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
                 raise refuse(
                     f"a hit with the id {hit.id!r:.60}, which was none of them or came before"
                 )
-            if hit is not known and hit.score != known.score and _number(hit.score) is None:
+            if _number(hit.score) is None:
                 raise refuse(f"the hit {hit.id!r:.60} with the score {hit.score!r:.60}")
             # A copy without the vector lacks what diversity is computed from.
             order.append(hit if hit.vector is not None else hit.__replace__(vector=known.vector))

@@ -37,7 +37,7 @@ from ..backend.contract import (
 from ..backend.limits import current_deadline
 from ..backend.threads import hop
 from ..backend.weight import weight
-from ..errors import AiovecError, FilterError, InvalidArgumentError, UnsupportedError
+from ..errors import FilterError, InvalidArgumentError, UnsupportedError
 from .current import Engine
 from .rank import (
     Fusion,
@@ -261,12 +261,9 @@ def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) ->
             "where", list(where),
             f"one filter, or one for each of the {count} vectors (there are {len(where)})",
         )  # fmt: skip
-    bound: dict[str | int, Expr | None] = {}
-    for each in where:
-        key = each if isinstance(each, str) else id(each)
-        if key not in bound:
-            bound[key] = bind(each, schema)
-    return [bound[each if isinstance(each, str) else id(each)] for each in where]
+    keys = [each if isinstance(each, str) else id(each) for each in where]
+    bound = {key: bind(each, schema) for key, each in dict(zip(keys, where, strict=True)).items()}
+    return [bound[key] for key in keys]
 
 
 def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextClause, ...]:
@@ -377,14 +374,14 @@ async def ask_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Answ
     answer = Answer(plan)
     limit = plan.options.fetched
     if plan.group is None:
-        found = await _found(backend, handle, plan.queries)
+        found = await backend.search(handle, plan.queries) if plan.queries else []
         answer.hits = await hop(weight(*found), answer.ranked, found, limit, True)
         return answer
     for query in plan.queries:
 
         async def ask(where: Expr | None, count: int, query: VectorQuery = query) -> _Asked:
             wanted = count + (plan.left_out is not None)
-            (one,) = await _found(backend, handle, [replace(query, limit=wanted, where=where)])
+            (one,) = await backend.search(handle, [replace(query, limit=wanted, where=where)])
             (hits,) = await hop(weight(one), answer.ranked, [one], count, True)
             return hits, len(hits) < count
 
@@ -422,7 +419,7 @@ async def ask_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fu
         queries, words = [replace(plan.queries[0], limit=count)], replace(text, limit=count)
         try:
             async with asyncio.TaskGroup() as both:
-                by_vector = both.create_task(part(_found(backend, handle, queries)))
+                by_vector = both.create_task(part(backend.search(handle, queries)))
                 by_words = both.create_task(part(_found_words(backend, handle, words)))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -440,18 +437,6 @@ async def ask_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fu
         )
     answer.hits.append(hits)
     return answer
-
-
-async def _found(
-    backend: Backend, handle: TableHandle, queries: Sequence[VectorQuery]
-) -> Sequence[Found]:
-    found = await backend.search(handle, queries) if queries else []
-    if len(found) != len(queries):
-        raise AiovecError(
-            f"the backend gave {len(found)} answers to {len(queries)} queries; "
-            "it must give one for each"
-        )
-    return found
 
 
 async def _found_words(backend: Backend, handle: TableHandle, query: TextQuery) -> Found:

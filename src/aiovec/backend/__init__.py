@@ -46,7 +46,6 @@ from .._model.arrow import python_values as python_values
 from .._model.arrow import to_matrix as to_matrix
 from .._model.arrow import without_vector as without_vector
 from .._model.distance import distances as distances
-from .._model.distance import is_extreme as is_extreme
 from .._model.distance import nearest_first as nearest_first
 from .._model.json_text import LossyJsonError as LossyJsonError
 from .._model.json_text import read_json as read_json

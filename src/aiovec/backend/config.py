@@ -10,7 +10,6 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
@@ -21,8 +20,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from .._model.redaction import names_secret
-from .._model.schema import MAX_DIM, check_embedder_name
-from ..errors import ConfigError, shown
+from .._model.schema import MAX_DIM, check_table_name
+from ..errors import ConfigError, did_you_mean, shown
 from .embedders import EmbedderName, EmbedderSettings
 from .locate import local_path
 from .plugins import backend_names, backends
@@ -173,7 +172,7 @@ def embedder_section(name: str, given: Mapping[str, object]) -> EmbedderSettings
 
     The keys are those of ``[retrieval.embedders.<name>]``.
     """
-    within = ("retrieval", "embedders", check_embedder_name(name))
+    within = ("retrieval", "embedders", check_table_name(name, "embedder"))
     place = "connect(embedders=...)"
     return _validated(EmbedderSettings, dict(given), strict=True, place=place, within=within)
 
@@ -271,8 +270,7 @@ def _unknown_key(model: type[BaseModel], path: Sequence[str]) -> tuple[str, str]
         fields = getattr(kind, "model_fields", None)  # else a mapping of names to sections
         kind = fields[part].annotation if fields else get_args(kind)[-1]
     known = list(kind.model_fields)
-    near = get_close_matches(path[-1].lower(), known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(path[-1].lower(), known)
     accepted = ", ".join(known)
     return accepted, f"is not a known key{hint} (the known keys: {accepted})"
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 _SHARE = 0.25
 _MOST = 4 * 2**30
-# The number of this option in glibc's malloc.h.
-_M_ARENA_MAX = -8
 # If the system does not say.
 _ASSUMED = 4 * 2**30
 
@@ -30,20 +28,6 @@ def total_memory() -> int:
     """Return the memory of the machine, or of the container if that has less."""
     found = [size for size in (_machine(), _container()) if size]
     return min(found, default=_ASSUMED)
-
-
-def bound_allocator() -> None:
-    """Limit the separate heaps of glibc to the number of processor cores, but not below four.
-
-    It makes eight for each core, and each keeps about ten MiB of freed memory. The limit is one of
-    the process, so only a driver with many threads sets it. Settings in the environment win.
-    """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if not sys.platform.startswith("linux") or "MALLOC_ARENA_MAX" in os.environ:
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None and "arena_max" not in tunables:
-        mallopt(_M_ARENA_MAX, max(4, os.cpu_count() or 1))
 
 
 def give_back() -> None:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -156,12 +155,3 @@ def create_backend(
             raise UnsupportedError("read-only", backend.name, "open it without read_only=True")
         backend.read_only = True
     return backend
-
-
-def claimed(folder: Path) -> tuple[str, str] | None:
-    """Return the backend that recognises a folder as its store, and the target that opens it."""
-    for plugin in plugins():
-        target = plugin.claims(folder)
-        if target is not None:
-            return plugin.name, target
-    return None

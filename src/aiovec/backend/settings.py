@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
@@ -39,7 +38,6 @@ class AnySettings(BackendSettings):
 
 
 _MEMORY = re.compile(r"^(auto|[0-9]+ ?([KMG]i?B)?)$")
-_DURATION = re.compile(r"^[0-9]+ (second|minute|hour|day)s?$")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -61,13 +59,6 @@ MemorySize = Annotated[
 ]
 """``"auto"`` or a size, as in "512 MiB"."""
 
-Duration = Annotated[
-    str,
-    matching(_DURATION, "a time such as '30 minutes' or '1 day'"),
-    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern}),
-]
-"""A time, as in "30 minutes" or "1 day"."""
-
 
 def bytes_of(size: str) -> int | None:
     """Return a ``MemorySize`` in bytes; None for "auto"."""
@@ -75,9 +66,3 @@ def bytes_of(size: str) -> int | None:
         return None
     digits = size.rstrip("KMGiB ")
     return int(digits) * _UNITS[size[len(digits) :].strip()]
-
-
-def timedelta_of(duration: str) -> timedelta:
-    """Return a ``Duration`` as a timedelta."""
-    number, unit = duration.split()
-    return timedelta(**{unit.rstrip("s") + "s": int(number)})
