@@ -13,7 +13,7 @@ import time
 from random import Random
 
 from aiovec._http.problems import Problem, problem_of
-from aiovec.backend import HttpRequest, watch_request
+from aiovec.backend import called_by
 from aiovec.backend.threads import in_thread
 
 from .asgi import App, Message, Receive, Scope, Send, header_values, state_of_request
@@ -75,11 +75,10 @@ class Observing:
             sent += len(message.get("body", b""))
             whole = not message.get("more_body", False)
 
-        request = HttpRequest(method, scope.get("scheme", "http"), _trace_headers(scope))
         if self._metrics is not None:
             self._metrics.running.inc()
         try:
-            with watch_request(request):
+            with called_by(_trace_headers(scope)):
                 try:
                     await self._app(scope, receive, named)
                 except asyncio.CancelledError:  # the server stops
@@ -90,12 +89,10 @@ class Observing:
                     await in_thread(_log_error, id, exc)
                     if not status:
                         await problem_response(problem_of(exc))(scope, receive, named)
-                finally:
-                    request.route = getattr(scope.get("route"), "path", None) or None
-                    request.status = status or None
         finally:
             seconds = time.perf_counter() - began
-            route, received = request.route or _UNKNOWN, state.get("aiovec_received", 0)
+            route = getattr(scope.get("route"), "path", None) or _UNKNOWN
+            received = state.get("aiovec_received", 0)
             status = status or _CLIENT_GONE
             if self._metrics is not None:
                 self._metrics.ended(method, route, status, seconds, received, sent)

@@ -33,17 +33,3 @@ class Operation:
     """The backend that answered, if the store followed a migration during the call."""
     rows: int | None = None
     """The number of rows returned, written or deleted."""
-
-
-@dataclass(slots=True)
-class HttpRequest:
-    """A request to the server. ``route`` and ``status`` are known at its end.
-
-    ``caller`` holds the headers that name the client's span.
-    """
-
-    method: str
-    scheme: str
-    caller: Mapping[str, str]
-    route: str | None = None
-    status: int | None = None

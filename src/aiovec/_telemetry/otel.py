@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 
 from opentelemetry import context, metrics, trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from .calls import Attributes, HttpRequest, Operation
+from .calls import Attributes, Operation
 
-_SERVER_ERROR = 500
 _TRACER = trace.get_tracer("aiovec", version("aiovec"))
 _METER = metrics.get_meter("aiovec", version("aiovec"))
 _DURATIONS = _METER.create_histogram(
@@ -33,15 +32,6 @@ _ROWS = _METER.create_histogram(
     description="Rows that a call returned, wrote or deleted.",
     explicit_bucket_boundaries_advisory=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000),
 )
-_REQUESTS = _METER.create_histogram(
-    "http.server.request.duration",
-    unit="s",
-    description="Duration of HTTP server requests.",
-    # As the conventions say.
-    explicit_bucket_boundaries_advisory=(
-        0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10,
-    ),
-)  # fmt: skip
 # Not the global propagator: loading that fails where the environment names one that is missing.
 _CALLERS = TraceContextTextMapPropagator()
 
@@ -94,36 +84,10 @@ def span(operation: Operation, place: Attributes, *, current: bool) -> Iterator[
 
 
 @contextmanager
-def watch_request(request: HttpRequest) -> Iterator[None]:
-    """Make the span of a request to the server and record its duration.
-
-    The span names the route, not the path or the query, which may hold ids and words.
-    """
-    attributes: dict[str, str | int] = {
-        "http.request.method": request.method,
-        "url.scheme": request.scheme,
-    }
-    caller = _CALLERS.extract(request.caller) if request.caller else None
-    made = _TRACER.start_span(request.method, caller, trace.SpanKind.SERVER, attributes=attributes)
-    within = trace.set_span_in_context(made, caller)
-    token = context.attach(within)
-    began = time.perf_counter()
+def called_by(headers: Mapping[str, str]) -> Iterator[None]:
+    """Make the calls within children of the caller's span."""
+    token = context.attach(_CALLERS.extract(headers))
     try:
         yield
     finally:
-        took = time.perf_counter() - began
         context.detach(token)
-        if request.route is not None:
-            made.update_name(f"{request.method} {request.route}")
-            attributes["http.route"] = request.route
-        if request.status is None:
-            attributes["error.type"] = "disconnect"  # the client went before its answer
-        else:
-            attributes["http.response.status_code"] = request.status
-            if request.status >= _SERVER_ERROR:
-                attributes["error.type"] = str(request.status)
-        if "error.type" in attributes:
-            made.set_status(trace.StatusCode.ERROR)
-        made.set_attributes(attributes)
-        made.end()
-        _REQUESTS.record(took, attributes, within)

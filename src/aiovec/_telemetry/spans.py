@@ -6,10 +6,11 @@ OpenTelemetry is not loaded by ``import aiovec`` and not on the event loop.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
-from .calls import Attributes, HttpRequest, Operation
+from .calls import Attributes, Operation
 
 try:
     from . import otel
@@ -32,8 +33,8 @@ def span(operation: Operation, place: Attributes, *, current: bool = True) -> Wa
     return cast("Watch", otel.span(operation, place, current=current))
 
 
-def watch_request(request: HttpRequest) -> Watch:
-    """Report what is done within as one request to the server, a child of the caller's span."""
-    if otel is None or not otel.is_configured():
+def called_by(headers: Mapping[str, str]) -> Watch:
+    """Make the calls within children of the span that a request's ``traceparent`` names."""
+    if otel is None or not headers or not otel.is_configured():
         return _NOTHING
-    return cast("Watch", otel.watch_request(request))
+    return cast("Watch", otel.called_by(headers))

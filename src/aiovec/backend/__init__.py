@@ -63,8 +63,7 @@ from .._model.schema import Metric as Metric
 from .._model.schema import Schema as Schema
 from .._model.schema import check_field_name as check_field_name
 from .._model.schema import check_table_name as check_table_name
-from .._telemetry.calls import HttpRequest as HttpRequest
-from .._telemetry.spans import watch_request as watch_request
+from .._telemetry.spans import called_by as called_by
 from .._text.query import TextClause as TextClause
 from .._text.snippets import SNIPPET_GAP as SNIPPET_GAP
 from .._text.snippets import snippets_of as snippets_of
