@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -22,9 +22,9 @@ import numpy as np
 from .._model.arrays import Float32Array
 from .._model.schema import Schema
 from ..backend.embedders import EmbedderSettings
-from ..backend.threads import hop, in_daemon_thread
+from ..backend.threads import hop, in_daemon_thread, in_thread
 from ..errors import AiovecError, DimensionMismatchError, EmbeddingError, ModelMismatchError
-from .calling import Caller, is_async
+from .calling import is_async, takes_kind
 from .failures import Failure, failure_of
 from .local import LocalModel
 from .protocol import Embedder, Purpose
@@ -66,14 +66,16 @@ class Batcher:
         self.dim = embedder.dim
         self._embedder = embedder
         self._limits = limits
-        self._caller = Caller(embedder)
+        self._by_kind = takes_kind(embedder)
+        # A plain one runs in a thread.
+        self._one_at_a_time = None if is_async(embedder) else asyncio.Semaphore(1)
         # A local model is loaded outside the time limits, since it may be downloaded first.
         self._prepare = embedder.prepare if isinstance(embedder, LocalModel) else None
         self._cache: OrderedDict[bytes, Float32Array] = OrderedDict()
         self._cached_at_most = limits.cache_mb * _MIB // (4 * self.dim + _OVERHEAD)
         self._queues: dict[Purpose, deque[_Part]] = {"query": deque(), "document": deque()}
         self._senders: dict[Purpose, asyncio.Task[None]] = {}
-        self._slots = asyncio.Semaphore(limits.concurrency if self._caller.is_async else 1)
+        self._slots = asyncio.Semaphore(1 if self._one_at_a_time else limits.concurrency)
         self._requests: set[asyncio.Task[None]] = set()
         self._parts: set[_Part] = set()
         self._closed: Callable[[], AiovecError] | None = None
@@ -292,8 +294,15 @@ class Batcher:
         failure: Failure
         try:
             async with asyncio.timeout(seconds) as timer:
+                # The list becomes the embedder's own.
                 given = [prefix + text for text in texts]
-                return await self._caller(given, kind, finish, weight)
+                call = partial(self._embedder, given, **({"kind": kind} if self._by_kind else {}))
+                if self._one_at_a_time is not None:
+                    return await in_daemon_thread(lambda: finish(call()), self._one_at_a_time)
+                answer = await call()  # type: ignore[misc]
+                if isinstance(answer, Iterator):  # which may compute its vectors when it is read
+                    return await in_thread(finish, answer)
+                return await hop(weight, finish, answer)
         except asyncio.CancelledError:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise
@@ -317,23 +326,20 @@ def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
     Rows may still hold NaN or infinity, which is the fault of one text alone. An iterator computes
     its vectors here.
     """
-    if isinstance(answer, (str, bytes, Mapping, Set)) or not hasattr(answer, "__iter__"):
-        raise Failure(f"it gave {type(answer).__name__}, not a list of vectors")
     try:
-        vectors = answer if isinstance(answer, np.ndarray) else list(islice(answer, count + 1))
-        if len(vectors) != count:
-            raise Failure(f"it gave {len(vectors)} vectors for {count} texts")
-        for vector in vectors:
-            if isinstance(vector, (str, bytes, Mapping)) or not hasattr(vector, "__len__"):
-                raise Failure(f"it gave a {type(vector).__name__} in the place of a vector")
-            if len(vector) != dim:
-                raise Failure(f"it gave a vector of {len(vector)} dimensions, not {dim}")
-        found = np.asarray(vectors)
+        if isinstance(answer, (Mapping, Set)):
+            raise TypeError(type(answer).__name__)
+        found = np.asarray(
+            answer if isinstance(answer, np.ndarray) else list(islice(answer, count + 1))
+        )
     except (TypeError, ValueError, OverflowError, RuntimeError) as exc:
         raise Failure(f"it gave no list of vectors: {exc}"[:300]) from exc
-    if found.dtype.kind not in "fiu" or found.ndim != 2:
-        # None and huge integers make an array of objects.
-        raise Failure("it gave vectors that are not flat lists of numbers")
+    # None, huge integers and vectors of several lengths make an array of objects.
+    if found.dtype.kind not in "fiu" or found.shape != (count, dim):
+        raise Failure(
+            f"it gave an array of {found.dtype} and the shape {found.shape} for {count} texts, "
+            f"not a vector of {dim} numbers for each"
+        )
     with np.errstate(over="ignore"):  # too large for float32 is infinity, found by the caller
         # A copy of its own: the embedder may use its array again.
         return np.array(found, dtype=np.float32, order="C")

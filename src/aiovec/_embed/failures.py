@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import email.utils
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -78,7 +76,7 @@ def of_status(status: int, reason: str, headers: Any) -> Failure:
         retryable=status in _PASSING_STATUS or status >= 500,
         divisible=status in _DIVISIBLE_STATUS,
         status=status,
-        retry_after=retry_after_of(headers),
+        retry_after=_retry_after(headers),
     )
 
 
@@ -100,22 +98,10 @@ def shortened(text: str, secrets: Iterable[str] = ()) -> str:
     return line
 
 
-def retry_after_of(headers: Any) -> float | None:
-    """Return the seconds of a ``Retry-After``, which may be a date; None without a usable one."""
-    try:
-        value = headers.get("retry-after") if headers is not None else None
-    except (AttributeError, TypeError):
-        return None
-    if not isinstance(value, str):
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return max(0.0, seconds) if seconds < 1e9 else None
+def _retry_after(headers: Any) -> float | None:
+    """Return the seconds of a ``Retry-After``; None without one."""
+    value = headers.get("retry-after", "") if hasattr(headers, "get") else ""
+    return float(value) if isinstance(value, str) and value.isdecimal() else None
 
 
 def _status_of(thing: object) -> int | None:

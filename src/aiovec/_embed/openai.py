@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 OWN_HOST = "api.openai.com"
 OWN_KEY = "OPENAI_API_KEY"
 
-# Bytes of an answer: numbers of JSON at their longest, what stands around each vector, and a rest.
-_A_NUMBER, _A_VECTOR, _AN_ANSWER = 32, 4096, 65_536
-_AN_ERROR = 16_384
 # Characters that JSON writes, and bytes that it reads, as fast as Python touches one value.
 _CHARACTERS, _BYTES = 64, 256
 
@@ -61,7 +58,7 @@ class OpenAIEmbedder:
             raise Failure(f"the environment variable {self._key_name} holds no key")
         write = partial(json.dumps, {**self._options, "input": texts})
         asked = await hop(len(texts) + sum(map(len, texts)) // _CHARACTERS, write)
-        status, headers, body = await self._post(asked.encode(), len(texts))
+        status, headers, body = await self._post(asked.encode())
         if status != 200:
             said = shortened(_message_of(body), self._secrets())
             raise of_status(status, f"HTTP {status}: {said}", headers)
@@ -77,7 +74,7 @@ class OpenAIEmbedder:
         if self._session is not None:
             await self._session.close()
 
-    async def _post(self, data: bytes, count: int) -> tuple[int, Any, bytes]:
+    async def _post(self, data: bytes) -> tuple[int, Any, bytes]:
         """Return the status, headers and body of one request, or raise Failure."""
         if self._session is None:
             try:
@@ -94,26 +91,18 @@ class OpenAIEmbedder:
                 auto_decompress=False,
                 trust_env=True,
             )
-        most = _AN_ANSWER + count * (_A_VECTOR + _A_NUMBER * self.dim)
         try:
             async with self._session.post(
                 self._url, data=data, headers=self._headers(), allow_redirects=False
             ) as answer:
-                body = await _read(answer, most if answer.status == 200 else _AN_ERROR)
-        except (aiohttp.InvalidURL, aiohttp.ClientSSLError) as exc:
-            raise self._failure(exc, retryable=False) from exc
-        except (aiohttp.ClientError, OSError) as exc:
-            raise self._failure(exc, retryable=True) from exc
-        except ValueError as exc:  # a header or an address that cannot be sent
-            raise self._failure(exc, retryable=False) from exc
-        if len(body) > most and answer.status == 200:
-            raise Failure(f"its answer is longer than {most} bytes")
-        return answer.status, answer.headers, body
-
-    def _failure(self, exc: BaseException, *, retryable: bool) -> Failure:
-        # Without a cause: the traceback of the exception has frames that hold the key.
-        said = f"{type(exc).__name__}: {str(exc) or 'no reason given'}"
-        return Failure(shortened(said, self._secrets()), retryable=retryable)
+                return answer.status, answer.headers, await answer.read()
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            # An address or a header that cannot be sent is a ValueError.
+            lasting = isinstance(exc, (aiohttp.ClientSSLError, ValueError))
+            # Without a cause: the traceback of the exception has frames that hold the key.
+            said = f"{type(exc).__name__}: {str(exc) or 'no reason given'}"
+            failure = Failure(shortened(said, self._secrets()), retryable=not lasting)
+        raise failure
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -128,17 +117,6 @@ class OpenAIEmbedder:
             # Services repeat a key in part, as in "sk-abcd***wxyz".
             found |= {key, *key.split(), key.strip()[:8], key.strip()[-8:]}
         return found
-
-
-async def _read(answer: aiohttp.ClientResponse, most: int) -> bytes:
-    """Return the body, or the begin of one that is longer than ``most`` bytes."""
-    body = bytearray()
-    async for part in answer.content.iter_any():
-        body += part
-        if len(body) > most:
-            answer.close()
-            break
-    return bytes(body)
 
 
 def _message_of(body: bytes) -> str:

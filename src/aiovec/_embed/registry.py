@@ -6,8 +6,7 @@ import asyncio
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -150,21 +149,13 @@ def load(path: str) -> Any:
 
     A class is called without arguments. ConfigError where there is no such thing.
     """
-    with _current_folder_first():
-        try:
-            found = pkgutil.resolve_name(path)
-        except (ImportError, AttributeError, ValueError) as exc:
-            raise ConfigError(f"{path} cannot be imported: {exc}", key="kind") from exc
-    return found() if isinstance(found, type) else found
-
-
-@contextmanager
-def _current_folder_first() -> Iterator[None]:
-    """As ``python -m`` does, for a console script has its own folder there instead."""
-    folder = os.getcwd()
+    folder = os.getcwd()  # first, as with python -m: a console script has its own folder there
     sys.path.insert(0, folder)
     try:
-        yield
+        found = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise ConfigError(f"{path} cannot be imported: {exc}", key="kind") from exc
     finally:
         if folder in sys.path:
             sys.path.remove(folder)
+    return found() if isinstance(found, type) else found
