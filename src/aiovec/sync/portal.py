@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, wait
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 from ..backend.threads import FORKED, wait_out
 from ..errors import StoreClosedError
@@ -65,17 +65,14 @@ class Portal:
                 "a coroutine that the store awaits cannot wait for the store; await the "
                 "asynchronous store there, or give the store a plain function"
             )
-        running = _Running(call)
+        done, cancel = self.begin(call)
         try:
-            self._start(running)
-            self._wait(running)
-        except StoreClosedError:  # one that the call raises comes below
+            self._wait(done)
+        except BaseException:
+            cancel()
+            self._wait(done)  # a second interrupt interrupts this as well
             raise
-        except BaseException:  # it may have come before the call was begun, or just afterwards
-            self._soon(running.cancel)
-            self._wait(running)  # a second interrupt interrupts this as well
-            raise
-        return self._result(running)
+        return self._result(done)
 
     async def run_for_task(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """As ``run``, awaited on another event loop, which goes on in the meantime.
@@ -84,24 +81,47 @@ class Portal:
         """
         if threading.current_thread() is self._thread:
             return await call()
-        running = _Running(call)
-        self._start(running)
-        done = asyncio.wrap_future(running.done)
+        done, cancel = self.begin(call)
+        ended = asyncio.wrap_future(done)
         try:
-            await asyncio.wait([done])
+            await asyncio.wait([ended])
         except asyncio.CancelledError:
-            self._soon(running.cancel)
-            await wait_out(done)
+            cancel()
+            await wait_out(ended)
             raise
         finally:
-            if done.done() and not done.cancelled():
-                done.exception()  # which ``_result`` raises
-        return self._result(running)
+            if ended.done():
+                ended.exception()  # which ``_result`` raises
+        return self._result(done)
 
-    def begin(self, call: Callable[[], Awaitable[object]]) -> None:
-        """Have something run without waiting for it; nothing where that cannot run any more."""
-        with contextlib.suppress(StoreClosedError):
-            self._start(_Running(call))
+    def begin(self, call: Callable[[], Awaitable[_T]]) -> tuple[Future[_T], Callable[[], None]]:
+        """Have something run; return its result to come, and what cancels it.
+
+        StoreClosedError where nothing can run any more.
+        """
+        gone = self.gone
+        if gone or self.stopped:
+            raise StoreClosedError(self.target, gone)
+        done: Future[_T] = Future()
+        tasks: list[asyncio.Task[None]] = []
+
+        async def drive() -> None:
+            # Whatever comes out is for the caller; an exit would end the loop's thread here.
+            try:
+                done.set_result(await call())
+            except BaseException as exc:  # noqa: BLE001 - raised again by the caller
+                done.set_exception(exc)
+
+        def settle(_: object) -> None:
+            if not done.done():  # cancelled before it began
+                done.set_exception(asyncio.CancelledError())
+
+        def start() -> None:
+            tasks.append(asyncio.ensure_future(drive()))
+            tasks[0].add_done_callback(settle)
+
+        self._soon(start)
+        return done, lambda: self._soon(lambda: tasks[0].cancel())
 
     def stop(self) -> None:
         """Cancel what still runs and end the thread. May be called twice."""
@@ -109,58 +129,18 @@ class Portal:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _start(self, running: _Running[_T]) -> None:
-        gone = self.gone
-        if gone or self.stopped:
-            raise StoreClosedError(self.target, gone)
-        self._soon(running.start)
-
     def _soon(self, work: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, so every call is over
             self._loop.call_soon_threadsafe(work)
 
-    def _wait(self, running: _Running[_T]) -> None:
-        while not running.done.done() and self._thread.is_alive():
-            wait([running.done], timeout=_TICK)
+    def _wait(self, done: Future[Any]) -> None:
+        while not done.done() and self._thread.is_alive():
+            wait([done], timeout=_TICK)
 
-    def _result(self, running: _Running[_T]) -> _T:
+    def _result(self, done: Future[_T]) -> _T:
         try:
-            return running.done.result(0)
+            return done.result(0)
         except (asyncio.CancelledError, TimeoutError):
             if self.stopped:
                 raise StoreClosedError(self.target) from None
             raise
-
-
-class _Running(Generic[_T]):
-    """One call on the loop, and its result."""
-
-    def __init__(self, call: Callable[[], Awaitable[_T]]) -> None:
-        self._call = call
-        self._task: asyncio.Task[None] | None = None
-        self.done: Future[_T] = Future()
-
-    def start(self) -> None:
-        if self.done.done():
-            return
-        self._task = asyncio.get_running_loop().create_task(self._drive())
-        self._task.add_done_callback(self._settle)
-
-    def cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-        elif not self.done.done():
-            self.done.set_exception(asyncio.CancelledError())
-
-    async def _drive(self) -> None:
-        # Whatever comes out is for the caller; an exit would end the loop's thread here.
-        try:
-            result = await self._call()
-        except BaseException as exc:  # noqa: BLE001 - raised again by the caller
-            self.done.set_exception(exc)
-        else:
-            self.done.set_result(result)
-
-    def _settle(self, _: asyncio.Task[None]) -> None:
-        if not self.done.done():  # cancelled before it began
-            self.done.set_exception(asyncio.CancelledError())

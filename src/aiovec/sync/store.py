@@ -15,6 +15,7 @@ from collections.abc import (
     Sequence,
     Set,
 )
+from contextlib import suppress
 from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
 
@@ -77,7 +78,8 @@ def _iterated(face: _Blocking[Any], items: AsyncGenerator[_R, None]) -> Generato
             yield cast("_R", item)
     finally:
         # Perhaps from the garbage collector, which runs in any thread, also in the portal's own.
-        portal.begin(items.aclose)
+        with suppress(StoreClosedError):
+            portal.begin(items.aclose)
 
 
 # Iterables that hold what they give, or have a form that is read as a whole.
