@@ -10,7 +10,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import aiohttp
@@ -98,28 +98,18 @@ def found_rows(
     rows: pa.Table, schema: Schema, columns: Columns, queries: int, measure: str
 ) -> list[Found]:
     """Return the hits of so many queries, with this column as their measures."""
-    stored = stored_rows(rows, schema, columns)
-    measures = rows[measure].to_pylist()
-    marked = None
-    if "_highlights" in rows.schema.names:
-        marked = [json.loads(text or "{}") for text in rows["_highlights"].to_pylist()]
+
+    def found(rows: pa.Table) -> Found:
+        marked = None
+        if "_highlights" in rows.schema.names:
+            marked = [json.loads(text or "{}") for text in rows["_highlights"].to_pylist()]
+        return Found(stored_rows(rows, schema, columns), rows[measure].to_pylist(), marked)
+
     if "_query" not in rows.schema.names:
-        return [Found(stored, measures, marked)]
+        return [found(rows)]
     counts = np.bincount(rows["_query"].to_numpy(), minlength=queries).tolist()
-    places = pairwise(accumulate(counts, initial=0))
-    return [
-        Found(
-            StoredRows(
-                stored.ids[start:end],
-                {name: values[start:end] for name, values in stored.fields.items()},
-                None if stored.payloads is None else stored.payloads[start:end],
-                None if stored.vectors is None else stored.vectors[start:end],
-            ),
-            measures[start:end],
-            None if marked is None else marked[start:end],
-        )
-        for start, end in places
-    ]
+    starts = accumulate(counts, initial=0)
+    return [found(rows.slice(start, count)) for start, count in zip(starts, counts, strict=False)]
 
 
 def values_read(values: Sequence[Any], field: Field | None) -> list[Value]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def findings(address: str | None) -> list[Finding]:
         return [Finding(package.subject, package.value, ok=False, cure=_CURE)]
     if address.startswith(f"{SCHEME}://"):
         return [package, _of_autostart(Path(address.removeprefix(f"{SCHEME}://")))]
-    return [package, *_of_server(address)]
+    return [package, _of_server(address)]
 
 
 def _of_autostart(config: Path) -> Finding:
@@ -39,20 +38,17 @@ def _of_autostart(config: Path) -> Finding:
     return Finding("server", "the first connect starts one")
 
 
-def _of_server(address: str) -> Iterator[Finding]:
+def _of_server(address: str) -> Finding:
     try:
         told = _health(address)
     except (OSError, ValueError) as exc:
-        yield Finding(
+        return Finding(
             "server", f"{address}: {exc}"[:300], ok=False,
             cure="start it with: aiovec serve; or correct the address",
         )  # fmt: skip
-        return
-    yield Finding("server", f"{address}: {told.get('status', 'no aiovec server')!s:.60}",
-                  ok=told.get("status") == "ok")  # fmt: skip
-    for name in ("backend", "version"):
-        if name in told:
-            yield Finding(f"server's {name}", f"{told[name]!s:.60}")
+    facts = (f"{name} {told[name]}" for name in ("status", "backend", "version") if name in told)
+    words = ", ".join(facts) or "no aiovec server"
+    return Finding("server", f"{address}: {words:.100}", ok=told.get("status") == "ok")
 
 
 def _health(address: str) -> dict[str, Any]:

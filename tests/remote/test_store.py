@@ -53,7 +53,7 @@ def test_the_commands(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (("export", "-s", url, "notes", "out.parquet"), ""),
         (("import", "out.parquet", "-s", url, "--table", "again"), ""),
         (("info", "-s", url, "--json"), '"remote"'),
-        (("doctor", "-s", url), "server's backend"),
+        (("doctor", "-s", url), "status ok, backend sqlite"),
         (("optimize", "-s", url, "notes"), ""),
     ):
         done = run(*words)

@@ -33,7 +33,6 @@ MOST_ITEMS = 100
 """Items of a fact that is a list, such as the ids of a DuplicateIdError."""
 
 _TYPE = "urn:aiovec:error:"
-_BEGUN = "begun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Problem:
         if self.error:
             document |= {"error": self.error, "facts": dict(self.facts)}
         if self.begun:
-            document[_BEGUN] = True
+            document["begun"] = True
         return document
 
     def body(self) -> bytes:
@@ -102,15 +101,6 @@ def _facts_of(cls: type[AiovecError]) -> dict[str, Any]:
     """Return the facts of a class that leave, each with its value for a client that gets none."""
     facts = {one.name: _EMPTY.get(str(one.type)) for one in fields(cls)}
     return {name: value for name, value in facts.items() if name not in cls.http.places}
-
-
-def _of_kind(value: Json, default: Any) -> Any:
-    """Return the value if it has the type of the default, else the default."""
-    kinds = (int, float) if isinstance(default, float) else type(default)
-    if default is None:
-        return value
-    fits = isinstance(value, kinds) and isinstance(value, bool) is isinstance(default, bool)
-    return value if fits else copy(default)
 
 
 _BY_NAME: dict[str, type[AiovecError]] = {name: getattr(errors, name) for name in errors.__all__}
@@ -156,9 +146,8 @@ def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
 def error_of(document: object, *, target: str = "the server's store") -> AiovecError:
     """Return the error that a server's problem names: its class, its message and its facts.
 
-    ``document`` is JSON from a server that may be none of ours: an unknown class gives
-    ``AiovecError``, and a fact of another type its default. ``target`` is the store that the error
-    names, since the server keeps its own place to itself.
+    An unknown class gives ``AiovecError``, and a fact that is not there its default. ``target`` is
+    the store that the error names, since the server keeps its own place to itself.
     """
     members = document if isinstance(document, Mapping) else {}
     name, detail, given = (members.get(key) for key in ("error", "detail", "facts"))
@@ -169,15 +158,11 @@ def error_of(document: object, *, target: str = "the server's store") -> AiovecE
     message = text if isinstance(text, str) and text else "the server gave no reason"
     error.args = (_short(message),)
     for name, default in _facts_of(cls).items():
-        setattr(error, name, _of_kind(_json(facts.get(name)), default))
+        value = facts.get(name)
+        setattr(error, name, copy(default) if value is None else value)
     for name in cls.http.places:
         setattr(error, name, target if name == "target" else _PLACES[name])
     return error
-
-
-def was_begun(document: Mapping[str, object]) -> bool:
-    """Return whether the server ended the call, so that a write may have been done."""
-    return document.get(_BEGUN) is True
 
 
 def _short(text: str) -> str:
