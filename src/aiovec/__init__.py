@@ -22,34 +22,22 @@ if TYPE_CHECKING:
     from .backend.contract import IndexInfo, TableStats, Tuning
 else:
     # connect() loads these off the event loop; before that, the first use does.
-    _LATER = {
-        "F": "_filters",
-        "Hit": "_model.records",
-        "Record": "_model.records",
-        "Results": "_model.results",
-        "IndexInfo": "backend.contract",
-        "TableStats": "backend.contract",
-        "Tuning": "backend.contract",
-        "RRF": "_store.rank",
-        "Weighted": "_store.rank",
-        "VectorStore": "_store.store",
-        "Table": "_store.store",
-        "JsonValue": "_input.types",
-        "Rows": "_input.types",
-        "Vector": "_input.types",
-        "Vectors": "_input.types",
-        "Where": "_input.types",
-    }
+    _LATER = (
+        "_filters", "_model.records", "_model.results", "backend.contract", "_input.types",
+        "_store.rank", "_store.store",
+    )  # fmt: skip
 
     def __getattr__(name):
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        return getattr(import_module(f".{_LATER[name]}", __name__), name)
+        for module in _LATER if name in __all__ else ():
+            found = import_module(f".{module}", __name__)
+            if hasattr(found, name):
+                return getattr(found, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__():
-        return sorted({*globals(), *_LATER})
+        return sorted({*globals(), *__all__})
 
 
 __version__ = "0.1.0"

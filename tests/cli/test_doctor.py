@@ -136,10 +136,10 @@ def test_what_is_wrong_with_a_toml_file(run: Run, config: Path) -> None:
 
 EMBEDDERS = {
     "default": ('kind = "demo"', True, "demo, aiovec-demo-hash-256, 256 dimensions"),
-    "local": ('model = "m"\ndim = 4\nbase_url = "http://h:9/v1"', True, "without a key"),
+    "local": ('model = "m"\ndim = 4\nbase_url = "http://h:9/v1"', True, "openai, m, 4 dim"),
     "keyed": (
         'model = "m"\ndim = 4\nbase_url = "http://me:pw@h/v1"\napi_key_env = "SOME_KEY"', True,
-        "SOME_KEY is set",
+        "openai, m, 4 dimensions",
     ),
     "keyless": ('model = "m"\ndim = 4', False, "set OPENAI_API_KEY"),
     "nameless": ("dim = 4", False, "retrieval.embedders.nameless.model"),

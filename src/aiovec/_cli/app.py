@@ -2,24 +2,23 @@
 
 The entry-point group ``aiovec.commands`` names their ``typer.Typer`` objects. Its module is
 imported when its command, or the list of all commands, is asked for, so it should import little
-itself. One that is broken says so in one line where it is used, and hides nothing else.
+itself. One that is broken says so in one line, and hides nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib import metadata
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from .._model.redaction import without_secrets
 from . import advise, demo, doctor, exporting, facts, importing, search, upkeep
-from .output import one_line, say_error, settle_streams
+from .output import say_error, settle_streams
 
 GROUP = "aiovec.commands"
 
@@ -40,11 +39,19 @@ class Commands(TyperGroup):
         return [*own, *(name for name in sorted(_installed()) if name not in own)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        own = super().get_command(ctx, cmd_name)
-        if own is not None:
+        own, entry_point = super().get_command(ctx, cmd_name), _installed().get(cmd_name)
+        if own is not None or entry_point is None:
             return own
-        entry_point = _installed().get(cmd_name)
-        return None if entry_point is None else _loaded(entry_point)
+        try:
+            command: Any = get_command(entry_point.load())
+        except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
+            say_error(
+                f"the command {cmd_name!r} ({entry_point.value}) cannot be loaded: "
+                f"{type(exc).__name__}: {exc}; reinstall its package"
+            )
+            return None
+        command.name = cmd_name
+        return command
 
 
 @contextmanager
@@ -64,30 +71,6 @@ def _quietly() -> Iterator[None]:
 def _installed() -> dict[str, metadata.EntryPoint]:
     # Of two with one name, the first on the path wins, as with modules.
     return {one.name: one for one in reversed(tuple(metadata.entry_points(group=GROUP)))}
-
-
-def _loaded(entry_point: metadata.EntryPoint) -> Any:
-    try:
-        app = entry_point.load()
-        if not isinstance(app, typer.Typer):
-            raise TypeError(f"it is {type(app).__name__}, not a typer.Typer")
-        command: Any = get_command(app)
-    except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
-        reason = one_line(
-            f"the command {entry_point.name!r} ({entry_point.value}) {type(exc).__name__}: {exc}"
-        )
-        command = TyperCommand(
-            None, callback=partial(_refuse, reason), help=f"Unusable: {reason}",
-            add_help_option=False,
-            context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-        )  # fmt: skip
-    command.name = entry_point.name
-    return command
-
-
-def _refuse(reason: str) -> None:
-    say_error(f"{reason}; reinstall the package of this command")
-    raise typer.Exit(1)
 
 
 app = typer.Typer(

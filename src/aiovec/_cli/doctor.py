@@ -94,16 +94,11 @@ def _value_and_cure(name: str, settings: EmbedderSettings) -> tuple[str, str | N
     if package is not None and not _is_installed(package):
         install = f'pip install "aiovec[{settings.kind}]"'
         return f"{value}: the package {package} is not installed", install
-    if settings.kind != "openai":
-        return value, None
-    value += f", at {redacted(settings.base_url)}"
-    key = key_name_of(settings)
-    if not key:
-        return f"{value}, without a key", None
-    if os.environ.get(key):
-        return f"{value}, {key} is set", None
-    fault = f"{value}: the environment variable {key} holds no key"
-    return fault, f"set {key}, or name another api_key_env"
+    key = key_name_of(settings) if settings.kind == "openai" else ""
+    if key and not os.environ.get(key):
+        fault = f"{value}: the environment variable {key} holds no key"
+        return fault, f"set {key}, or name another api_key_env"
+    return value, None
 
 
 def _is_installed(package: str) -> bool:

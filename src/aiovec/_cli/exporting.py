@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import counted, emit, open_stream, progress
+from .output import counted, emit, progress
 from .run import failing_clearly
 from .stores import AsJson, Config, Select, Store, Table, Where, expanded, in_store, names_in
 
@@ -51,7 +51,7 @@ def export(
 
     piped, fields = file == "-", names_in(select)
     path = Path("standard output") if piped else expanded(file)
-    stream = open_stream(sys.__stdout__, "standard output") if piped else None
+    stream = sys.stdout.buffer if piped else None
     began = time.perf_counter()
 
     async def work(vectors: VectorStore) -> tuple[str, Saved]:

@@ -15,7 +15,7 @@ import typer
 
 from .._model.schema import Metric, Schema, check_table_name
 from ..errors import ConfigError, InvalidNameError, TableNotFoundError
-from .output import Listing, counted, emit, err, open_stream, progress
+from .output import Listing, counted, emit, err, progress
 from .run import failing_clearly
 from .stores import AsJson, Config, Store, expanded, in_store, of_each_table
 
@@ -57,8 +57,7 @@ def import_(
         str | None,
         typer.Option(
             "--format",
-            help="parquet, arrow, arrow-stream, jsonl or csv. Default: by the content and the "
-            "suffix of the file.",
+            help="parquet, arrow, arrow-stream, jsonl or csv. Default: by the suffix of the file.",
         ),
     ] = None,
     schema: Annotated[
@@ -114,7 +113,7 @@ def import_(
         hints=Hints(table, id_column, vector_column, dtype),
         schema=given,
         existing=_existing(store, config, as_ or table or legal_table_name(path.stem)),
-        stream=open_stream(sys.__stdin__, "standard input") if piped else None,
+        stream=sys.stdin.buffer if piped else None,
     )
     with closing(opened) as source:
         found = source.tables()

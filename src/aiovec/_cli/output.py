@@ -9,13 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
-
-from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -33,13 +31,6 @@ def settle_streams() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
-
-
-def open_stream(stream: TextIO | None, name: str) -> BinaryIO:
-    """Return the bytes of a standard stream. Raises ConfigError if it is closed."""
-    if stream is None:
-        raise ConfigError(f"{name} is closed")
-    return stream.buffer
 
 
 class _Console(Console):

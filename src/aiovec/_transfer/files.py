@@ -31,7 +31,6 @@ _SUFFIXES = {
     ".ndjson": "jsonl",
     ".csv": "csv",
 }
-_MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow-stream"}
 _MESSAGE_LENGTH = 300
 
 
@@ -71,16 +70,6 @@ def format_of(path: Path, given: str | None) -> str:
             key="--format", accepted=accepted,
         )  # fmt: skip
     return found
-
-
-def format_of_content(path: Path, file: IO[bytes], given: str | None) -> str:
-    """Return the format of an open file, by its first bytes if the user gave none."""
-    head = file.read(8)
-    file.seek(0)
-    by_content = [form for magic, form in _MAGIC.items() if head.startswith(magic)]
-    found = by_content[0] if by_content and given is None else format_of(path, given)
-    # An Arrow file without its magic bytes is a stream.
-    return "arrow-stream" if found == "arrow" and by_content != ["arrow"] else found
 
 
 def schema_file(path: Path) -> Path:

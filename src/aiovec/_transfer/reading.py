@@ -19,7 +19,6 @@ from .files import (
     FileReader,
     Given,
     format_of,
-    format_of_content,
     reading,
     schema_file,
     schema_in,
@@ -88,15 +87,13 @@ def open_input(
                 return Input(path, "database", source(path, hints))
     if hints.dtype is not None:
         raise ConfigError("--dtype is for databases; a file has its own types", key="--dtype")
-    if stream is not None:
-        format_of(path, form)  # before all of it is read
+    found = format_of(path, form)
     with reading(path):
         file: Any = _copied(stream) if stream is not None else path.open("rb")
         try:
             if not file.seekable():  # a named pipe
                 with file:
                     file = _copied(file)
-            found = format_of_content(path, file, form)
             if stream is None and found in TEXTS and schema_file(path).is_file():
                 schema = schema or schema_in(schema_file(path))
             kinds: dict[str, type[FileReader]] = {"jsonl": JsonLines, "csv": CsvFile}

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,8 +27,6 @@ from .files import TEXTS, format_of, schema_file
 from .jsonlines import lines_of
 
 _BYTES_AT_ONCE = 16 * 2**20
-# C0 without tab and line feed, DEL, C1: stored text must not drive a terminal.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +64,10 @@ async def save(
     elif form not in TEXTS and stream.isatty():
         raise ConfigError(f"{path} is a terminal, and {form} is no text; redirect it")
 
-    writer = await in_thread(
-        partial(FileWriter, path, form, columns, schema, stream, overwrite=overwrite)
-    )
+    writer = FileWriter(path, form, columns, schema, stream, overwrite=overwrite)
     rows = 0
     try:
+        await in_thread(writer.open)
         size = min(max(_BYTES_AT_ONCE // (4 * full.dim), 64), 10_000)
         batches: Any = store.export(table, batch_size=size, where=where, select=select)
         async with contextlib.aclosing(batches):
@@ -137,32 +132,31 @@ class FileWriter:
         stream: IO[bytes] | None, *, overwrite: bool,
     ) -> None:  # fmt: skip
         self._path = path
+        self._form = form
+        self._columns = columns
         self._schema = schema
-        self._stream = stream
+        self._file: Any = stream
+        self._is_file = stream is None
         self._overwrite = overwrite
         self._part = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.part")
-        self._is_text = form in TEXTS
-        with writing_to(path):
-            if stream is None:
-                create_like(self._part, path)
-            self._file: Any = stream or self._part.open("wb")
-            try:
-                self._sink = (
-                    _TextSink(self._file, form, columns, schema)
-                    if self._is_text
-                    else arrow_writer(self._file, form, columns)
-                )
-            except BaseException:
-                self._remove()
-                raise
+        self._sink: Any = None
+
+    def open(self) -> None:
+        """Write the beginning of the file."""
+        with writing_to(self._path):
+            if self._is_file:
+                create_like(self._part, self._path)
+                self._file = self._part.open("wb")
+            if self._form in TEXTS:
+                self._sink = _TextSink(self._file, self._form, self._columns, self._schema)
+            else:
+                self._sink = arrow_writer(self._file, self._form, self._columns)
 
     @property
     def files(self) -> list[Path]:
         """The files that are written."""
-        if self._stream is not None:
-            return []
-        beside = self._is_text and self._schema is not None
-        return [self._path, schema_file(self._path)] if beside else [self._path]
+        beside = self._form in TEXTS and self._schema is not None
+        return [self._path, schema_file(self._path)][: 1 + beside] if self._is_file else []
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write rows."""
@@ -174,11 +168,11 @@ class FileWriter:
         with writing_to(self._path):
             self._sink.close()
             self._file.flush()
-            if self._stream is not None:
+            if not self._is_file:
                 return
             os.fsync(self._file.fileno())
             self._file.close()
-            if self._is_text:
+            if self._form in TEXTS:
                 self._write_schema()
             try:
                 (os.replace if self._overwrite else rename_new)(self._part, self._path)
@@ -199,15 +193,13 @@ class FileWriter:
     def discard(self) -> None:
         """Remove what was written."""
         with contextlib.suppress(OSError, ValueError, pa.ArrowException):
-            self._sink.close()  # left open, it would write when it is collected
-        self._remove()
-
-    def _remove(self) -> None:
-        if self._stream is None:
+            if self._sink is not None:
+                self._sink.close()  # left open, it would write when it is collected
+        if self._is_file:
             with contextlib.suppress(OSError):  # what is left to be written may not fit
-                self._file.close()
-            with contextlib.suppress(OSError):
-                self._part.unlink()
+                if self._file is not None:
+                    self._file.close()
+            self._part.unlink(missing_ok=True)
 
 
 class _TextSink:
@@ -219,7 +211,6 @@ class _TextSink:
         self._file = file
         self._vector = None if schema is None else schema.vector
         self._lines_of = csv_lines if form == "csv" else lines_of
-        self._on_terminal = file.isatty()
         if form == "csv":
             self._put(csv_header(columns.names))
 
@@ -227,8 +218,6 @@ class _TextSink:
         self._put("".join(self._lines_of(batch, self._vector)))
 
     def _put(self, text: str) -> None:
-        if self._on_terminal:
-            text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
         self._file.write(text.encode())
 
     def close(self) -> None:
