@@ -137,8 +137,9 @@ async def _together(session: Session, table: Opened, works: Sequence[RowsOperati
     asked = set().union(*named.values()) - changed
     unknown = upserted - changed - asked
     if not changed and len(unknown) <= _WORTH_A_LOOK:
-        asked |= unknown
-        unknown = set()
+        asked, unknown = asked | unknown, set()
+    if changed and len(asked) <= _MOST_CHANGED:  # to read them too costs less than another request
+        changed, asked = changed | asked, set()
     columns = Columns(tuple(table.schema.fields), table.schema.payload, vector=True)
     old, there = await asyncio.gather(
         get(session, table, sorted(changed), columns),

@@ -67,8 +67,9 @@ _ATTEMPTS = 2
 
 # Seconds without a commit after which a table is quiet, and the longest wait for that.
 _QUIET, _LONGEST_WAIT = 1.0, 30.0
-# The store rests this many times as long as an upkeep took, so a fifth of the time goes into it.
-_REST = 4.0
+# The store rests this many times as long as an upkeep took, so a fifth of the time goes into it; but
+# not longer than so many seconds: behind the build of an index, files wait that writes have left.
+_REST, _LONGEST_REST = 4.0, 5.0
 # Seconds until another look, behind an error and while another process does the upkeep.
 _AFTER_FAILURE, _AFTER_OTHERS = 60.0, 5.0
 # Seconds between tries for the lock of upkeep, and between looks at tables.
@@ -221,7 +222,7 @@ class Upkeep:
             finally:
                 task.cancel()
             ended = time.monotonic()
-            state.rest_until = ended + _REST * (ended - now)
+            state.rest_until = ended + min(_REST * (ended - now), _LONGEST_REST)
             await asyncio.sleep(_BETWEEN)
 
     async def _pass(self, name: str, state: _TableState, *, quiet: bool) -> None:
