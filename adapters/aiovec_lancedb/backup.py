@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
-import logging
 import os
 import shutil
 import time
@@ -37,10 +35,6 @@ if TYPE_CHECKING:
 
 _BYTES = 64 * 2**20
 _MOST_BEGINNINGS = 3
-# Seconds of looking for a moment at which no table is written to.
-_ONE_MOMENT = 5.0
-
-LOG = logging.getLogger("aiovec.lancedb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +45,6 @@ class _Opened:
     table: AsyncTable
     schema: pa.Schema
     version: int
-
-    @property
-    def found(self) -> tuple[str, int]:
-        return self.name, self.version
 
 
 Alone = Callable[[Sequence[str]], AbstractAsyncContextManager[None]]
@@ -97,11 +87,7 @@ async def _write_copy(
             if await session.names() != [one.name for one in opened]:
                 raise StaleTableError
             await _copy(session, opened, partial, str(path))
-        try:
-            await to_its_end(in_thread(_finish, partial, path, generation))
-        except asyncio.CancelledError:
-            await to_its_end(in_thread(_take_back, partial, path))
-            raise
+        await in_thread(_finish, partial, path, generation)
     except BaseException:
         await to_its_end(in_thread(remove_folder, partial))
         raise
@@ -110,31 +96,17 @@ async def _write_copy(
 async def _of_one_moment(session: Session, alone: Alone | None) -> list[_Opened]:
     """All tables as they were together at one moment: they are opened while nobody writes to them.
 
-    Where writers cannot be held off, they are opened again and again until nothing was written to
-    any of them in between. If there is no such moment for a while, each table is of a moment of its
-    own, and the log says so.
+    Where writers cannot be held off, each is as it was at a moment of its own.
     """
-    if alone is not None:
-        for _ in range(_MOST_BEGINNINGS):
-            names = await session.names()
-            async with alone(names):
-                opened = await _opened(session)
-            if [one.name for one in opened] == names:
-                return opened
-        raise StoreBusyError(f"tables of {session.target} keep being made and dropped", 0.0)
-    opened = await _opened(session)
-    until = time.monotonic() + _ONE_MOMENT
-    while time.monotonic() < until:
-        again = await _opened(session)
-        if [one.found for one in opened] == [one.found for one in again]:
+    if alone is None:
+        return await _opened(session)
+    for _ in range(_MOST_BEGINNINGS):
+        names = await session.names()
+        async with alone(names):
+            opened = await _opened(session)
+        if [one.name for one in opened] == names:
             return opened
-        opened = again
-    text = (
-        "the tables of %s are written to without a pause; each table of the backup is as it was at "
-        "a moment of its own"
-    )
-    await in_thread(LOG.warning, text, session.target)  # a log may be a file
-    return opened
+    raise StoreBusyError(f"tables of {session.target} keep being made and dropped", 0.0)
 
 
 async def _opened(session: Session) -> list[_Opened]:
@@ -185,12 +157,6 @@ def _finish(partial: Path, path: Path, generation: int) -> None:
         (partial / FOLDER).mkdir(exist_ok=True)  # by which a store without tables is known
         write_generation(partial / FOLDER, generation)
         partial.rename(path)
-
-
-def _take_back(partial: Path, path: Path) -> None:
-    """Undo ``_finish``, if it has come to its end."""
-    if not partial.exists():
-        path.rename(partial)
 
 
 def remove_folder(partial: Path) -> None:

@@ -28,9 +28,6 @@ _EMBEDDED = b"aiovec.embedded"
 _LAYOUT = b"aiovec.layout"
 LAYOUT = 1
 """The number of what ``docs/LANCEDB.md`` describes."""
-DROPPED = "aiovec.index.dropped"
-"""On a field's column: an index over it was dropped by its name, so upkeep makes no new one."""
-
 MOVING = "aiovec.move"
 """On the id's column: a migration may have left a mark, which every read has to look for."""
 
@@ -88,7 +85,7 @@ def added_column(name: str, field: Field) -> pa.Schema:
 def options_of(name: str, field: Field) -> dict[str, Any]:
     """The update of a column's metadata that gives its field other options."""
     options = json.dumps(field.to_dict())
-    return {"path": name, "metadata": {_FIELD.decode(): options, DROPPED: None}}
+    return {"path": name, "metadata": {_FIELD.decode(): options}}
 
 
 def renamable(schema: Schema, name: str) -> dict[str, Any]:

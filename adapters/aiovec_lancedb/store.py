@@ -270,9 +270,11 @@ class LancedbBackend(Backend):
         return handle
 
     async def create_table(self, name: str, schema: Schema) -> None:
+        self._check_writable()
+        await self._fence.check_here()
+        await tables.check_free(self._session, name)
         change = partial(tables.create_table, self._session, name, schema, self._fence)
-        taken = partial(tables.why_not_created, self._session, name)
-        await self._write(name, Change(change, changes_schema=True, impossible=taken))
+        await self._write(name, Change(change, changes_schema=True))
 
     async def _alter(self, table: TableHandle, act: Callable[[], Awaitable[None]]) -> None:
         await self._write(table.name, Change(act, changes_schema=True))
@@ -310,19 +312,16 @@ class LancedbBackend(Backend):
             )
         async with self._open_upkeep().dropping(old):
             act = partial(tables.rename_table, self._session, folder, old, new, self._alone)
-            impossible = partial(tables.why_not_renamed, self._session, old, new)
-            await self._write(old, Change(act, changes_schema=True, impossible=impossible))
+            await self._write(old, Change(act, changes_schema=True))
         self._open_upkeep().wrote(new)
 
     async def drop_table(self, name: str) -> None:
+        self._check_writable()
+        await self._fence.check_here()
+        await tables.check_there(self._session, name)
         async with self._open_upkeep().dropping(name):
-            work = Change(
-                tables.Dropping(self._session, name),
-                changes_schema=True,
-                brings_files=False,
-                impossible=partial(tables.why_not_there, self._session, name),
-            )
-            await self._write(name, work)
+            act = partial(tables.drop_table, self._session, name)
+            await self._write(name, Change(act, changes_schema=True, brings_files=False))
 
     # Writing
 

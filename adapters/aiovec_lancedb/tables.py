@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,22 +19,18 @@ from aiovec.errors import (
     CorruptStoreError,
     InvalidArgumentError,
     InvalidNameError,
-    OutcomeUnknownError,
-    StoreClosedError,
     TableExistsError,
     TableNotFoundError,
 )
 
 from .changes import number_anew
-from .errors import NoSuchTableError, TableThereError
+from .errors import TableThereError
 from .export import whole_rows
 from .index.fields import drop_unwanted, index_fields
 from .layout import (
     LEFT,
     MOVING,
     added_column,
-    handle_of,
-    incarnation_in,
     is_moving,
     new_table,
     options_of,
@@ -45,7 +41,6 @@ from .session import Opened, Session
 from .upkeep.retention import versions_of
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from lancedb.table import AsyncTable
 
 
@@ -58,84 +53,31 @@ async def create_table(session: Session, name: str, schema: Schema, fence: Fence
     connection = session.check()
     # Made by a migration in a store with a mark: those who read it have to look for that.
     moving = fence.run is not None and await fence.concerns_reads()
-    made = new_table(schema, moving=moving)
-
-    async def is_made(_: AsyncTable, arrow: pa.Schema) -> bool:
-        return incarnation_in(arrow) == incarnation_in(made)
-
-    async def make() -> None:
-        try:
-            with session.translated():
-                await connection.create_table(name, schema=made)
-        except TableThereError as exc:
-            raise TableExistsError(name) from exc.__cause__
-
-    await _change(session, name, make(), is_made)
+    try:
+        await session.run(connection.create_table(name, schema=new_table(schema, moving=moving)))
+    except TableThereError as exc:
+        raise TableExistsError(name) from exc.__cause__
     table, _ = await session.open_any(name)
     await _index_now_or_later(session, table, schema.fields, schema.analyzer)
 
 
-async def _change(
-    session: Session,
-    name: str,
-    work: Awaitable[object],
-    is_done: Callable[[AsyncTable, pa.Schema], Awaitable[bool]],
-) -> None:
-    """Do work that changes a table. Its error may come behind its commit, so this looks then."""
-    try:
-        with session.guarded():
-            await work
-    except (TableExistsError, StoreClosedError):
-        raise
-    except AiovecError:
-        try:
-            done = await is_done(*await session.open_any(name))
-        except StaleTableError:
-            done = False
-        except AiovecError as exc:
-            raise OutcomeUnknownError(session.target, str(exc)) from exc
-        if not done:
-            raise
+async def check_free(session: Session, name: str) -> None:
+    """Raise TableExistsError where the name of a table is taken."""
+    if name in await session.names():
+        raise TableExistsError(name)
 
 
-async def why_not_created(session: Session, name: str) -> Exception | None:
-    """Return the error of making a table whose name is taken."""
-    return TableExistsError(name) if name in await session.names() else None
-
-
-async def why_not_there(session: Session, name: str) -> Exception | None:
-    """Return the error of dropping or renaming a table that is not there."""
+async def check_there(session: Session, name: str) -> None:
+    """Raise TableNotFoundError where there is no such table."""
     names = await session.names()
-    return None if name in names else TableNotFoundError(name, names)
+    if name not in names:
+        raise TableNotFoundError(name, names)
 
 
-class Dropping:
-    """Drops a table. Called again, it drops the one that it found first, and no later one."""
-
-    def __init__(self, session: Session, name: str) -> None:
-        self._session = session
-        self._name = name
-        self._incarnation: Hashable = None
-
-    async def __call__(self) -> None:
-        session, name = self._session, self._name
-        connection = session.check()
-        try:
-            with session.translated():
-                # In memory, lancedb drops what is not there without a word.
-                table = await connection.open_table(name)
-                found = incarnation_in(await table.schema())
-            if self._incarnation not in (None, found):
-                names = [other for other in await session.names() if other != name]
-                raise TableNotFoundError(name, names)
-            self._incarnation = found
-            await _remove(session, name)
-        except NoSuchTableError as exc:
-            error = await why_not_there(session, name)
-            if error is not None:
-                raise error from exc.__cause__
-            # Without a readable version it is damaged: this removes the rest.
-            await _remove(session, name)
+async def drop_table(session: Session, name: str) -> None:
+    """Drop a table, also one that is damaged."""
+    await check_there(session, name)
+    await _remove(session, name)
 
 
 async def _remove(session: Session, name: str) -> None:
@@ -167,13 +109,7 @@ async def add_field(session: Session, handle: TableHandle, name: str, field: Fie
     table = await session.opened(handle)
     if name in table.schema.fields:
         raise InvalidNameError(name, "field", "a field with this name exists")
-
-    async def is_added(_: AsyncTable, arrow: pa.Schema) -> bool:
-        return name in arrow.names
-
-    await _change(
-        session, handle.name, table.lance.add_columns(added_column(name, field)), is_added
-    )
+    await session.run(table.lance.add_columns(added_column(name, field)))
     lance, _ = await session.open_any(handle.name)
     await _index_now_or_later(session, lance, {name: field}, table.schema.analyzer)
 
@@ -181,12 +117,7 @@ async def add_field(session: Session, handle: TableHandle, name: str, field: Fie
 async def alter_field(session: Session, handle: TableHandle, name: str, field: Field) -> None:
     """Give a field other options, and drop the indexes that it does not want any more."""
     table = await session.opened(handle)
-
-    async def is_altered(_: AsyncTable, arrow: pa.Schema) -> bool:
-        return handle_of(handle.name, arrow, session.target).schema.fields.get(name) == field
-
-    work = table.lance.update_field_metadata(options_of(name, field))
-    await _change(session, handle.name, work, is_altered)
+    await session.run(table.lance.update_field_metadata(options_of(name, field)))
     # The table is altered; upkeep does what is left of this.
     with suppress(AiovecError):
         await drop_unwanted(session, table.lance, name, field)
@@ -194,7 +125,7 @@ async def alter_field(session: Session, handle: TableHandle, name: str, field: F
 
 async def drop_field(session: Session, handle: TableHandle, field: str) -> None:
     table = await session.opened(handle)
-    await _without(session, table, field, table.lance.drop_columns([field]))
+    await session.run(table.lance.drop_columns([field]))
 
 
 async def rename_field(session: Session, handle: TableHandle, old: str, new: str) -> None:
@@ -202,21 +133,7 @@ async def rename_field(session: Session, handle: TableHandle, old: str, new: str
     # First, so that the column is a field under either name. This alone changes nothing.
     await session.run(table.lance.update_field_metadata(renamable(table.schema, old)))
     renaming: Any = {"path": old, "rename": new}
-    await _without(session, table, old, table.lance.alter_columns(renaming))
-
-
-async def _without(session: Session, table: Opened, field: str, work: Awaitable[object]) -> None:
-    """Do work behind which a table has no such column."""
-
-    async def is_gone(_: AsyncTable, arrow: pa.Schema) -> bool:
-        return field not in arrow.names
-
-    await _change(session, table.name, work, is_gone)
-
-
-async def why_not_renamed(session: Session, old: str, new: str) -> Exception | None:
-    """Return the error of a renaming that is not possible."""
-    return await why_not_there(session, old) or await why_not_created(session, new)
+    await session.run(table.lance.alter_columns(renaming))
 
 
 async def rename_table(
@@ -229,11 +146,11 @@ async def rename_table(
     """Rename the folder of a table, while nobody makes one of the new name."""
     # Looked at before the new name is waited for, too: of two calls that want to give each
     # other's names, one ends here.
-    if (error := await why_not_renamed(session, old, new)) is not None:
-        raise error
+    await check_there(session, old)
+    await check_free(session, new)
     async with alone([new]):
-        if (error := await why_not_renamed(session, old, new)) is not None:
-            raise error
+        await check_there(session, old)
+        await check_free(session, new)
         with session.translated():
             await in_thread(_rename, folder, old, new)
 
@@ -247,12 +164,8 @@ def _rename(folder: Path, old: str, new: str) -> None:
 
 async def restore(session: Session, handle: TableHandle, version: int) -> None:
     table = await session.opened(handle)
-    newest = await _check_out(session, table, version)
-
-    async def is_restored(lance: AsyncTable, _: pa.Schema) -> bool:
-        return bool(await session.run(lance.version()) != newest)
-
-    await _change(session, handle.name, table.lance.restore(), is_restored)
+    await _check_out(session, table, version)
+    await session.run(table.lance.restore())
     lance, _ = await session.open_any(handle.name)
     await number_anew(session, lance)
 
@@ -302,14 +215,13 @@ async def check_whole(session: Session, handle: TableHandle, version: int) -> No
         raise InvalidArgumentError("version", version, expected) from exc
 
 
-async def _check_out(session: Session, table: Opened, version: int) -> int:
-    """Look at a version that is kept; the number of the newest one."""
+async def _check_out(session: Session, table: Opened, version: int) -> None:
+    """Look at a version that is kept."""
     kept = [one.number for one in await versions_of(session, table)]
     if version not in kept:
         expected = f"a version that still exists, from {kept[0]} to {kept[-1]}"
         raise InvalidArgumentError("version", version, expected)
     await session.run(table.lance.checkout(version))
-    return kept[-1]
 
 
 async def _index_now_or_later(

@@ -79,10 +79,6 @@ class WriteOperation(ABC):
         """
         return False
 
-    async def refused(self, mark: MoveMark) -> Exception:
-        """Why it is not done while the mark stands, of a work that changes schemas."""
-        return mark.frozen_error()
-
     @abstractmethod
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         """Do this and then ``others``, which join it; the result of each, or its error.
@@ -106,12 +102,6 @@ class Change(WriteOperation):
     changes_schema: bool = False
     by_hand: bool = False
     brings_files: bool = True
-    impossible: Callable[[], Awaitable[Exception | None]] | None = None
-    """Returns why it would fail without a migration too, which its caller is told rather."""
-
-    async def refused(self, mark: MoveMark) -> Exception:
-        error = None if self.impossible is None else await self.impossible()
-        return error or mark.frozen_error()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         return [await self.act()]
@@ -254,7 +244,7 @@ class TableWriter(Committer[_Call]):
         """Do works as one, as far as the mark lets them; the result of each, or its error."""
         first, *others = works
         if (mark := self._mark) is not None and _refuses(mark, first):
-            raise await self._refusal(mark, first)
+            raise self._refusal(mark)
         if not self._session.exclusive:
             HEED.set(partial(self._heed, first))
         outcomes = await self._checked(first, others)
@@ -278,10 +268,8 @@ class TableWriter(Committer[_Call]):
         finally:
             await self._check_written(self._files, before, first)
 
-    async def _refusal(self, mark: MoveMark, work: WriteOperation) -> Exception:
-        if mark.left:
-            return mark.moved_error(self._session.target)
-        return await work.refused(mark)
+    def _refusal(self, mark: MoveMark) -> Exception:
+        return mark.moved_error(self._session.target) if mark.left else mark.frozen_error()
 
     async def _heed(self, work: WriteOperation) -> None:
         """In a bucket, look for a mark that was set before the version that a write has opened."""
@@ -291,7 +279,7 @@ class TableWriter(Committer[_Call]):
         if mark.state == PAUSED:
             raise _HeldBack
         if _refuses(mark, work):
-            raise await self._refusal(mark, work)
+            raise self._refusal(mark)
 
     async def _check_mark(self, work: WriteOperation) -> None:
         """Look for a mark that was set while a write committed.

@@ -18,7 +18,7 @@ from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.errors import InvalidArgumentError, StoreBusyError, TableNotFoundError
 
 from ..driver import indexing
-from ..layout import DROPPED, incarnation_of
+from ..layout import incarnation_of
 from ..session import Opened, Session
 from ..tuning import KEY, Tuned
 from ..writer import Change, WriteOperation
@@ -50,16 +50,12 @@ async def note(session: Session, handle: TableHandle, tuned: Tuned) -> None:
 
 
 async def drop(session: Session, handle: TableHandle, index: str) -> None:
-    """Drop an index: nothing is to make it anew, also if this process ends in between."""
+    """Drop the vector index: nothing is to make it anew, also if this process ends in between."""
     table = await session.opened(handle)
     vectors = await vector_index(session, table)
     if vectors is not None and vectors.name == index:
         await _note(session, table, Tuned(kept_off=True, target=vectors.tuned.target))
-    for one in await session.run(table.lance.list_indices()):
-        if one.name == index and one.columns[0] in table.schema.fields:
-            update = {"path": one.columns[0], "metadata": {DROPPED: "1"}}
-            await session.run(table.lance.update_field_metadata(update))
-    await session.run(table.lance.drop_index(index))
+        await session.run(table.lance.drop_index(index))
 
 
 async def _note(session: Session, table: Opened, tuned: Tuned) -> None:

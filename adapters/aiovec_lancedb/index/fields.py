@@ -15,7 +15,6 @@ from typing import Any
 from aiovec.backend import Field
 
 from ..driver import indexing
-from ..layout import DROPPED
 from ..session import Session
 
 
@@ -78,7 +77,7 @@ async def index_fields(
 async def lacking(
     session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str
 ) -> list[tuple[str, Any]]:
-    """Return the indexes to make for fields that lack one, unless a user dropped it."""
+    """Return the indexes to make for fields that lack one."""
     wanted = [
         (name, config)
         for name, field in fields.items()
@@ -91,15 +90,6 @@ async def lacking(
             for column in index.columns
         }
         wanted = [one for one in wanted if (one[0], serves_text(_type_of(one[1]))) not in there]
-    if wanted:
-        schema = await session.run(lance.schema())
-        dropped = DROPPED.encode()
-        # Of those for keyword search none is dropped alone: the mark is about the other one.
-        wanted = [
-            one
-            for one in wanted
-            if serves_text(_type_of(one[1])) or dropped not in (schema.field(one[0]).metadata or {})
-        ]
     return wanted
 
 

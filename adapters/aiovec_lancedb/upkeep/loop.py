@@ -37,7 +37,7 @@ from aiovec.errors import (
 from ..errors import is_read_only
 from ..index import kinds
 from ..index.build import Build, Builder, drop, reopened
-from ..index.info import InUse, has_id_index, infos_of, unindexed_rows, vector_index
+from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
 from ..locks.local import TableLock
 from ..memory import scan_bytes
 from ..session import Opened, Session
@@ -67,8 +67,8 @@ _ATTEMPTS = 2
 
 # Seconds without a commit after which a table is quiet, and the longest wait for that.
 _QUIET, _LONGEST_WAIT = 1.0, 30.0
-# The store rests this many times as long as an upkeep took, so a fifth of the time goes into it; but
-# not longer than so many seconds: behind the build of an index, files wait that writes have left.
+# The store rests this many times as long as an upkeep took, so a fifth of the time goes into it,
+# and this many seconds at most: behind the build of an index, files wait that writes have left.
 _REST, _LONGEST_REST = 4.0, 5.0
 # Seconds until another look, behind an error and while another process does the upkeep.
 _AFTER_FAILURE, _AFTER_OTHERS = 60.0, 5.0
@@ -397,17 +397,15 @@ class Upkeep:
             raise
 
     async def drop(self, handle: TableHandle, name: str) -> None:
-        """Drop an index by its name."""
+        """Drop the vector index by its name."""
         await self._stop(handle.name)
         async with self._session.reading(handle) as table:
-            infos = await infos_of(self._session, table, self._settings.recall_target)
-        if name not in {info.name for info in infos}:
-            listed = ", ".join(info.name for info in infos) or "the table has none"
-            raise InvalidArgumentError("name", name, f"the name of an index ({listed})")
-        if "text" in [info.kind for info in infos if info.name == name]:
+            index = await vector_index(self._session, table)
+        if index is None or index.name != name:
+            listed = "it has none" if index is None else repr(index.name)
             expected = (
-                "the name of another index; drop the text index, which keyword search needs, by "
-                "drop_field_index"
+                f"the name of the table's vector index ({listed}); drop_field_index drops the "
+                "index of a field"
             )
             raise InvalidArgumentError("name", name, expected)
         async with self.alone(handle.name):
