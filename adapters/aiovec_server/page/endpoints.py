@@ -6,26 +6,20 @@ They are no part of the public API and may change with the page.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from pydantic import Field
 
 import aiovec
+from aiovec import VectorStore
 from aiovec._http.problems import problem_of
-from aiovec.asgi import get_store
-from aiovec.backend.threads import in_thread
-from aiovec.errors import AiovecError, InvalidArgumentError
+from aiovec.errors import AiovecError
 
-from ..problems import RequestError, response_of
+from ..call import Call
+from ..endpoints.declaring import Endpoint
+from ..models import Model
 from .maps import MAX_ROWS, label_field, map_of
-
-if TYPE_CHECKING:
-    from aiovec import VectorStore
 
 _PER_OVERVIEW = 25
 """Tables of one overview. The page asks for more."""
@@ -34,74 +28,58 @@ _AT_ONCE = 4
 # A map of the largest sample takes a core for a tenth of a second and 32 MB.
 _MAPS_AT_ONCE = 2
 
-Answer = Callable[["VectorStore", Request], Awaitable[Any]]
+
+class _From(Model):
+    offset: Annotated[int, Field(ge=0, le=10**9)] = 0
 
 
-def page_routes(own: VectorStore | None, *, page_writes: bool) -> list[Route]:
-    """Return the routes of ``/page``, over a store of their own or that of the app."""
+class _Map(Model):
+    rows: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 1000
+    color: str | None = None
+
+
+def page_endpoints(*, page_writes: bool) -> list[Endpoint]:
+    """Return the endpoints of the page, which offers writes or does not."""
     maps = asyncio.Semaphore(_MAPS_AT_ONCE)
 
-    async def overview(store: VectorStore, request: Request) -> Any:
-        return await _overview(store, _number(request, "offset", 0, 0, 10**9), page_writes)
-
-    async def table(store: VectorStore, request: Request) -> Any:
-        return await table_facts(store, request.path_params["table"])
-
-    async def sample_map(store: VectorStore, request: Request) -> Any:
-        rows = _number(request, "rows", 1_000, 1, MAX_ROWS)
-        async with maps:
-            return await map_of(
-                store,
-                request.path_params["table"],
-                rows=rows,
-                color=request.query_params.get("color"),
-            )
-
-    async def about(store: VectorStore, request: Request) -> Any:
+    async def about(call: Call, options: dict[str, Any]) -> Any:
         return {
             "version": aiovec.__version__,
-            "backend": store.backend_name,
-            "writes": page_writes and not store.read_only,
+            "backend": call.store.backend_name,
+            "writes": page_writes and not call.store.read_only,
         }
 
-    def route(path: str, answer: Answer) -> Route:
-        async def send(request: Request) -> Response:
-            try:
-                return await _json(await answer(own or get_store(request), request))
-            except (AiovecError, RequestError) as error:
-                return response_of(error)
+    async def overview(call: Call, options: dict[str, Any]) -> Any:
+        names = await call.store.tables()
+        start = options.get("offset", 0)
+        limit = asyncio.Semaphore(_AT_ONCE)
 
-        return Route(f"/page/{path}", send, methods=["GET"], include_in_schema=False)
+        async def facts(name: str) -> dict[str, Any]:
+            async with limit:
+                try:
+                    return await _table_facts(call.store, name)
+                except AiovecError as error:  # one damaged table does not hide the others
+                    return {"name": name, "detail": problem_of(error).detail}
+
+        tables = await asyncio.gather(*map(facts, names[start : start + _PER_OVERVIEW]))
+        return {**await about(call, {}), "tables": tables, "total": len(names)}
+
+    async def table(call: Call, options: dict[str, Any]) -> Any:
+        return await _table_facts(call.store, call.table)
+
+    async def sample_map(call: Call, options: dict[str, Any]) -> Any:
+        async with maps:
+            return await map_of(call.store, call.table, **{"rows": 1000, **options})
 
     return [
-        route("about", about),
-        route("overview", overview),
-        route("tables/{table}", table),
-        route("tables/{table}/map", sample_map),
+        Endpoint("GET", "/page/about", about),
+        Endpoint("GET", "/page/overview", overview, query=_From),
+        Endpoint("GET", "/page/tables/{table}", table),
+        Endpoint("GET", "/page/tables/{table}/map", sample_map, query=_Map),
     ]
 
 
-async def _overview(store: VectorStore, offset: int, page_writes: bool) -> dict[str, Any]:
-    names = await store.tables()
-    limit = asyncio.Semaphore(_AT_ONCE)
-
-    async def facts(name: str) -> dict[str, Any]:
-        async with limit:
-            try:
-                return await table_facts(store, name)
-            except AiovecError as error:  # one damaged table does not hide the others
-                return {"name": name, "detail": problem_of(error).detail}
-
-    shown = names[offset : offset + _PER_OVERVIEW]
-    return {
-        "backend": store.backend_name,
-        "writes": page_writes and not store.read_only,
-        "tables": await asyncio.gather(*map(facts, shown)),
-        "total": len(names),
-    }
-
-
-async def table_facts(store: VectorStore, name: str) -> dict[str, Any]:
+async def _table_facts(store: VectorStore, name: str) -> dict[str, Any]:
     """Return what the page shows of a table, and what can be done with it."""
     schema = await store.schema(name)
     stats = await store.stats(name)
@@ -117,11 +95,11 @@ async def table_facts(store: VectorStore, name: str) -> dict[str, Any]:
         "index": stats.index,
         "unindexedRows": stats.unindexed_rows,
         "scanMemory": stats.scan_memory,
-        "lastOptimize": None if stats.last_optimize is None else stats.last_optimize.isoformat(),
+        "lastOptimize": stats.last_optimize,
         "recall": min(recalls, default=None),
         "approximate": bool(of_vectors),
         "indexes": [asdict(info) for info in indexes],
-        "schema": json.loads(schema.to_json()),
+        "schema": schema.to_dict(),
         "label": label_field(schema),
         "can": {
             "words": bool(texts) and store.supports("text"),
@@ -129,23 +107,3 @@ async def table_facts(store: VectorStore, name: str) -> dict[str, Any]:
             "optimize": not store.read_only,
         },
     }
-
-
-def _number(request: Request, name: str, default: int, least: int, most: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 10 and least <= int(text) <= most):
-        raise InvalidArgumentError(name, text, f"a whole number from {least} to {most}")
-    return int(text)
-
-
-async def _json(answer: Any) -> Response:
-    def dump() -> bytes:
-        return json.dumps(answer, ensure_ascii=False, separators=(",", ":"), default=str).encode(
-            "utf-8", "surrogatepass"
-        )
-
-    headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-    body = await in_thread(dump)
-    return Response(body, media_type="application/json", headers=headers)

@@ -37,7 +37,9 @@ def sample_size(dim: int, rows: int) -> int:
     return max(1, min(rows, MAX_ROWS, _MAX_NUMBERS // dim))
 
 
-async def map_of(store: VectorStore, table: str, *, rows: int, color: str | None) -> dict[str, Any]:
+async def map_of(
+    store: VectorStore, table: str, *, rows: int, color: str | None = None
+) -> dict[str, Any]:
     """Return the places of a sample of rows, with what their points show.
 
     ``color`` is the field whose most frequent values get a group each.
