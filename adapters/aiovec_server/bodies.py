@@ -22,7 +22,7 @@ from aiovec.backend.weight import weight
 
 from .bounds import check_answer
 from .call import Call
-from .media import JSON, JSON_LINES, OF_ROWS, answer_type
+from .media import JSON, OF_ROWS, answer_type
 
 _Of = TypeVar("_Of")
 
@@ -89,40 +89,29 @@ def record_json(record: Record) -> dict[str, Any]:
 async def rows_response(
     call: Call, name: str, rows: Results[Hit] | Results[Record], row: _Row
 ) -> Response:
-    """Answer with rows: ``{name: [...]}``, or a line or an Arrow row for each, as Accept says."""
-    kind = answer_type(call.request, OF_ROWS)
-    if kind == ARROW:
+    """Answer with rows: ``{name: [...]}``, or Arrow as Accept says."""
+    if answer_type(call.request, OF_ROWS) == ARROW:
         return _in_parts(await in_thread(arrow_parts, rows), ARROW)
-    pieces = _lines(rows, row) if kind == JSON_LINES else named(name, rows, row)
-    return await _json_parts(pieces, weight(rows), kind)
+    return await _json_parts(_named(name, rows, row), weight(rows))
 
 
 async def results_response(call: Call, found: list[Results[Hit]]) -> Response:
     """Answer with the hits of several queries, in their order.
 
-    In JSON Lines each query has a line; in Arrow the column ``_query`` tells the number of each
-    row's query, from 0 on.
+    In Arrow the column ``_query`` tells the number of each row's query, from 0 on.
     """
-    kind = answer_type(call.request, OF_ROWS)
-    if kind == ARROW:
+    if answer_type(call.request, OF_ROWS) == ARROW:
         return _in_parts(await in_thread(_arrow_of_many, found), ARROW)
-    pieces = _lines_of_many(found) if kind == JSON_LINES else _json_of_many(found)
-    return await _json_parts(pieces, weight(found), kind)
+    return await _json_parts(_json_of_many(found), weight(found))
 
 
 def _json_of_many(found: Sequence[Results[Hit]]) -> Iterator[bytes]:
     comma = b'{"results":['
     for hits in found:
         yield comma
-        yield from named("hits", hits, hit_json)
+        yield from _named("hits", hits, hit_json)
         comma = b","
     yield b"]}" if found else comma + b"]}"
-
-
-def _lines_of_many(found: Sequence[Results[Hit]]) -> Iterator[bytes]:
-    for hits in found:
-        yield from named("hits", hits, hit_json)
-        yield b"\n"
 
 
 def _arrow_of_many(found: Sequence[Results[Hit]]) -> list[bytes]:
@@ -133,7 +122,7 @@ def _arrow_of_many(found: Sequence[Results[Hit]]) -> list[bytes]:
     return arrow_parts(joined, numbers)
 
 
-async def _json_parts(pieces: Iterator[bytes], effort: int, kind: str) -> Response:
+async def _json_parts(pieces: Iterator[bytes], effort: int) -> Response:
     """Answer with the text that these pieces make up; ``effort`` is that of making them.
 
     It is an estimate: a payload may hold anything. So a text that grows long is made in a thread.
@@ -147,8 +136,8 @@ async def _json_parts(pieces: Iterator[bytes], effort: int, kind: str) -> Respon
             if room < 0:
                 break
         else:
-            return Response(b"".join(here), media_type=kind)
-    return _in_parts(await in_thread(_gathered, chain(here, pieces)), kind)
+            return JsonBytes(b"".join(here))
+    return _in_parts(await in_thread(_gathered, chain(here, pieces)), JSON)
 
 
 def _in_parts(parts: list[bytes], kind: str) -> Response:
@@ -164,18 +153,13 @@ def _in_parts(parts: list[bytes], kind: str) -> Response:
     return StreamingResponse(each(), media_type=kind, headers=headers)
 
 
-def named(name: str, rows: Iterable[Any], row: _Row) -> Iterator[bytes]:
+def _named(name: str, rows: Iterable[Any], row: _Row) -> Iterator[bytes]:
     """Give the text of ``{name: [...]}``, row by row: so other threads get a turn between."""
     comma = b'{"' + name.encode() + b'":['
     for one in rows:
         yield comma + dump(row(one))
         comma = b","
     yield b"]}" if comma == b"," else comma + b"]}"
-
-
-def _lines(rows: Iterable[Any], row: _Row) -> Iterator[bytes]:
-    for one in rows:
-        yield dump(row(one)) + b"\n"
 
 
 def _gathered(pieces: Iterable[bytes]) -> list[bytes]:

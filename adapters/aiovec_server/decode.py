@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,6 @@ _SMALL = 64 * 1024  # bytes that are parsed on the event loop, in under half a m
 _FEW_LISTS = 1000  # and the lists and objects in them
 # A list takes 20 times its text. So a text may have so many lists, objects and commas, at most.
 _MOST_LISTS, _MOST_COMMAS = 400_000, 1_000_000
-_LINES = 256 * 1024  # bytes of lines that are parsed at once
 _MANY = 16  # lists of so many floats become arrays, which take a fifth of their memory
 # A text in which keys that come twice are looked for: that takes ten milliseconds.
 _LONGEST_LOOKED_AT, _MOST_KEYS = 512 * 1024, 15_000
@@ -110,31 +110,16 @@ async def _value(text: bytes | bytearray) -> Any:
 
 
 async def _rows_of_lines(call: Call) -> list[Any]:
-    rows: list[Any] = []
-    text = bytearray()
-    number = 0  # of the lines that were read
-    async for data in call.request.stream():
-        text += data
-        if len(text) < _LINES:
-            continue
-        end = text.rfind(b"\n") + 1
-        lines = bytes(text[:end]).split(b"\n")[:-1]
-        del text[:end]
-        if len(text) > LONGEST_JSON:
-            raise RequestError(413, f"line {number + len(lines) + 1} {_TOO_LONG}")
-        rows += await in_thread(_loaded_lines, lines, number)
-        number += len(lines)
-        check_rows(len(rows))
-    rows += await in_thread(_loaded_lines, bytes(text).split(b"\n"), number)
-    check_rows(len(rows))
-    return rows
+    return await in_thread(_loaded_lines, await _whole(call))
 
 
-def _loaded_lines(lines: list[bytes], before: int) -> list[Any]:
+def _loaded_lines(text: bytearray) -> list[Any]:
     rows = []
-    for number, line in enumerate(lines, before + 1):
+    for number, line in enumerate(_lines_of(text), 1):
         if not line or line.isspace():
             continue
+        if len(line) > LONGEST_JSON:
+            raise RequestError(413, f"line {number} {_TOO_LONG}")
         row = _load(line, f"line {number}")
         if type(row) is not dict:
             raise RequestError(422, f"line {number} is no JSON object")
@@ -143,7 +128,17 @@ def _loaded_lines(lines: list[bytes], before: int) -> list[Any]:
             if type(value) is list and len(value) >= _MANY and set(map(type, value)) == {float}:
                 row[name] = np.array(value, dtype=np.float64)
         rows.append(row)
+        check_rows(len(rows))
     return rows
+
+
+def _lines_of(text: bytearray) -> Iterator[bytes]:
+    start = 0
+    while start < len(text):
+        end = text.find(b"\n", start)
+        end = len(text) if end < 0 else end
+        yield bytes(text[start:end])
+        start = end + 1
 
 
 _TOO_LONG = f"has more than {LONGEST_JSON // 2**20} MiB"

@@ -82,7 +82,8 @@ class Limits:
         # An answer that has begun stays without its end: the server closes the connection, so
         # nobody takes it as whole.
         if refused is not None and not exchange.begun:
-            await response_of(refused)(scope, receive, exchange.send)
+            answer = await response_of(refused)
+            await answer(scope, receive, exchange.send)
 
     async def _in_turn(self, scope: Scope, exchange: _Exchange) -> None:
         # Health and the page's files answer also while all turns are taken.

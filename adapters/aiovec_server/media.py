@@ -14,7 +14,7 @@ from .problems import RequestError
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
 PROBLEM = "application/problem+json"
-OF_ROWS = (JSON, JSON_LINES, ARROW)
+OF_ROWS = (JSON, ARROW)
 
 _MOST_RANGES = 64
 _CHARSET = re.compile(r"\s*(charset=\"?utf-?8\"?\s*)?", re.IGNORECASE)

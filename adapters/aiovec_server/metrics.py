@@ -27,6 +27,11 @@ from .endpoints.declaring import Endpoint
 _BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 )  # fmt: skip
+_OF_TABLES = {
+    "rows": "Rows of a table.",
+    "bytes": "Bytes that a table takes.",
+    "unindexed_rows": "Rows that the table's index does not hold yet.",
+}
 _MOST_TABLES = 100
 _STORE_SECONDS = 10.0
 """Age of the store's figures at which they are read again: some of them take a scan."""
@@ -60,7 +65,16 @@ class Metrics:
         self._sent = Counter(
             "aiovec_http_sent_bytes", "Bytes of answers' bodies.", registry=registry
         )
-        self._store = _StoreFigures(registry)
+        self._up = Gauge(
+            "aiovec_store_up", "1 if the store answered.", ["backend"], registry=registry
+        )
+        self._tables = Gauge("aiovec_tables", "Tables of the store.", registry=registry)
+        self._of_tables = {
+            name: Gauge(f"aiovec_table_{name}", about, ["table"], registry=registry)
+            for name, about in _OF_TABLES.items()
+        }
+        self._read = -_STORE_SECONDS
+        self._lock = asyncio.Lock()
 
     def ended(
         self, method: str, route: str, status: int, seconds: float, received: int, sent: int
@@ -73,58 +87,30 @@ class Metrics:
         self._sent.inc(sent)
 
     async def text(self, store: VectorStore) -> bytes:
-        """Return all figures in Prometheus' text format."""
-        await self._store.refresh(store)
+        """Return all figures in Prometheus' text format, those of the store if it answers."""
+        async with self._lock:
+            if time.monotonic() - self._read >= _STORE_SECONDS:
+                up = self._up.labels(store.backend_name)
+                up.set(0)
+                with suppress(AiovecError, TimeoutError):
+                    async with asyncio.timeout(_STORE_PATIENCE):
+                        names = await store.tables()
+                        up.set(1)
+                        await self._read_tables(store, names)
+                self._read = time.monotonic()
         text: bytes = await in_thread(generate_latest, self._registry)
         return text
 
-
-class _StoreFigures:
-    """Rows, bytes and unindexed rows of the store's tables."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, about: str, labels: list[str]) -> Gauge:
-            return Gauge(name, about, labels, registry=registry)
-
-        self._up = gauge("aiovec_store_up", "1 if the store answered.", ["backend"])
-        self._tables = Gauge("aiovec_tables", "Tables of the store.", registry=registry)
-        self._rows = gauge("aiovec_table_rows", "Rows of a table.", ["table"])
-        self._bytes = gauge("aiovec_table_bytes", "Bytes that a table takes.", ["table"])
-        self._unindexed = gauge(
-            "aiovec_table_unindexed_rows",
-            "Rows that the table's index does not hold yet.",
-            ["table"],
-        )
-        self._read = 0.0
-        self._lock = asyncio.Lock()
-
-    async def refresh(self, store: VectorStore) -> None:
-        """Read the store's figures, unless they are fresh. They stay if it does not answer."""
-        async with self._lock:
-            if self._read and time.monotonic() - self._read < _STORE_SECONDS:
-                return
-            up = 0
-            with suppress(AiovecError, TimeoutError):
-                async with asyncio.timeout(_STORE_PATIENCE):
-                    names = await store.tables()
-                    up = 1
-                    self._tables.set(len(names))
-                    await self._refresh(store, names[:_MOST_TABLES])
-            self._up.clear()
-            self._up.labels(store.backend_name).set(up)
-            self._read = time.monotonic()
-
-    async def _refresh(self, store: VectorStore, names: Sequence[str]) -> None:
+    async def _read_tables(self, store: VectorStore, names: Sequence[str]) -> None:
+        self._tables.set(len(names))
         found = []
-        for name in names:
+        for name in names[:_MOST_TABLES]:
             with suppress(TableNotFoundError):  # dropped meanwhile
-                found.append((name, await store.stats(name)))
-        for gauge in (self._rows, self._bytes, self._unindexed):
+                found.append(await store.stats(name))
+        for name, gauge in self._of_tables.items():
             gauge.clear()
-        for name, stats in found:
-            self._rows.labels(name).set(stats.rows)
-            self._bytes.labels(name).set(stats.bytes)
-            self._unindexed.labels(name).set(stats.unindexed_rows or 0)
+            for stats in found:
+                gauge.labels(stats.table).set(getattr(stats, name) or 0)
 
 
 def metrics_endpoint(metrics: Metrics) -> Endpoint:

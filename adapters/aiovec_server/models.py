@@ -157,6 +157,12 @@ IndexKind = Literal["btree", "bitmap", "text"]
 _FILTER = AliasChoices("filter", "where")
 
 
+def _maybe(about: str, alias: str | AliasChoices | None = None) -> Any:
+    """Return the field of an argument that may be left out."""
+    named: dict[str, Any] = {} if alias is None else {"validation_alias": alias}
+    return Field(None, description=about, **named)
+
+
 class Nothing(Model):
     """A body, or a query string, without keys."""
 
@@ -170,10 +176,9 @@ class Counted(Model):
 
 class CreateTable(Model):
     table: str = Field(validation_alias="name", description="The table's name.")
-    schema_: dict[str, Any] | None = Field(
-        None, validation_alias="schema",
-        description="Its schema; by default rows of text of the configured length.",
-    )  # fmt: skip
+    schema_: dict[str, Any] | None = _maybe(
+        "Its schema; by default rows of text of the configured length.", "schema"
+    )
     exist_ok: bool = Field(False, description="Accept a table that has the same schema.")
 
 
@@ -197,7 +202,7 @@ class FieldIndex(Model):
 
 
 class DropFieldIndex(Model):
-    kind: IndexKind | None = Field(None, description="By default all indexes over the field.")
+    kind: IndexKind | None = _maybe("By default all indexes over the field.")
 
 
 class VectorIndex(Model):
@@ -205,21 +210,15 @@ class VectorIndex(Model):
     wait: bool = Field(
         True, description="Answer when the index is built; else when its build has begun."
     )
-    recall: float | None = Field(
-        None, description="The part of the true nearest rows to find, up to 1."
-    )
-    num_partitions: Count | None = Field(None, description="Partitions of an IVF index.")
-    target_partition_size: Count | None = Field(
-        None, description="Rows of a partition, in place of numPartitions."
-    )
-    max_iterations: Count | None = Field(None, description="Iterations of the training.")
-    sample_rate: Count | None = Field(
-        None, description="Rows for each partition that are trained on."
-    )
-    m: Count | None = Field(None, description="Links of a row in a graph.")
-    ef_construction: Count | None = Field(None, description="Candidates while a graph is built.")
-    num_sub_vectors: Count | None = Field(None, description="Parts of a vector's code.")
-    num_bits: Count | None = Field(None, description="Bits of each part.")
+    recall: float | None = _maybe("The part of the true nearest rows to find, up to 1.")
+    num_partitions: Count | None = _maybe("Partitions of an IVF index.")
+    target_partition_size: Count | None = _maybe("Rows of a partition, in place of numPartitions.")
+    max_iterations: Count | None = _maybe("Iterations of the training.")
+    sample_rate: Count | None = _maybe("Rows for each partition that are trained on.")
+    m: Count | None = _maybe("Links of a row in a graph.")
+    ef_construction: Count | None = _maybe("Candidates while a graph is built.")
+    num_sub_vectors: Count | None = _maybe("Parts of a vector's code.")
+    num_bits: Count | None = _maybe("Bits of each part.")
 
 
 class Restore(Model):
@@ -230,9 +229,7 @@ class Restore(Model):
 
 
 class Filtered(Model):
-    where: str | None = Field(
-        None, validation_alias=_FILTER, description="A condition on the rows."
-    )
+    where: str | None = _maybe("A condition on the rows.", _FILTER)
 
 
 class ById(Model):
@@ -240,9 +237,7 @@ class ById(Model):
 
 
 class _Selected(Model):
-    select: Names | None = Field(
-        None, description="Fields, the vector or payload; all fields by default."
-    )
+    select: Names | None = _maybe("Fields, the vector or payload; all fields by default.")
 
 
 class _SelectedWithVector(_Selected):
@@ -256,14 +251,14 @@ class Write(Model):
     on_conflict: Literal["fail", "skip", "replace"] = Field(
         "fail", description="What an insert does with a row whose id exists."
     )
-    model: str | None = Field(
-        None, description="The model that made the vectors; another than the table's is refused."
+    model: str | None = _maybe(
+        "The model that made the vectors; another than the table's is refused."
     )
 
 
 class Export(Filtered, _Selected):
     batch_size: Count = Field(1000, description="Rows that are read at once.")
-    after: str | None = Field(None, description="A cursor: go on behind it.")
+    after: str | None = _maybe("A cursor: go on behind it.")
     cursors: bool = Field(
         False,
         description="In JSON Lines, put a line with the cursor behind each batch: "
@@ -276,30 +271,26 @@ class Get(ById, _Selected):
 
 
 class Find(Filtered, _SelectedWithVector):
-    order_by: str | list[str] | None = Field(
-        None, description="Fields, id or payload.<key>; a minus sorts falling."
-    )
+    order_by: str | list[str] | None = _maybe("Fields, id or payload.<key>; a minus sorts falling.")
     descending: bool = Field(False, description="Turn every direction around.")
     limit: Count = Field(100, description="Records, at most.")
     offset: Whole = Field(0, description="Records that are passed over first.")
 
 
 class Update(Filtered):
-    fields: dict[str, Any] | None = Field(
-        None, validation_alias="set",
-        description="New values of fields, payload keys or payload.<key>.",
-    )  # fmt: skip
-    remove: list[str] | None = Field(None, description="Payload keys to remove, as payload.<key>.")
-    ids: Ids | None = Field(None, description="The ids of the rows.")
-    vector: Vector | None = Field(
-        None,
-        description="The vector of the new text, where the table makes its vectors of one and the "
-        "client has made it.",
+    fields: dict[str, Any] | None = _maybe(
+        "New values of fields, payload keys or payload.<key>.", "set"
+    )
+    remove: list[str] | None = _maybe("Payload keys to remove, as payload.<key>.")
+    ids: Ids | None = _maybe("The ids of the rows.")
+    vector: Vector | None = _maybe(
+        "The vector of the new text, where the table makes its vectors of one and the "
+        "client has made it."
     )
 
 
 class Delete(Filtered):
-    ids: Ids | None = Field(None, description="The ids of the rows.")
+    ids: Ids | None = _maybe("The ids of the rows.")
 
 
 class Bounds(Filtered):
@@ -307,12 +298,12 @@ class Bounds(Filtered):
 
 
 class Distinct(Bounds):
-    limit: Count | None = Field(None, description="Values, at most.")
+    limit: Count | None = _maybe("Values, at most.")
 
 
 class SetVectors(ById):
     vectors: Vectors = Field(description="A vector for each id.")
-    model: str | None = Field(None, description="The model that made them.")
+    model: str | None = _maybe("The model that made them.")
 
 
 # Searches
@@ -322,51 +313,43 @@ class _Search(_SelectedWithVector, Filtered):
     limit: Count = Field(
         10, validation_alias=AliasChoices("topK", "limit"), description="Hits, at most."
     )
-    min_score: float | None = Field(None, description="Leave out hits with a lower score.")
-    group_by: str | None = Field(
-        None, description="A field: the hits are the best rows of its best values."
-    )
+    min_score: float | None = _maybe("Leave out hits with a lower score.")
+    group_by: str | None = _maybe("A field: the hits are the best rows of its best values.")
     per_group: Count = Field(1, description="Hits of each group, at most.")
-    diversity: float | None = Field(None, description="From 0 to 1: trade nearness for variety.")
-    fetch_k: Count | None = Field(None, description="Hits from which diversity chooses.")
+    diversity: float | None = _maybe("From 0 to 1: trade nearness for variety.")
+    fetch_k: Count | None = _maybe("Hits from which diversity chooses.")
 
 
 class _Near(_Search):
     exact: bool = Field(False, description="Find the true nearest, not those of an index.")
-    tuning: Annotated[dict[str, Any], _made(Tuning), WithJsonSchema(_OBJECT)] | None = Field(
-        None,
-        description="The effort of an approximate search: nprobes, ef, refine, recall, dims, "
-        "oversample.",
+    tuning: Annotated[dict[str, Any], _made(Tuning), WithJsonSchema(_OBJECT)] | None = _maybe(
+        "The effort of an approximate search: nprobes, ef, refine, recall, dims, oversample."
     )
-    max_distance: float | None = Field(None, description="Leave out hits that are further away.")
+    max_distance: float | None = _maybe("Leave out hits that are further away.")
 
 
 class _ByVector(_Near):
-    model: str | None = Field(
-        None, description="The model that made the vector; another than the table's is refused."
+    model: str | None = _maybe(
+        "The model that made the vector; another than the table's is refused."
     )
 
 
 class Search(_ByVector):
-    vector: Vector | None = Field(None, description="The vector to search for.")
-    text: str | None = Field(
-        None, description="In its place, a text, if the table has an embedder."
-    )
+    vector: Vector | None = _maybe("The vector to search for.")
+    text: str | None = _maybe("In its place, a text, if the table has an embedder.")
 
 
 class SearchMany(_ByVector):
     where: str | list[str | None] | None = Field(  # type: ignore[assignment]  # it may be more
         None, validation_alias=_FILTER, description="A condition for all, or one for each."
     )
-    vectors: Vectors | None = Field(None, description="The vectors to search for.")
-    texts: list[str] | None = Field(
-        None, description="In their place, texts, if the table has an embedder."
-    )
+    vectors: Vectors | None = _maybe("The vectors to search for.")
+    texts: list[str] | None = _maybe("In their place, texts, if the table has an embedder.")
 
 
 _WORDS: dict[str, Any] = {
     "query": (str, Field(description='Words, "exact phrases", -without and field:word.')),
-    "any": (bool | None, Field(None, description="One matching word is enough.")),
+    "any": (bool | None, _maybe("One matching word is enough.")),
     "highlight": (
         bool | Annotated[list[str], AfterValidator(tuple)],
         Field(
@@ -381,11 +364,8 @@ SearchHybrid = create_model(
     "SearchHybrid", __base__=Search, **_WORDS,
     fusion=(
         Annotated[dict[str, Any], _made(RRF, Weighted), WithJsonSchema(_OBJECT)] | None,
-        Field(
-            None,
-            description='{"type": "rrf", "k": 60} (the default), or '
-            '{"type": "weighted", "vector": 0.7, "text": 0.3}.',
-        ),
+        _maybe('{"type": "rrf", "k": 60} (the default), or '
+            '{"type": "weighted", "vector": 0.7, "text": 0.3}.'),
     ),
 )  # fmt: skip
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pydantic_core
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from aiovec import VectorStore
 from aiovec._http.problems import Problem, problem_of
@@ -33,12 +33,19 @@ class RequestError(Exception):
         super().__init__(detail)
 
 
-def response_of(error: AiovecError | RequestError, store: VectorStore | None = None) -> Response:
-    """Return the answer to an error, as problem+json (RFC 9457)."""
+async def response_of(
+    error: AiovecError | RequestError, store: VectorStore | None = None, request: str = ""
+) -> Response:
+    """Return the answer to an error, as problem+json (RFC 9457).
+
+    One of the server is logged with the id of its request, for the answer hides its cause.
+    """
     if isinstance(error, AiovecError):
         found = problem_of(error, () if store is None else (store.target,))
         if found.status >= _SERVER_ERROR:
-            return _LoggedResponse(found, error)
+            words = "request %s: status %d, %s", request, found.status, type(error).__name__
+            # In a thread, for a log may be a file or a pipe.
+            await in_thread(partial(LOG.error, *words, exc_info=error))
         return problem_response(found)
     again = _RETRY_SECONDS if error.status in _PASSING else None
     problem = Problem.plain(error.status, error.detail, retry_after=again)
@@ -56,22 +63,3 @@ def problem_response(
     """Answer with a problem, and with these further members and headers."""
     body = problem.body() if more is None else pydantic_core.to_json({**problem.to_dict(), **more})
     return Response(body, problem.status, {**problem.headers(), **(headers or {})})
-
-
-class _LoggedResponse(Response):
-    """The answer to an error of the server, which is logged first: the answer hides its cause."""
-
-    def __init__(self, problem: Problem, error: AiovecError) -> None:
-        super().__init__(problem.body(), problem.status, problem.headers())
-        self._error = error
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # In a thread, for a log may be a file or a pipe.
-        await in_thread(self._log, scope.get("state", {}).get("request_id", ""))
-        await super().__call__(scope, receive, send)
-
-    def _log(self, request: str) -> None:
-        name = type(self._error).__name__
-        LOG.error(
-            "request %s: status %d, %s", request, self.status_code, name, exc_info=self._error
-        )

@@ -101,7 +101,13 @@ async def test_files_that_a_browser_has_and_no_others(client: httpx.AsyncClient)
 
 async def test_the_overview(client: httpx.AsyncClient, store: aiovec.VectorStore) -> None:
     answer = (await client.get("/page/overview")).json()
-    assert answer == {"version": aiovec.__version__, "backend": "sqlite", "writes": True, "tables": [], "total": 0}
+    assert answer == {
+        "version": aiovec.__version__,
+        "backend": "sqlite",
+        "writes": True,
+        "tables": [],
+        "total": 0,
+    }
     await fill(store, 30)
     (table,) = (await client.get("/page/overview")).json()["tables"]
     assert (table["name"], table["rows"], table["label"]) == ("notes", 30, "body")

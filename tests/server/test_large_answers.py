@@ -17,7 +17,7 @@ from aiovec.backend.server import ServerSettings
 from aiovec_server import create_app
 
 SCHEMA = {"dim": 2, "fields": {"body": "text", "n": "int"}}
-KINDS = ("application/json", "application/x-ndjson", "application/vnd.apache.arrow.stream")
+KINDS = ("application/json", "application/vnd.apache.arrow.stream")
 VECTOR = [1, 0]
 
 

@@ -112,6 +112,7 @@ def _answering(
         except TableChangedError:
             return problem_response(_CHANGED)
         except (AiovecError, RequestError) as exc:
-            return response_of(exc, store)
+            id = request.scope.get("state", {}).get("request_id", "")
+            return await response_of(exc, store, id)
 
     return answer

@@ -49,8 +49,7 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
     """Search by several vectors.
 
     All searches see the same state of the table. The results stand in the order of the vectors.
-    In JSON Lines each vector has a line with its hits; in Arrow, `_query` is the number of a row's
-    vector.
+    In Arrow, `_query` is the number of a row's vector.
     """
     _choose(options, "vectors", "texts")
 
