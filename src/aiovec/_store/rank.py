@@ -10,7 +10,6 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
-from operator import lt
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -67,7 +66,7 @@ def _is_finite(value: object) -> bool:
 
 Fusion = RRF | Weighted
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def best_first(hits: list[Hit]) -> list[Hit]:
@@ -91,60 +90,6 @@ class Ranking:
     order: Sequence[int]
     scores: Sequence[float]
     metric: Metric | None
-
-
-def rank(
-    found: Found,
-    limit: int,
-    metric: Metric | None,
-    *,
-    min_score: float | None = None,
-    max_distance: float | None = None,
-    left_out: str | None = None,
-) -> Ranking:
-    """Rank the rows of an answer, and keep the best of those within the bounds."""
-    ids, measures = found.rows.ids, found.measures
-    scores = lowest_first = measures
-    if metric is None:
-        lowest_first = [-measure for measure in measures]
-    elif metric == "cosine":
-        scores = [1.0 - distance for distance in measures]
-    elif metric == "l2":
-        scores = [1.0 / (1.0 + distance) for distance in measures]
-    else:
-        scores = [-distance for distance in measures]
-    order: Sequence[int] = range(len(ids))
-    if not all(map(lt, lowest_first, lowest_first[1:])):
-        order = [i for _, _, i in sorted(zip(lowest_first, ids, order, strict=True))]
-    if metric is not None and max_distance is not None:
-        order = [i for i in order if measures[i] <= max_distance]
-    if min_score is not None:
-        order = [i for i in order if scores[i] >= min_score]
-    if left_out is not None:
-        order = [i for i in order if ids[i] != left_out]
-    return Ranking(found, order[:limit], scores, metric)
-
-
-def hits_of(ranking: Ranking, selection: Selection) -> list[Hit]:
-    """Return the ranked rows as hits."""
-    found, scores = ranking.found, ranking.scores
-    rows, measures, highlights = found.rows, found.measures, found.highlights
-    vectors = selection.shows_vector
-    return [
-        Hit(
-            rows.ids[i],
-            scores[i],
-            None if ranking.metric is None else measures[i],
-            fields,
-            selection.vector_of(rows, i) if vectors else None,
-            _NOTHING,
-            highlights[i] if highlights else _NOTHING,
-            selection.vector_name,
-        )
-        for i, fields in zip(
-            ranking.order, selection.fields_of_each(rows, ranking.order), strict=True
-        )
-    ]
 
 
 def fuse(
@@ -172,7 +117,7 @@ def fuse(
     hits = []
     for id in _best_of(fused, limit):
         ranks = {}
-        highlights = _NOTHING
+        highlights = NOTHING
         for name, ranking in (("text", text), ("vector", vector)):
             place = places[name].get(id)
             if place is not None:

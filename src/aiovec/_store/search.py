@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from operator import lt
 from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 from .._filters import Expr, bind
@@ -40,6 +41,7 @@ from ..backend.weight import weight
 from ..errors import FilterError, InvalidArgumentError, UnsupportedError
 from .current import Engine
 from .rank import (
+    NOTHING,
     Fusion,
     Ranking,
     Rerank,
@@ -48,9 +50,7 @@ from .rank import (
     check_rerank,
     diversify,
     fuse,
-    hits_of,
     nearest_first,
-    rank,
     reranked,
 )
 
@@ -314,26 +314,56 @@ class Answer:
         return sum(map(len, self.hits))
 
     def ranking(self, found: Found, limit: int, *, by_vector: bool) -> Ranking:
-        """Return the order of an answer's rows, and note their groups."""
+        """Rank the rows of an answer, keep the best within the bounds, and note their groups."""
         plan, options = self.plan, self.plan.options
-        ranking = rank(
-            found,
-            limit,
-            plan.schema.metric if by_vector else None,
-            min_score=options.min_score if plan.text is None or not plan.queries else None,
-            max_distance=options.max_distance,
-            left_out=plan.left_out,
-        )
+        ids, measures = found.rows.ids, found.measures
+        metric = plan.schema.metric if by_vector else None
+        scores = lowest_first = measures
+        if metric is None:
+            lowest_first = [-measure for measure in measures]
+        elif metric == "cosine":
+            scores = [1.0 - distance for distance in measures]
+        elif metric == "l2":
+            scores = [1.0 / (1.0 + distance) for distance in measures]
+        else:
+            scores = [-distance for distance in measures]
+        order: Sequence[int] = range(len(ids))
+        if not all(map(lt, lowest_first, lowest_first[1:])):
+            order = [i for _, _, i in sorted(zip(lowest_first, ids, order, strict=True))]
+        if by_vector and (farthest := options.max_distance) is not None:
+            order = [i for i in order if measures[i] <= farthest]
+        fuses = plan.text is not None and plan.queries
+        if not fuses and (least := options.min_score) is not None:
+            order = [i for i in order if scores[i] >= least]
+        if plan.left_out is not None:
+            order = [i for i in order if ids[i] != plan.left_out]
+        order = order[:limit]
         if plan.group is not None:
-            for i in ranking.order:
-                self.groups[found.rows.ids[i]] = _group_of(found.rows, i, plan.group)
-        return ranking
+            for i in order:
+                self.groups[ids[i]] = _group_of(found.rows, i, plan.group)
+        return Ranking(found, order, scores, metric)
 
     def ranked(self, answers: Sequence[Found], limit: int, by_vector: bool) -> list[list[Hit]]:
         """Return the hits of each answer."""
+        return [self._hits(self.ranking(found, limit, by_vector=by_vector)) for found in answers]
+
+    def _hits(self, ranking: Ranking) -> list[Hit]:
+        found, scores, selection = ranking.found, ranking.scores, self.plan.selection
+        rows, measures, highlights = found.rows, found.measures, found.highlights
+        vectors = selection.shows_vector
+        every = zip(ranking.order, selection.fields_of_each(rows, ranking.order), strict=True)
         return [
-            hits_of(self.ranking(found, limit, by_vector=by_vector), self.plan.selection)
-            for found in answers
+            Hit(
+                rows.ids[i],
+                scores[i],
+                None if ranking.metric is None else measures[i],
+                fields,
+                selection.vector_of(rows, i) if vectors else None,
+                NOTHING,
+                highlights[i] if highlights else NOTHING,
+                selection.vector_name,
+            )
+            for i, fields in every
         ]
 
     def fused(

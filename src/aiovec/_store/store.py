@@ -672,8 +672,7 @@ class VectorStore:
         names = selected_names(select)
 
         async def get(engine: Engine, handle: TableHandle) -> Results[Record]:
-            select = partial(select_columns, include_vector=with_vector)
-            chosen = await hop(weight(names), select, handle.schema, names)
+            chosen = select_columns(handle.schema, names, include_vector=with_vector)
             columns = chosen.first_columns(handle.schema)
             if not asked:
                 return Results(columns=columns)
@@ -717,8 +716,7 @@ class VectorStore:
 
         async def find(engine: Engine, handle: TableHandle) -> Results[Record]:
             schema = handle.schema
-            select = partial(select_columns, include_vector=with_vector)
-            chosen = await hop(weight(names), select, schema, names)
+            chosen = select_columns(schema, names, include_vector=with_vector)
             order = sort_order(schema, keys, descending=falling)
             condition = await self._bind(where, schema)
             rows = await engine.backend.find(
@@ -801,8 +799,8 @@ class VectorStore:
         names = selected_names(select)
 
         async def prepared(schema: Schema) -> tuple[Columns, Expr | None]:
-            select = partial(select_columns, include_vector=names is None, whole_payload=True)
-            chosen = await hop(weight(names), select, schema, names)
+            every = names is None
+            chosen = select_columns(schema, names, include_vector=every, whole_payload=True)
             return chosen.columns, await self._bind(where, schema)
 
         return self._export(check_table_name(table), batch_size, after, prepared)

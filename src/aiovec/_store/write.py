@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -31,58 +32,49 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
+@dataclass(slots=True)
 class RowsToWrite:
     """The rows of one call, as ``collect`` gives them.
 
     Those that are ``checked`` have no id twice. ``embed`` makes vectors of texts.
     """
 
-    def __init__(
-        self,
-        rows: Any,
-        model: str | None,
-        on_conflict: OnConflict,
-        *,
-        checked: bool,
-        embed: Embeds,
-    ) -> None:
-        self._rows = rows
-        self._weight = weight(rows)
-        self._model = model
-        self._on_conflict = on_conflict
-        self._checked = checked
-        self._embed = embed
-        # A repeated attempt asks the embedder no second time.
-        self._embedded: dict[Schema, NewRows] = {}
+    rows: Any
+    model: str | None
+    on_conflict: OnConflict
+    checked: bool
+    embed: Embeds
+    _embedded: dict[Schema, NewRows] = field(default_factory=dict)
+    """A repeated attempt asks the embedder no second time."""
 
     async def write(self, engine: Engine, handle: TableHandle) -> int:
         """Write them, on one attempt; how many those are."""
-        if self._model is not None:
-            check_model(handle, self._model)
+        if self.model is not None:
+            check_model(handle, self.model)
         schema, backend = handle.schema, engine.backend
         embeds = schema.embed is not None
         batch = await self._with_vectors(engine, handle) if embeds else None
         # Before the rows are turned into what is written, which takes memory.
-        async with backend.writing(bytes_of(self._rows, schema)):
+        async with backend.writing(bytes_of(self.rows, schema)):
             if batch is None:
                 batch = await self._checked_rows(handle)
             count = len(batch)
-            if count and self._on_conflict == "replace":
+            if count and self.on_conflict == "replace":
                 await backend.upsert(handle, batch)
             elif count:
-                skips = self._on_conflict == "skip"
+                skips = self.on_conflict == "skip"
                 count = await backend.insert(handle, batch, skip_existing=skips)
         return count
 
     async def _checked_rows(self, handle: TableHandle) -> NewRows:
-        effort = self._weight + weight(handle.schema)
+        effort = weight(self.rows, handle.schema)
         return await hop(effort, self._check, handle, effort > INLINE_LIMIT)
 
     def _check(self, handle: TableHandle, are_many: bool) -> NewRows:
-        batch = to_batch(self._rows, handle.schema, make_ids=True)
-        if self._on_conflict != "fail":
-            batch = one_of_each_id(batch, last=self._on_conflict == "replace")
-        elif not self._checked and (repeated := repeated_ids(batch.ids)):
+        batch = to_batch(self.rows, handle.schema, make_ids=True)
+        if self.on_conflict != "fail":
+            batch = one_of_each_id(batch, last=self.on_conflict == "replace")
+        elif not self.checked and (repeated := repeated_ids(batch.ids)):
             raise DuplicateIdError(handle.name, repeated, within_call=True)
         return NewRows(batch.schema, batch.table) if are_many else batch
 
@@ -92,7 +84,7 @@ class RowsToWrite:
         Rows that would be made for nothing, as they are skipped, are left out.
         """
         schema, embed = handle.schema, handle.schema.embed
-        skips = self._on_conflict == "skip"
+        skips = self.on_conflict == "skip"
         # Which rows are there already may have changed since an attempt before.
         if not skips and schema in self._embedded:
             return self._embedded[schema]
@@ -105,12 +97,10 @@ class RowsToWrite:
                 rows, found = await hop(effort, without, rows, found, there)
             if found.texts:  # rows may stay without a vector
                 try:
-                    vectors = await self._embed(
-                        engine, handle, found.texts, "document", self._model
-                    )
+                    vectors = await self.embed(engine, handle, found.texts, "document", self.model)
                 except EmbeddingError as exc:
                     # Repeated ids have moved the rows, unless they are an error.
-                    numbered = self._on_conflict == "fail"
+                    numbered = self.on_conflict == "fail"
                     raise of_row(exc, found, numbered=numbered) from exc.__cause__
                 rows = await hop(effort + weight(vectors), filled, rows, schema, found, vectors)
         batch = self._embedded[schema] = NewRows(schema, rows)
