@@ -21,11 +21,11 @@ def advised(run: Run, *arguments: object) -> dict[str, Any]:
 def test_a_table_that_sqlite_serves_well(run: Run, store: Path) -> None:
     before = store.read_bytes()
     found = advised(run, "-s", store)
-    assert (found["store"], found["backend"]) == (str(store), "sqlite")
+    assert found["store"] == str(store)
     assert found["thresholds"] == {"rows": 100_000, "p95_ms": 200, "rows_a_day": 500}
     (table,) = found["tables"]
     assert (table["table"], table["rows"], table["dim"]) == ("notes", 4, 3)
-    assert 0 < table["p50_ms"] <= table["p95_ms"]
+    assert table["p95_ms"] > 0
     assert (table["verdict"], table["passed"], table["rows_a_day"]) == ("stay", [], None)
     shown = run("advise", "-s", store, "notes").out
     assert "4 of 3 dimensions" in shown

@@ -44,8 +44,7 @@ def test_facts_and_searches(run: Run, made: Path, folder: Path) -> None:
     assert (table["schema"], table["rows"]) == (SCHEMA.to_dict(), len(ROWS))
     found_rows = run("search", "-s", target, "notes", "--like", "a", "--where", "year > 2020")
     assert [line[1] for line in found_rows.lines] == ["id", "b", "c"]
-    advice = run("advise", "-s", target, "--json").json["tables"]
-    assert [one["verdict"] for one in advice] == [None]
+    assert "it is about SQLite stores" in run("advise", "-s", target).err
     assert contents(made) == before
     assert run("backup", "-s", target, "copy.lance").code == 0
     assert run("tables", "-s", "lancedb://copy.lance").lines[1][:2] == ["notes", "4"]

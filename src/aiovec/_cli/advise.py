@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import UnsupportedError
 from .output import emit
 from .run import failing_clearly
 from .stores import AsJson, Config, OnlyTable, Store, in_store, of_each_table
@@ -59,30 +60,34 @@ def advise(
     """
     limits = {"rows": rows, "p95_ms": p95_ms, "rows_a_day": rows_a_day}
 
-    async def measured(vectors: VectorStore) -> Facts:
+    async def measured(vectors: VectorStore) -> tuple[str, list[Facts]]:
+        if vectors.backend_name != "sqlite":  # what grows beyond LanceDB has nowhere to go
+            raise UnsupportedError("advise", vectors.backend_name, "it is about SQLite stores")
+
         async def of(name: str) -> Facts:
             return await _measure(vectors, name, created)
 
-        tables = await of_each_table(vectors, table and [table], of, "measuring")
-        return {"store": vectors.target, "backend": vectors.backend_name, "tables": tables}
+        return vectors.target, await of_each_table(vectors, table and [table], of, "measuring")
 
-    found = in_store(store, config, measured, reading=True)
-    tables = found.pop("tables")
-    shown: list[str | Facts] = [dict(found)]
+    target, tables = in_store(store, config, measured, reading=True)
+    shown: list[str | Facts] = [{"store": target}]
     for one in tables:
         passed = _passed(one, limits)
-        one |= {"verdict": _verdict(passed), "passed": list(passed)}
-        if found["backend"] != "sqlite":  # what grows beyond LanceDB has nowhere to go
-            one["verdict"] = None
+        # Slow searches alone may have other causes; with many or ever more rows they will not end.
+        slow = "p95_ms" in passed and len(passed) > 1
+        one |= {"verdict": "move" if slow else "watch" if passed else "stay", "passed": [*passed]}
         shown += ["", _lines(one, passed)]
     moving = ", ".join(one["table"] for one in tables if one["verdict"] == "move")
-    last = "no table needs to move"
-    if moving:
-        last = f"move {moving}; start with: aiovec migrate plan --to …"
-    elif found["backend"] != "sqlite":
-        last = "only SQLite stores get a verdict"
-    facts = {**found, "thresholds": limits, "tables": tables}
-    emit(facts, [*shown, "", f"advise: {last}"], json)
+    last = (
+        f"move {moving}; start with: aiovec migrate plan --to …"
+        if moving
+        else "no table needs to move"
+    )
+    emit(
+        {"store": target, "thresholds": limits, "tables": tables},
+        [*shown, "", f"advise: {last}"],
+        json,
+    )
 
 
 def _passed(found: Facts, limits: Facts) -> dict[str, str]:
@@ -94,35 +99,22 @@ def _passed(found: Facts, limits: Facts) -> dict[str, str]:
         "rows_a_day": f"it grows by more than {limits['rows_a_day']:g} rows a day",
         "memory": "it does not fit into scan_memory, so searches read the file",
     }
-    return {
-        name: reason
-        for name, reason in reasons.items()
-        if None not in (found[name], limits[name]) and found[name] > limits[name]
-    }
-
-
-def _verdict(passed: dict[str, str]) -> str:
-    """Slow searches alone may have other causes; with many or ever more rows they will not end."""
-    if "p95_ms" in passed and len(passed) > 1:
-        return "move"
-    return "watch" if passed else "stay"
+    return {name: why for name, why in reasons.items() if (found[name] or 0) > limits[name]}
 
 
 async def _measure(vectors: VectorStore, name: str, created: str | None) -> Facts:
     """Return the facts of a table. None means unknown or not applicable."""
     times = sorted(1000 * seconds for seconds in await _probe(vectors, name))
-    p50, p95 = (times[math.ceil(part * len(times)) - 1] if times else None for part in (0.5, 0.95))
     growth = None if created is None else await _rows_a_day(vectors, name, created)
     schema, stats = await vectors.schema(name), await vectors.stats(name)
     return {
         "table": name,
         "rows": stats.rows,
         "dim": schema.dim,
-        "p50_ms": p50,
-        "p95_ms": p95,
+        "p95_ms": times[math.ceil(0.95 * len(times)) - 1] if times else None,
         "rows_a_day": growth,
-        "memory": max(stats.scan_memory, stats.details.get("scan_expected", 0)),
-        "memory_budget": stats.details.get("scan_budget"),
+        "memory": max(stats.scan_memory, stats.details["scan_expected"]),
+        "memory_budget": stats.details["scan_budget"],
     }
 
 
@@ -176,15 +168,11 @@ def _lines(found: Facts, passed: dict[str, str]) -> dict[str, str]:
         "table": found["table"],
         "rows": f"{found['rows']:,} of {found['dim']} dimensions",
         "search": "not measured: no row has a vector",
-        "memory": size_text(found["memory"]),
+        "memory": f"{size_text(found['memory'])} of {size_text(found['memory_budget'])}",
     }
     if found["p95_ms"] is not None:
-        lines["search"] = f"{found['p50_ms']:.3g} ms (median), {found['p95_ms']:.3g} ms (p95)"
-    if found["memory_budget"] is not None:
-        lines["memory"] += f"; scan_memory is {size_text(found['memory_budget'])}"
+        lines["search"] = f"95 % take at most {found['p95_ms']:.3g} ms"
     if found["rows_a_day"] is not None:
         lines["growth"] = f"{found['rows_a_day']:,.0f} rows a day"
-    if found["verdict"] is not None:
-        why = "; ".join(passed.values()) or "everything is within the thresholds"
-        lines["verdict"] = f"{found['verdict']}: {why}"
-    return lines
+    why = "; ".join(passed.values()) or "everything is within the thresholds"
+    return {**lines, "verdict": f"{found['verdict']}: {why}"}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from .._store.connect import open_origin as open_origin
-from ..errors import ConfigError, TableNotFoundError
+from ..errors import ConfigError
 from .output import progress
 
 if TYPE_CHECKING:
@@ -114,19 +114,14 @@ async def of_each_table(
 ) -> list[_T]:
     """Return the result of ``look`` for each named table, or for all of them.
 
-    Shows a progress bar with this title. Without names, leaves out a table that another process
-    drops in the meantime.
+    Shows a progress bar with this title.
     """
     names = named or await vectors.tables()
     found = []
     with progress("tables") as bar:
         task = bar.add_task(title, total=len(names))
         for name in names:
-            try:
-                found.append(await look(name))
-            except TableNotFoundError:
-                if named:
-                    raise
+            found.append(await look(name))
             bar.advance(task)
     return found
 
