@@ -48,7 +48,7 @@ from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import AiovecError
 
-from .client import Answer, Client, Request
+from .client import Client, Request
 from .codec import WireError, exported_batch, found_rows, stored_rows, values_read
 from .settings import RemoteSettings
 
@@ -86,12 +86,12 @@ class RemoteBackend(Backend):
 
     async def _look(self, *, tries: bool) -> None:
         """Ask what the server's store is able to do."""
-        answer = await self._client.ask(Request("GET", "/store"), tries=tries)
+        told, _ = await self._client.ask(Request("GET", "/store"), tries=tries)
 
         def read(told: Any) -> frozenset[str]:
             return frozenset([*told["abilities"], "read-only"])
 
-        self.abilities = await self._read(read, answer)
+        self.abilities = await self._read(read, told)
 
     async def close(self) -> None:
         await self._client.close()
@@ -109,12 +109,12 @@ class RemoteBackend(Backend):
 
     async def open_table(self, name: str) -> TableHandle:
         request = Request("GET", f"/tables/{name}", _UNCOUNTED)
-        answer = await self._client.ask(request)
+        told, state = await self._client.ask(request)
 
         def read(told: Any) -> TableHandle:
-            return TableHandle(name, Schema.from_json(told["schema"]), answer.state)
+            return TableHandle(name, Schema.from_json(told["schema"]), state)
 
-        return await self._read(read, answer)
+        return await self._read(read, told)
 
     async def create_table(self, name: str, schema: Schema) -> None:
         body = {"name": name, "schema": schema.to_dict()}
@@ -365,13 +365,13 @@ class RemoteBackend(Backend):
     async def _ask(self, read: Callable[[Any], _T], method: str, path: str, **options: Any) -> _T:
         """Return what ``read`` finds in the answer."""
         request = Request(method, path, **options)
-        answer = await self._client.ask(request)
-        return await self._read(read, answer, writes=request.writes)
+        told, _ = await self._client.ask(request)
+        return await self._read(read, told, writes=request.writes)
 
-    async def _read(self, read: Callable[[Any], _T], answer: Answer, *, writes: bool = False) -> _T:
+    async def _read(self, read: Callable[[Any], _T], told: Any, *, writes: bool = False) -> _T:
         """Return what ``read`` finds in an answer; an error in words where it is another one."""
         try:
-            return await hop(weight(answer.value), read, answer.value)
+            return await hop(weight(told), read, told)
         except (AiovecError, LookupError, TypeError, ValueError, AttributeError) as exc:
             raise self._client.unreadable(exc, writes=writes) from exc
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import random
 import re
 import socket
@@ -35,7 +36,7 @@ from .settings import SCHEME, RemoteSettings
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 # Seconds that a cancelled write waits for the server to say that it has ended.
 _REVOKING = 10.0
-# Bytes that are handed to a connection at once.
+# Bytes that are handed to a connection at once, at most.
 _PART = 256 * 1024
 # Bytes of an answer that are read, at most.
 _LARGEST_ANSWER = 1024**3
@@ -65,14 +66,6 @@ class Request:
     """It may take any time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    value: Any
-    """JSON, rows, or None."""
-    state: str = ""
-    """The state of the table that the answer describes."""
-
-
 class Client:
     """The calls that a store makes of one server."""
 
@@ -91,8 +84,10 @@ class Client:
         self._turns = Gate("too many calls are under way", calls=settings.connections)
         self._writes: set[asyncio.Future[None]] = set()
 
-    async def ask(self, request: Request, *, tries: bool = True) -> Answer:
-        """Return the answer to a request. A write gets a key, under which it is done once.
+    async def ask(self, request: Request, *, tries: bool = True) -> tuple[Any, str]:
+        """Return what a server answers: JSON, rows or None, and the state of the table.
+
+        A write gets a key, under which it is done once.
 
         Without ``tries`` a server that cannot be reached is an error at once.
         """
@@ -114,7 +109,7 @@ class Client:
                 self._writes.discard(ended)
                 ended.set_result(None)
 
-    async def _answered(self, call: _Call) -> Answer:
+    async def _answered(self, call: _Call) -> tuple[Any, str]:
         while True:
             try:
                 return await self._try(call)
@@ -128,7 +123,7 @@ class Client:
                     raise OutcomeUnknownError(self.target, reason) from exc
                 raise
 
-    async def _try(self, call: _Call) -> Answer:
+    async def _try(self, call: _Call) -> tuple[Any, str]:
         async with self._response(call) as response:
             length = response.content_length or 0
             if length > _LARGEST_ANSWER:
@@ -136,12 +131,12 @@ class Client:
                 raise NoAnswerError(why, "never", sent=True)
             data = await response.read()
         if response.status == 204:
-            return Answer(None)
+            return None, ""
         try:
             value = await hop(weight(data), decode, response.content_type, data)
         except WireError as exc:
             raise self.unreadable(exc, writes=call.request.writes) from exc
-        return Answer(value, response.headers.get("ETag", "").strip('"'))
+        return value, response.headers.get("ETag", "").strip('"')
 
     def unreadable(self, exc: Exception, *, writes: bool = False) -> AiovecError:
         """Return the error for an answer that does not fit the call."""
@@ -160,12 +155,14 @@ class Client:
                 headers = {**headers, "Authorization": f"Bearer {server.key}"}
         if path not in self._sessions:
             self._sessions[path] = _new_session(path)
+        # A large body is sent in parts, so that it does not hold the event loop.
+        data = io.BytesIO(call.body) if len(call.body) > _PART else bytes(call.body) or None
         query = f"?{urlencode(request.query)}" if request.query else ""
         try:
             async with self._sessions[path].request(
                 request.method,
                 f"{url}{request.path}{query}",
-                data=(bytes(call.body) or None) if len(call.body) <= _PART else _parts(call.body),
+                data=data,
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
@@ -326,12 +323,6 @@ def _socket(address: Any) -> socket.socket:
     made = socket.socket(*address[:3])
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return made
-
-
-async def _parts(body: memoryview) -> AsyncIterator[bytes]:
-    """Yield a large body in parts, so that it does not hold the event loop."""
-    for start in range(0, len(body), _PART):
-        yield bytes(body[start : start + _PART])
 
 
 def _key_of(settings: RemoteSettings) -> str:

@@ -13,7 +13,6 @@ serves the settings that it was started with; others start another one, and it e
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -37,7 +36,6 @@ _OVERRIDES = "AIOVEC_RETRIEVAL__"
 _OF_CLIENTS = "AIOVEC_RETRIEVAL__REMOTE__"
 _CLAIMING = 1.0  # seconds within which a server that ends gives back its lock
 _CONNECTING = 5.0
-_LONGEST_SOCKET = 103  # bytes of a path, the least that any system takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +76,6 @@ class SharedFolder:
     def prepare(self) -> None:
         """Make the folder, and check that it is this user's alone."""
         try:
-            if self.socket is not None and len(os.fsencode(self.socket)) > _LONGEST_SOCKET:
-                raise OSError(errno.ENAMETOOLONG, "its path is too long for a socket")
             for path in (self._parent, self.path):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
                 found = os.lstat(path)
