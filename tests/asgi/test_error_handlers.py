@@ -163,19 +163,6 @@ def test_a_web_socket_is_closed_unless_it_was(caplog: pytest.LogCaptureFixture) 
     assert "StoreFullError: status 1011" in caplog.text
 
 
-def test_another_apps_errors_stay_its_own(caplog: pytest.LogCaptureFixture) -> None:
-    app = FastAPI()
-    add_error_handlers(app)
-
-    @app.get("/")
-    async def get() -> None:
-        raise ValueError
-
-    with pytest.raises(ValueError):  # noqa: PT011 - the very one
-        TestClient(app).get("/")
-    assert not [r for r in caplog.records if r.name == "aiovec.asgi"]
-
-
 @pytest.mark.parametrize("app", [None, object(), "app", {}])
 def test_what_is_no_app_is_refused(app: object) -> None:
     with pytest.raises(InvalidArgumentError, match="FastAPI, Starlette or Litestar"):

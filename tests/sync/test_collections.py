@@ -185,29 +185,20 @@ def test_filters_on_keys_that_are_names_of_ours(store: VectorStore) -> None:
 POINTS: dict[str, dict[str, Any]] = {
     "text": {"v": "1", "at": {"deep": {"er": "x"}}},
     "int": {"v": 1, "at": {"deep": {"er": 5}}},
-    "float": {"v": 1.5},
     "true": {"v": True},
     "null": {"v": None, "at": 3},
     "none": {},
-    "list": {"v": [1]},
     "odd": {"a key with 'quotes' and \"more\"": 1, "": 2, "käse": "ü", "a.b": 1},
 }
 CONDITIONS: list[tuple[dict[str, Any], set[str]]] = [
     ({"v": "1"}, {"text"}),
     ({"v": 1}, {"int"}),
-    ({"v": 1.0}, {"int"}),
-    ({"v": 1.5}, {"float"}),
     ({"v": True}, {"true"}),
-    ({"v": False}, set()),
     ({"v": None}, {"null", "none", "odd"}),
     ({"at.deep.er": "x"}, {"text"}),
     ({"at.deep.er": 5, "v": 1}, {"int"}),
-    ({"at.deep.er": 5, "v": 2}, set()),
-    ({"at.deep": "x"}, set()),
     ({"a key with 'quotes' and \"more\"": 1}, {"odd"}),
-    ({"käse": "ü"}, {"odd"}),
     ({"a.b": 1}, set()),
-    ({"nosuch": 1}, set()),
     ({}, set(POINTS)),
 ]
 
