@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from aiovec import Hit, Record, Results
 from aiovec._http.ipc import ARROW
 from aiovec.backend import from_matrix, without_vector
-from aiovec.backend.threads import INLINE_LIMIT, in_thread
+from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
 
 from .bounds import check_answer
@@ -28,8 +27,6 @@ _Of = TypeVar("_Of")
 
 _MEASURES = ("_score", "_distance")
 _BYTES_A_VALUE = 8
-# Bytes of JSON that are written on the event loop: of brackets alone, two milliseconds.
-_LITTLE_TEXT = 128 * 1024
 # Bytes of an answer that are handed to the connection at once.
 _PART = 256 * 1024
 
@@ -123,21 +120,9 @@ def _arrow_of_many(found: Sequence[Results[Hit]]) -> list[bytes]:
 
 
 async def _json_parts(pieces: Iterator[bytes], effort: int) -> Response:
-    """Answer with the text that these pieces make up; ``effort`` is that of making them.
-
-    It is an estimate: a payload may hold anything. So a text that grows long is made in a thread.
-    """
-    here: list[bytes] = []
-    if effort <= INLINE_LIMIT:
-        room = _LITTLE_TEXT
-        for piece in pieces:
-            here.append(piece)
-            room -= len(piece)
-            if room < 0:
-                break
-        else:
-            return JsonBytes(b"".join(here))
-    return _in_parts(await in_thread(_gathered, chain(here, pieces)), JSON)
+    """Answer with the text that these pieces make up; ``effort`` is that of making them."""
+    parts = await hop(effort, _gathered, pieces)
+    return JsonBytes(parts[0]) if len(parts) == 1 else _in_parts(parts, JSON)
 
 
 def _in_parts(parts: list[bytes], kind: str) -> Response:

@@ -20,7 +20,6 @@ from aiovec._cli.stores import AsJson, Config, Store, open_origin, origin_of
 from aiovec.errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
     from socket import socket
 
@@ -172,6 +171,8 @@ def _run(
     """Open the store and serve it until a signal, or for want of requests."""
     import asyncio
 
+    from uvicorn.loops.auto import auto_loop_factory
+
     from .app import create_app
     from .logs import log_to_stderr
     from .process import Server
@@ -185,16 +186,8 @@ def _run(
                 app, settings, ready=lambda: ready(store), idle_timeout=idle_timeout, uds=uds
             ).serve(sockets)
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
         runner.run(run())
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    with suppress(ModuleNotFoundError):
-        import uvloop
-
-        return uvloop.new_event_loop
-    return None
 
 
 def _open_standard_streams() -> None:

@@ -41,33 +41,16 @@ def body_type(request: Request, accepted: Sequence[str]) -> str:
 
 
 def answer_type(request: Request, offered: Sequence[str]) -> str:
-    """Return the media type of the answer: of those that it can have, the one that Accept prefers.
+    """Return the media type of the answer: the first of Accept that it can have.
 
-    The first one is the default.
+    The first one that is offered is the default.
     """
     accept = ",".join(request.headers.getlist("accept")).lower() or "*/*"
-    ranges = [_range(text) for text in accept.split(",")[:_MOST_RANGES]]
-
-    def quality(kind: str) -> float:
-        """Return how much a media type is wanted, by the most exact range that it is in."""
-        names = ("*/*", kind.partition("/")[0] + "/*", kind)
-        found = [(names.index(name), wanted) for name, wanted in ranges if name in names]
-        return max(found, default=(0, 0.0))[1]
-
-    chosen = max(offered, key=quality)
-    if not quality(chosen):
-        raise RequestError(
-            406,
-            "the answer can be " + " or ".join(offered) + "; Accept names none",
-            accepted=offered,
-        )
-    return chosen
-
-
-def _range(text: str) -> tuple[str, float]:
-    kind, *parameters = (part.strip() for part in text.split(";"))
-    weights = [one[2:] for one in parameters if one.startswith("q=")]
-    try:
-        return kind, float(weights[0]) if weights else 1.0
-    except ValueError:
-        return kind, 0.0
+    for part in accept.split(",", _MOST_RANGES)[:_MOST_RANGES]:
+        wanted = part.partition(";")[0].strip()
+        for kind in offered:
+            if wanted in (kind, kind.partition("/")[0] + "/*", "*/*"):
+                return kind
+    raise RequestError(
+        406, "the answer can be " + " or ".join(offered) + "; Accept names none", accepted=offered
+    )

@@ -218,38 +218,33 @@ def listen(host: str, addresses: list[Address], port: int) -> list[socket.socket
     They listen at once, so that the second of two servers finds the port taken.
     """
     listening: list[socket.socket] = []
-    failed: OSError | None = None
+    reason = "no address"
     for family, address in addresses:
+        both = address == "::" and socket.has_dualstack_ipv6()
         try:
-            listening.append(
-                socket.create_server(
-                    (address, port),
-                    family=family,
-                    backlog=_BACKLOG,
-                    dualstack_ipv6=address == "::" and socket.has_dualstack_ipv6(),
-                )
+            one = socket.create_server(
+                (address, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both
             )
         except OSError as exc:
-            failed = exc
+            reason = exc.strerror or str(exc)
+            # A name such as localhost may stand for an address that this machine lacks.
+            if exc.errno in (errno.EADDRINUSE, errno.EACCES):
+                if exc.errno == errno.EADDRINUSE:
+                    reason = f"port {port} is in use by another process"
+                for one in listening:
+                    one.close()
+                listening.clear()
+                break
         else:
-            port = listening[0].getsockname()[1]
-    # A name such as localhost may stand for an address that this machine lacks.
-    if not listening or isinstance(failed, PermissionError) or _is_taken(failed):
-        for one in listening:
-            one.close()
-        reason = "no address" if failed is None else (failed.strerror or str(failed))
-        if _is_taken(failed):
-            reason = f"port {port} is in use by another process"
+            listening.append(one)
+            port = one.getsockname()[1]
+    if not listening:
         raise ConfigError(
             f"the server cannot listen at {url_of(host, port)}: {reason}; pass another --port, "
             "--port 0 for a free one, or another --host",
             key="port",
-        ) from failed
+        )
     return listening
-
-
-def _is_taken(exc: OSError | None) -> bool:
-    return exc is not None and exc.errno == errno.EADDRINUSE
 
 
 def url_of(host: str, port: int) -> str:
