@@ -60,33 +60,27 @@ async def write_backup(
     knows it again where the backup has taken its place.
     StoreMovedError where a migration has moved the store: its rows are old.
     All tables are opened first, as they are at one moment, and each stays at that version. A backup
-    that fails or is cancelled leaves nothing behind. Where a table is renamed or dropped meanwhile,
-    its files cannot be read any more, and the copy is begun anew.
+    that fails leaves nothing behind. StaleTableError where a table was renamed or dropped
+    meanwhile, whose files cannot be read any more.
     """
     await session.check_here()
-    for left in reversed(range(_MOST_BEGINNINGS)):
-        try:
-            return await _write_copy(session, path, pins, alone, generation)
-        except CorruptStoreError:
-            if not left:
-                raise
-
-
-async def _write_copy(
-    session: Session, path: Path, pins: Pins, alone: Alone | None, generation: int
-) -> None:
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         await in_thread(_prepare, path, partial)
         async with AsyncExitStack() as stack:
             opened = await _of_one_moment(session, alone)
+            names = [one.name for one in opened]
             for one in opened:
                 await stack.enter_async_context(pins.held(one.name, one.version))
-            # One of them was renamed, and may be in it twice.
-            if await session.names() != [one.name for one in opened]:
+            try:
+                await _copy(session, opened, partial, str(path))
+            except CorruptStoreError as exc:
+                if await session.names() != names:
+                    raise StaleTableError from exc
+                raise
+            if await session.names() != names:  # one was renamed, and may be in it twice
                 raise StaleTableError
-            await _copy(session, opened, partial, str(path))
         await in_thread(_finish, partial, path, generation)
     except BaseException:
         await to_its_end(in_thread(remove_folder, partial))

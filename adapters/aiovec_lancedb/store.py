@@ -55,7 +55,7 @@ from . import (
 from .backup import copy_beside, put_in_place, remove_folder, write_backup
 from .bulk import Load
 from .changes import changes, newest_number, number_anew
-from .export import Export
+from .export import Export, whole_rows
 from .index import info
 from .locks import moves
 from .locks.local import FOLDER, TableLock
@@ -416,17 +416,16 @@ class LancedbBackend(Backend):
 
         try:
             return await search()
-        except text.LacksTextIndexError:
-            # An earlier release made the table, or a process ended before it came to the index.
-            if not self.read_only:
-                await self._open_upkeep().index_lacking(table)
-        try:
-            return await search()
         except text.LacksTextIndexError as exc:
-            hint = (
-                f"the table {table.name!r} has no text index yet; open the store for writing once"
-            )
-            raise UnsupportedError("text", self.name, hint) from exc
+            # An earlier release made the table, or a process ended before it came to the index.
+            if self.read_only:
+                hint = (
+                    f"the table {table.name!r} has no text index yet; open the store for writing "
+                    "once"
+                )
+                raise UnsupportedError("text", self.name, hint) from exc
+            await self._open_upkeep().index_lacking(table)
+        return await search()
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         return await self._reader.rows(
@@ -600,23 +599,16 @@ class LancedbBackend(Backend):
 
         Its changes get another numbering.
         """
-        copy = LancedbBackend(folder, self._settings)
-        copy.read_only = True
+        session = Session(StoreTarget(str(folder)), self._settings)
+        await session.open()
         try:
-            await copy.open()
-            for name in await copy.tables():
-                handle = await copy.open_table(name)
-                columns = Columns(
-                    tuple(handle.schema.fields), payload=handle.schema.payload, vector=True
-                )
-                batches = copy.export(
-                    handle, where=None, columns=columns, after=None, batch_size=1000
-                )
-                async with aclosing(batches):
-                    async for _ in batches:
+            for name in await session.names():
+                await session.handle(name)
+                lance, _ = await session.open_any(name)
+                async with aclosing(whole_rows(session, lance)) as blocks:
+                    async for _ in blocks:
                         pass
                 # What is restored a second time has another history behind it.
-                lance, _ = await copy._session.open_any(name)
-                await number_anew(copy._session, lance)
+                await number_anew(session, lance)
         finally:
-            await copy.close()
+            await in_thread(session.close)

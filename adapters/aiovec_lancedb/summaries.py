@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,12 +38,12 @@ async def value_counts(
         held.append(await hop(_effort(values), partial(_counted, values)))
         rows += held[-1].num_rows
         if rows > MOST_HELD + held[0].num_rows:
-            held = [await hop(rows, partial(_added, held, ["value"]))]
+            held = [await hop(rows, partial(_added, held))]
             rows = held[0].num_rows
     if not held:
         return []
-    most_frequent = _most_frequent_in_payload if ref.path else _most_frequent
-    return await hop(sum(map(_effort, held)), partial(most_frequent, held, limit))
+    effort = sum(map(_effort, held))
+    return await hop(effort, partial(_most_frequent, held, limit, in_payload=bool(ref.path)))
 
 
 def _effort(values: pa.Array | pa.Table) -> int:
@@ -55,14 +54,14 @@ def _effort(values: pa.Array | pa.Table) -> int:
 async def bounds(
     session: Session, table: Opened, ref: Ref, where: Expr | None
 ) -> tuple[Value, Value] | None:
-    ends_of = _ends_in_payload if ref.path else _ends
-    ends: pa.Table | None = None
+    ends: list[pa.Table] = []
     async for values in _batches(session, table, ref, where):
-        ends = await hop(_effort(values), partial(ends_of, values, ends))
-    if ends is None or not ends.num_rows:
+        work = partial(_ends, pa.table({"value": values}), ends, in_payload=bool(ref.path))
+        ends = [await hop(_effort(values), work)]
+    if not ends or not ends[0].num_rows:
         return None
-    values = _of_parts(ends) if ref.path else python_values(ends.column("value"))
-    return values[0], values[-1]
+    found = _values(ends[0])
+    return found[0], found[-1]
 
 
 async def _batches(
@@ -89,75 +88,59 @@ def _counted(values: pa.Array) -> pa.Table:
     return pa.table({"value": counts.field("values"), "count": counts.field("counts")})
 
 
-def _added(tables: Sequence[pa.Table], keys: list[str]) -> pa.Table:
+def _added(tables: Sequence[pa.Table]) -> pa.Table:
     table = pa.concat_tables(tables)
     more = [("is_int", "max")] if "is_int" in table.column_names else []
-    added = table.group_by(keys).aggregate([("count", "sum"), *more])
+    added = table.group_by(_keys(table)).aggregate([("count", "sum"), *more])
     names = {"count_sum": "count", "is_int_max": "is_int"}
     return added.rename_columns([names.get(column, column) for column in added.column_names])
 
 
-def _first(table: pa.Table, keys: Sequence[str], limit: int | None) -> pa.Table:
-    """The most frequent values, equally frequent ones in the order of ``keys``."""
-    order = [("count", "descending"), *((key, "ascending") for key in keys)]
-    places = pc.sort_indices(table, sort_keys=order)
-    return table.take(places if limit is None else places.slice(0, min(limit, len(places))))
+def _most_frequent(
+    held: list[pa.Table], limit: int | None, *, in_payload: bool
+) -> list[tuple[Value, int]]:
+    """The most frequent values and their counts, equally frequent ones in their order."""
+    counts = _added(held)
+    if in_payload:  # 1 and 1.0 are one value
+        counts = _added(_compared(counts))
+    order = [("count", "descending"), *((key, "ascending") for key in _keys(counts))]
+    places = pc.sort_indices(counts, sort_keys=order)
+    first = counts.take(places if limit is None else places.slice(0, min(limit, len(places))))
+    return list(zip(_values(first), first.column("count").to_pylist(), strict=True))
 
 
-def _most_frequent(held: list[pa.Table], limit: int | None) -> list[tuple[Value, int]]:
-    first = _first(_added(held, ["value"]), ["value"], limit)
-    return _pairs(python_values(first.column("value")), first)
-
-
-def _most_frequent_in_payload(held: list[pa.Table], limit: int | None) -> list[tuple[Value, int]]:
-    counts = _added(held, ["value"])
-    parsed = []
-    for start in range(0, counts.num_rows, _PARSED_AT_ONCE):
-        part = counts.slice(start, _PARSED_AT_ONCE)
-        columns = _parted(part.column("value"))
-        columns = columns.append_column("count", part.column("count"))
-        parsed.append(columns.filter(pc.field("type").is_valid()))
-    # 1 and 1.0 are one value.
-    first = _first(_added(parsed, list(_PARTS)), _PARTS, limit) if parsed else counts
-    return _pairs(_of_parts(first), first) if parsed else []
-
-
-def _pairs(values: Sequence[Value], table: pa.Table) -> list[tuple[Value, int]]:
-    return list(zip(values, cast("list[int]", table.column("count").to_pylist()), strict=True))
-
-
-def _ends(values: pa.Array, before: pa.Table | None) -> pa.Table:
-    found = pc.min_max(values)
-    ends = pa.chunked_array([pa.array([found["min"], found["max"]], values.type).drop_null()])
-    if before is not None:
-        ends = pa.chunked_array([*before.column("value").chunks, *ends.chunks], values.type)
-    found = pc.min_max(ends)
-    return pa.table({"value": pa.array([found["min"], found["max"]], values.type).drop_null()})
-
-
-def _ends_in_payload(values: pa.Array, before: pa.Table | None) -> pa.Table:
-    parts = [] if before is None else [before]
-    parts += [
-        _parted(values.slice(start, _PARSED_AT_ONCE).drop_null())
-        for start in range(0, len(values), _PARSED_AT_ONCE)
-    ]
-    table = pa.concat_tables(parts).filter(pc.field("type").is_valid())
-    places = pc.sort_indices(table, sort_keys=[(part, "ascending") for part in _PARTS])
+def _ends(rows: pa.Table, before: list[pa.Table], *, in_payload: bool) -> pa.Table:
+    """The least and the greatest value of all."""
+    rows = rows.filter(pc.field("value").is_valid())
+    table = pa.concat_tables([*before, *(_compared(rows) if in_payload else [rows])])
+    places = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in _keys(table)])
     if len(places) > 2:
         places = pa.array([places[0].as_py(), places[-1].as_py()], pa.uint64())
     return table.take(places)
 
 
-def _parted(texts: Any) -> pa.Table:
-    """JSON texts of scalars as columns by which Arrow compares them."""
-    listed = texts.to_pylist()
-    is_int = [not ("." in text or "e" in text or "E" in text) for text in listed]
-    columns = dict(zip(_PARTS, parts_of(listed), strict=True))
-    return pa.table({**columns, "is_int": pa.array(is_int, pa.bool_())})
+def _keys(table: pa.Table) -> list[str]:
+    """The columns by which the values of a table are compared."""
+    return [name for name in table.column_names if name not in ("count", "is_int")]
 
 
-def _of_parts(table: pa.Table) -> list[Value]:
-    """The values of which ``_parted`` made columns."""
+def _compared(rows: pa.Table) -> list[pa.Table]:
+    """Rows with columns by which Arrow compares them in place of the JSON texts of scalars."""
+    parsed = []
+    for start in range(0, max(1, rows.num_rows), _PARSED_AT_ONCE):
+        part = rows.slice(start, _PARSED_AT_ONCE)
+        texts = part.column("value").to_pylist()
+        is_int = [not ("." in text or "e" in text or "E" in text) for text in texts]
+        columns = dict(zip(_PARTS, parts_of(texts), strict=True))
+        columns["is_int"] = pa.array(is_int, pa.bool_())
+        columns |= {name: part.column(name) for name in part.column_names if name != "value"}
+        parsed.append(pa.table(columns).filter(pc.field("type").is_valid()))
+    return parsed
+
+
+def _values(table: pa.Table) -> Sequence[Value]:
+    if "is_int" not in table.column_names:
+        return python_values(table.column("value"))
     values: list[Value] = []
     columns = [table.column(column).to_pylist() for column in (*_PARTS, "is_int")]
     for kind, number, rest, text, is_int in zip(*columns, strict=True):

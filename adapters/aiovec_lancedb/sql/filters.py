@@ -69,13 +69,9 @@ def ids_to_sql(ids: Sequence[str]) -> str:
     return encoded(f"{name('id')} IN ({', '.join(map(text, ids))})")
 
 
-def id_range_to_sql(
-    low: str | None = None, high: str | None = None, *, beyond: str | None = None
-) -> str:
-    """The rows with ids from ``low`` up to ``high``, and above ``beyond``, as far as given."""
-    bounds = ((">=", low), ("<=", high), (">", beyond))
-    given = [f"{name('id')} {operator} {text(id)}" for operator, id in bounds if id is not None]
-    return " AND ".join(given) or "TRUE"
+def id_range_to_sql(low: str, high: str) -> str:
+    """The rows with ids from ``low`` up to ``high``."""
+    return f"{name('id')} BETWEEN {text(low)} AND {text(high)}"
 
 
 @dataclass(frozen=True, slots=True)
