@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+from tests.lancedb import buckets
+
 import aiovec
 from aiovec import Tuning, VectorStore
 
@@ -31,7 +33,7 @@ CLIENTS = 64
 _EFFORT = {"hnsw_sq": {"ef": 100}, "ivf_rq": {"nprobes": 20, "refine": 5}}
 _LANCE_NAMES = {"ef": "ef", "nprobes": "nprobes", "refine": "refine_factor"}
 _ROUNDS, _SECONDS, _CROWD_SECONDS = 12, 0.2, 10.0
-_WRITE_ROWS, _WRITES, _ALONE, _IDS = 40_000, 1_000, 50, 40
+_WRITE_ROWS, _WRITES, _ALONE, _IN_BUCKET, _IDS = 40_000, 1_000, 50, 128, 40
 
 Call = Callable[[int], Awaitable[object]]
 
@@ -53,6 +55,7 @@ async def run(options: Options) -> list[Result]:
         results.append(await _reads(store, table, data, options))
     small = load(min(len(data), options.rows(_WRITE_ROWS)), options.data)
     results.append(await _writes(small, options))
+    results.append(await _bucket(small, options))
     return results
 
 
@@ -130,6 +133,50 @@ async def _reads(store: VectorStore, table: Any, data: Data, options: Options) -
     )  # fmt: skip
 
 
+def _single(data: Data) -> list[Any]:
+    return [data.batch([number]) for number in range(min(len(data), 2_000))]
+
+
+def _changes(store: VectorStore, data: Data, batches: list[Any]) -> tuple[Call, Call]:
+    """Return an upsert of one row, and upserts, updates and deletes in turn."""
+
+    async def upsert(turn: int) -> None:
+        await store.upsert(TABLE, batches[turn % len(batches)])
+
+    async def write(turn: int) -> None:
+        id = row_id(turn * 37 % len(data))
+        if turn % 3 == 0:
+            await upsert(turn)
+        elif turn % 3 == 1:
+            await store.update(TABLE, {"pick": turn % 1000}, ids=id)
+        else:
+            await store.delete(TABLE, id)
+
+    return upsert, write
+
+
+async def _bucket(data: Data, options: Options) -> Result:
+    """Measure the same writes on an S3 server of loopback, which does one request at a time."""
+    with buckets.s3_server() as bucket:
+        config = options.folder / "bucket.toml"
+        told = ", ".join(f'{name} = "{value}"' for name, value in bucket.options.items())
+        # Each of the 64 waits for all others: it may take longer than an app would wait.
+        config.write_text(
+            f"[retrieval.lancedb]\nbusy_timeout = 600\nstorage_options = {{ {told} }}\n"
+        )
+        async with aiovec.connect(bucket.new_url(), config=config) as store:
+            await fill(store, data)
+            upsert, write = _changes(store, data, _single(data))
+            few = range(options.rounds(_IN_BUCKET))
+            one = await shared(upsert, few[: len(few) // 8 or 1], 1)
+            many = await shared(write, few, CLIENTS)
+    return Result(
+        "lancedb, a bucket",
+        f"upserts, updates and deletes of one row of {data}, S3 on loopback",
+        "calls/s", {"upserts by one task": one, f"mixed writes by {CLIENTS} tasks": many}, {},
+    )  # fmt: skip
+
+
 async def _writes(data: Data, options: Options) -> Result:
     """Measure single-row writes of a filled table by one task and by 64, and mixed with searches.
 
@@ -144,23 +191,12 @@ async def _writes(data: Data, options: Options) -> Result:
         await fill(store, data)
         table = await fill_lance(connection, data)
         lock = asyncio.Lock()
-        batches = [data.batch([number]) for number in range(min(len(data), 2_000))]
-
-        async def upsert(turn: int) -> None:
-            await store.upsert(TABLE, batches[turn % len(batches)])
+        batches = _single(data)
+        upsert, write = _changes(store, data, batches)
 
         async def bare_upsert(turn: int) -> None:
             async with lock:
                 await upsert_lance(table, batches[turn % len(batches)])
-
-        async def write(turn: int) -> None:
-            id = row_id(turn * 37 % len(data))
-            if turn % 3 == 0:
-                await upsert(turn)
-            elif turn % 3 == 1:
-                await store.update(TABLE, {"pick": turn % 1000}, ids=id)
-            else:
-                await store.delete(TABLE, id)
 
         async def bare_write(turn: int) -> None:
             id = row_id(turn * 37 % len(data))
