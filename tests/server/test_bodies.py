@@ -71,25 +71,6 @@ async def test_many_rows_by_each_kind_of_body() -> None:
             await store.drop_table("notes")
 
 
-async def test_a_body_that_is_too_large() -> None:
-    async with notes(max_body_mb=1) as client:
-        body = b"[" + b" " * 2**20 + b"]"
-
-        async def parts() -> AsyncIterator[bytes]:
-            for _ in range(5):
-                yield b" " * 300_000
-
-        for path in ("search", "delete", "get"):
-            for content in (body, parts()):
-                answer = await client.post(f"/tables/notes/{path}", content=content, headers=JSON)
-                assert answer.status_code == 413, path
-                assert answer.headers["content-type"] == "application/problem+json"
-        for headers in (JSON, LINES, ARROW):
-            answer = await client.post(RECORDS, content=b"x" * (2**20 + 1), headers=headers)
-            assert answer.status_code == 413
-        assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
-
-
 async def test_json_has_8_mib_and_lines_have_more() -> None:
     row = json.dumps({"id": "long", "embedding": [1, 0, 0], "text": "x" * 2**20})
     rows = [row.replace("long", f"long-{n}") for n in range(9)]

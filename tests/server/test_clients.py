@@ -57,15 +57,6 @@ def test_the_classic_endpoints_by_the_docs_curl_commands(served: Served) -> None
     assert status == "204"
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_a_path_that_curl_tidies_drops_no_table(served: Served) -> None:
-    served.call("POST", "/tables", {"name": "kept", "schema": {"dim": 1}})
-    for path in ("records/..", "records/../", "records/%2e%2e", ".", "records/."):
-        for options in ([], ["--path-as-is"]):
-            run("curl", "-sS", "-X", "DELETE", *options, f"{served.url}/tables/kept/{path}")
-    assert served.call("GET", "/tables/kept")["rows"] == 0
-
-
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 def test_the_node_client(served: Served) -> None:
     said = run("node", str(ROOT / "examples/node_client/demo.mjs"), served.url)

@@ -35,15 +35,6 @@ async def test_an_encoded_slash_leads_to_no_other_route(slash: str) -> None:
         assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
 
 
-async def test_an_id_may_have_slashes_and_what_looks_like_an_encoded_one() -> None:
-    async with notes() as client:
-        rows = [{"id": id, "embedding": VECTOR} for id in ("a/b", "a%2Fb", "records/a")]
-        await client.ok("POST", "/tables/notes/records", json=rows)
-        for id in ("a%2Fb", "a%252Fb", "records%2fa"):
-            answer = await client.raw("DELETE", f"/tables/notes/records/{id}")
-            assert answer.json() == {"deleted": 1}, id
-
-
 async def test_the_router_in_an_app_of_ones_own_refuses_them_too() -> None:
     app = FastAPI(lifespan=lifespan(":memory:"))
     app.mount("/vectors", router())

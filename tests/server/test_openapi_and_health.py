@@ -9,19 +9,11 @@ import subprocess
 import sys
 
 import pytest
-from tests.server.apps import Wrapped, notes, serving
+from tests.server.apps import Wrapped, serving
 from tests.server.process import environment
 
 import aiovec
 from aiovec_server import create_app
-
-
-async def test_the_openapi_document() -> None:
-    async with notes() as client:
-        found = await client.ok("GET", "/openapi.json")
-        assert found["paths"]["/tables/{table}/search"]
-        assert "servers" not in found
-        assert (await client.request("HEAD", "/openapi.json")).status_code == 200
 
 
 async def test_the_store_is_reached_once_a_second_however_many_ask_for_the_health() -> None:
