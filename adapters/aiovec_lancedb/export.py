@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from aiovec.backend import Expr, one_array
-from aiovec.backend.contract import Columns, TableHandle
+from aiovec.backend.contract import LARGEST_BATCH, Columns, TableHandle
 from aiovec.backend.limits import renewed
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
@@ -83,7 +83,7 @@ class Export:
     async def batches(
         self, after: bytes | None
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        """Batches of ``batch_size`` rows, each with the cursor behind it."""
+        """Batches of ``batch_size`` rows, or fewer large ones, each with the cursor behind it."""
         condition = await condition_of(self.where)
         digest = hashlib.blake2b((condition or "").encode(), digest_size=8).hexdigest()
         cursor = None if after is None else _Cursor.from_bytes(after)
@@ -127,20 +127,24 @@ class Export:
             async for batch in batches:
                 waiting.append(batch)
                 rows += batch.num_rows
-                while rows >= self.batch_size:
+                while rows >= self.batch_size or _bytes_of(waiting) >= LARGEST_BATCH:
                     joined = pa.Table.from_batches(waiting)
                     ready = joined.slice(0, self.batch_size)
-                    given += self.batch_size
+                    given += ready.num_rows
                     yield (
                         await hop(weight(ready), _batch, ready, schema),
                         cursor._replace(rows=given).to_bytes(),
                     )
-                    waiting = joined.slice(self.batch_size).to_batches()
-                    rows -= self.batch_size
+                    waiting = joined.slice(ready.num_rows).to_batches()
+                    rows -= ready.num_rows
         if rows:
             joined = pa.Table.from_batches(waiting)
             behind = cursor._replace(rows=given + rows).to_bytes()
             yield await hop(weight(joined), _batch, joined, schema), behind
+
+
+def _bytes_of(batches: list[pa.RecordBatch]) -> int:
+    return sum(int(batch.nbytes) for batch in batches)
 
 
 def _batch(rows: pa.Table, schema: pa.Schema) -> pa.RecordBatch:

@@ -26,6 +26,7 @@ from aiovec.backend import (
     without_vector,
 )
 from aiovec.backend.contract import (
+    LARGEST_BATCH,
     Changes,
     ChangesPrunedError,
     Columns,
@@ -252,6 +253,7 @@ def count(db: sqlite3.Connection, handle: TableHandle, where: Expr | None) -> in
     return int(number)
 
 
+_SIZED = frozenset({str, bytes})
 # Bytes by which the WAL may grow while an export reads an older state of the file.
 _MOST_WAL = 2**30
 
@@ -284,6 +286,7 @@ class Export:
         self._columns = columns
         self._after = _rowid_of_cursor(after)
         self._batch_size = batch_size
+        self._vector_bytes = 4 * self._table.schema.dim if columns.vector else 0
         self._vectors = VectorReader(db, self._table)
         self._condition, self._values = condition_of(where)
         schema = self._table.schema.to_arrow()
@@ -306,12 +309,20 @@ class Export:
                 "as an export reads, grew by 1 GiB; go on behind the last batch with after="
             )
         names = ["r._rowid", "r.id", *column_list(self._columns)]
-        rows = self._db.execute(
+        found = self._db.execute(
             # An index on a filtered field would have to be sorted again for every batch.
             f"SELECT {', '.join(names)} FROM {self._table.rows} AS r NOT INDEXED "
             f"WHERE r._rowid > ? AND ({self._condition}) ORDER BY r._rowid LIMIT ?",
             (self._after, *self._values, self._batch_size),
-        ).fetchall()
+        )
+        rows: list[tuple[Any, ...]] = []
+        left = LARGEST_BATCH
+        for row in found:
+            rows.append(row)
+            left -= self._vector_bytes + sum(len(one) for one in row if type(one) in _SIZED)
+            if left <= 0:
+                break
+        found.close()
         if not rows:
             return None
         rowids, ids, *values = transposed(rows, len(names))

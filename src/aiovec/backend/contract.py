@@ -239,6 +239,10 @@ class IndexOptions(TypedDict, total=False):
     num_bits: int
 
 
+LARGEST_BATCH = 32 * 1024 * 1024
+"""Bytes of an export's batch. It ends behind the row with which it has so many."""
+
+
 class Backend(ABC):
     """A place where tables lie. The constructor does no I/O."""
 
@@ -457,6 +461,7 @@ class Backend(ABC):
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         """All rows of one consistent snapshot, in constant memory, each batch with its cursor.
 
+        A batch has ``batch_size`` rows, or fewer once these have ``LARGEST_BATCH`` bytes.
         The batches have the columns of ``Schema.to_arrow()`` that were asked for, the id always.
         A cursor goes on behind its batch in a new snapshot: rows that were there all the time
         come exactly once.
