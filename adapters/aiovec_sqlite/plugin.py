@@ -10,8 +10,7 @@ from aiovec.backend import redacted
 from aiovec.backend.contract import Backend
 from aiovec.backend.doctor import Finding
 from aiovec.backend.locate import is_url, local_path, path_of_url
-from aiovec.backend.plugin import AddressKey, BackendPlugin, Location
-from aiovec.backend.plugins import plugins
+from aiovec.backend.plugin import AddressKey, BackendPlugin, Location, plugins
 from aiovec.errors import ConfigError
 
 from .settings import MEMORY, SqliteSettings, store_file

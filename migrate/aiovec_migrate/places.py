@@ -15,8 +15,7 @@ from aiovec.backend.contract import Backend
 from aiovec.backend.locate import is_url
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.origin import CONFIG_FILE, CONFIG_VARIABLE, Origin
-from aiovec.backend.plugin import Location
-from aiovec.backend.plugins import backend_names, create_backend, plugin_of
+from aiovec.backend.plugin import Location, backend_names, create_backend, plugin_of
 from aiovec.backend.threads import to_its_end
 from aiovec.errors import ConfigError, MigrationError
 

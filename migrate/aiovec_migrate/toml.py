@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from aiovec.backend.config import RetrievalSettings
 from aiovec.backend.files import flush_folder
-from aiovec.backend.plugins import backend_names
+from aiovec.backend.plugin import backend_names
 from aiovec.errors import ConfigError, MigrationError
 
 from .host import Host

@@ -14,7 +14,7 @@ from tests.contract.base import case
 from aiovec import ConfigError
 from aiovec.backend.config import load_settings
 from aiovec.backend.locate import locate_configured
-from aiovec.backend.plugins import plugin_of
+from aiovec.backend.plugin import plugin_of
 
 Toml = Callable[[str | bytes], Path]
 

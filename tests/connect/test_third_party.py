@@ -53,7 +53,7 @@ class DrawerPlugin(BackendPlugin):
 STORE = '''
 from pathlib import Path
 
-from aiovec.backend.plugins import plugin_of
+from aiovec.backend.plugin import plugin_of
 from aiovec_sqlite import SqliteBackend
 
 

@@ -18,7 +18,7 @@ import aiovec
 from aiovec import Schema, VectorStore
 from aiovec.backend.contract import Backend
 from aiovec.backend.locate import locate
-from aiovec.backend.plugins import plugin_of
+from aiovec.backend.plugin import plugin_of
 
 ABILITIES = (
     "text", "indexes", "changes", "snapshots", "backup", "moves", "read-only", "restore",

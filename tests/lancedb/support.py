@@ -18,7 +18,7 @@ import aiovec
 from aiovec import VectorStore
 from aiovec.backend.config import RetrievalSettings
 from aiovec.backend.locate import locate
-from aiovec.backend.plugins import create_backend
+from aiovec.backend.plugin import create_backend
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,7 +16,7 @@ import aiovec
 from aiovec import Schema, StoreReplacedError, VectorStore
 from aiovec.backend.config import RetrievalSettings
 from aiovec.backend.locate import locate
-from aiovec.backend.plugins import create_backend
+from aiovec.backend.plugin import create_backend
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files in their place")
 

@@ -22,7 +22,7 @@ from tests.harness.waiting import until
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
-from aiovec.backend.plugins import plugin_of
+from aiovec.backend.plugin import plugin_of
 
 try:  # the SQLite that a store uses too: two of them in one process would lose locks
     import pysqlite3.dbapi2 as driver

@@ -77,7 +77,7 @@ def origin_of(store: str | None, config: str | None, *, read_only: bool = False)
     """Return where a command's store comes from: a target, a backend's name, or the TOML file."""
     # Slow imports, which the help does not wait for.
     from ..backend.origin import Origin
-    from ..backend.plugins import backend_names
+    from ..backend.plugin import backend_names
 
     if store in backend_names():
         return Origin(None, config, backend=store, read_only=read_only)

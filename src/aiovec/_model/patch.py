@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -35,11 +34,6 @@ class PayloadPatch:
     """
 
     changes: tuple[tuple[Path, Any], ...] = ()
-
-    @classmethod
-    def of(cls, keys: Mapping[str, Any]) -> PayloadPatch:
-        """Return the patch that sets keys of the payload itself."""
-        return cls(tuple(((key,), value) for key, value in keys.items()))
 
     def __bool__(self) -> bool:
         return bool(self.changes)

@@ -24,7 +24,7 @@ from .._model.schema import MAX_DIM, check_table_name
 from ..errors import ConfigError, did_you_mean, shown
 from .embedders import EmbedderName, EmbedderSettings
 from .locate import local_path
-from .plugins import backend_names, backends
+from .plugin import backend_names, backends
 from .server import ServerSettings
 from .settings import AnySettings, BackendSettings, Section
 

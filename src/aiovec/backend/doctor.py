@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from .plugin import Location
-from .plugins import backends
+from .plugin import Location, backends
 
 # With less, the next larger write may fail, and optimize or a backup will.
 _LEAST_ROOM = 64 * 2**20

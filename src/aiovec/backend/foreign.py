@@ -16,7 +16,7 @@ from typing import Any
 
 from .._model.schema import Schema
 from ..errors import ConfigError
-from .plugins import installed
+from .plugin import installed
 
 GROUP = "aiovec.sources"
 

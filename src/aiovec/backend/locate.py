@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .._model.redaction import URL, redacted
 from ..errors import ConfigError, InvalidArgumentError
-from .plugins import backends, plugins
+from .plugin import backends, plugins
 
 if TYPE_CHECKING:
     from .config import RetrievalSettings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from .locate import local_path, locate, locate_configured, locate_path
-from .plugins import create_backend, plugin_of
+from .plugin import create_backend, plugin_of
 
 if TYPE_CHECKING:
     from .config import RetrievalSettings

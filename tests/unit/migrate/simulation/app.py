@@ -218,7 +218,11 @@ class Worker:
             follower,
             table,
             lambda backend, handle: backend.update(
-                handle, values, PayloadPatch.of(extra), ids=[row["id"]], where=None
+                handle,
+                values,
+                PayloadPatch(tuple(((key,), value) for key, value in extra.items())),
+                ids=[row["id"]],
+                where=None,
             ),
         )
         assert count == 1, f"{row['id']} was not there to be updated"
