@@ -11,7 +11,16 @@ import pytest
 from tests.contract.base import case
 
 import aiovec
-from aiovec import RRF, AiovecError, InvalidArgumentError, Schema, VectorStore, Weighted, new_id
+from aiovec import (
+    RRF,
+    AiovecError,
+    InvalidArgumentError,
+    InvalidNameError,
+    Schema,
+    VectorStore,
+    Weighted,
+    new_id,
+)
 
 LOOPY: list[Any] = []
 LOOPY.append(LOOPY)
@@ -49,6 +58,23 @@ async def test_a_selection_that_never_ends_is_refused(store: VectorStore) -> Non
     await store.create_table("notes", Schema(2))
     with pytest.raises(InvalidArgumentError, match="at most 2,000 names"):
         await store.find("notes", select=map(str, itertools.count()))
+
+
+async def test_a_selected_name_that_is_no_field_is_refused(store: VectorStore) -> None:
+    await store.create_table("notes", Schema(2, fields={"title": "text"}))
+    for names, hint in (
+        (["titel"], "did you mean 'title'"),
+        (["title", "embeding"], "did you mean 'embedding'"),
+        (["color"], "there are id, embedding, title, payload, payload.<key>"),
+    ):
+        for call in (
+            store.find("notes", select=names),
+            store.get("notes", ["a"], select=names),
+            store.search("notes", [1, 0], select=names),
+        ):
+            with pytest.raises(InvalidNameError) as caught:
+                await call
+            assert hint in str(caught.value)
 
 
 def test_bad_fusions_are_refused() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.contract.base import case
 
 from aiovec import F, FilterError, Schema
-from aiovec.backend import Compare, Const, Expr, Ref, bind
+from aiovec.backend import Compare, Expr, Ref, bind
 
 from . import cases
 
@@ -25,36 +25,21 @@ WORDS = Schema(
     },
 )  # fmt: skip
 
+# Beside those of the contract suite, which runs each in both forms.
 SAME: list[tuple[str, Any]] = [
-    ("year = 5", F.year == 5),
     ("year <> 5", F.year != 5),
-    ("2024 <= year", F.year >= 2024),
     ("2024 > year", F.year < 2024),
     ("'a' = name", F.name == "a"),
     ("year = -5", F.year == -5),
     ("x >= +1.5e-3", F.x >= 0.0015),
-    ("name = 'it''s'", F.name == "it's"),
     ("name = 'a\n\0%_'", F.name == "a\n\0%_"),
     ("seen >= timestamp '2024-01-31T12:30:00Z'", F.seen >= MOMENT),
     ("seen >= TIMESTAMP'2024-01-31 14:30:00.000000+02:00'", F.seen >= MOMENT),
     ("timestamp < TIMESTAMP '2024-01-31T12:30:00Z'", F.timestamp < MOMENT),
-    ("live", F.live == True),  # noqa: E712
-    ("NOT live", ~F.live),
-    ("live = false", F.live == False),  # noqa: E712
-    ("TRUE", Const(True)),
-    ("year IN (1, 2)", F.year.in_([1, 2])),
     ("year IN ()", F.year.in_([])),
-    ("year BETWEEN 1 AND 2 AND live", F.year.between(1, 2) & F.live),
-    ("year NOT BETWEEN 1 AND 2", ~F.year.between(1, 2)),
-    ("lang IS NOT NULL", ~F.lang.is_null()),
-    ("lang LIKE 'a%'", F.lang.like("a%")),
-    ("tags CONTAINS 'ai'", F.tags.contains("ai")),
     ("tags NOT CONTAINS 'ai'", ~F.tags.contains("ai")),
-    ("lang STARTSWITH 'e'", F.lang.startswith("e")),
     ("startswith(lang, 'e')", F.lang.startswith("e")),
     ("NOT startswith(payload.a, 'e')", ~F["payload.a"].startswith("e")),
-    ("a = 1 OR b = 2 AND c = 3", (F.a == 1) | ((F.b == 2) & (F.c == 3))),
-    ("(a = 1 OR b = 2) AND c = 3", ((F.a == 1) | (F.b == 2)) & (F.c == 3)),
     ("NOT a = 1 AND b = 2", ~(F.a == 1) & (F.b == 2)),
     ("NOT NOT a = 1", F.a == 1),
     ('"order" = 1', F.order == 1),
