@@ -17,7 +17,6 @@ from aiovec._http.problems import Problem
 from aiovec.asgi import KEY, add_error_handlers, lifespan
 from aiovec.backend.server import ServerSettings
 
-from .asgi import path_of
 from .bodies import JsonBytes, dump
 from .endpoints import ENDPOINTS
 from .endpoints.declaring import routes_of
@@ -28,6 +27,7 @@ from .logs import log_requests
 from .metrics import Metrics, metrics_endpoint
 from .observing import Observing
 from .page import routes_of_page
+from .problems import problem_response
 from .security import security
 
 
@@ -94,22 +94,12 @@ def _problem(request: Request, error: Exception) -> Response:
         if request.scope["path"].endswith("/"):
             detail += ", and no path ends in a slash"
     elif error.status_code == 405:
-        headers = {"allow": _allowed(request) or headers.get("Allow", "")}
+        allowed = ", ".join(sorted({"OPTIONS", *headers["Allow"].split(", ")}))
+        headers["Allow"] = allowed
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=headers)
-        detail = f"the methods of this path are {headers['allow']}"
-    found = Problem.plain(error.status_code, detail)
-    return Response(found.body(), found.status, {**headers, **found.headers()})
-
-
-def _allowed(request: Request) -> str:
-    """Return the methods of an endpoint's path: each of them is a route of its own."""
-    path = path_of(request.scope)
-    found = {"OPTIONS"}
-    for route in request.app.router.routes:
-        if isinstance(route, Route) and route.path_regex.match(path):
-            found |= route.methods or set()
-    return ", ".join(sorted(found)) if len(found) > 1 else ""
+        detail = f"the methods of this path are {allowed}"
+    return problem_response(Problem.plain(error.status_code, detail), headers=headers)
 
 
 __all__ = ["create_app"]

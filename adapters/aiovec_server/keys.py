@@ -18,7 +18,6 @@ from .access import Access
 SHORTEST = 16
 """Characters of the shortest key: no fewer can be guessed over a network in a lifetime."""
 LONGEST = 512
-MOST = 1000
 _READ = "read:"
 _WRITE = "write:"
 # What a header may carry without quotes. Neither a space nor a comma, which separate keys.
@@ -90,8 +89,6 @@ def _add(found: dict[str, Access], entry: str, place: str, name: str) -> None:
         raise ConfigError(f"{place} must be {accepted}", key=name, accepted=accepted)
     if found.setdefault(key, access) is not access:
         raise ConfigError(f"{place} is there twice, for reading alone and for writing", key=name)
-    if len(found) > MOST:
-        raise ConfigError(f"there are more than {MOST} API keys", key=name)
 
 
 def _lines(place: str) -> list[str]:

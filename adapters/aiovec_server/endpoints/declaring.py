@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -88,19 +88,22 @@ def endpoint(
 
 
 def routes_of(endpoints: Sequence[Endpoint], store: VectorStore | None) -> list[Route]:
-    """Return the routes of endpoints. Without a store they serve that of their app's lifespan."""
+    """Return a route for each path. Without a store they serve that of their app's lifespan."""
     keys = WriteKeys()
-
-    def route(one: Endpoint) -> Route:
-        return Route(one.path, _answering(one, store, keys), methods=[one.method])
-
-    return [route(one) for one in endpoints]
+    paths: dict[str, dict[str, Endpoint]] = {}
+    for one in endpoints:
+        paths.setdefault(one.path, {})[one.method] = one
+    return [
+        Route(path, _answering(methods, store, keys), methods=list(methods))
+        for path, methods in paths.items()
+    ]
 
 
 def _answering(
-    endpoint: Endpoint, own: VectorStore | None, keys: WriteKeys
+    methods: Mapping[str, Endpoint], own: VectorStore | None, keys: WriteKeys
 ) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
+        endpoint = methods["GET" if request.method == "HEAD" else request.method]
         request.scope["route"] = endpoint  # by whose path it is logged and counted
         store = own
         problem = encoded_slash_problem(request.scope)  # for apps without the server's own checks
