@@ -16,7 +16,6 @@ from collections.abc import (
     Hashable,
     Iterator,
     Mapping,
-    Sequence,
 )
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
@@ -75,10 +74,8 @@ _FORKED = (
 _METADATA_CACHE = 64 * 2**20
 # Answers that are kept of one version.
 _MOST_KNOWN = 256
-# Seconds before a table whose files are missing is looked at again.
-_LOOK_AGAIN = 0.05
-# Pauses, in seconds, between tries to list versions of which some are vanishing.
-_LOOKS = (0.0, 0.02, 0.1, 0.5)
+# Pauses, in seconds, between looks at a table or versions whose files are missing: they may vanish.
+_LOOKS = (0.02, 0.1, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +117,9 @@ def _caches(settings: LancedbSettings) -> Any:
 async def _nothing() -> None: ...
 
 
-async def _looked_up(look: Callable[[], Awaitable[_T]], pauses: Sequence[float]) -> _T:
+async def _looked_up(look: Callable[[], Awaitable[_T]]) -> _T:
     """Return what ``look`` finds; where files are missing it looks again, behind each pause."""
-    for pause in pauses:
+    for pause in _LOOKS:
         with suppress(CorruptStoreError):
             return await look()
         await asyncio.sleep(pause)
@@ -301,7 +298,7 @@ class Session:
                 return table, await table.schema()
 
         # Missing files may be those of a table that was dropped, or made anew, meanwhile.
-        return await _looked_up(look, (_LOOK_AGAIN,))
+        return await _looked_up(look)
 
     async def versions(self, table: AsyncTable) -> list[Mapping[str, Any]]:
         """Every version of a table that is kept, the oldest first."""
@@ -310,7 +307,7 @@ class Session:
             return await self.run(table.list_versions())  # type: ignore[no-untyped-call]
 
         # It reads each version's manifest, and upkeep may remove one before that.
-        return await _looked_up(look, _LOOKS)
+        return await _looked_up(look)
 
     async def handle(self, name: str) -> TableHandle:
         try:

@@ -405,27 +405,13 @@ class LancedbBackend(Backend):
         return await self._reader.search(table, queries, act)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        async def search() -> Found:
-            return await self._reader.text(
-                table,
-                query.limit,
-                text.columns_of(table.schema, query),
-                lambda opened: text.search_text(self._session, opened, query),
-                whole=text.reads_every_row(table.schema, query),
-            )
-
-        try:
-            return await search()
-        except text.LacksTextIndexError as exc:
-            # An earlier release made the table, or a process ended before it came to the index.
-            if self.read_only:
-                hint = (
-                    f"the table {table.name!r} has no text index yet; open the store for writing "
-                    "once"
-                )
-                raise UnsupportedError("text", self.name, hint) from exc
-            await self._open_upkeep().index_lacking(table)
-        return await search()
+        return await self._reader.text(
+            table,
+            query.limit,
+            text.columns_of(table.schema, query),
+            lambda opened: text.search_text(self._session, opened, query),
+            whole=text.reads_every_row(table.schema, query),
+        )
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         return await self._reader.rows(

@@ -15,7 +15,7 @@ from tests.lancedb.support import opened
 
 from aiovec import Field, Schema, VectorStore
 from aiovec.backend import TextClause
-from aiovec.errors import InvalidArgumentError
+from aiovec.errors import InvalidArgumentError, UnsupportedError
 
 TEXTS = Schema(
     2, fields={"title": Field(str, text=True), "body": Field(str, text=True), "year": int}
@@ -143,6 +143,9 @@ async def test_a_table_whose_text_index_is_missing(tmp_path: Path) -> None:
         if index.index_type == "FTS":
             await table.drop_index(index.name)
     async with opened(tmp_path / "s") as store:
+        with pytest.raises(UnsupportedError, match="optimize"):
+            await found(store, "wool")
+        await store.optimize("notes")
         assert await found(store, "wool") == ["a", "b"]
         assert await found(store, '"the cats"') == ["a"]
         assert set(await text_indexes(store)) == {"title", "body"}

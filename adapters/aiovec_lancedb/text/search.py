@@ -15,6 +15,7 @@ from aiovec.backend import Schema, TextClause
 from aiovec.backend.contract import Columns, Found, TextQuery
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
+from aiovec.errors import UnsupportedError
 
 from ..index.fields import text_columns
 from ..reads import condition_of, filtered, rows_by_id, rows_of
@@ -39,16 +40,6 @@ _MOST_LETTERS = 32
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 
 
-class LacksTextIndexError(Exception):
-    """Never reaches a user: the columns have to get their text index first."""
-
-
-async def lacking_columns(session: Session, table: Opened, query: TextQuery) -> list[str]:
-    """Return the fields of the query that have no text index yet."""
-    wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
-    return sorted(wanted.difference(text_columns(await session.indices(table))))
-
-
 def reads_every_row(schema: Schema, query: TextQuery) -> bool:
     """Return whether the search may read all rows."""
     return schema.analyzer == "ngram" or any(one.prefix for one in query.clauses)
@@ -56,8 +47,13 @@ def reads_every_row(schema: Schema, query: TextQuery) -> bool:
 
 async def search_text(session: Session, table: Opened, query: TextQuery) -> Found:
     """Return the best rows by BM25, with their highlights."""
-    if await lacking_columns(session, table, query):
-        raise LacksTextIndexError
+    wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
+    if wanted.difference(text_columns(await session.indices(table))):
+        hint = (
+            f"the table {table.name!r} has no text index yet, because the process that made it was "
+            f"killed or another program dropped it; await store.optimize({table.name!r}) builds it"
+        )
+        raise UnsupportedError("text", "lancedb", hint)
     where = await condition_of(query.where)
     if table.schema.analyzer == "ngram":
         ranked = await grams.search(session, table, query, where)

@@ -369,11 +369,6 @@ class Upkeep:
         async with self.alone(handle.name):
             await self._look_after(handle, quiet=True, everything=True)
 
-    async def index_lacking(self, handle: TableHandle) -> None:
-        """Build the indexes that fields want and that a process which ended did not come to."""
-        async with self.alone(handle.name):
-            await self._builder.index_lacking(handle)
-
     async def create(
         self, handle: TableHandle, kind: str, options: Mapping[str, Any], *, wait: bool
     ) -> None:
