@@ -27,7 +27,6 @@ from aiovec.backend import (
     TextClause,
     Value,
     from_matrix,
-    path_text,
 )
 from aiovec.backend.contract import (
     Backend,
@@ -176,7 +175,7 @@ class RemoteBackend(Backend):
         where: Expr | None,
         vector: Float32Array | None = None,
     ) -> int:
-        changes = {path_text(path): value for path, value in payload.changes}
+        changes = {str(Ref("payload", path)): value for path, value in payload.changes}
         removed = [name for name, value in changes.items() if value is REMOVE]
         set_ = {name: value for name, value in changes.items() if value is not REMOVE}
         body = {"set": {**values, **set_}, "remove": removed, "filter": await _text(where)}
@@ -424,7 +423,7 @@ def _selection(schema: Schema, columns: Columns) -> dict[str, Any]:
     if columns.payload:
         # Keys of the names of fields that are not read, which the server would leave out.
         hidden = (name for name in schema.fields if name not in columns.fields)
-        select += [path_text((name,)) for name in hidden]
+        select += [str(Ref("payload", (name,))) for name in hidden]
     return {"select": select, "includeVector": columns.vector}
 
 
@@ -450,4 +449,4 @@ def _words(clause: TextClause) -> str:
 
 
 def _name_of(ref: Ref) -> str:
-    return path_text(ref.path) if ref.path else ref.name
+    return str(ref) if ref.path else ref.name

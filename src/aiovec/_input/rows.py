@@ -88,13 +88,14 @@ async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
         )
     else:
         items = await read_all(rows)
-    if items and is_arrow(items[0]) and not all(map(_can_be_read_again, items)):
-        return [await in_thread(table_of, item) if is_arrow(item) else item for item in items]
+    if items and is_arrow(items[0]):
+        return [await in_thread(table_of, item) if _is_stream(item) else item for item in items]
     return items
 
 
-def _can_be_read_again(item: Any) -> bool:
-    return isinstance(item, (pa.RecordBatch, pa.Table)) or is_frame(item)
+def _is_stream(item: Any) -> bool:
+    """Return whether Arrow data can be read only once."""
+    return is_arrow(item) and not (isinstance(item, (pa.RecordBatch, pa.Table)) or is_frame(item))
 
 
 async def _collect_columns(rows: Mapping[str, Any]) -> dict[str, Any]:
@@ -334,7 +335,9 @@ def _from_columns(
     stored_payload: bool = False,
 ) -> NewRows:
     """``stored_payload``: the column "payload" has JSON text with keys of the payload."""
-    for name in _required(schema, make_ids):
+    # An embedder makes the vectors that are missing.
+    needed = [] if make_ids else ["id"]
+    for name in needed if may_lack_vectors(schema) else [*needed, schema.vector]:
         if name not in given:
             raise InvalidRowError(
                 f"the columns have no {name!r}; they are: {', '.join(map(repr, given))}"
@@ -388,12 +391,6 @@ def _column(name: str, column: Any, schema: Schema) -> Any:
 
 def _values(name: str, column: Any) -> list[Any]:
     return foreign_values(column, name) if isinstance(column, pa.Array) else list(column)
-
-
-def _required(schema: Schema, make_ids: bool) -> list[str]:
-    """The names of the columns that rows need; an embedder makes the vectors that are missing."""
-    needed = [] if make_ids else ["id"]
-    return needed if may_lack_vectors(schema) else [*needed, schema.vector]
 
 
 def _vectors(given: Any, count: int, schema: Schema, locate: RowLocator) -> Float32Array:

@@ -81,10 +81,5 @@ def _remove(root: dict[str, Any], path: Path) -> None:
 
 
 def path_text(path: Path) -> str:
-    """Return the path as ``update``, ``select`` and filters write it."""
-    return ".".join(["payload", *map(_key_text, path)])
-
-
-def _key_text(key: str) -> str:
-    plain = key and not {".", '"'} & {*key}
-    return key if plain else '"{}"'.format(key.replace('"', '""'))
+    """Return the path as messages show it."""
+    return ".".join(["payload", *path])

@@ -228,28 +228,26 @@ def prepare(
     hides = bool(options.diversity) and not chosen.shows_vector
     if hides or columns is not chosen.columns:
         chosen = replace(chosen, columns=columns, shows_vector=hides or chosen.shows_vector)
-    plan = Plan(options, schema, chosen, (), None, group, added, hides, left_out)
-    where = options.where
+    where, text, queries = options.where, None, []
+    # Where both lists are fused, each has more hits than the caller gets.
+    limit = options.fetched if words is None or vectors is None else options.pool
     if words is not None:
         clauses = _clauses(backend, handle, words)
         marks = options.highlight if isinstance(options.highlight, tuple) else _MARKS
-        limit = options.fetched if vectors is None else options.pool
         text = TextQuery(
             clauses, limit, bind(where, schema), columns, options.any,
             marks if options.highlight else None,
         )  # fmt: skip
-        plan = replace(plan, text=text)
     if vectors is not None:
         arrays = vectors(schema)
-        limit = options.fetched if words is None else options.pool
         limit += left_out is not None
-        conditions = bound_filters(where, schema, len(arrays))
         queries = [
             VectorQuery(array, limit, condition, columns, options.exact, options.tuning)
-            for array, condition in zip(arrays, conditions, strict=True)
+            for array, condition in zip(
+                arrays, bound_filters(where, schema, len(arrays)), strict=True
+            )
         ]
-        plan = replace(plan, queries=queries)
-    return plan
+    return Plan(options, schema, chosen, queries, text, group, added, hides, left_out)
 
 
 def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:

@@ -50,7 +50,6 @@ from .._model.distance import nearest_first as nearest_first
 from .._model.json_text import LossyJsonError as LossyJsonError
 from .._model.json_text import read_json as read_json
 from .._model.patch import PayloadPatch as PayloadPatch
-from .._model.patch import path_text as path_text
 from .._model.redaction import cleaned as cleaned
 from .._model.redaction import redacted as redacted
 from .._model.redaction import secrets_in as secrets_in
