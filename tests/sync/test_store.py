@@ -47,6 +47,9 @@ def test_the_faces_have_the_same_methods() -> None:
                 assert not inspect.iscoroutinefunction(method), name
                 mine, theirs = inspect.signature(method), inspect.signature(awaited)
                 assert list(mine.parameters)[1:] == list(theirs.parameters)[1:], name
+    shown = inspect.signature(sync.Table.search).parameters
+    assert "table" not in shown
+    assert shown["tuning"].default is None  # each option is named, with its default
 
 
 def test_writing_and_reading(store: sync.Store) -> None:

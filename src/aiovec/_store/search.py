@@ -7,10 +7,11 @@ to the backend and rank what comes back, and ``finish`` reranks, diversifies and
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import partial
 from operator import lt
@@ -61,6 +62,7 @@ POOL = 4
 _CHARACTERS_A_VALUE = 2
 
 _T = TypeVar("_T")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 Marks = tuple[str, str]
 _MARKS = ("<mark>", "</mark>")
@@ -133,6 +135,26 @@ class SearchOptions:
         put("chooses", bool(self.diversity) or self.rerank is not None)
         put("pool", self.limit * POOL if self.fetch_k is None else self.fetch_k)
         put("fetched", self.pool if self.chooses else self.limit)
+
+
+def names_options(arguments: type) -> Callable[[_Method], _Method]:
+    """Have ``inspect.signature``, and so ``help`` and notebooks, name what ``**options`` takes."""
+
+    def named(method: _Method) -> _Method:
+        shown = inspect.signature(method)
+        own = [one for one in shown.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        usual = {one.name: one.default for one in fields(SearchOptions)}
+        hints = SearchOptions.__annotations__
+        more = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=usual[name], annotation=hints[name]
+            )
+            for name in arguments.__annotations__
+        ]
+        method.__signature__ = shown.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        return method
+
+    return named
 
 
 def _check_tuning_type(argument: str, given: object) -> Tuning:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import warnings
 import weakref
@@ -123,6 +124,7 @@ from .search import (
     ask_vectors,
     ask_words,
     finish,
+    names_options,
     prepare,
     weight_of,
 )
@@ -850,6 +852,7 @@ class VectorStore:
 
     # Searching
 
+    @names_options(VectorArguments)
     async def search(
         self,
         table: str,
@@ -894,6 +897,7 @@ class VectorStore:
         )  # fmt: skip
         return found[0]
 
+    @names_options(VectorArguments)
     async def search_many(
         self,
         table: str,
@@ -947,6 +951,7 @@ class VectorStore:
         found = await self._on_table(call, table, search, rows=Answer.__len__)
         return await finish(found, self._rerank_places)
 
+    @names_options(VectorArguments)
     async def search_like(
         self,
         table: str,
@@ -994,6 +999,7 @@ class VectorStore:
             raise of_text(exc, list(texts)) from exc.__cause__
         return dict(zip(texts, found, strict=True))
 
+    @names_options(SearchArguments)
     async def search_text(
         self,
         table: str,
@@ -1026,6 +1032,7 @@ class VectorStore:
         found = await self._search("search_text", table, checked, effort, ask_words, words=query)
         return found[0]
 
+    @names_options(VectorArguments)
     async def search_hybrid(
         self,
         table: str,
@@ -1241,6 +1248,9 @@ def _bound(
 
     call.__name__ = method.__name__
     call.__doc__ = method.__doc__
+    shown = inspect.signature(method)
+    own = [one for name, one in shown.parameters.items() if name != "table"]
+    call.__signature__ = shown.replace(parameters=own)  # type: ignore[attr-defined]
     return call
 
 
