@@ -197,6 +197,9 @@ class _Exchange:
                     headers = [*message.get("headers", ()), (b"connection", b"close")]
                     message = {**message, "headers": headers}
             await self._send(message)
+        except (OSError, RuntimeError):  # uvloop's word for a connection that has gone
+            self.gone.set()
+            raise
         finally:
             self._put_off(self._seconds)
 
