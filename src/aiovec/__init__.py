@@ -13,7 +13,7 @@ from ._store.connect import connect, restore
 from .errors import *  # noqa: F403 - __all__ has them
 
 if TYPE_CHECKING:
-    from ._filters import F
+    from ._filters import F, where
     from ._input.types import JsonValue, Rows, Vector, Vectors, Where
     from ._model.records import Hit, Record
     from ._model.results import Results
@@ -67,5 +67,6 @@ __all__ = [
     "connect",
     "new_id",
     "restore",
+    "where",
 ]
 __all__ += errors.__all__

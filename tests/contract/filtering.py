@@ -10,8 +10,9 @@ from tests.contract.base import ContractBase, filled
 from tests.contract.base import case as trying
 from tests.harness.values import DIM, ids_of, vectors
 
+import aiovec
 from aiovec import F, Field, Schema, VectorStore
-from aiovec.errors import FilterError
+from aiovec.errors import FilterError, InvalidArgumentError
 
 SCHEMA = Schema(
     DIM,
@@ -298,6 +299,41 @@ class FilteringContract(ContractBase):
                         await store.upsert("notes", everything)
                     case _:
                         assert await store.count("notes", text) == len(wanted)
+
+    async def test_lists_mappings_and_closed_texts(self, store: VectorStore) -> None:
+        await self._filled(store)
+        cases: list[tuple[Any, str]] = [
+            ([F.year >= 2021, "live = FALSE OR live IS NULL", None], "b c ü"),
+            (("year > 2020", {"part": "p"}), "c"),
+            ({"year": 2020, "part": "p"}, "a"),
+            ({"year": [2020, 2022], "name": ("alpha",)}, "a"),
+            ({"year": None}, "d"),
+            ({"payload.kind": "text", "order": "first"}, "a ü"),
+            ({"year": []}, ""),
+            ({"tags": "x"}, "error"),
+            ([{}, []], "error"),
+            ({}, "a b c d E ü"),
+            ([], "a b c d E ü"),
+            ((F.part == "p") & aiovec.where("year = 2020 OR part = 'q'"), "a"),
+            (~aiovec.where("year = 2020 OR part = 'q'") & aiovec.where("live"), ""),
+            ([F.part == "p", "year = 2020) OR (part = 'q'"], "error"),
+        ]
+        for where, ids in cases:
+            with trying(where):
+                if ids == "error":
+                    with pytest.raises(FilterError):
+                        await store.find("notes", where)
+                else:
+                    assert ids_of(await store.find("notes", where)) == sorted(ids.split())
+                    assert await store.count("notes", where) == len(ids.split())
+        for empty in ([], {}, [None], None):
+            with trying(empty):
+                with pytest.raises(InvalidArgumentError):
+                    await store.delete_where("notes", empty)
+                with pytest.raises(InvalidArgumentError):
+                    await store.update("notes", {"year": 1}, where=empty)
+        assert await store.delete_where("notes", {"part": "p"}) == 2
+        assert await store.update("notes", {"year": 1}, where=[{"part": "q"}, F.year > 0]) == 1
 
     async def test_large_filters(self, notes: VectorStore) -> None:
         """Each ends in an answer or a FilterError."""

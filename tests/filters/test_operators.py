@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.contract.base import case
 
-from aiovec import F, FilterError
+from aiovec import F, FilterError, where
 from aiovec.backend import Compare, Const, Ref
 
 from . import cases
@@ -116,6 +116,10 @@ MISTAKES: list[tuple[Any, str]] = [
     (lambda: UNTYPED.x.startswith(None), "not text"),
     (lambda: F.year >= 2024 & UNTYPED.x, "put each comparison in parentheses"),
     (lambda: (F.x == 1) & True, "not a condition"),
+    (lambda: (F.x == 1) & "y = 2", "aiovec.where"),
+    (lambda: where("x = 1) OR (y = 2"), "the end"),
+    (lambda: where(""), "empty"),
+    (lambda: where(5), "a filter is text"),
     (lambda: 1 < F.x < 3, "between"),
     (lambda: (F.x == 1) and (F.y == 2), "no truth value"),
     (lambda: not F.live, "no truth value"),

@@ -88,7 +88,7 @@ async def test_a_bad_filter_writes_nothing(store: VectorStore) -> None:
 
 async def test_what_is_no_filter_is_refused(notes: VectorStore) -> None:
     wrong: Any
-    for wrong in (1, ["year = 1"], {"year": 1}, b"year = 1", True, F):
+    for wrong in (1, [["year = 1"]], [1], {1: 1}, b"year = 1", True, F):
         with pytest.raises(FilterError):
             await notes.find("notes", wrong)
 

@@ -139,6 +139,9 @@ async def every_call(target: str, copy: Path) -> None:
 
         where: aiovec.Where = (F.year >= 2024) & F.lang.in_(["en"]) | F["payload.kind"].is_null()
         assert_type(await store.count("notes", where), int)
+        closed = (F.lang == "en") & aiovec.where("year = 1 OR year = 2")
+        assert_type(await store.count("notes", [closed, {"year": [1, 2]}, "year = 1"]), int)
+        assert_type(await store.count("notes", {"lang": None}), int)
         assert_type(await store.get("notes", ["a", "b"]), Results[Record])
         found = await store.find("notes", "year > 2000", order_by="year", descending=True, limit=2)
         assert_type(found, Results[Record])

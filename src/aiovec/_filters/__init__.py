@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .check import bind
 from .operators import F
-from .parser import parse
+from .parser import where
 from .tree import Expr
 
-__all__ = ["Expr", "F", "bind", "parse"]
+__all__ = ["Expr", "F", "bind", "where"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from .._model.schema import Kind, Schema
 from ..errors import FilterError
 from . import patterns
 from . import text as words
+from .operators import F
 from .parser import Place, parse_with_places
 from .tree import (
     MAX_NAMES,
@@ -58,18 +59,37 @@ _MOST_ITEMS = 1_000
 def bind(where: object, schema: Schema) -> Expr | None:
     """Return the tree of ``where`` for tables of ``schema``; None if it is None.
 
-    ``where`` is an expression of ``F``, filter text, or a tree. In the tree that comes back every
-    name is known, every literal has exactly its field's type (on a payload key: its own), and
-    conditions that mean the same have one form: an IN holds two or more values, on a payload key of
-    one type, and a LIKE has a wildcard before its end. Raises FilterError, with the position where
-    ``where`` is text.
+    ``where`` is an expression of ``F``, filter text, a tree, a mapping, which means equality, or a
+    list of these, which means AND; an empty one selects every row, as None does. In the tree that
+    comes back every name is known, every literal has exactly its field's type (on a payload key:
+    its own), and conditions that mean the same have one form: an IN holds two or more values, on a
+    payload key of one type, and a LIKE has a wildcard before its end. Raises FilterError, with the
+    position where ``where`` is text.
     """
     if where is None:
         return None
+    if isinstance(where, Mapping):
+        where = [_equal(name, value) for name, value in where.items()]
+    if isinstance(where, (list, tuple)):
+        bound = [_bound_item(one, schema) for one in where]
+        terms = [term for term in bound if term is not None]
+        return all_of(terms) if terms else None
     if isinstance(where, Combinable):
         return _Binder(schema, None, {}).bind(where.as_condition())
     expr, places = parse_with_places(where)
     return _Binder(schema, str(where), places).bind(expr)
+
+
+def _bound_item(where: object, schema: Schema) -> Expr | None:
+    if isinstance(where, (list, tuple)):
+        raise FilterError(f"a list of filters holds no list, as {words.shown(where)} is one")
+    return bind(where, schema)
+
+
+def _equal(name: str, value: Any) -> Expr:
+    """Return the condition of one entry of a mapping."""
+    field = F[name]
+    return field.in_(value) if isinstance(value, (list, tuple, set, frozenset)) else field == value
 
 
 class _Binder:

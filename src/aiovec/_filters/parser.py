@@ -61,15 +61,23 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def parse(text: str) -> Expr:
-    """Return the tree of a filter text, or raise FilterError with the position and what fits."""
+def where(text: str) -> Expr:
+    """Return a filter text as one closed condition, to combine with those of ``F``.
+
+    The text is parsed by itself: an OR or a parenthesis in it cannot reach beyond it, so
+    ``(F.tenant == tenant) & aiovec.where(text)`` holds whatever a user types. FilterError has the
+    position of the fault and what is accepted there.
+    """
     return parse_with_places(text)[0]
 
 
 def parse_with_places(text: object) -> tuple[Expr, Mapping[Expr, Place]]:
     """Return the tree of a filter text, and the first position in it of each condition."""
     if not isinstance(text, str):
-        raise FilterError(f"a filter is text or an expression of F, not {words.shown(text)}")
+        raise FilterError(
+            "a filter is text, an expression of F such as F.year == 2024, a mapping of fields to "
+            f"values, or a list of these, not {words.shown(text)}"
+        )
     if not text.strip():
         raise FilterError("the filter is empty", text=text, position=0, expected=_A_CONDITION)
     parser = _Parser(text)

@@ -296,10 +296,10 @@ def condition(obj: object) -> Expr:
     """Return an object as a condition: itself, or for a field ``field = TRUE``."""
     if isinstance(obj, Combinable):
         return obj.as_condition()
-    raise FilterError(
-        f"{text.shown(obj)} is not a condition; put each comparison in parentheses: "
-        '(F.year >= 2024) & (F.lang == "en")'
-    )
+    cure = "put each comparison in parentheses: (F.year >= 2024) & (F.lang == 'en')"
+    if isinstance(obj, str):
+        cure = "pass filter text as aiovec.where('...')"
+    raise FilterError(f"{text.shown(obj)} is not a condition; {cure}")
 
 
 def all_of(items: Iterable[Expr]) -> Expr:

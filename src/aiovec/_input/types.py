@@ -125,5 +125,11 @@ Vectors: TypeAlias = (
 A text may stand for a vector where the table's schema has ``embed``.
 """
 
-Where: TypeAlias = Combinable | str | None
-"""A condition made with ``F``, its text, or None for every row."""
+_Condition: TypeAlias = Combinable | str | Mapping[str, Any] | None
+
+Where: TypeAlias = _Condition | Sequence[_Condition]
+"""The rows to take: a condition made with ``F``, its text, or None for every row.
+
+A mapping such as ``{"year": 2024}`` means equality; a list as its value means one of several, and
+None means null. A list of conditions means all of them.
+"""

@@ -64,6 +64,13 @@ _CHARACTERS_A_VALUE = 2
 _T = TypeVar("_T")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
+
+class OneForEach(tuple[Where, ...]):
+    """A filter for each vector of a search."""
+
+    __slots__ = ()
+
+
 Marks = tuple[str, str]
 _MARKS = ("<mark>", "</mark>")
 
@@ -96,7 +103,7 @@ class SearchOptions:
 
     limit: int = 10
     where: Where | Sequence[Where] = None
-    """A filter for all vectors, or a tuple with one for each."""
+    """A filter for all vectors, or ``OneForEach``."""
     select: Iterable[str] | None = None
     model: str | None = None
     include_vector: bool = False
@@ -274,7 +281,7 @@ def prepare(
 
 def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:
     """Return a bound filter for each of so many vectors; equal texts are read once."""
-    if not isinstance(where, tuple):
+    if not isinstance(where, OneForEach):
         return [bind(where, schema)] * count
     if len(where) != count:
         raise InvalidArgumentError(
@@ -304,7 +311,7 @@ def weight_of(text: object) -> int:
     """Return the weight of a filter, or of the words of a search."""
     if text is None:
         return 0
-    if isinstance(text, tuple):
+    if isinstance(text, (list, tuple)):
         return sum(map(weight_of, text))
     return len(text) // _CHARACTERS_A_VALUE if isinstance(text, str) else weight(text)
 

@@ -27,7 +27,7 @@ from .._embed.protocol import Embedder, Purpose
 from .._embed.registry import Embedders
 from .._embed.rows import check_made, of_text
 from .._filters import Expr, bind
-from .._filters.tree import Combinable, Value
+from .._filters.tree import Value
 from .._input.arguments import (
     check_field_index,
     check_flag,
@@ -116,6 +116,7 @@ from .rank import RRF, Fusion, check_fusion
 from .search import (
     Answer,
     Ask,
+    OneForEach,
     SearchArguments,
     SearchOptions,
     VectorArguments,
@@ -570,10 +571,6 @@ class VectorStore:
         vector: Vector | None = None,
     ) -> int:
         """Update rows; ``vector`` is that of the new text, where a client has made it."""
-        if ids is None and where is None:
-            raise InvalidArgumentError(
-                "ids or where", None, "given; to update every row pass where='TRUE'"
-            )
         if isinstance(fields, Mapping):
             fields = dict(fields)  # its owner may change it while the call waits
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
@@ -581,7 +578,7 @@ class VectorStore:
 
         async def update(engine: Engine, handle: TableHandle) -> int:
             values, payload = await hop(effort, check_patch, fields, handle.schema)
-            condition = await self._bind(where, handle.schema)
+            condition = await self._narrowed(wanted, where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
             if vector is None:
@@ -628,17 +625,18 @@ class VectorStore:
         wanted = await self._checked_ids(ids, distinct_ids)
         return await self._delete("delete", table, wanted, None)
 
-    async def delete_where(self, table: str, where: Combinable | str) -> int:
-        """Delete the rows that the filter selects; how many there were."""
-        if where is None:
-            raise InvalidArgumentError("where", where, "a filter; to delete every row pass 'TRUE'")
+    async def delete_where(self, table: str, where: Where) -> int:
+        """Delete the rows that the filter selects; how many there were.
+
+        Every row is ``where="TRUE"``.
+        """
         return await self._delete("delete_where", table, None, where)
 
     async def _delete(self, call: str, table: str, ids: list[str] | None, where: Where) -> int:
         async def delete(engine: Engine, handle: TableHandle) -> int:
             if ids is not None and not ids:
                 return 0
-            condition = await self._bind(where, handle.schema)
+            condition = await self._narrowed(ids, where, handle.schema)
             return await engine.backend.delete(handle, ids=ids, where=condition)
 
         return await self._on_table(call, table, delete, rows=int)
@@ -914,7 +912,7 @@ class VectorStore:
         ``search``.
         """
         if isinstance(where, Sequence) and not isinstance(where, str):
-            where = tuple(where)
+            where = OneForEach(where)
         checked = SearchOptions(limit=limit, where=where, **options)
         collected = await collect_vectors(vectors, self._read_in_thread)
         return await self._search(
@@ -1219,6 +1217,15 @@ class VectorStore:
 
     async def _bind(self, where: Where, schema: Schema) -> Expr | None:
         return await hop(weight_of(where), bind, where, schema)
+
+    async def _narrowed(self, ids: list[str] | None, where: Where, schema: Schema) -> Expr | None:
+        """Return the bound filter of a write, which is for every row only if that is said."""
+        condition = await self._bind(where, schema)
+        if ids is None and condition is None:
+            raise InvalidArgumentError(
+                "ids or where", where, "given; for every row pass where='TRUE'"
+            )
+        return condition
 
 
 def _check_query(query: object) -> None:
