@@ -1,7 +1,7 @@
 """Write the files that explain the settings from the models of the settings.
 
 ``python config/generate.py``, run in the repository, writes ``config/aiovec.toml``,
-``config/aiovec.schema.json`` and the tables of ``docs/CONFIGURATION.md``. A test compares the files
+``config/aiovec.schema.json`` and the tables of ``docs/reference/configuration.md``. A test compares the files
 with what it writes. The first paragraph of a docstring is the text in a table; the sample and the
 JSON Schema hold all of them.
 """
@@ -48,7 +48,7 @@ _TAIL = """\
 
 def files(root: Path) -> dict[Path, str]:
     """Return the text of each file that explains the settings, by its path below ``root``."""
-    page = root / "docs" / "CONFIGURATION.md"
+    page = root / "docs" / "reference" / "configuration.md"
     text = page.read_text(encoding="utf-8")
     retrieval = retrieval_model()
     text = _with_table(text, "keys", _rows(retrieval, "retrieval."))

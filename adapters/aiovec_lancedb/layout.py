@@ -27,7 +27,7 @@ _FIELD = b"aiovec.field"
 _EMBEDDED = b"aiovec.embedded"
 _LAYOUT = b"aiovec.layout"
 LAYOUT = 1
-"""The number of what ``docs/LANCEDB.md`` describes."""
+"""The number of what ``docs/internals/lancedb.md`` describes."""
 MOVING = "aiovec.move"
 """On the id's column: a migration may have left a mark, which every read has to look for."""
 

@@ -26,7 +26,7 @@ def remote_rows() -> dict[str, list[str]]:
 
 
 def _rows_of(title: str, backends: Sequence[str]) -> dict[str, list[str]]:
-    page = (ROOT / "docs/BACKENDS.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/reference/backends.md").read_text(encoding="utf-8")
     section = page.split(f"## {title}")[1].split("\n## ")[0]
     cells = [
         [cell.strip() for cell in line.strip("|").split(" | ")]
@@ -74,7 +74,7 @@ async def test_the_lines_of_the_switch(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AIOVEC_RETRIEVAL__BACKEND", raising=False)
-    lines = blocks("docs/BACKENDS.md", "toml")[0]
+    lines = blocks("docs/reference/backends.md", "toml")[0]
     assert lines.count('"lancedb"') == 1
     (tmp_path / "aiovec.toml").write_text(lines.replace('"lancedb"', f'"{backend}"'))
     async with aiovec.connect(config=tmp_path / "aiovec.toml") as store:

@@ -33,7 +33,7 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_the_architecture_names_modules_that_exist() -> None:
-    text = prose(ROOT / "docs/ARCHITECTURE.md")
+    text = prose(ROOT / "docs/internals/architecture.md")
     named = re.findall(r"`([\w/.]+\.(?:py|md|toml|json)|[\w/]+/)`", text)
     parts = [ROOT / part for part in ("src", "src/aiovec", "adapters", "migrate", ".")]
     assert named
@@ -41,7 +41,7 @@ def test_the_architecture_names_modules_that_exist() -> None:
 
 
 def test_every_guarantee_names_tests_that_exist() -> None:
-    page = (ROOT / "docs/GUARANTEES.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/internals/guarantees.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(test_\w+)`", page))
     defined = {
         name

@@ -1,4 +1,4 @@
-"""The walk-through of docs/MIGRATION.md, as it stands there, beside an app that goes on."""
+"""The walk-through of docs/how-to/move-to-lancedb.md, as it stands there, beside an app that goes on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import aiovec
 
 from .blocks import BLOCK, ROOT, blocks, run_code
 
-PAGE = "docs/MIGRATION.md"
+PAGE = "docs/how-to/move-to-lancedb.md"
 
 
 def commands(block: str) -> list[list[str]]:

@@ -18,7 +18,7 @@ from tests.harness.vec0 import connect
 
 from .blocks import ROOT, blocks, run_code
 
-PAGE = "docs/VECTOR_SEARCH.md"
+PAGE = "docs/how-to/from-sqlite-vec.md"
 UNIT = [row.tobytes() for row in np.eye(4, dtype=np.float32)]
 
 

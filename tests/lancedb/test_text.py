@@ -236,7 +236,7 @@ async def test_beginnings_of_any_length(store: VectorStore) -> None:
 
 
 async def test_letters_that_lance_folds(store: VectorStore) -> None:
-    """Each of these is a difference to SQLite that ``docs/LANCEDB.md`` names."""
+    """Each of these is a difference to SQLite that ``docs/internals/lancedb.md`` names."""
     await store.create_table("notes", TEXTS)
     await store.insert("notes", [
         row("letters", "Straße ærø Łódź", "Ørsted"), row("greek", "Ωμέγα", "Чай й"),

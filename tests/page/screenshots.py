@@ -1,4 +1,4 @@
-"""The pictures of docs/SERVER.md: ``python -m tests.page.screenshots`` makes them anew.
+"""The pictures of docs/how-to/deploy.md: ``python -m tests.page.screenshots`` makes them anew.
 
 They show the demo's store, so they need no network, only Chromium.
 """

@@ -31,7 +31,7 @@ def run(*command: str) -> str:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_classic_endpoints_by_the_docs_curl_commands(served: Served) -> None:
-    page = (ROOT / "docs/SERVER.md").read_text("utf-8")
+    page = (ROOT / "docs/reference/http.md").read_text("utf-8")
     (script,) = (
         block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in block
     )

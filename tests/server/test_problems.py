@@ -120,8 +120,8 @@ async def test_any_value_is_told_shortly() -> None:
 
 
 async def test_the_reference_lists_every_status() -> None:
-    page = Path(__file__).parents[2].joinpath("docs/REFERENCE.md").read_text(encoding="utf-8")
-    part = page.partition("\n## Errors over HTTP\n")[2].partition("\n## ")[0]
+    page = Path(__file__).parents[2].joinpath("docs/reference/errors.md").read_text(encoding="utf-8")
+    part = page.partition("\n## Over HTTP\n")[2].partition("\n## ")[0]
     listed: dict[str, int] = {}
     for names, status in re.findall(r"^\| (`.*`) \| (\d.*) \|$", part, re.MULTILINE):
         listed |= {name: int(status[:3]) for name in re.findall(r"`(\w+)`", names)}

@@ -19,7 +19,7 @@ from aiovec import Schema
 from aiovec.backend import Metric, distances
 
 METRICS: list[Metric] = ["cosine", "l2", "dot"]
-# What EXACT_SEARCH.md promises: the error in parts of the distance, the least angle, and the error
+# What docs/internals/exact-search.md promises: the error in parts of the distance, the least angle, and the error
 # of a dot product in parts of its largest product.
 ERROR, NO_ANGLE, OF_PRODUCT = Decimal(2) ** -44, Decimal(2) ** -77, Decimal(2) ** -70
 

@@ -57,7 +57,7 @@ def test_everything_works_without_the_package(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_page_shows_spans_and_metrics(tmp_path: Path) -> None:
-    (example,) = blocks("docs/TELEMETRY.md", "python")
+    (example,) = blocks("docs/how-to/telemetry.md", "python")
     shown = run(example, cwd=tmp_path)
     assert '"name": "search notes"' in shown
     assert '"name": "db.client.operation.duration"' in shown

@@ -83,7 +83,7 @@ def place(store: VectorStore) -> dict[str, str]:
 
 
 def test_every_attribute_is_listed() -> None:
-    page = (ROOT / "docs/TELEMETRY.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/how-to/telemetry.md").read_text(encoding="utf-8")
     part = page.partition("\n## Spans\n")[2].partition("\n## ")[0]
     known = {f"db.{fact}" for fact in ("system.name", "namespace", "operation.name")}
     known |= {"db.collection.name", "aiovec.rows", "error.type", "aiovec.cancelled"}

@@ -31,7 +31,7 @@ def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Flo
     """Distances in float64, in which no float32 can overflow.
 
     They are those to one query, or those of each row to the query in the same row. What is told
-    for a row depends on it and its query alone. ``docs/EXACT_SEARCH.md`` bounds the error: 2⁻⁴⁴ of
+    for a row depends on it and its query alone. ``docs/internals/exact-search.md`` bounds the error: 2⁻⁴⁴ of
     the distance, also among rows that are nearly equal. The distance of a damaged vector may be
     NaN, which is no reason for a warning to the app.
     """

@@ -19,7 +19,7 @@ def sql_of(where: str | Expr) -> str:
 
 
 def test_the_page_shows_filters_as_they_are() -> None:
-    page = (ROOT / "docs/LANCEDB.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/internals/lancedb.md").read_text(encoding="utf-8")
     table = page.split("| filter | SQL |")[1].split("\n\n")[0]
     shown = [line.split(" | ") for line in table.splitlines()[2:]]
     assert len(shown) == 5

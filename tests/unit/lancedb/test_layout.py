@@ -1,4 +1,4 @@
-"""What docs/LANCEDB.md says of the columns and metadata of a table."""
+"""What docs/internals/lancedb.md says of the columns and metadata of a table."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_the_page_reads_a_table(tmp_path: Path) -> None:
         await store.create_table("notes", SCHEMA)
         rows = [{"id": f"r{n}", "embedding": [float(n)] * 8, "year": 2020 + n} for n in range(9)]
         await store.insert("notes", rows)
-    [code] = [b for b in blocks("docs/LANCEDB.md", "python") if "lancedb.connect(path)" in b]
+    [code] = [b for b in blocks("docs/internals/lancedb.md", "python") if "lancedb.connect(path)" in b]
     printed = io.StringIO()
 
     def run() -> None:

@@ -51,9 +51,9 @@ def test_the_json_schema_describes_every_key() -> None:
 
 @pytest.mark.slow
 def test_the_files_are_those_that_the_models_write(tmp_path: Path) -> None:
-    names = ["config/aiovec.toml", "config/aiovec.schema.json", "docs/CONFIGURATION.md"]
+    names = ["config/aiovec.toml", "config/aiovec.schema.json", "docs/reference/configuration.md"]
     (tmp_path / "config").mkdir()
-    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/reference").mkdir(parents=True)
     page = (ROOT / names[2]).read_text(encoding="utf-8")
     without_rows = re.sub(r"^\| `.*\n", "", page, flags=re.MULTILINE)
     assert without_rows != page

@@ -1,4 +1,4 @@
-"""docs/FILE_FORMAT.md: each of its SQL blocks, by a plain client, on a store that aiovec made."""
+"""docs/internals/file-format.md: each of its SQL blocks, by a plain client, on a store that aiovec made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.sqlite.support import ROOT, backend_on, rows_of, sql
 import aiovec
 from aiovec import Field, Schema
 
-PAGE = (ROOT / "docs" / "FILE_FORMAT.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/internals/file-format.md").read_text(encoding="utf-8")
 BLOCKS: dict[str, str] = dict(re.findall(r"^```sql (\w+)\n(.*?)^```$", PAGE, re.M | re.S))
 START = datetime(2024, 1, 1, 12, 30, 15, 250_000, tzinfo=UTC)
 SCHEMA = Schema(

@@ -1,6 +1,6 @@
 /* The scan of resident copies: for each query all rows that may be among its nearest.
  *
- * A row is dim int8 codes with a scale, an offset and an error; docs/EXACT_SEARCH.md says what they
+ * A row is dim int8 codes with a scale, an offset and an error; docs/internals/exact-search.md says what they
  * mean, and proves the bound by which a row may be left out. In one pass over the rows the scan
  * multiplies their codes with those of all queries, leaves out the rows whose value cannot reach
  * the query's floor, and keeps the others. The floor is the least of the `wanted` best lower ends
@@ -91,7 +91,7 @@ typedef struct {
     double most_lower; /* no row's lower halves less 7.5 are longer, as a vector */
 } Segment;
 
-/* A query, as docs/EXACT_SEARCH.md encodes it. */
+/* A query, as docs/internals/exact-search.md encodes it. */
 typedef struct {
     const int8_t *codes;
     double scale;
