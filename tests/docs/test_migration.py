@@ -1,10 +1,9 @@
-"""The walk-through of docs/how-to/move-to-lancedb.md, as it stands there, beside an app that goes on."""
+"""The walk-through of the page on moves, as it is there, beside an app that goes on."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-import shlex
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -16,15 +15,9 @@ from tests.harness.waiting import until
 
 import aiovec
 
-from .blocks import BLOCK, ROOT, blocks, run_code
+from .blocks import BLOCK, ROOT, blocks, commands, run_code
 
 PAGE = "docs/how-to/move-to-lancedb.md"
-
-
-def commands(block: str) -> list[list[str]]:
-    """Return the arguments of each ``$ aiovec …`` line."""
-    lines = re.findall(r"^\$ aiovec (.+)$", block.replace("\\\n", " "), re.MULTILINE)
-    return [shlex.split(line) for line in lines]
 
 
 async def follows(app: aiovec.VectorStore, backend: str) -> bool:
