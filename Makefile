@@ -4,6 +4,7 @@
 #   make test    the tests; make test ARGS="-k filter" passes options to pytest
 #   make lint    ruff, mypy --strict, the import rules
 #   make soak    the long campaigns, hours in all
+#   make docs    the documentation as a site, in site/
 #   make bench   the benchmarks; ARGS="search" runs one
 #   make format  let ruff format and mend
 #   make clean   remove the environments and what the tools left behind
@@ -24,7 +25,7 @@ INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/pyt
 BUILT_FROM := pyproject.toml hatch_build.py $(wildcard adapters/aiovec_sqlite/copies/kernel/*.[cp]*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint soak bench format clean
+.PHONY: help demo test lint soak bench format docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,8 +40,13 @@ test: $(VENV)/.for-test
 lint soak bench format: $(VENV)/.for-nox
 	@$(BIN)/nox -s $@ -- $(ARGS)
 
+docs: $(VENV)/.for-docs
+	@rm -rf build/pages && mkdir -p build/pages
+	@cp -r README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs examples config build/pages
+	@$(BIN)/zensical build --strict --clean $(ARGS)
+
 clean:
-	@rm -rf .venv .nox build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .nox build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -56,6 +62,11 @@ $(VENV)/.for-demo: $(BUILT_FROM) | $(BIN)/python
 $(VENV)/.for-test: $(BUILT_FROM) | $(BIN)/python
 	@echo "== installing aiovec and what its tests need into $(VENV)"
 	@$(INSTALL) -e ".[test]"
+	@touch $@
+
+$(VENV)/.for-docs: $(BUILT_FROM) | $(BIN)/python
+	@echo "== installing aiovec and what its site needs into $(VENV)"
+	@$(INSTALL) -e ".[docs]"
 	@touch $@
 
 $(VENV)/.for-nox: pyproject.toml | $(BIN)/python
