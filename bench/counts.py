@@ -1,4 +1,4 @@
-"""Counts of the code for docs/internals/architecture.md: its size, and the calls of a search and an insert.
+"""Counts for docs/internals/architecture.md: the code's size, the calls of a search and an insert.
 
 They are of the tree that ``aiovec`` is imported from. To count an older tree, run this with the
 Python of an environment in which that tree is installed (``pip install -e OLD``).

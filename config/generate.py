@@ -1,9 +1,9 @@
 """Write the files that explain the settings from the models of the settings.
 
 ``python config/generate.py``, run in the repository, writes ``config/aiovec.toml``,
-``config/aiovec.schema.json`` and the tables of ``docs/reference/configuration.md``. A test compares the files
-with what it writes. The first paragraph of a docstring is the text in a table; the sample and the
-JSON Schema hold all of them.
+``config/aiovec.schema.json`` and the tables of
+``docs/reference/configuration.md``. A test compares the files with what it writes. The first
+paragraph of a docstring is the text in a table; the sample and the JSON Schema hold all of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The file's layout: its first page, names, tables, versions.
 
-``docs/internals/file-format.md`` describes the layout to users. The first page is read through SQLite: POSIX
+``docs/internals/file-format.md`` describes the layout. The first page is read through SQLite: POSIX
 drops all locks that a process holds on a file as soon as the process closes any descriptor of that
 file. SQLite knows the descriptors that it opened itself and keeps them while a lock is held; it
 cannot know ours. After an ``open`` and ``close`` of a store that this process uses, another process

@@ -120,7 +120,8 @@ async def test_any_value_is_told_shortly() -> None:
 
 
 async def test_the_reference_lists_every_status() -> None:
-    page = Path(__file__).parents[2].joinpath("docs/reference/errors.md").read_text(encoding="utf-8")
+    root = Path(__file__).parents[2]
+    page = root.joinpath("docs/reference/errors.md").read_text(encoding="utf-8")
     part = page.partition("\n## Over HTTP\n")[2].partition("\n## ")[0]
     listed: dict[str, int] = {}
     for names, status in re.findall(r"^\| (`.*`) \| (\d.*) \|$", part, re.MULTILINE):

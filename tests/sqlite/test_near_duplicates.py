@@ -19,8 +19,8 @@ from aiovec import Schema
 from aiovec.backend import Metric, distances
 
 METRICS: list[Metric] = ["cosine", "l2", "dot"]
-# What docs/internals/exact-search.md promises: the error in parts of the distance, the least angle, and the error
-# of a dot product in parts of its largest product.
+# What docs/internals/exact-search.md promises: the error in parts of the distance, the least
+# angle, and the error of a dot product in parts of its largest product.
 ERROR, NO_ANGLE, OF_PRODUCT = Decimal(2) ** -44, Decimal(2) ** -77, Decimal(2) ** -70
 
 

@@ -4,9 +4,9 @@ A state never changes. A write makes a new one that shares what it did not touch
 gets an offset of minus infinity in a copy of its segment's offsets, a row that comes is written
 behind the rows that older states know of. So a scan takes no lock and sees one moment.
 
-``docs/internals/exact-search.md`` derives the bound of a value by codes. A row is x = m·(c/127 + r), with m
-its largest component, c its codes and r what rounding left out. Its *value* ranks it, higher is
-better:
+``docs/internals/exact-search.md`` derives the bound of a value by codes. A row is
+x = m·(c/127 + r), with m its largest component, c its codes and r what rounding left out. Its
+*value* ranks it, higher is better:
 
     cosine  x·q/‖x‖ with ‖q‖ = 1      dot  x·q      l2  x·q - ‖x‖²/2
 

@@ -31,9 +31,10 @@ def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Flo
     """Distances in float64, in which no float32 can overflow.
 
     They are those to one query, or those of each row to the query in the same row. What is told
-    for a row depends on it and its query alone. ``docs/internals/exact-search.md`` bounds the error: 2⁻⁴⁴ of
-    the distance, also among rows that are nearly equal. The distance of a damaged vector may be
-    NaN, which is no reason for a warning to the app.
+    for a row depends on it and its query alone.
+    ``docs/internals/exact-search.md`` bounds the error: 2⁻⁴⁴ of the distance,
+    also among rows that are nearly equal. The distance of a damaged vector may be NaN,
+    which is no reason for a warning to the app.
     """
     count, dim = vectors.shape
     measured = np.empty(count, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The interface between aiovec and its backends: docs/internals/writing-a-backend.md shows how to write one.
+"""The interface to backends: docs/internals/writing-a-backend.md shows how to write one.
 
 The modules are the interface. ``contract`` is what a backend implements; ``commit`` and ``limits``
 join and bound its calls; ``threads`` and ``files`` do its work off the event loop; ``marks`` are

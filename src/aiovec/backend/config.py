@@ -79,7 +79,8 @@ class RetrievalSettings(Section):
         ],
     )
     """Embedders make the vectors of the tables whose schema has embed. Each is a section by the
-    name that schemas use; docs/reference/configuration.md lists its keys. For example, with Ollama:"""
+    name that schemas use; docs/reference/configuration.md lists its keys.
+    For example, with Ollama:"""
 
     def section(self, backend: str) -> Mapping[str, Any]:
         """Return the keys of ``[retrieval.<backend>]``; empty if there is no such section."""

@@ -69,7 +69,8 @@ async def test_the_page_reads_a_table(tmp_path: Path) -> None:
         await store.create_table("notes", SCHEMA)
         rows = [{"id": f"r{n}", "embedding": [float(n)] * 8, "year": 2020 + n} for n in range(9)]
         await store.insert("notes", rows)
-    [code] = [b for b in blocks("docs/internals/lancedb.md", "python") if "lancedb.connect(path)" in b]
+    shown = blocks("docs/internals/lancedb.md", "python")
+    [code] = [block for block in shown if "lancedb.connect(path)" in block]
     printed = io.StringIO()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""docs/internals/file-format.md: each of its SQL blocks, by a plain client, on a store that aiovec made."""
+"""docs/internals/file-format.md: its SQL blocks, by a plain client, on a store of aiovec."""
 
 from __future__ import annotations
 
