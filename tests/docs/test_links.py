@@ -32,6 +32,15 @@ def test_every_link_leads_somewhere() -> None:
             assert not anchor or anchor in anchors(target), (page, link)
 
 
+def test_the_site_shows_every_page() -> None:
+    named = re.findall(
+        r"(docs/[\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE
+    )
+    shown = [page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md")]
+    decisions = [page for page in shown if re.search(r"/adr/\d", page)]  # their own list has them
+    assert sorted(named) == sorted(set(shown) - set(decisions))
+
+
 def test_the_architecture_names_modules_that_exist() -> None:
     text = prose(ROOT / "docs/internals/architecture.md")
     named = re.findall(r"`([\w/.]+\.(?:py|md|toml|json)|[\w/]+/)`", text)
