@@ -17,7 +17,7 @@ from aiovec.errors import DuplicateIdError
 
 from .session import Opened, Session
 from .writer import Change, WriteOperation
-from .writes import existing_ids, stored_form
+from .writes import existing_rows, stored_form
 
 _BATCH = 2**17
 
@@ -52,7 +52,7 @@ class Load(BulkLoad):
         hashed = await hop(len(ids), hashes, ids)
         places = await hop(len(ids), self._seen.places, hashed)
         # Others may have the same hash.
-        twice = await existing_ids(session, table, [ids[place] for place in places])
+        twice = await existing_rows(session, table, [ids[place] for place in places])
         if twice:
             raise DuplicateIdError(table.name, [id for id in ids if id in twice])
         await session.run(table.lance.add(rows))

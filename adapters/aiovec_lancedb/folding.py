@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from aiovec.backend import Schema
 from aiovec.backend.contract import StoredRows
-from aiovec.backend.rows import NewRows
+from aiovec.backend.rows import NewRows, check_partitions, partition_fields
 
 from .layout import PAYLOAD
 
 Row = Mapping[str, Any]
 """A row's values by the names of the columns: the payload as JSON text, the vector as an array."""
 
-# Of rows whose values nobody asks for.
-_UNREAD: Row = {}
-
 
 class FoldedRows:
     """Those of the table's rows that calls name, and what the calls make of them.
 
-    ``old`` are rows that the table has and that may be changed, ``there`` the ids of others that it
-    has. The rows in ``written`` are to be written, and those of the ids in ``gone`` to be deleted
-    afterwards: a row that is written and then deleted is in both, so that each call is done by one
-    commit as a whole.
+    ``old`` are rows that the table has and that may be changed, ``there`` others that it has, with
+    the values of partition fields alone. The rows in ``written`` are to be written, and those of
+    the ids in ``gone`` to be deleted afterwards: a row that is written and then deleted is in both,
+    so that each call is done by one commit as a whole.
     """
 
-    def __init__(self, schema: Schema, old: StoredRows, there: AbstractSet[str]) -> None:
+    def __init__(self, schema: Schema, old: StoredRows, there: Mapping[str, Row]) -> None:
         self.schema = schema
-        self._now: dict[str, Row] = {**dict.fromkeys(there, _UNREAD), **dict(rows_of(schema, old))}
+        self._now: dict[str, Row] = {**there, **dict(rows_of(schema, old))}
         self._before = frozenset(self._now)
         self.written: dict[str, Row] = {}
         self.gone: set[str] = set()
 
     def __contains__(self, id: str) -> bool:
         return id in self._now
+
+    def check_partitions(self, rows: NewRows) -> None:
+        """Raise InvalidRowError if one of these rows would move to another partition."""
+        check_partitions(rows, partition_values(self.schema, self._now, rows.ids))
 
     @property
     def replaces(self) -> bool:
@@ -74,6 +74,14 @@ class FoldedRows:
                 np.stack([row[self.schema.vector] for row in rows]),
             ),
         )
+
+
+def partition_values(
+    schema: Schema, rows: Mapping[str, Row], ids: Iterable[str]
+) -> dict[str, list[Any]]:
+    """Return the values of the partition fields of those of the rows that exist."""
+    names = partition_fields(schema)
+    return {id: [rows[id][name] for name in names] for id in ids if id in rows}
 
 
 def rows_of(schema: Schema, stored: StoredRows) -> Iterator[tuple[str, Row]]:

@@ -330,8 +330,8 @@ class LancedbBackend(Backend):
     ) -> int:
         return await self._put(table, rows, "skip" if skip_existing else "fail")
 
-    async def upsert(self, table: TableHandle, rows: NewRows) -> None:
-        await self._put(table, rows, "replace")
+    async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
+        await self._put(table, rows, "move" if moves else "replace")
 
     async def _put(self, table: TableHandle, rows: NewRows, on_conflict: writes.OnConflict) -> int:
         work = await hop(len(rows), writes.put, table, rows, on_conflict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,13 +29,13 @@ from aiovec.backend import (
 )
 from aiovec.backend.contract import Columns, TableHandle
 from aiovec.backend.limits import copy_of_error
-from aiovec.backend.rows import NewRows
+from aiovec.backend.rows import NewRows, check_partitions, partition_fields
 from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
 from aiovec.errors import AiovecError, CorruptStoreError, DuplicateIdError
 
 from .errors import ConflictError
-from .folding import FoldedRows, rows_of
+from .folding import FoldedRows, Row, partition_values, rows_of
 from .layout import PAYLOAD
 from .reads import condition_of, filtered, get
 from .session import Opened, Session
@@ -91,7 +91,11 @@ def _without_negative_zeros(lists: pa.ListArray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), items, mask=lists.is_null())
 
 
-OnConflict = Literal["fail", "skip", "replace"]
+# Of a row whose values nobody asks for.
+_UNREAD: Row = {}
+
+OnConflict = Literal["fail", "skip", "replace", "move"]
+"""To move is to replace, also in another partition."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +107,7 @@ class RowsOperation(WriteOperation):
     """
 
     handle: TableHandle
-    kind: Literal["fail", "skip", "replace", "change", "delete"]
+    kind: Literal["fail", "skip", "replace", "move", "change", "delete"]
     fold: Callable[[FoldedRows], int]
     alone: Callable[[Session, Opened], Awaitable[int]]
     named: Sequence[str]
@@ -136,17 +140,18 @@ async def _together(session: Session, table: Opened, works: Sequence[RowsOperati
     named: dict[str, set[str]] = {}
     for work in works:
         named.setdefault(work.kind, set()).update(work.named)
-    changed, upserted = named.pop("change", set()), named.pop("replace", set())
+    changed = named.pop("change", set())
+    upserted = named.pop("replace", set()) | named.pop("move", set())
     asked = set().union(*named.values()) - changed
     unknown = upserted - changed - asked
-    if not changed and len(unknown) <= _WORTH_A_LOOK:
+    if partition_fields(table.schema) or (not changed and len(unknown) <= _WORTH_A_LOOK):
         asked, unknown = asked | unknown, set()
     if changed and len(asked) <= _MOST_CHANGED:  # to read them too costs less than another request
         changed, asked = changed | asked, set()
     columns = Columns(tuple(table.schema.fields), table.schema.payload, vector=True)
     old, there = await asyncio.gather(
         get(session, table, sorted(changed), columns),
-        existing_ids(session, table, sorted(asked)),
+        existing_rows(session, table, sorted(asked)),
     )
     rows = FoldedRows(table.schema, old, there)
 
@@ -163,7 +168,7 @@ async def _together(session: Session, table: Opened, works: Sequence[RowsOperati
     outcomes, written = await hop(sum(len(work.named) for work in works) * _COLUMNS_A_ROW, fold)
     if written is not None:
         # In a bucket they are of one kind.
-        kind = works[0].kind if works[0].kind in ("fail", "skip") else "replace"
+        kind = works[0].kind if works[0].kind in ("fail", "skip", "replace") else "move"
         await _write(session, table, written, kind, merge=bool(unknown) or rows.replaces)
     if rows.gone:
         try:
@@ -178,11 +183,22 @@ async def _together(session: Session, table: Opened, works: Sequence[RowsOperati
     return outcomes
 
 
-async def _any_there(session: Session, table: Opened, ids: Sequence[str]) -> bool:
-    """Return whether some ids may exist. Adding takes a fifth of a merge's time."""
-    if len(ids) > _WORTH_A_LOOK:
+async def _any_there(session: Session, table: Opened, rows: NewRows, *, moves: bool) -> bool:
+    """Return whether some of the rows may exist. Adding takes a fifth of a merge's time.
+
+    InvalidRowError where one of them is in another partition, unless it ``moves``.
+    """
+    stays = not moves and bool(partition_fields(table.schema))
+    if not stays and not session.exclusive:
+        return True
+    if not stays and len(rows) > _WORTH_A_LOOK:
         return bool(await session.rows(table))
-    return bool(await existing_ids(session, table, ids))
+    ids = rows.ids
+    there = await existing_rows(session, table, ids)
+    if stays:
+        stored = partition_values(table.schema, there, ids)
+        await hop(len(ids), check_partitions, rows, stored)
+    return bool(there)
 
 
 async def _write(
@@ -194,6 +210,7 @@ async def _write(
     ids unique, among merges that use no index: then rows that others inserted meanwhile stay.
     ConflictError where they are to fail the call, and nothing of it is kept.
     """
+    replaces = on_conflict in ("replace", "move")
     # LanceDB takes a null for a bad vector, and all of ours are checked.
     nulls = "null" if table.schema.vector_nullable else "error"
     builder = table.lance.merge_insert("id")
@@ -208,13 +225,17 @@ async def _write(
         builder = builder.use_index(by_index).when_matched_update_all()
     else:
         builder = builder.use_index(False)
-        if on_conflict == "replace":
-            builder = builder.when_matched_update_all()
+        if replaces:
+            stays = None if on_conflict == "move" else _same_partition(table.schema)
+            builder = builder.when_matched_update_all(where=stays)
     work = builder.when_not_matched_insert_all().execute(rows, on_bad_vectors=nulls)
     done = await session.run(work)
-    if session.exclusive or on_conflict == "replace":
-        return int(rows.num_rows)
     inserted = int(done.num_inserted_rows)
+    if replaces and inserted + done.num_updated_rows < rows.num_rows:
+        reason = f"{session.target}: another process moved some of the rows, or inserted them"
+        raise ConflictError(reason, 0.0)
+    if session.exclusive or replaces:
+        return int(rows.num_rows)
     if on_conflict == "fail" and inserted < rows.num_rows:
         ids = await hop(rows.num_rows, lambda: ids_to_sql(rows.column("id").to_pylist()))
         own = f"({ids}) AND _row_created_at_version = {done.version}"
@@ -223,13 +244,24 @@ async def _write(
     return inserted
 
 
+def _same_partition(schema: Schema) -> str | None:
+    """Return the condition of a merge that a row stays in its partition; None without any."""
+    terms = []
+    for name in map(sql.name, partition_fields(schema)):
+        new, old = f"source.{name}", f"target.{name}"
+        terms.append(f"({new} = {old} OR ({new} IS NULL AND {old} IS NULL))")
+    return " AND ".join(terms) or None
+
+
 def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOperation:
     """An ``insert``, or an ``upsert`` where rows of ids that exist replace the others."""
     ids = rows.ids
 
     def fold(folded: FoldedRows) -> int:
         new = dict(rows_of(handle.schema, rows.columns)) if rows.columns is not None else {}
-        if on_conflict != "replace":
+        if on_conflict == "replace":
+            folded.check_partitions(rows)
+        elif on_conflict != "move":
             there = [id for id in ids if id in folded]
             if there and on_conflict == "fail":
                 raise DuplicateIdError(handle.name, there)
@@ -241,14 +273,15 @@ def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOper
 
     async def alone(session: Session, table: Opened) -> int:
         new, merge = await hop(len(ids), lambda: stored_form(rows.table, handle.schema)), False
-        if on_conflict == "replace":
-            merge = not session.exclusive or await _any_there(session, table, ids)
-        elif there := await existing_ids(session, table, ids):
+        replaces = on_conflict in ("replace", "move")
+        if replaces:
+            merge = await _any_there(session, table, rows, moves=on_conflict == "move")
+        elif there := await existing_rows(session, table, ids):
             if on_conflict == "fail":
                 twice = await hop(len(ids), lambda: [id for id in ids if id in there])
                 raise DuplicateIdError(handle.name, twice)
             new = await hop(len(ids), _absent, new, ids, there)
-        if not new.num_rows and on_conflict != "replace":
+        if not new.num_rows and not replaces:
             return 0
         return await _write(session, table, new, on_conflict, merge=merge)
 
@@ -258,7 +291,7 @@ def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOper
     )
 
 
-def _absent(rows: pa.Table, ids: Sequence[str], there: set[str]) -> pa.Table:
+def _absent(rows: pa.Table, ids: Sequence[str], there: Container[str]) -> pa.Table:
     """Return the rows whose ids are not there."""
     new = [place for place, id in enumerate(ids) if id not in there]
     return rows.take(pa.array(new, pa.int64()))
@@ -271,23 +304,24 @@ def _stored(value: Any) -> Any:
     return value + 0.0 if isinstance(value, float) else value
 
 
-async def existing_ids(session: Session, table: Opened, ids: Sequence[str]) -> set[str]:
-    """Those of the ids that the table has."""
-    found: set[str] = set()
+async def existing_rows(session: Session, table: Opened, ids: Sequence[str]) -> dict[str, Row]:
+    """The rows that the table has of these ids, with the values of partition fields alone."""
+    found: dict[str, Row] = {}
     if not ids:
         return found
+    columns = ["id", *partition_fields(table.schema)]
     if len(ids) * _COST_IN_LIST > await session.rows(table) * _COST_IN_TABLE:
         wanted, between = await hop(len(ids), _sought, ids)
-        query = table.lance.query().select(["id"]).where(between)
+        query = table.lance.query().select(columns).where(between)
         batches = await session.run(query.to_batches(max_batch_length=_BATCH))
         with session.guarded():
             async for batch in batches:
-                await hop(weight(batch), _add_ids, found, batch, wanted)
+                await hop(weight(batch), _add_rows, found, batch, wanted)
         return found
     for start in range(0, len(ids), _BLOCK):
         condition = await selection(ids[start : start + _BLOCK], None)
-        rows = await session.fetch(await filtered(table.lance.query().select(["id"]), condition))
-        await hop(weight(rows), _add_ids, found, rows)
+        rows = await session.fetch(await filtered(table.lance.query().select(columns), condition))
+        await hop(weight(rows), _add_rows, found, rows)
     return found
 
 
@@ -296,14 +330,17 @@ def _sought(ids: Sequence[str]) -> tuple[pa.Array, str]:
     return pa.array(ids, pa.utf8()), id_range_to_sql(min(ids), max(ids))
 
 
-def _add_ids(
-    found: set[str], rows: pa.Table | pa.RecordBatch, wanted: pa.Array | None = None
+def _add_rows(
+    found: dict[str, Row], rows: pa.Table | pa.RecordBatch, wanted: pa.Array | None = None
 ) -> None:
-    """Add the ids of the rows, without those that are not wanted."""
-    column = rows.column("id")
+    """Add the rows, without those whose ids are not wanted."""
     if wanted is not None:
-        column = column.filter(pc.is_in(column, value_set=wanted))
-    found.update(column.to_pylist())
+        rows = rows.filter(pc.is_in(rows.column("id"), value_set=wanted))
+    ids = rows.column("id").to_pylist()
+    if rows.num_columns == 1:
+        found.update(dict.fromkeys(ids, _UNREAD))
+    else:
+        found.update(zip(ids, rows.drop_columns(["id"]).to_pylist(), strict=True))
 
 
 async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None:

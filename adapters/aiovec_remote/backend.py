@@ -161,7 +161,7 @@ class RemoteBackend(Backend):
         query = {"onConflict": "skip"} if skip_existing else {}
         return await self._change(table, "/records", "count", query=query, rows=rows.table)
 
-    async def upsert(self, table: TableHandle, rows: NewRows) -> None:
+    async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
         query = {"mode": "upsert"}
         await self._change(table, "/records", "count", query=query, rows=rows.table)
 

@@ -369,8 +369,9 @@ class SqliteBackend(Backend):
         act = writes.insert_new if skip_existing else writes.insert
         return await self._open_writer().run(writes.RowsWrite(act, table, rows), key=write_key())
 
-    async def upsert(self, table: TableHandle, rows: NewRows) -> None:
-        await self._open_writer().run(writes.RowsWrite(writes.upsert, table, rows), key=write_key())
+    async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
+        act = writes.overwrite if moves else writes.upsert
+        await self._open_writer().run(writes.RowsWrite(act, table, rows), key=write_key())
 
     async def update(
         self,

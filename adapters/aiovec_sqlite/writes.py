@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from aiovec.backend import Expr, Float32Array, PayloadPatch, without_vector
 from aiovec.backend.contract import TableHandle
-from aiovec.backend.rows import NewRows
+from aiovec.backend.rows import NewRows, check_partitions
 from aiovec.errors import AiovecError, DuplicateIdError
 
 from .connection import Transaction
@@ -121,12 +121,20 @@ def insert_new(
 
 
 def upsert(
-    tx: Transaction, handle: TableHandle, rows: NewRows, sizes: Sequence[int]
+    tx: Transaction,
+    handle: TableHandle,
+    rows: NewRows,
+    sizes: Sequence[int],
+    *,
+    moves: bool = False,
 ) -> Sequence[int]:
     tx.expect(len(rows))
     table = current_table(tx.db, handle)
     ids = rows.ids
     known = dict(_rowids(tx, table, ids))
+    if table.partitions and known and not moves:
+        there = _partitions(tx, table, list(known.values()))
+        check_partitions(rows, dict(zip(known, there, strict=True)))
     if not known:
         _add(tx, table, rows)
         return sizes
@@ -137,6 +145,9 @@ def upsert(
         ids = rows.ids
     _replace(tx, table, rows, [known[id] for id in ids])
     return sizes
+
+
+overwrite = partial(upsert, moves=True)
 
 
 def _rowids(tx: Transaction, table: TableLayout, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
@@ -261,15 +272,21 @@ def _stored_partitions(
     tx: Transaction, table: TableLayout, rowids: Sequence[int]
 ) -> list[list[str]]:
     """The partition keys that rows have now, a list for each partition field."""
-    if not table.partitions:
-        return []
+    found = _partitions(tx, table, rowids) if table.partitions else []
+    return [list(map(partition_value, column)) for column in zip(*found, strict=True)]
+
+
+def _partitions(
+    tx: Transaction, table: TableLayout, rowids: Sequence[int]
+) -> list[tuple[Any, ...]]:
+    """The values of the partition fields that rows have now, a tuple for each row."""
     names = ", ".join(f"r.{quoted(name)}" for name in table.partitions)
-    found = tx.db.execute(
+    found: list[tuple[Any, ...]] = tx.db.execute(
         f"SELECT {names} FROM json_each(?) AS j "
         f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
         (json.dumps(list(rowids)),),
     ).fetchall()
-    return [list(map(partition_value, column)) for column in zip(*found, strict=True)]
+    return found
 
 
 def set_vectors(

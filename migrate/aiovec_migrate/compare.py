@@ -242,7 +242,7 @@ class Comparison:
             async for rows in tables:
                 if rows.num_rows:
                     changed = NewRows(target.schema, await change(rows))
-                    await target.backend.upsert(target.handle, changed)
+                    await target.backend.upsert(target.handle, changed, moves=True)
 
     async def _single(self, wanted: UInt64Array) -> AsyncGenerator[pa.Table, None]:
         source = self._source

@@ -154,7 +154,9 @@ class TableMove:
         if page.upserted.num_rows:
             rows = await self.work.changed(page.upserted)
             await target.do(
-                lambda handle: target.backend.upsert(handle, NewRows(handle.schema, rows))
+                lambda handle: target.backend.upsert(
+                    handle, NewRows(handle.schema, rows), moves=True
+                )
             )
         return {*deleted, *page.upserted.column("id").to_pylist()}
 

@@ -29,6 +29,7 @@ from tests.harness.values import (
 from aiovec import F, Field, Schema, VectorStore
 from aiovec.errors import (
     DuplicateIdError,
+    InvalidRowError,
 )
 
 GOOD = [1.0, 2.0, 3.0, 4.0]
@@ -288,6 +289,54 @@ class WritingContract(ContractBase):
         ):
             hits = await store.search("notes", GOOD, where=F.part == part)
             assert sorted(ids_of(hits)) == ids
+
+    async def test_no_upsert_moves_a_row_between_partitions(self, store: VectorStore) -> None:
+        schema = Schema(DIM, fields={
+            "tenant": Field(str, partition=True), "Shard": Field(int, partition=True), "n": int,
+        })  # fmt: skip
+
+        def row(id: str, tenant: str | None, shard: int | None = 1, n: int = 0) -> dict[str, Any]:
+            return {"id": id, "embedding": GOOD, "tenant": tenant, "Shard": shard, "n": n}
+
+        rows = [row("a", "acme"), row("b", None), row("c", "acme", None)]
+        await filled(store, schema, rows)
+        for id, tenant, shard, field, values in (
+            ("a", "globex", 1, "tenant", ("acme", "globex")),
+            ("a", "acme", 2, "Shard", ("1", "2")),
+            ("b", "acme", 1, "tenant", ("None", "acme")),
+            ("c", "acme", 1, "Shard", ("None", "1")),
+        ):  # fmt: skip
+            taken = row(id, tenant, shard, n=1)
+            for many in ([taken], [row("new", "x", n=1), row("a", "acme", n=1), taken],
+                         [*(row(f"new{n}", "x", n=1) for n in range(200)), taken]):  # fmt: skip
+                with pytest.raises(InvalidRowError) as caught:
+                    await store.upsert("notes", many)
+                assert (caught.value.id, caught.value.field) == (id, field)
+                for value in values:
+                    assert value in str(caught.value)
+        assert_same_rows(await store.get("notes", ["a", "b", "c"]), rows, schema)
+        assert await store.count("notes") == 3
+        # In groups: those of many tasks that share a commit.
+        calls = [row(f"t{n % 4}", "ab"[n % 3 == 0], n=n) for n in range(24)]
+        outcomes = await asyncio.gather(
+            *(store.upsert("notes", [call]) for call in calls), return_exceptions=True
+        )
+        for id in {call["id"] for call in calls}:
+            (record,) = await store.get("notes", id)
+            for call, outcome in zip(calls, outcomes, strict=True):
+                if call["id"] == id and call["tenant"] == record["tenant"]:
+                    assert outcome == 1
+                elif call["id"] == id:
+                    assert isinstance(outcome, InvalidRowError)
+        # In their partitions they are replaced, and update may move them.
+        rows = [row("a", "acme", n=7), row("b", None, n=7), row("c", "acme", None, n=7)]
+        assert await store.upsert("notes", rows) == 3
+        assert await store.update("notes", {"tenant": "globex"}, ids="a") == 1
+        assert await store.upsert("notes", [row("a", "globex", n=8)]) == 1
+        await store.delete("notes", "b")
+        assert await store.insert("notes", [row("b", "x", n=8)], on_conflict="replace") == 1
+        rows = [row("a", "globex", n=8), row("b", "x", n=8), rows[2]]
+        assert_same_rows(await store.get("notes", ["a", "b", "c"]), rows, schema)
 
     async def test_update_keeps_vectors(self, notes: VectorStore) -> None:
         vector = small_rows(10)[4]["embedding"]

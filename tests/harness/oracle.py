@@ -182,7 +182,15 @@ class Oracle:
         self, table: str, rows: Sequence[Mapping[str, Any]], *, model: str | None = None
     ) -> int:
         there = self._table(table)
-        added = {row.id: row for row in self._checked(table, rows, model)}
+        added: dict[str, OracleRow] = {}
+        for row in self._checked(table, rows, model):
+            added.pop(row.id, None)
+            added[row.id] = row
+        for id, row in added.items():
+            now = there.rows.get(id, row).fields
+            for name, declared in there.schema.fields.items():
+                if declared.partition and now[name] != row.fields[name]:
+                    raise InvalidRowError("in another partition", id=id, field=name)
         there.rows |= added
         return len(added)
 

@@ -498,7 +498,8 @@ class VectorStore:
     async def upsert(self, table: str, rows: Rows, *, model: str | None = None) -> int:
         """Add rows, or replace whole rows of the same ids; how many ids.
 
-        ``rows`` as in ``insert``; where an id stands twice, the last row counts.
+        ``rows`` as in ``insert``; where an id stands twice, the last row counts. InvalidRowError
+        where a row would get another value of a partition field: ``update`` may do that.
         """
         return await self._write("upsert", table, rows, model, on_conflict="replace")
 

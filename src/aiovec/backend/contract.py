@@ -381,8 +381,12 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    async def upsert(self, table: TableHandle, rows: NewRows) -> None:
-        """Add rows, whose ids are distinct, or replace whole rows of the same ids."""
+    async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
+        """Add rows, whose ids are distinct, or replace whole rows of the same ids.
+
+        InvalidRowError, and nothing written, where a row has another value of a partition field
+        than the stored one, unless it ``moves``, as in a migration.
+        """
 
     @abstractmethod
     async def update(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from .._model.arrow import (
     without_vector,
 )
 from .._model.schema import Schema, may_lack_vectors
+from ..errors import InvalidRowError
 from .contract import StoredRows
 
 
@@ -100,6 +101,27 @@ class NewRows:
             np.concatenate([batch.vectors for batch in batches]),
         )
         return NewRows(self.schema, rows)
+
+
+def partition_fields(schema: Schema) -> list[str]:
+    """Return the names of the fields whose values partition a table."""
+    return [name for name, field in schema.fields.items() if field.partition]
+
+
+def check_partitions(rows: NewRows, stored: Mapping[str, Sequence[Any]]) -> None:
+    """Raise InvalidRowError if a row would move to another partition.
+
+    ``stored`` has the values of the partition fields of the rows that exist, by their ids.
+    """
+    names = partition_fields(rows.schema)
+    for id, *values in zip(rows.ids, *map(rows.values, names), strict=True):
+        for name, value, now in zip(names, values, stored.get(id, values), strict=True):
+            if value != now:
+                raise InvalidRowError(
+                    f"the row is in the partition {now!r} and an upsert cannot move it to "
+                    f"{value!r}; use update(), or another id",
+                    id=id, field=name,
+                )  # fmt: skip
 
 
 def _table_of(rows: StoredRows, schema: Schema) -> pa.Table:

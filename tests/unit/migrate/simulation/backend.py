@@ -224,7 +224,7 @@ class ModelBackend(_Unused):
         count: int = await self._write("insert", table.name, act)
         return count
 
-    async def upsert(self, table: TableHandle, rows: NewRows) -> None:
+    async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
         new = python_rows(rows.table)
         await self._write("upsert", table.name, lambda: self._put("upsert", table, new))
 
