@@ -14,7 +14,12 @@ from tests.harness.values import DIM, HOSTILE_TEXTS, ids_of, vectors
 
 from aiovec import F, Field, Schema, VectorStore, Weighted
 from aiovec.backend import TextClause
-from aiovec.errors import InvalidArgumentError, TableNotFoundError, UnsupportedError
+from aiovec.errors import (
+    InvalidArgumentError,
+    InvalidNameError,
+    TableNotFoundError,
+    UnsupportedError,
+)
 
 TEXTS = Schema(
     DIM,
@@ -63,7 +68,7 @@ QUERIES: dict[str, str] = {
     "title:wash": "j", "body:wash": "a e", "title:wool body:wool": "a", "wool -title:wool": "b",
     'title:"wool care"': "a", 'body:"wool care"': "", 'body:"cold wash"': "e",
     "title:wool hat": "", "title:wool wring": "a", "-title:wash": "", "title:nowhere": "",
-    "plain:wool": "", "id:a": "", "rowid:1": "", "title:": "", "wool:care": "a", ":wool": "a b",
+    "rowid:1": "", "title:": "", "wool:care": "a", ":wool": "a b",
     "title::wash": "j", "title:-wash": "j",
     # Accents, upper case, other scripts
     "cafe": "c", "café": "c", "CAFÉ": "c", "resume": "c", "résumé": "c", "naive": "c h",
@@ -525,6 +530,22 @@ class TextContract(ContractBase):
                     hits = await store.search_text(f"t{n}", query, highlight=True)
                     assert len(hits) <= 1
                     assert hits == [] or any(map(str.isalnum, query)) or schema is NGRAM
+
+    async def test_a_field_that_is_not_covered_is_an_error(self, store: VectorStore) -> None:
+        self.need(store, "text")
+        await filled(store, TEXTS, pages({"a": "hello"}))
+        for query, cure in (
+            ("titel:hello", "did you mean 'title'"), ("x -Title:hello", "did you mean 'title'"),
+            ('year:2024 x', "where"), ('id:"a"', "where"),
+        ):  # fmt: skip
+            with case(query):
+                with pytest.raises(InvalidNameError, match=cure):
+                    await store.search_text("notes", query)
+                with pytest.raises(InvalidNameError, match=cure):
+                    await store.search_hybrid("notes", query, vectors(1)[0])
+        for query in ("http://hello", "12:30", "C:", r"C:\hello", "note:hello", '"titel:hello"'):
+            with case(query):
+                assert len(await store.search_text("notes", f"hello {query}", any=True)) == 1
 
     async def test_long_phrases_do_not_hang(self, store: VectorStore) -> None:
         """An engine looks at each row once for each word of a phrase, or gram of a part."""

@@ -1014,7 +1014,8 @@ class VectorStore:
 
         ``query`` has words, ``"exact phrases"``, ``-without`` and ``field:word`` and ``prefix*``.
         All words must match, or with ``any`` at least one.
-        Anything else that a user types is text; a query without a word finds nothing.
+        Anything else that a user types is text; a query without a word finds nothing. A field that
+        these do not cover, or nearly the name of one (``titel:wool``), is an InvalidNameError.
 
         With ``highlight``, each hit's ``highlights`` has a snippet of every field that matched,
         with each match between ``<mark>`` and ``</mark>``, or between two texts of your own. The

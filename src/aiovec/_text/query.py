@@ -2,17 +2,18 @@
 
 Words, ``"exact phrases"``, ``-without``, ``field:word`` and ``prefix*``. Anything else is text, so
 no query is a syntax error: a quote that is not closed, a lone ``-`` or a colon after a word that
-is no field separate words as punctuation does.
+is no field separate words as punctuation does. Only a field that keyword search does not cover, or
+a name that is nearly that of one it covers, is an error, since it would find nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from .._model.schema import Schema
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, InvalidNameError
 
 # Every clause is looked up by itself, and few queries are longer than a paragraph.
 _MOST_CLAUSES = 1_000
@@ -36,6 +37,12 @@ _CLAUSE = re.compile(
 _GAP = re.compile(r"\s+")
 _OPERATORS = frozenset('-*:"')
 
+
+# Characters of a query up to which a person types it: in a longer text, pasted or a model's, a word
+# before a colon is text.
+_TYPED = 1_000
+# A word is meant as a field from this likeness on, if it has more letters than these.
+_NEAR, _FEW_LETTERS = 0.8, 3
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -105,6 +112,8 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
         field, phrase, word = match["field"], match["phrase"], match["word"]
         held = phrase if word is None else word
         if field is not None and field not in fields:
+            if len(text) <= _TYPED:
+                _check_no_field(field, held, fields, schema)
             held, field = f"{field}:{held}", None
         prefix = word is not None and len(word) > 1 and word.endswith("*")
         held = _GAP.sub(" ", held.rstrip("*") if prefix else held).strip()
@@ -112,6 +121,20 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
         prefix = prefix and held[-1:].isalnum() and not grams
         if _is_wanted(held, grams):
             yield TextClause(held, field, prefix=prefix, excluded=match["minus"] is not None)
+
+
+def _check_no_field(word: str, held: str, fields: Set[str], schema: Schema) -> None:
+    """Raise InvalidNameError if a word before a colon is meant as a field of the table."""
+    from difflib import get_close_matches  # rarely needed
+
+    near = get_close_matches(word.lower(), fields, 1, _NEAR)
+    declared = word == "id" or word in schema.fields
+    if (declared or (near and len(word) > _FEW_LETTERS)) and not held.startswith("//"):
+        cure = "use where to filter by it." if declared else f"did you mean {near[0]!r}?"
+        raise InvalidNameError(
+            word, "field of keyword search",
+            f"there are {', '.join(sorted(fields))}; {cure} In quotes, it is plain text",
+        )  # fmt: skip
 
 
 def _is_wanted(held: str, grams: bool) -> bool:
