@@ -58,11 +58,12 @@ def expected_fusion(lists: dict[str, list[Hit]], fusion: Fusion) -> dict[str, fl
             zip(hits, _scaled([hit.score for hit in hits]), strict=True), 1
         ):
             if isinstance(fusion, RRF):
-                part = 1 / (fusion.k + rank)
+                part = (1 / (fusion.k + rank)) / (2 / (fusion.k + 1))
             else:
                 part = scaled * (fusion.vector if name == "vector" else fusion.text)
                 if not (fusion.vector if name == "vector" else fusion.text):
                     continue
+                part /= fusion.vector + fusion.text
             scores[hit.id] = scores.get(hit.id, 0.0) + part
     return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0])))
 
@@ -105,6 +106,22 @@ async def test_hybrid_fuses_the_two_searches(store: VectorStore) -> None:
                     )
                     scores = [hit.score for hit in hits]
                     assert scores == sorted(scores, reverse=True)
+                    assert all(0 <= score <= 1 for score in scores)
+
+
+async def test_the_first_of_both_lists_has_the_score_1(store: VectorStore) -> None:
+    rows = await _hybrid(store)
+    query, vector = "unique", rows[7]["embedding"]
+    await store.update("notes", {"title": "unique"}, ids="r07")
+    for fusion in (RRF(), RRF(k=1), Weighted(), Weighted(vector=0.2, text=3)):
+        with case(fusion):
+            hits = await store.search_hybrid("notes", query, vector, fusion=fusion, limit=5)
+            assert (hits[0].id, hits[0].score) == ("r07", pytest.approx(1))
+            least = hits[0].score - 1e-9
+            best = await store.search_hybrid(
+                "notes", query, vector, fusion=fusion, limit=5, min_score=least
+            )
+            assert ids_of(best) == ["r07"]
 
 
 async def test_a_fused_hit_tells_where_it_came_from(store: VectorStore) -> None:

@@ -33,7 +33,10 @@ Rerank = Callable[[list[Hit]], Reranked | Awaitable[Reranked]]
 
 @dataclass(frozen=True, slots=True)
 class RRF:
-    """Reciprocal rank fusion: each list adds ``1 / (k + rank)`` to a row's score."""
+    """Reciprocal rank fusion: each list adds ``1 / (k + rank)`` to a row's score.
+
+    The sum is scaled to 0…1, so that a row which is the first of both lists has 1.
+    """
 
     k: float = 60
 
@@ -44,7 +47,7 @@ class RRF:
 
 @dataclass(frozen=True, slots=True)
 class Weighted:
-    """A weighted sum of both lists' scores, each scaled to 0…1 over its hits.
+    """The weighted mean of both lists' scores, each scaled to 0…1 over its hits.
 
     A list of weight 0 brings no hits of its own.
     """
@@ -54,7 +57,7 @@ class Weighted:
 
     def __post_init__(self) -> None:
         weights = (self.vector, self.text)
-        if not all(map(_is_finite, weights)) or min(weights) < 0 or not sum(weights) > 0:
+        if not all(map(_is_finite, weights)) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
             raise InvalidArgumentError(
                 "weights", weights, "finite numbers, not negative, and not both 0"
             )
@@ -106,10 +109,12 @@ def fuse(
         ids = [ranking.found.rows.ids[i] for i in ranking.order]
         places[name] = dict(zip(ids, range(len(ids)), strict=True))
         if isinstance(fusion, RRF):
-            parts = [1.0 / (fusion.k + place) for place in range(1, len(ids) + 1)]
+            most = (fusion.k + 1) / 2  # so that the first places of both add up to 1
+            parts = [most / (fusion.k + place) for place in range(1, len(ids) + 1)]
         elif weight_of_list := getattr(fusion, name):
+            share = weight_of_list / (fusion.vector + fusion.text)
             scores = [ranking.scores[i] for i in ranking.order]
-            parts = [weight_of_list * part for part in _scaled(scores)]
+            parts = [share * part for part in _scaled(scores)]
         else:
             continue
         for id, part in zip(ids, parts, strict=True):

@@ -307,12 +307,15 @@ def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextCla
     return clauses
 
 
-def weight_of(text: object) -> int:
-    """Return the weight of a filter, or of the words of a search."""
+def weight_of(text: object, levels: int = 2) -> int:
+    """Return the weight of a filter, or of the words of a search.
+
+    One filter for each vector, each a list, has two levels; a list may even be in itself.
+    """
     if text is None:
         return 0
-    if isinstance(text, (list, tuple)):
-        return sum(map(weight_of, text))
+    if isinstance(text, (list, tuple)) and levels:
+        return sum(weight_of(one, levels - 1) for one in text)
     return len(text) // _CHARACTERS_A_VALUE if isinstance(text, str) else weight(text)
 
 

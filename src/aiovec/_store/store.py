@@ -1049,9 +1049,9 @@ class VectorStore:
         """Search by keywords and by vector at once, and fuse both lists into one.
 
         Each list has the best ``fetch_k`` hits, by default four times ``limit``. ``fusion`` is
-        ``RRF()``, by places, or ``Weighted()``, by scores. Each hit's ``ranks`` tells its place
-        and score in the lists that have it. By default one matching word is enough (``any``). The
-        other arguments are as in ``search`` and ``search_text``.
+        ``RRF()``, by places, or ``Weighted()``, by scores; either gives scores from 0 to 1. Each
+        hit's ``ranks`` tells its place and score in the lists that have it. By default one matching
+        word is enough (``any``). The other arguments are as in ``search`` and ``search_text``.
 
         ``-word``, quotes and ``field:`` act on the keyword list only; to exclude rows from both
         lists, use ``where``.
