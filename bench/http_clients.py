@@ -10,6 +10,7 @@ import base64
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 _LENGTH = 8
 _STRIDE = 31
 _KEPT = 200  # answers that are returned
+_TIMED = 10_000  # the last answers, of whose times the median and the 99th percentile are told
 _CONTENT_LENGTH = b"\r\ncontent-length:"
 
 
@@ -50,6 +52,7 @@ class _Load:
     def __init__(self, requests: list[bytes]) -> None:
         self.requests = requests
         self.done = 0
+        self.took: deque[float] = deque(maxlen=_TIMED)
         self.answers: dict[int, bytes] = {}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -71,8 +74,11 @@ class _Load:
         self.failed.cancel()
         for transport in transports:
             transport.abort()
+        times = sorted(self.took)
         return {
             "rate": (self.done - warmed) / elapsed,
+            "p50": 1000 * times[len(times) // 2],
+            "p99": 1000 * times[len(times) * 99 // 100],
             "answers": {n: base64.b64encode(body).decode() for n, body in self.answers.items()},
         }
 
@@ -87,12 +93,14 @@ class _Client(asyncio.Protocol):
         self._number = first
         self._data = bytearray()
         self._body = self._end = 0
+        self._asked = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # of a connection, it is one
         self._ask()
 
     def _ask(self) -> None:
+        self._asked = time.perf_counter()
         self.transport.write(self._load.requests[self._number])
 
     def data_received(self, data: bytes) -> None:
@@ -100,7 +108,7 @@ class _Client(asyncio.Protocol):
         if not self._end and (head := self._data.find(b"\r\n\r\n")) >= 0:
             fields = bytes(self._data[:head]).lower()
             _, there, length = fields.partition(_CONTENT_LENGTH)
-            if fields.split(None, 2)[1] != b"200" or not there:
+            if fields.split(None, 2)[1][:1] != b"2" or not there:
                 self._fail(f"the answer is {bytes(self._data[:500])!r}")
                 return
             self._body = head + 4
@@ -108,6 +116,7 @@ class _Client(asyncio.Protocol):
         if self._end and len(self._data) >= self._end:
             load = self._load
             load.done += 1
+            load.took.append(time.perf_counter() - self._asked)
             if len(load.answers) < _KEPT:
                 load.answers[self._number] = bytes(self._data[self._body : self._end])
             del self._data[: self._end]

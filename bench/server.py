@@ -1,4 +1,4 @@
-"""Searches and exports over HTTP, beside the same store in the process, and Chroma's server."""
+"""Searches, upserts and exports over HTTP, beside the store in the process, and Chroma's server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 
 import aiovec
@@ -52,60 +55,95 @@ async def run(options: Options) -> list[Result]:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(aiovec.connect(path))
         await fill(store, data)
-        port = await stack.enter_async_context(_serving(path))
-        remote = await stack.enter_async_context(aiovec.connect(f"http://127.0.0.1:{port}"))
+        ours = await stack.enter_async_context(_serving(path))
+        remote = await stack.enter_async_context(aiovec.connect(f"http://127.0.0.1:{ours.port}"))
         await until_loaded(store, data.queries[0])
+        command = shutil.which("chroma") if options.peers != "none" else None
+        chroma = None
+        if command:
+            chroma = await stack.enter_async_context(_chroma(command, options.folder, data))
         return [
-            await _searches(stack, store, remote, port, data, options),
-            await _export(store, remote, port, data, options),
+            await _searches(store, remote, ours, chroma, data, options),
+            await _upserts(store, ours, chroma, data, options),
+            await _export(store, remote, ours.port, data, options),
         ]
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server that runs, and the paths of its searches and upserts."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    search: str
+    upsert: str
+
+    def memory(self) -> str:
+        mib = psutil.Process(self.process.pid).memory_info().rss / 2**20
+        return f"{mib:.0f} MiB"
+
+
+def _asked(
+    options: Options, server: Server, requests: list[bytes], clients: int, name: str
+) -> Callable[[], Awaitable[dict[str, Any]]]:
+    """Return a call that has clients in a process of their own send the requests."""
+    file = save(options.folder / name, requests)
+    asked = {"requests": str(file), "port": server.port, "clients": clients}
+    return lambda: fresh("http_clients", {**asked, "seconds": options.seconds(_SECONDS)})
+
+
 async def _searches(
-    stack: AsyncExitStack, store: VectorStore, remote: VectorStore, port: int, data: Data,
+    store: VectorStore, remote: VectorStore, ours: Server, chroma: Server | None, data: Data,
     options: Options,
 ) -> Result:  # fmt: skip
     seconds = options.seconds(_SECONDS)
-    answers: dict[str, list[tuple[int, Sequence[int]]]] = {}
-    bodies = [{"vector": query.tolist(), "topK": LIMIT} for query in data.queries]
-    asked = [_json_request(f"/tables/{TABLE}/search", body) for body in bodies]
-    file = save(options.folder / "json", asked)
+    told: dict[str, dict[str, Any]] = {}
+    include = ["documents", "metadatas", "distances"]
+    asked = [
+        _json_request(ours.search, {"vector": query.tolist(), "topK": LIMIT})
+        for query in data.queries
+    ]
+    ways: dict[str, Way] = {
+        name: partial(rate, by_aiovec(one, data), CLIENTS, seconds)
+        for name, one in {INSIDE: store, REMOTE: remote}.items()
+    }
 
-    def tasks(one: VectorStore) -> Way:
-        return lambda: rate(by_aiovec(one, data), CLIENTS, seconds)
+    def clients(name: str, server: Server, asked: list[bytes], count: int) -> None:
+        call = _asked(options, server, asked, count, f"{len(ways)}.searches")
 
-    def clients(
-        name: str, file: Path, port: int, count: int, rows_of: Callable[[Any], list[int]]
-    ) -> Way:
         async def measure() -> float:
-            told = await fresh(
-                "http_clients",
-                {"requests": str(file), "port": port, "clients": count, "seconds": seconds},
-            )
-            answers[name] = [
-                (int(query), rows_of(json.loads(base64.b64decode(body))))
-                for query, body in told["answers"].items()
-            ]
-            return float(told["rate"])
+            told[name] = await call()
+            return float(told[name]["rate"])
 
-        return measure
+        ways[name] = measure
 
-    ways = {
-        INSIDE: tasks(store), REMOTE: tasks(remote),
-        HTTP: clients(HTTP, file, port, CLIENTS, _ids),
-        "POST /search, JSON, 1 client": clients("one", file, port, 1, _ids),
-    }  # fmt: skip
+    clients(HTTP, ours, asked, CLIENTS)
+    clients("POST /search, JSON, 1 client", ours, asked, 1)
     notes = []
-    command = shutil.which("chroma") if options.peers != "none" else None
-    if command:
-        other, asked = await stack.enter_async_context(_chroma(command, options.folder, data))
-        file = save(options.folder / "chroma.requests", asked)
-        ways[CHROMA] = clients(CHROMA, file, other, CLIENTS, _chroma_ids)
+    if chroma is not None:
+        bodies = [
+            {"query_embeddings": [q.tolist()], "n_results": LIMIT, "include": include}
+            for q in data.queries
+        ]
+        clients(CHROMA, chroma, [_json_request(chroma.search, one) for one in bodies], CLIENTS)
     else:
         notes.append("skipped: Chroma: there is no command chroma (pip install chromadb)")
     found = await interleaved(ways, options.rounds(_ROUNDS))
-    recall = {name: data.recall(pairs) for name, pairs in answers.items()}
-    notes.append("recall: " + "; ".join(f"{name} {value:.4f}" for name, value in recall.items()))
+    recall = {}
+    for name, one in told.items():
+        rows_of = _chroma_ids if name == CHROMA else _ids
+        recall[name] = data.recall(
+            [
+                (int(query), rows_of(json.loads(base64.b64decode(body))))
+                for query, body in one["answers"].items()
+            ]
+        )
+        notes.append(
+            f"{name}: recall {recall[name]:.4f}, an answer takes {one['p50']:.1f} ms (p50), "
+            f"{one['p99']:.1f} ms (p99)"
+        )
+    servers = {"aiovec": ours, "Chroma": chroma}
+    notes += [f"memory of {name}: {one.memory()}" for name, one in servers.items() if one]
     return Result(
         "server, searches",
         f"the 10 nearest of {data} with their fields, aiovec serve on SQLite, clients in a "
@@ -113,6 +151,44 @@ async def _searches(
         "searches/s", medians(found),
         ratios(found, HTTP, INSIDE, CHROMA) | ratios(found, REMOTE, INSIDE), notes,
         [f"recall over HTTP {recall[HTTP]:.4f}"] if recall[HTTP] < 1 else [],
+    )  # fmt: skip
+
+
+async def _upserts(
+    store: VectorStore, ours: Server, chroma: Server | None, data: Data, options: Options
+) -> Result:
+    """Measure upserts of one row a request, each durable when it is answered."""
+    numbers = range(min(len(data), 2_000))
+    rows = [{**data.row(number), "embedding": data.vectors[number].tolist()} for number in numbers]
+    batches = [data.batch([number]) for number in numbers]
+    told: dict[str, dict[str, Any]] = {}
+
+    async def inside(turn: int) -> None:
+        await store.upsert(TABLE, batches[turn % len(batches)])
+
+    ways: dict[str, Way] = {INSIDE: partial(rate, inside, CLIENTS, options.seconds(_SECONDS))}
+
+    def clients(name: str, server: Server, bodies: Sequence[object]) -> None:
+        asked = [_json_request(server.upsert, body) for body in bodies]
+        call = _asked(options, server, asked, CLIENTS, f"{len(ways)}.upserts")
+
+        async def measure() -> float:
+            told[name] = await call()
+            return float(told[name]["rate"])
+
+        ways[name] = measure
+
+    http = f"POST /records, JSON, {CLIENTS} clients"
+    clients(http, ours, [[row] for row in rows])
+    if chroma is not None:
+        clients(CHROMA, chroma, [_chroma_rows([row]) for row in rows])
+    found = await interleaved(ways, options.rounds(_ROUNDS))
+    return Result(
+        "server, upserts",
+        f"one row of {data} a request (median of {options.seconds(_SECONDS):g} s each)",
+        "upserts/s", medians(found), ratios(found, http, INSIDE, CHROMA),
+        [f"{name}: an answer takes {one['p50']:.1f} ms (p50), {one['p99']:.1f} ms (p99)"
+         for name, one in told.items()],
     )  # fmt: skip
 
 
@@ -159,9 +235,11 @@ async def _export(
 
 
 @asynccontextmanager
-async def _running(command: list[str]) -> AsyncIterator[subprocess.Popen[bytes]]:
+async def _running(
+    command: list[str], stdout: int = subprocess.DEVNULL
+) -> AsyncIterator[subprocess.Popen[bytes]]:
     process = await asyncio.to_thread(
-        subprocess.Popen, command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        subprocess.Popen, command, stdout=stdout, stderr=subprocess.DEVNULL,
         env={**clean_environment(), "ANONYMIZED_TELEMETRY": "False"},
     )  # fmt: skip
     try:
@@ -172,35 +250,37 @@ async def _running(command: list[str]) -> AsyncIterator[subprocess.Popen[bytes]]
 
 
 @asynccontextmanager
-async def _serving(path: Path) -> AsyncIterator[int]:
+async def _serving(path: Path) -> AsyncIterator[Server]:
     """Run ``aiovec serve`` with its defaults on a free port."""
     command = [sys.executable, "-m", "aiovec", "serve", "-s", str(path), "--port", "0", "--json"]
-    async with _running(command) as process:
+    async with _running(command, subprocess.PIPE) as process:
         assert process.stdout is not None
         line = await asyncio.to_thread(process.stdout.readline)
         if not line:
             raise RuntimeError("aiovec serve did not start")
-        yield int(json.loads(line)["url"].rpartition(":")[2])
+        port = int(json.loads(line)["url"].rpartition(":")[2])
+        table = f"/tables/{TABLE}"
+        yield Server(process, port, f"{table}/search", f"{table}/records?mode=upsert")
 
 
 @asynccontextmanager
-async def _chroma(command: str, folder: Path, data: Data) -> AsyncIterator[tuple[int, list[bytes]]]:
-    """Run Chroma with the same rows; give its port and the requests for the queries."""
+async def _chroma(command: str, folder: Path, data: Data) -> AsyncIterator[Server]:
+    """Run Chroma with the same rows."""
     with socket.create_server(("127.0.0.1", 0)) as one:
         port = int(one.getsockname()[1])
     place = ["--path", str(folder / "chroma"), "--host", "127.0.0.1", "--port", str(port)]
-    async with _running([command, "run", *place]):
-        path = f"{_COLLECTIONS}/{await asyncio.to_thread(_fill_chroma, port, data)}/query"
-        include = ["documents", "metadatas", "distances"]
-        yield (
-            port,
-            [
-                _json_request(
-                    path, {"query_embeddings": [q.tolist()], "n_results": LIMIT, "include": include}
-                )
-                for q in data.queries
-            ],
-        )
+    async with _running([command, "run", *place]) as process:
+        path = f"{_COLLECTIONS}/{await asyncio.to_thread(_fill_chroma, port, data)}"
+        yield Server(process, port, f"{path}/query", f"{path}/upsert")
+
+
+def _chroma_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "ids": [row["id"] for row in rows],
+        "embeddings": [row["embedding"] for row in rows],
+        "documents": [row["text"] for row in rows],
+        "metadatas": [{"pick": row["pick"], "place": row["place"]} for row in rows],
+    }
 
 
 def _fill_chroma(port: int, data: Data) -> str:
@@ -227,15 +307,6 @@ def _fill_chroma(port: int, data: Data) -> str:
                 raise
             time.sleep(0.1)
     for batch in data.batches(1_000):
-        rows = batch.to_pylist()
-        call(
-            f"{_COLLECTIONS}/{made['id']}/add",
-            {
-                "ids": [row["id"] for row in rows],
-                "embeddings": [row["embedding"] for row in rows],
-                "documents": [row["text"] for row in rows],
-                "metadatas": [{"pick": row["pick"], "place": row["place"]} for row in rows],
-            },
-        )
+        call(f"{_COLLECTIONS}/{made['id']}/add", _chroma_rows(batch.to_pylist()))
     connection.close()
     return str(made["id"])
