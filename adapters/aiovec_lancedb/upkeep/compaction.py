@@ -26,8 +26,8 @@ FULL_FILE = 1_048_576
 _NEVER = timedelta(days=36_500)
 # For calls that are to leave the newest version only, which Lance never removes. It warns of 0.
 _AT_ONCE = timedelta(milliseconds=1)
-# Seconds that a call may take that has only versions to remove.
-_REMOVAL = 2.0
+# Seconds that a call may take that has only versions to remove, one attempt after another.
+_REMOVALS = (0.25, 2.0)
 
 
 async def compact(
@@ -43,18 +43,21 @@ async def compact(
     ``pinned`` tells the oldest version that somebody reads for long; it may read the disk.
     """
     await _optimize(session, await session.opened(handle), _NEVER)
-    table = await session.opened(handle)  # what was rewritten is another version
-    versions = await versions_of(session, table)
-    oldest = await in_thread(pinned)
-    now = datetime.now(UTC)
-    first = retention.first_kept(versions, now, oldest)
-    if first is not None:
-        age = now - first.created + timedelta(seconds=_REMOVAL)
+    for seconds in _REMOVALS:
+        table = await session.opened(handle)  # what was rewritten is another version
+        versions = await versions_of(session, table)
+        oldest = await in_thread(pinned)
+        now = datetime.now(UTC)
+        first = retention.first_kept(versions, now, oldest)
+        if first is None:
+            return
+        age = now - first.created + timedelta(seconds=seconds)
         if first == versions[-1] and alone:
             age = _AT_ONCE
         with suppress(TimeoutError):
-            async with asyncio.timeout(_REMOVAL):
+            async with asyncio.timeout(seconds):
                 await _optimize(session, table, age)
+            return
 
 
 async def _optimize(session: Session, table: Opened, age: timedelta) -> None:

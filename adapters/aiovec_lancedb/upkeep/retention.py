@@ -7,10 +7,11 @@ and versions are kept for longer.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,17 +47,9 @@ class Pins:
         self._folder = None if folder is None else folder / _READERS
         self._taken: set[_Pin] = set()
 
-    @asynccontextmanager
-    async def held(self, table: str, version: int) -> AsyncIterator[None]:
+    def held(self, table: str, version: int) -> Hold:
         """Keep a version that is the newest, or was a moment ago."""
-        pins: list[_Pin | None] = []
-        try:
-            # Whoever is cancelled amid this returns behind it.
-            await in_thread(lambda: pins.append(self.take(table, version)))
-            yield
-        finally:
-            for pin in pins:
-                await to_its_end(in_thread(self.give_back, pin))
+        return Hold(self, table, version)
 
     async def close(self) -> None:
         """Give back what reads have left whose event loop was closed amid them."""
@@ -95,6 +88,39 @@ class Pins:
         if self._keep_all():
             return 0
         return None if self._folder is None else min(_in_use(self._folder / table), default=None)
+
+
+class Hold:
+    """Keeps a version while its block runs.
+
+    It is no generator: an event loop that ends closes all of these at the same time, also one that
+    another one is within.
+    """
+
+    def __init__(self, pins: Pins, table: str, version: int) -> None:
+        self._pins = pins
+        self._place = (table, version)
+        self._taking: asyncio.Future[_Pin | None] | None = None
+
+    async def __aenter__(self) -> None:
+        self._taking = asyncio.ensure_future(in_thread(self._pins.take, *self._place))
+        try:
+            await asyncio.shield(self._taking)
+        except BaseException:
+            await self.__aexit__()
+            raise
+
+    async def __aexit__(self, *exception: object) -> None:
+        # Whoever is cancelled now must not leave it taken: a thread's work that is cancelled
+        # before it began is never done.
+        await to_its_end(self._released())
+
+    async def _released(self) -> None:
+        taking = self._taking
+        if taking is not None:
+            await asyncio.wait({taking})
+            if not taking.cancelled() and taking.exception() is None:
+                await in_thread(self._pins.give_back, taking.result())
 
 
 def _remove(pin: _Pin) -> None:
