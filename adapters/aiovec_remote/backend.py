@@ -42,7 +42,7 @@ from aiovec.backend.contract import (
     VectorQuery,
 )
 from aiovec.backend.limits import Place, current_deadline, write_gate
-from aiovec.backend.rows import NewRows
+from aiovec.backend.rows import NewRows, partition_fields
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import AiovecError
@@ -162,6 +162,8 @@ class RemoteBackend(Backend):
         return await self._change(table, "/records", "count", query=query, rows=rows.table)
 
     async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
+        if moves and partition_fields(rows.schema):  # which the server lets no upsert do
+            await self.delete(table, ids=rows.ids, where=None)
         query = {"mode": "upsert"}
         await self._change(table, "/records", "count", query=query, rows=rows.table)
 

@@ -27,10 +27,8 @@ from tests.harness.values import (
 )
 
 from aiovec import F, Field, Schema, VectorStore
-from aiovec.errors import (
-    DuplicateIdError,
-    InvalidRowError,
-)
+from aiovec.backend.rows import NewRows
+from aiovec.errors import DuplicateIdError, InvalidRowError
 
 GOOD = [1.0, 2.0, 3.0, 4.0]
 
@@ -337,6 +335,23 @@ class WritingContract(ContractBase):
         assert await store.insert("notes", [row("b", "x", n=8)], on_conflict="replace") == 1
         rows = [row("a", "globex", n=8), row("b", "x", n=8), rows[2]]
         assert_same_rows(await store.get("notes", ["a", "b", "c"]), rows, schema)
+
+    async def test_the_upsert_of_a_migration_moves_rows(
+        self, store: VectorStore, tmp_path: Path
+    ) -> None:
+        self.need_persistence()
+        schema = Schema(DIM, fields={"part": Field(str, partition=True)})
+        rows = [{"id": id, "embedding": GOOD, "part": "a"} for id in "ab"]
+        await filled(store, schema, rows)
+        await store.close()
+        moved = [{**row, "part": "b"} for row in rows]
+        async with self.opened_backend(tmp_path) as backend:
+            handle = await backend.open_table("notes")
+            batch = NewRows(schema, arrow_table(moved, schema))
+            await backend.upsert(handle, batch, moves=True)
+        async with self.connect(tmp_path) as again:
+            assert_same_rows(await again.get("notes", ["a", "b"]), moved, schema)
+            assert await again.count("notes") == 2
 
     async def test_update_keeps_vectors(self, notes: VectorStore) -> None:
         vector = small_rows(10)[4]["embedding"]
