@@ -139,9 +139,16 @@ def test_from_many_threads(store: sync.Store) -> None:
     assert store.count("notes") == 80
 
 
-async def test_inside_a_running_event_loop(tmp_path: Path) -> None:
-    """It works, and holds the loop meanwhile."""
-    with sync.connect(":memory:") as store:
+async def test_inside_a_running_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "notes.db"
+    with pytest.raises(aiovec.AiovecError, match=r"asyncio\.to_thread"):
+        sync.connect(path)
+    assert not path.exists()
+    store = await asyncio.to_thread(sync.connect, path)
+    assert await sync.aio(store, lambda s: s.tables()) == []
+    await asyncio.to_thread(store.close)
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    with sync.connect(":memory:") as store:  # as in a notebook, whose cells run on a loop
         store.create_table("notes", SMALL)
         assert store.insert("notes", small_rows(2)) == 2
 

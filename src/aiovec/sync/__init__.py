@@ -6,9 +6,9 @@
         hits = store.search("notes", vector)
 
 ``Store`` and ``Table`` have the methods of ``aiovec.VectorStore`` and ``aiovec.Table``. Every call
-blocks its thread until it is done, so do not use them in async code: they work there, but the
-event loop stands still meanwhile. There, ``await aio(store, lambda s: s.search("notes", vector))``
-awaits the same store. Several threads may share one store, and their calls overlap.
+blocks its thread until it is done, so do not use them in async code, where ``connect`` is an error.
+There, ``await aio(store, lambda s: s.search("notes", vector))`` awaits the same store. Several
+threads may share one store, and their calls overlap.
 Ctrl-C cancels the call that it interrupts. A store does not survive ``fork``.
 
 Over it lies the older face with collections of points: ``VectorStore``.

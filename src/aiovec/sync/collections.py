@@ -26,7 +26,7 @@ from ..errors import (
     SchemaMismatchError,
     TableNotFoundError,
 )
-from .store import connect
+from .store import open_store
 
 _VECTOR = "vector"
 _TAKEN = re.compile(r"_*(id|vector)\Z")
@@ -66,7 +66,7 @@ class VectorStore:
     """
 
     def __init__(self, path: PathText) -> None:
-        self._store = connect(path)
+        self._store = open_store(path)
 
     def __enter__(self) -> VectorStore:
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import warnings
 import weakref
 from collections.abc import (
@@ -25,8 +27,11 @@ from .._store.connect import connect as connect_async
 from .._store.store import Table as AsyncTable
 from .._store.store import VectorStore as AsyncStore
 from ..backend.origin import PathText
-from ..errors import StoreClosedError
+from ..errors import AiovecError, StoreClosedError
 from .portal import Portal
+
+# Their cells run on an event loop.
+_NOTEBOOKS = ("ipykernel", "marimo")
 
 _A = TypeVar("_A")
 _P = ParamSpec("_P")
@@ -284,11 +289,27 @@ def connect(
     read_only: bool = False,
     embedders: Mapping[str, EmbedderOption] | None = None,
 ) -> Store:
-    """Open a store; the arguments are those of ``aiovec.connect``. Close it, or use ``with``."""
-    portal = Portal(redacted(str(target if target is not None else config or "")))
+    """Open a store; the arguments are those of ``aiovec.connect``. Close it, or use ``with``.
+
+    AiovecError in async code, where each call would hold the event loop up; not in a notebook,
+    where nothing else runs beside a cell.
+    """
+    with suppress(RuntimeError):  # no loop runs
+        asyncio.get_running_loop()
+        if sys.modules.keys().isdisjoint(_NOTEBOOKS):
+            raise AiovecError(
+                "aiovec.sync.connect() would block the running event loop; use "
+                "'async with aiovec.connect(...)' there, or asyncio.to_thread for blocking code"
+            )
+    return open_store(target, config=config, read_only=read_only, embedders=embedders)
+
+
+def open_store(target: PathText | None, **options: Any) -> Store:
+    """Open a store, wherever this is called."""
+    portal = Portal(redacted(str(target if target is not None else options.get("config") or "")))
 
     async def opened() -> AsyncStore:
-        return await connect_async(target, config=config, read_only=read_only, embedders=embedders)
+        return await connect_async(target, **options)
 
     try:
         store = portal.run(opened)
