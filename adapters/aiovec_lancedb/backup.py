@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import shutil
@@ -81,7 +82,11 @@ async def write_backup(
                 raise
             if await session.names() != names:  # one was renamed, and may be in it twice
                 raise StaleTableError
-        await in_thread(_finish, partial, path, generation)
+        try:
+            await to_its_end(in_thread(_finish, partial, path, generation))
+        except asyncio.CancelledError:
+            await to_its_end(in_thread(_take_back, partial, path))
+            raise
     except BaseException:
         await to_its_end(in_thread(remove_folder, partial))
         raise
@@ -151,6 +156,12 @@ def _finish(partial: Path, path: Path, generation: int) -> None:
         (partial / FOLDER).mkdir(exist_ok=True)  # by which a store without tables is known
         write_generation(partial / FOLDER, generation)
         partial.rename(path)
+
+
+def _take_back(partial: Path, path: Path) -> None:
+    """Undo ``_finish``, if it has come to its end."""
+    if not partial.exists():
+        path.rename(partial)
 
 
 def remove_folder(partial: Path) -> None:
