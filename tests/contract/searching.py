@@ -22,7 +22,12 @@ from tests.harness.values import (
 
 from aiovec import F, Field, Hit, Schema, Tuning, VectorStore
 from aiovec.backend import Metric
-from aiovec.errors import InvalidArgumentError, InvalidNameError, InvalidVectorError
+from aiovec.errors import (
+    InvalidArgumentError,
+    InvalidNameError,
+    InvalidVectorError,
+    UnsupportedError,
+)
 
 METRICS: tuple[Metric, ...] = ("cosine", "l2", "dot")
 # Points around the query [2, 0], the nearest first, with their distances and scores.
@@ -280,6 +285,22 @@ class SearchingContract(ContractBase):
         tuning = Tuning(nprobes=50, ef=200, refine=4, recall=1.0)
         tuned = await notes.search("notes", query, limit=5, tuning=tuning, exact=True)
         assert ids_of(tuned) == plain
+
+    async def test_a_tuning_that_means_nothing_is_refused(self, notes: VectorStore) -> None:
+        query = vectors(1)[0]
+        for tuning, ability in (
+            (Tuning(recall=0.9), "indexes"), (Tuning(ef=50), "indexes"),
+            (Tuning(nprobes=1), "indexes"), (Tuning(refine=2), "indexes"),
+            (Tuning(dims=2), "quantized"), (Tuning(oversample=2), "text"), (Tuning(), "text"),
+        ):  # fmt: skip
+            with case(tuning):
+                assert len(await notes.search("notes", query, tuning=tuning, exact=True)) == 10
+                search = notes.search_many("notes", [query, query], tuning=tuning)
+                if notes.supports(ability):
+                    assert len(await search) == 2
+                else:
+                    with pytest.raises(UnsupportedError, match="exact=True"):
+                        await search
 
     async def test_quantized_tables_search_exactly_when_asked(self, store: VectorStore) -> None:
         self.need(store, "quantized")

@@ -202,6 +202,19 @@ _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
 )
 
 
+# What each value of a tuning needs of a backend, and a hint where it is missing.
+_TUNED = (
+    (
+        "indexes", ("nprobes", "ef", "refine", "recall"),
+        "it searches exactly; an index of LanceDB takes this. Leave it out, or pass exact=True",
+    ),
+    (
+        "quantized", ("dims",),
+        "SQLite does; here Tuning(recall=…) sets the effort. Leave it out, or pass exact=True",
+    ),
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A search of one table: the queries, and what becomes of the rows that they find.
@@ -235,6 +248,8 @@ def prepare(
     schema = handle.schema
     if options.tuning is not None:
         check_tuning(options.tuning, schema.dim)
+        if not options.exact:
+            _check_means_something(options.tuning, backend)
     chosen = select_columns(
         schema,
         options.select,  # type: ignore[arg-type]  # a list by now
@@ -277,6 +292,14 @@ def prepare(
             )
         ]
     return Plan(options, schema, chosen, queries, text, group, added, hides, left_out)
+
+
+def _check_means_something(tuning: Tuning, backend: Backend) -> None:
+    """Raise UnsupportedError for a value that this backend would pass over."""
+    for ability, names, hint in _TUNED:
+        for name in () if backend.supports(ability) else names:
+            if getattr(tuning, name) is not None:
+                raise UnsupportedError(f"Tuning({name}=…)", backend.name, hint)
 
 
 def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:

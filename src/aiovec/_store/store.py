@@ -887,7 +887,8 @@ class VectorStore:
         - ``model``: the name of the model that made the vector; another than the table's raises
           ModelMismatchError.
         - ``max_distance``: only hits at most so far away count.
-        - ``exact=True`` uses no approximate index, and ``tuning`` sets the effort of one.
+        - ``exact=True`` uses no approximate index, and ``tuning`` sets the effort of one:
+          UnsupportedError where it means nothing to the backend, except with ``exact=True``.
         """
         found = await self._search(
             "search", table, SearchOptions(limit=limit, where=where, **options), weight(vector),
