@@ -335,10 +335,10 @@ class ChangingContract(ContractBase):
             assert ids_of(found) == [id]
             assert found[0]["year"] == int(id[1:])
         gone = [row["id"] for row in with_vector[:5]]
-        await store.upsert("notes", [{"id": id, "name": "gone", "year": 1} for id in gone])
-        await store.upsert(
-            "notes", [{"id": without[6], "name": "came", "embedding": new[6].tolist()}]
-        )
+        names = {row.id: row["name"] for row in await store.get("notes", [*gone, without[6]])}
+        await store.upsert("notes", [{"id": id, "name": names[id], "year": 1} for id in gone])
+        came = {"id": without[6], "name": names[without[6]], "embedding": new[6].tolist()}
+        await store.upsert("notes", [came])
         hits = await store.search("notes", query, limit=100)
         expected = {row["id"] for row in with_vector} - set(gone) | {*without[:5], without[6]}
         assert {hit.id for hit in hits} == expected

@@ -115,10 +115,13 @@ class Twin:
         vectors = self.shape.rows(rng, len(ids), self.shape.dim).astype(np.float32)
         rows = []
         for id, vector in zip(ids, vectors, strict=True):
+            owner = (None, "a", "b", "c")[int(rng.integers(0, 4))]
+            if (there := self.rows.get(f"r{id:05}")) is not None:
+                owner = there["owner"]  # an upsert moves no row to another partition
             row = {
                 "id": f"r{id:05}", "embedding": vector if rng.random() > 0.02 else None,
                 "n": int(rng.integers(0, 2_000)),
-                "owner": (None, "a", "b", "c")[int(rng.integers(0, 4))],
+                "owner": owner,
             }  # fmt: skip
             if rng.random() < 0.3:
                 row["kind"] = str(rng.choice(["x", "y"]))

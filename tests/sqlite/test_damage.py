@@ -94,7 +94,7 @@ import asyncio, sys
 import aiovec
 
 async def main(path):
-    rows = [{"id": "7", "embedding": [1.0] * 8, "n": "b"}]
+    rows = [{"id": "7", "embedding": [1.0] * 8, "n": "a"}]
     for name, call in {
         "get": lambda store: store.get("t", ["7"]),
         "search": lambda store: store.search("t", [1.0] * 8, exact=True),

@@ -143,7 +143,8 @@ async def walk(store: VectorStore, chance: random.Random, dance: bool) -> list[s
         cursor = batch.schema.metadata[b"aiovec.cursor"]
         if dance and len(ids) < 150:
             old = [f"stays{n}" for n in chance.sample(range(80), 10)]
-            await store.upsert("notes", [State(2, 2).row(id, chance.choice("xy")) for id in old])
+            found = await store.get("notes", old)
+            await store.upsert("notes", [State(2, 2).row(one.id, one["owner"]) for one in found])
             await store.update("notes", {"owner": chance.choice("xyz")}, ids=old[:5])
             await store.delete("notes", [f"goes{n}" for n in chance.sample(range(80), 10)])
             await store.insert("notes", rows(f"comes{chance.random()}", 3))
