@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import http.client
+import itertools
 import json
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,7 @@ HTTP = f"POST /search, JSON, {CLIENTS} clients"
 CHROMA = f"Chroma, {CLIENTS} clients"
 
 _ROUNDS, _SECONDS = 3, 5.0
+_NUMBERS = itertools.count()
 _ARROW, _JSON = "application/vnd.apache.arrow.stream", "application/json"
 _COLLECTIONS = "/api/v2/tenants/default_tenant/databases/default_database/collections"
 
@@ -83,13 +85,33 @@ class Server:
         return f"{mib:.0f} MiB"
 
 
-def _asked(
-    options: Options, server: Server, requests: list[bytes], clients: int, name: str
-) -> Callable[[], Awaitable[dict[str, Any]]]:
-    """Return a call that has clients in a process of their own send the requests."""
-    file = save(options.folder / name, requests)
-    asked = {"requests": str(file), "port": server.port, "clients": clients}
-    return lambda: fresh("http_clients", {**asked, "seconds": options.seconds(_SECONDS)})
+class _Clients:
+    """Clients in a process of their own, and what they told of each kind of request."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.told: dict[str, dict[str, Any]] = {}
+
+    def way(
+        self, name: str, server: Server, path: str, bodies: Sequence[object], count: int = CLIENTS
+    ) -> Way:
+        """Return a way: the rate at which so many clients are answered."""
+        requests = [request("POST", path, _JSON, json.dumps(body).encode()) for body in bodies]
+        file = save(self._options.folder / f"{next(_NUMBERS)}.requests", requests)
+        asked = {
+            "requests": str(file), "port": server.port, "clients": count,
+            "seconds": self._options.seconds(_SECONDS),
+        }  # fmt: skip
+
+        async def measure() -> float:
+            self.told[name] = await fresh("http_clients", asked)
+            return float(self.told[name]["rate"])
+
+        return measure
+
+    def times(self, name: str) -> str:
+        told = self.told[name]
+        return f"{name}: an answer takes {told['p50']:.1f} ms (p50), {told['p99']:.1f} ms (p99)"
 
 
 async def _searches(
@@ -97,51 +119,36 @@ async def _searches(
     options: Options,
 ) -> Result:  # fmt: skip
     seconds = options.seconds(_SECONDS)
-    told: dict[str, dict[str, Any]] = {}
-    include = ["documents", "metadatas", "distances"]
-    asked = [
-        _json_request(ours.search, {"vector": query.tolist(), "topK": LIMIT})
-        for query in data.queries
-    ]
+    clients = _Clients(options)
+    bodies = [{"vector": query.tolist(), "topK": LIMIT} for query in data.queries]
     ways: dict[str, Way] = {
         name: partial(rate, by_aiovec(one, data), CLIENTS, seconds)
         for name, one in {INSIDE: store, REMOTE: remote}.items()
     }
-
-    def clients(name: str, server: Server, asked: list[bytes], count: int) -> None:
-        call = _asked(options, server, asked, count, f"{len(ways)}.searches")
-
-        async def measure() -> float:
-            told[name] = await call()
-            return float(told[name]["rate"])
-
-        ways[name] = measure
-
-    clients(HTTP, ours, asked, CLIENTS)
-    clients("POST /search, JSON, 1 client", ours, asked, 1)
+    ways[HTTP] = clients.way(HTTP, ours, ours.search, bodies)
+    one_client = "POST /search, JSON, 1 client"
+    ways[one_client] = clients.way(one_client, ours, ours.search, bodies, 1)
     notes = []
     if chroma is not None:
+        include = ["documents", "metadatas", "distances"]
         bodies = [
-            {"query_embeddings": [q.tolist()], "n_results": LIMIT, "include": include}
-            for q in data.queries
+            {"query_embeddings": [query.tolist()], "n_results": LIMIT, "include": include}
+            for query in data.queries
         ]
-        clients(CHROMA, chroma, [_json_request(chroma.search, one) for one in bodies], CLIENTS)
+        ways[CHROMA] = clients.way(CHROMA, chroma, chroma.search, bodies)
     else:
         notes.append("skipped: Chroma: there is no command chroma (pip install chromadb)")
     found = await interleaved(ways, options.rounds(_ROUNDS))
     recall = {}
-    for name, one in told.items():
+    for name, told in clients.told.items():
         rows_of = _chroma_ids if name == CHROMA else _ids
         recall[name] = data.recall(
             [
                 (int(query), rows_of(json.loads(base64.b64decode(body))))
-                for query, body in one["answers"].items()
+                for query, body in told["answers"].items()
             ]
         )
-        notes.append(
-            f"{name}: recall {recall[name]:.4f}, an answer takes {one['p50']:.1f} ms (p50), "
-            f"{one['p99']:.1f} ms (p99)"
-        )
+        notes.append(f"{clients.times(name)}, recall {recall[name]:.4f}")
     servers = {"aiovec": ours, "Chroma": chroma}
     notes += [f"memory of {name}: {one.memory()}" for name, one in servers.items() if one]
     return Result(
@@ -161,39 +168,26 @@ async def _upserts(
     numbers = range(min(len(data), 2_000))
     rows = [{**data.row(number), "embedding": data.vectors[number].tolist()} for number in numbers]
     batches = [data.batch([number]) for number in numbers]
-    told: dict[str, dict[str, Any]] = {}
+    clients = _Clients(options)
 
     async def inside(turn: int) -> None:
         await store.upsert(TABLE, batches[turn % len(batches)])
 
-    ways: dict[str, Way] = {INSIDE: partial(rate, inside, CLIENTS, options.seconds(_SECONDS))}
-
-    def clients(name: str, server: Server, bodies: Sequence[object]) -> None:
-        asked = [_json_request(server.upsert, body) for body in bodies]
-        call = _asked(options, server, asked, CLIENTS, f"{len(ways)}.upserts")
-
-        async def measure() -> float:
-            told[name] = await call()
-            return float(told[name]["rate"])
-
-        ways[name] = measure
-
     http = f"POST /records, JSON, {CLIENTS} clients"
-    clients(http, ours, [[row] for row in rows])
+    ways: dict[str, Way] = {
+        INSIDE: partial(rate, inside, CLIENTS, options.seconds(_SECONDS)),
+        http: clients.way(http, ours, ours.upsert, [[row] for row in rows]),
+    }
     if chroma is not None:
-        clients(CHROMA, chroma, [_chroma_rows([row]) for row in rows])
+        bodies = [_chroma_rows([row]) for row in rows]
+        ways[CHROMA] = clients.way(CHROMA, chroma, chroma.upsert, bodies)
     found = await interleaved(ways, options.rounds(_ROUNDS))
     return Result(
         "server, upserts",
         f"one row of {data} a request (median of {options.seconds(_SECONDS):g} s each)",
         "upserts/s", medians(found), ratios(found, http, INSIDE, CHROMA),
-        [f"{name}: an answer takes {one['p50']:.1f} ms (p50), {one['p99']:.1f} ms (p99)"
-         for name, one in told.items()],
+        [clients.times(name) for name in clients.told],
     )  # fmt: skip
-
-
-def _json_request(path: str, body: object) -> bytes:
-    return request("POST", path, _JSON, json.dumps(body).encode())
 
 
 def _ids(answer: Any) -> list[int]:

@@ -196,10 +196,11 @@ class _Exchange:
                 if not self._is_read:
                     headers = [*message.get("headers", ()), (b"connection", b"close")]
                     message = {**message, "headers": headers}
-            await self._send(message)
-        except (OSError, RuntimeError):  # uvloop's word for a connection that has gone
-            self.gone.set()
-            raise
+            try:
+                await self._send(message)
+            except (OSError, RuntimeError):  # uvloop's word for a connection that has gone
+                self.gone.set()
+                raise
         finally:
             self._put_off(self._seconds)
 

@@ -25,6 +25,7 @@ from typing import Any, cast
 
 from aiovec.backend import Field, Schema, check_table_name
 from aiovec.backend.contract import StaleTableError, TableHandle
+from aiovec.backend.rows import partition_fields
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
 from .driver import OPENING, load_driver
@@ -230,7 +231,7 @@ class TableLayout:
 
     @cached_property
     def partitions(self) -> tuple[str, ...]:
-        return tuple(name for name, field in self.schema.fields.items() if field.partition)
+        return tuple(partition_fields(self.schema))
 
     def partition_column(self, field: str) -> str:
         """vec0's column for a partition field: p1 to p4."""

@@ -22,7 +22,6 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 LARGEST = 150_000  # bytes of a picture
 WIDE = {"width": 1160, "height": 720}
 TALL = {"width": 1160, "height": 870}
-PHONE = {"width": 375, "height": 720}
 
 
 async def choose_a_point(page: Page) -> None:
@@ -40,7 +39,6 @@ async def settle(page: Page) -> None:
 PICTURES: list[tuple[str, str, str, dict[str, int], Any]] = [
     ("server-page", "#/t/stdlib/search?by=both&q=compress+a+file+with+gzip", "light", WIDE, settle),
     ("server-page-map", "#/t/stdlib/map?color=kind&rows=500", "dark", TALL, choose_a_point),
-    ("server-page-phone", "#/t/stdlib?where=kind+%3D+%27class%27", "light", PHONE, settle),
 ]
 
 
