@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -203,20 +204,33 @@ class NeedsEveryRow(Exception):  # noqa: N818 - it reports no error
 
 
 class _Kept(NamedTuple):
-    """The newest version of a table, which it is as long as its manifest's mark is this one."""
+    """The newest version of a table, which it is as long as its manifest's mark is this one.
+
+    Until the moment ``fresh_until`` it counts as that without a look, unless this store has
+    written to the table since, which the number of its ``writes`` tells.
+    """
 
     table: Opened
     token: object
     mark: Mark | None
+    fresh_until: float
+    writes: int
 
 
 class TableReader:
     """Opens the tables of one store, with a share of the memory for what is read."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, freshness: float) -> None:
+        """``freshness`` is the seconds for which reads use a version without a look for newer ones.
+
+        They always see the writes of this store.
+        """
         self._session = session
         self._admission = session.admission
+        self._freshness = freshness
         self._kept: dict[str, _Kept] = {}
+        # Of tables: the writes of this store.
+        self._writes: Counter[str] = Counter()
         # Of tables: until when it counts, and the bytes of a row beside its vector.
         self._row_sizes: dict[str, tuple[float, int]] = {}
 
@@ -326,6 +340,16 @@ class TableReader:
     async def _newest(self, handle: TableHandle) -> Opened:
         """Return the newest version; the one that was kept where it still is that."""
         self._session.check()
+        writes, now = self._writes[handle.name], time.monotonic()
+        kept = self._kept.get(handle.name)
+        if (
+            kept is not None
+            and (kept.token, kept.writes) == (handle.token, writes)
+            and now < kept.fresh_until
+        ):
+            if kept.table.moving:
+                await self._session.check_here()
+            return kept.table
         mark, folder = None, self._session.folder
         if folder is not None:
             mark = await in_thread(mark_of, folder, handle.name, _TOO_YOUNG)
@@ -342,8 +366,12 @@ class TableReader:
             del self._kept[next(iter(self._kept))]
         # It was so before the table was opened. If it belonged to another version, or to another
         # table of this name, the next one differs from it.
-        self._kept[handle.name] = _Kept(table, handle.token, mark)
+        self._kept[handle.name] = _Kept(table, handle.token, mark, now + self._freshness, writes)
         return table
+
+    def wrote(self, table: str) -> None:
+        """Note a write of this store, which the next read has to see."""
+        self._writes[table] += 1
 
     async def _result_bytes(self, table: Opened, most: int, columns: Columns, *, wide: bool) -> int:
         row = await self._row_bytes(table) if wide else 0

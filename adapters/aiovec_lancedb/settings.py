@@ -75,6 +75,12 @@ class LancedbSettings(BackendSettings):
     More of it saves requests to object storage where a store has many tables or files. "auto" is 64
     MiB."""
 
+    read_freshness: float = Field(default=0.0, ge=0, le=3600)
+    """Seconds for which a read may miss what other stores and processes have written, such as 1.0.
+
+    It saves a request to object storage for each read. 0 sees every write that was acknowledged
+    before. A store always sees its own writes."""
+
     index: Literal["auto", "none", "hnsw_sq", "ivf_pq", "ivf_flat", "ivf_rq"] = "auto"
     """The vector index that is built in the background for each table of at least index_from rows.
 

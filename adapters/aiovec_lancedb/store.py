@@ -100,7 +100,7 @@ class LancedbBackend(Backend):
         self._target = StoreTarget(str(target))
         self._settings = settings
         self._session = Session(self._target, settings)
-        self._reader = TableReader(self._session)
+        self._reader = TableReader(self._session, settings.read_freshness)
         self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
@@ -239,7 +239,10 @@ class LancedbBackend(Backend):
 
     async def _apply(self, table: str, work: WriteOperation) -> Any:
         self._check_writable()
-        return await self._open_writers().run(table, work)
+        try:
+            return await self._open_writers().run(table, work)
+        finally:  # also one whose outcome nobody knows
+            self._reader.wrote(table)
 
     def _open_writers(self) -> Writers:
         if self._writers is None:

@@ -91,3 +91,20 @@ async def test_reads_beside_writes(two: tuple[VectorStore, VectorStore]) -> None
             written += 1
 
     await asyncio.gather(read(), write())
+
+
+async def test_with_read_freshness_a_store_misses_only_what_others_wrote(tmp_path: Path) -> None:
+    async with (
+        opened(tmp_path / "s", read_freshness=3600.0) as reader,
+        opened(tmp_path / "s") as other,
+    ):
+        await reader.create_table("notes", SMALL)
+        await settle(reader)
+        await other.insert("notes", small_rows(3))
+        assert await reader.count("notes") == 0
+        await reader.insert("notes", small_rows(1, start=7))
+        assert await reader.count("notes") == 4
+        await other.drop_table("notes")
+        await other.create_table("notes", SMALL)
+        await reader.insert("notes", small_rows(2))
+        assert await reader.count("notes") == 2
