@@ -484,12 +484,12 @@ class LancedbBackend(Backend):
         async with self._session.reading(table) as opened:
             return await tables.versions(self._session, opened)
 
-    async def restore(self, table: TableHandle, version: int) -> None:
+    async def revert(self, table: TableHandle, version: int) -> None:
         await self._session.check_place()  # a pin would be made in its place
         async with self._open_pins().held(table.name, version):
             await tables.check_whole(self._session, table, version)
             with renewed():  # what was read is no time that it waited for others
-                act = partial(tables.restore, self._session, table, version)
+                act = partial(tables.revert, self._session, table, version)
                 await self._write(table.name, Change(act, changes_schema=True, brings_files=False))
 
     async def backup(self, path: Path) -> None:

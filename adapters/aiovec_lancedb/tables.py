@@ -162,7 +162,7 @@ def _rename(folder: Path, old: str, new: str) -> None:
     os.rename(folder / f"{old}.lance", folder / f"{new}.lance")
 
 
-async def restore(session: Session, handle: TableHandle, version: int) -> None:
+async def revert(session: Session, handle: TableHandle, version: int) -> None:
     table = await session.opened(handle)
     await _check_out(session, table, version)
     await session.run(table.lance.restore())

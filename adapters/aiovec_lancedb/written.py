@@ -69,7 +69,7 @@ class TableFiles:
         version = self.version_without(cut)
         if version is None:
             return "restore the folder from a backup"
-        return f"go back to the version before: await store.restore({self._table!r}, {version})"
+        return f"go back to the version before: await store.revert({self._table!r}, {version})"
 
     def _names(self) -> set[str]:
         """Return the paths of the files, as parts of the table's folder."""

@@ -244,7 +244,8 @@ class RemoteBackend(Backend):
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
         marks = query.highlight
         body = {
-            "query": " ".join(map(_words, query.clauses)), "any": query.any, "topK": query.limit,
+            "query": " ".join(map(_words, query.clauses)),
+            "match": "any" if query.any else "all", "topK": query.limit,
             "filter": await _text(query.where),
             "highlight": False if marks is None else list(marks),
             **_selection(table.schema, query.columns),
@@ -357,9 +358,9 @@ class RemoteBackend(Backend):
 
         return await self._on(table, read, "/versions", method="GET")
 
-    async def restore(self, table: TableHandle, version: int) -> None:
+    async def revert(self, table: TableHandle, version: int) -> None:
         body = {"version": version}
-        await self._alter(table, "POST", "/versions/restore", body=body)
+        await self._alter(table, "POST", "/versions/revert", body=body)
 
     # Inside
 

@@ -32,7 +32,7 @@ READING_POSTS = frozenset(
 )
 # The last part of the path of requests that take as long as their table is large. A retry would
 # only begin again.
-_LONG_VERBS = frozenset({"index", "indexes", "optimize", "rename", "restore", "stats"})
+_LONG_VERBS = frozenset({"index", "indexes", "optimize", "rename", "revert", "stats"})
 
 
 def may_take_long(method: str, path: str) -> bool:

@@ -221,7 +221,7 @@ class VectorIndex(Model):
     num_bits: Count | None = _maybe("Bits of each part.")
 
 
-class Restore(Model):
+class Revert(Model):
     version: Whole = Field(description="The version.")
 
 
@@ -349,7 +349,7 @@ class SearchMany(_ByVector):
 
 _WORDS: dict[str, Any] = {
     "query": (str, Field(description='Words, "exact phrases", -without and field:word.')),
-    "any": (bool | None, _maybe("One matching word is enough.")),
+    "match": (Literal["all", "any"] | None, _maybe("How many of the words must match.")),
     "highlight": (
         bool | Annotated[list[str], AfterValidator(tuple)],
         Field(

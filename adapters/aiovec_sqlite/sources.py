@@ -59,7 +59,7 @@ _KINDS: tuple[tuple[Literal["bool", "int", "text", "float"] | None, tuple[str, .
 )
 
 _META = "_collection_meta"
-# As aiovec.sync.VectorStore names its vectors, so that it reads them.
+# As aiovec.compat.VectorStore names its vectors, so that it reads them.
 _COLLECTION_VECTOR = "vector"
 
 
@@ -454,7 +454,7 @@ def _read_collection(
         f"SELECT v.rowid, v.{quoted(part.vector)}, p.rowid, p.orig_id, p.payload_json "
         f"FROM {vec} v LEFT JOIN {payload} p ON p.rowid = v.rowid"
     )
-    # Such keys get one more "_", as aiovec.sync.VectorStore stores and reads them.
+    # Such keys get one more "_", as aiovec.compat.VectorStore stores and reads them.
     reserved = re.compile(rf"_*(id|{_COLLECTION_VECTOR}|{schema.vector})\Z")
     for found in _batches(db, points, size):
         matrix, faults = _matrix([row[1] for row in found], schema.dim, part.dtype)

@@ -72,6 +72,6 @@ class CancellationContract(ContractBase):
             batches = store.export("notes", batch_size=10)
             await stopped_at(anext(batches), at, STOPS["once"])
             await batches.aclose()
-        assert await store.delete_where("notes", "TRUE") == 400
+        assert await store.delete("notes", where="TRUE") == 400
         await store.optimize("notes")
         await store.drop_table("notes")

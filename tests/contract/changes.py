@@ -74,7 +74,7 @@ class ChangesContract(ContractBase):
                 store.upsert("notes", [{"id": "r0003", "embedding": [1.0] * DIM}]),
                 store.set_vectors("notes", ["r0004", "absent"], [[3.0] * DIM] * 2),
                 store.delete("notes", ["r0001", "r0002"]),
-                store.delete_where("notes", "year > 2025"),
+                store.delete("notes", where="year > 2025"),
                 store.insert("notes", [{"id": "r0001", "embedding": [2.0] * DIM}]),
             ):
                 before = follower.number

@@ -108,7 +108,7 @@ class ConcurrencyContract(ContractBase):
                 await asyncio.sleep(0)  # for the readers, as above
                 await store.update("notes", {"year": -n}, where=f"year = {n}")
                 if n % 5 == 4:
-                    assert await store.delete_where("notes", f"year = {-n}") == 20
+                    assert await store.delete("notes", where=f"year = {-n}") == 20
         finally:
             writing = False
             await asyncio.gather(*readers)

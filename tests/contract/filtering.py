@@ -293,7 +293,7 @@ class FilteringContract(ContractBase):
                         found = await store.find("notes", F["payload.mark"] == number)
                         assert ids_of(found) == wanted
                     case 3 if number % 3 == 0:
-                        assert await store.delete_where("notes", text) == len(wanted)
+                        assert await store.delete("notes", where=text) == len(wanted)
                         left = sorted({row["id"] for row in _ROWS} - set(wanted))
                         assert ids_of(await store.find("notes")) == left
                         await store.upsert("notes", everything)
@@ -329,10 +329,10 @@ class FilteringContract(ContractBase):
         for empty in ([], {}, [None], None):
             with trying(empty):
                 with pytest.raises(InvalidArgumentError):
-                    await store.delete_where("notes", empty)
+                    await store.delete("notes", where=empty)
                 with pytest.raises(InvalidArgumentError):
                     await store.update("notes", {"year": 1}, where=empty)
-        assert await store.delete_where("notes", {"part": "p"}) == 2
+        assert await store.delete("notes", where={"part": "p"}) == 2
         assert await store.update("notes", {"year": 1}, where=[{"part": "q"}, F.year > 0]) == 1
 
     async def test_large_filters(self, notes: VectorStore) -> None:

@@ -110,7 +110,7 @@ class LifeContract(ContractBase):
                 lambda: notes.indexes("notes"),
                 lambda: notes.drop_index("notes", "index"),
             ],
-            "snapshots": [lambda: notes.versions("notes"), lambda: notes.restore("notes", 1)],
+            "snapshots": [lambda: notes.versions("notes"), lambda: notes.revert("notes", 1)],
             "backup": [lambda: notes.backup(tmp_path / "copy")],
         }
         for ability, uses in calls.items():
@@ -144,7 +144,7 @@ class LifeContract(ContractBase):
     async def test_optimize_changes_no_row(self, store: VectorStore) -> None:
         rows = small_rows(800)
         await filled(store, SMALL, rows)
-        await store.delete_where("notes", "year < 700")
+        await store.delete("notes", where="year < 700")
         await store.upsert("notes", small_rows(10, start=650))
         rows = [*small_rows(10, start=650), *rows[700:]]
         for _ in range(2):
@@ -158,7 +158,7 @@ class LifeContract(ContractBase):
     @pytest.mark.core
     async def test_reads_and_writes_go_on_while_it_optimizes(self, store: VectorStore) -> None:
         await filled(store, SMALL, small_rows(600))
-        await store.delete_where("notes", "year < 500")
+        await store.delete("notes", where="year < 500")
 
         async def work(n: int) -> None:
             await store.insert("notes", small_rows(2, start=1_000 + 2 * n))
@@ -178,7 +178,7 @@ class LifeContract(ContractBase):
         await notes.backup(target)
         with pytest.raises(AiovecError):
             await notes.backup(target)
-        await notes.delete_where("notes", "TRUE")
+        await notes.delete("notes", where="TRUE")
         async with aiovec.connect(f"{notes.backend_name}://{target}") as copy:
             found = await copy.find("notes", select=["embedding", "name", "year", "payload"])
             assert found == expected

@@ -225,12 +225,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     @precondition(lambda self: self._oracle.tables())
-    def delete_where(self, data: st.DataObject) -> None:
+    def delete_selected(self, data: st.DataObject) -> None:
         table, schema = self._drawn_table(data)
         where = data.draw(draws.filters(schema), label="where")
         self._both(
-            self._store.delete_where(table, where),
-            lambda: self._oracle.delete_where(table, where),
+            self._store.delete(table, where=where),
+            lambda: self._oracle.delete(table, where=where),
         )
 
     # Reading

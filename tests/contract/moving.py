@@ -190,11 +190,11 @@ class MovingContract(ContractBase):
         await one_row.update("notes", {"n": 200}, where="n BETWEEN 4 AND 6")
         await one_row.update("notes", {"note": "new"}, where="n = 7")
         await one_row.delete("notes", ["r1", "none"])
-        await one_row.delete_where("notes", "n BETWEEN 20 AND 25")
+        await one_row.delete("notes", where="n BETWEEN 20 AND 25")
         await replica.follow(limit)
         rows = {found.id: found["n"] for found in await one_row.find("notes", limit=100)}
         assert replica.rows == rows
-        await one_row.delete_where("notes", "TRUE")
+        await one_row.delete("notes", where="TRUE")
         await replica.follow(limit)
         assert replica.rows == {}
         # A number that was told once is enough for a process that comes later.

@@ -116,7 +116,7 @@ class NamesContract(ContractBase):
             hits = await store.search(f"notes_{name}", query, where=F[name].contains("a"))
             assert ids_of(hits) == ["r0"], name
             assert await store.update(f"notes_{name}", {"n": 1}, where=F[name].contains("b")) == 1
-            assert await store.delete_where(f"notes_{name}", f"NOT {name} CONTAINS 'a'") == 2
+            assert await store.delete(f"notes_{name}", where=f"NOT {name} CONTAINS 'a'") == 2
             assert ids_of(await store.find(f"notes_{name}")) == ["r0", "r3"], name
 
     async def test_such_fields_with_options(self, store: VectorStore) -> None:
@@ -141,7 +141,7 @@ class NamesContract(ContractBase):
             found = await store.find("notes", F[name].startswith(name))
             assert ids_of(found) == ["r0", "r1", "r2"]
             assert await store.update("notes", {name: "new"}, where=where) == 1
-        assert await store.delete_where("notes", F.rank == "new") == 1
+        assert await store.delete("notes", where=F.rank == "new") == 1
 
     async def test_a_vector_may_be_named_so(self, store: VectorStore) -> None:
         for number, name in enumerate(("vector", "distance", "rowid", "order", "E", "vec_bit")):

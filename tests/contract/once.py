@@ -46,7 +46,7 @@ _CALLS: dict[str, tuple[Call, Any, Call]] = {
         lambda s: s.upsert("notes", small_rows(3)),
     ),
     "delete_where": (
-        lambda s: s.delete_where("notes", "year < 4"), 4,
+        lambda s: s.delete("notes", where="year < 4"), 4,
         lambda s: s.upsert("notes", small_rows(6)),
     ),
     "create_table": (

@@ -89,7 +89,7 @@ CALLS: dict[str, On] = {
     "update": lambda s, t: s.update(t, {"year": 1}, where="TRUE"),
     "delete": lambda s, t: s.delete(t, "r0000"),
     "delete nothing": lambda s, t: s.delete(t, []),
-    "delete_where": lambda s, t: s.delete_where(t, "TRUE"),
+    "delete_where": lambda s, t: s.delete(t, where="TRUE"),
     "get": lambda s, t: s.get(t, "r0000"),
     "find": lambda s, t: s.find(t),
     "search": lambda s, t: s.search(t, [1.0] * DIM),

@@ -225,7 +225,7 @@ class TextContract(ContractBase):
     async def test_queries(self, store: VectorStore) -> None:
         await self._texts(store)
         await self._compare(store, QUERIES)
-        await self._compare(store, ANY, any=True)
+        await self._compare(store, ANY, match="any")
 
     async def test_prefixes(self, store: VectorStore) -> None:
         await self._texts(store)
@@ -234,7 +234,7 @@ class TextContract(ContractBase):
     async def test_stems_of_english(self, store: VectorStore) -> None:
         await self._texts(store, ENGLISH, _STEMS)
         await self._compare(store, _STEM_QUERIES)
-        hits = await store.search_text("notes", "run dog", any=True)
+        hits = await store.search_text("notes", "run dog", match="any")
         assert sorted(ids_of(hits)) == ["s1", "s2"]
 
     async def test_parts_of_words(self, store: VectorStore) -> None:
@@ -313,7 +313,7 @@ class TextContract(ContractBase):
         for schema in (ENGLISH, NGRAM):
             name = schema.analyzer
             await filled(store, schema, pages(texts), name=name)
-            hits = await store.search_text(name, question, any=True)
+            hits = await store.search_text(name, question, match="any")
             assert hits[0].id == "answer"
             fusion = Weighted(vector=0, text=1)
             hits = await store.search_hybrid(name, question, [1.0] * DIM, fusion=fusion, limit=4)
@@ -336,7 +336,7 @@ class TextContract(ContractBase):
         assert scores == sorted(scores, reverse=True)
         assert [hit.distance for hit in hits] == [None] * 3
         assert not any(hit.ranks or hit.highlights for hit in hits)
-        first = await store.search_text("notes", "alpha usual words", any=True, limit=5)
+        first = await store.search_text("notes", "alpha usual words", match="any", limit=5)
         assert first[0].id == "rare"
         assert len(first) == 5
 
@@ -352,7 +352,9 @@ class TextContract(ContractBase):
         for id, text in texts.items():
             with case(id):
                 assert ids_of(await store.search_text("notes", text)) == [id]
-                assert ids_of(await store.search_text("notes", f"{text} zebra", any=True)) == [id]
+                assert ids_of(await store.search_text("notes", f"{text} zebra", match="any")) == [
+                    id
+                ]
 
     @pytest.mark.core
     async def test_highlights(self, store: VectorStore) -> None:
@@ -458,14 +460,14 @@ class TextContract(ContractBase):
         assert await found("sweater") == []
         await store.delete("notes", "x")
         assert await found("fresh") == []
-        await store.delete_where("notes", "id < 'e'")
+        await store.delete("notes", where="id < 'e'")
         assert await found("wool", limit=100) == sorted(id for id in _PAGES if id >= "e")
         await store.optimize("notes")
         assert await found("wool", limit=100) == sorted(id for id in _PAGES if id >= "e")
         await store.insert("notes", [{"id": "y", "embedding": vector, "body": "later wool"}])
         assert await found("later") == ["y"]
         assert await found("wool later") == ["y"]
-        await store.delete_where("notes", "TRUE")
+        await store.delete("notes", where="TRUE")
         assert await found("wool") == []
 
     async def test_keyword_search_of_an_empty_table(self, store: VectorStore) -> None:
@@ -513,10 +515,10 @@ class TextContract(ContractBase):
                 for _ in range(chance.randrange(1, 4))
             ]
             query = " ".join(map(_typed, clauses))
-            for any_word in (False, True):
-                with case((query, any_word)):
-                    expected = matching_ids(rows, TEXTS, clauses, any_word)
-                    hits = await store.search_text("notes", query, limit=500, any=any_word)
+            for match in ("all", "any"):
+                with case((query, match)):
+                    expected = matching_ids(rows, TEXTS, clauses, match == "any")
+                    hits = await store.search_text("notes", query, limit=500, match=match)
                     assert set(ids_of(hits)) == expected
                     assert len(hits) == len(expected)
 
@@ -545,7 +547,7 @@ class TextContract(ContractBase):
                     await store.search_hybrid("notes", query, vectors(1)[0])
         for query in ("http://hello", "12:30", "C:", r"C:\hello", "note:hello", '"titel:hello"'):
             with case(query):
-                assert len(await store.search_text("notes", f"hello {query}", any=True)) == 1
+                assert len(await store.search_text("notes", f"hello {query}", match="any")) == 1
 
     async def test_long_phrases_do_not_hang(self, store: VectorStore) -> None:
         """An engine looks at each row once for each word of a phrase, or gram of a part."""

@@ -34,7 +34,7 @@ GOOD = [1.0, 2.0, 3.0, 4.0]
 
 
 class WritingContract(ContractBase):
-    """``insert``, ``upsert``, ``update``, ``delete`` and ``delete_where``."""
+    """``insert``, ``upsert``, ``update`` and ``delete``."""
 
     @pytest.mark.core
     async def test_insert_counts_and_keeps_every_value(self, store: VectorStore) -> None:
@@ -372,10 +372,10 @@ class WritingContract(ContractBase):
         assert len(await notes.search("notes", GOOD, limit=50)) == 5
 
     @pytest.mark.core
-    async def test_delete_where(self, notes: VectorStore) -> None:
-        assert await notes.delete_where("notes", "year BETWEEN 2 AND 4") == 3
-        assert await notes.delete_where("notes", F.year == 3) == 0
-        assert await notes.delete_where("notes", F.id.in_(["r0000", "r0002"])) == 1
+    async def test_delete_selected(self, notes: VectorStore) -> None:
+        assert await notes.delete("notes", where="year BETWEEN 2 AND 4") == 3
+        assert await notes.delete("notes", where=F.year == 3) == 0
+        assert await notes.delete("notes", where=F.id.in_(["r0000", "r0002"])) == 1
         assert ids_of(await notes.find("notes")) == ["r0001"] + [f"r000{n}" for n in range(5, 10)]
-        assert await notes.delete_where("notes", "TRUE") == 6
+        assert await notes.delete("notes", where="TRUE") == 6
         assert await notes.search("notes", GOOD) == []

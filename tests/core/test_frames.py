@@ -208,6 +208,6 @@ async def test_hits_and_records_become_frames(notes: VectorStore) -> None:
         for frame in (pd.DataFrame(flat), pl.DataFrame(flat)):
             assert list(frame.columns) == scored
     frame = pl.DataFrame([record.to_dict() for record in await notes.get("t", IDS)])
-    await notes.delete_where("t", "TRUE")
+    await notes.delete("t", where="TRUE")
     await notes.insert("t", frame)  # and back
     assert await notes.count("t") == 3

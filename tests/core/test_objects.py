@@ -107,7 +107,7 @@ async def test_other_objects_that_are_rows(notes: VectorStore) -> None:
     ):
         await notes.upsert("t", rows)
         assert "a" in {record.id for record in await notes.find("t")}
-        await notes.delete_where("t", "TRUE")
+        await notes.delete("t", where="TRUE")
 
 
 async def test_objects_that_are_no_rows(notes: VectorStore) -> None:

@@ -58,7 +58,7 @@ def test_import_makes_vectors_and_rejects_rows_without_a_text(run: Run) -> None:
             assert store.count("notes") == 3
             (hit,) = store.search("notes", "how do I open sockets?", limit=1)
             assert hit["body"] == TEXTS[0]
-            store.delete_where("notes", "TRUE")
+            store.delete("notes", where="TRUE")
 
 
 def test_rows_that_need_no_vector(run: Run) -> None:  # noqa: F811

@@ -83,7 +83,7 @@ WRITES: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
     "set_vectors": lambda store: store.set_vectors(TABLE, ["a"], [QUERY]),
     "update": lambda store: store.update(TABLE, {"name": "x"}, ids="a"),
     "delete": lambda store: store.delete(TABLE, "a"),
-    "delete_where": lambda store: store.delete_where(TABLE, "year = 1"),
+    "delete_where": lambda store: store.delete(TABLE, where="year = 1"),
     "create_table": lambda store: store.create_table("u", SCHEMA),
     "create_table that may exist": lambda store: store.create_table("u", SCHEMA, exist_ok=True),
     "add_field": lambda store: store.add_field(TABLE, "late", int),
@@ -95,7 +95,7 @@ WRITES: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
     "drop_table": lambda store: store.drop_table(TABLE),
     "optimize": lambda store: store.optimize(TABLE),
     "create_index": lambda store: store.create_index(TABLE),
-    "restore": lambda store: store.restore(TABLE, 1),
+    "revert": lambda store: store.revert(TABLE, 1),
 }
 
 

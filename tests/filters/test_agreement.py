@@ -27,7 +27,7 @@ SOME = settings(FEW, max_examples=10)
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("lancedb", marks=pytest.mark.slow)])
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[sync.Store]:
+) -> Iterator[sync.VectorStore]:
     """A store with the table ``t`` for the rows of the cases, and ``n`` for numbers."""
     folder = tmp_path_factory.mktemp("filters")
     target = ":memory:" if request.param == "sqlite" else f"lancedb://{folder}"
@@ -42,10 +42,10 @@ def row(number: int, **values: Any) -> dict[str, Any]:
 
 
 def check(
-    store: sync.Store, rows: list[dict[str, Any]], exprs: list[Expr], *, text: bool = True
+    store: sync.VectorStore, rows: list[dict[str, Any]], exprs: list[Expr], *, text: bool = True
 ) -> None:
     """Each filter, its negation and its text select what the evaluation over Arrow does."""
-    store.delete_where("t", "TRUE")
+    store.delete("t", where="TRUE")
     flat = [{**row, "embedding": [1] * SCHEMA.dim, **(row["payload"] or {})} for row in rows]
     for one in flat:
         del one["payload"]
@@ -65,7 +65,7 @@ def check(
 @FEW
 @given(rows=cases.rows(), data=st.data())
 def test_each_condition_selects_the_same(
-    store: sync.Store, kind: str, rows: list[dict[str, Any]], data: st.DataObject
+    store: sync.VectorStore, kind: str, rows: list[dict[str, Any]], data: st.DataObject
 ) -> None:
     exprs = data.draw(st.lists(cases.conditions(rows)[kind], min_size=1, max_size=6))
     check(store, rows, exprs)
@@ -74,7 +74,7 @@ def test_each_condition_selects_the_same(
 @SOME
 @given(rows=cases.rows(), data=st.data())
 def test_each_filter_selects_the_same(
-    store: sync.Store, rows: list[dict[str, Any]], data: st.DataObject
+    store: sync.VectorStore, rows: list[dict[str, Any]], data: st.DataObject
 ) -> None:
     check(store, rows, data.draw(st.lists(cases.filters(rows), min_size=1, max_size=3)))
 
@@ -105,7 +105,7 @@ ALPHABET = "ab\0\né日😀*[e\ufffd\ufffe\uffff"
     long=st.booleans(),
 )
 def test_like_against_a_plain_matcher(
-    store: sync.Store, texts: list[str], pattern: str, long: bool
+    store: sync.VectorStore, texts: list[str], pattern: str, long: bool
 ) -> None:
     if long:  # longer than what GLOB gets
         texts, pattern = [text * 9 for text in texts], pattern * 9
@@ -116,9 +116,9 @@ def test_like_against_a_plain_matcher(
 
 
 @pytest.mark.slow
-def test_no_pattern_takes_for_ever(store: sync.Store) -> None:
+def test_no_pattern_takes_for_ever(store: sync.VectorStore) -> None:
     """A pattern of 3 KB held the interpreter for seconds on a text of 200 KB."""
-    store.delete_where("t", "TRUE")
+    store.delete("t", where="TRUE")
     store.insert("t", [{"id": "a", "embedding": [1] * SCHEMA.dim, "body": "a" * 200_000}])
     for pattern, found in (
         ("%" + "a" * 900 + "b%", 0), ("%" + "a" * 900 + "b", 0), ("%" + "a_" * 450 + "b%", 0),
@@ -140,7 +140,7 @@ INTS = [-(2**63), -(2**53) - 1, -1, 0, 1, 2023, 2**53, 2**53 + 1, 2**63 - 1024, 
 FLOATS = [-1e300, -float(2**63), -1.0, -0.0, 0.5, 1.0, 2023.5, float(2**53), float(2**63), 1e300]
 
 
-def test_ints_and_floats_compare_exactly(store: sync.Store) -> None:
+def test_ints_and_floats_compare_exactly(store: sync.VectorStore) -> None:
     """2**53 + 1 is no float, and no int is 2023.5: neither is rounded to compare."""
     rows = [{"id": f"{n}", "embedding": [1, 1], "year": i} for n, i in enumerate(INTS)]
     rows += [{"id": f"f{n}", "embedding": [1, 1], "score": f} for n, f in enumerate(FLOATS)]
@@ -163,7 +163,7 @@ def test_ints_and_floats_compare_exactly(store: sync.Store) -> None:
 
 
 @pytest.mark.slow
-def test_huge_filters(store: sync.Store) -> None:
+def test_huge_filters(store: sync.VectorStore) -> None:
     rows = [row(0, year=3, score=3.5, body="s77", payload={"k7": 8}, tags=["t9"]), row(1)]
     count = range(100)
     for name, where in {
@@ -181,7 +181,7 @@ def test_huge_filters(store: sync.Store) -> None:
             assert [one.id for one in store.find("t", where)] == ["0"]
 
 
-def test_filters_as_deep_as_can_be(store: sync.Store) -> None:
+def test_filters_as_deep_as_can_be(store: sync.VectorStore) -> None:
     expr: Expr = F.payload["x"]['q"'].contains(1) | F.payload["y"].like("a_%b")
     while True:
         try:
@@ -194,7 +194,7 @@ def test_filters_as_deep_as_can_be(store: sync.Store) -> None:
     check(store, [row(0, year=100, payload={"x": {'q"': [1]}}), row(1, year=5), row(2)], [expr])
 
 
-def test_payload_keys_of_any_text(store: sync.Store) -> None:
+def test_payload_keys_of_any_text(store: sync.VectorStore) -> None:
     keys = ['q"k', "back\\slash", "\0k", "a\0b", "\n", "é", "😀", "", "$.a", "a.b", "'", "%", "k"]
     rows = [row(n, payload={key: "v", "a": {key: n}}) for n, key in enumerate(keys)]
     exprs = [F.payload[key] == "v" for key in keys]

@@ -248,14 +248,14 @@ class Oracle:
             row.vector = new[row.id]
         return len(found)
 
-    def delete(self, table: str, ids: str | Iterable[str]) -> int:
-        there = self._table(table)
-        wanted = {ids} if isinstance(ids, str) else set(ids)
-        return sum(there.rows.pop(id, None) is not None for id in wanted)
-
-    def delete_where(self, table: str, where: Expr) -> int:
+    def delete(
+        self, table: str, ids: str | Iterable[str] | None = None, *, where: Expr | None = None
+    ) -> int:
         there = self._table(table)
         selected = self._selected(there, where)
+        if ids is not None:
+            wanted = {ids} if isinstance(ids, str) else set(ids)
+            selected = [row for row in selected if row.id in wanted]
         for row in selected:
             del there.rows[row.id]
         return len(selected)

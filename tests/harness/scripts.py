@@ -133,12 +133,9 @@ class Model:
         for id, vector in zip(ids, vectors, strict=True):
             self.tables[table].rows[id]["embedding"] = vector
 
-    def delete(self, table: str, ids: Sequence[str]) -> None:
-        for id in ids:
-            self.tables[table].rows.pop(id, None)
-
-    def delete_where(self, table: str, where: str) -> None:
-        self.delete(table, [one["id"] for one in self._selected(table, None, where)])
+    def delete(self, table: str, ids: Any = None, *, where: str | None = None) -> None:
+        for one in self._selected(table, ids, where):
+            del self.tables[table].rows[one["id"]]
 
     def _selected(self, table: str, ids: Any, where: str | None) -> list[Row]:
         """Filters of the scripts have the form ``year < 5`` or ``payload.year < 5``."""
@@ -388,7 +385,7 @@ SCRIPTS: dict[str, Script] = {
         lambda s, n: s.delete(TABLE, [COMING[n % 10], COMING[(n + 1) % 10], "absent"])),
     "many at once": Script(_many),
     "delete by a filter": _one(
-        lambda s, n: s.delete_where(TABLE, "payload.seen < 1"), first=_marked_for_deletion),
+        lambda s, n: s.delete(TABLE, where="payload.seen < 1"), first=_marked_for_deletion),
     "create_table": _one(lambda s, n: s.create_table("made", MADE), first=_without("made")),
     "rename_table": _one(lambda s, n: s.rename_table("made", "other"), first=_with_made),
     "drop_table": _one(lambda s, n: s.drop_table("made"), first=_with_made),

@@ -29,7 +29,7 @@ async def test_a_return_to_an_earlier_version_ends_the_numbers(tmp_path: Path) -
         version = (await store.versions("notes"))[-1]["version"]
         await store.update("notes", {"year": 9}, ids=["r0001"])
         number = await backend.change_number(await backend.open_table("notes"))
-        await store.restore("notes", version)
+        await store.revert("notes", version)
         with pytest.raises(ChangesPrunedError) as caught:
             await ids_of(backend, number)
         assert number < caught.value.floor

@@ -42,7 +42,7 @@ async def main(folder):
     store = await aiovec.connect(target)
     calls = {
         "delete": (1, "_deletions", lambda: store.delete("notes", ["r1"])),
-        "delete many": (1, "_deletions", lambda: store.delete_where("notes", "year < 5500")),
+        "delete many": (1, "_deletions", lambda: store.delete("notes", where="year < 5500")),
         "update": (1, "_deletions", lambda: store.update("notes", {"year": -1}, ids=["r2"])),
         "btree": (6, "_indices", lambda: store.create_field_index("notes", "size", "btree")),
         "ivf_flat": (5, "_indices", lambda: store.create_index("notes", "ivf_flat")),
@@ -60,7 +60,7 @@ async def main(folder):
             failed = faults.disarm()
             async with aiovec.connect(target) as other:
                 print(json.dumps([name, failed, came, await answers(other)]), flush=True)
-            await store.restore("notes", newest["version"])
+            await store.revert("notes", newest["version"])
     await store.close()
 
 asyncio.run(main(sys.argv[1]))
@@ -135,7 +135,7 @@ def test_the_doctor_names_the_version_to_go_back_to(
         await filled(tmp_path, rows)
         async with aiovec.connect(f"lancedb://{tmp_path}") as store:
             version = int((await store.versions("notes"))[-1]["version"])
-            await store.delete_where("notes", where)
+            await store.delete("notes", where=where)
         cut(tmp_path, "_deletions/*")
         return version
 
@@ -146,7 +146,7 @@ def test_the_doctor_names_the_version_to_go_back_to(
             with pytest.raises(CorruptStoreError, match=rf"restore\('notes', {version}\)"):
                 await store.insert("notes", [row(rows)])
             assert version in [one["version"] for one in await store.versions("notes")]
-            await store.restore("notes", version)
+            await store.revert("notes", version)
             assert await answers(store) == [rows, 100, 2, ["r7"]]
             await store.insert("notes", [row(rows)])
 

@@ -50,7 +50,7 @@ async def test_each_write_of_another_store_is_seen_by_the_next_read(
     await settle(reader)
     await writer.optimize("notes")
     await settle(reader)
-    await writer.delete_where("notes", "year >= 0")
+    await writer.delete("notes", where="year >= 0")
     assert await reader.search("notes", [1.0, 2.0, 2.0, 3.0]) == []
 
 

@@ -35,7 +35,7 @@ CALLS: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
     "create_index": lambda store: store.create_index("t", "ivf_flat"),
     "create_field_index": lambda store: store.create_field_index("t", "year", "btree"),
     "optimize": lambda store: store.optimize("t"),
-    "restore": lambda store: store.restore("t", 1),
+    "revert": lambda store: store.revert("t", 1),
     "get": lambda store: store.get("t", "a"),
     "find": lambda store: store.find("t"),
     "count": lambda store: store.count("t"),

@@ -52,8 +52,8 @@ async def test_a_store_from_its_first_row_to_its_next_opening(
         await store.create_index("notes", "ivf_flat")
         assert [info.kind for info in await store.indexes("notes")] == ["ivf_flat"]
         version = (await store.versions("notes"))[-1]["version"]
-        await store.delete_where("notes", "TRUE")
-        await store.restore("notes", version)
+        await store.delete("notes", where="TRUE")
+        await store.revert("notes", version)
         await store.backup(tmp_path / "copy")
     async with opened(url, storage_options=options, index="none") as store:
         assert await store.tables() == ["notes"]

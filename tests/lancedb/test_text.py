@@ -65,12 +65,12 @@ async def check(
     """Some queries find what the model finds, and the best of it comes first."""
     for _ in range(5):
         query, clauses = drawn(chance, words, schema)
-        any_word = chance.random() < 0.4
-        with case((query, any_word)):
-            wanted = matching_ids(rows, schema, clauses, any_word)
-            assert await found(store, query, any=any_word) == sorted(wanted)
-            every = await store.search_text("notes", query, any=any_word, limit=100_000)
-            best = await store.search_text("notes", query, any=any_word, limit=3)
+        match = "any" if chance.random() < 0.4 else "all"
+        with case((query, match)):
+            wanted = matching_ids(rows, schema, clauses, match == "any")
+            assert await found(store, query, match=match) == sorted(wanted)
+            every = await store.search_text("notes", query, match=match, limit=100_000)
+            best = await store.search_text("notes", query, match=match, limit=3)
             assert [hit.score for hit in best] == pytest.approx([hit.score for hit in every[:3]])
 
 
@@ -127,10 +127,10 @@ async def test_parts_of_words_in_every_state(store: VectorStore) -> None:
             for length in chance.choices([1, 2, 3, 4, 5], k=chance.randrange(1, 4))
         ]
         query = " ".join(("-" if one.excluded else "") + f'"{one.text}"' for one in clauses)
-        for any_word in (False, True):
-            with case((n, query, any_word)):
-                wanted = matching_ids(rows, GRAMS, clauses, any_word)
-                assert await found(store, query, any=any_word) == sorted(wanted)
+        for match in ("all", "any"):
+            with case((n, query, match)):
+                wanted = matching_ids(rows, GRAMS, clauses, match == "any")
+                assert await found(store, query, match=match) == sorted(wanted)
 
 
 async def test_a_table_whose_text_index_is_missing(tmp_path: Path) -> None:
@@ -194,11 +194,11 @@ async def test_long_words_and_queries_of_many_words(store: VectorStore) -> None:
         assert await found(store, f"wool -{long}") == ["b"]
         assert await found(store, long[1:]) == []
         assert await found(store, " ".join(words)) == ["all"]
-        assert await found(store, " ".join(words), any=True) == ["all"]
+        assert await found(store, " ".join(words), match="any") == ["all"]
         excluding = " ".join(f"-{word}" for word in words)
         assert await found(store, f"wool {excluding}") == ["b"]
         await store.optimize("notes")
-    (hit,) = await store.search_text("notes", " ".join(words), any=True, highlight=True)
+    (hit,) = await store.search_text("notes", " ".join(words), match="any", highlight=True)
     assert hit.highlights["title"].startswith("<mark>w0</mark> <mark>w1</mark>")
 
 
@@ -216,7 +216,7 @@ async def test_beginnings_of_words_in_every_state(store: VectorStore) -> None:
         ):  # fmt: skip
             with case(query):
                 assert "".join(await found(store, query)) == ids
-        assert await found(store, "jum* absent*", any=True) == ["a", "b", "c", "d"]
+        assert await found(store, "jum* absent*", match="any") == ["a", "b", "c", "d"]
         assert await found(store, "jum*", where="year = 1") == ["b"]
         await store.optimize("notes")
     (hit,) = await store.search_text("notes", "woolen*", highlight=True)
@@ -277,7 +277,7 @@ async def test_searches_beside_upserts_and_compactions(store: VectorStore) -> No
     async def read() -> None:
         while not over:
             assert await found(store, "wool") == ids
-            assert await found(store, " ".join(f"turn{n}" for n in range(16)), any=True) == ids
+            assert await found(store, " ".join(f"turn{n}" for n in range(16)), match="any") == ids
             assert len(await found(store, "turn3")) in (0, 40)
 
     tasks = [asyncio.ensure_future(work()) for work in (tidy, read, read)]

@@ -149,7 +149,7 @@ async def test_the_order_of_calls_is_kept(tmp_path: Path) -> None:
             store.insert("notes", [{**a, "year": 2}]),
             store.update("notes", {"year": 3}, where="year = 2"),
             store.upsert("notes", [{**b, "year": 4}]),
-            store.delete_where("notes", "year = 3"),
+            store.delete("notes", where="year = 3"),
             store.insert("notes", [{**a, "year": 5}]),
         )
         assert outcomes == [1] * 8

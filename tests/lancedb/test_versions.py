@@ -30,7 +30,7 @@ async def test_a_version_is_restored(store: VectorStore) -> None:
     await store.update("notes", {"name": "someone", "key": 1}, where="TRUE")
     await store.delete("notes", ["r0001"])
     await store.insert("notes", small_rows(3, start=10))
-    await store.restore("notes", good["version"])
+    await store.revert("notes", good["version"])
     assert await store.get("notes", ids) == before
     assert await ids_in(store) == ids
     # Restoring is one more version, and writing goes on behind it.
@@ -51,7 +51,7 @@ async def test_a_version_before_a_field_was_added(store: VectorStore, tmp_path: 
         await store.add_field("notes", "late", Field(str))
         await store.update("notes", {"late": "x"}, where="TRUE")
         assert await other.count("notes", "late = 'x'") == 5
-        await store.restore("notes", version)
+        await store.revert("notes", version)
         for one in (store, other):
             assert await one.schema("notes") == SMALL
             assert await one.count("notes", "year >= 0") == 5
@@ -74,7 +74,7 @@ async def test_a_version_whose_files_are_gone_is_not_restored(tmp_path: Path, pa
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     async with opened(tmp_path / "s", index="none") as store:
         with pytest.raises(InvalidArgumentError, match="whose files all exist"):
-            await store.restore("notes", version)
+            await store.revert("notes", version)
         assert await ids_in(store) == [row["id"] for row in small_rows(5)]
         assert await store.upsert("notes", small_rows(6)) == 6
 
@@ -83,5 +83,5 @@ async def test_a_version_that_does_not_exist(store: VectorStore) -> None:
     await store.create_table("notes", SMALL)
     for version in (-1, 0, 99, 2**63):
         with pytest.raises(InvalidArgumentError, match="version"):
-            await store.restore("notes", version)
+            await store.revert("notes", version)
     await store.insert("notes", small_rows(1))

@@ -37,7 +37,7 @@ WRITES: dict[str, tuple[Call, Any]] = {
     "update": (lambda s: s.update("notes", {"name": "new"}, where="year < 4"), 4),
     "set_vectors": (lambda s: s.set_vectors("notes", ["r0001", "r0099"], [VECTOR] * 2), 1),
     "delete": (lambda s: s.delete("notes", ["r0001", "r0099"]), 1),
-    "delete_where": (lambda s: s.delete_where("notes", "year < 4"), 3),
+    "delete_where": (lambda s: s.delete("notes", where="year < 4"), 3),
     "create_table": (lambda s: s.create_table("more", SMALL), None),
     "rename_table": (lambda s: s.rename_table("more", "most"), None),
     "drop_table": (lambda s: s.drop_table("most"), None),

@@ -182,8 +182,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("search_hybrid", {"query": "x", "vector": VECTOR, "fusion": {"type": "x"}}, "rrf"),
     ("search_text", {}, "query must be given"), ("search_like", {"id": "none"}, "id"),
     ("get", {"ids": [1.5]}, "ids"), ("get", {"ids": [True]}, "ids"),
-    ("exists", {"ids": [["a"]]}, "ids"), ("delete", {}, "'ids' or 'filter'"),
-    ("delete", {"ids": ["x"], "filter": "TRUE"}, "not both"),
+    ("exists", {"ids": [["a"]]}, "ids"), ("delete", {}, "ids or where"),
     ("update", {"set": {"year": 1}}, "ids or where"),
     ("update", {"set": {"a": 1}, "remove": ["a"], "filter": "TRUE"}, "choose one"),
     ("set_vectors", {"ids": ["note-0"], "vectors": []}, "one for each"),
@@ -238,9 +237,9 @@ async def test_indexes_and_versions_of_lancedb(tmp_path: Path) -> None:
         versions = (await client.ok("GET", f"{path}/versions"))["versions"]
         await client.ok("POST", f"{path}/delete", json={"filter": "TRUE"})
         version = {"version": versions[-1]["version"]}
-        await client.ok("POST", f"{path}/versions/restore", 204, json=version)
+        await client.ok("POST", f"{path}/versions/revert", 204, json=version)
         assert (await client.ok("GET", f"{path}/count"))["count"] > 0
-        await client.problem("POST", f"{path}/versions/restore", 422, json={})
+        await client.problem("POST", f"{path}/versions/revert", 422, json={})
         assert str(tmp_path) not in json.dumps(await client.ok("GET", f"{path}/stats"))
 
 

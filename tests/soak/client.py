@@ -199,7 +199,7 @@ class Client:
     async def _delete_where(self) -> None:
         bound = self._number - 60
         left = {id: state for id, state in self.rows.items() if state[1] >= bound}
-        call = self._store.delete_where(self.table, f"owner = '{self.owner}' AND touched < {bound}")
+        call = self._store.delete(self.table, where=f"owner = '{self.owner}' AND touched < {bound}")
         await self._write(call, left, len(self.rows) - len(left))
 
     async def _insert_again(self) -> None:

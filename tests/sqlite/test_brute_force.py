@@ -150,7 +150,7 @@ class Twin:
         await self.store.set_vectors("t", some, new)
         for id, vector in zip(some, new, strict=True):
             self.rows[id] = {**self.rows[id], "embedding": vector}
-        await self.store.delete_where("t", "n >= 1990")
+        await self.store.delete("t", where="n >= 1990")
         self.rows = {id: row for id, row in self.rows.items() if row["n"] < 1990}
 
     def query(self) -> Any:

@@ -27,7 +27,9 @@ async def test_each_hit_has_its_own_words_marked(tmp_path: Path) -> None:
             "notes", {"id": ids, "embedding": vectors, "title": titles, "body": bodies}
         )
         words = " ".join(f"word{n}" for n in range(100) if n != 50)
-        hits = await store.search_text("notes", words, any=True, limit=2_000, highlight=("[", "]"))
+        hits = await store.search_text(
+            "notes", words, match="any", limit=2_000, highlight=("[", "]")
+        )
         assert len(hits) == ROWS
         for hit in hits:
             n = int(hit.id)

@@ -37,7 +37,7 @@ async def test_while_it_is_open_no_deletion_is_forgotten(tmp_path: Path) -> None
             await moves.begin_move("r1")
             start = await moves.change_number(handle)
             await store.insert("notes", [row(f"{n}") for n in range(50)])
-            await store.delete_where("notes", "TRUE")
+            await store.delete("notes", where="TRUE")
             await store.optimize("notes")
             assert len((await moves.changes(handle, start)).deleted) == 51
             await moves.end_move("r1")

@@ -76,7 +76,7 @@ async def test_nothing_that_users_write_becomes_sql(tmp_path: Path) -> None:
             assert await store.update("select", {"vec0": text}, where=F.order == text) == 1
             assert await store.count("select", F.vec0.in_([text])) == 1
             assert len(await store.search("select", [1, 0, 0, 0], where=F.order.like(text))) > 0
-        assert await store.delete_where("select", F.vec0 == "'; DROP TABLE notes; --") == 1
+        assert await store.delete("select", where=F.vec0 == "'; DROP TABLE notes; --") == 1
     with sql(path) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 

@@ -19,7 +19,7 @@ from tests.sqlite.support import sql
 
 import aiovec
 from aiovec import Field, Record, Schema
-from aiovec.sync import VectorStore as Collections
+from aiovec.compat import VectorStore as Collections
 
 VECTORS = np.random.default_rng(11).normal(size=(12, 4)).astype(np.float32)
 

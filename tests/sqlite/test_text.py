@@ -83,7 +83,7 @@ async def test_every_kind_of_write_keeps_the_index(tmp_path: Path) -> None:
         assert len(await found(store, "wool")) == 700
         await store.update("notes", {"body": "linen"}, where="n < 400")
         assert len(await found(store, "linen")) == 400
-        await store.delete_where("notes", "id < 'r000150'")
+        await store.delete("notes", where="id < 'r000150'")
         assert len(await found(store, "linen")) == 250
         await store.optimize("notes")
         await store.backup(tmp_path / "copy.db")
@@ -92,8 +92,8 @@ async def test_every_kind_of_write_keeps_the_index(tmp_path: Path) -> None:
         db.execute("VACUUM")
     async with aiovec.connect(path) as store:
         assert len(await found(store, "linen")) == 250
-        await store.delete_where("notes", "TRUE")
-        assert await found(store, "linen OR wool", any=True) == []
+        await store.delete("notes", where="TRUE")
+        assert await found(store, "linen OR wool", match="any") == []
     assert check_index(path) == 0
 
 
@@ -125,7 +125,7 @@ async def test_other_programs_keep_the_index(tmp_path: Path) -> None:
         async with aiovec.connect(path) as store:
             assert await found(store, "linen") == ["a"]
             assert await found(store, "wool") == ["c"]
-            assert await found(store, "silk hemp", any=True) == []
+            assert await found(store, "silk hemp", match="any") == []
 
 
 async def test_queries_of_any_size_reach_the_backend(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ async def test_a_killed_build_goes_on(tmp_path: Path) -> None:
         assert "optimize('notes')" in str(caught.value)
         # Rows on both sides of where it stopped.
         await store.update("notes", {"body": "silk"}, where=f"n < 10 OR n >= {count - 10}")
-        await store.delete_where("notes", f"n = 20 OR n = {count - 20}")
+        await store.delete("notes", where=f"n = 20 OR n = {count - 20}")
         await store.insert("notes", columns(5, count))
         await store.optimize("notes")
         assert len(await found(store, "silk")) == 20
@@ -355,7 +355,7 @@ async def test_damage_is_told_and_mended(tmp_path: Path, damage: str) -> None:
         if damage == "the index is gone":
             before = await store.count("notes")
             with pytest.raises(CorruptStoreError, match="drop_field_index"):
-                await store.delete_where("notes", "TRUE")
+                await store.delete("notes", where="TRUE")
             assert await store.count("notes") == before
             assert await store.update("notes", {"n": 7}, ids="r000003") == 1  # no text in it
         await store.backup(tmp_path / "copy.db")

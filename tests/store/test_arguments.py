@@ -147,7 +147,7 @@ async def test_a_table_handle_is_the_store_with_the_name_filled_in(store: Vector
     assert list((await table.schema()).fields) == ["name", "year", "more"]
     assert (await table.stats()).rows == 3
     await table.optimize()
-    assert await table.delete_where("TRUE") == 3
+    assert await table.delete(where="TRUE") == 3
     await table.drop()
     await table.create(Schema(2))
     assert await table.count() == 0

@@ -216,7 +216,7 @@ async def test_a_row_of_many_that_are_the_same(store: VectorStore) -> None:
             found = ids_of(await store.search_like("notes", id, limit=limit))
             assert id not in found
             assert len(set(found)) == min(limit, 299)
-    await store.delete_where("notes", "id != 'r007'")
+    await store.delete("notes", where="id != 'r007'")
     assert await store.search_like("notes", "r007") == []
 
 

@@ -77,7 +77,7 @@ async def _hybrid(store: VectorStore, count: int = 60) -> list[dict[str, Any]]:
 async def _lists(store: VectorStore, query: str, pool: int, **options: Any) -> dict[str, list[Hit]]:
     return {
         "vector": await store.search("notes", QUERY, limit=pool, **options),
-        "text": await store.search_text("notes", query, limit=pool, any=True, **options),
+        "text": await store.search_text("notes", query, limit=pool, match="any", **options),
     }
 
 
@@ -160,10 +160,10 @@ async def test_a_fused_hit_tells_where_it_came_from(store: VectorStore) -> None:
 async def test_all_words_of_a_hybrid_search(store: VectorStore) -> None:
     await _hybrid(store)
     every = ids_of(await store.search_text("notes", "wool hat", limit=100))
-    one = ids_of(await store.search_text("notes", "wool hat", limit=100, any=True))
+    one = ids_of(await store.search_text("notes", "wool hat", limit=100, match="any"))
     assert len(every) < len(one)
     cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
-        ({}, one), ({"any": True}, one), ({"any": False}, every),
+        ({}, one), ({"match": "any"}, one), ({"match": "all"}, every),
     )  # fmt: skip
     for options, expected in cases:
         hits = await store.search_hybrid("notes", "wool hat", QUERY, limit=100, **options)

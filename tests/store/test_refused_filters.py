@@ -73,7 +73,7 @@ async def test_a_bad_filter_writes_nothing(store: VectorStore) -> None:
     before = await store.find("notes")
     for where in ("absent = 1", F.year == "x", "year = "):
         with pytest.raises(FilterError):
-            await store.delete_where("notes", where)
+            await store.delete("notes", where=where)
         with pytest.raises(FilterError):
             await store.update("notes", {"year": 0}, where=where)
         with pytest.raises(FilterError):

@@ -190,7 +190,7 @@ async def test_every_row_is_meant_only_where_that_is_said(notes: VectorStore) ->
     with pytest.raises(InvalidArgumentError, match="'TRUE'"):
         await notes.table("notes").update({"name": "x"}, ids=None, where=None)
     with pytest.raises(InvalidArgumentError, match="'TRUE'"):
-        await notes.delete_where("notes", everything)
+        await notes.delete("notes", where=everything)
     assert await notes.update("notes", {"name": "x"}, ids=[]) == 0
     assert await notes.find("notes") == before
 
@@ -272,7 +272,7 @@ async def test_lone_surrogates_are_refused(notes: VectorStore) -> None:
     )  # fmt: skip
     for number, where in enumerate(filters):
         with case(number), pytest.raises(FilterError):
-            await notes.delete_where("notes", where())
+            await notes.delete("notes", where=where())
     calls: tuple[Callable[[], Awaitable[Any]], ...] = (
         lambda: notes.get("notes", bad), lambda: notes.delete("notes", ["a", bad]),
         lambda: notes.find("notes", order_by=bad), lambda: notes.find("notes", select=[bad]),

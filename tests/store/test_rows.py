@@ -417,7 +417,7 @@ async def test_durations_and_times_of_numpy_are_no_numbers(store: VectorStore) -
             await store.update("notes", {"n": span}, ids="a")
         for value in (span, moment):
             with case((unit, value)), pytest.raises(FilterError):
-                await store.delete_where("notes", F.n < value)
+                await store.delete("notes", where=F.n < value)
     row = {"id": np.int8(7), "embedding": [1.0] * DIM, "n": np.uint64(3), "x": np.int16(4)}
     await store.insert("notes", [row | {"whole": [np.longlong(5)], "key": np.uintp(6)}])
     (found,) = await store.find("notes", F.n == np.int32(3))

@@ -26,7 +26,7 @@ QUERY = [1.0, 0.0, 0.0, 0.0]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[sync.Store]:
+def store(tmp_path: Path) -> Iterator[sync.VectorStore]:
     with sync.connect(tmp_path / "notes.db") as opened:
         opened.create_table("notes", SMALL)
         yield opened
@@ -37,10 +37,10 @@ def _public(cls: type) -> set[str]:
 
 
 def test_the_faces_have_the_same_methods() -> None:
-    assert _public(sync.Store) == _public(aiovec.VectorStore)
+    assert _public(sync.VectorStore) == _public(aiovec.VectorStore)
     # There the name and the store are slots, here they are not.
     assert _public(sync.Table) | {"name", "store"} == _public(aiovec.Table)
-    for here, there in ((sync.Store, aiovec.VectorStore), (sync.Table, aiovec.Table)):
+    for here, there in ((sync.VectorStore, aiovec.VectorStore), (sync.Table, aiovec.Table)):
         for name in _public(there):
             method, awaited = getattr(here, name, None), getattr(there, name)
             if inspect.isfunction(method):
@@ -52,7 +52,7 @@ def test_the_faces_have_the_same_methods() -> None:
     assert shown["tuning"].default is None  # each option is named, with its default
 
 
-def test_writing_and_reading(store: sync.Store) -> None:
+def test_writing_and_reading(store: sync.VectorStore) -> None:
     assert (store.tables(), store.schema("notes")) == (["notes"], SMALL)
     rows = small_rows(4)
     assert store.insert("notes", rows[:3]) == 3
@@ -66,7 +66,7 @@ def test_writing_and_reading(store: sync.Store) -> None:
     assert isinstance(record, Record)
     assert ids_of(store.find("notes", order_by="year", descending=True))[:2] == ["r0000", "r0003"]
     assert store.delete("notes", ["r0000", "nosuch"]) == 1
-    assert store.delete_where("notes", "year = 1") == 1
+    assert store.delete("notes", where="year = 1") == 1
     assert store.supports("changes")
     assert store.target in repr(store)
     notes = store.table("notes")
@@ -76,7 +76,7 @@ def test_writing_and_reading(store: sync.Store) -> None:
     assert store.tables() == []
 
 
-def test_errors_come_as_they_are(store: sync.Store) -> None:
+def test_errors_come_as_they_are(store: sync.VectorStore) -> None:
     store.insert("notes", small_rows(1))
     with pytest.raises(DuplicateIdError):
         store.insert("notes", small_rows(1))
@@ -88,7 +88,7 @@ def test_errors_come_as_they_are(store: sync.Store) -> None:
         store.count()  # type: ignore[call-arg]
 
 
-def test_export_is_a_plain_iterator(store: sync.Store) -> None:
+def test_export_is_a_plain_iterator(store: sync.VectorStore) -> None:
     store.insert("notes", small_rows(10))
     batches = store.export("notes", batch_size=4)
     assert isinstance(batches, Iterator)
@@ -118,7 +118,7 @@ class Lazy:
         yield from self._items()
 
 
-def test_iterables_are_read_in_the_callers_thread(store: sync.Store) -> None:
+def test_iterables_are_read_in_the_callers_thread(store: sync.VectorStore) -> None:
     """The store may be used in them."""
     assert store.insert("notes", Lazy(lambda: small_rows(3, start=store.count("notes")))) == 3
     assert ids_of(store.get("notes", Lazy(lambda: ["r0000", "r0002"]))) == ["r0000", "r0002"]
@@ -127,7 +127,7 @@ def test_iterables_are_read_in_the_callers_thread(store: sync.Store) -> None:
     assert store.delete("copy", (f"r{n:04}" for n in range(2))) == 2
 
 
-def test_from_many_threads(store: sync.Store) -> None:
+def test_from_many_threads(store: sync.VectorStore) -> None:
     def work(worker: int) -> int:
         for n in range(10):
             store.insert("notes", small_rows(1, start=worker * 100 + n))
@@ -153,7 +153,7 @@ async def test_inside_a_running_event_loop(tmp_path: Path, monkeypatch: pytest.M
         assert store.insert("notes", small_rows(2)) == 2
 
 
-def test_what_a_function_that_the_store_calls_may_do(store: sync.Store) -> None:
+def test_what_a_function_that_the_store_calls_may_do(store: sync.VectorStore) -> None:
     store.insert("notes", small_rows(3))
 
     async def waits_for_the_store(hits: Any) -> Any:
@@ -171,7 +171,7 @@ def test_what_a_function_that_the_store_calls_may_do(store: sync.Store) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send Ctrl-C to one thread of a test")
-def test_an_interrupt_cancels_the_call(store: sync.Store) -> None:
+def test_an_interrupt_cancels_the_call(store: sync.VectorStore) -> None:
     cancelled = threading.Event()
 
     async def rerank(hits: Any) -> Any:
@@ -212,7 +212,7 @@ def test_a_closed_store(tmp_path: Path) -> None:
 # One store for plain and for asynchronous code
 
 
-def test_a_store_is_awaited_and_called(store: sync.Store) -> None:
+def test_a_store_is_awaited_and_called(store: sync.VectorStore) -> None:
     async def use(n: int) -> int:
         await sync.aio(store, lambda s: s.insert("notes", small_rows(1, start=n)))
         with pytest.raises(TableNotFoundError):
@@ -231,7 +231,7 @@ def test_a_store_is_awaited_and_called(store: sync.Store) -> None:
     assert store.count("notes") == 7
 
 
-async def test_a_cancelled_call_of_aio_has_ended(store: sync.Store) -> None:
+async def test_a_cancelled_call_of_aio_has_ended(store: sync.VectorStore) -> None:
     began, over = threading.Event(), threading.Event()
 
     async def slow(_: aiovec.VectorStore) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 import aiovec
-from aiovec import F, Field, Hit, IndexInfo, Record, Results, Schema, TableStats, sync
+from aiovec import F, Field, Hit, IndexInfo, Record, Results, Schema, TableStats, compat, sync
 from aiovec.backend.contract import IndexOptions
 
 SCHEMA = Schema(
@@ -164,7 +164,7 @@ async def every_call(target: str, copy: Path) -> None:
             assert hit["year"] == hit.fields["year"]
             assert hit.to_dict()["_score"] == hit.score
         if store.supports("text"):
-            assert_type(await store.search_text("notes", "wool", any=True), Results[Hit])
+            assert_type(await store.search_text("notes", "wool", match="any"), Results[Hit])
             await store.search_text("notes", "wool", highlight=("[", "]"), group_by="year")
             await store.search_hybrid("notes", "wool", [1, 0], fusion=aiovec.RRF(k=30))
             await store.search_hybrid("notes", "wool", [1, 0], fusion=aiovec.Weighted(vector=0.5))
@@ -183,12 +183,12 @@ async def every_call(target: str, copy: Path) -> None:
             await store.drop_index("notes", of_vectors.name)
         if store.supports("snapshots"):
             versions = await store.versions("notes")
-            await store.restore("notes", versions[-1]["version"])
+            await store.revert("notes", versions[-1]["version"])
         if store.supports("backup"):
             await store.backup(copy)
         await by_table(store.table("notes"))
         assert_type(await store.delete("notes", "a"), int)
-        assert_type(await store.delete_where("notes", F.id.startswith("b")), int)
+        assert_type(await store.delete("notes", where=F.id.startswith("b")), int)
         await store.drop_table("notes", missing_ok=True)
 
 
@@ -223,12 +223,12 @@ def without_async(target: Path) -> None:
         assert_type(table.upsert(pl.DataFrame({"id": ["a"], "embedding": [[1.0, 2.0]]})), int)
         assert_type(table.search([1, 2]), Results[Hit])
         assert_type(list(map(id, table.export())), list[int])
-    with sync.VectorStore(target.with_name("collections.db")) as points:
+    with compat.VectorStore(target.with_name("collections.db")) as points:
         points.ensure_collection("notes", 2)
         points.upsert("notes", id="a", vector=[1, 2], payload={"tags": ["x"], "pages": {"n": 1}})
         assert_type(points.upsert_batch("notes", [{"id": "b", "vector": [1, 2]}]), int)
-        must = [sync.FieldCondition("tags", None)]
-        points.search("notes", [1, 2], filter_=sync.VectorFilter(must=must))
+        must = [compat.FieldCondition("tags", None)]
+        points.search("notes", [1, 2], filter_=compat.VectorFilter(must=must))
 
 
 async def refused(store: aiovec.VectorStore, number: int, text: str) -> None:
@@ -251,6 +251,6 @@ async def refused(store: aiovec.VectorStore, number: int, text: str) -> None:
     await store.add_field("notes", "x", "integer")  # type: ignore[arg-type]
     Schema(2, metric="euclid")  # type: ignore[arg-type]
     Field("integer")  # type: ignore[arg-type]
-    blocking = cast("sync.Store", store)
+    blocking = cast("sync.VectorStore", store)
     blocking.insert("notes", number)  # type: ignore[arg-type]
     blocking.table("notes").search(number)  # type: ignore[arg-type]

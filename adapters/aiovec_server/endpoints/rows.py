@@ -88,14 +88,12 @@ async def update_records(call: Call, options: dict[str, Any]) -> Any:
     example={"ids": ["note-1", ".."]},
 )  # fmt: skip
 async def delete_records(call: Call, options: dict[str, Any]) -> Any:
-    """Delete records by their ids, or by a filter.
+    """Delete records by their ids, by a filter, or by both.
 
-    Absent ids are not counted. `"filter": "TRUE"` deletes every row.
+    Both narrow the records; one of them is needed. Absent ids are not counted. `"filter": "TRUE"`
+    deletes every row.
     """
-    if len(options) != 1:
-        raise RequestError(422, "the body needs 'ids' or 'filter', and not both")
-    delete = call.store.delete if "ids" in options else call.store.delete_where
-    return {"deleted": await delete(call.table, **options)}
+    return {"deleted": await call.store.delete(call.table, **options)}
 
 
 @endpoint(

@@ -67,7 +67,7 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
 async def search_text(call: Call, options: dict[str, Any]) -> Response:
     """Search by keywords.
 
-    Returns the best rows by BM25. All words have to match, unless `any` is true.
+    Returns the best rows by BM25. All words must match, or with `"match": "any"` at least one.
     """
     return await _answer(call, options, "search_text")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..bodies import camel_case
 from ..call import Call
-from ..models import Indexes, Restore, Stats, VectorIndex, Versions
+from ..models import Indexes, Revert, Stats, VectorIndex, Versions
 from .declaring import endpoint
 
 
@@ -52,8 +52,8 @@ async def list_versions(call: Call, options: dict[str, Any]) -> Any:
 
 
 @endpoint(
-    "POST", "/tables/{table}/versions/restore", body=Restore, example={"version": 3}, writes=True
+    "POST", "/tables/{table}/versions/revert", body=Revert, example={"version": 3}, writes=True
 )
-async def restore_version(call: Call, options: dict[str, Any]) -> Any:
+async def revert_version(call: Call, options: dict[str, Any]) -> Any:
     """Make an earlier version of a table the present one."""
-    await call.store.restore(call.table, **options)
+    await call.store.revert(call.table, **options)

@@ -81,7 +81,9 @@ def search(
         elif words is None:
             hits = await vectors.search(table, numbers, **options)  # type: ignore[arg-type]
         elif how == "text":
-            hits = await vectors.search_text(table, words, any=any_word, **options)
+            hits = await vectors.search_text(
+                table, words, match="any" if any_word else "all", **options
+            )
         else:
             call = vectors.search_hybrid if how == "hybrid" else vectors.search
             try:

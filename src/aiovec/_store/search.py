@@ -112,7 +112,7 @@ class SearchOptions:
     diversity: float | None = None
     rerank: Rerank | None = None
     fetch_k: int | None = None
-    any: bool = False
+    match: str = "all"
     highlight: bool | Marks = False
     min_score: float | None = None
     max_distance: float | None = None
@@ -184,13 +184,19 @@ def _check_marks(argument: str, given: Any) -> bool | Marks:
     return given
 
 
+def _check_match(argument: str, given: object) -> str:
+    if given not in ("all", "any"):
+        raise InvalidArgumentError(argument, given, "'all' or 'any'")
+    return str(given)
+
+
 # Each argument with the value that most calls have, and the check of any other.
 _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
     ("limit", 10, count_of),
     ("per_group", 1, count_of),
     ("exact", False, check_flag),
     ("include_vector", False, check_flag),
-    ("any", False, check_flag),
+    ("match", "all", _check_match),
     ("select", None, lambda _, names: selected_names(names)),
     ("tuning", None, _check_tuning_type),
     ("diversity", None, check_diversity),
@@ -279,7 +285,7 @@ def prepare(
         clauses = _clauses(backend, handle, words)
         marks = options.highlight if isinstance(options.highlight, tuple) else _MARKS
         text = TextQuery(
-            clauses, limit, bind(where, schema), columns, options.any,
+            clauses, limit, bind(where, schema), columns, options.match == "any",
             marks if options.highlight else None,
         )  # fmt: skip
     if vectors is not None:

@@ -18,7 +18,7 @@ from collections.abc import (
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
 import anyio
 import pyarrow as pa
@@ -147,7 +147,7 @@ _WRITES = frozenset(
         "add_field", "create_field_index", "drop_field_index", "drop_field",
         "rename_field", "rename_table", "drop_table",
         "insert", "upsert", "update", "set_vectors", "delete",
-        "delete_where", "optimize", "create_index", "drop_index", "restore",
+        "optimize", "create_index", "drop_index", "revert",
     }
 )  # fmt: skip
 # The calls that are done once under a key.
@@ -621,26 +621,21 @@ class VectorStore:
 
         return await self._on_table("set_vectors", table, write, rows=int)
 
-    async def delete(self, table: str, ids: Ids) -> int:
-        """Delete the rows with these ids; how many were there."""
-        wanted = await self._checked_ids(ids, distinct_ids)
-        return await self._delete("delete", table, wanted, None)
+    async def delete(self, table: str, ids: Ids | None = None, *, where: Where = None) -> int:
+        """Delete rows; how many there were.
 
-    async def delete_where(self, table: str, where: Where) -> int:
-        """Delete the rows that the filter selects; how many there were.
-
-        Every row is ``where="TRUE"``.
+        ``ids`` and ``where`` both narrow the rows. One of them is needed; every row is
+        ``where="TRUE"``.
         """
-        return await self._delete("delete_where", table, None, where)
+        wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
 
-    async def _delete(self, call: str, table: str, ids: list[str] | None, where: Where) -> int:
         async def delete(engine: Engine, handle: TableHandle) -> int:
-            if ids is not None and not ids:
+            condition = await self._narrowed(wanted, where, handle.schema)
+            if wanted is not None and not wanted:
                 return 0
-            condition = await self._narrowed(ids, where, handle.schema)
-            return await engine.backend.delete(handle, ids=ids, where=condition)
+            return await engine.backend.delete(handle, ids=wanted, where=condition)
 
-        return await self._on_table(call, table, delete, rows=int)
+        return await self._on_table("delete", table, delete, rows=int)
 
     # Reading
 
@@ -1007,14 +1002,14 @@ class VectorStore:
         *,
         limit: int = 10,
         where: Where = None,
-        any: bool = False,
+        match: Literal["all", "any"] = "all",
         highlight: bool | tuple[str, str] = False,
         **options: Unpack[SearchArguments],
     ) -> Results[Hit]:
         """Return the best rows by keywords (BM25) in the fields with ``text=True``.
 
         ``query`` has words, ``"exact phrases"``, ``-without`` and ``field:word`` and ``prefix*``.
-        All words must match, or with ``any`` at least one.
+        All words must match, or with ``match="any"`` at least one.
         Anything else that a user types is text; a query without a word finds nothing. A field that
         these do not cover, or nearly the name of one (``titel:wool``), is an InvalidNameError.
 
@@ -1028,7 +1023,9 @@ class VectorStore:
         _check_query(query)
         if vectors := options.keys() - SearchArguments.__optional_keys__:
             raise TypeError(f"search_text() got an unexpected keyword argument {min(vectors)!r}")
-        checked = SearchOptions(limit=limit, where=where, any=any, highlight=highlight, **options)
+        checked = SearchOptions(
+            limit=limit, where=where, match=match, highlight=highlight, **options
+        )
         effort = weight_of(query)
         found = await self._search("search_text", table, checked, effort, ask_words, words=query)
         return found[0]
@@ -1043,7 +1040,7 @@ class VectorStore:
         fusion: Fusion = RRF(),  # noqa: B008 - immutable
         limit: int = 10,
         where: Where = None,
-        any: bool = True,
+        match: Literal["all", "any"] = "any",
         highlight: bool | tuple[str, str] = False,
         **options: Unpack[VectorArguments],
     ) -> Results[Hit]:
@@ -1052,7 +1049,8 @@ class VectorStore:
         Each list has the best ``fetch_k`` hits, by default four times ``limit``. ``fusion`` is
         ``RRF()``, by places, or ``Weighted()``, by scores; either gives scores from 0 to 1. Each
         hit's ``ranks`` tells its place and score in the lists that have it. By default one matching
-        word is enough (``any``). The other arguments are as in ``search`` and ``search_text``.
+        word is enough; with ``match="all"`` all must match. The other arguments are as in
+        ``search`` and ``search_text``.
 
         ``-word``, quotes and ``field:`` act on the keyword list only; to exclude rows from both
         lists, use ``where``.
@@ -1061,7 +1059,9 @@ class VectorStore:
         of the query as it is, with these in it.
         """
         _check_query(query)
-        checked = SearchOptions(limit=limit, where=where, any=any, highlight=highlight, **options)
+        checked = SearchOptions(
+            limit=limit, where=where, match=match, highlight=highlight, **options
+        )
         check_fusion(fusion)
         texts = {0: query} if vector is None else {}
         if isinstance(vector, str):
@@ -1137,13 +1137,11 @@ class VectorStore:
             "versions", table, lambda engine, on: engine.backend.versions(on)
         )
 
-    async def restore(self, table: str, version: int) -> None:
+    async def revert(self, table: str, version: int) -> None:
         """Make an earlier version the present one."""
         if isinstance(version, bool) or not isinstance(version, int):
             raise InvalidArgumentError("version", version, "a whole number")
-        await self._on_table(
-            "restore", table, lambda engine, on: engine.backend.restore(on, version)
-        )
+        await self._on_table("revert", table, lambda engine, on: engine.backend.revert(on, version))
 
     async def backup(self, path: str | Path) -> None:
         """Copy the whole store, as it is at one moment, to a path that does not exist yet."""
@@ -1292,7 +1290,6 @@ class Table:
     update = _bound(VectorStore.update)
     set_vectors = _bound(VectorStore.set_vectors)
     delete = _bound(VectorStore.delete)
-    delete_where = _bound(VectorStore.delete_where)
     exists = _bound(VectorStore.exists)
     get = _bound(VectorStore.get)
     find = _bound(VectorStore.find)
@@ -1311,4 +1308,4 @@ class Table:
     indexes = _bound(VectorStore.indexes)
     drop_index = _bound(VectorStore.drop_index)
     versions = _bound(VectorStore.versions)
-    restore = _bound(VectorStore.restore)
+    revert = _bound(VectorStore.revert)

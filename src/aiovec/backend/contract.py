@@ -548,7 +548,7 @@ class Backend(ABC):
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         raise self._lacks("snapshots")
 
-    async def restore(self, table: TableHandle, version: int) -> None:
+    async def revert(self, table: TableHandle, version: int) -> None:
         raise self._lacks("snapshots")
 
     # "backup": a copy of the whole store while it is in use, and "restore": one put in its place

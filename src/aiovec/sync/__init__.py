@@ -5,26 +5,18 @@
     with sync.connect("notes.db") as store:
         hits = store.search("notes", vector)
 
-``Store`` and ``Table`` have the methods of ``aiovec.VectorStore`` and ``aiovec.Table``. Every call
-blocks its thread until it is done, so do not use them in async code, where ``connect`` is an error.
-There, ``await aio(store, lambda s: s.search("notes", vector))`` awaits the same store. Several
-threads may share one store, and their calls overlap.
+``VectorStore`` and ``Table`` have the methods of ``aiovec.VectorStore`` and ``aiovec.Table``. Every
+call blocks its thread until it is done, so do not use them in async code, where ``connect`` is an
+error. There, ``await aio(store, lambda s: s.search("notes", vector))`` awaits the same store.
+Several threads may share one store, and their calls overlap.
 Ctrl-C cancels the call that it interrupts. A store does not survive ``fork``.
-
-Over it lies the older face with collections of points: ``VectorStore``.
 """
 
-from .collections import FieldCondition, Filter, VectorFilter, VectorStore, to_uuid
-from .store import Store, Table, aio, connect
+from .store import Table, VectorStore, aio, connect
 
 __all__ = [
-    "FieldCondition",
-    "Filter",
-    "Store",
     "Table",
-    "VectorFilter",
     "VectorStore",
     "aio",
     "connect",
-    "to_uuid",
 ]

@@ -114,7 +114,7 @@ def _read(argument: object) -> object:
 class Table(_Blocking[AsyncTable]):
     """A light handle on one table: the store's methods without the table's name."""
 
-    def __init__(self, store: Store, awaited: AsyncTable) -> None:
+    def __init__(self, store: VectorStore, awaited: AsyncTable) -> None:
         super().__init__(awaited, store._portal)
         self.store = store
         self.name = awaited.name
@@ -135,7 +135,6 @@ class Table(_Blocking[AsyncTable]):
     update = _blocking(AsyncTable.update)
     set_vectors = _blocking(AsyncTable.set_vectors)
     delete = _blocking(AsyncTable.delete)
-    delete_where = _blocking(AsyncTable.delete_where)
     exists = _blocking(AsyncTable.exists)
     get = _blocking(AsyncTable.get)
     find = _blocking(AsyncTable.find)
@@ -154,10 +153,10 @@ class Table(_Blocking[AsyncTable]):
     indexes = _blocking(AsyncTable.indexes)
     drop_index = _blocking(AsyncTable.drop_index)
     versions = _blocking(AsyncTable.versions)
-    restore = _blocking(AsyncTable.restore)
+    revert = _blocking(AsyncTable.revert)
 
 
-class Store(_Blocking[AsyncStore]):
+class VectorStore(_Blocking[AsyncStore]):
     """A store from ``aiovec.sync.connect``; its methods are those of ``aiovec.VectorStore``."""
 
     def __init__(self, awaited: AsyncStore, portal: Portal) -> None:
@@ -183,9 +182,9 @@ class Store(_Blocking[AsyncStore]):
         return self._awaited.read_only
 
     def __repr__(self) -> str:
-        return f"<sync.Store {self.target}>"
+        return f"<sync.VectorStore {self.target}>"
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> VectorStore:
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
@@ -233,7 +232,6 @@ class Store(_Blocking[AsyncStore]):
     update = _blocking(AsyncStore.update)
     set_vectors = _blocking(AsyncStore.set_vectors)
     delete = _blocking(AsyncStore.delete)
-    delete_where = _blocking(AsyncStore.delete_where)
     exists = _blocking(AsyncStore.exists)
     get = _blocking(AsyncStore.get)
     find = _blocking(AsyncStore.find)
@@ -252,11 +250,11 @@ class Store(_Blocking[AsyncStore]):
     indexes = _blocking(AsyncStore.indexes)
     drop_index = _blocking(AsyncStore.drop_index)
     versions = _blocking(AsyncStore.versions)
-    restore = _blocking(AsyncStore.restore)
+    revert = _blocking(AsyncStore.revert)
     backup = _blocking(AsyncStore.backup)
 
 
-async def aio(store: Store, call: Callable[[AsyncStore], Awaitable[_R]]) -> _R:
+async def aio(store: VectorStore, call: Callable[[AsyncStore], Awaitable[_R]]) -> _R:
     """Await a call of the store's asynchronous methods: ``await aio(store, lambda s: s.tables())``.
 
     So one store, also one in memory, serves plain and asynchronous code, on any event loop and on
@@ -288,7 +286,7 @@ def connect(
     config: PathText | None = None,
     read_only: bool = False,
     embedders: Mapping[str, EmbedderOption] | None = None,
-) -> Store:
+) -> VectorStore:
     """Open a store; the arguments are those of ``aiovec.connect``. Close it, or use ``with``.
 
     AiovecError in async code, where each call would hold the event loop up; not in a notebook,
@@ -304,7 +302,7 @@ def connect(
     return open_store(target, config=config, read_only=read_only, embedders=embedders)
 
 
-def open_store(target: PathText | None, **options: Any) -> Store:
+def open_store(target: PathText | None, **options: Any) -> VectorStore:
     """Open a store, wherever this is called."""
     portal = Portal(redacted(str(target if target is not None else options.get("config") or "")))
 
@@ -317,4 +315,4 @@ def open_store(target: PathText | None, **options: Any) -> Store:
         portal.stop()
         raise
     portal.target = store.target
-    return Store(store, portal)
+    return VectorStore(store, portal)

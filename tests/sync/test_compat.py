@@ -24,7 +24,8 @@ from aiovec import (
     SchemaMismatchError,
     TableNotFoundError,
 )
-from aiovec.sync import FieldCondition, Filter, VectorFilter, VectorStore, connect, to_uuid
+from aiovec.compat import FieldCondition, Filter, VectorFilter, VectorStore, to_uuid
+from aiovec.sync import connect
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The older face: collections of points, each an id, a vector and a payload.
+"""Collections of points, each an id, a vector and a payload: an older face over the same stores.
 
 A collection is a table whose vector is named ``vector`` and whose payload holds everything else,
 so the other faces read and filter it as any table. A payload's own keys ``id`` and ``vector``
@@ -13,24 +13,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._filters import F
-from .._filters.tree import Expr, all_of
-from .._input.arguments import is_iterable
-from .._input.types import JsonValue, Vector
-from .._model.schema import Schema
-from ..backend.origin import PathText
-from ..errors import (
+from ._filters import F
+from ._filters.tree import Expr, all_of
+from ._input.arguments import is_iterable
+from ._input.types import JsonValue, Vector
+from ._model.schema import Schema
+from .backend.origin import PathText
+from .errors import (
     InvalidArgumentError,
     InvalidRowError,
     ModelMismatchError,
     SchemaMismatchError,
     TableNotFoundError,
 )
-from .store import open_store
+from .sync.store import open_store
 
 _VECTOR = "vector"
 _TAKEN = re.compile(r"_*(id|vector)\Z")
 _STORED = re.compile(r"_+(id|vector)\Z")
+
+__all__ = ["FieldCondition", "Filter", "VectorFilter", "VectorStore", "to_uuid"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class VectorStore:
         self._store.__exit__(*error)
 
     def __repr__(self) -> str:
-        return f"<sync.VectorStore {self._store.target}>"
+        return f"<compat.VectorStore {self._store.target}>"
 
     def close(self) -> None:
         """May be called twice."""
