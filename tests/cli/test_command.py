@@ -15,7 +15,7 @@ from .conftest import Run
 
 COMMANDS = (
     "demo doctor info tables search rows distinct import export index optimize backup restore "
-    "advise migrate serve"
+    "advise load migrate serve"
 ).split()
 
 

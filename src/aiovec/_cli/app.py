@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from .._model.redaction import without_secrets
-from . import advise, demo, doctor, exporting, facts, importing, search, upkeep
+from . import advise, demo, doctor, exporting, facts, importing, loading, search, upkeep
 from .output import say_error, settle_streams
 
 GROUP = "aiovec.commands"
@@ -116,6 +116,7 @@ app.command("search")(search.search)
 app.command("rows")(search.rows)
 app.command("distinct")(search.distinct)
 app.command("import")(importing.import_)
+app.command("load")(loading.load)
 app.command("export")(exporting.export)
 app.command("index")(upkeep.index)
 app.command("optimize")(upkeep.optimize)

@@ -112,7 +112,7 @@ def import_(
         form=form,
         hints=Hints(table, id_column, vector_column, dtype),
         schema=given,
-        existing=_existing(store, config, as_ or table or legal_table_name(path.stem)),
+        existing=existing_schema(store, config, as_ or table or legal_table_name(path.stem)),
         stream=sys.stdin.buffer if piped else None,
     )
     with closing(opened) as source:
@@ -176,7 +176,7 @@ def import_(
         raise typer.Exit(1)
 
 
-def _existing(store: str | None, config: str | None, table: str) -> Schema | None:
+def existing_schema(store: str | None, config: str | None, table: str) -> Schema | None:
     """Return the schema of the table that the rows go to, if it exists."""
     try:
         return in_store(store, config, lambda vectors: vectors.schema(table), reading=True)

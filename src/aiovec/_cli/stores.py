@@ -16,6 +16,7 @@ from .output import progress
 
 if TYPE_CHECKING:
     from .._store.store import VectorStore
+    from ..backend.engine import Engine
     from ..backend.origin import Origin
 
 _T = TypeVar("_T")
@@ -44,6 +45,22 @@ OnlyTable = Annotated[
     str | None,
     typer.Argument(metavar="TABLE", help="Only this table. Default: all."),
 ]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help='Have workers do it: "ray", for LanceDB stores. Default: this process.',
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Address of the engine's cluster, such as 10.0.0.5:6379. Default: workers on this "
+        "machine.",
+    ),
+]
 Where = Annotated[
     str | None,
     typer.Option(
@@ -61,6 +78,15 @@ Select = Annotated[
         "gives it.",
     ),
 ]
+
+
+def engine_of(name: str | None, address: str | None) -> Engine | None:
+    """Return the engine that a command names; None for this process."""
+    from ..backend.engine import engine_named
+
+    if name is None and address is not None:
+        raise typer.BadParameter("--address is that of an engine; name it with --engine")
+    return None if name is None else engine_named(name, address)
 
 
 def names_in(given: list[str] | None) -> list[str] | None:

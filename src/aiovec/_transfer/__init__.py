@@ -5,9 +5,13 @@ Imports pyarrow, so import it off the event loop. ``load`` and ``save`` read and
 
 from __future__ import annotations
 
+from .bulk import SourceReader, files_of, load_files
 from .files import schema_in
 from .loading import Load, RejectsFile, load
 from .reading import Input, open_input
 from .saving import Saved, save
 
-__all__ = ["Input", "Load", "RejectsFile", "Saved", "load", "open_input", "save", "schema_in"]
+__all__ = [
+    "Input", "Load", "RejectsFile", "Saved", "SourceReader", "files_of", "load", "load_files",
+    "open_input", "save", "schema_in",
+]  # fmt: skip

@@ -38,6 +38,11 @@ _EXISTS = "the id already exists"
 _REASONS = 50
 
 
+def rows_at_once(schema: Schema) -> int:
+    """Return the rows of one write."""
+    return min(max(_BYTES_AT_ONCE // (4 * schema.dim), _FEWEST_AT_ONCE), _MOST_AT_ONCE)
+
+
 @dataclass(slots=True)
 class Load:
     """A table to import: where it goes, how, and what became of its rows.
@@ -89,7 +94,7 @@ async def load(
     done = False
     try:
         for one in loads:
-            await _find_table(store, one)
+            await find_table(store, one)
         for one in loads if strict else ():
             await _check(store, source, one, rejects)
         if bad := sum(one.rejected for one in loads):
@@ -115,7 +120,7 @@ async def load(
         await in_thread(rejects.close, done)
 
 
-async def _find_table(store: VectorStore, one: Load) -> None:
+async def find_table(store: VectorStore, one: Load) -> None:
     """Settle the schema: that of an existing table, or of the one to create."""
     wanted = _wanted(one)
     if one.schema is None and wanted.quantized and not store.supports("quantized"):
@@ -182,7 +187,7 @@ async def _fill(store: VectorStore, source: Input, one: Load, rejects: RejectsFi
             await _reject(one, source, part, rejects)
             one.seen(read)
     if not one.rejected:
-        await _create(store, one)
+        await create(store, one)
 
 
 async def _reject(one: Load, source: Input, part: Sifted, rejects: RejectsFile) -> None:
@@ -191,7 +196,8 @@ async def _reject(one: Load, source: Input, part: Sifted, rejects: RejectsFile) 
         await in_thread(rejects.write, one.table, source.reader.place, part.rejects)
 
 
-async def _create(store: VectorStore, one: Load) -> None:
+async def create(store: VectorStore, one: Load) -> None:
+    """Create the table, unless it exists."""
     if not one._exists:
         await store.create_table(one.table, one.used_schema, exist_ok=True)
         one._exists = one.created = True
@@ -200,8 +206,7 @@ async def _create(store: VectorStore, one: Load) -> None:
 async def _sifted(source: Input, one: Load) -> AsyncGenerator[Sifted, None]:
     """Yield the rows of a table a chunk at a time, the next one read ahead."""
     schema = one.used_schema
-    size = min(max(_BYTES_AT_ONCE // (4 * schema.dim), _FEWEST_AT_ONCE), _MOST_AT_ONCE)
-    chunks = source.chunks(one.source, schema, size)
+    chunks = source.chunks(one.source, schema, rows_at_once(schema))
 
     def following() -> Sifted | None:
         chunk = next(chunks, None)
@@ -224,7 +229,7 @@ async def _sifted(source: Input, one: Load) -> AsyncGenerator[Sifted, None]:
 async def _write(store: VectorStore, one: Load, part: Sifted) -> Sifted:
     """Write rows; those whose id exists already become rejects."""
     if part.rows.num_rows:
-        await _create(store, one)
+        await create(store, one)
     while part.rows.num_rows:
         rows = NewRows(one.used_schema, part.rows)
         try:

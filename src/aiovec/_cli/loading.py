@@ -1,0 +1,93 @@
+"""``aiovec load``: many files into one table, by this process or by the workers of an engine."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .._model.schema import Metric, check_table_name
+from .importing import existing_schema
+from .output import counted, emit, progress
+from .run import failing_clearly
+from .stores import Address, AsJson, Config, EngineName, Store, Table, engine_of, expanded, in_store
+
+if TYPE_CHECKING:
+    from .._store.store import VectorStore
+    from ..backend.engine import Loaded
+
+
+@failing_clearly
+def load(
+    table: Table,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Parquet, Arrow IPC, JSON Lines or CSV: paths, globs in quotes such as "
+            "'parts/*.parquet', or s3:// and gs:// URLs, whose credentials come from the "
+            "environment.",
+        ),
+    ],
+    store: Store = None,
+    schema: Annotated[
+        str | None, typer.Option(metavar="FILE", help="JSON file with the schema of a new table.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Embedding model, if the files do not name it.")
+    ] = None,
+    metric: Annotated[
+        Metric | None, typer.Option(help="Metric, if the files do not name it.")
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="Column or key of the ids. Default: id.")
+    ] = None,
+    vector_column: Annotated[str | None, typer.Option(help="Column or key of the vectors.")] = None,
+    engine: EngineName = None,
+    address: Address = None,
+    config: Config = None,
+    json: AsJson = False,
+) -> None:
+    """Load many files into one table, which is created if it does not exist.
+
+    Stops at the first row that cannot be loaded. The same command again continues: rows whose id
+    exists are left as they are. With --engine, the table must be new or empty, all rows are added
+    in one commit or none, and the same command again adds nothing.
+    """
+    from .._transfer import Load, SourceReader, files_of, load_files, schema_in
+    from ..backend.foreign import Hints
+
+    check_table_name(table)
+    files = files_of(sources)
+    given = None if schema is None else schema_in(expanded(schema))
+    read = SourceReader(Hints(id_column=id_column, vector_column=vector_column))
+    workers = engine_of(engine, address)
+    existing = existing_schema(store, config, table)
+    with closing(read.opened(next(iter(files)), existing, given)) as first:
+        one = Load(first.tables()[0], table, given, metric, model)
+
+    async def work(vectors: VectorStore) -> tuple[str, Loaded]:
+        with progress("files") as bar:
+            task = bar.add_task(table, total=len(files))
+
+            def seen(done: int, rows: int) -> None:
+                bar.update(task, completed=done, description=f"{table}, {counted(rows)}")
+
+            loaded = await load_files(vectors, one, files, read, workers, seen)
+        if workers is None and loaded.rows:  # nobody else builds the indexes after a script
+            await vectors.optimize(table)
+        return vectors.target, loaded
+
+    began = time.perf_counter()
+    target, loaded = in_store(store, config, work, create=True)
+    seconds = round(time.perf_counter() - began, 6)
+    facts = {
+        "store": target, "table": table, "files": len(files), "rows": loaded.rows,
+        "existing": loaded.existing, "seconds": seconds,
+    }  # fmt: skip
+    shown = [f"loaded {counted(loaded.rows)} from {len(files)} files into {table}"]
+    if loaded.existing:
+        shown.append(f"{counted(loaded.existing)} existed already and were left as they are")
+    emit(facts, [*shown, f"done in {seconds:.2f} s"], json)

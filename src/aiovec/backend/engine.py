@@ -1,0 +1,92 @@
+"""Engines: workers, also on other machines, that do the long work on a table.
+
+An engine is found through the entry-point group ``aiovec.engines``, by its name. It works on the
+tables of the backends that it knows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .._model.schema import Schema
+from ..errors import BackendNotInstalledError, ConfigError
+from .contract import Backend, TableHandle
+from .plugin import installed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+GROUP = "aiovec.engines"
+
+ReadSource = Callable[[str, Schema], "Iterator[pa.Table]"]
+"""Yield the rows of a file, checked for the schema; an AiovecError names the file and the row.
+
+It can be pickled, and blocks."""
+
+Seen = Callable[[int, int], None]
+"""Called with the files that were read so far, and their rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The outcome of a load: the rows that it added, and those that existed already."""
+
+    rows: int
+    existing: int = 0
+
+
+class Engine(ABC):
+    """Does the long work on tables of one backend.
+
+    Every method raises UnsupportedError for a backend that the engine does not know.
+    """
+
+    @abstractmethod
+    def __init__(self, address: str | None) -> None:
+        """Take the address of its workers; None starts workers on this machine."""
+
+    @abstractmethod
+    async def load(
+        self,
+        backend: Backend,
+        table: TableHandle,
+        run: str,
+        sources: Sequence[str],
+        read: ReadSource,
+        seen: Seen,
+    ) -> Loaded:
+        """Add the rows of all sources to an empty table in one commit, or none.
+
+        Nobody else writes to the table meanwhile, in any process. A table that the same ``run`` has
+        filled is left as it is. Raises DuplicateIdError if an id occurs twice.
+        """
+
+    @abstractmethod
+    async def index(
+        self, backend: Backend, table: TableHandle, kind: str, options: Mapping[str, Any]
+    ) -> None:
+        """Build the vector index, as ``Backend.create_index``."""
+
+    @abstractmethod
+    async def optimize(self, backend: Backend, table: TableHandle) -> None:
+        """Compact a table, then bring all its indexes up to date."""
+
+
+def engine_named(name: str, address: str | None) -> Engine:
+    """Return an installed engine. Imports it, so call it in a thread."""
+    entry_point = installed(GROUP).get(name)
+    if entry_point is None:
+        accepted = ", ".join(installed(GROUP)) or "none"
+        raise ConfigError(
+            f"there is no engine {name!r}; installed are: {accepted}",
+            key="--engine", accepted=accepted,
+        )  # fmt: skip
+    try:
+        kind = entry_point.load()
+    except ImportError as exc:
+        raise BackendNotInstalledError(name, f"aiovec[{name}]") from exc
+    engine: Engine = kind(address)
+    return engine
