@@ -84,6 +84,13 @@ def soak(session: nox.Session) -> None:
     session.run("pytest", "-m", "soak", "--timeout", "3600", *session.posargs)
 
 
+@nox.session(python=PYTHONS[-1])
+def bridges(session: nox.Session) -> None:
+    """Run the tests of the bridges to other frameworks, with these frameworks."""
+    session.install("--no-compile", "-e", ".[test,bridges]")
+    session.run("pytest", "-m", "not soak", *(session.posargs or ["tests/bridges"]))
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks."""

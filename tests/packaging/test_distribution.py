@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -77,6 +78,23 @@ def test_a_machine_without_a_compiler_builds_it_too(built: Path, tmp_path: Path)
     environment["AIOVEC_NATIVE"] = "require"
     done = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path)
     assert done.returncode != 0
+
+
+@pytest.mark.parametrize("name", sorted(one.name for one in (ROOT / "distributions").iterdir()))
+def test_a_distribution_of_a_bridge_holds_nothing_but_its_extra(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path]
+    subprocess.run([*command, ROOT / "distributions" / name], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert all(".dist-info/" in held for held in archive.namelist())
+        (metadata,) = (held for held in archive.namelist() if held.endswith("/METADATA"))
+        lines = archive.read(metadata).decode().splitlines()
+    assert {f"Name: {name}", f"Version: {aiovec.__version__}"} <= set(lines)
+    (requires,) = (line for line in lines if line.startswith("Requires-Dist: "))
+    extra = re.search(rf"aiovec\[(\w+)\].*>={re.escape(aiovec.__version__)}", requires)
+    assert extra is not None
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert extra[1] in project["optional-dependencies"]
 
 
 def test_the_changelog_knows_the_version() -> None:

@@ -1,0 +1,91 @@
+"""A table of keys and values as a LangChain ``ByteStore``: docstores, caches of embeddings."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+from langchain_core.stores import ByteStore
+
+from aiovec import F, Field, Table
+from aiovec.bridge import Bridge, StoreOrTarget, table_without_vectors
+
+_PAGE = 1000
+
+
+class AiovecByteStore(ByteStore):
+    """Bytes by their keys, of at most 512 bytes each, in one table of an aiovec store.
+
+    ``store`` and ``options`` are as in ``AiovecVectorStore``.
+    """
+
+    def __init__(
+        self,
+        store: StoreOrTarget = ":memory:",
+        table: str = "langchain_bytes",
+        **options: Any,
+    ) -> None:
+        # Base64: a row holds text.
+        schema = table_without_vectors({"value": Field(str, nullable=False)})
+        self._bridge = Bridge(store, table, lambda dim: schema, **options)
+
+    def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the values of these keys, None for those that are absent."""
+        return self._bridge.run(self._get, keys)
+
+    async def amget(self, keys: Sequence[str]) -> list[bytes | None]:
+        """As ``mget``."""
+        return await self._bridge.aio(self._get, keys)
+
+    async def _get(self, table: Table, keys: Sequence[str]) -> list[bytes | None]:
+        rows = await self._bridge.reading(lambda: table.get(keys, include_vector=False), ())
+        values = {row.id: base64.b64decode(row["value"]) for row in rows}
+        return [values.get(key) for key in keys]
+
+    def mset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
+        """Set the values of keys."""
+        self._bridge.run(self._set, key_value_pairs)
+
+    async def amset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
+        """As ``mset``."""
+        await self._bridge.aio(self._set, key_value_pairs)
+
+    async def _set(self, table: Table, pairs: Sequence[tuple[str, bytes]]) -> int:
+        rows = [{"id": key, "value": base64.b64encode(value).decode()} for key, value in pairs]
+        return await self._bridge.writing(table, 1, lambda: table.upsert(rows))
+
+    def mdelete(self, keys: Sequence[str]) -> None:
+        """Delete keys; those that are absent are no error."""
+        self._bridge.run(self._delete, keys)
+
+    async def amdelete(self, keys: Sequence[str]) -> None:
+        """As ``mdelete``."""
+        await self._bridge.aio(self._delete, keys)
+
+    async def _delete(self, table: Table, keys: Sequence[str]) -> int:
+        return await self._bridge.reading(lambda: table.delete(keys), 0)
+
+    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
+        """Yield the keys, or those that begin with ``prefix``, sorted."""
+        after = ""
+        while page := self._bridge.run(self._page, prefix, after):
+            yield from page
+            after = page[-1]
+
+    async def ayield_keys(self, *, prefix: str | None = None) -> AsyncIterator[str]:
+        """As ``yield_keys``."""
+        after = ""
+        while page := await self._bridge.aio(self._page, prefix, after):
+            for key in page:
+                yield key
+            after = page[-1]
+
+    async def _page(self, table: Table, prefix: str | None, after: str) -> list[str]:
+        where = [F.id > after, F.id.startswith(prefix or "")]
+        rows = await self._bridge.reading(lambda: table.find(where, select=[], limit=_PAGE), ())
+        return [row.id for row in rows]
+
+    def close(self) -> None:
+        """Close the store, if it was opened here, from a target."""
+        self._bridge.close()

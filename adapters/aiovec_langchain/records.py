@@ -1,0 +1,156 @@
+"""A table of what was indexed as a LangChain ``RecordManager``, for ``langchain_core.indexing``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.indexing import RecordManager
+
+from aiovec import F, Field, InvalidArgumentError, Table
+from aiovec.bridge import Bridge, StoreOrTarget, table_name, table_without_vectors
+
+_ALL = 2**31 - 1
+
+
+class AiovecRecordManager(RecordManager):
+    """The records of one namespace, in a table of an aiovec store of their own.
+
+    ``store`` and ``options`` are as in ``AiovecVectorStore``. Times are those of this machine.
+    """
+
+    def __init__(self, namespace: str, store: StoreOrTarget = ":memory:", **options: Any) -> None:
+        super().__init__(namespace)
+        fields = {"group_id": Field(str, index="btree"), "updated_at": Field(float, index="btree")}
+        schema = table_without_vectors(fields)
+        self._bridge = Bridge(
+            store, table_name(f"records-{namespace}"), lambda dim: schema, **options
+        )
+
+    def create_schema(self) -> None:
+        """Create the table, if it does not exist."""
+        self._bridge.run(self._create)
+
+    async def acreate_schema(self) -> None:
+        """As ``create_schema``."""
+        await self._bridge.aio(self._create)
+
+    async def _create(self, table: Table) -> None:
+        await self._bridge.writing(table, 1, table.schema)
+
+    def get_time(self) -> float:
+        """Return the time in seconds."""
+        return time.time()
+
+    async def aget_time(self) -> float:
+        """As ``get_time``."""
+        return time.time()
+
+    def update(
+        self,
+        keys: Sequence[str],
+        *,
+        group_ids: Sequence[str | None] | None = None,
+        time_at_least: float | None = None,
+    ) -> None:
+        """Record that these keys were indexed now."""
+        self._bridge.run(self._update, keys, group_ids, time_at_least)
+
+    async def aupdate(
+        self,
+        keys: Sequence[str],
+        *,
+        group_ids: Sequence[str | None] | None = None,
+        time_at_least: float | None = None,
+    ) -> None:
+        """As ``update``."""
+        await self._bridge.aio(self._update, keys, group_ids, time_at_least)
+
+    async def _update(
+        self,
+        table: Table,
+        keys: Sequence[str],
+        group_ids: Sequence[str | None] | None,
+        time_at_least: float | None,
+    ) -> None:
+        groups = group_ids or [None] * len(keys)
+        if len(groups) != len(keys):
+            raise InvalidArgumentError("group_ids", len(groups), f"as many as keys, {len(keys)}")
+        now = self.get_time()
+        if time_at_least is not None and time_at_least > now:
+            raise InvalidArgumentError("time_at_least", time_at_least, f"not after now, {now}")
+        rows = [
+            {"id": key, "group_id": group, "updated_at": now}
+            for key, group in zip(keys, groups, strict=True)
+        ]
+        await self._bridge.writing(table, 1, lambda: table.upsert(rows))
+
+    def exists(self, keys: Sequence[str]) -> list[bool]:
+        """Return for each key whether it is recorded."""
+        return self._bridge.run(self._exists, keys)
+
+    async def aexists(self, keys: Sequence[str]) -> list[bool]:
+        """As ``exists``."""
+        return await self._bridge.aio(self._exists, keys)
+
+    async def _exists(self, table: Table, keys: Sequence[str]) -> list[bool]:
+        found = await self._bridge.reading(lambda: table.exists(keys), ())
+        return [key in found for key in keys]
+
+    def list_keys(
+        self,
+        *,
+        before: float | None = None,
+        after: float | None = None,
+        group_ids: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> list[str]:
+        """Return the keys that were recorded between two times, and in certain groups."""
+        return self._bridge.run(self._list, before, after, group_ids, limit)
+
+    async def alist_keys(
+        self,
+        *,
+        before: float | None = None,
+        after: float | None = None,
+        group_ids: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> list[str]:
+        """As ``list_keys``."""
+        return await self._bridge.aio(self._list, before, after, group_ids, limit)
+
+    async def _list(
+        self,
+        table: Table,
+        before: float | None,
+        after: float | None,
+        group_ids: Sequence[str] | None,
+        limit: int | None,
+    ) -> list[str]:
+        where = [F.id > ""]  # every key
+        if before is not None:
+            where.append(F.updated_at < before)
+        if after is not None:
+            where.append(F.updated_at > after)
+        if group_ids:
+            where.append(F.group_id.in_(group_ids))
+        rows = await self._bridge.reading(
+            lambda: table.find(where, select=[], limit=limit or _ALL), ()
+        )
+        return [row.id for row in rows]
+
+    def delete_keys(self, keys: Sequence[str]) -> None:
+        """Delete the records of these keys."""
+        self._bridge.run(self._delete, keys)
+
+    async def adelete_keys(self, keys: Sequence[str]) -> None:
+        """As ``delete_keys``."""
+        await self._bridge.aio(self._delete, keys)
+
+    async def _delete(self, table: Table, keys: Sequence[str]) -> int:
+        return await self._bridge.reading(lambda: table.delete(keys), 0)
+
+    def close(self) -> None:
+        """Close the store, if it was opened here, from a target."""
+        self._bridge.close()

@@ -1,0 +1,349 @@
+"""A table of documents as a LangChain ``VectorStore``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
+
+from aiovec import Hit, InvalidArgumentError, Record, Table, Where, new_id
+from aiovec.bridge import DocumentBridge, StoreOrTarget, relevance
+
+Filter = Mapping[str, Any] | Where
+Scored = list[tuple[Document, float]]
+_ALL = 2**31 - 1
+
+
+class AiovecVectorStore(VectorStore):
+    """Documents in one table of an aiovec store. Every method has an asynchronous twin.
+
+    ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"notes.db"`` or
+    ``"lancedb://notes"``; a store of ``aiovec.connect`` serves the asynchronous methods only. The
+    first write creates the table: with ``schema``, or else with ``metric`` and the length of its
+    vectors. Further ``options`` are those of ``aiovec.connect`` for a target.
+
+    Searches take ``filter``: a mapping such as ``{"year": {"$gte": 2020}}``, a condition of
+    ``aiovec.F``, or its text. ``hybrid=True`` searches by keywords too; the further arguments of
+    ``aiovec.VectorStore.search`` pass through. Scores are aiovec's: higher is better.
+    """
+
+    def __init__(
+        self,
+        embedding: Embeddings,
+        store: StoreOrTarget = ":memory:",
+        table: str = "langchain",
+        **options: Any,
+    ) -> None:
+        self._embedding = embedding
+        self._documents = DocumentBridge(store, table, **options)
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The embeddings that make the vectors."""
+        return self._embedding
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AiovecVectorStore:
+        """Return a store that holds these texts; the keyword arguments are the constructor's."""
+        made = cls(embedding, **kwargs)
+        made.add_texts(texts, metadatas, ids=ids)
+        return made
+
+    @classmethod
+    async def afrom_texts(
+        cls,
+        texts: Iterable[str],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AiovecVectorStore:
+        """As ``from_texts``."""
+        made = cls(embedding, **kwargs)
+        await made.aadd_texts(texts, metadatas, ids=ids)
+        return made
+
+    # Writing
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        **_: Any,
+    ) -> list[str]:
+        """Add texts, or replace those of the same ids, and return the ids."""
+        listed = list(texts)
+        vectors = self._embedding.embed_documents(listed) if listed else []
+        return self._documents.run(self._write, vectors, listed, metadatas, ids)
+
+    async def aadd_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        **_: Any,
+    ) -> list[str]:
+        """As ``add_texts``."""
+        listed = list(texts)
+        vectors = await self._embedding.aembed_documents(listed) if listed else []
+        return await self._documents.aio(self._write, vectors, listed, metadatas, ids)
+
+    def add_embeddings(
+        self,
+        embeddings: Sequence[Sequence[float]],
+        metadatas: list[dict[str, Any]] | None = None,
+        ids: Sequence[str | None] | None = None,
+        texts: Iterable[str] | None = None,
+    ) -> list[str]:
+        """Add vectors that exist already. Without ``texts``, the key "data" of the metadata is."""
+        listed = [str(one.get("data", "")) for one in metadatas or [{}] * len(embeddings)]
+        listed = listed if texts is None else list(texts)
+        return self._documents.run(self._write, embeddings, listed, metadatas, ids)
+
+    async def aadd_embeddings(
+        self,
+        embeddings: Sequence[Sequence[float]],
+        metadatas: list[dict[str, Any]] | None = None,
+        ids: Sequence[str | None] | None = None,
+        texts: Iterable[str] | None = None,
+    ) -> list[str]:
+        """As ``add_embeddings``."""
+        listed = [str(one.get("data", "")) for one in metadatas or [{}] * len(embeddings)]
+        listed = listed if texts is None else list(texts)
+        return await self._documents.aio(self._write, embeddings, listed, metadatas, ids)
+
+    async def _write(
+        self,
+        table: Table,
+        vectors: Sequence[Sequence[float]],
+        texts: Sequence[str],
+        metadatas: Sequence[Mapping[str, Any]] | None,
+        ids: Sequence[str | None] | None,
+    ) -> list[str]:
+        for name, given in {"vectors": vectors, "metadatas": metadatas, "ids": ids}.items():
+            if given is not None and len(given) != len(texts):
+                raise InvalidArgumentError(name, len(given), f"as many as texts, {len(texts)}")
+        if not texts:
+            return []
+        written = [id or new_id() for id in ids or [None] * len(texts)]
+        of_rows = metadatas or [{}] * len(texts)
+        rows = list(map(self._documents.row, written, texts, vectors, of_rows))
+        dim = len(vectors[0])
+        await self._documents.writing(table, dim, lambda: table.upsert(rows))
+        return written
+
+    def delete(
+        self, ids: Sequence[str] | None = None, *, filter: Filter = None, **_: Any
+    ) -> bool | None:
+        """Delete the documents with these ids, or that match a filter. One of them is needed."""
+        self._documents.run(self._remove, ids, filter)
+        return True
+
+    async def adelete(
+        self, ids: Sequence[str] | None = None, *, filter: Filter = None, **_: Any
+    ) -> bool | None:
+        """As ``delete``."""
+        await self._documents.aio(self._remove, ids, filter)
+        return True
+
+    async def _remove(self, table: Table, ids: Sequence[str] | None, wanted: Filter) -> int:
+        if ids is None and wanted is None:
+            raise InvalidArgumentError(
+                "ids", ids, "ids, or a filter; delete_collection() deletes everything"
+            )
+        where = self._documents.where(wanted)
+        return await self._documents.reading(lambda: table.delete(ids, where=where), 0)
+
+    def delete_collection(self) -> None:
+        """Delete everything. The next write creates the table again."""
+        self._documents.run(self._documents.drop)
+
+    async def adelete_collection(self) -> None:
+        """As ``delete_collection``."""
+        await self._documents.aio(self._documents.drop)
+
+    def close(self) -> None:
+        """Close the store, if it was opened here, from a target."""
+        self._documents.close()
+
+    async def aclose(self) -> None:
+        """As ``close``."""
+        await asyncio.to_thread(self.close)
+
+    # Reading
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Return the documents with these ids."""
+        return self._documents.run(self._get, ids)
+
+    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """As ``get_by_ids``."""
+        return await self._documents.aio(self._get, ids)
+
+    async def _get(self, table: Table, ids: Sequence[str]) -> list[Document]:
+        rows = await self._documents.reading(lambda: table.get(ids, include_vector=False), ())
+        return list(map(self._document, rows))
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """Return the ``k`` documents nearest to a text."""
+        return _without_scores(self.similarity_search_with_score(query, k, **kwargs))
+
+    async def asimilarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """As ``similarity_search``."""
+        return _without_scores(await self.asimilarity_search_with_score(query, k, **kwargs))
+
+    def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> Scored:
+        """Return the ``k`` documents nearest to a text, each with its score."""
+        vector = self._embedding.embed_query(query)
+        return self._documents.run(self._search, vector, k, query=query, **kwargs)
+
+    async def asimilarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> Scored:
+        """As ``similarity_search_with_score``."""
+        vector = await self._embedding.aembed_query(query)
+        return await self._documents.aio(self._search, vector, k, query=query, **kwargs)
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> list[Document]:
+        """Return the ``k`` documents nearest to a vector."""
+        return _without_scores(self.similarity_search_with_score_by_vector(embedding, k, **kwargs))
+
+    async def asimilarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> list[Document]:
+        """As ``similarity_search_by_vector``."""
+        found = await self.asimilarity_search_with_score_by_vector(embedding, k, **kwargs)
+        return _without_scores(found)
+
+    def similarity_search_with_score_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> Scored:
+        """Return the ``k`` documents nearest to a vector, each with its score."""
+        return self._documents.run(self._search, embedding, k, **kwargs)
+
+    async def asimilarity_search_with_score_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> Scored:
+        """As ``similarity_search_with_score_by_vector``."""
+        return await self._documents.aio(self._search, embedding, k, **kwargs)
+
+    def max_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Return ``k`` of the ``fetch_k`` nearest, chosen to be near and different."""
+        varied = {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
+        return self.similarity_search(query, k, **varied, **kwargs)
+
+    async def amax_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """As ``max_marginal_relevance_search``."""
+        varied = {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
+        return await self.asimilarity_search(query, k, **varied, **kwargs)
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """As ``max_marginal_relevance_search``, by a vector."""
+        varied = {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
+        return self.similarity_search_by_vector(embedding, k, **varied, **kwargs)
+
+    async def amax_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """As ``max_marginal_relevance_search_by_vector``."""
+        varied = {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
+        return await self.asimilarity_search_by_vector(embedding, k, **varied, **kwargs)
+
+    async def _search(
+        self,
+        table: Table,
+        vector: Sequence[float],
+        k: int,
+        /,
+        *,
+        filter: Filter = None,
+        query: str | None = None,
+        hybrid: bool = False,
+        **options: Any,
+    ) -> Scored:
+        if hybrid and query is None:
+            raise InvalidArgumentError("hybrid", hybrid, "False in a search by a vector alone")
+        search = partial(table.search_hybrid, query) if hybrid else table.search  # type: ignore[arg-type]
+        where = self._documents.where(filter)
+        hits = await self._documents.reading(
+            lambda: search(vector, limit=k, where=where, **options), ()
+        )
+        return [(self._document(hit), hit.score) for hit in hits]
+
+    def _document(self, row: Record | Hit) -> Document:
+        text = row.fields.get(self._documents.text)
+        return Document(id=row.id, page_content=text or "", metadata=self._documents.metadata(row))
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        return partial(relevance, metric=self._documents.metric)
+
+    @property
+    def _collection(self) -> _Collection:
+        return _Collection(self)
+
+
+class _Collection:
+    """The one method of a Chroma collection by which mem0 lists its memories."""
+
+    def __init__(self, store: AiovecVectorStore) -> None:
+        self._documents = store._documents
+
+    def get(self, where: Filter = None, limit: int | None = None) -> dict[str, list[Any]]:
+        """Return the documents that match a filter."""
+        return self._documents.run(self._get, where, limit or _ALL)
+
+    async def _get(self, table: Table, wanted: Filter, limit: int) -> dict[str, list[Any]]:
+        where = self._documents.where(wanted)
+        rows = await self._documents.reading(lambda: table.find(where, limit=limit), ())
+        return {
+            "ids": [row.id for row in rows],
+            "documents": [row.fields.get(self._documents.text) for row in rows],
+            "metadatas": list(map(self._documents.metadata, rows)),
+        }
+
+
+def _without_scores(found: Scored) -> list[Document]:
+    return [document for document, _ in found]

@@ -1,0 +1,362 @@
+"""What bridges to other frameworks share. ``aiovec_langchain`` and its like are built on it.
+
+A bridge keeps its rows in one table, which its first write creates, and serves code with and
+without ``await``. Frameworks also bring filters written as MongoDB writes them, metadata of any
+type, and names that no table may have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import re
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+from uuid import UUID
+
+from . import sync
+from ._filters.operators import F, FieldRef
+from ._filters.tree import Expr, all_of, any_of
+from ._input.types import Where
+from ._model.records import Hit, Record
+from ._model.schema import Field, Metric, Schema
+from ._store.store import Table, VectorStore
+from .backend.origin import PathText
+from .errors import AiovecError, FilterError, InvalidArgumentError, TableNotFoundError
+from .sync.store import open_store
+
+__all__ = [
+    "Bridge",
+    "DocumentBridge",
+    "StoreOrTarget",
+    "metadata_filter",
+    "relevance",
+    "storable",
+    "table_name",
+    "table_without_vectors",
+]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_M = TypeVar("_M")
+
+StoreOrTarget: TypeAlias = VectorStore | sync.VectorStore | PathText
+
+
+class Bridge:
+    """One table of a store, for code with and without ``await``. The first write creates it.
+
+    ``store`` is a store of ``aiovec.sync.connect``; a store of ``aiovec.connect``, which serves
+    code with ``await`` on its own event loop; or a target such as ``"notes.db"``. A target is
+    opened at the first call with the ``options`` of ``connect``, and ``close`` closes it.
+    ``schema`` returns the schema of a new table for the length of its first vector.
+    """
+
+    def __init__(
+        self,
+        store: StoreOrTarget,
+        table: str,
+        schema: Callable[[int], Schema],
+        **options: Any,
+    ) -> None:
+        self.table = table_name(table)
+        self._schema = schema
+        self._options = options
+        self._opening = threading.Lock()
+        self._store: VectorStore | sync.VectorStore | None = None
+        self._target: PathText | None = None
+        if isinstance(store, VectorStore | sync.VectorStore):
+            self._store = store
+        else:
+            self._target = store
+
+    def run(
+        self,
+        call: Callable[Concatenate[Table, _P], Awaitable[_R]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _R:
+        """Return the result of ``call`` with the table, and block until it is done."""
+        store = self._opened()
+        if isinstance(store, VectorStore):
+            raise AiovecError(
+                "a store of aiovec.connect() serves methods with await only; give the bridge a "
+                "store of aiovec.sync.connect(), or a target such as 'notes.db'"
+            )
+        return store._portal.run(lambda: call(store._awaited.table(self.table), *args, **kwargs))
+
+    async def aio(
+        self,
+        call: Callable[Concatenate[Table, _P], Awaitable[_R]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _R:
+        """Await the result of ``call`` with the table."""
+        opened = self._store is not None
+        store = self._opened() if opened else await asyncio.to_thread(self._opened)
+        if isinstance(store, VectorStore):
+            return await call(store.table(self.table), *args, **kwargs)
+        return await sync.aio(store, lambda inner: call(inner.table(self.table), *args, **kwargs))
+
+    async def writing(self, table: Table, dim: int, act: Callable[[], Awaitable[_R]]) -> _R:
+        """Await a write; where the table is missing, create it and write again."""
+        try:
+            return await act()
+        except TableNotFoundError:
+            await table.create(self._schema(dim), exist_ok=True)
+            return await act()
+
+    async def reading(self, act: Callable[[], Awaitable[_R]], missing: _M) -> _R | _M:
+        """Await a read, or a delete; return ``missing`` where nothing was written yet."""
+        try:
+            return await act()
+        except TableNotFoundError:
+            return missing
+
+    async def drop(self, table: Table) -> None:
+        """Drop the table. The next write creates it again."""
+        await table.drop(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the store if the bridge opened it. May be called twice."""
+        with self._opening:
+            if self._target is not None and isinstance(self._store, sync.VectorStore):
+                self._store.close()
+
+    def _opened(self) -> VectorStore | sync.VectorStore:
+        with self._opening:
+            if self._store is None:
+                self._store = open_store(self._target, **self._options)
+            return self._store
+
+
+class DocumentBridge(Bridge):
+    """A bridge whose rows are documents: a text, metadata, and a vector.
+
+    Metadata lies flat in the row, so that filters, the command line and other programs see it as
+    they see any field. A key that is a column of the row, such as "id", has a "_" appended there.
+    ``schema`` is for tables with indexed fields for keys of the metadata; without it, a new table
+    has the text, which keyword search covers, and everything else in the payload.
+    """
+
+    def __init__(
+        self,
+        store: StoreOrTarget,
+        table: str,
+        *,
+        schema: Schema | None = None,
+        metric: Metric = "cosine",
+        text: str = "text",
+        vector_nullable: bool = False,
+        **options: Any,
+    ) -> None:
+        def new(dim: int) -> Schema:
+            fields = {text: Field(str, text=True)}
+            return Schema(dim=dim, metric=metric, fields=fields, vector_nullable=vector_nullable)
+
+        super().__init__(store, table, new if schema is None else lambda dim: schema, **options)
+        self.metric = metric if schema is None else schema.metric
+        self.text = text
+        self._vector = "embedding" if schema is None else schema.vector
+        self._declared = frozenset({} if schema is None else schema.fields) - {text}
+        self._taken = frozenset({"id", text, self._vector})
+
+    def row(
+        self, id: str, text: str | None, vector: Any, metadata: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Return a document as a row."""
+        row = {
+            self._stored(key): one if key in self._declared else storable(one, f"metadata.{key}")
+            for key, one in (metadata or {}).items()
+        }
+        return {**row, "id": id, self.text: text, self._vector: vector}
+
+    def metadata(self, row: Record | Hit) -> dict[str, Any]:
+        """Return the metadata of a row."""
+        return {
+            key[:-1] if key.endswith("_") and key.rstrip("_") in self._taken else key: value
+            for key, value in row.fields.items()
+            if key != self.text and not (value is None and key in self._declared)
+        }
+
+    def where(self, wanted: Mapping[str, Any] | Where) -> Where:
+        """Return a filter: a mapping as ``metadata_filter`` takes it, or what ``where=`` takes."""
+        if callable(wanted):
+            raise FilterError("a filter is a mapping, a condition or its text, not a function")
+        return metadata_filter(wanted, self._field) if isinstance(wanted, Mapping) else wanted
+
+    def _stored(self, key: object) -> str:
+        name = str(key)
+        return f"{name}_" if name.rstrip("_") in self._taken else name
+
+    def _field(self, key: str) -> FieldRef:
+        first, *path = key.split(".")
+        name = self._stored(first)
+        return F[name] if name in self._declared else F[".".join(("payload", name, *path))]
+
+
+def table_name(name: str) -> str:
+    """Return the name of a collection as the name of a table.
+
+    A name that no table may have is made lower-case, its other characters become "-", and a short
+    hash of the name follows, so that two collections never share a table.
+    """
+    if not isinstance(name, str) or not name:
+        raise InvalidArgumentError("table", name, "a name")
+    if re.fullmatch("[a-z][a-z0-9_-]{0,62}", name):
+        return name
+    mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    words = re.sub("[^a-z0-9_-]+", "-", name.lower()).strip("-")
+    return f"{words if words[:1].isalpha() else f't-{words}'}"[:54].rstrip("-") + f"-{mark}"
+
+
+def table_without_vectors(fields: Mapping[str, Any]) -> Schema:
+    """Return the schema of a table whose rows have fields and no vector."""
+    return Schema(dim=1, vector_nullable=True, fields=fields)
+
+
+def relevance(score: float, metric: Metric) -> float:
+    """Return the score of a vector search as a relevance from 0 to 1, in the same order.
+
+    Under "cosine" it is the cosine similarity, with 0 for what points away; under "l2" the score
+    itself, ``1/(1+distance)``; under "dot" the logistic function of the product.
+    """
+    if metric == "dot":
+        return 0.5 + 0.5 * math.tanh(score / 2)
+    return min(max(score, 0.0), 1.0)
+
+
+def storable(value: Any, name: str = "metadata") -> Any:
+    """Return a value of metadata as a row's payload can hold it.
+
+    Naive datetimes, paths and integers beyond 64 bits become text, Decimals numbers, NaN and
+    infinity None, sets and tuples lists, arrays lists of numbers, and keys of mappings text.
+    InvalidArgumentError names what cannot be stored.
+    """
+    match value:
+        case None | bool() | str() | UUID() | Enum():
+            return value
+        case int():
+            return value if -(2**63) <= value < 2**63 else str(value)
+        case float():
+            return value if math.isfinite(value) else None
+        case datetime():
+            return value if value.tzinfo is not None else value.isoformat()
+        case date():
+            return value
+        case Decimal():
+            return storable(float(value), name)
+        case Mapping():
+            return {str(key): storable(one, f"{name}.{key}") for key, one in value.items()}
+        case bytes() | bytearray() | memoryview():
+            pass
+        case Sequence():
+            return [storable(one, name) for one in value]
+        case Set():
+            return [storable(one, name) for one in sorted(value, key=str)]
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    if callable(listed := getattr(value, "tolist", None)):  # NumPy's
+        return storable(listed(), name)
+    if callable(dumped := getattr(value, "model_dump", None)):
+        return storable(dumped(mode="json"), name)
+    raise InvalidArgumentError(
+        name, value, "text, a number, a boolean, a date, a path, or lists and mappings of these"
+    )
+
+
+def metadata_filter(
+    wanted: Mapping[str, Any], field: Callable[[str], FieldRef] = lambda key: F[f"payload.{key}"]
+) -> Expr:
+    """Return a filter from a mapping as MongoDB writes it.
+
+    All entries of ``{"year": {"$gte": 2020}, "lang": "en"}`` must match. A plain value means
+    equality. The operators are ``$eq $ne $gt $gte $lt $lte $in $nin $exists $not``, and beyond
+    MongoDB's ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
+    lists of mappings, ``$not`` one. As in MongoDB, a negation also matches rows without the key,
+    and dots lead into nested objects. ``field`` returns the field of a key; by default it is a key
+    of the payload.
+    """
+    if not isinstance(wanted, Mapping):
+        raise FilterError(f"a filter is a mapping, not {type(wanted).__name__}")
+    return all_of([_entry(key, value, field) for key, value in wanted.items()])
+
+
+def _entry(key: str, value: Any, field: Callable[[str], FieldRef]) -> Expr:
+    match key:
+        case "$and":
+            return all_of([metadata_filter(one, field) for one in _listed(key, value)])
+        case "$or" | "$nor":
+            either = any_of([metadata_filter(one, field) for one in _listed(key, value)])
+            return either if key == "$or" else either.is_not_true()
+        case "$not":
+            return metadata_filter(value, field).is_not_true()
+    if not isinstance(key, str) or key.startswith("$"):
+        raise FilterError(f"the filter has no operator {key!r}; expected $and, $or, $nor or $not")
+    return _conditions(field(key), value)
+
+
+def _conditions(field: FieldRef, value: Any) -> Expr:
+    if not isinstance(value, Mapping):
+        return _OPERATORS["$eq"](field, _literal(value))
+    if not value:
+        raise FilterError(f"{field} has no operator; expected one of {', '.join(_OPERATORS)}")
+    return all_of([_operation(field, name, one) for name, one in value.items()])
+
+
+def _operation(field: FieldRef, name: str, value: Any) -> Expr:
+    if name == "$not":
+        return _conditions(field, value).is_not_true()
+    if name not in _OPERATORS:
+        raise FilterError(
+            f"{field} has no operator {name!r}; expected one of {', '.join(_OPERATORS)}"
+        )
+    if name in ("$in", "$nin", "$between"):
+        return _OPERATORS[name](field, [_literal(one) for one in _listed(name, value)])
+    return _OPERATORS[name](field, _literal(value))
+
+
+def _contains(field: FieldRef, value: Any) -> Expr:
+    """Match lists that hold the value, and texts that it is a part of."""
+    held = field.contains(value)
+    return any_of([held, field.contains_text(value)]) if isinstance(value, str) else held
+
+
+def _between(field: FieldRef, value: Any) -> Expr:
+    if len(value) != 2:
+        raise FilterError(f"{field}: $between takes a list of two values")
+    return field.between(*value)
+
+
+_OPERATORS: dict[str, Callable[[FieldRef, Any], Expr]] = {
+    "$eq": lambda field, value: field == value,
+    "$ne": lambda field, value: (field == value).is_not_true(),
+    "$gt": lambda field, value: field > value,
+    "$gte": lambda field, value: field >= value,
+    "$lt": lambda field, value: field < value,
+    "$lte": lambda field, value: field <= value,
+    "$in": lambda field, value: field.in_(value),
+    "$nin": lambda field, value: field.in_(value).is_not_true(),
+    "$exists": lambda field, value: field.is_not_null() if value else field.is_null(),
+    "$between": _between,
+    "$like": lambda field, value: field.like(value),
+    "$ilike": lambda field, value: field.ilike(value),
+    "$contains": _contains,
+    "$not_contains": lambda field, value: _contains(field, value).is_not_true(),
+}
+
+
+def _listed(name: str, value: Any) -> Sequence[Any]:
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise FilterError(f"{name} takes a list, not {type(value).__name__}")
+    return list(value)
+
+
+def _literal(value: Any) -> Any:
+    """Return a value in the form in which metadata of its type is stored."""
+    return storable(value, "filter")

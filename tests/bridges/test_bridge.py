@@ -1,0 +1,199 @@
+"""``aiovec.bridge``: what all bridges share."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aiovec
+from aiovec import AiovecError, F, FilterError, InvalidArgumentError, Schema, sync
+from aiovec.bridge import (
+    Bridge,
+    DocumentBridge,
+    metadata_filter,
+    relevance,
+    storable,
+    table_name,
+)
+
+
+def test_names_of_collections_become_names_of_tables() -> None:
+    assert table_name("notes-2_x") == "notes-2_x"
+    odd = ["Notes", "notes ", "My.Col-2", "1st", "été", "日本", "_", "x" * 64, "x" * 63 + "y", "-"]
+    made = [table_name(name) for name in odd]
+    assert len(set(made)) == len(odd)
+    assert all(re.fullmatch("[a-z][a-z0-9_-]{0,62}", name) for name in made)
+    assert table_name("My.Col-2").startswith("my-col-2-")
+    assert made == [table_name(name) for name in odd]
+    for bad in ("", None, 3):
+        with pytest.raises(InvalidArgumentError, match="table must be a name"):
+            table_name(bad)  # type: ignore[arg-type]
+
+
+class Color(Enum):
+    RED = "red"
+
+
+KEPT: list[tuple[Any, Any]] = [
+    (None, None),
+    (True, True),
+    ("text", "text"),
+    (2**62, 2**62),
+    (2**70, str(2**70)),
+    (1.5, 1.5),
+    (math.nan, None),
+    (-math.inf, None),
+    (Decimal("1.25"), 1.25),
+    (Path("a") / "b", str(Path("a") / "b")),
+    (datetime.fromisoformat("2024-01-02T03:00"), "2024-01-02T03:00:00"),
+    (datetime(2024, 1, 2, 3, tzinfo=UTC), "2024-01-02T03:00:00.000000Z"),
+    (date(2024, 1, 2), "2024-01-02"),
+    (Color.RED, "red"),
+    ((1, (2, {3})), [1, [2, [3]]]),
+    ({"a": {1: Path("x")}}, {"a": {"1": "x"}}),
+    (np.float32(0.5), 0.5),
+    (np.int64(3), 3),
+    (np.array([[1.0, np.nan]]), [[1.0, None]]),
+]
+
+
+async def test_metadata_of_any_type_is_stored() -> None:
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("t", Schema(dim=1))
+        rows = [{"id": n, "embedding": [1], "m": storable(one)} for n, (one, _) in enumerate(KEPT)]
+        await store.insert("t", rows)
+        found = await store.get("t", range(len(KEPT)))
+        assert [row["m"] for row in found] == [expected for _, expected in KEPT]
+
+
+@pytest.mark.parametrize("value", [b"bytes", object(), [{"deep": len}]])
+def test_what_cannot_be_stored_is_named(value: object) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"metadata\.file"):
+        storable({"file": value})
+
+
+ROWS: dict[str, dict[str, Any]] = {
+    "a": {"n": 1, "lang": "en", "tags": ["x", "y"], "in": {"deep": True}},
+    "b": {"n": 2, "lang": "de", "tags": [], "at": datetime.fromisoformat("2024-01-01")},
+    "c": {"n": 3.5, "lang": None, "text": "hello world"},
+    "d": {"id": "own", "n": "2"},
+}
+FILTERS: list[tuple[dict[str, Any], str]] = [
+    ({}, "abcd"),
+    ({"n": 2}, "b"),
+    ({"n": {"$eq": "2"}}, "d"),
+    ({"n": {"$ne": 2}}, "acd"),
+    ({"n": {"$gt": 1, "$lte": 3.5}}, "bc"),
+    ({"n": {"$gte": 2}, "lang": "de"}, "b"),
+    ({"n": {"$lt": 2}}, "a"),
+    ({"n": {"$between": [2, 4]}}, "bc"),
+    ({"lang": {"$in": ["en", "fr"]}}, "a"),
+    ({"lang": {"$nin": ["en", "fr"]}}, "bcd"),
+    ({"lang": {"$in": []}}, ""),
+    ({"lang": None}, "cd"),
+    ({"lang": {"$ne": None}}, "ab"),
+    ({"lang": {"$exists": True}}, "ab"),
+    ({"lang": {"$exists": False}}, "cd"),
+    ({"lang": {"$like": "e%"}}, "a"),
+    ({"lang": {"$ilike": "DE"}}, "b"),
+    ({"tags": {"$contains": "x"}}, "a"),
+    ({"text": {"$contains": "lo w"}}, "c"),
+    ({"text": {"$not_contains": "lo w"}}, "abd"),
+    ({"tags": ["x", "y"]}, "a"),
+    ({"in.deep": True}, "a"),
+    ({"id": "own"}, "d"),
+    ({"at": datetime.fromisoformat("2024-01-01")}, "b"),
+    ({"$or": [{"n": 1}, {"$and": [{"n": 2}, {"lang": "de"}]}]}, "ab"),
+    ({"$not": {"n": 2}}, "acd"),
+    ({"$nor": [{"n": 1}, {"lang": "de"}]}, "cd"),
+    ({"n": {"$not": {"$gte": 2}}}, "ad"),
+]
+
+
+def test_filters_as_mongodb_writes_them(store: sync.VectorStore) -> None:
+    bridge = DocumentBridge(store, "t")
+
+    async def write(table: aiovec.Table) -> None:
+        rows = [bridge.row(id, None, [1, 0], metadata) for id, metadata in ROWS.items()]
+        await bridge.writing(table, 2, lambda: table.insert(rows))
+
+    bridge.run(write)
+    for wanted, expected in FILTERS:
+        found = store.find("t", bridge.where(wanted))
+        assert "".join(row.id for row in found) == expected, wanted
+    back = {row.id: bridge.metadata(row) for row in store.find("t")}
+    assert back == {**ROWS, "b": {**ROWS["b"], "at": "2024-01-01T00:00:00"}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        ("n = 1", "a filter is a mapping"),
+        ({"n": {"$near": 1}}, r"\$near.*expected one of \$eq"),
+        ({"n": {}}, "expected one of"),
+        ({"$where": []}, r"expected \$and"),
+        ({"$or": {"n": 1}}, "takes a list"),
+        ({"n": {"$in": "abc"}}, "takes a list"),
+        ({"n": {"$between": [1]}}, "two values"),
+        ({3: 1}, "no operator 3"),
+        ({"n": {"$eq": {"a": 1}}}, "n"),
+    ],
+)
+def test_bad_filters_say_what_is_expected(wanted: Any, reason: str) -> None:
+    with pytest.raises(FilterError, match=reason):
+        metadata_filter(wanted)
+
+
+def test_a_filter_over_fields_of_ones_own() -> None:
+    assert str(metadata_filter({"year": {"$gte": 3}}, lambda key: F[key])) == "year >= 3"
+
+
+def test_relevance_keeps_the_order_and_ends_at_0_and_1() -> None:
+    assert [relevance(score, "cosine") for score in (-1, 0, 0.3, 1)] == [0, 0, 0.3, 1]
+    assert [relevance(score, "l2") for score in (0.1, 1.0)] == [0.1, 1]
+    products = [relevance(score, "dot") for score in (-1e6, -1, 0, 1, 1e6)]
+    assert products == sorted(products)
+    assert (products[0], products[2], products[-1]) == (0, 0.5, 1)
+
+
+async def test_one_store_serves_both_faces(store: sync.VectorStore) -> None:
+    bridge = Bridge(store, "t", lambda dim: Schema(dim=dim))
+
+    async def count(table: aiovec.Table) -> int:
+        return await bridge.reading(table.count, -1)
+
+    async def write(table: aiovec.Table, id: str) -> int:
+        rows = [{"id": id, "embedding": [1, 2, 3]}]
+        return await bridge.writing(table, 3, lambda: table.insert(rows))
+
+    assert await bridge.aio(count) == -1
+    await asyncio.gather(*(bridge.aio(write, f"a{n}") for n in range(8)))
+    await asyncio.to_thread(bridge.run, write, "b")
+    assert await bridge.aio(count) == await asyncio.to_thread(bridge.run, count) == 9
+    await bridge.aio(bridge.drop)
+    assert await bridge.aio(count) == -1
+    await bridge.aio(write, "c")
+    assert await bridge.aio(count) == 1
+    bridge.close()  # which is not the bridge's store
+    assert await bridge.aio(count) == 1
+
+
+async def test_a_store_of_a_loop_refuses_calls_without_await() -> None:
+    async with aiovec.connect(":memory:") as store:
+        bridge = Bridge(store, "t", lambda dim: Schema(dim=dim))
+
+        async def count(table: aiovec.Table) -> int:
+            return await bridge.reading(table.count, 0)
+
+        assert await bridge.aio(count) == 0
+        with pytest.raises(AiovecError, match="serves methods with await only"):
+            bridge.run(count)

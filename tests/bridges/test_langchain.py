@@ -1,0 +1,253 @@
+"""The bridge to LangChain: LangChain's own suites, and what they leave out."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("langchain_tests", reason="needs aiovec[langchain] and langchain-tests")
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
+from langchain_core.indexing import aindex, index
+from langchain_tests.integration_tests import BaseStoreAsyncTests, BaseStoreSyncTests
+from langchain_tests.integration_tests.indexer import (
+    AsyncDocumentIndexTestSuite,
+    DocumentIndexerTestSuite,
+)
+from langchain_tests.integration_tests.vectorstores import VectorStoreIntegrationTests
+
+import aiovec
+from aiovec import F, Field, FilterError, InvalidArgumentError, Schema, sync
+from aiovec_langchain import (
+    AiovecByteStore,
+    AiovecDocumentIndex,
+    AiovecRecordManager,
+    AiovecVectorStore,
+)
+
+pytestmark = pytest.mark.slow
+
+
+class Letters(Embeddings):
+    """A vector that counts the letters a, b and c."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [[text.count(letter) + 0.01 for letter in "abc"] for text in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        return self.embed_documents([text])[0]
+
+
+class TestVectorStore(VectorStoreIntegrationTests):
+    @pytest.fixture
+    def vectorstore(self, store: sync.VectorStore) -> AiovecVectorStore:
+        return AiovecVectorStore(self.get_embeddings(), store)
+
+
+class TestByteStore(BaseStoreSyncTests[bytes]):
+    @pytest.fixture
+    def kv_store(self, store: sync.VectorStore) -> AiovecByteStore:
+        return AiovecByteStore(store)
+
+    @pytest.fixture
+    def three_values(self) -> tuple[bytes, bytes, bytes]:
+        return b"foo", b"\x00\xff", b""
+
+
+class TestByteStoreAsync(BaseStoreAsyncTests[bytes]):
+    @pytest.fixture
+    async def kv_store(self, store: sync.VectorStore) -> AiovecByteStore:
+        return AiovecByteStore(store)
+
+    @pytest.fixture
+    def three_values(self) -> tuple[bytes, bytes, bytes]:
+        return b"foo", b"\x00\xff", b""
+
+
+def document_index(store: sync.VectorStore) -> AiovecDocumentIndex:
+    embeddings = DeterministicFakeEmbedding(size=6)
+    return AiovecDocumentIndex(store=AiovecVectorStore(embeddings, store))
+
+
+class TestDocumentIndex(DocumentIndexerTestSuite):
+    @pytest.fixture
+    def index(self, store: sync.VectorStore) -> AiovecDocumentIndex:
+        return document_index(store)
+
+
+class TestDocumentIndexAsync(AsyncDocumentIndexTestSuite):
+    @pytest.fixture
+    async def index(self, store: sync.VectorStore) -> AiovecDocumentIndex:
+        return document_index(store)
+
+
+def ids_of(documents: list[Document]) -> list[str | None]:
+    return [document.id for document in documents]
+
+
+@pytest.fixture
+def letters(store: sync.VectorStore) -> AiovecVectorStore:
+    made = AiovecVectorStore(Letters(), store, "My Letters")
+    made.add_texts(
+        ["aaa", "aab", "bbb", "ccc zebra"],
+        [{"n": 1, "id": "x"}, {"n": 2, "text": "y"}, {"n": 3, "in": {"deep": 1}}, {}],
+        ids=["a", "ab", "b", "c"],
+    )
+    return made
+
+
+def test_metadata_comes_back_as_it_went_in(letters: AiovecVectorStore) -> None:
+    documents = letters.get_by_ids(["a", "ab", "b", "c"])
+    assert [one.metadata for one in documents] == [
+        {"n": 1, "id": "x"}, {"n": 2, "text": "y"}, {"n": 3, "in": {"deep": 1}}, {},
+    ]  # fmt: skip
+    assert [one.page_content for one in documents] == ["aaa", "aab", "bbb", "ccc zebra"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({"n": {"$gte": 2}}, ["ab", "b"]),
+        ({"n": {"$ne": 2}}, ["a", "b", "c"]),
+        ({"$or": [{"id": "x"}, {"text": "y"}]}, ["a", "ab"]),
+        ({"in.deep": 1}, ["b"]),
+        (F["payload.n"].in_([1, 3]), ["a", "b"]),
+        ("payload.n = 2", ["ab"]),
+    ],
+)
+def test_filters(letters: AiovecVectorStore, wanted: Any, expected: list[str]) -> None:
+    assert sorted(map(str, ids_of(letters.similarity_search("a", filter=wanted)))) == expected
+
+
+def test_errors_say_what_to_do(letters: AiovecVectorStore) -> None:
+    with pytest.raises(FilterError, match="not a function"):
+        letters.similarity_search("a", filter=lambda document: True)
+    with pytest.raises(InvalidArgumentError, match="delete_collection"):
+        letters.delete()
+    with pytest.raises(InvalidArgumentError, match="as many as texts, 1"):
+        letters.add_texts(["x"], [{}, {}])
+    with pytest.raises(InvalidArgumentError, match=r"metadata\.file"):
+        letters.add_texts(["x"], [{"file": object()}])
+    assert len(letters.similarity_search("a", 10)) == 4
+
+
+def test_searches(letters: AiovecVectorStore) -> None:
+    assert ids_of(letters.similarity_search("a", 2)) == ["a", "ab"]
+    assert ids_of(letters.similarity_search("zebra", 1, hybrid=True)) == ["c"]
+    assert ids_of(letters.max_marginal_relevance_search("a", 2, lambda_mult=0.1)) == ["a", "b"]
+    scored = letters.similarity_search_with_relevance_scores("a", 4)
+    assert ids_of([document for document, _ in scored])[0] == "a"
+    assert all(0 <= score <= 1 for _, score in scored)
+    retriever = letters.as_retriever(
+        search_type="similarity_score_threshold", search_kwargs={"score_threshold": 0.9}
+    )
+    assert "b" not in ids_of(retriever.invoke("a"))
+
+
+async def test_the_asynchronous_twins(letters: AiovecVectorStore) -> None:
+    assert ids_of(await letters.asimilarity_search("a", 2)) == ["a", "ab"]
+    assert ids_of(await letters.asimilarity_search_by_vector([0, 1, 0], 1)) == ["b"]
+    found = await letters.amax_marginal_relevance_search_by_vector([1, 0, 0], 2, lambda_mult=0.1)
+    assert ids_of(found) == ["a", "b"]
+    await letters.adelete(filter={"n": {"$lt": 3}})
+    assert sorted(map(str, ids_of(await letters.aget_by_ids(["a", "ab", "b", "c"])))) == ["b", "c"]
+    await letters.adelete_collection()
+    assert await letters.asimilarity_search("a") == []
+
+
+async def test_a_store_of_the_apps_own_loop() -> None:
+    async with aiovec.connect(":memory:") as store:
+        made = await AiovecVectorStore.afrom_texts(["aaa", "bbb"], Letters(), store=store)
+        assert [one.page_content for one in await made.asimilarity_search("b", 1)] == ["bbb"]
+        with pytest.raises(aiovec.AiovecError, match=r"aiovec\.sync\.connect"):
+            made.similarity_search("b")
+
+
+async def test_a_target_is_opened_by_the_first_call_and_closed(tmp_path: Path) -> None:
+    made = await AiovecVectorStore.afrom_texts(["aaa"], Letters(), store=tmp_path / "x.db")
+    found = await asyncio.gather(*(made.asimilarity_search("a") for _ in range(8)))
+    assert [len(documents) for documents in found] == [1] * 8
+    await made.aclose()
+    made = AiovecVectorStore(Letters(), tmp_path / "x.db")
+    assert len(made.similarity_search("a")) == 1
+    made.close()
+    made.close()
+
+
+def test_a_schema_with_fields(store: sync.VectorStore) -> None:
+    schema = Schema(
+        dim=3, metric="l2", vector="v", fields={"text": Field(str), "n": Field(int, index="btree")}
+    )
+    made = AiovecVectorStore(Letters(), store, "typed", schema=schema)
+    made.add_texts(["aaa", "bbb"], [{"n": 1, "v": "w"}, {"m": 2}], ids=["a", "b"])
+    assert store.schema("typed").fields["n"].index == "btree"
+    assert ids_of(made.similarity_search("b", filter={"n": {"$gt": 0}, "v": "w"})) == ["a"]
+    assert [one.metadata for one in made.get_by_ids(["a", "b"])] == [{"n": 1, "v": "w"}, {"m": 2}]
+    assert made.similarity_search_with_relevance_scores("bbb", 1)[0][1] == 1
+
+
+def test_the_indexing_api_skips_what_is_there(store: sync.VectorStore) -> None:
+    made, records = AiovecVectorStore(Letters(), store), AiovecRecordManager("letters", store)
+    records.create_schema()
+    first = [Document("aaa", metadata={"source": "1"}), Document("bbb", metadata={"source": "2"})]
+    second = [first[0], Document("bcb", metadata={"source": "2"})]
+    options: dict[str, Any] = {"source_id_key": "source", "key_encoder": "sha256"}
+    done = index(first, records, made, cleanup="full", **options)
+    assert (done["num_added"], done["num_deleted"]) == (2, 0)
+    done = index(second, records, made, cleanup="full", **options)
+    assert (done["num_added"], done["num_skipped"], done["num_deleted"]) == (1, 1, 1)
+    assert sorted(one.page_content for one in made.similarity_search("a")) == ["aaa", "bcb"]
+
+
+async def test_the_indexing_api_with_await(store: sync.VectorStore) -> None:
+    made, records = AiovecVectorStore(Letters(), store), AiovecRecordManager("letters", store)
+    await records.acreate_schema()
+    documents = [Document("aaa", metadata={"source": "1"})]
+    for added in (1, 0):
+        done = await aindex(
+            documents, records, made, cleanup="incremental",
+            source_id_key="source", key_encoder="sha256",
+        )  # fmt: skip
+        assert done["num_added"] == added
+
+
+def test_records(store: sync.VectorStore) -> None:
+    records = AiovecRecordManager("kittens/1", store)
+    assert records.list_keys() == []
+    assert records.exists(["a"]) == [False]
+    began = records.get_time()
+    records.update(["a", "b"], group_ids=["g", None], time_at_least=began)
+    between = records.get_time()
+    records.update(["c"])
+    assert records.exists(["c", "x", "a"]) == [True, False, True]
+    assert records.list_keys(before=between) == ["a", "b"]
+    assert records.list_keys(after=began, group_ids=["g"]) == ["a"]
+    assert records.list_keys(limit=1) == ["a"]
+    records.delete_keys(["a", "x"])
+    assert records.list_keys() == ["b", "c"]
+    with pytest.raises(ValueError, match="time_at_least"):
+        records.update(["a"], time_at_least=records.get_time() + 60)
+    with pytest.raises(ValueError, match="group_ids"):
+        records.update(["a"], group_ids=["g", "h"])
+    assert AiovecRecordManager("kittens-1", store).list_keys() == []
+
+
+def test_what_mem0_calls(store: sync.VectorStore) -> None:
+    made = AiovecVectorStore(Letters(), store, "mem0")
+    memory = {"data": "likes tea", "user_id": "ana"}
+    made.add_embeddings(embeddings=[[1, 0, 0], [0, 1, 0]], metadatas=[memory, {}], ids=["1", "2"])
+    found = made.similarity_search_with_score_by_vector(
+        embedding=[1, 0, 0], k=5, filter={"user_id": "ana"}
+    )
+    assert [(one.id, one.metadata, score) for one, score in found] == [("1", memory, 1.0)]
+    assert made._collection.get(where={"user_id": "ana"}, limit=None) == {
+        "ids": ["1"], "documents": ["likes tea"], "metadatas": [memory],
+    }  # fmt: skip
+    made.delete(ids=["1"])
+    assert made._collection.get(limit=5)["ids"] == ["2"]
+    made.delete_collection()
+    assert made._collection.get() == {"ids": [], "documents": [], "metadatas": []}
