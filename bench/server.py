@@ -120,7 +120,7 @@ async def _searches(
 ) -> Result:  # fmt: skip
     seconds = options.seconds(_SECONDS)
     clients = _Clients(options)
-    bodies = [{"vector": query.tolist(), "topK": LIMIT} for query in data.queries]
+    bodies = [{"vector": query.tolist(), "limit": LIMIT} for query in data.queries]
     ways: dict[str, Way] = {
         name: partial(rate, by_aiovec(one, data), CLIENTS, seconds)
         for name, one in {INSIDE: store, REMOTE: remote}.items()

@@ -180,7 +180,7 @@ class RemoteBackend(Backend):
         changes = {str(Ref("payload", path)): value for path, value in payload.changes}
         removed = [name for name, value in changes.items() if value is REMOVE]
         set_ = {name: value for name, value in changes.items() if value is not REMOVE}
-        body = {"set": {**values, **set_}, "remove": removed, "filter": await _text(where)}
+        body = {"set": {**values, **set_}, "remove": removed, "where": await _text(where)}
         # Of NaN where the rows shall have none, as the server knows by the text.
         if vector is not None and not np.isnan(vector[0]):
             body["vector"] = vector.tolist()
@@ -195,8 +195,10 @@ class RemoteBackend(Backend):
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
-        body = {"filter": await _text(where)}
-        return await self._change(table, "/delete", "deleted", body=body, rows=_ids_table(ids))
+        body = {"where": await _text(where)}
+        return await self._change(
+            table, "/records", "deleted", method="DELETE", body=body, rows=_ids_table(ids)
+        )
 
     # Reading
 
@@ -218,7 +220,7 @@ class RemoteBackend(Backend):
         if orders[-1:] == ["id"]:  # as the server sorts by itself
             orders.pop()
         body = {
-            "filter": await _text(where), "orderBy": orders, "limit": limit, "offset": offset,
+            "where": await _text(where), "orderBy": orders, "limit": limit, "offset": offset,
             **_selection(table.schema, columns),
         }  # fmt: skip
         return await self._on(table, _rows(table, columns), "/find", body=body)
@@ -230,8 +232,8 @@ class RemoteBackend(Backend):
         filters = [texts[id(query.where)] for query in queries]
         matrix = np.stack([query.vector for query in queries])
         body = {
-            "topK": first.limit, "exact": first.exact, "tuning": _tuning(first.tuning),
-            "filter": filters[0] if len(wheres) == 1 else filters,
+            "limit": first.limit, "exact": first.exact, "tuning": _tuning(first.tuning),
+            "where": filters[0] if len(wheres) == 1 else filters,
             **_selection(table.schema, first.columns),
         }  # fmt: skip
         read = partial(
@@ -245,8 +247,8 @@ class RemoteBackend(Backend):
         marks = query.highlight
         body = {
             "query": " ".join(map(_words, query.clauses)),
-            "match": "any" if query.any else "all", "topK": query.limit,
-            "filter": await _text(query.where),
+            "match": "any" if query.any else "all", "limit": query.limit,
+            "where": await _text(query.where),
             "highlight": False if marks is None else list(marks),
             **_selection(table.schema, query.columns),
         }  # fmt: skip
@@ -265,7 +267,7 @@ class RemoteBackend(Backend):
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         body = {
-            "filter": await _text(where), "select": _select(table.schema, columns),
+            "where": await _text(where), "select": _select(table.schema, columns),
             "after": None if after is None else base64.urlsafe_b64encode(after).decode(),
             "batchSize": batch_size,
         }  # fmt: skip
@@ -280,7 +282,7 @@ class RemoteBackend(Backend):
                     raise self._client.unreadable(exc) from exc
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
-        body = {"filter": await _text(where)}
+        body = {"where": await _text(where)}
         return await self._on(table, lambda told: int(told["count"]), "/count", body=body)
 
     async def value_counts(
@@ -292,7 +294,7 @@ class RemoteBackend(Backend):
             values = values_read([one["value"] for one in told["values"]], field)
             return list(zip(values, (one["count"] for one in told["values"]), strict=True))
 
-        body = {"field": _name_of(ref), "filter": await _text(where), "limit": limit}
+        body = {"field": _name_of(ref), "where": await _text(where), "limit": limit}
         return await self._on(table, read, "/distinct", body=body)
 
     async def bounds(
@@ -306,7 +308,7 @@ class RemoteBackend(Backend):
             least, greatest = values_read([told["min"], told["max"]], field)
             return least, greatest
 
-        body = {"field": _name_of(ref), "filter": await _text(where)}
+        body = {"field": _name_of(ref), "where": await _text(where)}
         return await self._on(table, read, "/bounds", body=body)
 
     # Upkeep

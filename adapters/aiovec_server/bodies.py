@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from operator import methodcaller
 from typing import Any, TypeVar
 
 import numpy as np
@@ -64,31 +65,22 @@ def camel_case(value: Mapping[str, Any]) -> dict[str, Any]:
 _Row = Callable[[Any], dict[str, Any]]
 
 
-def hit_json(hit: Hit) -> dict[str, Any]:
-    """Return a hit as the mapping that JSON is made of."""
-    found: dict[str, Any] = {
-        "id": hit.id, "score": hit.score, "distance": hit.distance, "fields": dict(hit.fields),
-    }  # fmt: skip
-    if hit.vector is not None:
-        found["vector"] = hit.vector.tolist()
-    if hit.ranks:
-        found["ranks"] = {name: rank.to_dict() for name, rank in hit.ranks.items()}
-    if hit.highlights:
-        found["highlights"] = dict(hit.highlights)
-    return found
+def _older_form(hit: Hit) -> dict[str, Any]:
+    """Return a hit with what it had before it was flat."""
+    found = {"score": hit.score, "distance": hit.distance, "fields": dict(hit.fields)}
+    return {**hit.to_dict(), **found}
 
 
-def record_json(record: Record) -> dict[str, Any]:
-    """Return a record as the flat mapping that ``insert`` takes."""
-    return record.to_dict()
+def _row_of(call: Call) -> _Row:
+    """Return the mapping that a row's JSON is made of: flat, as ``insert`` takes records."""
+    return _older_form if call.uses_older_names else methodcaller("to_dict")
 
 
-async def rows_response(
-    call: Call, name: str, rows: Results[Hit] | Results[Record], row: _Row
-) -> Response:
+async def rows_response(call: Call, name: str, rows: Results[Hit] | Results[Record]) -> Response:
     """Answer with rows: ``{name: [...]}``, or Arrow as Accept says."""
     if answer_type(call.request, OF_ROWS) == ARROW:
         return _in_parts(await in_thread(arrow_parts, rows), ARROW)
+    row = methodcaller("to_dict") if name == "records" else _row_of(call)
     return await _json_parts(_named(name, rows, row), weight(rows))
 
 
@@ -99,14 +91,14 @@ async def results_response(call: Call, found: list[Results[Hit]]) -> Response:
     """
     if answer_type(call.request, OF_ROWS) == ARROW:
         return _in_parts(await in_thread(_arrow_of_many, found), ARROW)
-    return await _json_parts(_json_of_many(found), weight(found))
+    return await _json_parts(_json_of_many(found, _row_of(call)), weight(found))
 
 
-def _json_of_many(found: Sequence[Results[Hit]]) -> Iterator[bytes]:
+def _json_of_many(found: Sequence[Results[Hit]], row: _Row) -> Iterator[bytes]:
     comma = b'{"results":['
     for hits in found:
         yield comma
-        yield from _named("hits", hits, hit_json)
+        yield from _named("hits", hits, row)
         comma = b","
     yield b"]}" if found else comma + b"]}"
 

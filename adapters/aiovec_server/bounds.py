@@ -96,7 +96,7 @@ def bounded(arguments: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
     if BOUNDS.get() is None:
         return found
     if "group_by" in found:
-        check_rows(limit * found.get("per_group", 1), "topK times perGroup")
+        check_rows(limit * found.get("per_group", 1), "limit times perGroup")
     if found.get("diversity"):
         compared = found.get("fetch_k", 4 * limit)
         if compared > _MOST_COMPARED:

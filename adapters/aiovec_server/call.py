@@ -20,13 +20,15 @@ _HALF_ENCODED = re.compile(rb"#|%(?![0-9A-Fa-f]{2})")
 class Call:
     """One request, as an endpoint sees it."""
 
-    __slots__ = ("request", "store", "writes")
+    __slots__ = ("request", "store", "uses_older_names", "writes")
 
     def __init__(self, request: Request, store: VectorStore, writes: WriteKeys) -> None:
         self.request = request
         self.store = store
         self.writes = writes
         """The writes under keys that are under way."""
+        self.uses_older_names = False
+        """The body names its arguments as older clients do."""
 
     @property
     def table(self) -> str:
@@ -64,6 +66,6 @@ class Call:
             raise RequestError(
                 400,
                 f"the path cannot carry the {name} {found!r} safely: encode its slashes as %2F and "
-                "every # and %, or name it in a body, as POST .../delete does",
+                "every # and %, or name it in a body, as DELETE .../records does",
             )
         return found

@@ -21,7 +21,7 @@ from aiovec.backend.threads import in_thread
 from .bounds import check_rows
 from .call import Call
 from .media import JSON, JSON_LINES, body_type
-from .models import Model
+from .models import OLDER_NAMES, Model
 from .problems import RequestError
 
 LONGEST_JSON = 8 * 1024 * 1024
@@ -47,7 +47,9 @@ async def arguments_in(call: Call, model: type[Model]) -> dict[str, Any]:
     kinds = (JSON, ARROW) if model.takes_columns() else (JSON,)
     if body_type(call.request, kinds) == ARROW:
         return model.of(await _value_of_arrow(call)).arguments()
-    arguments = model.of(await _value(await _whole(call, LONGEST_JSON))).arguments()
+    value = await _value(await _whole(call, LONGEST_JSON))
+    arguments = model.of(value).arguments()
+    call.uses_older_names = not OLDER_NAMES.keys().isdisjoint(value)
     for name in _LISTS.intersection(arguments):
         if isinstance(arguments[name], list):
             check_rows(len(arguments[name]), name)

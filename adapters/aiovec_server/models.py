@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Self
 import pyarrow as pa
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -31,6 +30,8 @@ AN_ID: dict[str, Any] = {"type": ["string", "integer"]}
 _NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
 _OBJECT: dict[str, Any] = {"type": "object"}
 _PREFIXES = ("Value error, ", "Input should be ")
+OLDER_NAMES = {"topK": "limit", "filter": "where"}
+"""Names of arguments that older clients send."""
 
 
 class Model(BaseModel):
@@ -50,7 +51,8 @@ class Model(BaseModel):
         if type(value) is not dict:
             raise InvalidArgumentError("the body", value, f"a JSON object with {cls._listed()}")
         known = cls._keys()
-        given = {key: one for key, one in value.items() if one is not None or key not in known}
+        given = cls._renamed(value.items())
+        given = {key: one for key, one in given.items() if one is not None or key not in known}
         try:
             return cls.model_validate(given)
         except ValidationError as exc:
@@ -59,9 +61,7 @@ class Model(BaseModel):
     @classmethod
     def of_query(cls, pairs: Sequence[tuple[str, str]]) -> Self:
         """Return the model of a query string."""
-        given = dict(pairs)
-        if len(given) < len(pairs):
-            raise RequestError(422, "a query parameter is given twice; pass it once")
+        given = cls._renamed(pairs)
         try:
             return cls.model_validate_strings(given)
         except ValidationError as exc:
@@ -81,12 +81,24 @@ class Model(BaseModel):
         return any(field.is_required() for field in cls.model_fields.values())
 
     @classmethod
+    def _renamed(cls, given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        """Return the arguments by their present names."""
+        known, found = cls._keys(), dict[str, Any]()
+        for key, value in given:
+            name = OLDER_NAMES.get(key)
+            name = name if name in known else key
+            if name in found:
+                raise RequestError(422, f"{name!r} is given twice; pass it once")
+            found[name] = value
+        return found
+
+    @classmethod
     def _keys(cls) -> list[str]:
-        return [name for field in cls.model_fields.values() for name in _names(field)]
+        return [str(field.validation_alias) for field in cls.model_fields.values()]
 
     @classmethod
     def _listed(cls) -> str:
-        return ", ".join(_names(field)[0] for field in cls.model_fields.values()) or "no keys"
+        return ", ".join(cls._keys()) or "no keys"
 
     @classmethod
     def _error(cls, exc: ValidationError, given: dict[str, Any], place: str) -> Exception:
@@ -94,8 +106,6 @@ class Model(BaseModel):
         error = exc.errors(include_url=False)[0]
         name = ".".join(map(str, error["loc"][:1]))
         if error["type"] == "extra_forbidden":
-            if name in cls._keys():
-                return RequestError(422, f"{name!r} is given twice, under two names; pass it once")
             return InvalidArgumentError(f"the keys of {place}", name, f"among {cls._listed()}")
         if error["type"] == "missing":
             return InvalidArgumentError(name, None, "given")
@@ -103,11 +113,6 @@ class Model(BaseModel):
         for prefix in _PREFIXES:
             words = words.removeprefix(prefix)
         return InvalidArgumentError(name, given.get(name), words)
-
-
-def _names(field: Any) -> list[str]:
-    found = field.validation_alias
-    return [str(one) for one in found.choices] if isinstance(found, AliasChoices) else [found]
 
 
 def _of(*kinds: type, words: str) -> AfterValidator:
@@ -154,10 +159,9 @@ Names = Annotated[
     BeforeValidator(lambda one: [*filter(None, one.split(","))] if isinstance(one, str) else one),
 ]
 IndexKind = Literal["btree", "bitmap", "text"]
-_FILTER = AliasChoices("filter", "where")
 
 
-def _maybe(about: str, alias: str | AliasChoices | None = None) -> Any:
+def _maybe(about: str, alias: str | None = None) -> Any:
     """Return the field of an argument that may be left out."""
     named: dict[str, Any] = {} if alias is None else {"validation_alias": alias}
     return Field(None, description=about, **named)
@@ -229,7 +233,7 @@ class Revert(Model):
 
 
 class Filtered(Model):
-    where: str | None = _maybe("A condition on the rows.", _FILTER)
+    where: str | None = _maybe("A condition on the rows.")
 
 
 class ById(Model):
@@ -310,9 +314,7 @@ class SetVectors(ById):
 
 
 class _Search(_SelectedWithVector, Filtered):
-    limit: Count = Field(
-        10, validation_alias=AliasChoices("topK", "limit"), description="Hits, at most."
-    )
+    limit: Count = Field(10, description="Hits, at most.")
     min_score: float | None = _maybe("Leave out hits with a lower score.")
     group_by: str | None = _maybe("A field: the hits are the best rows of its best values.")
     per_group: Count = Field(1, description="Hits of each group, at most.")
@@ -341,7 +343,7 @@ class Search(_ByVector):
 
 class SearchMany(_ByVector):
     where: str | list[str | None] | None = Field(  # type: ignore[assignment]  # it may be more
-        None, validation_alias=_FILTER, description="A condition for all, or one for each."
+        None, description="A condition for all, or one for each."
     )
     vectors: Vectors | None = _maybe("The vectors to search for.")
     texts: list[str] | None = _maybe("In their place, texts, if the table has an embedder.")
@@ -389,14 +391,11 @@ class NewRecord(BaseModel):
     id: Annotated[Any, WithJsonSchema(AN_ID)] = None
 
 
-class Hit(BaseModel):
-    id: str
-    score: float | None
-    distance: float | None
-    fields: dict[str, Any]
-    vector: list[float] = []
-    ranks: dict[str, Any] = {}
-    highlights: dict[str, Any] = {}
+class Hit(Record):
+    score: Annotated[float | None, Field(alias="_score")]
+    distance: Annotated[float | None, Field(alias="_distance")]
+    ranks: Annotated[dict[str, Any], Field(alias="_ranks")] = {}
+    highlights: Annotated[dict[str, Any], Field(alias="_highlights")] = {}
 
 
 class _Table(BaseModel):

@@ -83,14 +83,14 @@ export class Table {
     return (await this.client.json("POST", `${this.path}/search`, { vector, ...options })).hits;
   }
 
-  async count(filter) {
-    const query = filter === undefined ? "" : `?filter=${encodeURIComponent(filter)}`;
+  async count(where) {
+    const query = where === undefined ? "" : `?where=${encodeURIComponent(where)}`;
     return (await this.client.json("GET", `${this.path}/count${query}`)).count;
   }
 
   async delete(...ids) {
     // In the body, since fetch takes the ids "." and ".." in a path for folders.
-    return (await this.client.json("POST", `${this.path}/delete`, { ids })).deleted;
+    return (await this.client.json("DELETE", `${this.path}/records`, { ids })).deleted;
   }
 
   // All records, one after the other, without holding them all.

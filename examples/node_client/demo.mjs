@@ -15,8 +15,8 @@ try {
   ]);
   console.log("written:", written);
 
-  for (const hit of await notes.search([0.6, 0.8, 0], { topK: 2, filter: "year >= 2023" })) {
-    console.log("hit:", hit.id, hit.score.toFixed(3), hit.fields.body);
+  for (const hit of await notes.search([0.6, 0.8, 0], { limit: 2, where: "year >= 2023" })) {
+    console.log("hit:", hit.id, hit._score.toFixed(3), hit.body);
   }
 
   try {

@@ -163,11 +163,11 @@ def test_paths(server: Served) -> None:
 
 BODIES = (
     "[" * 100_000, '{"a":' * 100_000, '{"vector": ' + "[" * 50_000 + "]" * 50_000 + "}",
-    '{"vector": [1, 0], "filter": "' + "(" * 50_000 + "id = 'x'" + ")" * 50_000 + '"}',
-    '{"vector": [1, 0], "topK": 51, "groupBy": "payload.k", "perGroup": 2}',
-    '{"vector": [1, 0], "topK": 1e308}',
+    '{"vector": [1, 0], "where": "' + "(" * 50_000 + "id = 'x'" + ")" * 50_000 + '"}',
+    '{"vector": [1, 0], "limit": 51, "groupBy": "payload.k", "perGroup": 2}',
+    '{"vector": [1, 0], "limit": 1e308}',
     '{"vector": [1e999, 0]}', '{"vector": "' + "x" * 100_000 + '"}',
-    '{"vector": [1, 0], "filter": "id = \'\\ud800\'"}',
+    '{"vector": [1, 0], "where": "id = \'\\ud800\'"}',
     '{"vector": [1, 0], "' + "k" * 100_000 + '": 1}', "\ufeff{}", "", "\0",
 )  # fmt: skip
 
@@ -181,7 +181,7 @@ def test_bodies(server: Served) -> None:
         assert len(answer) < 20_000
         assert b"Traceback" not in answer
     rows = [{"id": str(n), "embedding": [1, 0]} for n in range(101)]
-    for path, sent in (("records", rows), ("delete", {"ids": [row["id"] for row in rows]})):
+    for path, sent in (("records", rows), ("get", {"ids": [row["id"] for row in rows]})):
         data = post(server, f"/tables/notes/{path}", json.dumps(sent))
         assert statuses(exchange(server, data)) == [422, 200], path
     asked = ["Content-Length: 3000000", "Expect: 100-continue"]
@@ -265,15 +265,15 @@ def fuzzed(chance: random.Random, served: Served) -> bytes:
     methods = ["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS", "get", "", "\0", "G T"]
     words = ["tables", "notes", "records", "search", "count", "page", "..", ".", "", "%2f", "%00",
              "%ff", "a", "health", "metrics", "assets", "é", "{}", "find", "get"]  # fmt: skip
-    verbs = ["search", "find", "get", "delete", "update", "records", "count", "exists", "bounds",
+    verbs = ["search", "find", "get", "update", "records", "count", "exists", "bounds",
              "distinct", "search_many", "search_text", "fields", "optimize"]  # fmt: skip
     path = "/" + "/".join(chance.choices(words, k=chance.randrange(5)))
     if chance.random() < 0.5:  # where something is
         path = f"/tables/notes/{chance.choice(verbs)}"
     if chance.random() < 0.4:
-        names, values = ["filter", "limit", "x", "mode", "after"], ["a", "-1", "%00", "%", "%ff"]
+        names, values = ["where", "limit", "x", "mode", "after"], ["a", "-1", "%00", "%", "%ff"]
         path += f"?{chance.choice(names)}={chance.choice(values)}"
-    keys = ["vector", "topK", "filter", "ids", "name", "text", "vectors", "limit", "fields",
+    keys = ["vector", "limit", "where", "ids", "name", "text", "vectors", "limit", "fields",
             "query", "kind", "x", "orderBy", "tuning", "field"]  # fmt: skip
     odd: list[Any] = [None, True, -1, 1e308, "", "x", [], [1, 0], [[1, 0]], {}, {"a": 1}]
     body: Any = {chance.choice(keys): chance.choice(odd) for _ in range(chance.randrange(6))}
@@ -312,7 +312,7 @@ def test_requests_of_chance(server: Served, seed: int, count: int) -> None:
     assert sum(bool(statuses(answer)) for answer in answers) > count * 0.8
     found = call(server, "POST", "/tables/notes/find", {"limit": 100})["records"]
     ids = [row["id"] for row in found if row["id"] != "a/b"]
-    call(server, "POST", "/tables/notes/delete", {"ids": ids})
+    call(server, "DELETE", "/tables/notes/records", {"ids": ids})
     for table in call(server, "GET", "/tables")["tables"]:
         if table["name"] != "notes":  # which chance has made
             call(server, "DELETE", f"/tables/{table['name']}?confirm={table['name']}")

@@ -95,8 +95,8 @@ async def test_a_key_that_comes_twice_is_refused() -> None:
         '{"id": "b", "embedding": [1, 0, 0], "t": "::::", "\\u0074": ""}',
     )
     bodies = [
-        ("delete", JSON, '{"filter": "id = \'x\'", "filter": "TRUE"}'),
-        ("search", JSON, '{"vector": [1, 0, 0], "topK": 1, "vector": [0, 1, 0]}'),
+        ("count", JSON, '{"where": "id = \'x\'", "where": "TRUE"}'),
+        ("search", JSON, '{"vector": [1, 0, 0], "limit": 1, "vector": [0, 1, 0]}'),
         *(("records", JSON, f"[{row}]") for row in rows),
         *(("records", LINES, row) for row in rows),
     ]
@@ -114,7 +114,7 @@ async def test_numbers_beyond_float64_are_refused() -> None:
         await store.create_table("notes", aiovec.Schema(2, fields={"f": float, "lf": list[float]}))
         for name, number in (("f", "1e400"), ("f", "-1e999"), ("lf", "[0.5, 1e400]")):
             row = f'{{"id": "a", "embedding": [1, 0], "{name}": {number}}}'
-            change = f'{{"set": {{"{name}": {number}}}, "filter": "TRUE"}}'
+            change = f'{{"set": {{"{name}": {number}}}, "where": "TRUE"}}'
             for path, headers, body in (
                 ("records", JSON, f"[{row}]"), ("records", LINES, row), ("update", JSON, change),
             ):  # fmt: skip
@@ -177,7 +177,7 @@ async def test_an_export_goes_on_from_a_cursor() -> None:
         (first, *_) = (line["cursor"] for line in some if "cursor" in line)
         rest = await lines_of(client, f"?after={first}&batchSize=2")
         assert [row["id"] for row in rest] == ["note-2", "note-3", "note-4"]
-        filtered = await lines_of(client, "?filter=year%20%3E%202022&select=embedding,payload")
+        filtered = await lines_of(client, "?where=year%20%3E%202022&select=embedding,payload")
         assert [set(row) for row in filtered] == [{"id", "embedding", "kind"}] * 2
         answer = await client.get(
             f"{RECORDS}?batchSize=2", headers={"accept": ARROW["content-type"]}

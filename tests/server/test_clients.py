@@ -44,7 +44,7 @@ def test_the_classic_endpoints_by_the_docs_curl_commands(served: Served) -> None
     assert (made["name"], made["rows"]) == ("notes", 0)
     assert written == {"count": 2}
     assert [hit["id"] for hit in found["hits"]] == ["walk", "a/b"]
-    assert set(found["hits"][0]) == {"id", "score", "distance", "fields"}
+    assert set(found["hits"][0]) == {"id", "_score", "_distance", "year", "body"}
     assert count == {"count": 1}
     records.sort(key=lambda record: str(record["id"]))
     assert [record["id"] for record in records] == ["a/b", "walk"]

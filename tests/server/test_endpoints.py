@@ -34,8 +34,8 @@ CLASSIC: list[Step] = [
     ("GET", "/notes/count", None, 200, {"count": 5}),
     ("DELETE", "/notes/records/note-1", None, 200, {"deleted": 1}),
     ("DELETE", "/notes/records/note-1", None, 200, {"deleted": 0}),
-    ("GET", "/notes/count?filter=year%20>%202020", None, 200, {"count": 3}),
-    ("POST", "/notes/count", {"filter": "year > 2020"}, 200, {"count": 3}),
+    ("GET", "/notes/count?where=year%20>%202020", None, 200, {"count": 3}),
+    ("POST", "/notes/count", {"where": "year > 2020"}, 200, {"count": 3}),
     ("POST", "", {"name": "other"}, 201, {"name": "other", "rows": 0, "schema": WIDE}),
     ("POST", "", {"name": "other"}, 409, None),
     ("POST", "", {"name": "other", "existOk": True}, 201, None),
@@ -62,15 +62,15 @@ WRITES: list[Step] = [
         | {"year": None, "deep": {"x": 1}}]}),
     ("POST", "/notes/set_vectors", {"ids": ["note-0", "gone"], "vectors": [[0, 0, 1]] * 2}, 200,
      {"updated": 1}),
-    ("POST", "/notes/delete", {"ids": ["note-0", ".."]}, 200, {"deleted": 1}),
-    ("POST", "/notes/delete", {"filter": "year >= 2023"}, 200, {"deleted": 2}),
-    ("POST", "/notes/delete", {"filter": "TRUE"}, 200, {"deleted": 2}),
+    ("DELETE", "/notes/records", {"ids": ["note-0", ".."]}, 200, {"deleted": 1}),
+    ("DELETE", "/notes/records", {"where": "year >= 2023"}, 200, {"deleted": 2}),
+    ("DELETE", "/notes/records", {"where": "TRUE"}, 200, {"deleted": 2}),
 ]  # fmt: skip
 READS: list[Step] = [
     ("POST", "/notes/get", {"ids": ["note-2", "gone", "note-1"], "select": ["year"]}, 200,
      {"records": [{"id": f"note-{n}", "embedding": pytest.approx([1, n / 10, 0.5]),
                    "year": 2020 + n} for n in (2, 1)]}),
-    ("POST", "/notes/find", {"filter": "year < 2024", "orderBy": "-year", "limit": 2,
+    ("POST", "/notes/find", {"where": "year < 2024", "orderBy": "-year", "limit": 2,
                              "select": ["year"]}, 200,
      {"records": [{"id": "note-3", "year": 2023}, {"id": "note-2", "year": 2022}]}),
     ("POST", "/notes/exists", {"ids": ["note-4", "gone", "note-0", "note-4"]}, 200,
@@ -115,13 +115,22 @@ async def test_the_health_and_the_hits_of_the_contract(client: Client) -> None:
     assert await client.ok("GET", "/health") == {
         "status": "ok", "backend": "sqlite", "version": aiovec.__version__,
     }  # fmt: skip
-    body = {"vector": VECTOR, "topK": 2, "filter": "year > 2020"}
+    body = {"vector": VECTOR, "limit": 2, "where": "year > 2020"}
     found = await client.ok("POST", "/tables/notes/search", json=body)
     assert list(found) == ["hits"]
     assert [hit["id"] for hit in found["hits"]] == ["note-1", "note-2"]
-    assert list(found["hits"][0]) == ["id", "score", "distance", "fields"]
     fields = {name: value for name, value in ROWS[1].items() if name not in ("id", "embedding")}
-    assert found["hits"][0]["fields"] == fields
+    flat = found["hits"][0]
+    assert list(flat)[:3] == ["id", "_score", "_distance"]
+    assert flat == {**fields, **{name: flat[name] for name in ("id", "_score", "_distance")}}
+    # Older clients name their arguments so, and read the hit's fields below it.
+    older = {"vector": VECTOR, "topK": 2, "filter": "year > 2020"}
+    hit = (await client.ok("POST", "/tables/notes/search", json=older))["hits"][0]
+    measures = {"score": flat["_score"], "distance": flat["_distance"]}
+    assert hit == {**flat, **measures, "fields": fields}
+    assert await client.ok("GET", "/tables/notes/count?filter=year%20>%202020") == {"count": 4}
+    for both in ({"limit": 1, "topK": 2}, {"where": "TRUE", "filter": "TRUE"}):
+        await client.problem("POST", "/tables/notes/search", 422, json={"vector": VECTOR} | both)
 
 
 async def test_errors_name_the_row_and_what_differs(client: Client) -> None:
@@ -143,48 +152,51 @@ async def test_searches_of_every_kind(client: Client) -> None:
         found = await client.ok("POST", f"/tables/notes/{path}", json=body)
         return list(found["hits"])
 
-    (hit,) = await hits("search", vector=VECTOR, topK=1, includeVector=True, select=["year"])
+    (hit,) = await hits("search", vector=VECTOR, limit=1, includeVector=True, select=["year"])
     assert hit == {
-        "id": "note-0", "score": pytest.approx(1), "distance": hit["distance"],
-        "fields": {"year": 2020}, "vector": VECTOR,
+        "id": "note-0", "_score": pytest.approx(1), "_distance": hit["_distance"],
+        "year": 2020, "embedding": VECTOR,
     }  # fmt: skip
     (hit,) = await hits("search_text", query="number3", highlight=True)
-    assert (hit["id"], hit["distance"]) == ("note-3", None)
-    assert hit["highlights"] == {"body": "walk <mark>number3</mark> by the sea"}
+    assert (hit["id"], hit["_distance"]) == ("note-3", None)
+    assert hit["_highlights"] == {"body": "walk <mark>number3</mark> by the sea"}
     fusion = {"type": "weighted", "vector": 0, "text": 1}
-    (hit,) = await hits("search_hybrid", query="number3", vector=VECTOR, topK=1, fusion=fusion)
+    (hit,) = await hits("search_hybrid", query="number3", vector=VECTOR, limit=1, fusion=fusion)
     assert hit["id"] == "note-3"
-    assert {"rank", "score"} == set(hit["ranks"]["text"])
-    assert [h["id"] for h in await hits("search_like", id="note-0", topK=2)] == ["note-1", "note-2"]
+    assert {"rank", "score"} == set(hit["_ranks"]["text"])
+    assert [h["id"] for h in await hits("search_like", id="note-0", limit=2)] == [
+        "note-1",
+        "note-2",
+    ]
     assert await hits("search", vector=VECTOR, maxDistance=-1) == []
     grouped = await hits("search", vector=VECTOR, groupBy="payload.kind", perGroup=1)
     assert [hit["id"] for hit in grouped] == ["note-0", "note-1"]
-    body = {"vectors": [VECTOR, VECTOR], "topK": 1, "filter": ["year = 2022", None]}
+    body = {"vectors": [VECTOR, VECTOR], "limit": 1, "where": ["year = 2022", None]}
     many = await client.ok("POST", "/tables/notes/search_many", json=body)
     assert [[h["id"] for h in r["hits"]] for r in many["results"]] == [["note-2"], ["note-0"]]
 
 
 WRONG: list[tuple[str, Any, str]] = [
     ("search", {}, "'vector' or 'text'"), ("search", {"vector": VECTOR, "text": "x"}, "not both"),
-    ("search", {"vector": VECTOR, "topk": 2}, "topK"),
-    ("search", {"vector": VECTOR, "topK": 0}, "equal to 1"),
-    ("search", {"vector": VECTOR, "topK": True}, "integer"),
-    ("search", {"vector": VECTOR, "filter": 3}, "string"),
-    ("search", {"vector": VECTOR, "filter": "yeer = 1"}, "year"),
+    ("search", {"vector": VECTOR, "topk": 2}, "limit"),
+    ("search", {"vector": VECTOR, "limit": 0}, "equal to 1"),
+    ("search", {"vector": VECTOR, "limit": True}, "integer"),
+    ("search", {"vector": VECTOR, "where": 3}, "string"),
+    ("search", {"vector": VECTOR, "where": "yeer = 1"}, "year"),
     ("search", {"vector": VECTOR, "exact": "no"}, "boolean"),
     ("search", {"vector": VECTOR, "tuning": {"efs": 1}}, "ef"),
     ("search", {"vector": [1, "2", 3]}, "numbers"),
     ("search", {"vector": [True, False, True]}, "True"),
     ("search", {"vector": [0, 0, 0]}, "zero"), ("search", {"text": "words"}, "no vectors of texts"),
     ("search", [], "object"),
-    ("search_many", {"vectors": [VECTOR], "filter": ["TRUE", "TRUE"]}, "filter"),
+    ("search_many", {"vectors": [VECTOR], "where": ["TRUE", "TRUE"]}, "where"),
     ("search_hybrid", {"query": "words"}, "missing"),
     ("search_hybrid", {"query": "x", "vector": VECTOR, "fusion": {"type": "x"}}, "rrf"),
     ("search_text", {}, "query must be given"), ("search_like", {"id": "none"}, "id"),
     ("get", {"ids": [1.5]}, "ids"), ("get", {"ids": [True]}, "ids"),
-    ("exists", {"ids": [["a"]]}, "ids"), ("delete", {}, "ids or where"),
+    ("exists", {"ids": [["a"]]}, "ids"), ("records", {}, "ids or where"),
     ("update", {"set": {"year": 1}}, "ids or where"),
-    ("update", {"set": {"a": 1}, "remove": ["a"], "filter": "TRUE"}, "choose one"),
+    ("update", {"set": {"a": 1}, "remove": ["a"], "where": "TRUE"}, "choose one"),
     ("set_vectors", {"ids": ["note-0"], "vectors": []}, "one for each"),
     ("distinct", {"field": "none"}, "year"), ("find", {"orderBy": ["tags"]}, "tags"),
     ("find", {"offset": -1}, "equal to 0"),
@@ -193,7 +205,8 @@ WRONG: list[tuple[str, Any, str]] = [
 
 async def test_a_wrong_body_is_refused_in_words(client: Client) -> None:
     for path, body, words in WRONG:
-        found = await client.problem("POST", f"/tables/notes/{path}", 422, json=body)
+        method = "DELETE" if path == "records" else "POST"
+        found = await client.problem(method, f"/tables/notes/{path}", 422, json=body)
         assert words in found["detail"], (path, body)
     assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
 
@@ -210,15 +223,15 @@ async def test_an_endpoint_refuses_query_parameters_that_it_does_not_know(client
             given = [each for each in operation.get("parameters", ()) if each["in"] == "query"]
             confirm = "year" if "{field}" in path else "notes"
             query = {each["name"]: confirm for each in given if each["required"]}
-            if "filter" in [each["name"] for each in given]:
+            if "where" in [each["name"] for each in given]:
                 continue
             contents = operation.get("requestBody", {}).get("content", {})
             body = contents.get("application/json", {}).get("example")
             found = await client.problem(
                 method.upper(), path.format(**places), 422,
-                params={**query, "filter": "year = 2020"}, json=body,
+                params={**query, "where": "year = 2020"}, json=body,
             )  # fmt: skip
-            assert found["facts"]["value"] == "filter", (method, path)
+            assert found["facts"]["value"] == "where", (method, path)
     assert await client.ok("GET", "/tables") == {"tables": [{"name": "notes", "rows": 5}]}
 
 
@@ -235,7 +248,7 @@ async def test_indexes_and_versions_of_lancedb(tmp_path: Path) -> None:
         await client.ok("DELETE", f"{path}/indexes/{index['name']}", 204)
         assert "embedding" not in json.dumps(await client.ok("GET", f"{path}/indexes"))
         versions = (await client.ok("GET", f"{path}/versions"))["versions"]
-        await client.ok("POST", f"{path}/delete", json={"filter": "TRUE"})
+        await client.ok("DELETE", f"{path}/records", json={"where": "TRUE"})
         version = {"version": versions[-1]["version"]}
         await client.ok("POST", f"{path}/versions/revert", 204, json=version)
         assert (await client.ok("GET", f"{path}/count"))["count"] > 0
@@ -244,7 +257,7 @@ async def test_indexes_and_versions_of_lancedb(tmp_path: Path) -> None:
 
 
 async def test_answers_are_of_the_type_that_is_accepted(client: Client) -> None:
-    body = {"vector": VECTOR, "topK": 2}
+    body = {"vector": VECTOR, "limit": 2}
     json_type, arrow = JSON["content-type"], ARROW["content-type"]
     for accept, kind in (
         (json_type, json_type), ("*/*", json_type), ("", json_type),
@@ -268,9 +281,9 @@ async def test_a_body_of_another_type_is_415_and_one_that_is_no_json_is_400(clie
         {"content-type": "application/x-www-form-urlencoded"},
         {"content-type": "application/json; charset=latin-1"}, {**JSON, "content-encoding": "gzip"},
     ):  # fmt: skip
-        for path in ("search", "delete"):
+        for method, path in (("POST", "search"), ("DELETE", "records")):
             found = await client.problem(
-                "POST", f"/tables/notes/{path}", 415, content=b"{}", headers=headers
+                method, f"/tables/notes/{path}", 415, content=b"{}", headers=headers
             )
             assert "application/json" in json.dumps(found), headers
     for text in (
@@ -293,7 +306,7 @@ async def test_ids_of_every_kind_in_a_path(client: Client) -> None:
         assert answer.status_code == 400, path
     for path in ("/tables/notes/", "//tables/notes?confirm=notes", "/tables/notes/?confirm=notes"):
         assert (await client.raw("DELETE", path)).status_code == 404, path
-    left = await client.ok("POST", "/tables/notes/delete", json={"ids": [".", "..", "a", "b"]})
+    left = await client.ok("DELETE", "/tables/notes/records", json={"ids": [".", "..", "a", "b"]})
     assert left == {"deleted": 4}
     assert (await client.ok("GET", "/tables/notes/count")) == {"count": 5}
 
@@ -383,9 +396,9 @@ async def test_texts_in_the_place_of_vectors() -> None:
         assert made["schema"]["model"] == "letters"
         records = [{"id": letter, "body": letter * 9} for letter in "abc"]
         await client.ok("POST", "/tables/t/records", json=records)
-        found = await client.ok("POST", "/tables/t/search", json={"text": "bbbb", "topK": 1})
+        found = await client.ok("POST", "/tables/t/search", json={"text": "bbbb", "limit": 1})
         assert found["hits"][0]["id"] == "b"
-        body = {"texts": ["aaa", "ccc"], "topK": 1}
+        body = {"texts": ["aaa", "ccc"], "limit": 1}
         many = await client.ok("POST", "/tables/t/search_many", json=body)
         assert [r["hits"][0]["id"] for r in many["results"]] == ["a", "c"]
         body = {"vector": [1, 2, 3], "model": "another"}

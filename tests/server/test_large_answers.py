@@ -52,27 +52,27 @@ async def test_answers_of_many_rows_are_the_same_as_those_of_few(client: Client)
     assert got[0]["embedding"] == [1, 99]
 
     search = {"vector": VECTOR, "select": ["n", "payload.k"], "includeVector": True}
-    few_hits = (await client.ok("POST", "/tables/t/search", json={**search, "topK": 5}))["hits"]
-    hits = (await client.ok("POST", "/tables/t/search", json={**search, "topK": 90}))["hits"]
+    few_hits = (await client.ok("POST", "/tables/t/search", json={**search, "limit": 5}))["hits"]
+    hits = (await client.ok("POST", "/tables/t/search", json={**search, "limit": 90}))["hits"]
     assert hits[:5] == few_hits
     assert len(hits) == 90
-    assert hits[0]["fields"] == {"n": 0, "k": [0]}
-    body = {"vectors": [VECTOR] * 3, "topK": 30, "select": ["n"]}
+    assert {name: hits[0][name] for name in ("n", "k")} == {"n": 0, "k": [0]}
+    body = {"vectors": [VECTOR] * 3, "limit": 30, "select": ["n"]}
     results = (await client.ok("POST", "/tables/t/search_many", json=body))["results"]
-    assert [[hit["fields"]["n"] for hit in one["hits"]] for one in results] == [list(range(30))] * 3
+    assert [[hit["n"] for hit in one["hits"]] for one in results] == [list(range(30))] * 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_answers_of_too_many_bytes_get_413(client: Client, kind: str) -> None:
-    await client.ok("POST", "/tables/t/delete", json={"filter": "TRUE"})
+    await client.ok("DELETE", "/tables/t/records", json={"where": "TRUE"})
     for start in range(0, 60, 20):
         await client.ok("POST", "/tables/t/records", json=rows(60, 30_000)[start : start + 20])
     headers = {"accept": kind}
     for path, body in (
         ("find", {}),
         ("get", {"ids": [f"r{n:03}" for n in range(60)]}),
-        ("search", {"vector": VECTOR, "topK": 60}),
-        ("search_many", {"vectors": [VECTOR] * 2, "topK": 30}),
+        ("search", {"vector": VECTOR, "limit": 60}),
+        ("search_many", {"vectors": [VECTOR] * 2, "limit": 30}),
     ):
         found = await client.problem("POST", f"/tables/t/{path}", 413, json=body, headers=headers)
         assert "more than 1 MiB" in found["detail"]
@@ -91,7 +91,7 @@ async def test_a_field_of_too_many_values() -> None:
         assert "at most 50 on this server" in found["detail"]
         body = {"field": "n", "limit": 50}
         assert len((await client.ok("POST", "/tables/t/distinct", json=body))["values"]) == 50
-        await client.ok("POST", "/tables/t/delete", json={"ids": ["r000"]})
+        await client.ok("DELETE", "/tables/t/records", json={"ids": ["r000"]})
         assert (
             len((await client.ok("POST", "/tables/t/distinct", json={"field": "n"}))["values"])
             == 50

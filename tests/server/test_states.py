@@ -42,7 +42,8 @@ async def test_a_call_for_a_state_that_has_passed_does_nothing() -> None:
         assert made.status_code == 201
         assert made.headers["etag"] != state
         for method, path, body in (
-            ("GET", "/count", None), ("GET", "/records", None), ("POST", "/delete", {"ids": ["a"]}),
+            ("GET", "/count", None), ("GET", "/records", None),
+            ("DELETE", "/records", {"ids": ["a"]}),
             ("POST", "/search", {"vector": VECTOR}), ("POST", "/export", {}),
             ("GET", "/stats", None), ("POST", "/records", [{"id": "new", "embedding": VECTOR}]),
         ):  # fmt: skip
@@ -68,7 +69,7 @@ async def test_lists_as_columns_and_answers_as_rows_of_the_table() -> None:
         assert json.loads(found["payload"][1].as_py()) == {"kind": "x"}
         assert found.schema.field("at").type == pa.timestamp("us", "UTC")
         assert found["embedding"].type == pa.list_(pa.float32(), 3)
-        body = {"topK": 2, "filter": ["year > 2020", "year < 2020"], "select": ["year"]}
+        body = {"limit": 2, "where": ["year > 2020", "year < 2020"], "select": ["year"]}
         found = await rows("/search_many", ipc({"vectors": vectors(VECTOR, VECTOR)}, body))
         assert found.to_pydict()["_query"] == [0, 0]
         assert found["year"].to_pylist() == [2021, 2022]
@@ -85,7 +86,7 @@ async def test_lists_as_columns_and_answers_as_rows_of_the_table() -> None:
             "updated": 2
         }
         content = ipc({"ids": ids})
-        assert await client.ok("POST", f"{T}/delete", content=content, headers=ARROW) == {
+        assert await client.ok("DELETE", f"{T}/records", content=content, headers=ARROW) == {
             "deleted": 2
         }
 

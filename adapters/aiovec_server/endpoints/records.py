@@ -41,7 +41,7 @@ async def add_records(call: Call, options: dict[str, Any]) -> Any:
 @endpoint("GET", "/tables/{table}/records", kinds=_STREAM, query=Export)
 @endpoint(
     "POST", "/tables/{table}/export", kinds=_STREAM, body=Export,
-    example={"filter": "year >= 2024"},
+    example={"where": "year >= 2024"},
 )  # fmt: skip
 async def export_records(call: Call, options: dict[str, Any]) -> Response:
     """Stream all records, or those that a filter selects.
@@ -67,16 +67,15 @@ async def export_records(call: Call, options: dict[str, Any]) -> Response:
 async def delete_record(call: Call, options: dict[str, Any]) -> Any:
     """Delete one record.
 
-    A slash in the id is encoded as %2F. Ids with a line break go by `POST /tables/{table}/delete`,
-    and so do `.` and `..`, since clients take them for folders. An id that is absent is no error.
+    A slash in the id is encoded as %2F. Ids with a line break go in the body of
+    `DELETE /tables/{table}/records`, and so do `.` and `..`, since clients take them for folders.
+    An id that is absent is no error.
     """
     return {"deleted": await call.store.delete(call.table, [call.last_segment("id")])}
 
 
 @endpoint("GET", "/tables/{table}/count", Counts, query=Filtered)
-@endpoint(
-    "POST", "/tables/{table}/count", Counts, body=Filtered, example={"filter": "year >= 2024"}
-)
+@endpoint("POST", "/tables/{table}/count", Counts, body=Filtered, example={"where": "year >= 2024"})
 async def count_records(call: Call, options: dict[str, Any]) -> Any:
     """Count the records, or those that a filter selects."""
     return {"count": await call.store.count(call.table, **options)}

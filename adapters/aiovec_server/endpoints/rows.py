@@ -11,7 +11,7 @@ from aiovec import REMOVE, Record, Results
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
-from ..bodies import JsonBytes, dump, dump_values, record_json, rows_response
+from ..bodies import JsonBytes, dump, dump_values, rows_response
 from ..bounds import check_answer, check_found, cut
 from ..call import Call
 from ..media import OF_ROWS
@@ -47,12 +47,12 @@ async def get_records(call: Call, options: dict[str, Any]) -> Response:
     They stand in the order asked; absent ones are left out.
     """
     found = await rows_of(call, _listed(options.pop("ids")), **options)
-    return await rows_response(call, "records", found, record_json)
+    return await rows_response(call, "records", found)
 
 
 @endpoint(
     "POST", "/tables/{table}/find", Records, kinds=OF_ROWS, body=Find,
-    example={"filter": "year >= 2024", "orderBy": ["-year", "id"], "limit": 20},
+    example={"where": "year >= 2024", "orderBy": ["-year", "id"], "limit": 20},
 )  # fmt: skip
 async def find_records(call: Call, options: dict[str, Any]) -> Response:
     """Find records by a filter.
@@ -64,17 +64,17 @@ async def find_records(call: Call, options: dict[str, Any]) -> Response:
         return [await call.store.find(call.table, **chosen)]
 
     (found,) = await found_by(call, {"limit": _FOUND, **options}, find)
-    return await rows_response(call, "records", found, record_json)
+    return await rows_response(call, "records", found)
 
 
 @endpoint(
     "POST", "/tables/{table}/update", Updated, body=Update, writes=True,
-    example={"set": {"year": 2025, "payload.seen": True}, "filter": "year = 2024"},
+    example={"set": {"year": 2025, "payload.seen": True}, "where": "year = 2024"},
 )  # fmt: skip
 async def update_records(call: Call, options: dict[str, Any]) -> Any:
     """Set fields of records.
 
-    `ids` and `filter` both narrow the rows, and one is needed; `"filter": "TRUE"` is every row.
+    `ids` and `where` both narrow the rows, and one is needed; `"where": "TRUE"` is every row.
     """
     fields: dict[str, Any] = options.pop("fields", {})
     removed = dict.fromkeys(options.pop("remove", ()), REMOVE)
@@ -84,13 +84,13 @@ async def update_records(call: Call, options: dict[str, Any]) -> Any:
 
 
 @endpoint(
-    "POST", "/tables/{table}/delete", Deleted, body=Delete, writes=True,
+    "DELETE", "/tables/{table}/records", Deleted, body=Delete, writes=True,
     example={"ids": ["note-1", ".."]},
 )  # fmt: skip
 async def delete_records(call: Call, options: dict[str, Any]) -> Any:
     """Delete records by their ids, by a filter, or by both.
 
-    Both narrow the records; one of them is needed. Absent ids are not counted. `"filter": "TRUE"`
+    Both narrow the records; one of them is needed. Absent ids are not counted. `"where": "TRUE"`
     deletes every row.
     """
     return {"deleted": await call.store.delete(call.table, **options)}

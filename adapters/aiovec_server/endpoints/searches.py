@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from aiovec import Hit, Results
 
-from ..bodies import hit_json, results_response, rows_response
+from ..bodies import results_response, rows_response
 from ..call import Call
 from ..media import OF_ROWS
 from ..models import (
@@ -30,7 +30,7 @@ _VECTOR = [0.6, 0.8, 0.0]
 
 @endpoint(
     "POST", "/tables/{table}/search", Hits, kinds=OF_ROWS, body=Search,
-    example={"vector": _VECTOR, "topK": 5, "filter": "year >= 2024"},
+    example={"vector": _VECTOR, "limit": 5, "where": "year >= 2024"},
 )  # fmt: skip
 async def search(call: Call, options: dict[str, Any]) -> Response:
     """Search by vector.
@@ -43,7 +43,7 @@ async def search(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/search_many", HitsOfMany, kinds=OF_ROWS, body=SearchMany,
-    example={"vectors": [_VECTOR, [0.0, 0.0, 1.0]], "topK": 5},
+    example={"vectors": [_VECTOR, [0.0, 0.0, 1.0]], "limit": 5},
 )  # fmt: skip
 async def search_many(call: Call, options: dict[str, Any]) -> Response:
     """Search by several vectors.
@@ -62,7 +62,7 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/search_text", Hits, kinds=OF_ROWS, body=SearchText,
-    example={"query": "walk sea", "topK": 5, "highlight": True},
+    example={"query": "walk sea", "limit": 5, "highlight": True},
 )  # fmt: skip
 async def search_text(call: Call, options: dict[str, Any]) -> Response:
     """Search by keywords.
@@ -74,7 +74,7 @@ async def search_text(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/search_hybrid", Hits, kinds=OF_ROWS, body=SearchHybrid,
-    example={"query": "walk sea", "vector": _VECTOR, "topK": 5},
+    example={"query": "walk sea", "vector": _VECTOR, "limit": 5},
 )  # fmt: skip
 async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
     """Search by keywords and by vector.
@@ -89,7 +89,7 @@ async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/search_like", Hits, kinds=OF_ROWS, body=SearchLike,
-    example={"id": "note-1", "topK": 5},
+    example={"id": "note-1", "limit": 5},
 )  # fmt: skip
 async def search_like(call: Call, options: dict[str, Any]) -> Response:
     """Search by a row.
@@ -112,4 +112,4 @@ async def _answer(call: Call, options: dict[str, Any], method: str) -> Response:
         return [await getattr(call.store, method)(call.table, **chosen)]
 
     (hits,) = await found_by(call, options, find)
-    return await rows_response(call, "hits", hits, hit_json)
+    return await rows_response(call, "hits", hits)

@@ -81,13 +81,13 @@ export function map(table, { rows, color }, signal) {
   return get(`page/${at(table, "/map")}?${query}`, signal);
 }
 
-export async function find(table, { filter, orderBy, descending, limit, offset }, signal) {
-  const body = { filter, orderBy, descending: descending || undefined, limit, offset };
+export async function find(table, { where, orderBy, descending, limit, offset }, signal) {
+  const body = { where, orderBy, descending: descending || undefined, limit, offset };
   return (await post(at(table, "/find"), body, signal)).records;
 }
 
-export async function count(table, filter, signal) {
-  const query = filter ? `?${new URLSearchParams({ filter })}` : "";
+export async function count(table, where, signal) {
+  const query = where ? `?${new URLSearchParams({ where })}` : "";
   return (await get(at(table, `/count${query}`), signal)).count;
 }
 
@@ -98,8 +98,8 @@ export async function record(table, id, signal) {
 const ROUTES = { words: "/search_text", both: "/search_hybrid" };
 
 // The request that a search makes: its path and its body.
-export function searchRequest(table, { by, query, id, vector, filter, limit, exact: wholly }) {
-  const body = { topK: limit, filter, exact: (by !== "words" && wholly) || undefined };
+export function searchRequest(table, { by, query, id, vector, where, limit, exact: wholly }) {
+  const body = { limit, where, exact: (by !== "words" && wholly) || undefined };
   if (by === "words") Object.assign(body, { query, highlight: true });
   if (by === "meaning") body.text = query;
   if (by === "both") Object.assign(body, { query, text: query });
@@ -117,7 +117,7 @@ export async function search(table, options, signal) {
   return { hits, seconds: (performance.now() - began) / 1000 };
 }
 
-export const remove = async (table, id) => (await post(at(table, "/delete"), { ids: [id] })).deleted;
+export const remove = async (table, id) => (await send("DELETE", at(table, "/records"), { body: { ids: [id] } })).deleted;
 export const optimize = (table) => post(at(table, "/optimize"), {});
 export const health = () => get("health");
 export const address = (path) => new URL(path, base).href;

@@ -11,14 +11,14 @@ const COLUMNS = 10;
 
 export async function rows({ table, facts, query, signal }) {
   const wanted = {
-    filter: query.get("where")?.trim() || undefined,
+    where: query.get("where")?.trim() || undefined,
     orderBy: query.get("sort") || undefined,
     descending: query.get("down") === "1",
     limit: SIZES.includes(Number(query.get("size"))) ? Number(query.get("size")) : SIZES[0],
     offset: Math.min(Math.max(0, Number.parseInt(query.get("from") ?? "0", 10) || 0), 1e9),
   };
   const form = filterForm(table, facts, wanted);
-  if (facts.rows === 0 && !wanted.filter) {
+  if (facts.rows === 0 && !wanted.where) {
     return empty("This table has no rows yet",
       h("p", {}, "Insert some with ", h("code", {}, `store.insert("${table}", rows)`), ", ",
         h("code", {}, `aiovec import FILE --table ${table} -s STORE`), ", or ",
@@ -27,7 +27,7 @@ export async function rows({ table, facts, query, signal }) {
   try {
     const [found, total] = await Promise.all([
       api.find(table, wanted, signal),
-      wanted.filter ? api.count(table, wanted.filter, signal) : facts.rows,
+      wanted.where ? api.count(table, wanted.where, signal) : facts.rows,
     ]);
     return [form, list(table, facts, wanted, found, total)];
   } catch (error) {
@@ -52,7 +52,7 @@ export function filterHint(facts) {
 }
 
 function filterForm(table, facts, wanted) {
-  const where = h("input", { name: "where", value: wanted.filter ?? "", class: "mono", autocomplete: "off",
+  const where = h("input", { name: "where", value: wanted.where ?? "", class: "mono", autocomplete: "off",
     autocapitalize: "off", spellcheck: "false" });
   const fields = Object.entries(facts.schema.fields)
     .filter(([, kind]) => !String(kind.type ?? kind).startsWith("list")).map(([name]) => name);
@@ -114,7 +114,7 @@ function list(table, facts, wanted, found, total) {
 }
 
 function pages(table, wanted, count, total) {
-  const to = (offset) => tableLink(table, "", { where: wanted.filter, sort: wanted.orderBy,
+  const to = (offset) => tableLink(table, "", { where: wanted.where, sort: wanted.orderBy,
     down: wanted.descending ? 1 : "", size: wanted.limit === SIZES[0] ? "" : wanted.limit, from: offset || "" });
   const before = wanted.offset > 0;
   const more = wanted.offset + count < total;

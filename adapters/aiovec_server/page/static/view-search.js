@@ -14,6 +14,8 @@ const MODES = {
   like: ["Like a row", "Id of the row", "The rows nearest to it; the row itself is left out"],
   vector: ["Vector", "Numbers", ""],
 };
+// Keys of a hit that are not fields.
+const OWN = new Set(["id", "_score", "_distance", "_ranks", "_highlights"]);
 const LIMITS = [10, 25, 50, 100];
 
 // A vector is too long for an address. It stays until the page is closed, one for each table.
@@ -30,7 +32,7 @@ export async function search(context) {
   const by = modes.includes(query.get("by")) ? query.get("by") : modes.includes("both") ? "both" : modes[0];
   const options = {
     by, query: query.get("q") ?? "", id: query.get("id") ?? "",
-    filter: query.get("where")?.trim() || undefined,
+    where: query.get("where")?.trim() || undefined,
     limit: LIMITS.includes(Number(query.get("k"))) ? Number(query.get("k")) : LIMITS[0],
     exact: query.get("exact") === "1",
     vector: pasted.get(table)?.numbers,
@@ -94,7 +96,7 @@ function searchForm({ table, facts, again }, modes, options) {
       } });
     return h("span", {}, input, h("label", { for: input.id }, MODES[mode][0]));
   }));
-  const where = h("input", { name: "where", value: options.filter ?? "", class: "mono", autocomplete: "off",
+  const where = h("input", { name: "where", value: options.where ?? "", class: "mono", autocomplete: "off",
     autocapitalize: "off", spellcheck: "false" });
   const limit = h("select", { name: "k" }, LIMITS.map((one) => h("option", { value: one, selected: one === options.limit }, one)));
   const form = h("form", { class: "controls", role: "search", "aria-label": `Search ${table}`, submit: (event) => {
@@ -138,15 +140,15 @@ function submit(form, problem, table, dim, again) {
 function results(table, facts, options, { hits, seconds: took }) {
   if (hits.length === 0) {
     return h("div", { "data-status": true }, empty("Nothing was found",
-      h("p", {}, options.filter ? "No row that matches the filter was found. Try it without the filter."
+      h("p", {}, options.where ? "No row that matches the filter was found. Try it without the filter."
         : options.by === "words" ? "No row has these words. Fewer words find more." : "The table has no row to compare with.")));
   }
-  const best = Math.max(...hits.map((hit) => hit.score));
-  const least = Math.min(0, ...hits.map((hit) => hit.score));
+  const best = Math.max(...hits.map((hit) => hit._score));
+  const least = Math.min(0, ...hits.map((hit) => hit._score));
   return [
     h("p", { class: "result-line" }, h("span", { "data-status": true }, `${plural(hits.length, "hit")} in ${seconds(took)}`),
       options.by === "like" && h("span", { class: "muted" }, "nearest to ", h("a", { href: rowLink(table, options.id) }, cell(options.id, 60)))),
-    h("ol", { class: "hits" }, hits.map((hit) => hitOf(table, facts, hit, (hit.score - least) / (best - least || 1)))),
+    h("ol", { class: "hits" }, hits.map((hit) => hitOf(table, facts, hit, (hit._score - least) / (best - least || 1)))),
     request(table, options),
   ];
 }
@@ -161,21 +163,21 @@ function marked(snippet) {
 
 function hitOf(table, facts, hit, share) {
   const { label } = facts;
-  const snippet = hit.highlights?.[label];
-  const text = label && hit.fields[label];
-  const others = Object.entries(hit.fields)
-    .filter(([name, value]) => name !== label && value !== null && value !== "").slice(0, 6);
+  const snippet = hit._highlights?.[label];
+  const text = label && hit[label];
+  const others = Object.entries(hit)
+    .filter(([name, value]) => name !== label && !OWN.has(name) && value !== null && value !== "").slice(0, 6);
   return h("li", {},
     h("div", { class: "hit-head" },
       h("a", { class: "hit-id", href: rowLink(table, hit.id) }, cell(hit.id, 80)),
       h("span", { class: "score" },
         h("span", { class: "meter", "aria-hidden": "true" }, h("span", { style: { width: `${Math.max(2, share * 100)}%` } })),
-        h("span", {}, h("span", { class: "unseen" }, "Score "), score(hit.score)),
-        hit.distance !== null && hit.distance !== undefined && h("small", {}, `distance ${score(hit.distance)}`))),
+        h("span", {}, h("span", { class: "unseen" }, "Score "), score(hit._score)),
+        hit._distance !== null && hit._distance !== undefined && h("small", {}, `distance ${score(hit._distance)}`))),
     snippet ? h("p", { class: "text" }, marked(snippet)) : text && h("p", { class: "text" }, cell(text, 280)),
     h("p", { class: "hit-facts" },
       others.map(([name, value]) => h("span", {}, h("span", { class: "key" }, cell(name, 40)), " ", cell(value, 60))),
-      Object.entries(hit.ranks ?? {}).map(([list, rank]) => h("span", {}, h("span", { class: "key" }, `by ${list}`), ` #${rank.rank ?? rank}`)),
+      Object.entries(hit._ranks ?? {}).map(([list, rank]) => h("span", {}, h("span", { class: "key" }, `by ${list}`), ` #${rank.rank ?? rank}`)),
       h("a", { href: tableLink(table, "search", { by: "like", id: hit.id }), "aria-label": `More like ${plainText(hit.id).slice(0, 80)}` }, "More like this")));
 }
 
