@@ -23,6 +23,8 @@ from aiovec.errors import (
     StoreBusyError,
     StoreClosedError,
     StoreFullError,
+    StorePermissionError,
+    StoreUnreachableError,
 )
 
 FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
@@ -115,9 +117,8 @@ def translate(error: Exception, target: str) -> Exception:
         )
     if _LONG_PATTERN.search(text):
         return FilterError("the LIKE pattern is too long for LanceDB")
-    failed = failure(error)
-    if failed is not None:
-        return AiovecError(f"{target}: {failed}")
+    if (failed := failure(error, target)) is not None:
+        return failed
     if _CONFLICT.search(text):
         return ConflictError(
             f"other writers changed {target} at the same time: {message_of(error)}", 0.0
@@ -125,7 +126,7 @@ def translate(error: Exception, target: str) -> Exception:
     if _NO_PLACE.search(text):
         return ConfigError(f"{target}: {message_of(error)}", accepted="a folder, or a URL")
     if _REFUSED.search(text):
-        return AiovecError(f"{target} cannot be read or written: {message_of(error)}")
+        return StorePermissionError(target, message_of(error))
     if _DAMAGED.search(text):
         return CorruptStoreError(target, f"a file is damaged or missing ({message_of(error)})")
     return AiovecError(f"LanceDB failed on {target}: {message_of(error)}")
@@ -145,7 +146,7 @@ def _of_system(error: OSError, target: str) -> AiovecError:
     if error.errno in NO_ROOM:
         return StoreFullError(target, f"{path}: {error.strerror}")
     if error.errno in READ_ONLY:
-        return AiovecError(f"{path} cannot be read or written: {error.strerror}")
+        return StorePermissionError(path, str(error.strerror))
     return AiovecError(f"{path}: {error.strerror}")
 
 
@@ -178,42 +179,48 @@ _STATUS = re.compile(r"status(?: code)?[:=]? ?\D{0,12}(\d{3})\b", re.IGNORECASE)
 _SAYS = re.compile(r"<(?:Code|Message)>([^<]{1,200})</")
 # Requests that open a store: for a list of its tables.
 _OPENING = r"(?s)(?=.*(?:ListRequest|^Http error: \(request_id=\S+\) 404)).*"
-# Of failed requests, the first that fits: their status, a part of their text, and what is told.
-_REQUESTS: Sequence[tuple[str, str, str]] = (
-    ("", "NoSuchBucket|ContainerNotFound|specified bucket does not exist",
+# Of failed requests, the first that fits: their status, a part of their text, and their error.
+_REQUESTS: Sequence[tuple[str, str, type[AiovecError], str]] = (
+    ("", "NoSuchBucket|ContainerNotFound|specified bucket does not exist", AiovecError,
      "the bucket does not exist"),
-    ("", "BadScheme",
+    ("", "BadScheme", AiovecError,
      'its address is http://, which needs the storage option allow_http = "true"'),
     ("", (r"169\.254\.169\.254|CredentialsNotLoaded|no credentials|failed to (load|obtain) "
-     "credentials|error getting credentials"),
+     "credentials|error getting credentials"), StorePermissionError,
      "there are no credentials in storage_options or in the environment"),
-    ("40[13]", "", "the server rejects these credentials, or they lack a permission"),
-    ("404", _OPENING, "the server does not know this address"),
-    ("501", "", "the server does not support this request"),
-    ("429|5..", "", "the server fails; try again later"),
-    ("30[178]|400", _OPENING, "the server rejects the request; check the region"),
+    ("40[13]", "", StorePermissionError,
+     "the server rejects these credentials, or they lack a permission"),
+    ("404", _OPENING, AiovecError, "the server does not know this address"),
+    ("501", "", AiovecError, "the server does not support this request"),
+    ("429|5..", "", StoreUnreachableError, "the server fails; try again later"),
+    ("30[178]|400", _OPENING, AiovecError,
+     "the server rejects the request; check the region"),
     ("", r"read_failures=([1-9]\d*)/\1\b|TimedOut|timed out|deadline has elapsed|Elapsed\(",
+     StoreUnreachableError,
      "the server did not answer in time"),
     ("", ("connection refused|ConnectionRefused|dns error|failed to lookup|no such host"
      "|ConnectError|connection reset|ConnectionReset|connection closed|IncompleteMessage"
      r"|broken pipe|error sending request|error trying to connect|kind: Connect\b"
-     r"|connect_failures=([1-9]\d*)/\1\b"),
+     r"|connect_failures=([1-9]\d*)/\1\b"), StoreUnreachableError,
      "the server cannot be reached"),
-    ("", "error decoding response body|Failed to parse",
+    ("", "error decoding response body|Failed to parse", AiovecError,
      "the server at this address answers in another protocol"),
 )  # fmt: skip
 
 
-def failure(error: BaseException) -> str | None:
-    """Why a request failed; None if the error tells of none, or of an object that is not there."""
+def failure(error: BaseException, target: str) -> AiovecError | None:
+    """The error of a failed request; None for one of none, or of an object that is not there."""
     text = str(error)
     status = str(getattr(error, "status_code", None) or "")
     if not status and not _REQUEST.search(text):
         return None
     if not status and (found := _STATUS.search(text)):
         status = found[1]
-    for one, pattern, told in _REQUESTS:
+    for one, pattern, kind, told in _REQUESTS:
         if re.fullmatch(one or ".*", status) and re.search(pattern, text, re.IGNORECASE):
             says = ([f"HTTP {status}"] if status else []) + _SAYS.findall(text)
-            return f"{told} ({', '.join(says)})" if says else told
+            reason = f"{told} ({', '.join(says)})" if says else told
+            if issubclass(kind, (StorePermissionError, StoreUnreachableError)):
+                return kind(target, reason)
+            return kind(f"{target}: {reason}")
     return None

@@ -31,6 +31,7 @@ from aiovec.errors import (
     InvalidNameError,
     StoreClosedError,
     StoreReplacedError,
+    StoreUnreachableError,
     TableNotFoundError,
 )
 
@@ -184,9 +185,8 @@ class Session:
                     await self._connection.list_tables(limit=1)
             await self.check_place()
         except TimeoutError:
-            raise AiovecError(
-                f"{self.target}: the server did not answer within {_PATIENCE:.0f} s"
-            ) from None
+            reason = f"the server did not answer within {_PATIENCE:.0f} s"
+            raise StoreUnreachableError(self.target, reason) from None
 
     async def check_place(self) -> None:
         """Raise StoreReplacedError where the folder was removed or replaced since it was opened.

@@ -17,7 +17,7 @@ from pathlib import Path
 from aiovec._http.autostart import SharedAddress, SharedFolder
 from aiovec.backend.config import load_settings
 from aiovec.backend.threads import in_daemon_thread
-from aiovec.errors import AiovecError
+from aiovec.errors import AiovecError, StoreUnreachableError
 
 _LOG_SIZE = 1024 * 1024
 _LOOK = 0.02  # seconds between two looks at a server that starts
@@ -59,8 +59,8 @@ class Autostart:
             if child is None or (child.ended() and time.monotonic() - child.began > _AGAIN):
                 child = _Child(folder)
             time.sleep(_LOOK)
-        raise AiovecError(
-            f"the server does not answer within {patience:g} s; its log is {folder.log}"
+        raise StoreUnreachableError(
+            "the shared server", f"it did not answer within {patience:g} s; its log is {folder.log}"
         )
 
 

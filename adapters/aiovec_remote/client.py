@@ -25,7 +25,13 @@ from aiovec.backend.contract import StaleTableError
 from aiovec.backend.limits import Gate, current_deadline
 from aiovec.backend.threads import hop, to_its_end
 from aiovec.backend.weight import weight
-from aiovec.errors import AiovecError, ConfigError, OutcomeUnknownError, StoreClosedError
+from aiovec.errors import (
+    AiovecError,
+    ConfigError,
+    OutcomeUnknownError,
+    StoreClosedError,
+    StoreUnreachableError,
+)
 
 from .autostart import Autostart
 from .codec import JSON, WireError, decode, encode, read_message
@@ -295,8 +301,8 @@ class _Call:
         if exc.again in ("free", "late"):
             return self.deadline.error(str(exc))
         if exc.sent:
-            return AiovecError(f"the server at {target} did not answer: {exc}")
-        return AiovecError(f"no server answers at {target}: {exc}; is it running? (aiovec serve)")
+            return StoreUnreachableError(target, f"the server did not answer: {exc}")
+        return StoreUnreachableError(target, f"{exc}; is the server running? (aiovec serve)")
 
 
 def _new_session(path: str | None) -> aiohttp.ClientSession:

@@ -9,7 +9,12 @@ import aiohttp
 
 from aiovec._http.problems import MEDIA_TYPE, error_of
 from aiovec.backend.contract import StaleTableError
-from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError
+from aiovec.errors import (
+    AiovecError,
+    ConfigError,
+    InvalidArgumentError,
+    StorePermissionError,
+)
 
 _BUSY = frozenset({429, 503})
 # The names of errors that a busy server answers with for the moment; one of HTTP alone has none.
@@ -70,10 +75,9 @@ def not_a_server(target: str, reason: str) -> ConfigError:
 def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
     """Return the error for a problem of HTTP alone."""
     if status in (401, 403):
-        return ConfigError(
-            f"the server at {target} refuses the call: {detail}; set api_key in "
-            "[retrieval.remote], or AIOVEC_RETRIEVAL__REMOTE__API_KEY",
-            key="retrieval.remote.api_key",
+        return StorePermissionError(
+            target,
+            f"{detail}; set api_key in [retrieval.remote], or AIOVEC_RETRIEVAL__REMOTE__API_KEY",
         )
     if status == 413:
         return InvalidArgumentError(

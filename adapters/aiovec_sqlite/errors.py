@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from aiovec.backend.files import writing_to
 from aiovec.errors import (
@@ -15,6 +16,7 @@ from aiovec.errors import (
     FilterError,
     StoreBusyError,
     StoreFullError,
+    StorePermissionError,
 )
 
 from .driver import load_driver
@@ -133,6 +135,8 @@ def translate(error: Exception, target: str) -> AiovecError:
     if code in (CORRUPT, NOTADB):
         return _damaged(target, text)
     if code in (READONLY, CANTOPEN):
+        if (protected := _protected(target)) is not None:
+            return StorePermissionError(target, protected)
         return AiovecError(f"{target} cannot be opened or written: {text}")
     if "parser stack overflow" in text or "Expression tree is too large" in text:
         return FilterError(f"the filter is nested too deeply for this SQLite ({text})")
@@ -147,6 +151,17 @@ def _damaged(target: str, reason: str) -> CorruptStoreError:
         f"the file is damaged ({reason}), or the disk failed to read it: run 'aiovec doctor' to "
         "see which, and restore the file from a backup if it is damaged",
     )
+
+
+def _protected(target: str) -> str | None:
+    """Return which file or folder this process may not write, and what to do."""
+    path = Path(target)
+    effective = os.access in os.supports_effective_ids
+    for one in (path, path.resolve().parent):
+        if one.exists() and not os.access(one, os.W_OK, effective_ids=effective):
+            reads = "; pass read_only=True to open it for reading only" if path.is_file() else ""
+            return f"{one} is write-protected{reads}"
+    return None
 
 
 def _is_full(target: str) -> bool:

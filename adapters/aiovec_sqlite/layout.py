@@ -26,7 +26,12 @@ from typing import Any, cast
 from aiovec.backend import Field, Schema, check_table_name
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.rows import partition_fields
-from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
+from aiovec.errors import (
+    AiovecError,
+    CorruptStoreError,
+    ExtensionUnavailableError,
+    StorePermissionError,
+)
 
 from .driver import OPENING, load_driver
 from .errors import CANTOPEN, CORRUPT, NOTADB, DamageError, code_of, failures, names_text_index
@@ -35,6 +40,7 @@ _HEADER_BYTES = 100
 # Where the header says how the file is written: 1 without a WAL, 2 with one.
 _READ_VERSIONS = 18
 _NO_DATABASE = "this is not a SQLite database"
+_MAY_NOT_READ = "this process may not read the file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,9 @@ def read_header(path: Path) -> Header | None:
     except FileNotFoundError:
         return None
     except OSError as exc:
-        raise _unreadable(path, exc.strerror or str(exc)) from exc
+        if isinstance(exc, PermissionError):
+            raise StorePermissionError(str(path), _MAY_NOT_READ) from exc
+        raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
     if not stat.S_ISREG(found.st_mode):
         raise CorruptStoreError(str(path), "this is not a file but a directory or a device")
     if not found.st_size:
@@ -83,10 +91,9 @@ def read_header(path: Path) -> Header | None:
             raise _damaged(path, exc) from exc
         if code == CANTOPEN and not path.exists():
             return None
-        reason = str(exc)
         if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-            reason = "Permission denied"
-        raise _unreadable(path, reason) from exc
+            raise StorePermissionError(str(path), _MAY_NOT_READ) from exc
+        raise AiovecError(f"{path} cannot be read: {exc}") from exc
 
 
 def is_database(path: Path) -> bool:
@@ -119,10 +126,6 @@ def _any_driver() -> Any:
         return load_driver()
     except ExtensionUnavailableError:
         return sqlite3
-
-
-def _unreadable(path: Path, reason: str) -> AiovecError:
-    return AiovecError(f"{path} cannot be read: {reason}")
 
 
 def _damaged(path: Path, error: Exception) -> CorruptStoreError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from .errors import (
     READONLY,
     code_of,
     is_busy,
-    translate,
     translated,
 )
 from .layout import (
@@ -129,10 +127,7 @@ def open_writer(path: Path, settings: SqliteSettings, *, kept: bool = True) -> s
     check_not_inherited(path)
     exists = check_header(path)
     with translated(str(path)):
-        try:
-            db = connect(str(path))
-        except load_driver().Error as exc:
-            raise _cannot_write(path, exc) from exc
+        db = connect(str(path))
         try:
             began, patience = time.monotonic(), settings.busy_timeout
             if not exists:
@@ -143,9 +138,6 @@ def open_writer(path: Path, settings: SqliteSettings, *, kept: bool = True) -> s
             # A WAL that grew during a long read is cut back once it is brought into the file.
             db.execute("PRAGMA journal_size_limit = 67108864")
             return db
-        except load_driver().Error as exc:
-            db.close()
-            raise _cannot_write(path, exc) from exc
         except BaseException:
             db.close()
             raise
@@ -189,23 +181,6 @@ _CHANGES_OF_DAYS = 2**32
 def _has_wal_mode(db: sqlite3.Connection) -> bool:
     (mode,) = db.execute("PRAGMA journal_mode").fetchone()
     return bool(mode == "wal")
-
-
-def _cannot_write(path: Path, error: Exception) -> Exception:
-    """The error for one that came up where the store was to be opened for writing."""
-    if code_of(error) in (READONLY, CANTOPEN) and path.is_file() and not _is_writable(path):
-        return AiovecError(
-            f"{path} cannot be written: {error}; pass read_only=True to open it for reading only"
-        )
-    return translate(error, str(path))
-
-
-def _is_writable(path: Path) -> bool:
-    """Return whether this process may write to a file, and make further ones beside it."""
-    effective = os.access in os.supports_effective_ids
-    return all(
-        os.access(one, os.W_OK, effective_ids=effective) for one in (path, path.resolve().parent)
-    )
 
 
 def open_read_only(

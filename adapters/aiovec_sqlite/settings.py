@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from aiovec.backend.settings import BackendSettings, MemorySize, bytes_of
-from aiovec.errors import ConfigError
+from aiovec.errors import ConfigError, StorePermissionError
 
 MEMORY = ":memory:"
 STORE_FILE = "vectors.sqlite"
@@ -57,6 +57,9 @@ def make_folder_of(file: Path) -> None:
         raise ConfigError(
             f"{str(file)!r} cannot hold a store: a part of the path is a file, not a folder"
         ) from None
+    except PermissionError as exc:
+        reason = f"this process may not create the folder {file.parent}"
+        raise StorePermissionError(str(file), reason) from exc
     except OSError as exc:
         raise ConfigError(f"{str(file)!r} cannot hold a store: {exc.strerror or exc}") from exc
 

@@ -20,6 +20,8 @@ AiovecError
 ├── StoreClosedError
 ├── StoreBusyError              the store stayed busy until the timeout
 ├── StoreFullError              no room left for the store's files
+├── StoreUnreachableError       a server or a bucket that does not answer
+├── StorePermissionError        a store that this process, or its key, may not use
 ├── OutcomeUnknownError         a commit that failed, so that the write may have been saved or not
 ├── StoreMovedError             the store has been migrated to another place
 ├── StoreReplacedError          the file under an open store was replaced or removed
@@ -459,6 +461,32 @@ class StoreFullError(AiovecError):
 
 
 @dataclass(eq=False, repr=False)
+class StoreUnreachableError(AiovecError):
+    """The server or the bucket at ``target`` does not answer; ``reason`` says what failed."""
+
+    http = HttpAnswer(503, "The store does not answer", places=_TARGET, retry_after=5)
+
+    target: str
+    reason: str
+
+    def _message(self) -> str:
+        return f"no answer from {self.target}: {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
+class StorePermissionError(AiovecError):
+    """This process, or its key, lacks a permission on the store at ``target``."""
+
+    http = HttpAnswer(500, "The server may not use its store", places=_TARGET)
+
+    target: str
+    reason: str
+
+    def _message(self) -> str:
+        return f"no permission for {self.target}: {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
 class OutcomeUnknownError(AiovecError):
     """The commit to ``target`` failed for ``reason``; the write may or may not have been saved.
 
@@ -568,7 +596,9 @@ __all__ = [
     "StoreClosedError",
     "StoreFullError",
     "StoreMovedError",
+    "StorePermissionError",
     "StoreReplacedError",
+    "StoreUnreachableError",
     "TableExistsError",
     "TableNotFoundError",
     "UnsupportedError",

@@ -40,6 +40,8 @@ EVERY: dict[type[errors.AiovecError], tuple[tuple[Any, ...], dict[str, Any]]] = 
     errors.OutcomeUnknownError: (("notes.db", "disk I/O error"), {}),
     errors.StoreMovedError: (("notes.db", "lancedb:///notes"), {}),
     errors.StoreReplacedError: (("notes.db", "the file was removed"), {}),
+    errors.StoreUnreachableError: (("s3://notes", "timed out"), {}),
+    errors.StorePermissionError: (("notes.db", "/data is write-protected"), {}),
     errors.CorruptStoreError: (("notes.db", "is no database"), {}),
     errors.MigrationError: (("it cannot go on",), {}),
 }

@@ -15,7 +15,15 @@ import pytest
 from tests.harness.scripts import DIM, KINDS, SCHEMA, TABLE, row, target_in
 
 import aiovec
-from aiovec import AiovecError, ConfigError, StoreReplacedError, UnsupportedError, VectorStore, sync
+from aiovec import (
+    AiovecError,
+    ConfigError,
+    StorePermissionError,
+    StoreReplacedError,
+    UnsupportedError,
+    VectorStore,
+    sync,
+)
 from aiovec.asgi import lifespan
 
 QUERY = [1.0, 2.0, 2.0, 3.0]
@@ -137,13 +145,13 @@ async def test_where_nothing_can_be_written(
         await check_refusals(store)
     assert await to_thread(contents, folder) == before
     if kind == "sqlite":
-        with pytest.raises(AiovecError, match="read_only=True"):
+        with pytest.raises(StorePermissionError, match="read_only=True"):
             await aiovec.connect(target_in(medium, kind))
         return
     async with aiovec.connect(target_in(medium, kind)) as store:
         assert await store.count(TABLE) == 2  # reading needs no right to write
         assert {hit.id for hit in await store.search(TABLE, QUERY)} == {"a", "b"}
-        with pytest.raises(AiovecError, match="cannot be"):
+        with pytest.raises(StorePermissionError, match="Read-only"):
             await store.insert(TABLE, [row("c", 3)])
 
 

@@ -183,7 +183,9 @@ class _Binder:
     def _list_kind(self, leaf: Expr, ref: Ref, what: str) -> Kind | Literal["payload"]:
         kind = self._kind(leaf, ref)
         if kind != "payload" and not kind.startswith("list["):
-            self._fail(leaf, f"{ref} is {kind}; {what} applies to lists", "a field of lists")
+            found = f"{ref} is {kind}; {what} applies to lists"
+            other = ", or for text CONTAINS_TEXT or LIKE" if kind == "text" else ""
+            self._fail(leaf, found, f"a field of lists{other}")
         return kind
 
     def _item(

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from uuid import UUID
 
-from ..errors import FilterError
+from ..errors import FilterError, did_you_mean
 from . import patterns, text
 from .tree import (
     Combinable,
@@ -29,6 +29,8 @@ from .tree import (
     contains_text,
     negated,
 )
+
+_PANDAS = {"isin": "in_", "isna": "is_null", "notna": "is_not_null"}
 
 # The types that a literal can be given as.
 Given = Value | date | UUID | Enum
@@ -174,10 +176,14 @@ class FieldRef(Combinable):
     if not TYPE_CHECKING:  # so that mypy keeps refusing names that do not exist
 
         def __getattr__(self, attribute: str) -> NoReturn:
+            if attribute.startswith("_"):
+                raise AttributeError(attribute)
+            known = [name for name in dir(FieldRef) if not name.startswith("_")]
+            like = did_you_mean(_PANDAS.get(attribute, attribute), known)
             raise AttributeError(
-                f'a field has no {attribute!r}; write a payload key as F["{self}.{attribute}"]'
-                if not attribute.startswith("_")
-                else attribute
+                f"a field has no {attribute!r}{like}"
+                if like
+                else f'a field has no {attribute!r}; write a payload key as F["{self}.{attribute}"]'
             )
 
 

@@ -73,7 +73,8 @@ class Combinable(ABC):
     def __bool__(self) -> bool:
         raise FilterError(
             "a condition has no truth value before it runs: combine conditions with & | ~ in "
-            "parentheses, not with and, or, not, and write a range as F.x.between(1, 3)"
+            "parentheses, not with and, or, not; write a range as F.x.between(1, 3), and one of "
+            "several values as F.x.in_([1, 2])"
         )
 
 

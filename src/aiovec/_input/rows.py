@@ -15,6 +15,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from .._filters import where
 from .._model.arrays import Float32Array
 from .._model.arrow import (
     check_array,
@@ -36,7 +38,7 @@ from .._model.records import Record
 from .._model.schema import Field, Schema, may_lack_vectors
 from ..backend.contract import StoredRows
 from ..backend.rows import NewRows
-from ..errors import InvalidArgumentError, InvalidRowError
+from ..errors import FilterError, InvalidArgumentError, InvalidRowError
 from .arguments import check_words, is_iterable, read_all
 from .columns import (
     MOST_KEYS,
@@ -59,6 +61,8 @@ pa.array([0])
 # Columns that can be read again, and what is no column.
 _READABLE = (list, tuple, np.ndarray, pa.Array, pa.ChunkedArray, str, bytes, Mapping)
 _ID = Field(str)
+# A filter without any of these is a lone name, which may well be an id.
+_FILTER_SIGNS = frozenset(" =<>")
 # What a value that is no vector takes, as far as that can be told before it is looked at.
 _BYTES_A_VALUE = 32
 
@@ -211,6 +215,17 @@ def check_ids(ids: Any) -> list[str]:
 def distinct_ids(ids: Any) -> list[str]:
     """The same, each id once."""
     return list(dict.fromkeys(check_ids(ids)))
+
+
+def ids_to_delete(ids: Any) -> list[str]:
+    """The same; InvalidArgumentError for a lone text that reads as a filter."""
+    if isinstance(ids, str) and not _FILTER_SIGNS.isdisjoint(ids):
+        with suppress(FilterError):
+            where(ids)
+            raise InvalidArgumentError(
+                "ids", ids, "ids of rows (pass a filter as where=, and an id like this in a list)"
+            )
+    return distinct_ids(ids)
 
 
 def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str], Float32Array]:

@@ -58,7 +58,10 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 def check_table_name(name: object, of: str = "table") -> str:
     """Return the name, or raise InvalidNameError."""
-    if not isinstance(name, str) or not _TABLE_NAME.match(name):
+    if not isinstance(name, str):
+        first = "the first argument is its name, as in search('docs', vector)"
+        raise InvalidNameError(name, of, first if of == "table" else "it must be text")
+    if not _TABLE_NAME.match(name):
         raise InvalidNameError(name, of, _LOWER_CASE)
     return name
 
@@ -75,13 +78,14 @@ def _check_choices(**options: tuple[object, tuple[str | bool | None, ...]]) -> N
     for name, (value, choices) in options.items():
         # By the type first: 1 equals True, and an array equals nothing.
         if type(value) not in set(map(type, choices)) or value not in choices:
-            *most, last = map(repr, choices)
+            *most, last = (f"{choice!r}{_IN_WORDS.get(choice, '')}" for choice in choices)
             raise InvalidArgumentError(name, value, f"{', '.join(most)} or {last}")
 
 
 _FLAG = (True, False)
 _INDEXES = (None, "btree", "bitmap")
 _METRICS = ("cosine", "l2", "dot")
+_IN_WORDS: dict[object, str] = {"l2": " (Euclidean)", "dot": " (inner product)"}
 _ANALYZERS = ("plain", "english", "ngram")
 
 

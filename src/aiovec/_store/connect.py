@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from .._embed.checks import check_embedders
 from ..errors import AiovecError, ConfigError
@@ -87,6 +87,14 @@ class Opening:
 
     def __await__(self) -> Generator[None, None, VectorStore]:
         return self._open().__await__()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"no {name!r} before the store is open: write 'store = await aiovec.connect(...)', or "
+            "'async with aiovec.connect(...) as store'"
+        )
 
     async def __aenter__(self) -> VectorStore:
         self._store = await self._open()

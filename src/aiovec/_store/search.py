@@ -39,7 +39,7 @@ from ..backend.contract import (
 from ..backend.limits import current_deadline
 from ..backend.threads import hop
 from ..backend.weight import weight
-from ..errors import FilterError, InvalidArgumentError, UnsupportedError
+from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean
 from .current import Engine
 from .rank import (
     NOTHING,
@@ -142,6 +142,26 @@ class SearchOptions:
         put("chooses", bool(self.diversity) or self.rerank is not None)
         put("pool", self.limit * POOL if self.fetch_k is None else self.fetch_k)
         put("fetched", self.pool if self.chooses else self.limit)
+
+
+# What other libraries call these arguments.
+_ELSEWHERE = {
+    "k": "limit", "top_k": "limit", "n_results": "limit", "filter": "where", "filters": "where",
+    "fields": "select", "columns": "select",
+}  # fmt: skip
+
+
+def options_of(call: str, arguments: type, **given: Any) -> SearchOptions:
+    """Return the options of a call that takes these arguments; TypeError for another."""
+    for name in given:
+        if name not in _NAMED and name not in arguments.__annotations__:
+            like = did_you_mean(_ELSEWHERE.get(name, name), [*_NAMED, *arguments.__annotations__])
+            raise TypeError(f"{call}() got an unexpected keyword argument {name!r}{like}")
+    return SearchOptions(**given)
+
+
+# The methods name these themselves.
+_NAMED = ("limit", "where", "match", "highlight")
 
 
 def names_options(arguments: type) -> Callable[[_Method], _Method]:

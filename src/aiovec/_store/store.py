@@ -43,6 +43,7 @@ from .._input.rows import (
     collect,
     collect_ids,
     distinct_ids,
+    ids_to_delete,
 )
 from .._input.selection import (
     order_keys,
@@ -126,6 +127,7 @@ from .search import (
     ask_words,
     finish,
     names_options,
+    options_of,
     prepare,
     weight_of,
 )
@@ -625,9 +627,9 @@ class VectorStore:
         """Delete rows; how many there were.
 
         ``ids`` and ``where`` both narrow the rows. One of them is needed; every row is
-        ``where="TRUE"``.
+        ``where="TRUE"``. A lone text that reads as a filter is no id here, unless in a list.
         """
-        wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
+        wanted = None if ids is None else await self._checked_ids(ids, ids_to_delete)
 
         async def delete(engine: Engine, handle: TableHandle) -> int:
             condition = await self._narrowed(wanted, where, handle.schema)
@@ -886,8 +888,9 @@ class VectorStore:
           UnsupportedError where it means nothing to the backend, except with ``exact=True``.
         """
         found = await self._search(
-            "search", table, SearchOptions(limit=limit, where=where, **options), weight(vector),
-            ask_vectors, queries=partial(one_query, vector),
+            "search", table,
+            options_of("search", VectorArguments, limit=limit, where=where, **options),
+            weight(vector), ask_vectors, queries=partial(one_query, vector),
             texts={0: vector} if isinstance(vector, str) else {},
         )  # fmt: skip
         return found[0]
@@ -910,7 +913,7 @@ class VectorStore:
         """
         if isinstance(where, Sequence) and not isinstance(where, str):
             where = OneForEach(where)
-        checked = SearchOptions(limit=limit, where=where, **options)
+        checked = options_of("search_many", VectorArguments, limit=limit, where=where, **options)
         collected = await collect_vectors(vectors, self._read_in_thread)
         return await self._search(
             "search_many", table, checked, weight(collected), ask_vectors,
@@ -965,7 +968,7 @@ class VectorStore:
         if text is None:
             raise InvalidArgumentError("id", id, "the id of a row: text, a whole number or a UUID")
         (wanted,) = await self._checked_ids(text, check_ids)
-        checked = SearchOptions(limit=limit, where=where, **options)
+        checked = options_of("search_like", VectorArguments, limit=limit, where=where, **options)
 
         async def search(engine: Engine, handle: TableHandle) -> Answer:
             rows = await engine.backend.get(handle, [wanted], Columns((), vector=True))
@@ -1021,11 +1024,10 @@ class VectorStore:
         which ``search`` explains.
         """
         _check_query(query)
-        if vectors := options.keys() - SearchArguments.__optional_keys__:
-            raise TypeError(f"search_text() got an unexpected keyword argument {min(vectors)!r}")
-        checked = SearchOptions(
-            limit=limit, where=where, match=match, highlight=highlight, **options
-        )
+        checked = options_of(
+            "search_text", SearchArguments,
+            limit=limit, where=where, match=match, highlight=highlight, **options,
+        )  # fmt: skip
         effort = weight_of(query)
         found = await self._search("search_text", table, checked, effort, ask_words, words=query)
         return found[0]
@@ -1059,9 +1061,10 @@ class VectorStore:
         of the query as it is, with these in it.
         """
         _check_query(query)
-        checked = SearchOptions(
-            limit=limit, where=where, match=match, highlight=highlight, **options
-        )
+        checked = options_of(
+            "search_hybrid", VectorArguments,
+            limit=limit, where=where, match=match, highlight=highlight, **options,
+        )  # fmt: skip
         check_fusion(fusion)
         texts = {0: query} if vector is None else {}
         if isinstance(vector, str):

@@ -260,6 +260,9 @@ class Backend(ABC):
     - "read-only": it heeds ``read_only``.
     """
 
+    hints: ClassVar[Mapping[str, str]] = {}
+    """For missing abilities, what to do instead: the ``hint`` of UnsupportedError."""
+
     read_only: bool = False
     """Set before ``open``. Then ``open`` raises ConfigError where there is no store, nothing is
     created or written next to it (no lock, no upkeep, no mark) but what the driver itself needs to
@@ -511,7 +514,7 @@ class Backend(ABC):
             raise self._lacks(ability)
 
     def _lacks(self, ability: str) -> UnsupportedError:
-        return UnsupportedError(ability, self.name)
+        return UnsupportedError(ability, self.name, self.hints.get(ability))
 
     # "text": keyword search over the fields with ``text=True``
 

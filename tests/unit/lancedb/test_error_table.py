@@ -16,6 +16,7 @@ from aiovec import (
     StoreBusyError,
     StoreClosedError,
     StoreFullError,
+    StorePermissionError,
 )
 from aiovec.backend import without_secrets
 from aiovec_lancedb.errors import failure, translate, translated
@@ -32,7 +33,7 @@ SAYS: list[tuple[type[AiovecError], str, str]] = [
     (ConfigError, "Could not parse bucket from url", "parse bucket"),
     (CorruptStoreError, "Invalid magic number in the footer", "damaged or missing"),
     (CorruptStoreError, "Object at x/data/1.lance not found: data/1.lance", "damaged or missing"),
-    (AiovecError, "Permission denied (os error 13)", "cannot be read or written"),
+    (StorePermissionError, "Permission denied (os error 13)", "no permission for here"),
     (AiovecError, "something new", "LanceDB failed on here: something new"),
 ]
 
@@ -40,12 +41,12 @@ REQUESTS = [
     ('ListRequest, Status { status: 301, body: Some("<Code>PermanentRedirect</Code>") }',
      "check the region (HTTP 301, PermanentRedirect)"),
     ("uri: http://169.254.169.254/latest/api/token, inner: Connect", "no credentials"),
-    ("inner: Status { status: 403, body: None }", "rejects these credentials"),
+    ("inner: Status { status: 403, body: None }", "no permission for here: the server rejects"),
     ("inner: Status { status: 429, body: None }", "the server fails; try again later (HTTP 429)"),
     ("inner: Status { status: 501, body: None }", "does not support this request (HTTP 501)"),
     ("inner: Http(dns error: failed to lookup address information)", "cannot be reached"),
     ("inner: Http(hyper: IncompleteMessage)", "cannot be reached"),
-    ("inner: TimedOut", "did not answer in time"),
+    ("inner: TimedOut", "no answer from here: the server did not answer in time"),
     ('inner: Status { status: 404, body: Some("<Code>ContainerNotFound</Code>") }',
      "the bucket does not exist"),
 ]  # fmt: skip
@@ -65,14 +66,14 @@ def test_failed_requests() -> None:
     for text, says in REQUESTS:
         with case(text):
             given = RuntimeError(f"Generic S3 error: RetryError(RetryErrorImpl {{ {text} }})")
-            assert says in (failure(given) or "")
-            assert type(translate(given, "here")) is AiovecError
+            assert says in str(failure(given, "here"))
+            assert type(translate(given, "here")) is type(failure(given, "here"))
     for text in (
         "LanceError(IO): No space left on device (os error 28)",
         "Object at location x/_versions/1.manifest not found: Generic S3 error: status: 404",
         "Schema error: No field named retry_timeout",
     ):
-        assert failure(RuntimeError(text)) is None, text
+        assert failure(RuntimeError(text), "here") is None, text
 
 
 def test_no_message_shows_a_secret() -> None:

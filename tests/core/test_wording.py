@@ -1,0 +1,85 @@
+"""What messages say: the value, the rule, and what to do, for mistakes that users make."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.base import case
+
+import aiovec
+from aiovec import F, Schema
+
+
+@pytest.fixture
+async def store() -> Any:
+    async with aiovec.connect(":memory:") as opened:
+        fields = {"year": int, "title": str}
+        await opened.create_table("docs", Schema(2, fields=fields))
+        rows = [{"id": str(n), "embedding": [1, n], "year": 2000 + n} for n in range(4)]
+        await opened.insert("docs", rows)
+        yield opened
+
+
+def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Exception], str]]:
+    named, where, vector = aiovec.InvalidNameError, aiovec.FilterError, [1.0, 0.0]
+    yield lambda: store.search(vector, "docs"), named, r"search\('docs', vector\)"
+    yield lambda: store.search("docs", vector, k=5), TypeError, "'k'; did you mean 'limit'"
+    yield lambda: store.search("docs", vector, filter="x"), TypeError, "did you mean 'where'"
+    yield lambda: store.search("docs", vector, includevector=1), TypeError, "'include_vector'"
+    yield lambda: store.search_text("docs", "x", exact=True), TypeError, "'exact'"
+    yield lambda: store.find("docs", "title CONTAINS 'a'"), where, "CONTAINS_TEXT or LIKE"
+    yield lambda: store.find("docs", 2024), where, r"F\.year == 2024"
+    yield lambda: store.create_index("docs"), aiovec.UnsupportedError, "searches are exact"
+
+
+async def test_calls(store: Any) -> None:
+    for call, kind, says in mistakes(store):
+        with case(says), pytest.raises(kind, match=says):
+            await call()
+
+
+def test_conditions_and_schemas() -> None:
+    wrong: Any = F.year
+    for make, kind, says in (
+        (lambda: wrong & "x = 1", aiovec.FilterError, r"aiovec\.where"),
+        (lambda: wrong in [2024], aiovec.FilterError, r"F\.x\.in_\(\["),
+        (lambda: wrong.isnull(), AttributeError, "did you mean 'is_null'"),
+        (lambda: wrong.isin([1]), AttributeError, "did you mean 'in_'"),
+        (lambda: wrong.kind, AttributeError, r'F\["year\.kind"\]'),
+        (lambda: Schema(2, metric="euclidean"), aiovec.InvalidArgumentError, r"'l2' \(Eucl"),
+        (lambda: Schema(2, metric="ip"), aiovec.InvalidArgumentError, r"'dot' \(inner product\)"),
+    ):
+        with case(says), pytest.raises(kind, match=says):
+            make()
+
+
+async def test_a_filter_in_the_place_of_ids(store: Any) -> None:
+    for text in ("year > 2000", "year>2000", "title IS NULL", "NOT year = 2001"):
+        with pytest.raises(aiovec.InvalidArgumentError, match="pass a filter as where="):
+            await store.delete("docs", text)
+    assert await store.count("docs") == 4
+    await store.insert("docs", [{"id": "year > 2000", "embedding": [1, 1]}])
+    assert await store.delete("docs", ["year > 2000"]) == 1
+    for id in ("1", "no such", "a-1", "title", "TRUE", "a.b"):  # not one of these is a filter
+        assert await store.delete("docs", id) == (id == "1")
+
+
+async def test_a_forgotten_await() -> None:
+    unopened: Any = aiovec.connect(":memory:")
+    with pytest.raises(AttributeError, match=r"await aiovec\.connect"):
+        unopened.search("docs", [1.0])
+    assert not hasattr(unopened, "_repr_html_")
+    await (await unopened).close()
+
+
+async def test_reach_and_rights(tmp_path: Path) -> None:
+    with pytest.raises(aiovec.StoreUnreachableError, match="aiovec serve") as lost:
+        await aiovec.connect("http://127.0.0.1:9")
+    assert lost.value.target == "http://127.0.0.1:9"
+    if sys.platform == "linux":  # not even root may make files there
+        with pytest.raises(aiovec.AiovecError, match="/proc"):
+            await aiovec.connect("/proc/notes.db")
