@@ -55,6 +55,9 @@ _MOST_LOADERS = 2
 # Seconds that a load waits at most for the file's answer to the search that asked for it: both at
 # once take twice as long to that answer, and a huge file takes long.
 _HEAD_START = 0.5
+# Seconds that it then has for itself before the file answers another search. Most tables are loaded
+# by then, and the file's answers would hold it up.
+_LOADS_ALONE = 2.0
 # Seconds until a load that failed is tried again, and until a table that cannot be loaded is looked
 # at again, which may have shrunk.
 _PAUSE, _LONG_PAUSE = 10.0, 300.0
@@ -120,6 +123,8 @@ class _Resident:
         self.compacting: asyncio.Task[None] | None = None
         # Set when the file has answered; None where no search waits for it.
         self.answered: asyncio.Event | None = None
+        # A search that came while the table is being loaded is answered by the file.
+        self.at_file = False
         # The state that was looked after last.
         self.kept: State | None = None
         self.waiting: deque[_Call] = deque()
@@ -150,9 +155,10 @@ class _Resident:
 class ResidentSearch:
     """Answers searches from copies in memory, within a budget for all tables of a store.
 
-    A table is copied when it is first searched; until then ``search`` gives None, and the file has
-    to be asked. Where the budget is short, vectors go first, of the table that was searched longest
-    ago; then whole tables in that order.
+    A table is copied when it is first searched. Meanwhile the file answers a query now and then, to
+    whose caller ``search`` gives None; others wait for their turn there, or for the copy, since
+    many scans of the file take longer than the load, and hold it up. Where the budget is short,
+    vectors go first, of the table that was searched longest ago; then whole tables in that order.
     """
 
     def __init__(
@@ -200,13 +206,15 @@ class ResidentSearch:
         by_bits = self.by_bits(table)
         if any(is_approximate(query, table.schema, by_bits=by_bits) for query in queries):
             return None
-        if not self.prepare(table, searched=True):
-            return None
+        ready = self.prepare(table, searched=len(queries) == 1)
         resident = self._tables.get(table.name)
-        if resident is None:
+        if resident is None or (not ready and resident.copy is not None):
+            return None
+        if not ready and not resident.at_file and len(queries) == 1:
+            resident.at_file = True
             return None
         try:
-            if resident.batches or resident.waiting or self._at_work >= self._workers:
+            if not ready or resident.batches or resident.waiting or self._at_work >= self._workers:
                 return await self._in_turn(resident, queries)
             self._begin(resident)
             try:
@@ -217,10 +225,24 @@ class ResidentSearch:
             return None
 
     def file_answered(self, table: TableHandle) -> None:
-        """The file has answered a search, or failed to."""
+        """The file has answered a search, or failed to: soon it is the next one's turn."""
         resident = self._tables.get(table.name)
-        if resident is not None and resident.answered is not None:
+        if resident is None:
+            return
+        if resident.answered is not None:
             resident.answered.set()
+        if resident.copy is None:
+            asyncio.get_running_loop().call_later(_LOADS_ALONE, self._next_at_file, resident)
+
+    @staticmethod
+    def _next_at_file(resident: _Resident) -> None:
+        resident.at_file = False
+        for call in resident.waiting if resident.copy is None else ():
+            if len(call.queries) == 1 and not call.future.done():
+                resident.waiting.remove(call)
+                resident.at_file = True
+                call.fail(NotResidentError())
+                return
 
     def prepare(self, table: TableHandle, *, searched: bool = False) -> bool:
         """Return whether there is a copy; begin to make one where there is none.
@@ -239,6 +261,7 @@ class ResidentSearch:
         if resident.copy is None and _is_over(resident.loading):
             resident.answered = asyncio.Event() if searched else None
             resident.loading = self._tasks.start(self._load(resident))
+            resident.loading.add_done_callback(lambda _: self._begin_batches())
         self._tables[name] = resident
         return resident.ready
 
@@ -412,6 +435,8 @@ class ResidentSearch:
         for resident in list(self._waiting):
             if self._at_work >= self._workers:
                 return
+            if not resident.ready and not _is_over(resident.loading):
+                continue
             while self._at_work < self._workers:
                 share = sum(len(call.queries) for call in resident.waiting)
                 if resident.batches and share <= _ONE_BATCH:

@@ -1,0 +1,34 @@
+"""The first searches of a file that was just opened."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+from tests.sqlite.support import opened
+
+from aiovec import Schema
+
+ROWS, DIM, QUERIES = 30_000, 64, 64
+
+
+async def test_many_first_searches_wait_for_the_table_to_be_loaded(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype("f4")
+    rows = {"id": [str(row) for row in range(ROWS)], "embedding": vectors}
+    path = tmp_path / "a.db"
+    async with opened(path) as store:
+        await store.create_table("notes", Schema(dim=DIM))
+        await store.insert("notes", rows)
+    wanted = [str(row) for row in range(QUERIES)]
+
+    async with opened(path) as store:
+        found = await store.search_many("notes", vectors[:QUERIES], limit=1)
+        assert [hits[0].id for hits in found] == wanted
+        assert (await store.stats("notes")).details["searches"]["searches"] == QUERIES
+
+    async with opened(path) as store:
+        searches = (store.search("notes", vector, limit=1) for vector in vectors[:QUERIES])
+        assert [hits[0].id for hits in await asyncio.gather(*searches)] == wanted
+        answered = (await store.stats("notes")).details["searches"]["searches"]
+        assert 0 < answered < QUERIES  # the file answered the first
