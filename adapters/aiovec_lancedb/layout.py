@@ -11,7 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -37,6 +37,9 @@ table was made. Calls that were stopped before that find another value."""
 
 NUMBERING = "aiovec.changes"
 """On the id's column: the numbering of the table's changes, of a table with stable row ids."""
+
+LOADED = "aiovec.load"
+"""On the id's column: the load that an engine does, or did, into the table."""
 
 # On the id's column: Lance keeps concurrent merges of one id apart. So two writers of a bucket
 # insert no id twice.
@@ -96,6 +99,27 @@ def renamable(schema: Schema, name: str) -> dict[str, Any]:
     return {"path": name, "metadata": metadata}
 
 
+class LoadNote(NamedTuple):
+    """The note about the load of an engine into a table.
+
+    While it is ``filling``, nobody else writes. ``attempt`` distinguishes one start of the run from
+    the next, and is empty until writes that began before it can no longer commit.
+    """
+
+    run: str
+    filling: bool
+    attempt: str
+
+    def to_json(self) -> str:
+        return json.dumps(self)
+
+
+def load_in(arrow: pa.Schema) -> LoadNote | None:
+    """Return the note about the last load of an engine."""
+    noted = _note_in(arrow, LOADED)
+    return None if noted is None else LoadNote(*json.loads(noted))
+
+
 def token_of(arrow: pa.Schema) -> tuple[Any, ...]:
     """Changes with the table's incarnation and with its fields, and once it was left and is used
     again. Cheap: asked for at each call."""
@@ -117,13 +141,15 @@ def is_moving(arrow: pa.Schema) -> bool:
 
 
 def copied(arrow: pa.Schema) -> pa.Schema:
-    """The schema of a table's copy: without a migration's sign, and with its own numbering."""
+    """The schema of a table's copy: without a migration's sign or the note of a load, and with its
+    own numbering."""
     place = arrow.get_field_index("id")
     if place < 0:  # another program's table
         return arrow
     column = arrow.field(place)
     metadata = {**(column.metadata or {}), NUMBERING.encode(): new_numbering().encode()}
     metadata.pop(MOVING.encode(), None)
+    metadata.pop(LOADED.encode(), None)
     return arrow.set(place, column.with_metadata(metadata))
 
 

@@ -38,9 +38,11 @@ from aiovec.errors import (
 from .driver import first_process, lancedb, without_blobs
 from .errors import NoSuchTableError, translated
 from .layout import (
+    LoadNote,
     handle_of,
     incarnation_of,
     is_moving,
+    load_in,
     numbering_in,
     token_of,
     tuned_in,
@@ -85,6 +87,8 @@ class Opened:
     """True if a read has to look for the mark of a migration."""
     numbering: int | None = None
     """The numbering of its changes; None where another program made it, without stable row ids."""
+    load: LoadNote | None = None
+    """The last load of an engine into it."""
     known: dict[str, Any] = field(default_factory=dict, compare=False)
     """Answers about this version that were asked for once, by their names."""
 
@@ -120,8 +124,11 @@ async def _looked_up(look: Callable[[], Awaitable[_T]]) -> _T:
     return await look()
 
 
-HEED: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("aiovec_heed", default=None)
-"""Of a write: called once it has opened its table, and before it makes one."""
+HEED: ContextVar[Callable[[LoadNote | None], Awaitable[None]] | None] = ContextVar(
+    "aiovec_heed", default=None
+)
+"""Of a write: called once it has opened its table, with the table's last load, and before it makes
+a version."""
 
 
 class Session:
@@ -318,10 +325,10 @@ class Session:
             await self.check_here()
         return handle_of(name, arrow, self.target)
 
-    async def heed(self) -> None:
+    async def heed(self, load: LoadNote | None) -> None:
         """Let a write see a mark that was set before the version it has opened; reads pass."""
         if (heed := HEED.get()) is not None:
-            await heed()
+            await heed(load)
 
     async def opened(self, handle: TableHandle) -> Opened:
         """The table as it is now, or StaleTableError where it is no longer what the handle says."""
@@ -329,7 +336,8 @@ class Session:
         await self.check_place()  # else it may be one of another folder, or an older copy
         if token_of(arrow) != handle.token:
             raise StaleTableError(handle.name)
-        await self.heed()
+        load = load_in(arrow)
+        await self.heed(load)
         moving = is_moving(arrow)
         if moving:
             await self.check_here()
@@ -341,6 +349,7 @@ class Session:
             incarnation_of(handle),
             moving,
             numbering_in(arrow),
+            load,
         )
 
     @asynccontextmanager

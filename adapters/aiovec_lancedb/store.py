@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    aclosing,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -55,6 +61,7 @@ from . import (
 from .backup import copy_beside, put_in_place, remove_folder, write_backup
 from .bulk import Load
 from .changes import changes, newest_number, number_anew
+from .engines import Filling, TablePlace
 from .export import Export, whole_rows
 from .index import info
 from .locks import moves
@@ -325,6 +332,29 @@ class LancedbBackend(Backend):
         async with self._open_upkeep().dropping(name):
             act = partial(tables.drop_table, self._session, name)
             await self._write(name, Change(act, changes_schema=True, brings_files=False))
+
+    # Engines
+
+    def place_of(self, table: str) -> TablePlace:
+        """Return where Lance finds a table. UnsupportedError where only this process finds it."""
+        if self._target.in_memory or self._target.managed:
+            raise UnsupportedError("engines", self.name, f"not on {self.target}")
+        return TablePlace(
+            f"{self._target.target.rstrip('/')}/{table}.lance", self._settings.storage_options
+        )
+
+    @asynccontextmanager
+    async def filling(self, table: TableHandle, run: str) -> AsyncIterator[Filling]:
+        """Begin a load: nobody else writes to the table until it commits or is abandoned."""
+        async with self._open_upkeep().alone(table.name):
+            load = Filling(self._session, table, run, self._apply)
+            await load.begin()
+            yield load
+        self._open_upkeep().wrote(table.name)
+
+    async def by_engine(self, table: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
+        """Have an engine compact a table, and build its indexes over ids and fields anew."""
+        await self._open_upkeep().by_engine(table, compact)
 
     # Writing
 

@@ -26,12 +26,14 @@ from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
     OutcomeUnknownError,
+    StoreBusyError,
     StoreClosedError,
     StoreReplacedError,
 )
 
 from .changes import number_anew
 from .errors import ConflictError
+from .layout import LoadNote
 from .locks.local import TableLock
 from .locks.moves import Fence
 from .session import HEED, Session
@@ -69,6 +71,9 @@ class WriteOperation(ABC):
     by_hand: bool = False
     """True if it is held off in a store that is being filled, as all but upkeep is."""
 
+    fills: bool = False
+    """True if it belongs to the load of an engine, which holds all others but upkeep off."""
+
     brings_files: bool = True
     """False if it writes nothing but a manifest, so that a damaged table does not stop it."""
 
@@ -101,6 +106,7 @@ class Change(WriteOperation):
     act: Callable[[], Awaitable[Any]] = _nothing
     changes_schema: bool = False
     by_hand: bool = False
+    fills: bool = False
     brings_files: bool = True
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
@@ -245,8 +251,7 @@ class TableWriter(Committer[_Call]):
         first, *others = works
         if (mark := self._mark) is not None and _refuses(mark, first):
             raise self._refusal(mark)
-        if not self._session.exclusive:
-            HEED.set(partial(self._heed, first))
+        HEED.set(partial(self._heed, first))
         outcomes = await self._checked(first, others)
         # Nobody waits for a table that is being made, nor in a bucket for anything.
         if first.changes_schema or (first.by_hand and not self._session.exclusive):
@@ -271,8 +276,19 @@ class TableWriter(Committer[_Call]):
     def _refusal(self, mark: MoveMark) -> Exception:
         return mark.moved_error(self._session.target) if mark.left else mark.frozen_error()
 
-    async def _heed(self, work: WriteOperation) -> None:
-        """In a bucket, look for a mark that was set before the version that a write has opened."""
+    async def _heed(self, work: WriteOperation, load: LoadNote | None) -> None:
+        """Look at what holds writes off in the version that a write has opened.
+
+        In a bucket, that is also a mark that was set before.
+        """
+        held = (work.by_hand or work.changes_schema) and not work.fills
+        if held and load is not None and load.filling:
+            raise StoreBusyError(
+                f"`aiovec load` ({load.run}) fills the table {self._table!r}; if it was "
+                "interrupted, run the same command again, or drop the table", 0.0,
+            )  # fmt: skip
+        if self._session.exclusive:
+            return
         mark = self._mark = await in_thread(self._fence.look)
         if mark is None:
             return

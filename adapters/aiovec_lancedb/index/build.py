@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.errors import InvalidArgumentError, StoreBusyError, TableNotFoundError
@@ -31,6 +32,18 @@ if TYPE_CHECKING:
 
 # Attempts at a build whose commit others were in the way of.
 _ATTEMPTS = 3
+
+
+class IndexMaker(Protocol):
+    """Builds indexes in the place of LanceDB."""
+
+    async def make(self, table: str, column: str, config: Any, name: str) -> bool:
+        """Build an index from a configuration of lancedb; return False to leave it to LanceDB."""
+        ...
+
+
+MAKER: ContextVar[IndexMaker | None] = ContextVar("aiovec_maker", default=None)
+"""The engine that builds the indexes in this task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +189,27 @@ class Builder:
         for name, config in await lacking(
             self._session, table.lance, schema.fields, schema.analyzer
         ):
-            with self._tell(handle.name, f"indexing {name}"):
-                await self._index(handle, name, config)
+            await self.index_field(handle, name, config)
+
+    async def index_field(self, handle: TableHandle, name: str, config: Any) -> None:
+        """Build one index over a field."""
+        with self._tell(handle.name, f"indexing {name}"):
+            await self._index(handle, name, config)
 
     async def _index(self, handle: TableHandle, column: str, config: Any) -> None:
+        maker = MAKER.get()
         for attempt in range(1, _ATTEMPTS + 1):
             table = await reopened(self._session, handle)
             named = await index_name(self._session, table.lance, column, config)
             try:
-                await self._session.run(
-                    table.lance.create_index(column, config=config, replace=True, name=named)
-                )
+                with self._session.guarded():
+                    made = maker is not None and await maker.make(
+                        handle.name, column, config, named or f"{column}_idx"
+                    )
+                    if not made:
+                        await table.lance.create_index(
+                            column, config=config, replace=True, name=named
+                        )
             except StoreBusyError:
                 if attempt == _ATTEMPTS:
                     raise

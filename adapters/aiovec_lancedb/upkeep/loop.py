@@ -37,6 +37,7 @@ from aiovec.errors import (
 from ..errors import is_read_only
 from ..index import kinds
 from ..index.build import Build, Builder, drop, reopened
+from ..index.fields import configs_of
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
 from ..locks.local import TableLock
 from ..memory import scan_bytes
@@ -368,6 +369,24 @@ class Upkeep:
     async def _optimize(self, handle: TableHandle) -> None:
         async with self.alone(handle.name):
             await self._look_after(handle, quiet=True, everything=True)
+
+    async def by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
+        """Have an engine compact a table, and build its indexes over ids and fields anew."""
+        await self._end_of(self._start(handle.name, self._by_engine(handle, compact)))
+
+    async def _by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
+        async with self.alone(handle.name):
+            with self._session.guarded():
+                await compact()
+            await self._write(handle.name, Change())
+            table = await reopened(self._session, handle)
+            schema, rows = table.schema, await self._session.rows(table)
+            left = await unindexed_rows(self._session, table)
+            if rows >= _IDS_FROM and left.get("id", rows):
+                await self._builder.index_ids(handle)
+            for name, one in schema.fields.items():
+                for config in configs_of(one, schema.analyzer) if left.get(name, rows) else ():
+                    await self._builder.index_field(handle, name, config)
 
     async def create(
         self, handle: TableHandle, kind: str, options: Mapping[str, Any], *, wait: bool

@@ -63,25 +63,25 @@ def load(
     files = files_of(sources)
     given = None if schema is None else schema_in(expanded(schema))
     read = SourceReader(Hints(id_column=id_column, vector_column=vector_column))
-    workers = engine_of(engine, address)
-    existing = existing_schema(store, config, table)
-    with closing(read.opened(next(iter(files)), existing, given)) as first:
-        one = Load(first.tables()[0], table, given, metric, model)
-
-    async def work(vectors: VectorStore) -> tuple[str, Loaded]:
-        with progress("files") as bar:
-            task = bar.add_task(table, total=len(files))
-
-            def seen(done: int, rows: int) -> None:
-                bar.update(task, completed=done, description=f"{table}, {counted(rows)}")
-
-            loaded = await load_files(vectors, one, files, read, workers, seen)
-        if workers is None and loaded.rows:  # nobody else builds the indexes after a script
-            await vectors.optimize(table)
-        return vectors.target, loaded
-
     began = time.perf_counter()
-    target, loaded = in_store(store, config, work, create=True)
+    with engine_of(engine, address) as workers:
+        existing = existing_schema(store, config, table)
+        with closing(read.opened(next(iter(files)), existing, given)) as first:
+            one = Load(first.tables()[0], table, given, metric, model)
+
+        async def work(vectors: VectorStore) -> tuple[str, Loaded]:
+            with progress("files") as bar:
+                task = bar.add_task(table, total=len(files))
+
+                def seen(done: int, rows: int) -> None:
+                    bar.update(task, completed=done, description=f"{table}, {counted(rows)}")
+
+                loaded = await load_files(vectors, one, files, read, workers, seen)
+            if workers is None and loaded.rows:  # nobody else builds the indexes after a script
+                await vectors.optimize(table)
+            return vectors.target, loaded
+
+        target, loaded = in_store(store, config, work, create=True)
     seconds = round(time.perf_counter() - began, 6)
     facts = {
         "store": target, "table": table, "files": len(files), "rows": loaded.rows,

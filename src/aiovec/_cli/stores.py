@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -12,7 +13,7 @@ import typer
 
 from .._store.connect import open_origin as open_origin
 from ..errors import ConfigError
-from .output import progress
+from .output import progress, working
 
 if TYPE_CHECKING:
     from .._store.store import VectorStore
@@ -80,13 +81,20 @@ Select = Annotated[
 ]
 
 
-def engine_of(name: str | None, address: str | None) -> Engine | None:
-    """Return the engine that a command names; None for this process."""
+@contextmanager
+def engine_of(name: str | None, address: str | None) -> Iterator[Engine | None]:
+    """Connect to the engine that a command names; None for this process. Before a store opens."""
+    if name is None:
+        if address is not None:
+            raise typer.BadParameter("--address is that of an engine; name it with --engine")
+        yield None
+        return
     from ..backend.engine import engine_named
 
-    if name is None and address is not None:
-        raise typer.BadParameter("--address is that of an engine; name it with --engine")
-    return None if name is None else engine_named(name, address)
+    with working(f"connecting to {name}"):
+        engine = engine_named(name, address)
+    with closing(engine):
+        yield engine
 
 
 def names_in(given: list[str] | None) -> list[str] | None:

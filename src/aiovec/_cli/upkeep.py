@@ -14,11 +14,24 @@ from ..errors import ConfigError, CorruptStoreError
 from .facts import index_line
 from .output import emit, working
 from .run import failing_clearly
-from .stores import AsJson, Config, Store, Table, expanded, in_store, of_each_table, origin_of
+from .stores import (
+    Address,
+    AsJson,
+    Config,
+    EngineName,
+    Store,
+    Table,
+    engine_of,
+    expanded,
+    in_store,
+    of_each_table,
+    origin_of,
+)
 
 if TYPE_CHECKING:
     from .._store.store import VectorStore
     from ..backend.contract import IndexInfo
+    from ..backend.engine import Engine
 
 
 _DIGITS = 18  # of the largest option: every backend takes 64 bits at most
@@ -31,23 +44,30 @@ def optimize(
         list[str] | None, typer.Argument(metavar="TABLE", help="Only these tables. Default: all.")
     ] = None,
     store: Store = None,
+    engine: EngineName = None,
+    address: Address = None,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
     """Compact tables and bring their indexes up to date."""
 
-    async def work(vectors: VectorStore) -> list[dict[str, Any]]:
+    async def work(vectors: VectorStore, workers: Engine | None) -> list[dict[str, Any]]:
         async def of(name: str) -> dict[str, Any]:
             before = (await vectors.stats(name)).bytes
             began = time.perf_counter()
-            await vectors.optimize(name)
+            if workers is None:
+                await vectors.optimize(name)
+            else:
+                act = workers.optimize
+                await vectors._on_table("optimize", name, lambda now, at: act(now.backend, at))
             seconds = round(time.perf_counter() - began, 6)
             after = (await vectors.stats(name)).bytes
             return {"name": name, "seconds": seconds, "bytes_before": before, "bytes": after}
 
         return await of_each_table(vectors, tables, of, "optimizing")
 
-    done = in_store(store, config, work)
+    with engine_of(engine, address) as workers:
+        done = in_store(store, config, lambda vectors: work(vectors, workers))
     lines = [
         f"optimized {table['name']} in {table['seconds']:.2f} s: "
         f"{table['bytes_before']:,} bytes before, {table['bytes']:,} now"
@@ -81,30 +101,38 @@ def index(
     drop: Annotated[
         str | None, typer.Option(metavar="INDEX", help="Drop this index instead.")
     ] = None,
+    engine: EngineName = None,
+    address: Address = None,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
     """Build an approximate index over a table's vectors, measure its recall, and show all indexes.
 
     Others can read and write in the meantime. If the build is interrupted, the table stays as it
-    was.
+    was. With --engine, the workers first compact the table and index its ids and fields.
     """
     options: dict[str, Any] = dict(_option(text) for text in option or [])
     if recall is not None:
         options["recall"] = recall
-    if drop is not None and (options or kind != "auto"):
+    if drop is not None and (options or kind != "auto" or engine is not None):
         raise typer.BadParameter("--drop takes no other option of an index")
 
-    async def work(vectors: VectorStore) -> tuple[float, list[IndexInfo]]:
+    async def work(vectors: VectorStore, workers: Engine | None) -> tuple[float, list[IndexInfo]]:
         began = time.perf_counter()
         with working("building the index" if drop is None else "dropping the index"):
-            if drop is None:
+            if drop is not None:
+                await vectors.drop_index(table, drop)
+            elif workers is None:
                 await vectors.create_index(table, kind, **options)
             else:
-                await vectors.drop_index(table, drop)
+                act = workers.index
+                await vectors._on_table(
+                    "create_index", table, lambda now, at: act(now.backend, at, kind, options)
+                )
         return time.perf_counter() - began, await vectors.indexes(table)
 
-    seconds, found = in_store(store, config, work)
+    with engine_of(engine, address) as workers:
+        seconds, found = in_store(store, config, lambda vectors: work(vectors, workers))
     done = "indexed" if drop is None else f"dropped the index {drop} of"
     shown = [f"{done} {table} in {seconds:.2f} s"]
     shown += [f"{info.name}: {index_line(info)}" for info in found]

@@ -1,7 +1,8 @@
 """Engines: workers, also on other machines, that do the long work on a table.
 
-An engine is found through the entry-point group ``aiovec.engines``, by its name. It works on the
-tables of the backends that it knows.
+An engine is found through the entry-point group ``aiovec.engines``, by its name: a function that
+takes the address of the workers, or None for workers on this machine, and returns an ``Engine``. It
+works on the tables of the backends that it knows.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Engine(ABC):
     """
 
     @abstractmethod
-    def __init__(self, address: str | None) -> None:
-        """Take the address of its workers; None starts workers on this machine."""
+    def close(self) -> None:
+        """Leave the workers, and end those that were started for this engine. Blocks."""
 
     @abstractmethod
     async def load(
@@ -76,7 +77,11 @@ class Engine(ABC):
 
 
 def engine_named(name: str, address: str | None) -> Engine:
-    """Return an installed engine. Imports it, so call it in a thread."""
+    """Return an installed engine, connected to its workers. Blocks.
+
+    Call it before a store is opened: an engine may start processes by a fork, which not every
+    backend survives.
+    """
     entry_point = installed(GROUP).get(name)
     if entry_point is None:
         accepted = ", ".join(installed(GROUP)) or "none"
@@ -85,8 +90,7 @@ def engine_named(name: str, address: str | None) -> Engine:
             key="--engine", accepted=accepted,
         )  # fmt: skip
     try:
-        kind = entry_point.load()
+        connect: Callable[[str | None], Engine] = entry_point.load()
     except ImportError as exc:
         raise BackendNotInstalledError(name, f"aiovec[{name}]") from exc
-    engine: Engine = kind(address)
-    return engine
+    return connect(address)

@@ -1,0 +1,160 @@
+"""What engines need that work on tables beside LanceDB: places, and the steps of a load.
+
+An engine writes files that no version refers to yet, and one commit brings in all of them. A note
+on the table keeps other writers off meanwhile, in all processes. Lance lets two appends pass that
+began with the same version, so each start of a load makes a restored version: Lance refuses every
+commit that began before one. So neither an earlier start of the load nor a write that was under
+way can commit afterwards, and files that no version refers to belong to nobody.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+from aiovec.backend.contract import TableHandle
+from aiovec.errors import AiovecError, ConfigError, StoreBusyError
+
+from .index.build import MAKER, IndexMaker
+from .layout import LOADED, LoadNote
+from .session import Opened, Session
+from .writer import Change, WriteOperation
+from .writes import stored_form as stored_form
+
+Write = Callable[[str, WriteOperation], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlace:
+    """Where Lance finds a table, and the options to reach it, which may be secret."""
+
+    uri: str
+    options: Mapping[str, str] = field(repr=False)
+
+
+class _Version(NamedTuple):
+    table: Opened
+    number: int
+    rows: int
+
+
+class Filling:
+    """The load of one engine into one table, which is empty when it begins."""
+
+    def __init__(self, session: Session, table: TableHandle, run: str, write: Write) -> None:
+        self._session = session
+        self._table = table
+        self._run = run
+        self._note = LoadNote(run, filling=True, attempt=uuid.uuid4().hex)
+        self._write = write
+        self.version = 0
+        """The version that the load is to commit on."""
+        self.rows: int | None = None
+        """The rows that the run has loaded before; None where they are still to be loaded."""
+
+    def guarded(self) -> AbstractContextManager[None]:
+        """Let errors of Lance come out as ours, without this store's secrets."""
+        return self._session.guarded()
+
+    async def _do(self, act: Callable[[], Awaitable[Any]]) -> Any:
+        # As a change of the schema: none of a load may be open with a migration.
+        return await self._write(self._table.name, Change(act, changes_schema=True, fills=True))
+
+    async def begin(self) -> None:
+        """Note the load with the table, unless the run has filled it before."""
+        await self._do(self._begin)
+
+    async def _begin(self) -> None:
+        table = await self._session.opened(self._table)
+        rows, note = await self._session.rows(table), table.load
+        if note is not None and note.filling and note.run != self._run:
+            raise StoreBusyError(
+                f"another load ({note.run}) fills the table {self._table.name!r}, or was "
+                "interrupted; run its command again, or drop the table", 0.0,
+            )  # fmt: skip
+        if rows:
+            # The rows of a load that committed, and was killed before it could say so.
+            committed = note is not None and (not note.filling or bool(note.attempt))
+            if note is None or note.run != self._run or not committed:
+                raise ConfigError(
+                    f"the table {self._table.name!r} has {rows:,} rows of another origin, and an "
+                    "engine loads into a new or empty table; leave out --engine to add rows"
+                )
+            if note.filling:
+                await self._keep(table, note._replace(filling=False))
+            self.rows = rows
+            return
+        await self._keep(table, self._note._replace(attempt=""))
+        await self._fence()
+        table = await self._session.opened(self._table)
+        if await self._session.rows(table):
+            await self._keep(table, None)
+            raise StoreBusyError(f"others write to the table {self._table.name!r}", 0.0)
+        await self._keep(table, self._note)
+        self.version = (await self._own()).number
+
+    async def _fence(self) -> None:
+        """Let no commit pass that began before."""
+        lance, _ = await self._session.open_any(self._table.name)
+        await self._session.run(lance.checkout(await self._session.run(lance.version())))
+        await self._session.run(lance.restore())
+
+    async def _keep(self, table: Opened, note: LoadNote | None) -> None:
+        metadata = {LOADED: None if note is None else note.to_json()}
+        update: Any = {"path": "id", "metadata": metadata}
+        await self._session.run(table.lance.update_field_metadata(update))
+
+    async def _own(self) -> _Version:
+        """Return the table's newest version; AiovecError if the load is no longer in charge."""
+        table = await self._session.opened(self._table)
+        if table.load != self._note:
+            raise AiovecError(
+                f"another start of the load {self._run} took the table {self._table.name!r} over; "
+                "nothing was loaded by this one"
+            )
+        version = int(await self._session.version(table))
+        return _Version(table, version, await self._session.rows(table))
+
+    async def commit(self, commit: Callable[[], Awaitable[None]]) -> int:
+        """Have the rows committed, and return their number.
+
+        ``commit`` adds all of them on the version that the load began with.
+        """
+        return int(await self._do(partial(self._commit, commit)))
+
+    async def _commit(self, commit: Callable[[], Awaitable[None]]) -> int:
+        if not (await self._own()).rows:
+            try:
+                with self._session.guarded():
+                    await commit()
+            except AiovecError:
+                if not (await self._own()).rows:  # else it was the answer that was lost
+                    raise
+        table, _, rows = await self._own()
+        await self._keep(table, self._note._replace(filling=False))
+        return rows
+
+    async def abandon(self, sweep: Callable[[], Awaitable[None]]) -> None:
+        """Let others write again: nothing was loaded. ``sweep`` removes files of no version."""
+
+        async def act() -> None:
+            await self._own()
+            await self._fence()
+            await sweep()
+            await self._keep(await self._session.opened(self._table), None)
+
+        await self._do(act)
+
+
+@contextmanager
+def making(maker: IndexMaker) -> Iterator[None]:
+    """Have the indexes built by an engine that are built in this task."""
+    token = MAKER.set(maker)
+    try:
+        yield
+    finally:
+        MAKER.reset(token)

@@ -1,0 +1,91 @@
+"""The workers: a cluster that runs already, or one that is started on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import ray
+
+from aiovec.backend.threads import in_thread, to_its_end
+from aiovec.errors import AiovecError
+
+_T = TypeVar("_T")
+
+# Shared memory of workers that are started here: results are small, and rows never pass it.
+_OBJECT_STORE = 256 * 2**20
+# Seconds between looks at the tasks, behind which a cancelled call ends.
+_LOOK = 0.5
+# Times that a task is begun anew whose worker or machine died. Its error is no reason: the load
+# fails then, and the same command repeats all of it.
+_RETRIES = 3
+
+
+class Cluster:
+    """The connection to the workers. Every method blocks."""
+
+    def __init__(self, address: str | None) -> None:
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            options: dict[str, Any] = {"address": address}
+            if address is None:
+                options = {"object_store_memory": _OBJECT_STORE, "include_dashboard": False}
+            try:
+                ray.init(log_to_driver=False, logging_level="error", **options)
+            except (ConnectionError, RuntimeError, ValueError, OSError) as exc:
+                where = "on this machine" if address is None else f"at {address}"
+                raise AiovecError(f"no Ray cluster can be used {where}: {exc}") from exc
+
+    @property
+    def workers(self) -> int:
+        """The processor cores of the cluster, of which a task takes one."""
+        return max(1, int(ray.cluster_resources().get("CPU", os.cpu_count() or 1)))
+
+    def close(self) -> None:
+        if self._mine:
+            ray.shutdown()
+
+
+async def each(
+    work: Callable[..., _T], calls: Sequence[tuple[Any, ...]], done: Callable[[_T], None]
+) -> list[_T]:
+    """Return the result of each call, done by the workers; the first error ends all of them.
+
+    ``done`` gets each result as it comes.
+    """
+    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(work)
+    refs = await in_thread(lambda: [task.remote(*arguments) for arguments in calls])
+    results: dict[Any, _T] = {}
+    waiting = list(refs)
+    try:
+        while waiting:
+            ready, waiting = await in_thread(_wait, waiting)
+            for ref in ready:
+                results[ref] = await in_thread(_result, ref)
+                done(results[ref])
+    finally:
+        if waiting:
+            await to_its_end(in_thread(_cancel, waiting))
+    return [results[ref] for ref in refs]
+
+
+def _wait(refs: list[Any]) -> tuple[list[Any], list[Any]]:
+    ready, waiting = ray.wait(refs, timeout=_LOOK)
+    return ready, waiting
+
+
+def _result(ref: Any) -> Any:
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as exc:
+        raise exc.cause from exc  # of the worker's own
+    except ray.exceptions.RayError as exc:
+        raise AiovecError(f"Ray could not run a task: {exc}") from exc
+
+
+def _cancel(refs: list[Any]) -> None:
+    """End tasks, and wait until they have ended."""
+    for ref in refs:
+        ray.cancel(ref, force=True)
+    ray.wait(refs, num_returns=len(refs), timeout=30)

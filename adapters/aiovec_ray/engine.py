@@ -1,0 +1,118 @@
+"""``RayEngine``: the engine that commands find by ``--engine ray``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from aiovec.backend.contract import Backend, TableHandle
+from aiovec.backend.engine import Engine, Loaded, ReadSource, Seen
+from aiovec.backend.threads import in_thread
+from aiovec.errors import AiovecError, DuplicateIdError, UnsupportedError
+from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.engines import making
+
+from . import fragments, indexes
+from .cluster import Cluster, each
+from .fragments import Written
+
+_NAME = "ray"
+# Ids that an error names.
+_NAMED = 10
+
+
+class RayEngine(Engine):
+    """Has Ray's workers load, index and compact tables of LanceDB."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def close(self) -> None:
+        self._cluster.close()
+
+    async def load(
+        self,
+        backend: Backend,
+        table: TableHandle,
+        run: str,
+        sources: Sequence[str],
+        read: ReadSource,
+        seen: Seen,
+    ) -> Loaded:
+        store = _lancedb(backend)
+        place = store.place_of(table.name)
+        if table.schema.embed is not None:
+            hint = f"the table {table.name!r} embeds its texts in this process; leave out --engine"
+            raise UnsupportedError("load by an engine", _NAME, hint)
+        async with store.filling(table, run) as load:
+            if load.rows is not None:
+                return Loaded(0, load.rows)
+            sweep = partial(in_thread, fragments.sweep, place)
+            try:
+                await sweep()  # what an earlier start of the run has left
+                calls = [(source, place, table.schema, read) for source in sources]
+                with load.guarded():
+                    parts = await each(fragments.write_source, calls, _Progress(seen))
+                    await _check_ids(table, sources, read, parts)
+                files = [text for part in parts for text in part.fragments]
+                commit = partial(in_thread, fragments.commit, place, files, load.version, run)
+                return Loaded(await load.commit(commit) if files else 0)
+            except AiovecError:
+                await load.abandon(sweep)
+                raise
+
+    async def index(
+        self, backend: Backend, table: TableHandle, kind: str, options: Mapping[str, Any]
+    ) -> None:
+        store = _lancedb(backend)
+        with making(indexes.RayMaker(store, self._cluster.workers)):
+            await self._prepare(store, table)
+            await store.create_index(table, kind, wait=True, options=options)
+
+    async def optimize(self, backend: Backend, table: TableHandle) -> None:
+        store = _lancedb(backend)
+        with making(indexes.RayMaker(store, self._cluster.workers)):
+            await self._prepare(store, table)
+            await store.optimize(table)
+
+    async def _prepare(self, store: LancedbBackend, table: TableHandle) -> None:
+        """Compact, and index ids and fields: the vector index keeps files as they are."""
+        place = store.place_of(table.name)
+        await store.by_engine(table, partial(indexes.compact, place, self._cluster.workers))
+
+
+class _Progress:
+    """Counts what workers have written."""
+
+    def __init__(self, seen: Seen) -> None:
+        self._seen = seen
+        self._files = self._rows = 0
+
+    def __call__(self, part: Written) -> None:
+        self._files += 1
+        self._rows += part.rows
+        self._seen(self._files, self._rows)
+
+
+def _lancedb(backend: Backend) -> LancedbBackend:
+    if not isinstance(backend, LancedbBackend):
+        hint = f"it works on tables of LanceDB, and {backend.target} is of {backend.name}"
+        raise UnsupportedError("the engine ray", backend.name, hint)
+    return backend
+
+
+async def _check_ids(
+    table: TableHandle, sources: Sequence[str], read: ReadSource, parts: Sequence[Written]
+) -> None:
+    """Raise DuplicateIdError if an id occurs twice in all sources."""
+    twice = await in_thread(fragments.repeated, [part.hashes for part in parts])
+    if not len(twice):
+        return
+    calls = [(source, table.schema, read, twice[:_NAMED]) for source in sources]
+    found = await each(fragments.ids_of, calls, lambda ids: None)
+    ids = sorted(id for part in found for id in part)
+    named = [id for id, following in pairwise(ids) if id == following]
+    if named:  # else two ids have one hash
+        raise DuplicateIdError(table.name, list(dict.fromkeys(named)), within_call=True)

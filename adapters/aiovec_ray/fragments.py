@@ -1,0 +1,100 @@
+"""A load in parts: workers write files that no version has yet, and one commit brings them in.
+
+These functions are pure and know nothing of Ray. ``lance_ray.write_lance`` is not used: it repeats
+a failed write with a reader that is half consumed, and so loses rows without an error. Here a
+worker that fails leaves the whole load undone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+from lance.fragment import write_fragments
+
+from aiovec.backend import Schema, UInt64Array
+from aiovec.backend.engine import ReadSource
+from aiovec.errors import AiovecError
+from aiovec_lancedb.engines import TablePlace, stored_form
+
+_HASH_BYTES = 8
+# For a cleanup that is to remove no version; nothing is as old as this.
+_NEVER = timedelta(days=36_500)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of one source: its fragments as JSON, its rows, and a hash of each id."""
+
+    fragments: Sequence[str]
+    rows: int
+    hashes: UInt64Array
+
+
+def write_source(source: str, place: TablePlace, schema: Schema, read: ReadSource) -> Written:
+    """Write the rows of a source as files of the table, all checked."""
+    layout = lance.dataset(place.uri, storage_options=dict(place.options)).schema
+    hashed: list[UInt64Array] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for rows in read(source, schema):
+            hashed.append(_hashes(rows.column("id").to_pylist()))
+            stored = stored_form(rows, schema).select(layout.names)
+            for batch in stored.to_batches():
+                yield pa.RecordBatch.from_arrays(batch.columns, schema=layout)
+
+    reader = pa.RecordBatchReader.from_batches(layout, batches())
+    fragments = write_fragments(
+        reader, place.uri, schema=layout, mode="append", storage_options=dict(place.options)
+    )
+    hashes = np.concatenate([np.empty(0, np.uint64), *hashed])
+    written = sum(fragment.physical_rows for fragment in fragments)
+    if written != len(hashes):
+        raise AiovecError(f"{source}: {written:,} rows were written of {len(hashes):,}")
+    texts = [json.dumps(fragment.to_json()) for fragment in fragments]
+    return Written(texts, written, hashes)
+
+
+def ids_of(source: str, schema: Schema, read: ReadSource, hashes: UInt64Array) -> list[str]:
+    """Return the ids of a source that have one of these hashes."""
+    found: list[str] = []
+    for rows in read(source, schema):
+        ids = rows.column("id").to_pylist()
+        found += [ids[place] for place in np.flatnonzero(np.isin(_hashes(ids), hashes)).tolist()]
+    return found
+
+
+def repeated(parts: Iterable[UInt64Array]) -> UInt64Array:
+    """Return the hashes that occur more than once."""
+    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *parts]))
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def commit(place: TablePlace, fragments: Iterable[str], version: int, run: str) -> None:
+    """Add files to the table in one commit, which fails behind a version that was restored."""
+    metadata = [lance.FragmentMetadata.from_json(text) for text in fragments]
+    lance.LanceDataset.commit(
+        place.uri,
+        lance.LanceOperation.Append(metadata),
+        read_version=version,
+        storage_options=dict(place.options),
+        commit_message=run,
+    )
+
+
+def sweep(place: TablePlace) -> None:
+    """Remove the files that no version of the table has, and no version."""
+    dataset = lance.dataset(place.uri, storage_options=dict(place.options))
+    dataset.cleanup_old_versions(older_than=_NEVER, delete_unverified=True)
+
+
+def _hashes(ids: Sequence[Any]) -> UInt64Array:
+    digests = (hashlib.blake2b(id.encode(), digest_size=_HASH_BYTES).digest() for id in ids)
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)

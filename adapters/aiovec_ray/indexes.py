@@ -1,0 +1,65 @@
+"""Indexes and compactions by ``lance_ray``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import lance
+import lance_ray
+
+from aiovec.backend.threads import in_thread
+from aiovec_lancedb.engines import TablePlace
+
+# Rows of a compacted file: enough files for each worker, and none larger than upkeep's own.
+_LEAST_ROWS, _MOST_ROWS = 65_536, 1_048_576
+# The kinds that workers build, by lancedb's names; LanceDB builds the others.
+_SCALAR = {"BTree": "BTREE", "Bitmap": "BITMAP"}
+_VECTOR = {"IvfRq": "IVF_RQ", "IvfPq": "IVF_PQ", "IvfFlat": "IVF_FLAT"}
+_OPTIONS = ("num_bits", "num_sub_vectors", "sample_rate", "target_partition_size")
+
+
+class RayMaker:
+    """Builds the indexes of one store's tables."""
+
+    def __init__(self, backend: Any, workers: int) -> None:
+        self._backend = backend
+        self._workers = workers
+
+    async def make(self, table: str, column: str, config: Any, name: str) -> bool:
+        """Build an index from a configuration of lancedb, if workers can."""
+        place: TablePlace = self._backend.place_of(table)
+        kind = type(config).__name__
+        if kind in _SCALAR:
+            build = partial(lance_ray.create_scalar_index, index_type=_SCALAR[kind])
+        elif kind in _VECTOR:
+            options = {
+                option: value for option in _OPTIONS
+                if (value := getattr(config, option, None)) is not None
+            }  # fmt: skip
+            build = partial(
+                lance_ray.create_index, index_type=_VECTOR[kind], metric=config.distance_type,
+                max_iters=config.max_iterations, num_segments=self._workers, **options,
+            )  # fmt: skip
+            size = config.target_partition_size
+            if size:
+                rows = await in_thread(_rows, place)
+                build.keywords["num_partitions"] = max(1, rows // size)
+        else:
+            return False
+        build = partial(build, place.uri, column=column, name=name, num_workers=self._workers)
+        await in_thread(partial(build, storage_options=dict(place.options)))
+        return True
+
+
+async def compact(place: TablePlace, workers: int) -> None:
+    """Rewrite small files as larger ones: before indexes are built, since those pin files."""
+    rows = await in_thread(_rows, place)
+    target = min(max(rows // (2 * workers), _LEAST_ROWS), _MOST_ROWS)
+    work = partial(lance_ray.compact_files, place.uri, num_workers=workers)
+    options = {"target_rows_per_fragment": target}
+    await in_thread(partial(work, compaction_options=options, storage_options=dict(place.options)))
+
+
+def _rows(place: TablePlace) -> int:
+    return int(lance.dataset(place.uri, storage_options=dict(place.options)).count_rows())
