@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
 _ROW_BITS, _PLACE_BITS = 36, 64
-_UPDATED, _CREATED = "_row_last_updated_at_version", "_row_created_at_version"
+UPDATED, CREATED = "_row_last_updated_at_version", "_row_created_at_version"
 # Rows that are looked up by their row ids at once.
 _BLOCK = 10_000
 
@@ -118,7 +118,7 @@ async def _deleted(session: Session, table: Opened, base: int) -> list[str]:
     await session.run(old.checkout(base))
     new = table.lance
     # Counting takes next to no time, and mostly nothing was deleted.
-    added = await session.run(new.count_rows(f"{_CREATED} > {base}"))
+    added = await session.run(new.count_rows(f"{CREATED} > {base}"))
     if await session.run(old.count_rows()) + added == await session.run(new.count_rows()):
         return []
     both = await _row_ids(session, old), await _row_ids(session, new)
@@ -137,15 +137,15 @@ async def _row_ids(session: Session, lance: Any) -> _Keys:
 
 async def _written(session: Session, table: Opened, begin: _Place, count: int) -> _Keys:
     """Return the first keys of changed rows behind a place, in their order."""
-    query = table.lance.query().select(["_rowid", _UPDATED])
-    query = query.where(f"{_UPDATED} >= {begin.version}")
+    query = table.lance.query().select(["_rowid", UPDATED])
+    query = query.where(f"{UPDATED} >= {begin.version}")
     stream = await session.run(without_blobs(query).to_batches())
     kept = np.empty(0, np.uint64)
 
     def first(batch: pa.RecordBatch | None) -> _Keys:
         keys = kept
         if batch is not None:
-            shifted = batch.column(_UPDATED).to_numpy() << np.uint64(_ROW_BITS)
+            shifted = batch.column(UPDATED).to_numpy() << np.uint64(_ROW_BITS)
             new = shifted | batch.column("_rowid").to_numpy()
             keys = np.concatenate([kept, new[new >= np.uint64(begin.key)]])
             if len(keys) <= 8 * count:

@@ -24,6 +24,9 @@ class FoldedRows:
     the values of partition fields alone. The rows in ``written`` are to be written, and those of
     the ids in ``gone`` to be deleted afterwards: a row that is written and then deleted is in both,
     so that each call is done by one commit as a whole.
+
+    Of the written rows, ``changes`` are made of rows that the table has, and those in ``free``
+    replace whichever row has the id. The others have an id that the table lacks.
     """
 
     def __init__(self, schema: Schema, old: StoredRows, there: Mapping[str, Row]) -> None:
@@ -31,6 +34,8 @@ class FoldedRows:
         self._now: dict[str, Row] = {**there, **dict(rows_of(schema, old))}
         self._before = frozenset(self._now)
         self.written: dict[str, Row] = {}
+        self.changes: set[str] = set()
+        self.free: set[str] = set()
         self.gone: set[str] = set()
 
     def __contains__(self, id: str) -> bool:
@@ -46,13 +51,24 @@ class FoldedRows:
         return not self._before.isdisjoint(self.written)
 
     def put(self, id: str, row: Row) -> None:
-        """Write a row, whole."""
+        """Write a row, whole, whichever there was."""
+        if id in self._before or id not in self.written:
+            self.free.add(id)
+        self.insert(id, row)
+
+    def insert(self, id: str, row: Row) -> None:
+        """Write a row that is not there, or not any more."""
+        if id in self._before:
+            self.free.add(id)
         self._now[id] = self.written[id] = row
+        self.changes.discard(id)
         self.gone.discard(id)
 
     def change(self, id: str, values: Row) -> None:
         """Give a row other values."""
-        self.put(id, {**self._now[id], **values})
+        if id not in self.written:
+            self.changes.add(id)
+        self._now[id] = self.written[id] = {**self._now[id], **values}
 
     def drop(self, id: str) -> None:
         """Delete a row."""
@@ -63,12 +79,14 @@ class FoldedRows:
         text: str | None = self._now[id][PAYLOAD]
         return text
 
-    def to_write(self) -> NewRows:
-        rows = list(self.written.values())
+    def to_write(self, ids: Iterable[str]) -> NewRows:
+        """Return the rows with these ids."""
+        ids = list(ids)
+        rows = [self.written[id] for id in ids]
         return NewRows(
             self.schema,
             StoredRows(
-                list(self.written),
+                ids,
                 {name: [row[name] for row in rows] for name in self.schema.fields},
                 [row[PAYLOAD] for row in rows] if self.schema.payload else None,
                 np.stack([row[self.schema.vector] for row in rows]),

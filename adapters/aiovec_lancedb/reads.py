@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 _Query = TypeVar("_Query", bound="AsyncStandardQuery")
 
+ADDRESS = "_rowaddr"
+"""Lance's column of where a row lies: another place once the row was written anew."""
+
 # Ids in one query.
 _BLOCK = 10_000
 # Lance takes no larger limit or offset; it is far above the rows that a fragment may have.
@@ -89,12 +92,15 @@ async def filtered(query: _Query, condition: str | None) -> _Query:
 
 
 async def rows_by_id(
-    session: Session, table: Opened, ids: Sequence[str], columns: Columns
+    session: Session, table: Opened, ids: Sequence[str], columns: Columns, *, address: bool = False
 ) -> pa.Table:
-    """The rows with these ids, in any order."""
+    """The rows with these ids, in any order; with ``address``, also where each of them lies."""
     names = column_names(table.schema, columns)
+    layout = table.schema.to_arrow()
+    if address:
+        names.append(ADDRESS)
+        layout = layout.append(pa.field(ADDRESS, pa.uint64()))
     if not ids:
-        layout = table.schema.to_arrow()
         return pa.schema([layout.field(name) for name in names]).empty_table()
     blocks = []
     for start in range(0, len(ids), _BLOCK):

@@ -47,13 +47,9 @@ ALONE = _MOST_ROWS
 # How long, in seconds, one try for the lock may take before the waiting calls are looked at again:
 # some may have been cancelled or be out of time.
 _LOCK_TRY = 0.1
-# A compaction, or a program that does not know our locks, may commit first. The work is done anew
-# then, after these seconds.
-_PAUSES_AFTER_CONFLICTS = (0.0, 0.02, 0.1, 0.5, 1.0)
-
-
-class _HeldBack(Exception):  # noqa: N818 - it reports no error
-    """The work was not done and has to take its turn anew."""
+# Where another commit came first, of a compaction or another writer, the work is done anew: so many
+# times at least, and until the call is out of time.
+_ATTEMPTS = 5
 
 
 class WriteOperation(ABC):
@@ -116,15 +112,19 @@ class Change(WriteOperation):
 class _Call(WriteCall):
     """A write of one table."""
 
-    __slots__ = ("work",)
+    __slots__ = ("_conflicts", "work")
 
     def __init__(self, work: WriteOperation) -> None:
         super().__init__(work.size)
         self.work = work
+        self._conflicts = 0
 
     def end(self, outcome: Any) -> None:
-        """End it with its work's result or error."""
-        if isinstance(outcome, _HeldBack):
+        """End it with its work's result or error, or let it take its turn anew."""
+        self._conflicts += isinstance(outcome, ConflictError)
+        if isinstance(outcome, ConflictError) and (
+            self._conflicts < _ATTEMPTS or self.deadline.left() > 0
+        ):
             self.wait_again()
         elif isinstance(outcome, BaseException):
             self.fail(outcome)
@@ -220,26 +220,14 @@ class TableWriter(Committer[_Call]):
             self._mark = self._fence.look()
 
     async def _outcomes(self, works: list[WriteOperation]) -> list[Any]:
-        failed: Exception | None = None
-        for pause in _PAUSES_AFTER_CONFLICTS:
-            await asyncio.sleep(pause)
-            try:
-                return await self._done(works)
-            except ConflictError as exc:
-                failed = exc
-            except _HeldBack as exc:
-                return [exc] * len(works)
-            except (OutcomeUnknownError, StoreReplacedError) as exc:
-                # Done once more, what was kept would be in the way of itself.
-                return [copy_of_error(exc) for _ in works]
-            except Exception as exc:  # noqa: BLE001 - the callers get it
-                failed = exc
-                break
-        if len(works) == 1:
-            try:
-                return [failed]
-            finally:
-                failed = None  # it refers to this frame
+        try:
+            return await self._done(works)
+        except (ConflictError, OutcomeUnknownError, StoreReplacedError) as exc:
+            # Nothing was done and all take their turn anew; or what was kept would be in the way.
+            return [copy_of_error(exc) for _ in works]
+        except Exception as exc:  # noqa: BLE001 - the callers get it
+            if len(works) == 1:
+                return [exc]
         # Together they failed; one by one some may not.
         outcomes = []
         for work in works:
@@ -293,7 +281,7 @@ class TableWriter(Committer[_Call]):
         if mark is None:
             return
         if mark.state == PAUSED:
-            raise _HeldBack
+            raise ConflictError(f"{self._session.target}: a migration holds writes off", 0.0)
         if _refuses(mark, work):
             raise self._refusal(mark)
 

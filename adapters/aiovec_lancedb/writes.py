@@ -9,7 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,12 +42,19 @@ from aiovec.backend.limits import copy_of_error
 from aiovec.backend.rows import NewRows, check_partitions, partition_fields
 from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
-from aiovec.errors import AiovecError, CorruptStoreError, DuplicateIdError
+from aiovec.errors import (
+    AiovecError,
+    CorruptStoreError,
+    DuplicateIdError,
+    OutcomeUnknownError,
+)
 
+from .changes import CREATED, UPDATED
 from .errors import ConflictError
 from .folding import FoldedRows, Row, partition_values, rows_of
 from .layout import PAYLOAD
-from .reads import condition_of, filtered, get
+from .reads import ADDRESS, condition_of, filtered, rows_by_id
+from .reads import rows_of as stored_rows
 from .session import Opened, Session
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
@@ -57,6 +74,8 @@ _MOST_BY_INDEX = 32 * 2**20
 # Rows of the table for each row that is merged from which the index is faster than to read all ids:
 # 53 rows took 26 ms by it and 19 ms without among 40,000, 50 and 60 ms among 200,000.
 _ROWS_BY_INDEX = 3000
+# Rows of a table that are taken from it, to be in a group.
+_FEW = 64
 # Rows whose payloads are changed at once.
 _CHANGED_AT_ONCE = 512
 # Rows up to which a change of rows may be in a group, where they are read whole and written anew;
@@ -91,6 +110,9 @@ def _without_negative_zeros(lists: pa.ListArray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), items, mask=lists.is_null())
 
 
+# The condition by which a merge replaces no row.
+_NEVER = "FALSE"
+
 # Of a row whose values nobody asks for.
 _UNREAD: Row = {}
 
@@ -114,19 +136,25 @@ class RowsOperation(WriteOperation):
     size: int
     by_rows: bool = False
     """True if whole rows are written also when it is alone: to merge a column of one row, Lance
-    reads all of 40,000 in 340 ms. In a bucket others may write to the row meanwhile."""
+    reads all of 40,000 in 340 ms."""
 
     by_hand = True
+
+    @property
+    def repeatable(self) -> bool:
+        """True if it may be in a group of a bucket, where what others were faster with is done
+        anew: of a change to several rows, readers would see some before the others."""
+        return self.kind != "move" and (self.kind != "change" or len(self.named) == 1)
 
     def joins(self, other: WriteOperation, *, exclusive: bool) -> bool:
         if not isinstance(other, RowsOperation) or self.handle.token != other.handle.token:
             return False
-        # In a bucket Lance alone keeps ids unique, in a commit of one kind.
-        return exclusive or (self.kind == other.kind and self.kind != "change")
+        return exclusive or (self.repeatable and other.repeatable)
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
-        if not others and not (self.by_rows and session.exclusive):
+        by_rows = self.by_rows and (session.exclusive or self.repeatable)
+        if not others and not by_rows:
             return [await self.alone(session, table)]
         works = [work for work in (self, *others) if isinstance(work, RowsOperation)]
         return await _together(session, table, works)
@@ -135,7 +163,8 @@ class RowsOperation(WriteOperation):
 async def _together(session: Session, table: Opened, works: Sequence[RowsOperation]) -> list[Any]:
     """Do works in their order to the rows in memory, and then what they come to to the table.
 
-    Each work is done by one commit, whatever happens between the two.
+    Each work is done by one commit, whatever happens between these. In a bucket other processes
+    may write in between: works on rows that they have written meanwhile get a ConflictError.
     """
     named: dict[str, set[str]] = {}
     for work in works:
@@ -148,39 +177,107 @@ async def _together(session: Session, table: Opened, works: Sequence[RowsOperati
         asked, unknown = asked | unknown, set()
     if changed and len(asked) <= _MOST_CHANGED:  # to read them too costs less than another request
         changed, asked = changed | asked, set()
-    columns = Columns(tuple(table.schema.fields), table.schema.payload, vector=True)
-    old, there = await asyncio.gather(
-        get(session, table, sorted(changed), columns),
+    columns = _all(table.schema)
+    found, there = await asyncio.gather(
+        rows_by_id(session, table, sorted(changed), columns, address=True),
         existing_rows(session, table, sorted(asked)),
     )
-    rows = FoldedRows(table.schema, old, there)
 
-    def fold() -> tuple[list[Any], pa.Table | None]:
+    def fold() -> tuple[FoldedRows, list[Any]]:
+        rows = FoldedRows(table.schema, stored_rows(found, columns, table.schema.vector), there)
         outcomes: list[Any] = []
         for work in works:
             try:
                 outcomes.append(work.fold(rows))
             except AiovecError as exc:
                 outcomes.append(exc)
-        written = stored_form(rows.to_write().table, table.schema) if rows.written else None
-        return outcomes, written
+        return rows, outcomes
 
-    outcomes, written = await hop(sum(len(work.named) for work in works) * _COLUMNS_A_ROW, fold)
-    if written is not None:
-        # In a bucket they are of one kind.
-        kind = works[0].kind if works[0].kind in ("fail", "skip", "replace") else "move"
-        await _write(session, table, written, kind, merge=bool(unknown) or rows.replaces)
-    if rows.gone:
-        try:
-            await session.run(table.lance.delete(ids_to_sql(sorted(rows.gone))))
-        except AiovecError as exc:
-            if written is None:
-                raise
-            return [
-                copy_of_error(exc) if work.kind == "delete" else outcome
-                for work, outcome in zip(works, outcomes, strict=True)
-            ]
+    effort = sum(len(work.named) for work in works) * _COLUMNS_A_ROW
+    rows, outcomes = await hop(effort, fold)
+
+    def written(ids: Iterable[str]) -> pa.Table:
+        return stored_form(rows.to_write(ids).table, table.schema)
+
+    async def put() -> None:
+        ids = rows.written if session.exclusive else rows.written.keys() - rows.changes
+        new, condition = await hop(effort, lambda: (written(ids), _replaced(rows, ids)))
+        merge = bool(unknown) or rows.replaces
+        version, lost = await _write(session, table, new, condition, merge=merge)
+        if lost:
+            spoilt = _spoilt(works, outcomes, lost)
+            await _take_back(session, table, version, lost)
+            for place in spoilt:
+                outcomes[place] = _overtaken(session)
+
+    async def change() -> None:
+        new, condition = await hop(effort, lambda: (written(rows.changes), _unchanged(rows, found)))
+        _, lost = await _write(session, table, new, condition, inserts=False)
+        for place, work in enumerate(works):
+            if work.kind == "change" and not lost.isdisjoint(work.named):
+                outcomes[place] = _overtaken(session)
+
+    async def delete() -> None:
+        await session.run(table.lance.delete(ids_to_sql(sorted(rows.gone))))
+
+    changes = set() if session.exclusive else rows.changes
+    done = False
+    for act, kind, ids in (
+        (put, None, rows.written.keys() - changes),
+        (change, "change", changes),
+        (delete, "delete", rows.gone),
+    ):
+        if ids:
+            try:
+                await act()
+            except AiovecError as exc:
+                if not done:
+                    raise
+                for place, work in enumerate(works):
+                    if work.kind == kind and not ids.isdisjoint(work.named):
+                        outcomes[place] = copy_of_error(exc)
+            done = True
     return outcomes
+
+
+def _all(schema: Schema) -> Columns:
+    return Columns(tuple(schema.fields), schema.payload, vector=True)
+
+
+def _replaced(rows: FoldedRows, ids: Collection[str]) -> str | None:
+    """Return the condition by which a merge replaces a row, in a bucket; None without any."""
+    stays = _same_partition(rows.schema)
+    free = rows.free.intersection(ids)
+    if len(free) == len(ids):
+        return stays
+    if not free:
+        return _NEVER
+    condition = f"source.{ids_to_sql(sorted(free))}"
+    return f"{condition} AND {stays}" if stays else condition
+
+
+def _unchanged(rows: FoldedRows, found: pa.Table) -> str:
+    """Return the condition that a row is as it was found: one written since lies elsewhere."""
+    places = zip(found["id"].to_pylist(), found[ADDRESS].to_pylist(), strict=True)
+    changed = [str(place) for id, place in places if id in rows.changes]
+    return f"target.{ADDRESS} IN ({', '.join(changed)})"
+
+
+def _spoilt(works: Sequence[RowsOperation], outcomes: Sequence[Any], lost: set[str]) -> list[int]:
+    """Return the places of the works that wrote a row of ``lost``, to which their rows are added:
+    none of them must be kept, nor what other works made of them."""
+    spoilt: list[int] = []
+    while True:
+        more = [
+            place
+            for place, (work, outcome) in enumerate(zip(works, outcomes, strict=True))
+            if place not in spoilt and work.kind != "delete"
+            and not isinstance(outcome, AiovecError) and not lost.isdisjoint(work.named)
+        ]  # fmt: skip
+        if not more:
+            return spoilt
+        spoilt += more
+        lost.update(*(works[place].named for place in more))
 
 
 async def _any_there(session: Session, table: Opened, ids: Sequence[str]) -> bool:
@@ -191,46 +288,69 @@ async def _any_there(session: Session, table: Opened, ids: Sequence[str]) -> boo
 
 
 async def _write(
-    session: Session, table: Opened, rows: pa.Table, on_conflict: OnConflict, *, merge: bool
-) -> int:
-    """Write rows that were looked up, and return how many were.
+    session: Session,
+    table: Opened,
+    rows: pa.Table,
+    condition: str | None,
+    *,
+    merge: bool = True,
+    inserts: bool = True,
+) -> tuple[int, set[str]]:
+    """Write rows that were looked up; return the version, and the ids that were not written.
 
     The writer of a folder is alone, so what was found still holds. In a bucket Lance alone keeps
-    ids unique, among merges that use no index: then rows that others inserted meanwhile stay.
-    ConflictError where they are to fail the call, and nothing of it is kept.
+    ids unique, among merges that use no index: there a row that exists is replaced only where the
+    ``condition`` holds, and one that does not is not made unless the merge ``inserts``.
     """
-    replaces = on_conflict in ("replace", "move")
     # LanceDB takes a null for a bad vector, and all of ours are checked.
     nulls = "null" if table.schema.vector_nullable else "error"
-    builder = table.lance.merge_insert("id")
+    if session.exclusive and not merge:
+        await session.run(table.lance.add(rows))
+        return 0, set()
+    builder = table.lance.merge_insert("id").use_index(
+        session.exclusive
+        and await session.rows(table) > _ROWS_BY_INDEX * rows.num_rows
+        and rows.get_total_buffer_size() <= _MOST_BY_INDEX
+    )
     if session.exclusive:
-        if not merge:
-            await session.run(table.lance.add(rows))
-            return int(rows.num_rows)
-        by_index = (
-            await session.rows(table) > _ROWS_BY_INDEX * rows.num_rows
-            and rows.get_total_buffer_size() <= _MOST_BY_INDEX
+        builder = builder.when_matched_update_all()
+    elif condition != _NEVER:
+        builder = builder.when_matched_update_all(where=condition)
+    if inserts:
+        builder = builder.when_not_matched_insert_all()
+    done = await session.run(builder.execute(rows, on_bad_vectors=nulls))
+    if session.exclusive or done.num_inserted_rows + done.num_updated_rows >= rows.num_rows:
+        return done.version, set()
+    with _unknown(session):
+        await session.run(table.lance.checkout(done.version))
+        query = table.lance.query().select(["id"]).where(f"{UPDATED} = {done.version}")
+        written = await session.fetch(query)
+        await session.run(table.lance.checkout_latest())  # type: ignore[no-untyped-call]
+        lost = await hop(
+            rows.num_rows,
+            lambda: set(rows["id"].to_pylist()).difference(written["id"].to_pylist()),
         )
-        builder = builder.use_index(by_index).when_matched_update_all()
-    else:
-        builder = builder.use_index(False)
-        if replaces:
-            stays = None if on_conflict == "move" else _same_partition(table.schema)
-            builder = builder.when_matched_update_all(where=stays)
-    work = builder.when_not_matched_insert_all().execute(rows, on_bad_vectors=nulls)
-    done = await session.run(work)
-    inserted = int(done.num_inserted_rows)
-    if replaces and inserted + done.num_updated_rows < rows.num_rows:
-        reason = f"{session.target}: another process moved some of the rows, or inserted them"
-        raise ConflictError(reason, 0.0)
-    if session.exclusive or replaces:
-        return int(rows.num_rows)
-    if on_conflict == "fail" and inserted < rows.num_rows:
-        ids = await hop(rows.num_rows, lambda: ids_to_sql(rows.column("id").to_pylist()))
-        own = f"({ids}) AND _row_created_at_version = {done.version}"
-        await session.run(table.lance.delete(own))
-        raise ConflictError(f"{session.target}: another process inserted some of the ids", 0.0)
-    return inserted
+    return done.version, lost
+
+
+async def _take_back(session: Session, table: Opened, version: int, ids: set[str]) -> None:
+    """Delete those of the rows that a version has inserted."""
+    with _unknown(session):
+        condition = await hop(len(ids), ids_to_sql, sorted(ids))
+        await session.run(table.lance.delete(f"({condition}) AND {CREATED} = {version}"))
+
+
+def _overtaken(session: Session) -> ConflictError:
+    return ConflictError(f"{session.target}: another process wrote some of the rows", 0.0)
+
+
+@contextmanager
+def _unknown(session: Session) -> Iterator[None]:
+    """What fails behind a commit leaves rows of it that the caller is not told of."""
+    try:
+        yield
+    except AiovecError as exc:
+        raise OutcomeUnknownError(session.target, str(exc)) from exc
 
 
 def _same_partition(schema: Schema) -> str | None:
@@ -244,20 +364,27 @@ def _same_partition(schema: Schema) -> str | None:
 
 def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOperation:
     """An ``insert``, or an ``upsert`` where rows of ids that exist replace the others."""
+    if rows.columns is None and len(rows) <= _FEW:
+        rows = NewRows(
+            handle.schema, stored_rows(rows.table, _all(handle.schema), handle.schema.vector)
+        )
     ids = rows.ids
 
     def fold(folded: FoldedRows) -> int:
         new = dict(rows_of(handle.schema, rows.columns)) if rows.columns is not None else {}
-        if on_conflict == "replace":
-            folded.check_partitions(rows)
-        elif on_conflict != "move":
+        write = folded.insert
+        if on_conflict in ("replace", "move"):
+            write = folded.put
+            if on_conflict == "replace":
+                folded.check_partitions(rows)
+        else:
             there = [id for id in ids if id in folded]
             if there and on_conflict == "fail":
                 raise DuplicateIdError(handle.name, there)
             for id in there:
                 del new[id]
         for id, row in new.items():
-            folded.put(id, row)
+            write(id, row)
         return len(new)
 
     async def alone(session: Session, table: Opened) -> int:
@@ -277,7 +404,14 @@ def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOper
             new = await hop(len(ids), _absent, new, ids, there)
         if not new.num_rows and not replaces:
             return 0
-        return await _write(session, table, new, on_conflict, merge=merge)
+        condition = None if on_conflict == "move" else _same_partition(table.schema)
+        version, lost = await _write(
+            session, table, new, condition if replaces else _NEVER, merge=merge
+        )
+        if lost and on_conflict != "skip":
+            await _take_back(session, table, version, set(ids))
+            raise _overtaken(session)
+        return int(new.num_rows) - len(lost)
 
     # Those that come as a table are worth a commit of their own.
     return RowsOperation(

@@ -37,9 +37,14 @@ async def write(target: str, me: str, rounds: int) -> int:
 
 def race(target: str, rounds: int, environment: Mapping[str, str]) -> list[int]:
     """Return what each of the two won. Afterwards there are 2 * rounds + 1 rows more."""
+    return list(map(int, told_by_two("tests.lancedb.racing", target, rounds, environment)))
+
+
+def told_by_two(module: str, target: str, rounds: int, environment: Mapping[str, str]) -> list[str]:
+    """Run a module in two processes, which begin at once; return what each says at its end."""
     writers = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.lancedb.racing", target, name, str(rounds)],
+            [sys.executable, "-m", module, target, name, str(rounds)],
             cwd=ROOT, text=True, env={**os.environ, **environment},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
@@ -52,12 +57,12 @@ def race(target: str, rounds: int, environment: Mapping[str, str]) -> list[int]:
         assert writer.stdin is not None
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    won = []
+    told = []
     for writer in writers:
         output, complaints = writer.communicate(timeout=600)
         assert not writer.returncode, complaints[-3000:]
-        won.append(int(output))
-    return won
+        told.append(output)
+    return told
 
 
 if __name__ == "__main__":

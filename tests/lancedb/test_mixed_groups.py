@@ -13,12 +13,14 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from tests.contract.base import case
 from tests.harness import syscalls
 
 from aiovec import DuplicateIdError, Field, InvalidRowError, Schema, VectorStore
 
+from .buckets import s3_server
 from .support import ROOT, opened
 
 SCHEMA = Schema(
@@ -152,11 +154,21 @@ async def _outcome(call: Awaitable[Any]) -> Any:
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 async def test_each_call_has_the_result_of_its_turn(tmp_path: Path, seed: int) -> None:
+    await _done_in_turn(tmp_path / "s", seed)
+
+
+@pytest.mark.slow
+async def test_each_call_has_the_result_of_its_turn_in_a_bucket() -> None:
+    with s3_server() as bucket:
+        await _done_in_turn(bucket.new_url(), 3, storage_options=bucket.options)
+
+
+async def _done_in_turn(target: Path | str, seed: int, **settings: Any) -> None:
     rng = random.Random(seed)
     oracle = Oracle()
     # Of few ids the calls of a group meet one another's rows, of many they seldom do.
     ids = [f"r{n}" for n in range(rng.choice([6, 40, 400]))]
-    async with opened(tmp_path / "s", index="none") as store:
+    async with opened(target, index="none", **settings) as store:
         await _opened_table(store)
         for number in range(6):
             calls = [_call(rng, store, oracle, ids) for _ in range(rng.choice([3, 40, 120]))]
@@ -167,15 +179,33 @@ async def test_each_call_has_the_result_of_its_turn(tmp_path: Path, seed: int) -
                 assert await _stored(store) == expected
 
 
+def _in_arrow(row: Row) -> pa.Table:
+    layout = SCHEMA.to_arrow()
+    names = ["id", "embedding", "year"]
+    return pa.Table.from_pylist([row], schema=pa.schema([layout.field(name) for name in names]))
+
+
 async def test_mixed_calls_share_commits(tmp_path: Path) -> None:
-    async with opened(tmp_path / "s", index="none") as store:
+    await _share_commits(tmp_path / "s")
+
+
+@pytest.mark.slow
+async def test_mixed_calls_share_commits_in_a_bucket() -> None:
+    with s3_server() as bucket:
+        await _share_commits(bucket.new_url(), storage_options=bucket.options)
+
+
+async def _share_commits(target: Path | str, **settings: Any) -> None:
+    async with opened(target, index="none", **settings) as store:
         await _opened_table(store)
         rng = random.Random(0)
         await store.insert("notes", [_row(rng, f"r{n}") for n in range(300)])
         before = len(await store.versions("notes"))
         calls: list[Awaitable[Any]] = []
         for n in range(0, 300, 3):
-            calls.append(store.upsert("notes", [_row(rng, f"r{n}")]))
+            row = _row(rng, f"r{n}")
+            # As an embedder leaves rows, too.
+            calls.append(store.upsert("notes", _in_arrow(row) if n % 2 else [row]))
             calls.append(store.update("notes", {"year": -1}, ids=[f"r{n + 1}"]))
             calls.append(store.delete("notes", f"r{n + 2}"))
         assert await asyncio.gather(*calls) == [1] * 300

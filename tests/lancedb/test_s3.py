@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import itertools
+import json
 import re
 import socket
 import threading
@@ -21,8 +22,9 @@ from tests.harness.values import SMALL, assert_same_rows, small_rows
 import aiovec
 from aiovec import AiovecError, DuplicateIdError, OutcomeUnknownError, StoreMovedError
 
+from . import contest
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, s3_server
-from .racing import race
+from .racing import race, told_by_two
 from .support import backend_on, ids_in, opened
 
 pytestmark = pytest.mark.slow
@@ -109,6 +111,36 @@ async def test_two_processes(bucket: Bucket) -> None:
     async with opened(url, storage_options=bucket.options) as store:
         ids = await ids_in(store)
         assert len(ids) == len(set(ids)) == 2 * rounds + 1
+
+
+async def test_two_processes_with_calls_of_every_kind(bucket: Bucket) -> None:
+    """Nothing is lost of what both write to a row, and of an id one insert wins."""
+    rounds, url = 5, bucket.new_url()
+    async with opened(url, storage_options=bucket.options) as store:
+        await store.create_table("notes", SMALL)
+        for task in range(contest.TASKS):
+            ids = [f"shared{task}", *(f"g{task}-{n}" for n in range(rounds))]
+            await store.insert("notes", list(map(contest.row, ids)))
+        before = len(await store.versions("notes"))
+    module = "tests.lancedb.contest"
+    said = await asyncio.to_thread(told_by_two, module, url, rounds, bucket.environment)
+    won: list[list[str]] = list(map(json.loads, said))
+    async with opened(url, storage_options=bucket.options) as store:
+        found = await store.find("notes", limit=1000)
+        rows = {record.id: record for record in found}
+        assert len(found) == len(rows)
+        for task in range(contest.TASKS):
+            shared = rows.pop(f"shared{task}")
+            assert (shared["one"], shared["two"]) == (rounds - 1, rounds - 1)
+            for me in ("one", "two"):
+                own = rows.pop(f"{me}{task}")
+                assert (own["year"], own["name"]) == (rounds - 1, f"{rounds - 1}")
+        assert {id: row["name"] for id, row in rows.items()} == {
+            id: me for me, ids in zip(("one", "two"), won, strict=True) for id in ids
+        }
+        assert sum(map(len, won)) == len(rows)
+        calls = 2 * contest.TASKS * rounds * 5
+        assert len(await store.versions("notes")) - before < calls / 2
 
 
 async def test_overlapping_inserts(bucket: Bucket) -> None:
