@@ -1,0 +1,278 @@
+"""A table of items as a LangGraph ``BaseStore``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from langgraph.store.base import (
+    BaseStore,
+    GetOp,
+    IndexConfig,
+    Item,
+    ListNamespacesOp,
+    MatchCondition,
+    Op,
+    PutOp,
+    Result,
+    SearchItem,
+    SearchOp,
+    TTLConfig,
+    ensure_embeddings,
+    get_text_at_path,
+)
+from langgraph.store.base import validate_op_namespace as check_namespace
+
+from aiovec import F, Field, Hit, Record, Schema, Table, Where
+from aiovec.bridge import Bridge, StoreOrTarget, metadata_filter, storable
+
+# Bytes of an id of aiovec, at most.
+_LONGEST_ID = 512
+_FIELDS = {
+    "namespace": Field(str, nullable=False, index="btree"),  # labels, each followed by a "."
+    "key": Field(str, nullable=False),
+    "created_at": Field(datetime, nullable=False),
+    "updated_at": Field(datetime, nullable=False, index="btree"),
+    "expires_at": Field(datetime, index="btree"),
+    "ttl": Field(float),  # minutes
+}
+
+
+class AiovecStore(BaseStore):
+    """Items by namespace and key in one table of an aiovec store, searched by meaning and filters.
+
+    ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
+    ``aiovec.connect`` serves the asynchronous methods only. Further ``options`` are those of
+    ``aiovec.connect`` for a target. ``index`` and ``ttl`` are LangGraph's settings; an item has one
+    vector, of the texts of all its indexed fields. Expired items are never returned; a write
+    deletes them when ``sweep_interval_minutes`` have passed, and so does ``sweep_ttl``.
+    """
+
+    supports_ttl = True
+
+    def __init__(
+        self,
+        store: StoreOrTarget = ":memory:",
+        table: str = "langgraph",
+        *,
+        index: IndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+        **options: Any,
+    ) -> None:
+        self.ttl_config = ttl
+        self.index_config = index
+        self.embeddings = None if index is None else ensure_embeddings(index.get("embed"))
+        self._paths = ["$"] if index is None else index.get("fields") or ["$"]
+        dim = 1 if index is None else index["dims"]
+        schema = Schema(dim=dim, vector_nullable=True, fields=_FIELDS)
+        self._bridge = Bridge(store, table, lambda _: schema, **options)
+        self._swept = _now()
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        """Run operations: the reads, then the writes, of which the last one of a key counts."""
+        plan = self._plan(ops)
+        if self.embeddings is not None:
+            plan.of_queries = {text: self.embeddings.embed_query(text) for text in plan.queries}
+            made = self.embeddings.embed_documents(plan.texts) if plan.texts else []
+            plan.of_texts = dict(zip(plan.texts, made, strict=True))
+        return self._bridge.run(self._execute, plan)
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """As ``batch``."""
+        plan = self._plan(ops)
+        if self.embeddings is not None:
+            for text in plan.queries:
+                plan.of_queries[text] = await self.embeddings.aembed_query(text)
+            made = await self.embeddings.aembed_documents(plan.texts) if plan.texts else []
+            plan.of_texts = dict(zip(plan.texts, made, strict=True))
+        return await self._bridge.aio(self._execute, plan)
+
+    def sweep_ttl(self) -> int:
+        """Delete expired items, and return how many there were."""
+        return self._bridge.run(self._sweep)
+
+    async def asweep_ttl(self) -> int:
+        """As ``sweep_ttl``."""
+        return await self._bridge.aio(self._sweep)
+
+    def close(self) -> None:
+        """Close the store, if it was opened here, from a target."""
+        self._bridge.close()
+
+    # Inside
+
+    def _plan(self, ops: Iterable[Op]) -> _Plan:
+        plan = _Plan(list(ops))
+        for op in plan.ops:
+            check_namespace(op)
+            if isinstance(op, PutOp):
+                plan.puts[_id_of(op.namespace, op.key)] = op, self._text_of(op)
+            elif isinstance(op, SearchOp) and op.query:
+                plan.queries[op.query] = None
+        plan.texts = list(dict.fromkeys(text for _, text in plan.puts.values() if text))
+        return plan
+
+    def _text_of(self, op: PutOp) -> str:
+        """Return the text of which the vector of an item is made; "" for none."""
+        if self.embeddings is None or op.value is None or op.index is False:
+            return ""
+        paths = self._paths if op.index is None else op.index
+        return "\n".join(text for path in paths for text in get_text_at_path(op.value, path))
+
+    async def _execute(self, table: Table, plan: _Plan) -> list[Result]:
+        wanted = [_id_of(op.namespace, op.key) for op in plan.ops if isinstance(op, GetOp)]
+        items = {row.id: row for row in await self._rows(table, [*wanted, *plan.puts])}
+        results: list[Result] = []
+        read: list[Record | Hit] = []
+        for op in plan.ops:
+            match op:
+                case GetOp():
+                    found = items.get(_id_of(op.namespace, op.key))
+                    rows: Sequence[Record | Hit] = [] if found is None else [found]
+                    results.append(None if found is None else _item_of(found))
+                case SearchOp():
+                    rows = await self._search(table, op, plan.of_queries.get(op.query or ""))
+                    results.append(list(map(_found_item, rows)))
+                case ListNamespacesOp():
+                    rows = ()
+                    results.append(await self._namespaces(table, op))
+                case _:
+                    rows = ()
+                    results.append(None)
+            if getattr(op, "refresh_ttl", False):
+                read += rows
+        await self._refresh(table, read)
+        await self._write(table, plan, items)
+        return results
+
+    async def _rows(self, table: Table, ids: Sequence[str]) -> list[Record]:
+        rows = await self._bridge.reading(lambda: table.get(ids, include_vector=False), ())
+        now = _now()
+        return [row for row in rows if row["expires_at"] is None or row["expires_at"] > now]
+
+    async def _search(
+        self, table: Table, op: SearchOp, vector: Sequence[float] | None
+    ) -> Sequence[Record | Hit]:
+        last = op.offset + op.limit
+        if last <= op.offset:
+            return ()
+        prefix = "".join(f"{label}." for label in op.namespace_prefix)
+        where: list[Any] = [_unexpired(), F.namespace.startswith(prefix)]
+        if op.filter:
+            where.append(metadata_filter(op.filter, lambda key: F.payload["value"][key]))
+        if vector is not None:
+            hits = await self._bridge.reading(
+                lambda: table.search(vector, limit=last, where=where), ()
+            )
+            return hits[op.offset :]
+        latest = ["-updated_at", "id"]
+        return await self._bridge.reading(
+            lambda: table.find(where, order_by=latest, limit=op.limit, offset=op.offset), ()
+        )
+
+    async def _namespaces(self, table: Table, op: ListNamespacesOp) -> list[tuple[str, ...]]:
+        none: dict[Any, int] = {}
+        counts = await self._bridge.reading(lambda: table.distinct("namespace", _unexpired()), none)
+        spaces = [tuple(str(name).split(".")[:-1]) for name in counts]
+        found = {
+            space[: op.max_depth]
+            for space in spaces
+            if all(_matches(space, one) for one in op.match_conditions or ())
+        }
+        return sorted(found)[op.offset : op.offset + op.limit]
+
+    async def _refresh(self, table: Table, rows: Iterable[Record | Hit]) -> None:
+        """Let items that were read live as long again."""
+        alike: dict[float, list[str]] = {}
+        for row in rows:
+            if row["ttl"] is not None:
+                alike.setdefault(row["ttl"], []).append(row.id)
+        for ttl, ids in alike.items():
+            await table.update({"expires_at": _now() + timedelta(minutes=ttl)}, ids=ids)
+
+    async def _write(self, table: Table, plan: _Plan, existing: Mapping[str, Record]) -> None:
+        now, rows, gone = _now(), [], []
+        for id, (op, text) in plan.puts.items():
+            if op.value is None:
+                gone.append(id)
+                continue
+            row = {
+                "id": id,
+                "embedding": plan.of_texts.get(text),
+                "namespace": "".join(f"{label}." for label in op.namespace),
+                "key": op.key,
+                "value": storable(op.value, "value"),
+                "created_at": existing[id]["created_at"] if id in existing else now,
+                "updated_at": now,
+                "ttl": op.ttl,
+                "expires_at": None if op.ttl is None else now + timedelta(minutes=op.ttl),
+            }
+            rows.append(row)
+        if rows:
+            await self._bridge.writing(table, 1, lambda: table.upsert(rows))
+        if gone:
+            await self._bridge.reading(lambda: table.delete(gone), 0)
+        every = (self.ttl_config or {}).get("sweep_interval_minutes")
+        if plan.puts and every and now - self._swept > timedelta(minutes=every):
+            await self._sweep(table)
+
+    async def _sweep(self, table: Table) -> int:
+        self._swept = _now()
+        return await self._bridge.reading(lambda: table.delete(where=F.expires_at <= _now()), 0)
+
+
+class _Plan:
+    """The operations of a batch, with what is embedded for them."""
+
+    def __init__(self, ops: list[Op]) -> None:
+        self.ops = ops
+        self.puts: dict[str, tuple[PutOp, str]] = {}
+        self.queries: dict[str, None] = {}
+        self.texts: list[str] = []
+        self.of_queries: dict[str, list[float]] = {}
+        self.of_texts: dict[str, list[float]] = {}
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _id_of(namespace: tuple[str, ...], key: str) -> str:
+    """Return the id of an item: no other namespace and key have the same."""
+    path = json.dumps([*namespace, key], ensure_ascii=False, separators=(",", ":"))
+    if len(path.encode("utf-8", "surrogatepass")) <= _LONGEST_ID:
+        return path
+    return hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _parts_of(row: Record | Hit) -> dict[str, Any]:
+    return {
+        "namespace": tuple(row["namespace"].split(".")[:-1]),
+        "key": row["key"],
+        "value": row["value"],
+        "created_at": row["created_at"],
+        "updated_at": row["updated_at"],
+    }
+
+
+def _item_of(row: Record | Hit) -> Item:
+    return Item(**_parts_of(row))
+
+
+def _found_item(row: Record | Hit) -> SearchItem:
+    return SearchItem(**_parts_of(row), score=row.score if isinstance(row, Hit) else None)
+
+
+def _unexpired() -> Where:
+    return F.expires_at.is_null() | (F.expires_at > _now())
+
+
+def _matches(space: tuple[str, ...], wanted: MatchCondition) -> bool:
+    path = tuple(wanted.path)
+    if len(path) > len(space):
+        return False
+    first = 0 if wanted.match_type == "prefix" else len(space) - len(path)
+    return all(label in ("*", own) for label, own in zip(path, space[first:], strict=False))

@@ -1,0 +1,176 @@
+"""The bridge to LangGraph: long-term memory, beside LangGraph's own store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+pytest.importorskip("langgraph.store", reason="needs aiovec[langgraph]")
+
+from langgraph.store.base import (
+    BaseStore,
+    GetOp,
+    InvalidNamespaceError,
+    ListNamespacesOp,
+    MatchCondition,
+    PutOp,
+    SearchOp,
+)
+from langgraph.store.memory import InMemoryStore
+
+import aiovec
+from aiovec import FilterError, sync
+from aiovec_langgraph import AiovecStore
+
+pytestmark = pytest.mark.slow
+
+
+def letters(texts: list[str]) -> list[list[float]]:
+    """A vector that counts the letters a, b and c."""
+    return [[text.count(letter) + 0.01 for letter in "abc"] for text in texts]
+
+
+INDEX: Any = {"dims": 3, "embed": letters, "fields": ["text"]}
+ITEMS: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
+    (("users", "ana"), "food", {"text": "aaa", "n": 1, "deep": {"x": [1, None, {"y": "z"}]}}),
+    (("users", "ana"), "work", {"text": "aab", "n": 2, "live": True}),
+    (("users", "ben"), "food", {"text": "bbb", "n": 3.5}),
+    (("users", "ben", "old"), "food", {"text": "ccc", "n": "4"}),
+    (("users2",), "food", {"text": "abc"}),
+    (("docs", "v1"), 'odd ["key"].', {}),
+]
+FILTERS: list[dict[str, Any]] = [
+    {}, {"n": 2}, {"n": {"$eq": 3.5}}, {"n": {"$ne": 2}}, {"live": True}, {"n": "4"},
+    {"text": "abc", "n": None},
+]  # fmt: skip
+
+
+def filled(store: BaseStore) -> BaseStore:
+    store.batch([PutOp(*item) for item in ITEMS])
+    return store
+
+
+@pytest.fixture
+def ours(store: sync.VectorStore) -> BaseStore:
+    return filled(AiovecStore(store, index=INDEX))
+
+
+@pytest.fixture
+def theirs() -> BaseStore:
+    return filled(InMemoryStore(index=INDEX))
+
+
+def keys(items: Any) -> list[Any]:
+    return [(item.namespace, item.key, item.value) for item in items]
+
+
+def test_it_answers_as_the_store_in_memory_does(ours: BaseStore, theirs: BaseStore) -> None:
+    for namespace, key, value in ITEMS:
+        item = ours.get(namespace, key)
+        assert item is not None
+        assert (item.namespace, item.key, item.value) == (namespace, key, value)
+    assert ours.get(("users",), "food") is None
+    for prefix in ((), ("users",), ("users", "ana"), ("users", "ben"), ("docs",), ("no",)):
+        for wanted in FILTERS:
+            both = [keys(one.search(prefix, filter=wanted)) for one in (ours, theirs)]
+            assert sorted(both[0], key=str) == sorted(both[1], key=str), (prefix, wanted)
+    for options in (
+        {}, {"prefix": ("users",)}, {"suffix": ("old",)}, {"max_depth": 1},
+        {"limit": 2, "offset": 1}, {"prefix": ("users", "*"), "max_depth": 2},
+        {"prefix": ("*", "v1")}, {"suffix": ("*", "old")},
+    ):  # fmt: skip
+        found = [one.list_namespaces(**options) for one in (ours, theirs)]
+        assert found[0] == found[1], options
+    assert keys(ours.search((), filter={"n": {"$gt": 1, "$lte": 3.5}, "live": {"$ne": True}})) == [
+        ITEMS[2]
+    ]
+
+
+def test_a_search_by_meaning(ours: BaseStore, theirs: BaseStore) -> None:
+    for query in ("a", "b", "aab"):
+        found = [one.search(("users",), query=query, limit=2) for one in (ours, theirs)]
+        assert keys(found[0]) == keys(found[1])
+        for mine, other in zip(*found, strict=True):
+            assert mine.score == pytest.approx(other.score, abs=1e-5)
+    assert keys(ours.search((), query="a", limit=1, offset=1)) == [ITEMS[1]]
+    assert keys(ours.search((), query="a", filter={"n": {"$gt": 1}}, limit=1)) == [ITEMS[1]]
+    ours.put(("users",), "silent", {"text": "aaaa"}, index=False)
+    assert "silent" not in {item.key for item in ours.search((), query="a", limit=100)}
+    ours.put(("users",), "title", {"text": "bbb", "title": ["a", "aa"]}, index=["title[*]"])
+    assert {item.key for item in ours.search(("users",), query="a", limit=2)} == {"food", "title"}
+
+
+def test_writes(ours: BaseStore) -> None:
+    before = ours.get(("users", "ana"), "food")
+    ours.put(("users", "ana"), "food", {"text": "ccc"})
+    after = ours.get(("users", "ana"), "food")
+    assert before is not None
+    assert after is not None
+    assert after.value == {"text": "ccc"}
+    assert after.created_at == before.created_at == before.updated_at < after.updated_at
+    assert ours.search((), limit=1)[0] == after  # the latest first
+    ours.delete(("users", "ana"), "food")
+    ours.delete(("users", "ana"), "food")
+    assert ours.get(("users", "ana"), "food") is None
+    results = ours.batch(
+        [
+            PutOp(("n",), "k", {"v": 1}),
+            GetOp(("n",), "k"),
+            PutOp(("n",), "k", {"v": 2}),
+            SearchOp(("n",)),
+            ListNamespacesOp((MatchCondition("prefix", ("n",)),)),
+        ]
+    )
+    assert results == [None, None, None, [], []]  # reads come first
+    assert keys(ours.search(("n",))) == [(("n",), "k", {"v": 2})]
+    ours.put(("long" * 200,), "k" * 600, {"v": 3})
+    assert keys(ours.search(("long" * 200,))) == [(("long" * 200,), "k" * 600, {"v": 3})]
+
+
+def test_errors(ours: BaseStore) -> None:
+    with pytest.raises(InvalidNamespaceError):
+        ours.batch([PutOp(("a.b",), "k", {})])
+    with pytest.raises(FilterError, match="expected one of"):
+        ours.search((), filter={"n": {"$near": 1}})
+    assert ours.search((), limit=0) == []
+
+
+def test_without_an_index_and_without_rows(store: sync.VectorStore) -> None:
+    ours = AiovecStore(store)
+    assert (ours.get(("a",), "b"), ours.search(()), ours.list_namespaces()) == (None, [], [])
+    ours.delete(("a",), "b")
+    filled(ours)
+    assert len(ours.search((), query="ignored", limit=100)) == len(ITEMS)
+
+
+def test_items_expire(store: sync.VectorStore) -> None:
+    short = 2 / 60
+    ours = AiovecStore(store, ttl={"default_ttl": short, "refresh_on_read": True})
+    ours.put(("a",), "short", {})
+    ours.put(("a",), "read", {})
+    ours.put(("a",), "long", {}, ttl=None)
+    deadline = time.monotonic() + 30
+    while ours.get(("a",), "short", refresh_ttl=False) is not None:
+        assert ours.get(("a",), "read") is not None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert {item.key for item in ours.search(("a",))} == {"read", "long"}
+    assert ours.sweep_ttl() == 1
+    assert store.count("langgraph") == 2
+
+
+async def test_the_asynchronous_methods() -> None:
+    async with aiovec.connect(":memory:") as store:
+        ours = AiovecStore(store, index=INDEX)
+        await asyncio.gather(*(ours.aput(*item) for item in ITEMS))
+        found = await ours.asearch(("users",), query="b", limit=1)
+        assert keys(found) == [ITEMS[2]]
+        assert await ours.alist_namespaces(max_depth=1) == [("docs",), ("users",), ("users2",)]
+        await ours.adelete(("users2",), "food")
+        assert await ours.aget(("users2",), "food") is None
+        assert await ours.asweep_ttl() == 0
+        with pytest.raises(aiovec.AiovecError, match=r"aiovec\.sync\.connect"):
+            ours.get(("a",), "b")
