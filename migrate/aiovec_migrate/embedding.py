@@ -58,9 +58,11 @@ class Reembedding:
     def target_schema(self, schema: Schema) -> Schema:
         """Return the schema with the embedder's model and length."""
         self.field_of(schema)
-        dim = schema.dim if self._embedder.dim is None else self._embedder.dim
+        dim = self._embedder.dim
         quantized = schema.quantized if dim % 8 == 0 else None
-        embed = None if schema.embed is None else replace(schema.embed, using=self._name)
+        embed = schema.embed
+        if embed is not None:
+            embed = replace(embed, using=self._name, recipe=self._embedder.recipe)
         model = self._embedder.model
         return replace(schema, model=model, dim=dim, quantized=quantized, embed=embed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import errors
+from ._embed.given import embedder
 from ._embed.protocol import Embedder
 from ._model.ids import new_id
 from ._model.patch import REMOVE
@@ -65,6 +66,7 @@ __all__ = [
     "Weighted",
     "Where",
     "connect",
+    "embedder",
     "new_id",
     "restore",
     "where",

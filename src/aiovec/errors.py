@@ -315,7 +315,8 @@ class EmbeddingError(AiovecError):
 
     ``row`` and ``id`` name the row of the text, if it is one's, ``model`` is the embedder's,
     ``status`` is the HTTP status of its service, and ``retryable`` is true if the same call may
-    succeed later.
+    succeed later. ``table`` is set if the store has no embedder for it, and ``cure`` then says how
+    to give it one.
     """
 
     http = HttpAnswer(502, "The embedder gave no vector")
@@ -328,9 +329,14 @@ class EmbeddingError(AiovecError):
     id: str | None = None
     status: int | None = None
     retryable: bool = False
+    table: str | None = None
+    cure: str = ""
 
     def _message(self) -> str:
         of = f" ({self.model})" if self.model else ""
+        if self.table is not None:
+            needs = f"the table {self.table!r} needs the embedder {self.embedder!r}{of}"
+            return f"{needs}, {self.reason}; {self.cure}"
         later = "; the same call may succeed later" if self.retryable else ""
         return (
             f"the embedder {self.embedder!r}{of} gave no vector for the text"

@@ -88,12 +88,15 @@ def test_by_words(run: Run, texts: Path) -> None:
 
 
 def test_words_without_their_embedder_say_what_to_do(run: Run, texts: Path) -> None:
+    with sync.connect("other.db") as store:
+        schema = Schema(2, model="m", fields={"body": Field(str, text=True)}, embed=Embed("body"))
+        store.create_table("docs", schema)
+        store.insert("docs", [{"id": "wool", "body": "cold water", "embedding": [1, 2]}])
     for options in (["cold water"], ["cold water", "--by", "hybrid"], ["cold", "--by", "vector"]):
-        finished = run("search", "docs", *options, "-s", "texts.db")
+        finished = run("search", "docs", *options, "-s", "other.db")
         assert finished.code == 1
-        assert "[retrieval.embedders.default] in the TOML file" in finished.err
-        assert "or search for keywords with --by text" in finished.err
-    assert ids(run, "docs", "cold water", "--by", "text", "-s", "texts.db") == ["wool"]
+        assert "pass --embedder KIND or --config FILE, or search with --by text" in finished.err
+    assert ids(run, "docs", "cold water", "--by", "text", "-s", "other.db") == ["wool"]
 
 
 def test_rows_and_distinct(run: Run, folder: Path) -> None:

@@ -408,3 +408,17 @@ class ChangingContract(ContractBase):
                 assert [record.vector.tolist()] == await letters([record["body"]])
             (hit,) = await store.search("notes", "cc", limit=1)
             assert (hit.id, hit["body"]) == ("r0", "cc")
+
+    async def test_a_table_describes_its_embedder_to_other_programs(self, tmp_path: Path) -> None:
+        bodies = {"zip": "reading zip files", "net": "opening a socket"}
+        async with self.connect(tmp_path, embedder="demo") as store:
+            await store.create_table("notes", Schema(fields={"body": str}, embed=Embed("body")))
+            await store.insert("notes", [{"id": id, "body": body} for id, body in bodies.items()])
+        async with self.connect(tmp_path) as store:
+            embed = (await store.schema("notes")).embed
+            assert embed is not None
+            assert embed.recipe == {"kind": "demo"}
+            await store.rename_field("notes", "body", "words")
+            await store.insert("notes", [{"id": "walk", "words": "walking through a tree"}])
+            for text, id in (("open sockets", "net"), ("tree walks", "walk")):
+                assert (await store.search("notes", text, limit=1))[0].id == id

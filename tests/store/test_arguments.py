@@ -403,7 +403,7 @@ async def test_bad_arguments_of_a_hybrid_search(store: VectorStore) -> None:
         await store.search_hybrid("notes", "wool", [1.0])
     with pytest.raises(InvalidVectorError):
         await store.search_hybrid("notes", "wool", [0.0] * DIM)
-    with pytest.raises(InvalidVectorError, match=r"is missing; .* its schema has no embed"):
+    with pytest.raises(InvalidVectorError, match=r"missing.*no embedder.*Embed\('body'\)"):
         await store.search_hybrid("notes", "wool")
     with pytest.raises(ModelMismatchError):
         await store.search_hybrid("notes", "wool", [1.0] * DIM, model="other")

@@ -272,7 +272,7 @@ async def test_a_store_without_the_embedder_reads_and_searches_by_vectors(tmp_pa
             lambda: store.insert("notes", [{"id": "c", "body": "x"}]),
             lambda: store.search("notes", "x"),
         ):
-            with pytest.raises(EmbeddingError, match="embedders=") as caught:
+            with pytest.raises(EmbeddingError, match="embedder=") as caught:
                 await call()
             assert caught.value.embedder == "default"
 

@@ -103,7 +103,7 @@ async def _table_facts(store: VectorStore, name: str) -> dict[str, Any]:
         "label": label_field(schema),
         "can": {
             "words": bool(texts) and store.supports("text"),
-            "meaning": schema.embed is not None,
+            "meaning": await store._can_embed(schema),
             "optimize": not store.read_only,
         },
     }

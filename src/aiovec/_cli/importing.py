@@ -17,7 +17,16 @@ from .._model.schema import Metric, Schema, check_table_name
 from ..errors import ConfigError, InvalidNameError, TableNotFoundError
 from .output import Listing, counted, emit, err, progress
 from .run import failing_clearly
-from .stores import AsJson, Config, Store, expanded, in_store, of_each_table
+from .stores import (
+    AsJson,
+    Config,
+    Embedder,
+    Store,
+    expanded,
+    give_embedder,
+    in_store,
+    of_each_table,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -90,6 +99,7 @@ def import_(
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Exit with 0 even if something was left out.")
     ] = False,
+    embedder: Embedder = None,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
@@ -107,12 +117,13 @@ def import_(
         raise typer.BadParameter("standard input has no name; name the table with --table")
     path = Path("standard input") if piped else expanded(file)
     given = None if schema is None else schema_in(expanded(schema))
+    existing = existing_schema(store, config, as_ or table or legal_table_name(path.stem))
     opened = open_input(
         path,
         form=form,
         hints=Hints(table, id_column, vector_column, dtype),
         schema=given,
-        existing=existing_schema(store, config, as_ or table or legal_table_name(path.stem)),
+        existing=existing,
         stream=sys.stdin.buffer if piped else None,
     )
     with closing(opened) as source:
@@ -139,6 +150,7 @@ def import_(
             )
 
         async def work(vectors: VectorStore) -> str:
+            give_embedder(vectors, given or existing, embedder)
             with progress("rows") as bar:
                 for one in loads:
                     task = bar.add_task(one.table, total=one.source.rows)

@@ -6,14 +6,17 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ParamSpec
 
 import typer
 
-from ..errors import AiovecError
+from ..errors import AiovecError, EmbeddingError
 from .output import err, one_line, say_error
 
 _P = ParamSpec("_P")
+
+_CURE = "pass --embedder KIND or --config FILE, or search with --by text"
 
 
 def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
@@ -27,6 +30,8 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
         try:
             command(*args, **kwargs)
         except AiovecError as exc:
+            if isinstance(exc, EmbeddingError):  # in words of the command line
+                exc = replace(exc, cure=_CURE)
             say_error(exc)
             for note in getattr(exc, "__notes__", ()):
                 err().print(one_line(note))

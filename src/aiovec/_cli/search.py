@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..errors import AiovecError, EmbeddingError, InvalidArgumentError
+from ..errors import InvalidArgumentError
 from .output import Listing, cell, emit, err
 from .run import failing_clearly
-from .stores import AsJson, Config, Select, Store, Table, Where, in_store, names_in
+from .stores import (
+    AsJson,
+    Config,
+    Embedder,
+    Select,
+    Store,
+    Table,
+    Where,
+    give_embedder,
+    in_store,
+    names_in,
+)
 
 if TYPE_CHECKING:
     from .._model.records import Hit
@@ -55,6 +66,7 @@ def search(
     min_score: Annotated[
         float | None, typer.Option(help="Only hits with at least this score.")
     ] = None,
+    embedder: Embedder = None,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
@@ -74,6 +86,8 @@ def search(
 
     async def hits_of(vectors: VectorStore) -> tuple[list[Hit], float]:
         how = by if words is None or by is not None else await _best(vectors, table, words)
+        if embedder is not None:
+            give_embedder(vectors, await vectors.schema(table), embedder)
         began = time.perf_counter()
         hits: list[Hit]
         if like is not None:
@@ -86,13 +100,7 @@ def search(
             )
         else:
             call = vectors.search_hybrid if how == "hybrid" else vectors.search
-            try:
-                hits = await call(table, words, **options)
-            except EmbeddingError as exc:
-                raise AiovecError(
-                    f"{exc}. Name the TOML file with --config, or search for keywords with "
-                    "--by text"
-                ) from exc
+            hits = await call(table, words, **options)
         return hits, time.perf_counter() - began
 
     hits, seconds = in_store(store, config, hits_of, reading=True)

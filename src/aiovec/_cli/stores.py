@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json as jsonlib
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -16,6 +17,7 @@ from ..errors import ConfigError
 from .output import progress, working
 
 if TYPE_CHECKING:
+    from .._model.schema import Schema
     from .._store.store import VectorStore
     from ..backend.engine import Engine
     from ..backend.origin import Origin
@@ -70,6 +72,17 @@ Where = Annotated[
         help="Only rows that match this filter, such as \"year >= 2024 AND lang = 'en'\".",
     ),
 ]
+Embedder = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder",
+        metavar="KIND",
+        help="What makes vectors of texts: demo, openai, fastembed, sentence-transformers, the URL "
+        "of a service with OpenAI's API, package.module:callable, or a JSON object with the keys "
+        "of the TOML file. Model and length are the table's. Default: the TOML file's, else what "
+        "the table says, if that needs no other host.",
+    ),
+]
 Select = Annotated[
     list[str] | None,
     typer.Option(
@@ -116,6 +129,28 @@ def origin_of(store: str | None, config: str | None, *, read_only: bool = False)
     if store in backend_names():
         return Origin(None, config, backend=store, read_only=read_only)
     return Origin(store, config, read_only=read_only)
+
+
+def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None) -> None:
+    """Give a store the embedder of ``--embedder`` for a table of this schema."""
+    from ..backend.config import embedder_section
+
+    if given is None:
+        return
+    embed = None if schema is None else schema.embed
+    if schema is None or embed is None:
+        raise typer.BadParameter("--embedder: the table makes no vectors of texts")
+    try:
+        keys = jsonlib.loads(given) if given.startswith("{") else {"kind": given}
+    except (ValueError, RecursionError) as exc:
+        raise typer.BadParameter(f"--embedder is not JSON: {exc}") from exc
+    if "://" in given and not given.startswith("{"):
+        keys = {"kind": "openai", "base_url": given}
+    known = {"model": schema.model, "dim": schema.dim}
+    for key in ("query_prefix", "document_prefix", "request_dim"):
+        known[key] = (embed.recipe or {}).get(key)
+    keys = {**{key: value for key, value in known.items() if value}, **keys}
+    vectors._embedders.give(embed.using, embedder_section(embed.using, keys, "--embedder"))
 
 
 def in_store(

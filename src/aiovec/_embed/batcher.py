@@ -40,6 +40,7 @@ _NUMBERS, _NUMBERS_OF_AN_ARRAY, _CHARACTERS = 16, 256, 512
 # Bytes of an entry of the cache besides its numbers: a key, an array, a place in the dict.
 _OVERHEAD = 400
 _MIB = 1024 * 1024
+_SHORT_TEXT = "How long is a vector?"
 
 
 @dataclass(slots=True, eq=False)
@@ -60,10 +61,19 @@ class Batcher:
     It belongs to the event loop of the store.
     """
 
-    def __init__(self, name: str, embedder: Embedder, limits: EmbedderSettings) -> None:
+    def __init__(
+        self,
+        name: str,
+        embedder: Embedder,
+        limits: EmbedderSettings,
+        recipe: Mapping[str, str | bool] | None = None,
+    ) -> None:
         self.name = name
         self.model = embedder.model
-        self.dim = embedder.dim
+        self.dim = embedder.dim or 0
+        """The length of its vectors; 0 until ``learn_dim``, if it does not tell."""
+        self.recipe = recipe
+        """What a table stores of it, if it is made of settings."""
         self._embedder = embedder
         self._limits = limits
         self._by_kind = takes_kind(embedder)
@@ -72,7 +82,6 @@ class Batcher:
         # A local model is loaded outside the time limits, since it may be downloaded first.
         self._prepare = embedder.prepare if isinstance(embedder, LocalModel) else None
         self._cache: OrderedDict[bytes, Float32Array] = OrderedDict()
-        self._cached_at_most = limits.cache_mb * _MIB // (4 * self.dim + _OVERHEAD)
         self._queues: dict[Purpose, deque[_Part]] = {"query": deque(), "document": deque()}
         self._senders: dict[Purpose, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(1 if self._one_at_a_time else limits.concurrency)
@@ -82,6 +91,11 @@ class Batcher:
 
     def __repr__(self) -> str:
         return f"<embedder {self.name!r} ({self.model})>"
+
+    async def learn_dim(self) -> None:
+        """Ask for the vector of a short text if the embedder does not tell the length of one."""
+        if not self.dim:
+            self.dim = len((await self.embed([_SHORT_TEXT], "document"))[0])
 
     def check_fits(self, table: str, schema: Schema) -> None:
         """Raise ModelMismatchError or DimensionMismatchError if it makes other vectors."""
@@ -148,11 +162,12 @@ class Batcher:
         return keys, found, missing
 
     def _keep(self, outcomes: _Outcomes) -> None:
+        most = self._limits.cache_mb * _MIB // (4 * self.dim + _OVERHEAD)
         for key, vector in outcomes.items():
             # Tables may refuse a zero vector; then the embedder is asked again.
-            if self._cached_at_most and not isinstance(vector, Failure) and vector.any():
+            if most and not isinstance(vector, Failure) and vector.any():
                 self._cache[key] = vector.copy()  # not the whole answer that it is a row of
-                if len(self._cache) > self._cached_at_most:
+                if len(self._cache) > most:
                     self._cache.popitem(last=False)
 
     # The queues
@@ -323,8 +338,8 @@ def _stop(parts: list[_Part], request: asyncio.Task[None], _: object) -> None:
 def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
     """Return one row for each of ``count`` texts, or raise Failure with what is wrong.
 
-    Rows may still hold NaN or infinity, which is the fault of one text alone. An iterator computes
-    its vectors here.
+    ``dim`` is 0 if any length will do. Rows may still hold NaN or infinity, which is the fault of
+    one text alone. An iterator computes its vectors here.
     """
     try:
         if isinstance(answer, (Mapping, Set)):
@@ -335,10 +350,11 @@ def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
     except (TypeError, ValueError, OverflowError, RuntimeError) as exc:
         raise Failure(f"it gave no list of vectors: {exc}"[:300]) from exc
     # None, huge integers and vectors of several lengths make an array of objects.
-    if found.dtype.kind not in "fiu" or found.shape != (count, dim):
+    right = found.ndim == 2 and found.shape == (count, dim or found.shape[1])
+    if found.dtype.kind not in "fiu" or not right:
         raise Failure(
             f"it gave an array of {found.dtype} and the shape {found.shape} for {count} texts, "
-            f"not a vector of {dim} numbers for each"
+            f"not a vector of {dim or 'some'} numbers for each"
         )
     with np.errstate(over="ignore"):  # too large for float32 is infinity, found by the caller
         # A copy of its own: the embedder may use its array again.

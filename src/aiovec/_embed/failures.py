@@ -80,11 +80,6 @@ def of_status(status: int, reason: str, headers: Any) -> Failure:
     )
 
 
-def missing(extra: str, module: str) -> Failure:
-    """Return the failure of an embedder whose package is not installed."""
-    return Failure(f'it needs {module}; install it with: pip install "aiovec[{extra}]"')
-
-
 def shortened(text: str, secrets: Iterable[str] = ()) -> str:
     """Return what a service said, on one line, without secrets, cut short."""
     line = " ".join(text[:_LONGEST_READ].split())

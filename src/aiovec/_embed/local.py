@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .failures import missing
 from .protocol import Purpose
 
 if TYPE_CHECKING:
@@ -16,18 +15,22 @@ if TYPE_CHECKING:
 
 
 class LocalModel:
-    """A model that is loaded at its first use. Called in a thread, by one caller at a time."""
+    """A model that is loaded at its first use, and ``offline`` not downloaded.
 
-    def __init__(self, settings: EmbedderSettings) -> None:
+    Called in a thread, by one caller at a time.
+    """
+
+    def __init__(self, settings: EmbedderSettings, *, offline: bool = False) -> None:
         self.model = settings.model
         self.dim = settings.dim
         self._kind = settings.kind
+        self._offline = offline
         self._batch_size = settings.batch_size
         self._lock = threading.Lock()  # while it is loaded
         self._loaded: Any = None
 
     def prepare(self) -> None:
-        """Load the model, which may be downloaded first. Failure if its package is missing."""
+        """Load the model, which may be downloaded first."""
         with self._lock:
             if self._loaded is None:
                 self._loaded = self._load()
@@ -48,10 +51,8 @@ class LocalModel:
         )
 
     def _load(self) -> Any:
-        try:
-            library = importlib.import_module(self._kind.replace("-", "_"))
-        except ModuleNotFoundError as exc:
-            raise missing(self._kind, self._kind) from exc
+        library = importlib.import_module(self._kind.replace("-", "_"))
+        options = {"local_files_only": True} if self._offline else {}
         if self._kind == "fastembed":
-            return library.TextEmbedding(model_name=self.model)
-        return library.SentenceTransformer(self.model)
+            return library.TextEmbedding(model_name=self.model, **options)
+        return library.SentenceTransformer(self.model, **options)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .._model.redaction import redacted, secrets_in
+from ..backend.embedders import OWN_URL
 from ..backend.threads import hop, in_thread
-from .failures import Failure, missing, of_status, shortened
+from .failures import Failure, of_status, shortened
 from .protocol import Purpose
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from ..backend.embedders import EmbedderSettings
 
-OWN_HOST = "api.openai.com"
 OWN_KEY = "OPENAI_API_KEY"
 
 # Characters that JSON writes, and bytes that it reads, as fast as Python touches one value.
@@ -31,7 +31,7 @@ _CHARACTERS, _BYTES = 64, 256
 
 def key_name_of(settings: EmbedderSettings) -> str:
     """Return the environment variable with the key of a service; empty where it needs none."""
-    own = urlsplit(settings.base_url).hostname == OWN_HOST
+    own = urlsplit(settings.base_url).hostname == urlsplit(OWN_URL).hostname
     return settings.api_key_env or (OWN_KEY if own else "")
 
 
@@ -77,10 +77,7 @@ class OpenAIEmbedder:
     async def _post(self, data: bytes) -> tuple[int, Any, bytes]:
         """Return the status, headers and body of one request, or raise Failure."""
         if self._session is None:
-            try:
-                await in_thread(importlib.import_module, "aiohttp")
-            except ModuleNotFoundError as exc:
-                raise missing("openai", "aiohttp") from exc
+            await in_thread(importlib.import_module, "aiohttp")
         import aiohttp
 
         if self._session is None:

@@ -27,8 +27,8 @@ class Embedder(Protocol):
         ...
 
     @property
-    def dim(self) -> int:
-        """The length of its vectors."""
+    def dim(self) -> int | None:
+        """The length of its vectors; None if the store shall find it by a call with a text."""
         ...
 
     def __call__(self, texts: list[str], /) -> Awaitable[Vectors] | Vectors:
@@ -36,5 +36,6 @@ class Embedder(Protocol):
         ...
 
 
-EmbedderOption = Embedder | Mapping[str, object]
-"""An embedder, or the keys of one as in ``[retrieval.embedders.<name>]`` of the TOML file."""
+EmbedderOption = Embedder | Mapping[str, object] | str
+"""An embedder, the keys of one as in ``[retrieval.embedders.<name>]``, or a kind that needs no
+others, such as "demo"."""

@@ -16,6 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -38,7 +39,7 @@ from .._model.records import Record
 from .._model.schema import Field, Schema, may_lack_vectors
 from ..backend.contract import StoredRows
 from ..backend.rows import NewRows
-from ..errors import FilterError, InvalidArgumentError, InvalidRowError
+from ..errors import FilterError, InvalidArgumentError, InvalidRowError, InvalidVectorError
 from .arguments import check_words, is_iterable, read_all
 from .columns import (
     MOST_KEYS,
@@ -338,7 +339,26 @@ def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> N
         for row, new in zip(without, new_ids(len(without)), strict=True):
             given[row] = new
     ids = id_texts(given)
-    return _assemble(ids, columns[schema.vector], columns, extra, schema, partial(_located, ids, 0))
+    locate = partial(_located, ids, 0)
+    try:
+        return _assemble(ids, columns[schema.vector], columns, extra, schema, locate)
+    except InvalidVectorError as exc:
+        raise _with_other_name(exc, mappings, schema) from exc.__cause__
+
+
+def _with_other_name(
+    error: InvalidVectorError, rows: Sequence[Mapping[str, Any]], schema: Schema
+) -> InvalidVectorError:
+    """Name the key that may hold the vector which a row lacks."""
+    row = {} if error.row is None else rows[error.row]
+    if row.get(schema.vector) is None:
+        for key, value in row.items():
+            if isinstance(value, (list, tuple, np.ndarray)) and len(value) == schema.dim:
+                hint = (
+                    f"it has {key!r}: rename that, or create the table with Schema(vector={key!r})"
+                )
+                return replace(error, reason=f"{error.reason}; {hint}")
+    return error
 
 
 def _from_columns(

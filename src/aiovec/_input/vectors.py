@@ -35,8 +35,10 @@ def query_vector(vector: Any, schema: Schema) -> Float32Array:
         return found
     if schema.embed is None and (vector is None or isinstance(vector, str)):
         reason = "is missing" if vector is None else "is text"
+        field = next((name for name, each in schema.fields.items() if each.kind == "text"), "body")
         raise InvalidVectorError(
-            f"{reason}; the table makes no vectors of texts, since its schema has no embed"
+            f"{reason}, and the table has no embedder to make one of a text; pass a vector, use "
+            f"search_text(), or create the table with Schema(embed=Embed({field!r}))"
         )
     try:
         length = len(vector)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from dataclasses import field as attribute
 from datetime import datetime
 from functools import cache, cached_property
 from types import MappingProxyType
@@ -46,6 +47,10 @@ _KIND_NAMES = tuple(_KINDS.values())
 _METADATA_KEY = b"aiovec.schema"
 
 EMBEDDER_NAME = "^[a-z][a-z0-9_-]{0,62}$"
+# The keys of an embedder that decide its vectors, besides model and dim, which the schema has.
+RECIPE_KEYS = frozenset(
+    {"kind", "base_url", "api_key_env", "request_dim", "query_prefix", "document_prefix"}
+)
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}\Z")
 _LOWER_CASE = (
@@ -227,24 +232,36 @@ class Embed:
     """The text field that a table's vectors are made from, and the name of the embedder.
 
     ``using`` is a key of ``connect(embedders={...})`` or of ``[retrieval.embedders]`` in the TOML.
+
+    ``recipe`` tells other programs how to make the same vectors: keys of such a section, and never
+    the key of a service. ``create_table`` fills it in; it does not count when schemas are compared.
     """
 
     field: str
     using: str = "default"
+    recipe: Mapping[str, str | bool] | None = attribute(default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_field_name(self.field)
         check_table_name(self.using, "embedder")
+        if self.recipe is None:
+            return
+        known = isinstance(self.recipe, Mapping) and {"kind"} <= set(self.recipe) <= RECIPE_KEYS
+        if not known or not all(isinstance(value, (str, bool)) for value in self.recipe.values()):
+            expected = f"None or a mapping with 'kind', of {', '.join(sorted(RECIPE_KEYS))}"
+            raise InvalidArgumentError("recipe", self.recipe, expected)
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {"field": self.field, "using": self.using}
+        recipe = {} if self.recipe is None else {"recipe": dict(self.recipe)}
+        return {"field": self.field, "using": self.using, **recipe}
 
     @classmethod
     def from_dict(cls, value: object) -> Embed:
         """Return the inverse of ``to_dict``; without ``using`` it is "default"."""
-        if not isinstance(value, Mapping) or not {"field"} <= set(value) <= {"field", "using"}:
-            raise InvalidArgumentError("embed", value, "a mapping with 'field' and perhaps 'using'")
+        known = {each.name for each in fields(cls)}
+        if not isinstance(value, Mapping) or not {"field"} <= set(value) <= known:
+            raise InvalidArgumentError("embed", value, f"a mapping of {', '.join(sorted(known))}")
         return cls(**value)
 
 
@@ -252,7 +269,8 @@ class Embed:
 class Schema:
     """The shape of a table. Immutable; equal schemas compare equal.
 
-    ``fields`` may give a Python type where no option is needed: ``{"year": int}``.
+    ``fields`` may give a Python type where no option is needed: ``{"year": int}``. A schema with
+    ``embed`` may leave ``dim`` out, which is 0 until ``create_table`` takes it from the embedder.
     """
 
     dim: int
@@ -268,7 +286,7 @@ class Schema:
 
     def __init__(
         self,
-        dim: int,
+        dim: int = 0,
         *,
         metric: Metric = "cosine",
         model: str | None = None,
@@ -280,7 +298,8 @@ class Schema:
         embed: Embed | None = None,
         vector_nullable: bool = False,
     ) -> None:
-        if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= MAX_DIM:
+        least = 1 if embed is None else 0
+        if isinstance(dim, bool) or not isinstance(dim, int) or not least <= dim <= MAX_DIM:
             raise InvalidArgumentError("dim", dim, f"a whole number from 1 to {MAX_DIM}")
         if model is not None and (not isinstance(model, str) or not model):
             raise InvalidArgumentError("model", model, "None or a name")
@@ -308,7 +327,7 @@ class Schema:
         return Schema.from_json, (self.to_json(),)  # a mapping proxy cannot be pickled
 
     def __hash__(self) -> int:
-        return hash(self.to_json())
+        return hash((self.dim, self.model, self.vector, frozenset(self.fields)))
 
     @classmethod
     def context_vectors(cls, dim: int = 768) -> Schema:
@@ -395,7 +414,7 @@ class Schema:
             except RecursionError as exc:
                 wanted = "JSON that is not nested too deeply"
                 raise InvalidArgumentError("a schema", value, wanted) from exc
-        if not isinstance(value, Mapping) or "dim" not in value:
+        if not isinstance(value, Mapping) or not value.keys() & {"dim", "embed"}:
             raise InvalidArgumentError("a schema", value, "a mapping with 'dim'")
         unknown = sorted(set(value) - set(_NAMES), key=str)
         if unknown:
@@ -408,7 +427,6 @@ class Schema:
         if options.get("embed") is not None:
             options["embed"] = Embed.from_dict(options["embed"])
         return cls(
-            options.pop("dim"),
             fields={name: Field.from_dict(field) for name, field in fields.items()},
             **options,
         )
@@ -423,6 +441,8 @@ class Schema:
     def _arrow(self) -> pa.Schema:
         import pyarrow as pa
 
+        if not self.dim:
+            raise InvalidArgumentError("dim", 0, "the length of the vectors, for rows in Arrow")
         columns = [
             pa.field("id", pa.utf8(), nullable=False),
             pa.field(self.vector, pa.list_(pa.float32(), self.dim), self.vector_nullable),

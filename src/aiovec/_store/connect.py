@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from .._embed.checks import check_embedders
+from .._embed.given import check_embedders
 from ..errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..backend.embedders import EmbedderSettings
     from ..backend.origin import Origin, PathText, Resolved
     from .store import VectorStore
+
+    _Given = Embedder | Mapping[str, object]
 
 # What a store imports at its first calls.
 _HEAVY = ("pyarrow.compute", "aiovec._input.rows", "aiovec._store.store")
@@ -34,6 +36,7 @@ def connect(
     *,
     config: PathText | None = None,
     read_only: bool = False,
+    embedder: EmbedderOption | None = None,
     embedders: Mapping[str, EmbedderOption] | None = None,
 ) -> Opening:
     """Open a store: ``async with connect("notes.db") as store`` or ``await connect("notes.db")``.
@@ -49,17 +52,19 @@ def connect(
     With ``read_only`` the store must exist and nothing of it is written, so it may lie where this
     process cannot write; a call that writes raises UnsupportedError.
 
-    ``embedders`` make the vectors of tables whose schema has ``embed``, by the names used there;
-    they come before those of the TOML file's ``[retrieval.embedders]``. Each is an ``Embedder``, or
-    a mapping with the keys of such a section: ``{"default": {"kind": "demo"}}``.
+    ``embedder`` makes the vectors of tables whose schema has ``embed``: ``"demo"``, a mapping with
+    the keys of the TOML file's ``[retrieval.embedders.<name>]``, or an ``Embedder``, such as
+    ``aiovec.embedder(function, model="my-model")``. ``embedders`` gives several by the names that
+    schemas use; ``embedder`` is the one named "default". They come before those of the TOML file,
+    and these before what a table itself says of its embedder.
 
     Nothing is read and nothing is imported until the result is awaited or entered. That raises
-    ConfigError for a target or a file that cannot be used, BackendNotInstalledError for a backend
-    whose package is missing, and what the backend itself has to say.
+    ConfigError for a target, a file or an embedder that cannot be used, BackendNotInstalledError
+    for a backend whose package is missing, and what the backend itself has to say.
     """
     return Opening(
         lambda: _origin(target, config, read_only),
-        None if embedders is None else check_embedders(embedders),
+        check_embedders(embedder, embedders),
     )
 
 
@@ -75,13 +80,17 @@ async def open_origin(origin: Origin) -> VectorStore:
 
 
 class Opening:
-    """A store that is about to be opened, once: await it, or enter it."""
+    """A store that is about to be opened, once: await it, or enter it.
+
+    Embedders are checked where an app opens it; a command, which gives no ``embedders``, checks the
+    one that it uses.
+    """
 
     def __init__(
-        self, source: Callable[[], Origin], embedders: Mapping[str, EmbedderOption] | None = None
+        self, source: Callable[[], Origin], embedders: Mapping[str, _Given] | None = None
     ) -> None:
         self._source = source
-        self._embedders = embedders
+        self._given = embedders
         self._used = False
         self._store: VectorStore | None = None
 
@@ -116,13 +125,16 @@ class Opening:
             raise RuntimeError("one connect() opens one store; call connect() again for another")
         self._used = True
         await asyncio.to_thread(_import_the_rest)
+        from .._embed.registry import Embedders
         from ..backend.threads import in_daemon_thread
         from .current import close_after
         from .store import VectorStore
 
         # A disk may hang for ever; this thread keeps neither the loop nor the process from ending.
-        source, resolved, embedders = await in_daemon_thread(self._resolve)
-
+        source, resolved, given = await in_daemon_thread(self._resolve)
+        embedders = Embedders(given)
+        if self._given is not None:
+            await embedders.check(resolved.settings)
         try:
             await resolved.backend.open()
         except BaseException as exc:
@@ -135,9 +147,10 @@ class Opening:
         from ..backend.config import embedder_section
 
         source = self._source()
+        place = "connect(embedder=...)"
         embedders = {
-            name: embedder_section(name, given) if isinstance(given, Mapping) else given
-            for name, given in (self._embedders or {}).items()
+            name: embedder_section(name, given, place) if isinstance(given, Mapping) else given
+            for name, given in (self._given or {}).items()
         }
         return source, source.resolve(), embedders
 

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from .._model.schema import Schema
@@ -282,14 +283,9 @@ async def check_same(engine: Engine, table: str, wanted: Schema) -> None:
         raise StaleTableError(table) from None  # dropped meanwhile: once more
     if wanted.embed is not None and wanted.model is None:
         # Without its embedder the store has no name of a model to compare with.
-        wanted = with_model(wanted, there.model)
+        wanted = replace(wanted, model=there.model)
     differences = there.differences(wanted)
-    if differences and not there.differences(with_model(wanted, there.model)):
+    if differences and not there.differences(replace(wanted, model=there.model)):
         raise ModelMismatchError(table, there.model, wanted.model)
     if differences:
         raise SchemaMismatchError(table, differences)
-
-
-def with_model(schema: Schema, model: str | None) -> Schema:
-    """The schema with another name of a model."""
-    return Schema.from_json({**schema.to_dict(), "model": model})

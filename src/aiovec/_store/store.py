@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 import anyio
 import pyarrow as pa
 
-from .._embed.protocol import Embedder, Purpose
+from .._embed.protocol import Purpose
 from .._embed.registry import Embedders
 from .._embed.rows import check_made, of_text
 from .._filters import Expr, bind
@@ -77,7 +77,6 @@ from .._model.patch import Remove
 from .._model.records import Hit, Record
 from .._model.results import Results
 from .._model.schema import (
-    Embed,
     Field,
     FieldIndex,
     FieldType,
@@ -112,7 +111,7 @@ from ..errors import (
     TableNotFoundError,
     UnsupportedError,
 )
-from .current import MOST_ATTEMPTS, REFUSALS, Current, Engine, check_same, with_model
+from .current import MOST_ATTEMPTS, REFUSALS, Current, Engine, check_same
 from .rank import RRF, Fusion, check_fusion
 from .search import (
     Answer,
@@ -135,7 +134,6 @@ from .write import RowsToWrite, once, vector_of_update
 
 if TYPE_CHECKING:
     from ..backend.config import RetrievalSettings
-    from ..backend.embedders import EmbedderSettings
     from ..backend.origin import Origin
 
 _P = ParamSpec("_P")
@@ -176,10 +174,10 @@ class VectorStore:
         backend: Backend,
         settings: RetrievalSettings,
         source: Origin | None = None,
-        embedders: Mapping[str, Embedder | EmbedderSettings] | None = None,
+        embedders: Embedders | None = None,
     ) -> None:
         self._current = Current(Engine(backend, settings), source)
-        self._embedders = Embedders(embedders or {})
+        self._embedders = embedders or Embedders({})
         # What an app's own code takes as long as it likes for: nothing else waits for these.
         self._rerank_places = asyncio.Semaphore(4)
         self._read_in_thread = partial(in_thread, limit=anyio.CapacityLimiter(4))
@@ -251,6 +249,14 @@ class VectorStore:
         """True if the store was opened for reading only."""
         return self._current.engine.backend.read_only
 
+    async def _completed(self, table: str, schema: Schema) -> Schema:
+        """Return the schema of a new table with what its embedder adds."""
+        return await self._embedders.completed(table, schema, self._current.engine.settings)
+
+    async def _can_embed(self, schema: Schema) -> bool:
+        """Return whether a text can be searched for by its vector, in a table of this schema."""
+        return await self._embedders.can_embed(schema, self._current.engine.settings)
+
     def _owns(self, path: Path) -> bool:
         """Return whether a path belongs to the store. Reads the disk."""
         return self._current.engine.backend.owns(path)
@@ -281,8 +287,9 @@ class VectorStore:
         model differs, else SchemaMismatchError. A schema with an option that the backend cannot
         honour raises UnsupportedError, unless such a table exists already.
 
-        With ``embed`` in the schema the table gets the model of the embedder, if the store has it
-        and the schema names none.
+        With ``embed`` in the schema, ``dim`` and ``model`` may be left out: they are the
+        embedder's. What the embedder is made of is stored too, if it was a kind or a mapping, so
+        that other programs can search by text in the table.
         """
         check_table_name(table)
         if schema is not None and not isinstance(schema, Schema):
@@ -292,8 +299,7 @@ class VectorStore:
         async def create(engine: Engine) -> None:
             backend = engine.backend
             wanted = schema or Schema.context_vectors(engine.settings.dim)
-            if wanted.embed is not None:
-                wanted = await self._with_model_of_embedder(engine, table, wanted, wanted.embed)
+            wanted = await self._completed(table, wanted)
             if not (exist_ok and table in await backend.tables()):
                 self._check_writable("create_table")
                 if wanted.quantized and not backend.supports("quantized"):
@@ -309,15 +315,6 @@ class VectorStore:
             await check_same(engine, table, wanted)
 
         await self._call("create_table", table, create)
-
-    async def _with_model_of_embedder(
-        self, engine: Engine, table: str, schema: Schema, embed: Embed
-    ) -> Schema:
-        embedder = await self._embedders.find(embed.using, engine.settings)
-        if embedder is None:
-            return schema
-        embedder.check_fits(table, schema)
-        return with_model(schema, embedder.model)
 
     async def add_field(self, table: str, name: str, field: Field | FieldType) -> None:
         """Add a field, which is null in the rows there are; its index is built before it returns.
@@ -533,16 +530,13 @@ class VectorStore:
 
         ``model`` is the one that the caller names.
         """
-        schema, embed = handle.schema, handle.schema.embed
-        if embed is None:
-            raise ValueError(f"the table {handle.name!r} makes no vectors of texts")
-        embedder = await self._embedders.of_table(handle, embed, engine.settings, model)
+        embedder = await self._embedders.of_table(handle, engine.settings, model)
         operation = Operation("embed", handle.name)
         operation.rows = len(texts)
         with span(operation, engine.place):
             vectors = await embedder.embed(texts, purpose)
         current_deadline(None).renew()  # the embedder has time limits of its own
-        await hop(weight(vectors), check_made, vectors, schema, embedder.name)
+        await hop(weight(vectors), check_made, vectors, handle.schema, embedder.name)
         return vectors
 
     async def update(

@@ -122,7 +122,7 @@ async def load(
 
 async def find_table(store: VectorStore, one: Load) -> None:
     """Settle the schema: that of an existing table, or of the one to create."""
-    wanted = _wanted(one)
+    wanted = await store._completed(one.table, _wanted(one))
     if one.schema is None and wanted.quantized and not store.supports("quantized"):
         wanted = _changed(wanted, quantized=None)  # the file suggests it, not the user
     try:

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from .._model.redaction import names_secret
-from .._model.schema import MAX_DIM, check_table_name
+from .._model.schema import MAX_DIM
 from ..errors import ConfigError, did_you_mean, shown
 from .embedders import EmbedderName, EmbedderSettings
 from .locate import local_path
@@ -168,13 +168,12 @@ def load_settings(config: Path | None) -> RetrievalSettings:
     return retrieval
 
 
-def embedder_section(name: str, given: Mapping[str, object]) -> EmbedderSettings:
-    """Return the section of an embedder whose keys an app gave. Raises ConfigError if one is wrong.
+def embedder_section(name: str, given: Mapping[str, object], place: str) -> EmbedderSettings:
+    """Return the section of an embedder with the keys that a ``place`` gave.
 
-    The keys are those of ``[retrieval.embedders.<name>]``.
+    The keys are those of ``[retrieval.embedders.<name>]``. Raises ConfigError if one is wrong.
     """
-    within = ("retrieval", "embedders", check_table_name(name, "embedder"))
-    place = "connect(embedders=...)"
+    within = ("retrieval", "embedders", name)
     return _validated(EmbedderSettings, dict(given), strict=True, place=place, within=within)
 
 

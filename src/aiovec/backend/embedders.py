@@ -16,6 +16,9 @@ _KIND = re.compile(
 )
 _KINDS = "'openai', 'fastembed', 'sentence-transformers', 'demo' or 'package.module:callable'"
 
+OWN_URL = "https://api.openai.com/v1"
+"""The service of the kind "openai" where none is named."""
+
 EmbedderName = Annotated[str, StringConstraints(pattern=EMBEDDER_NAME)]
 
 
@@ -44,10 +47,10 @@ class EmbedderSettings(Section):
     dim: int = PydanticField(default=0, ge=0, le=MAX_DIM)
     """Length of the model's vectors. It is needed wherever model is."""
 
-    base_url: str = PydanticField(default="https://api.openai.com/v1", pattern=r"^https?://.+")
+    base_url: str = PydanticField(default=OWN_URL, pattern=r"^https?://.+")
     """For "openai": the address of the service, without /embeddings."""
 
-    api_key_env: str = ""
+    api_key_env: str = PydanticField(default="", pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")
     """For "openai": the environment variable that holds the key. Empty: OPENAI_API_KEY for
     api.openai.com, and no key for other services."""
 

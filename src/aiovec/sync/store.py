@@ -285,6 +285,7 @@ def connect(
     *,
     config: PathText | None = None,
     read_only: bool = False,
+    embedder: EmbedderOption | None = None,
     embedders: Mapping[str, EmbedderOption] | None = None,
 ) -> VectorStore:
     """Open a store; the arguments are those of ``aiovec.connect``. Close it, or use ``with``.
@@ -299,7 +300,9 @@ def connect(
                 "aiovec.sync.connect() would block the running event loop; use "
                 "'async with aiovec.connect(...)' there, or asyncio.to_thread for blocking code"
             )
-    return open_store(target, config=config, read_only=read_only, embedders=embedders)
+    return open_store(
+        target, config=config, read_only=read_only, embedder=embedder, embedders=embedders
+    )
 
 
 def open_store(target: PathText | None, **options: Any) -> VectorStore:

@@ -1,0 +1,344 @@
+"""What a table keeps of its embedder, and what a stranger's table may not make a process do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Run, folder, run  # noqa: F401 - fixtures
+from tests.contract.base import case
+from tests.embed.service import DIM, Service, vector_of
+
+import aiovec
+from aiovec import ConfigError, Embed, EmbeddingError, Field, InvalidArgumentError, Schema, sync
+
+FIELDS: dict[str, Any] = {"body": Field(str, text=True)}
+ROWS = [{"id": "zip", "body": "reading zip files"}, {"id": "net", "body": "opening a socket"}]
+
+
+async def a_table(target: Path, recipe: Any, *, model: str = "m", dim: int = DIM) -> None:
+    """Write a table that describes its embedder so, as a stranger may."""
+    schema = Schema(dim, model=model, fields=FIELDS, embed=Embed("body", recipe=recipe))
+    async with aiovec.connect(target) as store:
+        await store.create_table("notes", schema)
+        await store.insert("notes", [{**row, "embedding": [1.0] * dim} for row in ROWS])
+
+
+def bytes_in(folder: Path) -> bytes:  # noqa: F811
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+async def test_texts_are_searched_in_a_table_of_another_program(tmp_path: Path) -> None:
+    async with aiovec.connect(tmp_path / "notes.db", embedder="demo") as store:
+        await store.create_table("notes", Schema(fields=FIELDS, embed=Embed("body")))
+        await store.insert("notes", ROWS)
+        await store.backup(tmp_path / "copy.db")
+    for name in ("notes.db", "copy.db"):
+        async with aiovec.connect(tmp_path / name) as store:
+            await store.insert("notes", [{"id": "walk", "body": "walking through a tree"}])
+            for text, id in (("how to open sockets", "net"), ("tree walks", "walk")):
+                assert (await store.search("notes", text, limit=1))[0].id == id
+                assert (await store.search_hybrid("notes", text, limit=1))[0].id == id
+            schema = await store.schema("notes")
+            assert (schema.dim, schema.embed) == (256, Embed("body"))
+            assert schema.embed is not None
+            assert schema.embed.recipe == {"kind": "demo"}
+            assert Schema.from_json(schema.to_json()).embed == schema.embed
+
+
+async def test_it_has_all_that_decides_the_vectors_and_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THEIR_KEY", "sk-0123456789abcdef")
+    async with Service() as service:
+        described: dict[str, Any] = {
+            "kind": "openai", "model": "m", "dim": DIM, "api_key_env": "THEIR_KEY", "timeout": 3.0,
+            "base_url": service.url.replace("//", "//me:hidden@"), "query_prefix": "q: ",
+        }  # fmt: skip
+        async with aiovec.connect(tmp_path / "notes.db", embedder=described) as store:
+            await store.create_table("notes", Schema(fields=FIELDS, embed=Embed("body")))
+            embed = (await store.schema("notes")).embed
+        assert embed is not None
+        assert embed.recipe == {
+            "kind": "openai", "api_key_env": "THEIR_KEY", "query_prefix": "q: ",
+            "base_url": service.url.replace("//", "//***@"),
+        }  # fmt: skip
+    held = bytes_in(tmp_path)
+    assert b"THEIR_KEY" in held
+    assert b"hidden" not in held
+    assert b"0123456789abcdef" not in held
+
+
+async def test_an_embedder_that_is_given_comes_first(tmp_path: Path) -> None:
+    def ones(texts: list[str]) -> Any:
+        return [[1.0, 2.0] for _ in texts]
+
+    await a_table(tmp_path / "notes.db", {"kind": "demo"}, dim=2)
+    given = aiovec.embedder(ones, model="m", dim=2)
+    async with aiovec.connect(tmp_path / "notes.db", embedder=given) as store:
+        (hit, _) = await store.search("notes", "any", include_vector=True)
+        assert hit.score < 1
+        # A table of the same schema may describe its embedder in another way.
+        same = Schema(2, model="m", fields=FIELDS, embed=Embed("body"))
+        await store.create_table("notes", same, exist_ok=True)
+        assert hash(same) == hash(await store.schema("notes"))
+
+
+# A stranger's table
+
+
+async def test_no_text_and_no_key_goes_to_a_host_that_only_the_table_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789abcdef")
+    monkeypatch.setenv("THEIR_KEY", "sk-0123456789abcdef")
+    async with Service() as service:
+        for number, (keys, told) in enumerate(
+            (
+                ({"base_url": service.url}, service.url),
+                ({"base_url": service.url, "api_key_env": "OPENAI_API_KEY"}, service.url),
+                ({"base_url": "http://api.openai.com/v1"}, "http://api.openai.com"),
+                ({"base_url": "https://api.openai.com:1/v1"}, "api.openai.com:1"),
+                ({"base_url": "https://api.openai.com@example.com/v1"}, "example.com"),
+                ({"base_url": "https://api.openai.com.example.com/v1"}, "example.com"),
+                ({"api_key_env": "THEIR_KEY"}, "THEIR_KEY"),
+                ({"base_url": "ftp://example.com"}, "does not describe correctly"),
+            )
+        ):
+            path = tmp_path / f"{number}.db"
+            await a_table(path, {"kind": "openai", **keys})
+            async with aiovec.connect(path) as store:
+                for call in (
+                    store.search("notes", "secret words"),
+                    store.search_hybrid("notes", "secret words"),
+                    store.insert("notes", [{"id": "c", "body": "secret words"}]),
+                    store.update("notes", {"body": "secret words"}, ids="zip"),
+                ):
+                    with case(keys), pytest.raises(EmbeddingError) as caught:
+                        await call
+                    for words in (told, "embedder=", "[retrieval.embedders.default]"):
+                        assert words in str(caught.value), keys
+                    assert "0123456789abcdef" not in str(caught.value)
+                assert await store.count("notes") == 2
+                assert len(await store.search_text("notes", "socket")) == 1
+        assert service.connections == 0
+        # The same service, once the app names it.
+        described = {"kind": "openai", "model": "m", "dim": DIM, "base_url": service.url}
+        async with aiovec.connect(tmp_path / "0.db", embedder=described) as store:
+            (hit, _) = await store.search("notes", "secret words")
+            assert hit.score < 1
+        assert [request.texts for request in service.requests] == [["secret words"]]
+
+
+async def test_the_service_that_a_kind_has_by_default_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name, keys in (("a", {}), ("b", {"base_url": "https://api.openai.com/v1"})):
+        await a_table(tmp_path / f"{name}.db", {"kind": "openai", **keys})
+        async with aiovec.connect(tmp_path / f"{name}.db") as store:
+            with pytest.raises(EmbeddingError, match="OPENAI_API_KEY holds no key"):
+                await store.search("notes", "words")
+
+
+def write_what_is_not_trusted(place: Path) -> None:
+    (place / "mine").mkdir()
+    (place / "their_code.py").write_text("open('ran', 'w').close()\ndef embed(texts): ...\n")
+
+
+async def test_no_code_and_no_folder_that_only_the_table_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loads: list[tuple[Any, Any]] = []
+
+    class Model:
+        def __init__(self, name: str = "", model_name: str = "", **options: Any) -> None:
+            loads.append((name or model_name, options))
+
+        def encode(self, texts: list[str], **_: Any) -> Any:
+            return [vector_of(text) for text in texts]
+
+        query_embed = passage_embed = encode
+
+    for name in ("fastembed", "sentence_transformers"):
+        module = types.ModuleType(name)
+        module.TextEmbedding = module.SentenceTransformer = Model  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module)
+    write_what_is_not_trusted(tmp_path)
+    for number, (kind, model, told) in enumerate(
+        (
+            ("their_code:embed", "m", "their_code:embed"),
+            ("os:getcwd", "m", "no code is run"),
+            ("sentence-transformers", "mine", "a folder"),
+            ("sentence-transformers", str(tmp_path), "a folder"),
+            ("sentence-transformers", "../mine", "a folder"),
+            ("fastembed", r"\\host\share\model", "a folder"),
+            ("sentence-transformers", "org/small", ""),
+            ("fastembed", "small", ""),
+        )
+    ):
+        path = tmp_path / f"{number}.db"
+        await a_table(path, {"kind": kind}, model=model)
+        async with aiovec.connect(path) as store:
+            if told:
+                with case(kind), pytest.raises(EmbeddingError, match=told):
+                    await store.search("notes", "words")
+            else:
+                assert await store.search("notes", "words")
+    assert "ran" not in os.listdir(tmp_path)
+    # Nothing is downloaded because a table says so.
+    offline = {"local_files_only": True}
+    assert loads == [("org/small", offline), ("small", offline)]
+
+
+async def test_what_is_no_recipe(tmp_path: Path) -> None:
+    wrong: tuple[Any, ...] = (
+        {}, [], "demo", {"model": "m"}, {"kind": "demo", "api_key": "sk-secret"}, {"kind": 3},
+        {"kind": "openai", "base_url": ["x"]},
+    )  # fmt: skip
+    for recipe in wrong:
+        with case(recipe), pytest.raises(InvalidArgumentError, match="recipe"):
+            Embed("body", recipe=recipe)
+        form = {"dim": 2, "fields": {"body": "text"}, "embed": {"field": "body", "recipe": recipe}}
+        with case(recipe), pytest.raises(InvalidArgumentError, match="recipe"):
+            Schema.from_json(json.dumps(form))
+
+
+# A schema without dim
+
+
+async def test_the_length_comes_from_the_embedder() -> None:
+    asked: list[list[str]] = []
+
+    async def pairs(texts: list[str]) -> Any:
+        asked.append(list(texts))
+        return [[float(len(text)), 1.0] for text in texts]
+
+    schema = Schema(fields=FIELDS, embed=Embed("body"))
+    assert Schema.from_json(schema.to_json()) == schema
+    async with aiovec.connect(":memory:", embedder=aiovec.embedder(pairs, model="m")) as store:
+        assert asked == []
+        for _ in range(2):
+            await store.create_table("notes", schema, exist_ok=True)
+        await store.insert("notes", ROWS)
+        found = await store.schema("notes")
+        assert (found.dim, found.model, len(asked)) == (2, "m", 2)  # once for the length
+    async with aiovec.connect(":memory:") as store:
+        with pytest.raises(EmbeddingError, match=r"the length of its vectors.*Schema\(dim"):
+            await store.create_table("notes", schema)
+        assert await store.tables() == []
+    for make in (lambda: Schema(fields=FIELDS), schema.to_arrow):
+        with pytest.raises(InvalidArgumentError, match="dim"):
+            make()
+    fails = aiovec.embedder(lambda texts: [[[1]]], model="m")
+    async with aiovec.connect(":memory:", embedder=fails) as store:
+        with pytest.raises(EmbeddingError, match="not a vector of some numbers"):
+            await store.create_table("notes", schema)
+
+
+# What an app gives
+
+
+async def test_embedders_are_given_in_several_ways() -> None:
+    def plain(texts: list[str], *, kind: str = "document") -> Any:
+        return [[float(len(text)), 1.0 + (kind == "query")] for text in texts]
+
+    schema = Schema(2, fields=FIELDS, embed=Embed("body", using="mine"))
+    mine = aiovec.embedder(plain, model="mine", dim=2)
+    async with aiovec.connect(":memory:", embedder="demo", embedders={"mine": mine}) as store:
+        await store.create_table("two", schema)
+        await store.create_table("demo", Schema(fields=FIELDS, embed=Embed("body")))
+        for table in ("two", "demo"):
+            await store.insert(table, ROWS)
+            assert len(await store.search(table, "zip")) == 2
+        assert (await store.schema("two")).model == "mine"
+
+    def searched() -> list[str]:
+        with sync.connect(":memory:", embedder={"kind": "demo"}) as store:
+            store.create_table("notes", Schema(fields=FIELDS, embed=Embed("body")))
+            store.insert("notes", ROWS)
+            return [hit.id for hit in store.search("notes", "sockets", limit=1)]
+
+    assert await asyncio.to_thread(searched) == ["net"]
+
+
+async def test_what_is_no_embedder_fails_at_connect() -> None:
+    def plain(texts: list[str]) -> Any:
+        return [[1.0] for _ in texts]
+
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"embedder": plain}, r"needs an attribute model.*aiovec\.embedder\(fn, model="),
+        ({"embedder": 3}, "a kind such as 'demo'.*not 3"),
+        ({"embedder": "ollama"}, "kind: must be 'openai'.*not 'ollama'"),
+        ({"embedder": {"kind": "openai", "model": "m"}}, "dim: the kind 'openai' needs it"),
+        ({"embedder": "no_such_module_x:y"}, "no_such_module_x:y cannot be imported"),
+        ({"embedders": {"kind": "demo"}}, r"names to embedders: \{'default': \{'kind': 'demo'\}\}"),
+        ({"embedder": "demo", "embedders": {"default": "demo"}}, "not both"),
+        ({"embedders": ["demo"]}, "maps names to embedders"),
+    )
+    for options, words in cases:
+        with case(options), pytest.raises(ConfigError, match=words):
+            await aiovec.connect(":memory:", **options)
+    for make in (
+        lambda: aiovec.embedder(3, model="m"),  # type: ignore[arg-type]
+        lambda: aiovec.embedder(plain, model=""),
+        lambda: aiovec.embedder(plain, model="m", dim=0),
+    ):
+        with pytest.raises(ConfigError):
+            make()
+
+
+# Commands
+
+
+def ids(run: Run, *arguments: object) -> list[str]:  # noqa: F811
+    return [hit["id"] for hit in run("search", *arguments, "--json").json["hits"]]
+
+
+def test_commands_search_by_text_in_the_file_of_an_app(run: Run, folder: Path) -> None:  # noqa: F811
+    with sync.connect("notes.db", embedder="demo") as store:
+        store.create_table("notes", Schema(fields=FIELDS, embed=Embed("body")))
+        store.insert("notes", ROWS)
+    for options in ([], ["--by", "vector"], ["--embedder", "demo"]):
+        assert ids(run, "notes", "open sockets", *options, "-s", "notes.db")[0] == "net"
+    Path("more.jsonl").write_text('{"id": "walk", "body": "walking through a tree"}\n')
+    assert run("import", "more.jsonl", "--table", "notes", "-s", "notes.db").code == 0
+    assert ids(run, "notes", "tree walks", "-s", "notes.db")[0] == "walk"
+
+
+def test_commands_make_a_table_with_an_embedder(run: Run, folder: Path) -> None:  # noqa: F811
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    Path("schema.json").write_text(Schema(fields=FIELDS, embed=Embed("body")).to_json())
+    new = ("import", "rows.jsonl", "--table", "notes", "--schema", "schema.json", "-s", "notes.db")
+    done = run(*new)
+    assert done.code == 1
+    assert "--embedder KIND" in done.err
+    assert "connect(" not in done.err
+    assert run(*new, "--embedder", "demo").code == 0
+    assert ids(run, "notes", "open sockets", "-s", "notes.db")[0] == "net"
+
+
+def test_a_command_names_what_it_trusts(run: Run, folder: Path) -> None:  # noqa: F811
+    asyncio.run(a_table(Path("notes.db"), {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}))
+    done = run("search", "notes", "words", "-s", "notes.db")
+    assert done.code == 1
+    for words in ("http://127.0.0.1:9/v1", "--embedder KIND", "--config FILE"):
+        assert words in done.err
+    Path("theirs.py").write_text(
+        "def embed(texts):\n    return [[1.0 + len(text)] * 8 for text in texts]\n"
+    )
+    given = ("--embedder", "theirs:embed")
+    assert len(ids(run, "notes", "words", *given, "-s", "notes.db")) == 2
+    described = ("--embedder", '{"kind": "theirs:embed"}')
+    assert len(ids(run, "notes", "words", *described, "-s", "notes.db")) == 2
+    for wrong in ("ollama", "{", '{"api_key": "sk-secret-1"}'):
+        done = run("search", "notes", "words", "--embedder", wrong, "-s", "notes.db")
+        assert done.code != 0
+        assert "sk-secret" not in done.err
