@@ -59,7 +59,8 @@ async def run(options: Options) -> list[Result]:
         await fill(store, data)
         ours = await stack.enter_async_context(_serving(path))
         remote = await stack.enter_async_context(aiovec.connect(f"http://127.0.0.1:{ours.port}"))
-        await until_loaded(store, data.queries[0])
+        for one in (store, remote):
+            await until_loaded(one, data.queries[0])
         command = shutil.which("chroma") if options.peers != "none" else None
         chroma = None
         if command:
