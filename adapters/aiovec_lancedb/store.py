@@ -456,7 +456,7 @@ class LancedbBackend(Backend):
     ) -> list[tuple[Value, int]]:
         return await self._reader.rows(
             table,
-            summaries.MOST_HELD,
+            summaries.BATCH,
             Columns(()),
             lambda opened: summaries.value_counts(self._session, opened, ref, where, limit),
         )
@@ -466,7 +466,7 @@ class LancedbBackend(Backend):
     ) -> tuple[Value, Value] | None:
         return await self._reader.rows(
             table,
-            summaries.MOST_HELD,
+            summaries.BATCH,
             Columns(()),
             lambda opened: summaries.bounds(self._session, opened, ref, where),
         )

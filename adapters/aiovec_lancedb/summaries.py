@@ -1,67 +1,79 @@
 """Counts of each value, and the least and the greatest, of a field, the id or a payload key.
 
-Lance has no aggregates, so the one column is read batch by batch, and Arrow adds the batches up.
+Lance has no aggregates, so the one column is read batch by batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from functools import partial
+import heapq
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from itertools import islice
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from aiovec.backend import Expr, Ref, Value, python_values
 from aiovec.backend.threads import hop
 
 from .reads import condition_of, filtered
 from .session import Opened, Session
-from .sorting import NUMBER_KIND, TEXT_KIND, parts_of
+from .sorting import BOOL_KIND, NUMBER_KIND, TEXT_KIND
 from .sql.values import PayloadValue, name
 
-# Different values that are held beside those that were added up already.
-MOST_HELD = 65_536
-_BATCH = 8192
-# Texts of JSON that are parsed at once, which holds up every thread meanwhile.
-_PARSED_AT_ONCE = 1024
+# Rows, or values, that are gone through at once, which holds up every thread for a millisecond.
+BATCH = 2048
 # Bytes of texts and lists that take as long to go through as one short value.
 _BYTES_A_VALUE = 64
-_PARTS = ("type", "number", "rest", "text")
+
+_Key = tuple[int, Any]
+"""The place of a value's type in their order, and the value."""
 
 
 async def value_counts(
     session: Session, table: Opened, ref: Ref, where: Expr | None, limit: int | None
 ) -> list[tuple[Value, int]]:
-    held: list[pa.Table] = []
-    rows = 0
+    """Return the most frequent values and their counts, equally frequent ones in their order."""
+    counts: Counter[_Key] = Counter()
+    ints: set[_Key] = set()
+
+    def add(values: pa.Array) -> None:
+        keys = _keys(values, ref)
+        counts.update(keys)
+        # 1 and 1.0 are one value, which is an int if any of them is.
+        ints.update(key for key in keys if type(key[1]) is int)
+
     async for values in _batches(session, table, ref, where):
-        held.append(await hop(_effort(values), partial(_counted, values)))
-        rows += held[-1].num_rows
-        if rows > MOST_HELD + held[0].num_rows:
-            held = [await hop(rows, partial(_added, held))]
-            rows = held[0].num_rows
-    if not held:
-        return []
-    effort = sum(map(_effort, held))
-    return await hop(effort, partial(_most_frequent, held, limit, in_payload=bool(ref.path)))
+        await hop(_effort(values), add, values)
 
+    def most_frequent() -> list[tuple[Value, int]]:
+        pairs = [(-count, key) for key, count in counts.items()]
+        sorted_parts = [sorted(pairs[n : n + BATCH]) for n in range(0, len(pairs), BATCH)]
+        first = islice(heapq.merge(*sorted_parts), limit)
+        return [(int(key[1]) if key in ints else key[1], -count) for count, key in first]
 
-def _effort(values: pa.Array | pa.Table) -> int:
-    """Return how many values it takes to go through these, of which few may be long."""
-    return len(values) + int(values.nbytes) // _BYTES_A_VALUE
+    return await hop(len(counts), most_frequent)
 
 
 async def bounds(
     session: Session, table: Opened, ref: Ref, where: Expr | None
 ) -> tuple[Value, Value] | None:
-    ends: list[pa.Table] = []
+    """Return the least and the greatest value; None without any."""
+    ends: list[_Key] = []
+
+    def widen(values: pa.Array) -> list[_Key]:
+        keys = [*ends, *_keys(values, ref)]
+        return [min(keys), max(keys)] if keys else []
+
     async for values in _batches(session, table, ref, where):
-        work = partial(_ends, pa.table({"value": values}), ends, in_payload=bool(ref.path))
-        ends = [await hop(_effort(values), work)]
-    if not ends or not ends[0].num_rows:
-        return None
-    found = _values(ends[0])
-    return found[0], found[-1]
+        ends = await hop(_effort(values), widen, values)
+    return (ends[0][1], ends[1][1]) if ends else None
+
+
+def _effort(values: pa.Array) -> int:
+    """Return how many values it takes to go through these, of which few may be long."""
+    return len(values) + int(values.nbytes) // _BYTES_A_VALUE
 
 
 async def _batches(
@@ -71,83 +83,27 @@ async def _batches(
     column = PayloadValue(ref.path).as_scalar if ref.path else name(ref.name)
     query = table.lance.query().select({"value": column})
     query = await filtered(query, await condition_of(where))
-    batches = await session.run(query.to_batches(max_batch_length=_BATCH))
+    batches = await session.run(query.to_batches(max_batch_length=BATCH))
     with session.guarded():
         async for batch in batches:
             yield batch.column("value")
 
 
-def _counted(values: pa.Array) -> pa.Table:
-    """The different values of a batch and the number of rows that have each."""
-    if pa.types.is_list(values.type):
-        pairs = pa.table({"row": pc.list_parent_indices(values), "value": pc.list_flatten(values)})
-        values = pairs.group_by(["row", "value"]).aggregate([]).column("value")
-    counts = pc.value_counts(values.drop_null())
-    if isinstance(counts, pa.ChunkedArray):
-        counts = counts.combine_chunks()
-    return pa.table({"value": counts.field("values"), "count": counts.field("counts")})
+def _keys(values: pa.Array, ref: Ref) -> list[_Key]:
+    """Return the values that are no null; of a list each item once."""
+    found = python_values(values.drop_null())
+    if not ref.path:
+        if pa.types.is_list(values.type):
+            return [(0, item) for items in found for item in set(items)]
+        return [(0, value) for value in found]
+    return [
+        (_kind_of(value), value + 0.0 if isinstance(value, float) else value)
+        for value in json.loads(f"[{','.join(found)}]")
+        if value is not None
+    ]
 
 
-def _added(tables: Sequence[pa.Table]) -> pa.Table:
-    table = pa.concat_tables(tables)
-    more = [("is_int", "max")] if "is_int" in table.column_names else []
-    added = table.group_by(_keys(table)).aggregate([("count", "sum"), *more])
-    names = {"count_sum": "count", "is_int_max": "is_int"}
-    return added.rename_columns([names.get(column, column) for column in added.column_names])
-
-
-def _most_frequent(
-    held: list[pa.Table], limit: int | None, *, in_payload: bool
-) -> list[tuple[Value, int]]:
-    """The most frequent values and their counts, equally frequent ones in their order."""
-    counts = _added(held)
-    if in_payload:  # 1 and 1.0 are one value
-        counts = _added(_compared(counts))
-    order = [("count", "descending"), *((key, "ascending") for key in _keys(counts))]
-    places = pc.sort_indices(counts, sort_keys=order)
-    first = counts.take(places if limit is None else places.slice(0, min(limit, len(places))))
-    return list(zip(_values(first), first.column("count").to_pylist(), strict=True))
-
-
-def _ends(rows: pa.Table, before: list[pa.Table], *, in_payload: bool) -> pa.Table:
-    """The least and the greatest value of all."""
-    rows = rows.filter(pc.field("value").is_valid())
-    table = pa.concat_tables([*before, *(_compared(rows) if in_payload else [rows])])
-    places = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in _keys(table)])
-    if len(places) > 2:
-        places = pa.array([places[0].as_py(), places[-1].as_py()], pa.uint64())
-    return table.take(places)
-
-
-def _keys(table: pa.Table) -> list[str]:
-    """The columns by which the values of a table are compared."""
-    return [name for name in table.column_names if name not in ("count", "is_int")]
-
-
-def _compared(rows: pa.Table) -> list[pa.Table]:
-    """Rows with columns by which Arrow compares them in place of the JSON texts of scalars."""
-    parsed = []
-    for start in range(0, max(1, rows.num_rows), _PARSED_AT_ONCE):
-        part = rows.slice(start, _PARSED_AT_ONCE)
-        texts = part.column("value").to_pylist()
-        is_int = [not ("." in text or "e" in text or "E" in text) for text in texts]
-        columns = dict(zip(_PARTS, parts_of(texts), strict=True))
-        columns["is_int"] = pa.array(is_int, pa.bool_())
-        columns |= {name: part.column(name) for name in part.column_names if name != "value"}
-        parsed.append(pa.table(columns).filter(pc.field("type").is_valid()))
-    return parsed
-
-
-def _values(table: pa.Table) -> Sequence[Value]:
-    if "is_int" not in table.column_names:
-        return python_values(table.column("value"))
-    values: list[Value] = []
-    columns = [table.column(column).to_pylist() for column in (*_PARTS, "is_int")]
-    for kind, number, rest, text, is_int in zip(*columns, strict=True):
-        if kind == TEXT_KIND:
-            values.append(text)
-        elif kind == NUMBER_KIND:
-            values.append(int(number) + rest if is_int else number)
-        else:
-            values.append(bool(number))
-    return values
+def _kind_of(value: Any) -> int:
+    if isinstance(value, str):
+        return TEXT_KIND
+    return BOOL_KIND if isinstance(value, bool) else NUMBER_KIND
