@@ -8,7 +8,6 @@ memory in their order, and what became of each row is written.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import (
     Awaitable,
     Callable,
@@ -60,7 +59,8 @@ from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
 from .writer import ALONE, WriteOperation
 
-# Ids of an upsert up to which it pays to see whether any of them exists.
+# Ids of upserts up to which it pays to see whether any of them exists: adding takes a fifth of a
+# merge's time.
 _WORTH_A_LOOK = 100
 # Microseconds that an id takes in an IN, most of them to parse and plan it, and those that a row
 # of the table takes where all ids are read: what is less decides how ids are looked up.
@@ -135,16 +135,16 @@ class RowsOperation(WriteOperation):
     named: Sequence[str]
     size: int
     by_rows: bool = False
-    """True if whole rows are written also when it is alone: to merge a column of one row, Lance
+    """True if it is folded also when there are no others: to merge a column of one row, Lance
     reads all of 40,000 in 340 ms."""
 
     by_hand = True
 
     @property
     def repeatable(self) -> bool:
-        """True if it may be in a group of a bucket, where what others were faster with is done
-        anew: of a change to several rows, readers would see some before the others."""
-        return self.kind != "move" and (self.kind != "change" or len(self.named) == 1)
+        """True if it may be folded in a bucket, where it is done anew if others were faster: of a
+        change to several rows, readers would see some before the others."""
+        return self.kind != "change" or len(self.named) == 1
 
     def joins(self, other: WriteOperation, *, exclusive: bool) -> bool:
         if not isinstance(other, RowsOperation) or self.handle.token != other.handle.token:
@@ -173,7 +173,8 @@ async def _together(session: Session, table: Opened, works: Sequence[RowsOperati
     upserted = named.pop("replace", set()) | named.pop("move", set())
     asked = set().union(*named.values()) - changed
     unknown = upserted - changed - asked
-    if partition_fields(table.schema) or (not changed and len(unknown) <= _WORTH_A_LOOK):
+    worth = session.exclusive and not changed and len(unknown) <= _WORTH_A_LOOK
+    if partition_fields(table.schema) or worth:
         asked, unknown = asked | unknown, set()
     if changed and len(asked) <= _MOST_CHANGED:  # to read them too costs less than another request
         changed, asked = changed | asked, set()
@@ -201,7 +202,8 @@ async def _together(session: Session, table: Opened, works: Sequence[RowsOperati
 
     async def put() -> None:
         ids = rows.written if session.exclusive else rows.written.keys() - rows.changes
-        new, condition = await hop(effort, lambda: (written(ids), _replaced(rows, ids)))
+        moves = any(work.kind == "move" for work in works)
+        new, condition = await hop(effort, lambda: (written(ids), _replaced(rows, ids, moves)))
         merge = bool(unknown) or rows.replaces
         version, lost = await _write(session, table, new, condition, merge=merge)
         if lost:
@@ -244,9 +246,9 @@ def _all(schema: Schema) -> Columns:
     return Columns(tuple(schema.fields), schema.payload, vector=True)
 
 
-def _replaced(rows: FoldedRows, ids: Collection[str]) -> str | None:
+def _replaced(rows: FoldedRows, ids: Collection[str], moves: bool) -> str | None:
     """Return the condition by which a merge replaces a row, in a bucket; None without any."""
-    stays = _same_partition(rows.schema)
+    stays = None if moves else _same_partition(rows.schema)
     free = rows.free.intersection(ids)
     if len(free) == len(ids):
         return stays
@@ -278,13 +280,6 @@ def _spoilt(works: Sequence[RowsOperation], outcomes: Sequence[Any], lost: set[s
             return spoilt
         spoilt += more
         lost.update(*(works[place].named for place in more))
-
-
-async def _any_there(session: Session, table: Opened, ids: Sequence[str]) -> bool:
-    """Return whether some ids may exist. Adding takes a fifth of a merge's time."""
-    if len(ids) > _WORTH_A_LOOK:
-        return bool(await session.rows(table))
-    return bool(await existing_rows(session, table, ids))
 
 
 async def _write(
@@ -388,35 +383,34 @@ def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOper
         return len(new)
 
     async def alone(session: Session, table: Opened) -> int:
-        new, merge = await hop(len(ids), lambda: stored_form(rows.table, handle.schema)), False
-        replaces = on_conflict in ("replace", "move")
+        new = await hop(len(ids), lambda: stored_form(rows.table, handle.schema))
+        condition, merge = None, True
         if on_conflict == "replace" and partition_fields(table.schema):
             found = await existing_rows(session, table, ids)
             stored = partition_values(table.schema, found, ids)
             await hop(len(ids), check_partitions, rows, stored)
-            merge = bool(found)
-        elif replaces:
-            merge = not session.exclusive or await _any_there(session, table, ids)
-        elif there := await existing_rows(session, table, ids):
-            if on_conflict == "fail":
-                twice = await hop(len(ids), lambda: [id for id in ids if id in there])
-                raise DuplicateIdError(handle.name, twice)
-            new = await hop(len(ids), _absent, new, ids, there)
-        if not new.num_rows and not replaces:
-            return 0
-        condition = None if on_conflict == "move" else _same_partition(table.schema)
-        version, lost = await _write(
-            session, table, new, condition if replaces else _NEVER, merge=merge
-        )
+            condition, merge = _same_partition(table.schema), bool(found)
+        elif on_conflict in ("replace", "move"):
+            merge = bool(await session.rows(table))
+        else:
+            condition, merge = _NEVER, False
+            if there := await existing_rows(session, table, ids):
+                if on_conflict == "fail":
+                    twice = await hop(len(ids), lambda: [id for id in ids if id in there])
+                    raise DuplicateIdError(handle.name, twice)
+                new = await hop(len(ids), _absent, new, ids, there)
+                if not new.num_rows:
+                    return 0
+        version, lost = await _write(session, table, new, condition, merge=merge)
         if lost and on_conflict != "skip":
             await _take_back(session, table, version, set(ids))
             raise _overtaken(session)
         return int(new.num_rows) - len(lost)
 
     # Those that come as a table are worth a commit of their own.
-    return RowsOperation(
-        handle, on_conflict, fold, alone, ids, ALONE if rows.columns is None else len(ids)
-    )
+    few = rows.columns is not None
+    size = len(ids) if few else ALONE
+    return RowsOperation(handle, on_conflict, fold, alone, ids, size, by_rows=few)
 
 
 def _absent(rows: pa.Table, ids: Sequence[str], there: Container[str]) -> pa.Table:
@@ -584,35 +578,35 @@ class _Update:
         return values
 
     async def _merge(self, session: Session, table: Opened, condition: str | None) -> int:
-        """Set keys of each row's own payload. Lance cannot, so the payloads are read for it.
-
-        As Python values a block of rows at a time, and handed on in one commit: Lance holds the
-        new payloads once, and each block goes as Lance takes it.
-        """
+        """Set keys of each row's own payload. Lance cannot, so the payloads are read for it, as
+        Python values a block of rows at a time."""
         query = await filtered(table.lance.query().select(["id", PAYLOAD]), condition)
-        blocks: deque[pa.RecordBatch] = deque()
-        count = 0
-        batches = await session.run(query.to_batches(max_batch_length=_CHANGED_AT_ONCE))
+        found = await session.run(query.to_batches(max_batch_length=_CHANGED_AT_ONCE))
         with session.guarded():
-            async for batch in batches:
-                count += batch.num_rows
-                blocks.append(await in_thread(self._changed, batch, table.schema))
-        if not count:
+            blocks = [await in_thread(self._changed, batch, table.schema) async for batch in found]
+        if not blocks:
             return 0
         layout = blocks[0].schema
-        taken = _taken(blocks)
         if self.vector is not None:
-            field = table.schema.to_arrow().field(table.schema.vector)
-            layout = layout.append(field)
-            taken = _with_vector(taken, self.vector, layout)
-        reader = pa.RecordBatchReader.from_batches(layout, taken)
+            layout = layout.append(table.schema.to_arrow().field(table.schema.vector))
+        # Vectors are made as Lance takes each block.
+        rows = pa.RecordBatchReader.from_batches(
+            layout, (self._with_vector(block, layout) for block in blocks)
+        )
         # Not by the index of ids: Lance would write the columns of all rows of a file anew, and
         # take the file out of their indexes.
         builder = table.lance.merge_insert("id").use_index(False)
         nulls = "null" if table.schema.vector_nullable else "error"
-        work = builder.when_matched_update_all().execute(reader, on_bad_vectors=nulls)
+        work = builder.when_matched_update_all().execute(rows, on_bad_vectors=nulls)
         await session.run(work)
-        return count
+        return sum(block.num_rows for block in blocks)
+
+    def _with_vector(self, block: pa.RecordBatch, layout: pa.Schema) -> pa.RecordBatch:
+        if self.vector is None:
+            return block
+        matrix = np.tile(self.vector, (block.num_rows, 1))
+        vectors = from_matrix(matrix, without_vector(matrix))
+        return pa.RecordBatch.from_arrays([*block.columns, vectors], schema=layout)
 
     def _changed(self, found: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
         """The columns that change, with the ids."""
@@ -636,18 +630,3 @@ class _Update:
                 raise
             reason = f"a payload of the table {self.handle.name!r} is not a JSON object"
             raise CorruptStoreError(self.handle.name, reason) from exc
-
-
-def _taken(blocks: deque[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    while blocks:
-        yield blocks.popleft()
-
-
-def _with_vector(
-    blocks: Iterator[pa.RecordBatch], vector: Float32Array, layout: pa.Schema
-) -> Iterator[pa.RecordBatch]:
-    """The blocks with the same vector for each row, made as each of them is taken."""
-    for block in blocks:
-        matrix = np.tile(vector, (block.num_rows, 1))
-        vectors = from_matrix(matrix, without_vector(matrix))
-        yield pa.RecordBatch.from_arrays([*block.columns, vectors], schema=layout)
