@@ -76,7 +76,7 @@ def _import() -> Finding:
             ok=False,
             cure=f"{_CURE} --force-reinstall",
         )
-    return Finding("lancedb import", "works")
+    return Finding("lancedb import", "succeeds")
 
 
 def _of_a_folder(folder: Path, usable: bool) -> Iterator[Finding]:

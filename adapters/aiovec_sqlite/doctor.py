@@ -49,9 +49,8 @@ def _driver() -> Iterator[Finding]:
         except ExtensionUnavailableError as exc:
             yield Finding("sqlite-vec", exc.reason, ok=False, cure=exc.cure)
         else:
-            version, debug = db.execute("SELECT vec_version(), vec_debug()").fetchone()
+            (version,) = db.execute("SELECT vec_version()").fetchone()
             yield Finding("sqlite-vec", version)
-            yield Finding("simd", _simd(debug))
         yield _scan()
         yield _fts5(db)
 
@@ -70,17 +69,12 @@ def _scan() -> Finding:
     """Whether there are searches in memory; those of the file give the same answers."""
     library = load()
     if library is not None:
-        return Finding("scan", f"in memory, by {library.kind}")
+        return Finding("searches", f"in memory, with {library.kind}")
     return Finding(
-        "scan",
+        "searches",
         f"by sqlite-vec in the file, which takes longer: {why_not()}",
         cure="install aiovec where there is a wheel for the machine, or a C compiler",
     )
-
-
-def _simd(debug: str) -> str:
-    flags = debug.partition("Build flags:")[2].strip()
-    return flags or "sqlite-vec has none"
 
 
 def _fts5(db: sqlite3.Connection) -> Finding:
@@ -88,12 +82,12 @@ def _fts5(db: sqlite3.Connection) -> Finding:
         db.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(body)")
     except load_driver().Error:
         return Finding(
-            "fts5",
-            "missing; keyword search needs it",
+            "keyword search",
+            "FTS5 is missing",
             ok=False,
             cure="install a SQLite with FTS5: pip install pysqlite3",
         )
-    return Finding("fts5", "there")
+    return Finding("keyword search", "works")
 
 
 def _file(path: Path, usable: bool) -> Iterator[Finding]:
@@ -151,16 +145,11 @@ def _journal(path: Path) -> Finding:
     try:
         size = path.with_name(path.name + "-wal").stat().st_size
     except OSError:
-        return Finding("journal", "none: no process has the store open")
-    return Finding("journal", f"wal, {size:,} bytes")
+        return Finding("write-ahead log", "none: no process has the store open")
+    return Finding("write-ahead log", f"{size:,} bytes")
 
 
 def _inside(db: sqlite3.Connection) -> Iterator[Finding]:
-    page_size, layout = (
-        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "user_version")
-    )
-    yield Finding("layout", f"version {layout}")
-    yield Finding("page size", f"{page_size:,} bytes")
     faults = faults_of(db, "quick_check")
     sound = not faults
     yield Finding(

@@ -14,18 +14,21 @@ import aiovec
 from .conftest import Run
 
 COMMANDS = (
-    "demo doctor info tables search rows distinct import export index optimize backup restore "
-    "advise load migrate serve"
+    "demo doctor info tables search rows get count distinct delete create drop text-index import "
+    "load export index optimize backup restore advise migrate serve"
 ).split()
 
 
 def test_help_and_version(run: Run) -> None:
     listed = run("--help")
-    assert sorted(re.findall(r"^[│|] (\w+)  ", listed.out, re.MULTILINE)) == sorted(COMMANDS)
+    assert sorted(
+        re.findall(r"^  ([\w-]+)  ", listed.out.partition("Commands:")[2], re.MULTILINE)
+    ) == sorted(COMMANDS)
     for name in COMMANDS:
         finished = run(name, "--help")
         assert (finished.code, finished.err) == (0, ""), name
         assert f"Usage: aiovec {name}" in finished.out
+        assert "<bool>" not in finished.out
     assert run("--version").out == f"aiovec {aiovec.__version__}\n"
 
 
@@ -35,20 +38,23 @@ tables --unknown
 tables notes.db
 backup
 export
-export notes
 import
 import a.csv n.db
 import a.csv -s n.db --metric l3
 import - -s n.db --format csv
-index
-rows
 rows notes --limit 0
-distinct notes
+distinct
+get
+count notes more
+delete
+create notes
+create notes --dim 2 --schema x.json
+drop
+text-index
+text-index notes year more
 search
-search notes
 search notes words one-too-many
 search notes words --like a
-search notes --by text
 search notes --vector [1,0,0] --like a
 search notes --vector [1,0
 search notes --vector {}
@@ -79,18 +85,23 @@ FAILURES = {
     "search notes --like a --where lang= -s notes.db": "position",
     "search notes --like a --where absent=1 -s notes.db": "absent",
     "search notes --like a --select absent -s notes.db": "absent",
-    "search notes words -s notes.db": "--vector or --like",
-    "search notes words --by text -s notes.db": "text=True",
+    "search notes words -s notes.db": "aiovec text-index",
+    "search notes words --by text -s notes.db": "aiovec text-index",
+    "search notes words --by vector -s notes.db": "no embedder",
     "rows absent -s notes.db": "there is no table 'absent'; the tables are: 'notes'",
     "rows notes --order-by absent -s notes.db": "absent",
     "distinct notes absent -s notes.db": "absent",
     "info absent -s notes.db": "there is no table 'absent'; the tables are: 'notes'",
     "optimize absent -s notes.db": "absent",
     "advise absent -s notes.db": "there is no table 'absent'",
-    "index notes -s notes.db": "indexes",
+    "index notes -s notes.db": "every search is exact",
+    "text-index year -s notes.db": "year",
+    "create notes --dim 3 -s notes.db": "notes",
+    "drop absent -s notes.db": "absent",
+    "delete absent a -s notes.db": "absent",
     "backup other.db -s notes.db": "other.db",
     "tables -s other.db": "another application",
-    "tables": "AIOVEC_CONFIG",
+    "tables": "-s notes.db",
     "tables -s lancedb": "AIOVEC_CONFIG",
     "tables --config absent.toml": "absent.toml",
 }
@@ -134,6 +145,6 @@ def test_which_store(
     assert used("-s", "sqlite", "--config", config) == ours
     without = run("info", "--config", config)
     assert without.code == 1
-    assert "no server answers at http://127.0.0.1:1" in without.err
+    assert "no answer from http://127.0.0.1:1" in without.err
     (folder / "aiovec.toml").write_text('[retrieval]\nsqlite_path = "notes.db"\n', "utf-8")
     assert used() == used("-s", "sqlite") == ours

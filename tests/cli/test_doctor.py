@@ -50,9 +50,15 @@ def test_nothing_is_wrong(run: Run, store: Path, config: Path, folder: Path) -> 
     assert (finished.code, finished.json["ok"]) == (0, True)
     facts = found(finished)
     assert facts["aiovec"]["value"] == aiovec.__version__
-    assert {"python", "platform", "sqlite driver", "sqlite", "sqlite-vec", "simd", "fts5"} <= set(
-        facts
-    )
+    assert {
+        "python",
+        "platform",
+        "sqlite driver",
+        "sqlite",
+        "sqlite-vec",
+        "searches",
+        "keyword search",
+    } <= set(facts)
     assert facts["integrity"]["value"] == "sound"
     assert facts["table notes"]["value"] == "4 rows"
     assert found(run("doctor", "--config", config, "--json"))["table notes"]["ok"]

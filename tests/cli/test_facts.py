@@ -38,7 +38,7 @@ def test_info(run: Run, store: Path, folder: Path) -> None:
             "rows": "4",
             "vectors": "embedding, 3 dimensions, cosine",
             "fields": "lang: text (index=bitmap), year: int, body: text",
-            "keywords": "none: no field has text=True",
+            "keywords": "no field; aiovec text-index adds one",
             "embedder": "none",
         }.items()
     )

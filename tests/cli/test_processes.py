@@ -16,6 +16,7 @@ import pytest
 from tests.harness.command import COMMAND, run_process
 
 import aiovec
+from aiovec import sync
 
 from .conftest import Run
 
@@ -119,9 +120,27 @@ def test_streams_that_are_full_or_left(store: Path) -> None:
     )  # fmt: skip
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
-    for command in ("aiovec --help", "aiovec export notes - -s notes.db --format jsonl"):
+    with sync.connect(store) as vectors:
+        vectors.insert("notes", [{"embedding": [1, 0, 0], "body": "x" * 100} for _ in range(3000)])
+    for command in (
+        "aiovec --help", "aiovec export - -s notes.db --format jsonl",
+        "aiovec rows -s notes.db --limit 3000", "aiovec rows -s notes.db --limit 3000 --json",
+    ):  # fmt: skip
         script = f"set -o pipefail; {command} | head -n 0"
         assert in_a_shell(f"bash -c {shlex.quote(script)}") == (0, "", ""), command
+
+
+@posix_only
+def test_progress_is_lines_where_there_is_no_terminal(store: Path) -> None:
+    with sync.connect(store) as vectors:
+        vectors.insert("notes", [{"embedding": [1, 0, 0], "body": "x" * 100} for _ in range(3000)])
+    command = [*COMMAND, "export", "-", "-s", "notes.db", "--format", "jsonl"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as exporting:
+        assert exporting.stdout is not None
+        assert exporting.stderr is not None
+        assert exporting.stderr.readline().startswith(b"exporting")  # while nobody reads the rows
+        assert exporting.stdout.read().count(b"\n") == 3004
+        assert exporting.wait() == 0
 
 
 @posix_only

@@ -13,6 +13,11 @@ import sys
 
 def main() -> None:
     """Run the command with the arguments of the process, and end the process."""
+    if sys.argv[1:] == ["--version"]:  # without the imports of the commands
+        from .. import __version__
+
+        sys.stdout.write(f"aiovec {__version__}\n")
+        return
     try:
         from .app import app
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from .._model.redaction import without_secrets
-from . import advise, demo, doctor, exporting, facts, importing, loading, search, upkeep
+from . import advise, demo, doctor, exporting, facts, importing, loading, search, tables, upkeep
 from .output import say_error, settle_streams
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "aiovec.commands"
 
@@ -39,9 +41,10 @@ class Commands(TyperGroup):
         return [*own, *(name for name in sorted(_installed()) if name not in own)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        own, entry_point = super().get_command(ctx, cmd_name), _installed().get(cmd_name)
-        if own is not None or entry_point is None:
+        if (own := super().get_command(ctx, cmd_name)) is not None:
             return own
+        if (entry_point := _installed().get(cmd_name)) is None:
+            return None
         try:
             command: Any = get_command(entry_point.load())
         except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
@@ -51,6 +54,9 @@ class Commands(TyperGroup):
             )
             return None
         command.name = cmd_name
+        command.rich_markup_mode = None
+        for one in getattr(command, "commands", {}).values():
+            one.rich_markup_mode = None
         return command
 
 
@@ -68,7 +74,9 @@ def _quietly() -> Iterator[None]:
         raise
 
 
-def _installed() -> dict[str, metadata.EntryPoint]:
+def _installed() -> dict[str, EntryPoint]:
+    from importlib import metadata
+
     # Of two with one name, the first on the path wins, as with modules.
     return {one.name: one for one in reversed(tuple(metadata.entry_points(group=GROUP)))}
 
@@ -83,6 +91,7 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain help is there in half the time
     pretty_exceptions_enable=False,  # anything but an AiovecError is a bug and keeps its traceback
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -114,7 +123,13 @@ app.command("info")(facts.info)
 app.command("tables")(facts.tables)
 app.command("search")(search.search)
 app.command("rows")(search.rows)
+app.command("get")(search.get)
+app.command("count")(search.count)
 app.command("distinct")(search.distinct)
+app.command("delete")(tables.delete)
+app.command("create")(tables.create)
+app.command("drop")(tables.drop)
+app.command("text-index")(tables.text_index)
 app.command("import")(importing.import_)
 app.command("load")(loading.load)
 app.command("export")(exporting.export)

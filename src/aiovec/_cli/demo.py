@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from .._model.schema import Embed, Field, Schema
 from .._store.connect import connect
@@ -119,6 +118,8 @@ async def _insert(store: VectorStore, passages: list[dict[str, str]]) -> None:
 
 
 def _show(title: str, hits: Sequence[Hit]) -> None:
+    from rich.text import Text
+
     _say(f"\n{title}", "bold")
     for hit in hits:
         text = one_line(hit["text"].partition("\n")[2])  # the first line is the name, as is the id
@@ -141,4 +142,6 @@ def _show_next(target: str) -> None:
 
 
 def _say(text: str, style: str) -> None:
+    from rich.text import Text
+
     out().print(Text(text, style))

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import typer
-from rich.text import Text
 
 from .._model.redaction import redacted
 from ..errors import AiovecError, ConfigError
@@ -17,6 +16,8 @@ from .run import failing_clearly
 from .stores import AsJson, Config, Store, origin_of
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from ..backend.doctor import Finding
     from ..backend.embedders import EmbedderSettings
 
@@ -58,6 +59,8 @@ def _findings(store: str | None, config: str | None) -> list[Finding]:
 
 
 def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:
+    from rich.text import Text
+
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
         mark = Text("ok   ", "green") if finding.ok else Text("wrong", "bold red")

@@ -11,23 +11,23 @@ import typer
 
 from .output import counted, emit, progress
 from .run import failing_clearly
-from .stores import AsJson, Config, Select, Store, Table, Where, expanded, in_store, names_in
+from .stores import AnyTable, AsJson, Config, Select, Store, Where, expanded, in_table, names_in
 
 if TYPE_CHECKING:
-    from .._store.store import VectorStore
+    from .._store.store import Table
 
 
 @failing_clearly
 def export(
-    table: Table,
+    table: AnyTable = None,
     file: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="FILE",
             help="Target file: .parquet, .arrow, .arrows, .jsonl or .csv; or - for standard "
-            "output, with --format.",
+            "output, with --format. A single argument is the FILE.",
         ),
-    ],
+    ] = None,
     store: Store = None,
     where: Where = None,
     select: Select = None,
@@ -49,18 +49,22 @@ def export(
     """
     from .._transfer import Saved, save  # slow, so before a loop runs
 
+    if file is None:
+        table, file = None, table
+    if file is None:
+        raise typer.BadParameter("pass a FILE")
     piped, fields = file == "-", names_in(select)
     path = Path("standard output") if piped else expanded(file)
     stream = sys.stdout.buffer if piped else None
     began = time.perf_counter()
 
-    async def work(vectors: VectorStore) -> tuple[str, Saved]:
+    async def work(one: Table) -> tuple[Table, Saved]:
         with progress("rows") as bar:
-            total = await vectors.count(table, where) if not bar.disable else None
+            total = await one.count(where) if not bar.disable else None
             task = bar.add_task("exporting", total=total)
             saved = await save(
-                vectors,
-                table,
+                one.store,
+                one.name,
                 path,
                 form=form,
                 where=where,
@@ -69,19 +73,19 @@ def export(
                 seen=lambda rows: bar.update(task, completed=rows),
                 stream=stream,
             )
-        return vectors.target, saved
+        return one, saved
 
-    target, saved = in_store(store, config, work, reading=True)
+    found, saved = in_table(store, config, table, work, reading=True)
     seconds = time.perf_counter() - began
     files = [str(written) for written in saved.files]
     facts = {
-        "store": target,
-        "table": table,
+        "store": found.store.target,
+        "table": found.name,
         "format": saved.format,
         "rows": saved.rows,
         "files": files,
         "seconds": round(seconds, 6),
     }
     place = ", ".join(files) or path
-    line = f"exported {counted(saved.rows)} of {table} to {place} in {seconds:.2f} s"
+    line = f"exported {counted(saved.rows)} of {found.name} to {place} in {seconds:.2f} s"
     emit(facts, [line], json, stderr=piped)

@@ -37,7 +37,7 @@ def tables(store: Store = None, config: Config = None, json: AsJson = False) -> 
 def info(
     table: OnlyTable = None, store: Store = None, config: Config = None, json: AsJson = False
 ) -> None:
-    """Show a store's location, its abilities, and each table's schema, size and indexes."""
+    """Show where a store is, and each table's schema, size and indexes."""
 
     async def look(vectors: VectorStore) -> dict[str, Any]:
         async def of(name: str) -> dict[str, Any]:
@@ -61,7 +61,6 @@ def info(
         {
             "store": found["target"],
             "backend": found["backend"],
-            "abilities": ", ".join(found["abilities"]) or "only those of every store",
             "tables": len(found["tables"]),
         }
     ]
@@ -81,19 +80,17 @@ def _lines(table: dict[str, Any]) -> dict[str, object]:
         "vectors": f"{schema['vector']}, {schema['dim']} dimensions, {schema['metric']}",
         "model": schema["model"] or "not set",
         "fields": ", ".join(f"{name}: {_kind(field)}" for name, field in fields.items()) or "none",
-        "keywords": "none: no field has text=True",
+        "keywords": "no field; aiovec text-index adds one",
         "embedder": f"{embed['using']}, of the field {embed['field']}" if embed else "none",
-        "payload": "any other keys" if schema["payload"] else "no other keys",
-        "index": table["index"],
-        "unindexed": f"{table['unindexed_rows']:,} rows",
-        "memory": f"{table['scan_memory']:,} bytes",
+        "other keys": "kept as JSON" if schema["payload"] else "refused",
+        "searches": table["index"],
         "optimized": optimized.isoformat(timespec="seconds") if optimized else "never",
-        **{name.replace("_", " "): _readable(value) for name, value in table["details"].items()},
     }
     if texts:
         lines["keywords"] = f"{', '.join(texts)} (analyzer {schema.get('analyzer', 'plain')})"
     if "indexes" in table:
         lines["indexes"] = "; ".join(map(index_line, table["indexes"])) or "none"
+        lines["unindexed"] = f"{table['unindexed_rows']:,} rows"
     return lines
 
 
@@ -101,15 +98,6 @@ def index_line(index: IndexInfo) -> str:
     """Return an index as one line."""
     recall = "" if index.recall is None else f", recall {index.recall:.3f}"
     return f"{index.kind} on {index.column} ({index.rows_indexed:,} rows{recall})"
-
-
-def _readable(value: object) -> str:
-    """Return a detail of a backend for people: numbers with commas, a mapping as one line."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_readable(item)}" for name, item in value.items()) or "none"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    return f"{round(value, 3):,}"
 
 
 def _kind(field: str | dict[str, Any]) -> str:

@@ -9,20 +9,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
+from functools import cache
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table as Grid
-from rich.text import Text
-
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
+    from rich.text import Text
 
 # C0 without tab and newline, DEL, C1: stored text must not drive the terminal.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 # A cell of a table on a terminal. In a pipe nothing is cut.
 _WIDEST_CELL = 200
+_SECONDS_A_LINE = 5.0  # of progress where there is no terminal
 
 
 def settle_streams() -> None:
@@ -33,27 +34,33 @@ def settle_streams() -> None:
             reconfigure(errors="replace")
 
 
-class _Console(Console):
-    """A console that prints each string as one line, without control characters."""
+@cache
+def _console() -> type[Console]:
+    """Return the class of consoles, whose import takes longer than the help."""
+    from rich.console import Console
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    class HarmlessConsole(Console):
+        """A console that prints each string as one line, without control characters."""
 
-    def print(self, *objects: Any, **options: Any) -> None:
-        super().print(*map(_harmless, objects), **options)
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*map(_harmless, objects), **options)
+
+    return HarmlessConsole
 
 
-def out() -> Console:
+def out(*, stderr: bool = False) -> Console:
     """Return standard output. Made for each use, so that a redirected stream counts."""
-    return _Console()
+    return _console()(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def err() -> Console:
     """Return standard error."""
-    return _Console(stderr=True)
+    return out(stderr=True)
 
 
 def _harmless(value: Any) -> Any:
+    from rich.text import Text
+
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, Text):
@@ -84,6 +91,8 @@ def cell(value: object) -> str:
 
 def say_error(message: object) -> None:
     """Print one red line to standard error."""
+    from rich.text import Text
+
     err().print(Text.assemble(("error: ", "bold red"), (one_line(message), "red")))
 
 
@@ -110,7 +119,9 @@ def emit(
     if json:
         _print_json(facts, stderr=stderr)
         return
-    console = err() if stderr else out()
+    from rich.text import Text
+
+    console = out(stderr=stderr)
     for part in shown:
         if isinstance(part, Listing):
             _print_rows(part)
@@ -139,6 +150,9 @@ def _print_rows(listing: Listing) -> None:
             # Not through the console, which would turn tabs into spaces.
             console.file.write("\t".join(one_line(value) for value in row) + "\n")
         return
+    from rich.table import Table as Grid
+    from rich.text import Text
+
     grid = Grid(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in listing.columns:
         grid.add_column(
@@ -150,7 +164,10 @@ def _print_rows(listing: Listing) -> None:
 
 
 def progress(unit: str) -> Progress:
-    """Return a progress bar on standard error, which disappears at the end; nothing in a pipe."""
+    """Return a progress bar on standard error, which disappears at the end.
+
+    Where that is no terminal, it is a line every few seconds.
+    """
     from rich import progress as bars
 
     left = bars.TimeRemainingColumn(compact=True)
@@ -170,15 +187,33 @@ def working(on: str) -> Iterator[None]:
 def _progress(*columns: Any) -> Progress:
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
+    class Lines(Progress):
+        """What a bar would show, as lines."""
+
+        def start(self) -> None:
+            self._ended = Event()
+            Thread(target=self._print_each, daemon=True).start()
+
+        def stop(self) -> None:
+            self._ended.set()
+
+        def _print_each(self) -> None:
+            while not self._ended.wait(_SECONDS_A_LINE):
+                for task in self.tasks:
+                    done = "" if task.total is None else f" of {task.total:,.0f}"
+                    count = f": {task.completed:,.0f}{done}" if task.completed else ""
+                    if not task.finished or task.total is None:
+                        self.console.print(f"{task.description}{count}, {task.elapsed:.0f} s")
+
     console = err()
-    console.quiet = not console.is_terminal
-    return Progress(
+    kind = Progress if console.is_terminal else Lines
+    return kind(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         *columns,
         console=console,
         transient=True,
-        disable=console.quiet,
+        disable=not console.is_terminal,
     )
 
 

@@ -1,4 +1,4 @@
-"""``aiovec search``, ``aiovec rows`` and ``aiovec distinct``: the rows of a table."""
+"""``aiovec search``, ``rows``, ``get``, ``count`` and ``distinct``: reading a table."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..errors import InvalidArgumentError
+from ..errors import AiovecError
 from .output import Listing, cell, emit, err
 from .run import failing_clearly
 from .stores import (
+    AnyTable,
     AsJson,
     Config,
     Embedder,
+    IncludeVector,
     Select,
     Store,
-    Table,
     Where,
     give_embedder,
-    in_store,
+    in_table,
     names_in,
+    table_and_more,
 )
 
 if TYPE_CHECKING:
-    from .._model.records import Hit
-    from .._store.store import VectorStore
+    from collections.abc import Sequence
+
+    from .._model.records import Hit, Record
+    from .._store.store import Table
 
 By = Literal["text", "vector", "hybrid"]
 
 
 @failing_clearly
 def search(
-    table: Table,
+    table: AnyTable = None,
     words: Annotated[
         str | None,
         typer.Argument(
@@ -60,6 +64,7 @@ def search(
     where: Where = None,
     limit: Annotated[int, typer.Option(min=1, help="Number of hits.")] = 10,
     select: Select = None,
+    include_vector: IncludeVector = False,
     any_word: Annotated[
         bool, typer.Option("--any", help="In a keyword search, one matching word is enough.")
     ] = False,
@@ -73,43 +78,46 @@ def search(
     """Show the best hits for words, or the rows nearest to a vector or to a stored row.
 
     Words are searched as keywords if the table has text fields, by their vector if it has an
-    embedder, and both ways if it has both.
+    embedder, and both ways if it has both. A single argument is WORDS, or with --vector or --like
+    the TABLE.
     """
+    if words is None and vector is None and like is None:
+        table, words = None, table
     if sum(given is not None for given in (words, vector, like)) != 1:
         raise typer.BadParameter("pass WORDS, --vector or --like, and only one of them")
     if (words is None and by is not None) or (any_word and (words is None or by == "vector")):
         raise typer.BadParameter("--by needs WORDS, and --any a search by keywords")
     options: dict[str, Any] = {
         "where": where, "limit": limit, "select": names_in(select), "min_score": min_score,
+        "include_vector": include_vector,
     }  # fmt: skip
     numbers = None if vector is None else _vector_in(vector)
 
-    async def hits_of(vectors: VectorStore) -> tuple[list[Hit], float]:
-        how = by if words is None or by is not None else await _best(vectors, table, words)
+    async def hits_of(table: Table) -> tuple[list[Hit], float]:
+        how = by if words is None else await _best(table, by)
         if embedder is not None:
-            give_embedder(vectors, await vectors.schema(table), embedder)
+            give_embedder(table.store, await table.schema(), embedder)
         began = time.perf_counter()
         hits: list[Hit]
         if like is not None:
-            hits = await vectors.search_like(table, like, **options)
+            hits = await table.search_like(like, **options)
         elif words is None:
-            hits = await vectors.search(table, numbers, **options)  # type: ignore[arg-type]
+            hits = await table.search(numbers, **options)  # type: ignore[arg-type]
         elif how == "text":
-            hits = await vectors.search_text(
-                table, words, match="any" if any_word else "all", **options
-            )
+            match: Literal["any", "all"] = "any" if any_word else "all"
+            hits = await table.search_text(words, match=match, **options)
         else:
-            call = vectors.search_hybrid if how == "hybrid" else vectors.search
-            hits = await call(table, words, **options)
+            call = table.search_hybrid if how == "hybrid" else table.search
+            hits = await call(words, **options)
         return hits, time.perf_counter() - began
 
-    hits, seconds = in_store(store, config, hits_of, reading=True)
-    names = list(dict.fromkeys(name for hit in hits for name in hit.fields))
-    cells = [
-        [f"{hit.score:.4f}", hit.id, *(cell(hit.fields.get(name)) for name in names)]
-        for hit in hits
-    ]
-    facts = {"hits": [hit.to_dict() for hit in hits], "seconds": round(seconds, 6)}
+    hits, seconds = in_table(store, config, table, hits_of, reading=True)
+    flat = [hit.to_dict() for hit in hits]
+    names = [name for name in dict.fromkeys(name for row in flat for name in row)
+             if name not in ("id", "_score", "_distance", "_ranks")]  # fmt: skip
+    cells = [[f"{row['_score']:.4f}", row["id"], *(cell(row.get(name)) for name in names)]
+             for row in flat]  # fmt: skip
+    facts = {"hits": flat, "seconds": round(seconds, 6)}
     emit(facts, [Listing(["score", "id", *names], cells, right=["score"])], json)
     console = err()
     if console.is_terminal and not json:
@@ -118,7 +126,7 @@ def search(
 
 @failing_clearly
 def rows(
-    table: Table,
+    table: AnyTable = None,
     store: Store = None,
     where: Where = None,
     order_by: Annotated[
@@ -133,19 +141,45 @@ def rows(
     limit: Annotated[int, typer.Option(min=1, help="Number of rows.")] = 20,
     offset: Annotated[int, typer.Option(min=0, help="Number of rows to skip.")] = 0,
     select: Select = None,
+    include_vector: IncludeVector = False,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
     """Show rows of a table, without a search."""
-    order, fields = names_in(order_by), names_in(select)
-    records = in_store(
-        store,
-        config,
-        lambda vectors: vectors.find(
-            table, where, order_by=order, limit=limit, offset=offset, select=fields
-        ),
-        reading=True,
-    )
+    options: dict[str, Any] = {
+        "order_by": names_in(order_by), "limit": limit, "offset": offset,
+        "select": names_in(select), "include_vector": include_vector,
+    }  # fmt: skip
+    found = in_table(store, config, table, lambda one: one.find(where, **options), reading=True)
+    _show(found, json)
+
+
+@failing_clearly
+def get(
+    ids: Annotated[
+        list[str],
+        typer.Argument(metavar="[TABLE] ID", help="The ids, behind the table if several."),
+    ],
+    store: Store = None,
+    select: Select = None,
+    include_vector: IncludeVector = False,
+    config: Config = None,
+    json: AsJson = False,
+) -> None:
+    """Show the rows with these ids.
+
+    A single argument is an ID; of several, the first is the TABLE. Exits with 1 if a row is
+    missing.
+    """
+    table, ids = table_and_more(ids)
+    options: dict[str, Any] = {"select": names_in(select), "include_vector": include_vector}
+    found = in_table(store, config, table, lambda one: one.get(ids, **options), reading=True)
+    _show(found, json)
+    if missing := set(ids) - {record.id for record in found}:
+        raise AiovecError(f"no row has the id {', '.join(map(repr, sorted(missing)))}")
+
+
+def _show(records: Sequence[Record], json: bool) -> None:
     found = [record.to_dict() for record in records]
     names = list(dict.fromkeys(["id", *(name for row in found for name in row)]))
     cells = [[cell(row.get(name)) for name in names] for row in found]
@@ -153,12 +187,27 @@ def rows(
 
 
 @failing_clearly
+def count(
+    table: AnyTable = None,
+    store: Store = None,
+    where: Where = None,
+    config: Config = None,
+    json: AsJson = False,
+) -> None:
+    """Count the rows of a table, or those that a filter selects."""
+    number = in_table(store, config, table, lambda one: one.count(where), reading=True)
+    emit({"count": number}, [str(number)], json)
+
+
+@failing_clearly
 def distinct(
-    table: Table,
+    table: AnyTable = None,
     field: Annotated[
-        str,
-        typer.Argument(metavar="FIELD", help="A field, id, or payload.<key>."),
-    ],
+        str | None,
+        typer.Argument(
+            metavar="FIELD", help="A field, id, or payload.<key>. A single argument is the FIELD."
+        ),
+    ] = None,
     store: Store = None,
     where: Where = None,
     limit: Annotated[
@@ -168,10 +217,15 @@ def distinct(
     json: AsJson = False,
 ) -> None:
     """Show the values of a field and how many rows have each, the most frequent first."""
-    values = in_store(
-        store, config, lambda vectors: vectors.distinct(table, field, where, limit), reading=True
+    if field is None:
+        table, field = None, table
+    if field is None:
+        raise typer.BadParameter("pass a FIELD")
+    name = field
+    values = in_table(
+        store, config, table, lambda one: one.distinct(name, where, limit), reading=True
     )
-    listing = Listing(["rows", field], [[n, cell(value)] for value, n in values.items()], ["rows"])
+    listing = Listing(["rows", name], [[n, cell(value)] for value, n in values.items()], ["rows"])
     facts = {"values": [{"value": value, "rows": n} for value, n in values.items()]}
     emit(facts, [listing], json)
 
@@ -186,15 +240,20 @@ def _vector_in(text: str) -> list[float]:
     return vector
 
 
-async def _best(vectors: VectorStore, table: str, words: str) -> By:
-    """Return the best kind of search for words that the table supports."""
-    schema = await vectors.schema(table)
+async def _best(table: Table, by: By | None) -> By:
+    """Return how to search for words in a table, by default the best that it supports."""
+    schema = await table.schema()
     by_text = any(field.text for field in schema.fields.values())
-    if schema.embed is None and not by_text:
-        raise InvalidArgumentError(
-            "words", words,
-            f"--vector or --like: the table {table!r} has no field with text=True and no embedder",
-        )  # fmt: skip
-    if schema.embed is None:
-        return "text"
-    return "hybrid" if by_text else "vector"
+    if by is None and (by_text or schema.embed is not None):
+        return "text" if schema.embed is None else "hybrid" if by_text else "vector"
+    if by != "vector" and not by_text:
+        raise AiovecError(
+            f"the table {table.name!r} has no keyword index; build one with aiovec text-index, or "
+            "search with --vector or --like"
+        )
+    if by != "text" and schema.embed is None:
+        raise AiovecError(
+            f"the table {table.name!r} has no embedder, which makes vectors of texts; search with "
+            "--by text, --vector or --like"
+        )
+    return by or "text"

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from .._store.connect import open_origin as open_origin
-from ..errors import ConfigError
+from ..errors import AiovecError, ConfigError
 from .output import progress, working
 
 if TYPE_CHECKING:
     from .._model.schema import Schema
+    from .._store.store import Table as Handle
     from .._store.store import VectorStore
     from ..backend.engine import Engine
     from ..backend.origin import Origin
@@ -44,6 +45,10 @@ Config = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="The table.")]
+AnyTable = Annotated[
+    str | None,
+    typer.Argument(metavar="TABLE", help="The table. Default: the only one of the store."),
+]
 OnlyTable = Annotated[
     str | None,
     typer.Argument(metavar="TABLE", help="Only this table. Default: all."),
@@ -108,6 +113,9 @@ def engine_of(name: str | None, address: str | None) -> Iterator[Engine | None]:
         engine = engine_named(name, address)
     with closing(engine):
         yield engine
+
+
+IncludeVector = Annotated[bool, typer.Option("--include-vector", help="Show the vectors too.")]
 
 
 def names_in(given: list[str] | None) -> list[str] | None:
@@ -175,6 +183,33 @@ def in_store(
     return asyncio.run(opened())
 
 
+def in_table(
+    store: str | None,
+    config: str | None,
+    table: str | None,
+    work: Callable[[Handle], Awaitable[_T]],
+    *,
+    reading: bool = False,
+) -> _T:
+    """Run the work on a table, by default the store's only one, to its end."""
+
+    async def in_it(vectors: VectorStore) -> _T:
+        name = table
+        if name is None:
+            name, *others = await vectors.tables() or [""]
+            if not name or others:
+                names = ", ".join([name, *others]) or "no table"
+                raise AiovecError(f"which table? the store has: {names}")
+        return await work(vectors.table(name))
+
+    return in_store(store, config, in_it, reading=reading)
+
+
+def table_and_more(words: list[str]) -> tuple[str | None, list[str]]:
+    """Return the table among a command's arguments, which is the first of several, and the rest."""
+    return (None, words) if len(words) == 1 else (words[0], words[1:])
+
+
 async def of_each_table(
     vectors: VectorStore,
     named: Sequence[str] | None,
@@ -198,7 +233,15 @@ async def of_each_table(
 def _existing(store: str | None, config: str | None, reading: bool) -> Origin:
     """Return the origin of an existing store. Opening would create one for a mistyped name."""
     origin = origin_of(store, config)
-    path = origin.location().path
+    try:
+        path = origin.location().path
+    except ConfigError as exc:
+        if store is None and config is None and exc.file is None and exc.key is None:
+            raise ConfigError(
+                "no store is named: pass --store, as in -s notes.db, or name a TOML file with "
+                "--config or $AIOVEC_CONFIG"
+            ) from exc
+        raise
     if path is not None and not path.exists():
         raise ConfigError(f"there is no store at {path}", key="target", accepted="a store's path")
     if reading and path is not None and not _is_writable(path):

@@ -10,26 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._store.connect import restore_origin
-from ..errors import ConfigError, CorruptStoreError
+from ..errors import ConfigError, CorruptStoreError, UnsupportedError
 from .facts import index_line
 from .output import emit, working
 from .run import failing_clearly
 from .stores import (
     Address,
+    AnyTable,
     AsJson,
     Config,
     EngineName,
     Store,
-    Table,
     engine_of,
     expanded,
     in_store,
+    in_table,
     of_each_table,
     origin_of,
 )
 
 if TYPE_CHECKING:
-    from .._store.store import VectorStore
+    from .._store.store import Table, VectorStore
     from ..backend.contract import IndexInfo
     from ..backend.engine import Engine
 
@@ -78,7 +79,7 @@ def optimize(
 
 @failing_clearly
 def index(
-    table: Table,
+    table: AnyTable = None,
     store: Store = None,
     kind: Annotated[
         str, typer.Option(help="auto, or a kind of index that the backend has, such as ivf_pq.")
@@ -117,22 +118,26 @@ def index(
     if drop is not None and (options or kind != "auto" or engine is not None):
         raise typer.BadParameter("--drop takes no other option of an index")
 
-    async def work(vectors: VectorStore, workers: Engine | None) -> tuple[float, list[IndexInfo]]:
+    async def work(one: Table, workers: Engine | None) -> tuple[str, float, list[IndexInfo]]:
+        vectors = one.store
+        if not vectors.supports("indexes"):
+            hint = "it needs none: every search is exact"
+            raise UnsupportedError("indexes", vectors.backend_name, hint)
         began = time.perf_counter()
         with working("building the index" if drop is None else "dropping the index"):
             if drop is not None:
-                await vectors.drop_index(table, drop)
+                await one.drop_index(drop)
             elif workers is None:
-                await vectors.create_index(table, kind, **options)
+                await one.create_index(kind, **options)
             else:
                 act = workers.index
                 await vectors._on_table(
-                    "create_index", table, lambda now, at: act(now.backend, at, kind, options)
+                    "create_index", one.name, lambda now, at: act(now.backend, at, kind, options)
                 )
-        return time.perf_counter() - began, await vectors.indexes(table)
+        return one.name, time.perf_counter() - began, await one.indexes()
 
     with engine_of(engine, address) as workers:
-        seconds, found = in_store(store, config, lambda vectors: work(vectors, workers))
+        table, seconds, found = in_table(store, config, table, lambda one: work(one, workers))
     done = "indexed" if drop is None else f"dropped the index {drop} of"
     shown = [f"{done} {table} in {seconds:.2f} s"]
     shown += [f"{info.name}: {index_line(info)}" for info in found]

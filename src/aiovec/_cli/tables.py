@@ -1,0 +1,159 @@
+"""``aiovec create``, ``drop``, ``text-index`` and ``delete``: changing tables."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .._model.schema import Embed, Field, Metric, Schema
+from .output import counted, emit, working
+from .run import failing_clearly
+from .stores import (
+    AsJson,
+    Config,
+    Store,
+    Table,
+    Where,
+    expanded,
+    in_store,
+    in_table,
+    table_and_more,
+)
+
+if TYPE_CHECKING:
+    from .._store.store import Table as Handle
+    from .._store.store import VectorStore
+
+
+@failing_clearly
+def create(
+    table: Table,
+    store: Store = None,
+    schema: Annotated[
+        str | None, typer.Option(metavar="FILE", help="JSON file with the schema.")
+    ] = None,
+    dim: Annotated[
+        int | None, typer.Option(min=1, help="Numbers of a vector, if there is no --schema.")
+    ] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:TYPE",
+            help="Field of the type text, int, float, bool, datetime or list[text]. Can be "
+            "repeated.",
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Text field for keyword search. Can be repeated."),
+    ] = None,
+    embed: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Text field whose vectors the embedder makes."),
+    ] = None,
+    metric: Annotated[Metric, typer.Option(help="How distances are measured.")] = "cosine",
+    model: Annotated[
+        str | None, typer.Option(help="Embedding model; vectors of another are refused.")
+    ] = None,
+    config: Config = None,
+    json: AsJson = False,
+) -> None:
+    """Create an empty table, and the store if it does not exist."""
+    from .._transfer import schema_in
+
+    if (schema is None) == (dim is None):
+        raise typer.BadParameter("pass --dim or --schema, and only one of them")
+    if schema is not None:
+        if field or text or embed or model:
+            raise typer.BadParameter("the --schema has the fields, the embedder and the model")
+        chosen = schema_in(expanded(schema))
+    else:
+        kinds = dict(one.rpartition(":")[::2] for one in field or [])
+        fields = {name: Field.from_dict(kind) for name, kind in kinds.items()}
+        fields |= {name: Field(str, text=True) for name in text or []}
+        if embed is not None:
+            fields.setdefault(embed, Field(str))
+        chosen = Schema(
+            dim or 0,
+            metric=metric,
+            model=model,
+            fields=fields,
+            embed=None if embed is None else Embed(embed),
+        )
+
+    async def work(vectors: VectorStore) -> None:
+        await vectors.create_table(table, chosen)
+
+    in_store(store, config, work, create=True)
+    emit({"table": table, "schema": chosen.to_dict()}, [f"created {table}"], json)
+
+
+@failing_clearly
+def drop(table: Table, store: Store = None, config: Config = None, json: AsJson = False) -> None:
+    """Drop a table with all its rows."""
+
+    async def work(vectors: VectorStore) -> int:
+        rows = await vectors.count(table)
+        await vectors.drop_table(table)
+        return rows
+
+    rows = in_store(store, config, work)
+    emit({"table": table, "rows": rows}, [f"dropped {table} with {counted(rows)}"], json)
+
+
+@failing_clearly
+def text_index(
+    table: Annotated[
+        list[str], typer.Argument(metavar="[TABLE] FIELD", help="A text field of the table.")
+    ],
+    store: Store = None,
+    drop: Annotated[bool, typer.Option("--drop", help="Drop the index instead.")] = False,
+    config: Config = None,
+    json: AsJson = False,
+) -> None:
+    """Build the keyword index of a text field, or drop it."""
+    name, fields = table_and_more(table)
+    if len(fields) > 1:
+        raise typer.BadParameter("pass one FIELD, and before it the TABLE")
+
+    async def work(found: Handle) -> str:
+        with working("dropping the index" if drop else "building the index"):
+            if drop:
+                await found.drop_field_index(fields[0], "text")
+            else:
+                await found.create_field_index(fields[0], "text")
+        return found.name
+
+    began = time.perf_counter()
+    name = in_table(store, config, name, work)
+    seconds = time.perf_counter() - began
+    line = (
+        f"{'dropped the index of' if drop else 'indexed'} {fields[0]} of {name} in {seconds:.2f} s"
+    )
+    emit({"table": name, "field": fields[0], "seconds": round(seconds, 6)}, [line], json)
+
+
+@failing_clearly
+def delete(
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TABLE] [ID]...", help="The ids, behind the table if several."),
+    ] = None,
+    store: Store = None,
+    where: Where = None,
+    config: Config = None,
+    json: AsJson = False,
+) -> None:
+    """Delete rows by their ids, by a filter, or by both.
+
+    A single argument is an ID, or with --where the TABLE; of several, the first is the TABLE.
+    """
+    table, chosen = None, ids or None
+    if ids and (where is not None or len(ids) > 1):
+        table, chosen = ids[0], ids[1:] or None
+    if chosen is None and where is None:
+        raise typer.BadParameter("pass an ID or --where")
+    deleted = in_table(store, config, table, lambda one: one.delete(chosen, where=where))
+    emit({"deleted": deleted}, [f"deleted {counted(deleted)}"], json)

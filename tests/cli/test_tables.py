@@ -1,0 +1,58 @@
+"""Commands that change tables, and those that need no TABLE where there is only one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aiovec import sync
+
+from .conftest import Run
+
+
+def test_a_table_from_its_creation_to_its_end(run: Run, folder: Path) -> None:
+    notes = ("-s", "notes.db")
+    made = run("create", "notes", *notes, "--dim", 2, "--field", "year:int", "--field",
+               "tags:list[text]", "--field", "title:text", "--text", "body")  # fmt: skip
+    assert (made.code, made.out) == (0, "created notes\n")
+    (folder / "rows.jsonl").write_text(
+        '{"id": "a", "embedding": [1, 0], "year": 2023, "title": "walk", "body": "by the sea"}\n'
+        '{"id": "b", "embedding": [0, 1], "year": 2024, "title": "rain", "body": "on the sea"}\n'
+    )
+    assert run("import", "rows.jsonl", *notes, "--table", "notes").code == 0
+    assert run("count", *notes).out == "2\n"
+    assert run("count", "--where", "year > 2023", *notes, "--json").json == {"count": 1}
+    assert [row[1] for row in run("search", "sea", *notes).lines[1:]] == ["a", "b"]
+    assert run("search", "walk", *notes).lines == [["score", "id"]]
+    assert run("text-index", "title", *notes).code == 0
+    assert [row[1] for row in run("search", "walk", *notes).lines[1:]] == ["a"]
+    assert run("text-index", "title", "--drop", *notes).code == 0
+    assert run("search", "walk", *notes).lines == [["score", "id"]]
+    got = run("get", "b", *notes, "--include-vector", "--json").json["rows"]
+    assert (got[0]["year"], got[0]["embedding"]) == (2024, [0, 1])
+    missing = run("get", "notes", "a", "x", *notes)
+    assert (missing.code, missing.lines[1][0]) == (1, "a")
+    assert missing.err == "error: no row has the id 'x'\n"
+    assert run("distinct", "year", *notes, "--json").json["values"] == [
+        {"value": 2023, "rows": 1}, {"value": 2024, "rows": 1},
+    ]  # fmt: skip
+    assert run("rows", *notes, "--where", "year = 2024", "--select", "year").lines[1:] == [
+        ["b", "2024"]
+    ]
+    assert run("export", "copy.jsonl", *notes).code == 0
+    assert run("delete", "notes", "a", "x", *notes).out == "deleted 1 row\n"
+    assert run("delete", "--where", "year > 3000", *notes).out == "deleted 0 rows\n"
+    assert run("delete", "b", *notes, "--json").json == {"deleted": 1}
+    assert run("drop", "notes", *notes).out == "dropped notes with 0 rows\n"
+    none = run("rows", *notes)
+    assert (none.code, none.err) == (1, "error: which table? the store has: no table\n")
+
+
+def test_several_tables_want_one_named(run: Run, store: Path) -> None:
+    with sync.connect(store) as vectors:
+        vectors.create_table("memos")
+    for line in ("rows", "count", "get a", "distinct id", "delete a", "search --like a",
+                 "export out.jsonl"):  # fmt: skip
+        finished = run(*line.split(), "-s", store)
+        assert finished.code == 1, line
+        assert finished.err == "error: which table? the store has: memos, notes\n", line
+    assert run("count", "notes", "-s", store).out == "4\n"
