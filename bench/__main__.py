@@ -13,8 +13,8 @@ from .data import FOLDER_VARIABLE
 from .measure import RESULTS, Options, Result, machine, write
 
 SUBJECTS = ("search", "writes", "get", "lancedb", "migrate", "text", "server", "load")
-# Counts the code's calls, not time, so ``all`` leaves it out.
-ALONE = ("counts",)
+# One counts the code's calls, not time, and one needs a cluster and hours; ``all`` leaves them out.
+ALONE = ("counts", "scale")
 
 
 def main(arguments: list[str] | None = None) -> int:

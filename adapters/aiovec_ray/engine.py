@@ -58,7 +58,7 @@ class RayEngine(Engine):
                     await _check_ids(table, sources, read, parts)
                 files = [text for part in parts for text in part.fragments]
                 commit = partial(in_thread, fragments.commit, place, files, load.version, run)
-                return Loaded(await load.commit(commit) if files else 0)
+                return Loaded(await load.commit(commit if files else _nothing))
             except AiovecError:
                 await load.abandon(sweep)
                 raise
@@ -81,6 +81,9 @@ class RayEngine(Engine):
         """Compact, and index ids and fields: the vector index keeps files as they are."""
         place = store.place_of(table.name)
         await store.by_engine(table, partial(indexes.compact, place, self._cluster.workers))
+
+
+async def _nothing() -> None: ...
 
 
 class _Progress:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from bench.__main__ import ALONE, SUBJECTS
+from tests.ray.cluster import missing
 
 ROOT = Path(__file__).parents[2]
 # What each subject always compares. At this size its figures say nothing.
@@ -48,6 +49,8 @@ def bench(*arguments: str) -> str:
 def test_a_benchmark_compares_and_finds_no_wrong_answer(subject: str, tmp_path: Path) -> None:
     if subject == "lancedb":
         pytest.importorskip("lancedb")
+    if subject == "scale" and (lacking := missing()):
+        pytest.skip(f"needs {', '.join(lacking)}: pip install 'aiovec[ray]'")
     small = ["--scale", "0.0016", "--repeat", "0.01", "--peers", "none"]
     places = ["--folder", str(tmp_path), "--results", str(tmp_path / "results")]
     out = bench("bench", subject, *small, *places)

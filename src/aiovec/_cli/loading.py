@@ -63,8 +63,8 @@ def load(
     files = files_of(sources)
     given = None if schema is None else schema_in(expanded(schema))
     read = SourceReader(Hints(id_column=id_column, vector_column=vector_column))
-    began = time.perf_counter()
     with engine_of(engine, address) as workers:
+        began = time.perf_counter()
         existing = existing_schema(store, config, table)
         with closing(read.opened(next(iter(files)), existing, given)) as first:
             one = Load(first.tables()[0], table, given, metric, model)

@@ -1,0 +1,160 @@
+"""A table that many workers load and index, and many processes read: on a disk and in a bucket.
+
+Needs ``aiovec[ray]``. Two cores show no gain by workers or readers. What counts here are requests,
+bytes and processor time, from which docs/explanation/scale.md has its cost model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tests.harness.proxy import Proxy, Request
+from tests.lancedb import buckets
+from tests.ray.cluster import Cluster, missing
+
+import aiovec
+
+from .data import TABLE, Data, load
+from .measure import Options, Result, fresh
+
+_ROWS, _FILES = 1_000_000, 16
+_WORKERS, _READERS = (1, 2), (1, 2, 4)
+_SECONDS, _TASKS = 30.0, 4
+_PLACES = {"a folder": None, "a bucket": 0.0, "a bucket with 20 ms a request": 0.02}
+
+
+async def run(options: Options) -> list[Result]:
+    if lacking := missing():
+        raise SystemExit(f"needs {', '.join(lacking)}: pip install 'aiovec[ray]'")
+    data = load(options.rows(_ROWS), options.data)
+    files = options.folder / "parts"
+    await asyncio.to_thread(_write, data, files)
+    return [await _place(name, delay, data, files, options) for name, delay in _PLACES.items()]
+
+
+def _write(data: Data, files: Path) -> None:
+    files.mkdir()
+    step = -(-len(data) // _FILES)
+    for start in range(0, len(data), step):
+        table = pa.Table.from_batches([data.batch(slice(start, start + step))])
+        pq.write_table(table, files / f"{start:09}.parquet")
+
+
+async def _place(
+    name: str, delay: float | None, data: Data, files: Path, options: Options
+) -> Result:
+    measured: dict[str, float] = {}
+    async with AsyncExitStack() as stack:
+        counts = Counts(delay or 0.0)
+        config = options.folder / "aiovec.toml"
+        bucket = None
+        if delay is not None:
+            bucket = stack.enter_context(buckets.s3_server())
+            proxy = await stack.enter_async_context(Proxy(bucket.endpoint))
+            counts.watch(proxy)
+            told = {**bucket.options, "aws_endpoint": proxy.url, "timeout": "300s"}
+            listed = ", ".join(f'{key} = "{value}"' for key, value in told.items())
+            config.write_text(f"[retrieval.lancedb]\nstorage_options = {{ {listed} }}\n")
+        else:
+            config.write_text("")
+        target = ""
+        for workers in _WORKERS:
+            place = options.folder / f"store{workers}"
+            target = f"lancedb://{place}" if bucket is None else bucket.new_url()
+            cluster = Cluster(Path(options.folder), nodes=workers)
+            stack.callback(cluster.close)
+            await asyncio.to_thread(cluster.start)
+            for step in (("load", TABLE, files / "*.parquet"), ("index", TABLE)):
+                counts.clear()
+                code, said = await asyncio.to_thread(
+                    cluster.run, *step, "-s", target, "--config", config, "--json"
+                )
+                if code:
+                    raise RuntimeError(said)
+                what = f"{step[0]}, {workers} workers"
+                measured[f"{what} (s)"] = json.loads(said[said.index("{") :])["seconds"]
+                measured |= counts.figures(what)
+            await asyncio.to_thread(cluster.close)
+        for readers in _READERS:
+            counts.clear()
+            asked = {
+                "target": target, "config": str(config), "seconds": options.seconds(_SECONDS),
+                "queries": data.queries[:200].tolist(),
+            }  # fmt: skip
+            found = await asyncio.gather(*(fresh("scale", asked) for _ in range(readers)))
+            searches = sum(one["searches"] for one in found)
+            what = f"{readers} readers"
+            measured[f"{what} (searches/s)"] = sum(one["searches"] / one["took"] for one in found)
+            cpu = sum(one["cpu"] for one in found)
+            measured[f"{what}, cpu of a search (ms)"] = 1e3 * cpu / searches
+            measured |= counts.figures(what, searches)
+    await asyncio.to_thread(shutil.rmtree, options.folder / "ray", True)
+    compared = f"{data} in {_FILES} files, loaded, then compacted and indexed, then read"
+    return Result(f"scale, {name}", compared, "", {key: v for key, v in measured.items() if v})
+
+
+class Counts(Counter[str]):
+    """The requests that passed a proxy, which also delays each of them, and their bytes."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__()
+        self._delay = delay
+
+    def watch(self, proxy: Proxy) -> None:
+        proxy.requests = _Forgotten()
+
+        async def meddle(
+            request: Request, ask: Callable[[], Awaitable[bytes]], client: asyncio.StreamWriter
+        ) -> bool:
+            proxy.arm(meddle)  # for the next one
+            await asyncio.sleep(self._delay)
+            answer = await ask()
+            self["requests"] += 1
+            self["bytes up"] += len(request.data)
+            self["bytes down"] += len(answer)
+            client.write(answer)
+            return True
+
+        proxy.arm(meddle)
+
+    def figures(self, what: str, each: int = 1) -> dict[str, float]:
+        return {f"{what}, {name}": count / each for name, count in sorted(self.items())}
+
+
+class _Forgotten(list[Request]):
+    def append(self, request: Request) -> None:
+        """Keep nothing."""
+
+
+async def _read(asked: dict[str, Any]) -> dict[str, float]:
+    """Search for some seconds, in a process of its own."""
+    store = aiovec.connect(asked["target"], config=asked["config"], read_only=True)
+    async with store as reader:
+        queries = asked["queries"]
+        await reader.search(TABLE, queries[0])
+        searches, began, used = 0, time.perf_counter(), time.process_time()
+
+        async def task(number: int) -> None:
+            nonlocal searches
+            while time.perf_counter() < began + asked["seconds"]:
+                await reader.search(TABLE, queries[(number + searches) % len(queries)])
+                searches += 1
+
+        await asyncio.gather(*map(task, range(_TASKS)))
+        took = time.perf_counter() - began
+        return {"searches": searches, "took": took, "cpu": time.process_time() - used}
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(_read(json.loads(sys.argv[1])))))

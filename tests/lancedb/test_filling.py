@@ -1,0 +1,136 @@
+"""The load of an engine holds other writers off. Here LanceDB itself stands for the workers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import pytest
+from tests.harness.values import SMALL, small_rows
+
+from aiovec import AiovecError, ConfigError, Field, MigrationError, StoreBusyError, VectorStore
+from aiovec.backend.prepare import prepare
+
+from .support import backend_on, opened
+
+ROWS = small_rows(20)
+
+
+@pytest.fixture
+async def backend(tmp_path: Path) -> AsyncIterator[Any]:
+    async with backend_on(tmp_path / "s") as backend:
+        await backend.create_table("notes", SMALL)
+        yield backend
+
+
+@pytest.fixture
+async def other(tmp_path: Path, backend: Any) -> AsyncIterator[VectorStore]:
+    async with opened(tmp_path / "s", busy_timeout=0.5) as store:
+        yield store
+
+
+async def adding(folder: Path) -> Callable[[], Awaitable[None]]:
+    """Return a commit of the rows."""
+    connection = await lancedb.connect_async(folder)
+    table = await connection.open_table("notes")
+
+    async def commit() -> None:
+        await table.checkout_latest()
+        await table.add(prepare(ROWS, SMALL))
+
+    return commit
+
+
+async def nothing() -> None: ...
+
+
+async def test_nobody_else_writes_until_the_commit(
+    backend: Any, other: VectorStore, tmp_path: Path
+) -> None:
+    handle = await backend.open_table("notes")
+    async with backend.filling(handle, "run") as load:
+        assert load.rows is None
+        writes = [
+            other.insert("notes", small_rows(1)),
+            other.upsert("notes", small_rows(1)),
+            other.add_field("notes", "extra", Field(int)),
+        ]
+        for write in writes:
+            with pytest.raises(StoreBusyError, match="run the same command again"):
+                await write
+        assert await other.count("notes") == 0
+        assert await load.commit(await adding(tmp_path / "s")) == 20
+    assert await other.insert("notes", small_rows(1, start=50)) == 1
+    async with backend.filling(handle, "run") as again:
+        assert again.rows == 21
+    with pytest.raises(ConfigError, match="21 rows of another origin"):
+        async with backend.filling(handle, "another run"):
+            raise AssertionError
+    assert len((await backend.changes(handle, 0)).upserted) == 21
+
+
+async def test_a_load_that_ended_amid_goes_on_or_is_dropped(
+    backend: Any, other: VectorStore, tmp_path: Path
+) -> None:
+    handle = await backend.open_table("notes")
+    async with backend.filling(handle, "run") as earlier:
+        pass  # killed
+    with pytest.raises(StoreBusyError):
+        await other.insert("notes", ROWS)
+    with pytest.raises(StoreBusyError, match="another load"):
+        async with backend.filling(handle, "another run"):
+            raise AssertionError
+    await other.optimize("notes")
+    async with backend.filling(handle, "run") as load:
+        with pytest.raises(AiovecError, match="took the table 'notes' over"):
+            await earlier.commit(await adding(tmp_path / "s"))
+        with pytest.raises(AiovecError, match="took the table 'notes' over"):
+            await earlier.abandon(nothing)
+        assert await load.commit(await adding(tmp_path / "s")) == 20
+    assert await other.count("notes") == 20
+    await other.drop_table("notes")
+
+
+async def test_a_commit_whose_answer_was_lost(
+    backend: Any, other: VectorStore, tmp_path: Path
+) -> None:
+    handle = await backend.open_table("notes")
+    add = await adding(tmp_path / "s")
+
+    async def lost() -> None:
+        await add()
+        raise OSError("the answer was lost")
+
+    async def failing() -> None:
+        raise OSError("the disk failed")
+
+    async with backend.filling(handle, "run") as load:
+        with pytest.raises(AiovecError, match="the disk failed"):
+            await load.commit(failing)
+        assert await load.commit(lost) == 20
+    assert await other.insert("notes", small_rows(1, start=50)) == 1
+
+
+async def test_an_abandoned_load_lets_others_write(backend: Any, other: VectorStore) -> None:
+    handle = await backend.open_table("notes")
+    async with backend.filling(handle, "run") as load:
+        await load.abandon(nothing)
+        assert await other.insert("notes", ROWS) == 20
+
+
+async def test_no_load_beside_a_migration(backend: Any, tmp_path: Path) -> None:
+    handle = await backend.open_table("notes")
+    async with backend_on(tmp_path / "s") as mover:
+        await mover.begin_move("move")
+        with pytest.raises(MigrationError):
+            async with backend.filling(handle, "run"):
+                raise AssertionError
+        await mover.end_move("move")
+        async with backend.filling(handle, "run") as load:
+            await mover.begin_move("move")
+            with pytest.raises(MigrationError):
+                await load.commit(nothing)
+            await mover.end_move("move")
+            await load.abandon(nothing)

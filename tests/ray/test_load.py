@@ -1,0 +1,233 @@
+"""Loads by the workers of a cluster: all rows once or none, whatever fails or is killed."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.lancedb.buckets import Bucket, s3_server
+
+import aiovec
+from aiovec import StoreBusyError, sync
+
+from .cluster import Cluster, suppressed_end
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+DIM, FILES, ROWS = 384, 8, 2500
+ALL = FILES * ROWS
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files with 20,000 rows: ``r0`` to ``r19999``, whose numbers are in ``n``."""
+    folder = tmp_path_factory.mktemp("parts")
+    for number in range(FILES):
+        write(folder / f"p{number}.parquet", number * ROWS, ROWS)
+    return folder
+
+
+def write(path: Path, start: int, count: int) -> None:
+    vectors = np.random.default_rng(start).normal(size=(count, DIM)).astype(np.float32)
+    numbers = list(range(start, start + count))
+    table = pa.table(
+        {
+            "id": [f"r{n}" for n in numbers],
+            "embedding": pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), DIM),
+            "n": numbers,
+            "note": ["x"] * count,
+        }
+    )
+    pq.write_table(table, path)
+
+
+@pytest.fixture
+def bucket() -> Iterator[Bucket]:
+    with s3_server() as server:
+        yield server
+
+
+def check_all(target: str) -> None:
+    """Check that each of the rows is there once."""
+    with sync.connect(target) as store:
+        batches = list(store.export("docs", select=["n"]))
+        ids = [id for batch in batches for id in batch.column("id").to_pylist()]
+        assert len(ids) == len(set(ids)) == ALL
+        assert store.count("docs", "n >= 0 AND note = 'x'") == ALL
+
+
+def data_files(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("docs.lance/data/*.lance")]
+
+
+def test_a_load_and_the_same_again(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
+    target = f"lancedb://{tmp_path / 's'}"
+    load = ("load", "docs", parts / "*.parquet", "-s", target)
+    code, said = cluster.run(*load)
+    assert (code, said.splitlines()[0]) == (0, f"loaded {ALL:,} rows from 8 files into docs")
+    check_all(target)
+    code, said = cluster.run(*load)
+    assert (code, said.splitlines()[0]) == (0, "loaded 0 rows from 8 files into docs")
+    code, said = cluster.run("load", "docs", parts / "p1.parquet", "-s", target)
+    assert code == 1
+    assert "20,000 rows of another origin" in said
+    check_all(target)
+    with sync.connect(target) as store:  # others write again, and the change feed knows the rows
+        assert store.insert("docs", [{"id": "new", "embedding": [1.0] * DIM}]) == 1
+        assert store.count("docs") == ALL + 1
+
+
+def test_an_index_of_segments(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
+    target = f"lancedb://{tmp_path / 's'}"
+    assert cluster.run("load", "docs", parts / "*.parquet", "-s", target)[0] == 0
+    code, said = cluster.run("index", "docs", "-s", target)
+    assert code == 0, said
+    assert "ivf_rq on embedding (20,000 rows, recall 0.9" in said
+    questions = np.random.default_rng(9).normal(size=(20, DIM))
+    with sync.connect(target) as store:
+        found = [{hit.id for hit in hits} for hits in store.search_many("docs", questions)]
+        exact = [
+            {hit.id for hit in hits} for hits in store.search_many("docs", questions, exact=True)
+        ]
+        shared = sum(len(one & other) for one, other in zip(found, exact, strict=True))
+        assert shared / 200 > 0.8
+        vector = [50.0, *[0.0] * (DIM - 1)]
+        store.insert("docs", [{"id": "new", "embedding": vector}])
+        assert store.search("docs", vector, limit=1)[0].id == "new"
+        store.optimize("docs")  # the upkeep of this process tends the index
+        (index,) = store.indexes("docs")
+        assert (index.kind, index.rows_unindexed) == ("ivf_rq", 0)
+        assert store.stats("docs").details["unindexed_ids"] == 0
+    code, said = cluster.run("optimize", "docs", "-s", target)
+    assert code == 0, said
+    with sync.connect(target) as store:
+        assert store.count("docs") == ALL + 1
+
+
+def test_into_a_bucket(cluster: Cluster, parts: Path, bucket: Bucket) -> None:
+    target, environment = bucket.new_url(), bucket.environment
+    target = f"{target}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        check_into_bucket(cluster, parts, target, environment)
+
+
+def check_into_bucket(
+    cluster: Cluster, parts: Path, target: str, environment: dict[str, str]
+) -> None:
+    config = parts / "bucket.toml"
+    options = {name.lower(): value for name, value in environment.items()}
+    listed = ", ".join(f'{name} = "{value}"' for name, value in options.items())
+    config.write_text(
+        f'[retrieval]\nbackend = "lancedb"\nlancedb_url = "{target}"\n'
+        f"[retrieval.lancedb]\nstorage_options = {{ {listed} }}\n"
+    )
+    load = ("load", "docs", parts / "*.parquet", "--config", config)
+    code, said = cluster.run(*load)
+    assert (code, said.splitlines()[0]) == (0, f"loaded {ALL:,} rows from 8 files into docs")
+    check_all(target)
+    code, said = cluster.run(*load)
+    assert (code, said.splitlines()[0]) == (0, "loaded 0 rows from 8 files into docs")
+
+
+def test_what_is_refused_leaves_nothing(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    target = f"lancedb://{folder}"
+    shutil.copy(parts / "p3.parquet", tmp_path / "again.parquet")
+    code, said = cluster.run(
+        "load", "docs", parts / "*.parquet", tmp_path / "again.parquet", "-s", target
+    )
+    assert code == 1
+    assert "these ids occur more than once" in said
+    assert "r7" in said
+    (tmp_path / "bad.jsonl").write_text('{"id": "b", "embedding": [1, 2]}\n')
+    code, said = cluster.run(
+        "load", "docs", parts / "*.parquet", tmp_path / "bad.jsonl", "-s", target
+    )
+    assert code == 1
+    assert "bad.jsonl" in said
+    with sync.connect(target) as store:
+        assert store.count("docs") == 0
+        assert data_files(folder) == []
+        assert store.insert("docs", [{"id": "a", "embedding": [1.0] * DIM}]) == 1
+    code, said = cluster.run("load", "docs", "x.parquet", "-s", tmp_path / "notes.db")
+    assert (code, "no file matches" in said) == (1, True)
+    code, said = cluster.run("load", "docs", parts / "p0.parquet", "-s", tmp_path / "notes.db")
+    assert (code, "tables of LanceDB" in said) == (1, True)
+
+
+def kill_amid(cluster: Cluster, folder: Path, load: tuple[object, ...], who: str, at: int) -> str:
+    """Kill the driver or a worker once so many files lie there; return what the driver said."""
+    driver = cluster.start_command(*load)
+    while len(data_files(folder)) < at and driver.poll() is None:
+        time.sleep(0.001)
+    if who == "driver":
+        driver.kill()
+    else:
+        for worker in cluster.workers()[:1]:
+            with suppressed_end():
+                worker.kill()
+    out, err = driver.communicate(timeout=250)
+    return out + err
+
+
+def check_kills(cluster: Cluster, parts: Path, tmp_path: Path, who: str, rounds: int) -> None:
+    chance = random.Random(rounds)
+    for number in range(rounds):
+        folder = tmp_path / f"s{number}"
+        target = f"lancedb://{folder}"
+        load = ("load", "docs", parts / "*.parquet", "-s", target)
+        said = kill_amid(cluster, folder, load, who, chance.randrange(1, FILES + 1))
+        with sync.connect(target) as store:
+            rows = store.count("docs")
+            assert rows in (0, ALL), (said, rows)
+            if who == "driver" and not rows:
+                with pytest.raises(StoreBusyError, match="run the same command again"):
+                    store.insert("docs", [{"id": "x", "embedding": [1.0] * DIM}])
+        code, said = cluster.run(*load)
+        assert code == 0, said
+        check_all(target)
+        # What the killed ones had written has gone: the files are those of one load.
+        assert len(data_files(folder)) == FILES, (who, number)
+        code, said = cluster.run("load", "docs", parts / "p0.parquet", "-s", target)
+        assert code == 1
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("who", ["worker", "driver"])
+def test_kills_while_files_are_written(
+    cluster: Cluster, parts: Path, tmp_path: Path, who: str
+) -> None:
+    check_kills(cluster, parts, tmp_path, who, rounds=2)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("who", ["worker", "driver"])
+def test_many_kills(cluster: Cluster, parts: Path, tmp_path: Path, who: str) -> None:
+    check_kills(cluster, parts, tmp_path, who, rounds=10)
+
+
+def test_a_load_that_was_killed_can_be_given_up(
+    cluster: Cluster, parts: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "s"
+    target = f"lancedb://{folder}"
+    kill_amid(cluster, folder, ("load", "docs", parts / "*.parquet", "-s", target), "driver", 1)
+    code, said = cluster.run("load", "docs", parts / "p0.parquet", "-s", target)
+    assert (code, "another load" in said) == (1, True)
+    with sync.connect(target) as store:
+        with pytest.raises(StoreBusyError):
+            store.add_field("docs", "extra", aiovec.Field(str))
+        store.drop_table("docs")
+    assert cluster.run("load", "docs", parts / "p0.parquet", "-s", target)[0] == 0
+    with sync.connect(target) as store:
+        assert store.count("docs") == ROWS
