@@ -25,6 +25,7 @@ from .session import Opened, Session
 from .writer import Change, WriteOperation
 from .writes import stored_form as stored_form
 
+Act = Callable[[], Awaitable[Any]]
 Write = Callable[[str, WriteOperation], Awaitable[Any]]
 
 
@@ -45,8 +46,12 @@ class _Version(NamedTuple):
 class Filling:
     """The load of one engine into one table, which is empty when it begins."""
 
-    def __init__(self, session: Session, table: TableHandle, run: str, write: Write) -> None:
+    def __init__(
+        self, session: Session, table: TableHandle, run: str, write: Write, sweep: Act
+    ) -> None:
+        """``sweep`` removes the files that no version of the table has."""
         self._session = session
+        self._sweep = sweep
         self._table = table
         self._run = run
         self._note = LoadNote(run, filling=True, attempt=uuid.uuid4().hex)
@@ -60,7 +65,7 @@ class Filling:
         """Let errors of Lance come out as ours, without this store's secrets."""
         return self._session.guarded()
 
-    async def _do(self, act: Callable[[], Awaitable[Any]]) -> Any:
+    async def _do(self, act: Act) -> Any:
         # As a change of the schema: none of a load may be open with a migration.
         return await self._write(self._table.name, Change(act, changes_schema=True, fills=True))
 
@@ -85,6 +90,7 @@ class Filling:
                     "engine loads into a new or empty table; leave out --engine to add rows"
                 )
             if note.filling:
+                await self._sweep()
                 await self._keep(table, note._replace(filling=False))
             self.rows = rows
             return
@@ -95,6 +101,7 @@ class Filling:
             await self._keep(table, None)
             raise StoreBusyError(f"others write to the table {self._table.name!r}", 0.0)
         await self._keep(table, self._note)
+        await self._sweep()  # what an earlier start of the run has left
         self.version = (await self._own()).number
 
     async def _fence(self) -> None:
@@ -119,14 +126,14 @@ class Filling:
         version = int(await self._session.version(table))
         return _Version(table, version, await self._session.rows(table))
 
-    async def commit(self, commit: Callable[[], Awaitable[None]]) -> int:
+    async def commit(self, commit: Act) -> int:
         """Have the rows committed, and return their number.
 
         ``commit`` adds all of them on the version that the load began with.
         """
         return int(await self._do(partial(self._commit, commit)))
 
-    async def _commit(self, commit: Callable[[], Awaitable[None]]) -> int:
+    async def _commit(self, commit: Act) -> int:
         if not (await self._own()).rows:
             try:
                 with self._session.guarded():
@@ -134,17 +141,18 @@ class Filling:
             except AiovecError:
                 if not (await self._own()).rows:  # else it was the answer that was lost
                     raise
+        await self._sweep()  # what workers have left that died
         table, _, rows = await self._own()
         await self._keep(table, self._note._replace(filling=False))
         return rows
 
-    async def abandon(self, sweep: Callable[[], Awaitable[None]]) -> None:
-        """Let others write again: nothing was loaded. ``sweep`` removes files of no version."""
+    async def abandon(self) -> None:
+        """Let others write again: nothing was loaded."""
 
         async def act() -> None:
             await self._own()
             await self._fence()
-            await sweep()
+            await self._sweep()
             await self._keep(await self._session.opened(self._table), None)
 
         await self._do(act)

@@ -344,10 +344,15 @@ class LancedbBackend(Backend):
         )
 
     @asynccontextmanager
-    async def filling(self, table: TableHandle, run: str) -> AsyncIterator[Filling]:
-        """Begin a load: nobody else writes to the table until it commits or is abandoned."""
+    async def filling(
+        self, table: TableHandle, run: str, sweep: Callable[[], Awaitable[Any]]
+    ) -> AsyncIterator[Filling]:
+        """Begin a load: nobody else writes to the table until it commits or is abandoned.
+
+        ``sweep`` removes the files that no version of the table has.
+        """
         async with self._open_upkeep().alone(table.name):
-            load = Filling(self._session, table, run, self._apply)
+            load = Filling(self._session, table, run, self._apply, sweep)
             await load.begin()
             yield load
         self._open_upkeep().wrote(table.name)

@@ -78,10 +78,11 @@ def _wait(refs: list[Any]) -> tuple[list[Any], list[Any]]:
 def _result(ref: Any) -> Any:
     try:
         return ray.get(ref)
-    except ray.exceptions.RayTaskError as exc:
-        raise exc.cause from exc  # of the worker's own
     except ray.exceptions.RayError as exc:
-        raise AiovecError(f"Ray could not run a task: {exc}") from exc
+        cause = getattr(exc, "cause", exc)  # of the worker's own
+        if isinstance(cause, Exception) and not isinstance(cause, ray.exceptions.RayError):
+            raise cause from exc
+        raise AiovecError(f"a worker of Ray could not run a task: {cause}") from exc
 
 
 def _cancel(refs: list[Any]) -> None:

@@ -46,12 +46,11 @@ class RayEngine(Engine):
         if table.schema.embed is not None:
             hint = f"the table {table.name!r} embeds its texts in this process; leave out --engine"
             raise UnsupportedError("load by an engine", _NAME, hint)
-        async with store.filling(table, run) as load:
+        sweep = partial(in_thread, fragments.sweep, place)
+        async with store.filling(table, run, sweep) as load:
             if load.rows is not None:
                 return Loaded(0, load.rows)
-            sweep = partial(in_thread, fragments.sweep, place)
             try:
-                await sweep()  # what an earlier start of the run has left
                 calls = [(source, place, table.schema, read) for source in sources]
                 with load.guarded():
                     parts = await each(fragments.write_source, calls, _Progress(seen))
@@ -60,7 +59,7 @@ class RayEngine(Engine):
                 commit = partial(in_thread, fragments.commit, place, files, load.version, run)
                 return Loaded(await load.commit(commit if files else _nothing))
             except AiovecError:
-                await load.abandon(sweep)
+                await load.abandon()
                 raise
 
     async def index(

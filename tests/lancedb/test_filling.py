@@ -50,7 +50,7 @@ async def test_nobody_else_writes_until_the_commit(
     backend: Any, other: VectorStore, tmp_path: Path
 ) -> None:
     handle = await backend.open_table("notes")
-    async with backend.filling(handle, "run") as load:
+    async with backend.filling(handle, "run", nothing) as load:
         assert load.rows is None
         writes = [
             other.insert("notes", small_rows(1)),
@@ -63,10 +63,10 @@ async def test_nobody_else_writes_until_the_commit(
         assert await other.count("notes") == 0
         assert await load.commit(await adding(tmp_path / "s")) == 20
     assert await other.insert("notes", small_rows(1, start=50)) == 1
-    async with backend.filling(handle, "run") as again:
+    async with backend.filling(handle, "run", nothing) as again:
         assert again.rows == 21
     with pytest.raises(ConfigError, match="21 rows of another origin"):
-        async with backend.filling(handle, "another run"):
+        async with backend.filling(handle, "another run", nothing):
             raise AssertionError
     assert len((await backend.changes(handle, 0)).upserted) == 21
 
@@ -75,19 +75,20 @@ async def test_a_load_that_ended_amid_goes_on_or_is_dropped(
     backend: Any, other: VectorStore, tmp_path: Path
 ) -> None:
     handle = await backend.open_table("notes")
-    async with backend.filling(handle, "run") as earlier:
+    async with backend.filling(handle, "run", nothing) as earlier:
         pass  # killed
     with pytest.raises(StoreBusyError):
         await other.insert("notes", ROWS)
     with pytest.raises(StoreBusyError, match="another load"):
-        async with backend.filling(handle, "another run"):
+        async with backend.filling(handle, "another run", nothing):
             raise AssertionError
-    await other.optimize("notes")
-    async with backend.filling(handle, "run") as load:
+    with pytest.raises(StoreBusyError):
+        await other.optimize("notes")
+    async with backend.filling(handle, "run", nothing) as load:
         with pytest.raises(AiovecError, match="took the table 'notes' over"):
             await earlier.commit(await adding(tmp_path / "s"))
         with pytest.raises(AiovecError, match="took the table 'notes' over"):
-            await earlier.abandon(nothing)
+            await earlier.abandon()
         assert await load.commit(await adding(tmp_path / "s")) == 20
     assert await other.count("notes") == 20
     await other.drop_table("notes")
@@ -106,7 +107,7 @@ async def test_a_commit_whose_answer_was_lost(
     async def failing() -> None:
         raise OSError("the disk failed")
 
-    async with backend.filling(handle, "run") as load:
+    async with backend.filling(handle, "run", nothing) as load:
         with pytest.raises(AiovecError, match="the disk failed"):
             await load.commit(failing)
         assert await load.commit(lost) == 20
@@ -115,8 +116,8 @@ async def test_a_commit_whose_answer_was_lost(
 
 async def test_an_abandoned_load_lets_others_write(backend: Any, other: VectorStore) -> None:
     handle = await backend.open_table("notes")
-    async with backend.filling(handle, "run") as load:
-        await load.abandon(nothing)
+    async with backend.filling(handle, "run", nothing) as load:
+        await load.abandon()
         assert await other.insert("notes", ROWS) == 20
 
 
@@ -125,12 +126,12 @@ async def test_no_load_beside_a_migration(backend: Any, tmp_path: Path) -> None:
     async with backend_on(tmp_path / "s") as mover:
         await mover.begin_move("move")
         with pytest.raises(MigrationError):
-            async with backend.filling(handle, "run"):
+            async with backend.filling(handle, "run", nothing):
                 raise AssertionError
         await mover.end_move("move")
-        async with backend.filling(handle, "run") as load:
+        async with backend.filling(handle, "run", nothing) as load:
             await mover.begin_move("move")
             with pytest.raises(MigrationError):
                 await load.commit(nothing)
             await mover.end_move("move")
-            await load.abandon(nothing)
+            await load.abandon()

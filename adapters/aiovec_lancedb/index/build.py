@@ -91,8 +91,16 @@ async def current(session: Session, handle: TableHandle) -> TableHandle:
 
 
 async def reopened(session: Session, handle: TableHandle) -> Opened:
-    """Return the same table as it is now."""
-    return await session.opened(await current(session, handle))
+    """Return the same table as it is now. StoreBusyError while an engine fills it.
+
+    Nothing is built then: the engine removes files that no version has yet.
+    """
+    table = await session.opened(await current(session, handle))
+    if table.load is not None and table.load.filling:
+        raise StoreBusyError(
+            f"`aiovec load` ({table.load.run}) fills the table {table.name!r}", 0.0
+        )
+    return table
 
 
 class Builder:

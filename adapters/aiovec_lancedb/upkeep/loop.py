@@ -262,7 +262,7 @@ class Upkeep:
     ) -> None:
         """Do what is due, or ``everything``. The lock for upkeep is held."""
         await self._builder.index_lacking(handle)
-        table = await self._session.opened(handle)
+        table = await reopened(self._session, handle)
         if everything or await self._wants_compaction(table, quiet=quiet):
             await self._compact(handle)
         if quiet:
