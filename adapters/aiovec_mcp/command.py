@@ -1,0 +1,92 @@
+"""``aiovec mcp``: a store as the tools of an agent. Imports little, as every command."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aiovec._cli.output import err, one_line
+from aiovec._cli.run import failing_clearly
+from aiovec._cli.stores import Config, Embedder, Store, give_embedder, open_origin, origin_of
+from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
+
+if TYPE_CHECKING:
+    from aiovec.backend.origin import Origin
+
+app = typer.Typer(
+    name="mcp",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+@failing_clearly
+def mcp(
+    store: Store = None,
+    config: Config = None,
+    table: Annotated[
+        str, typer.Option(metavar="TABLE", help="Table of the agent's memories.")
+    ] = "memories",
+    allow_writes: Annotated[
+        bool, typer.Option("--allow-writes", help="Let the agent add and delete memories.")
+    ] = False,
+    http: Annotated[
+        bool,
+        typer.Option(
+            "--http", help="Serve streamable HTTP on this machine instead of standard input."
+        ),
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port for --http; 0 takes a free one.")
+    ] = 4003,
+    embedder: Embedder = None,
+) -> None:
+    """Serve a store to an agent over the Model Context Protocol.
+
+    The agent can search and read every table. With --allow-writes it also has a memory of its own,
+    in one table that is created when it is first written to.
+    """
+    try:
+        import aiovec_mcp.server  # noqa: F401
+    except ModuleNotFoundError as exc:
+        raise AiovecError(
+            f"aiovec mcp needs the package {exc.name}, which is not installed; "
+            'pip install "aiovec[mcp]" brings it'
+        ) from exc
+    origin = origin_of(store, config, read_only=not allow_writes)
+    path = origin.location().path
+    if path is not None and not allow_writes and not path.exists():
+        raise ConfigError(f"there is no store at {path}", key="target", accepted="a store's path")
+    asyncio.run(_serve(origin, table, embedder, allow_writes, port if http else None))
+
+
+async def _serve(
+    origin: Origin, table: str, embedder: str | None, allow_writes: bool, port: int | None
+) -> None:
+    from .server import create_server
+    from .tools import MEMORY
+
+    async with await open_origin(origin) as store:
+        try:
+            schema = await store.schema(table)
+        except TableNotFoundError:
+            schema = MEMORY
+        give_embedder(store, schema, embedder)
+        server = create_server(store, table=table, allow_writes=allow_writes)
+        if port is None:
+            await server.run_stdio_async()
+            return
+        import uvicorn
+
+        # It answers requests for this machine's own names only, so no web page can reach it.
+        app = server.streamable_http_app(host="127.0.0.1")
+        settings = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
+        listening = settings.bind_socket()
+        listening.listen()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
+        err().print(one_line(f"Serving {store.target} at {url} (Ctrl+C stops it)"))
+        await uvicorn.Server(settings).serve([listening])

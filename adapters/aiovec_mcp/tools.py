@@ -1,0 +1,168 @@
+"""The tools: a memory, which an agent may write, and the tables of the store, which it may read.
+
+Their docstrings and the descriptions of their arguments are what the model sees.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field as Argument
+
+from aiovec import (
+    Embed,
+    EmbeddingError,
+    Field,
+    InvalidArgumentError,
+    Schema,
+    Table,
+    TableNotFoundError,
+    VectorStore,
+    new_id,
+)
+from aiovec.bridge import storable, table_without_vectors
+
+# Rows of an answer, which a model has to read.
+_MOST = 100
+
+Name = Annotated[str, Argument(description="The name of a table, as `list` shows it.")]
+Where = Annotated[
+    str | None,
+    Argument(
+        description="Only rows that match this filter, such as \"year >= 2024 AND lang = 'en'\". "
+        "Operators: = != < <= > >= IN BETWEEN LIKE ILIKE CONTAINS IS NULL AND OR NOT; times are "
+        "TIMESTAMP '2026-01-31T12:00:00Z'. Keys that are no field are payload.<key>."
+    ),
+]
+Limit = Annotated[int, Argument(ge=1, le=_MOST, description="Number of rows, at most.")]
+Select = Annotated[
+    list[str] | None, Argument(description="Only these fields. Default: all, without the vector.")
+]
+By = Annotated[
+    Literal["text", "vector", "hybrid"] | None,
+    Argument(description="By keywords, by meaning, or both. Default: what the table supports."),
+]
+Facts = Annotated[
+    dict[str, Any] | None,
+    Argument(description='Facts to filter by later, such as {"user": "ana", "topic": "travel"}.'),
+]
+Ids = Annotated[list[str], Argument(description="The ids of rows.", max_length=_MOST)]
+Id = Annotated[str | None, Argument(description="To replace a memory, its id.")]
+
+_FIELDS = {"text": Field(str, text=True), "at": Field(datetime, index="btree")}
+# The table of memories.
+MEMORY = Schema(fields=_FIELDS, embed=Embed("text"))
+_OWN = frozenset({"id", "text", "at", "embedding"})
+
+
+class Tools:
+    """The tools over one store. ``memory`` is the table of the memories."""
+
+    def __init__(self, store: VectorStore, memory: Table) -> None:
+        self._store = store
+        self._memory = memory
+
+    async def recall(self, query: str, limit: Limit = 5, where: Where = None) -> dict[str, Any]:
+        """Search your memory by meaning and by words: what `remember` saved, in this conversation
+        or an earlier one. The best match comes first. Use it before you ask the user again."""
+        try:
+            found = await self._search(self._memory, query, None, limit=limit, where=where)
+        except TableNotFoundError:
+            found = []
+        return {"memories": found}
+
+    async def search(
+        self,
+        table: Name,
+        query: str,
+        limit: Limit = 10,
+        where: Where = None,
+        by: By = None,
+        select: Select = None,
+    ) -> dict[str, Any]:
+        """Search the rows of a table for a text; the best match comes first."""
+        options = {"limit": limit, "where": where, "select": select}
+        return {"hits": await self._search(self._store.table(table), query, by, **options)}
+
+    async def get(self, table: Name, ids: Ids, select: Select = None) -> dict[str, Any]:
+        """Read rows of a table by their ids."""
+        rows = await self._store.get(table, ids, select=select, include_vector=False)
+        return {"rows": [row.to_dict() for row in rows]}
+
+    async def list_(
+        self,
+        table: Annotated[str | None, Argument(description="A table. Default: all tables.")] = None,
+        where: Where = None,
+        order_by: Annotated[
+            str | None, Argument(description='A field; "-at" sorts by "at", the latest first.')
+        ] = None,
+        limit: Limit = 20,
+        offset: Annotated[int, Argument(ge=0, description="Number of rows to skip.")] = 0,
+        select: Select = None,
+    ) -> dict[str, Any]:
+        """List the tables with their fields, or the rows of one table."""
+        if table is None:
+            names = await self._store.tables()
+            return {"tables": [await self.describe(name) for name in names]}
+        rows = await self._store.find(
+            table, where, order_by=order_by, limit=limit, offset=offset, select=select
+        )
+        return {"rows": [row.to_dict() for row in rows]}
+
+    async def describe(self, table: str) -> dict[str, Any]:
+        """The schema of a table, and the number of its rows."""
+        schema = json.loads((await self._store.schema(table)).to_json())
+        return {"name": table, "rows": await self._store.count(table), "schema": schema}
+
+    async def remember(self, text: str, facts: Facts = None, id: Id = None) -> dict[str, Any]:
+        """Save a text that will matter later, such as a preference, a decision or a result.
+        Write one fact as a whole sentence that is clear without this conversation."""
+        if taken := _OWN & (facts or {}).keys():
+            raise InvalidArgumentError("facts", min(taken), f"keys other than {sorted(_OWN)}")
+        row = {**storable(facts or {}, "facts"), "id": id or new_id(), "text": text}
+        row["at"] = datetime.now(UTC)
+        try:
+            await self._memory.upsert([row])
+        except TableNotFoundError:
+            await self._create_memory()
+            await self._memory.upsert([row])
+        return {"id": row["id"]}
+
+    async def forget(
+        self,
+        ids: Annotated[list[str] | None, Argument(description="The ids of memories.")] = None,
+        where: Where = None,
+    ) -> dict[str, Any]:
+        """Delete memories by their ids, or all that match a filter."""
+        if ids is None and where is None:
+            raise InvalidArgumentError("ids", ids, "ids, or a filter; where='TRUE' is for all")
+        try:
+            return {"deleted": await self._memory.delete(ids, where=where)}
+        except TableNotFoundError:
+            return {"deleted": 0}
+
+    async def _create_memory(self) -> None:
+        """Create the table of memories; without an embedder, they are found by their words."""
+        try:
+            await self._memory.create(MEMORY, exist_ok=True)
+        except EmbeddingError as exc:
+            if exc.retryable or exc.model is not None:  # there is an embedder, and it failed
+                raise
+            await self._memory.create(table_without_vectors(_FIELDS), exist_ok=True)
+
+    async def _search(
+        self, table: Table, query: str, by: str | None, **options: Any
+    ) -> list[dict[str, Any]]:
+        if by is None:
+            schema = await table.schema()
+            words = any(field.text for field in schema.fields.values())
+            by = "text" if schema.embed is None else "hybrid" if words else "vector"
+        if by == "hybrid":
+            hits = await table.search_hybrid(query, **options)
+        elif by == "vector":
+            hits = await table.search(query, **options)
+        else:
+            hits = await table.search_text(query, match="any", **options)
+        return [hit.to_dict() for hit in hits]

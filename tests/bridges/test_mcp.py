@@ -1,0 +1,202 @@
+"""``aiovec mcp``: the official client drives it, over standard input and over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mcp", reason="needs aiovec[mcp]")
+
+from mcp.client.client import Client
+from mcp.client.stdio import StdioServerParameters
+from mcp.shared.exceptions import MCPError
+
+import aiovec
+from aiovec import Embed, Field, Schema
+from aiovec_mcp import create_server
+
+ARTICLES = Schema(
+    fields={"title": Field(str, text=True), "year": int},
+    embed=Embed("title"),
+)
+ROWS = [
+    {"id": "a", "title": "A red fox ran north.", "year": 2024},
+    {"id": "b", "title": "Blocking an event loop.", "year": 2025},
+    {"id": "c", "title": "The fox and the loop.", "year": 2026, "kind": "fable"},
+]
+
+
+@asynccontextmanager
+async def client_of(folder: Path, *, writes: bool) -> AsyncIterator[Client]:
+    """Yield a client in the process of the server, on a store with a table of articles."""
+    async with aiovec.connect(folder / "agent.db", embedder="demo") as store:
+        await store.create_table("articles", ARTICLES, exist_ok=True)
+        await store.upsert("articles", ROWS)
+        async with Client(create_server(store, allow_writes=writes)) as client:
+            yield client
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    result = await client.call_tool(tool, arguments)
+    assert not result.is_error, result.content
+    (content,) = result.content
+    assert json.loads(content.text) == result.structured_content  # type: ignore[union-attr]
+    return dict(result.structured_content or {})
+
+
+async def error_of(client: Client, tool: str, **arguments: Any) -> str:
+    result = await client.call_tool(tool, arguments)
+    assert result.is_error
+    return str(result.content[0].text)  # type: ignore[union-attr]
+
+
+async def test_a_memory(tmp_path: Path) -> None:
+    async with client_of(tmp_path, writes=True) as client:
+        assert await call(client, "recall", query="anything") == {"memories": []}
+        assert await call(client, "forget", ids=["x"]) == {"deleted": 0}
+        first = await call(
+            client, "remember", text="Ana prefers short answers.", facts={"user": "ana", "n": 1}
+        )
+        await call(client, "remember", text="Order service 4711 failed.", facts={"user": "ben"})
+        for query in ("which service failed", "4711"):
+            (memory, *_) = (await call(client, "recall", query=query))["memories"]
+            assert (memory["text"], memory["user"]) == ("Order service 4711 failed.", "ben")
+        found = await call(client, "recall", query="4711", where="payload.user = 'ana'")
+        assert [one["id"] for one in found["memories"]] == [first["id"]]
+        await call(client, "remember", text="Ana prefers long answers.", id=first["id"])
+        (changed,) = (await call(client, "get", table="memories", ids=[first["id"]]))["rows"]
+        assert (changed["text"], changed.get("user")) == ("Ana prefers long answers.", None)
+        listed = await call(client, "list", table="memories", order_by="-at", limit=1)
+        assert [row["id"] for row in listed["rows"]] == [first["id"]]
+        assert await call(client, "forget", where="payload.user = 'ben'") == {"deleted": 1}
+        assert await call(client, "forget", ids=[first["id"]]) == {"deleted": 1}
+        assert (await call(client, "recall", query="answers"))["memories"] == []
+
+
+async def test_the_tables_are_searched_and_read(tmp_path: Path) -> None:
+    async with client_of(tmp_path, writes=False) as client:
+        (table,) = (await call(client, "list"))["tables"]
+        assert (table["name"], table["rows"]) == ("articles", 3)
+        assert set(table["schema"]["fields"]) == {"title", "year"}
+        for by in ("text", "vector", "hybrid", None):
+            hits = await call(
+                client, "search", table="articles", query="event loop", by=by, limit=1
+            )
+            assert [hit["id"] for hit in hits["hits"]] == ["b"]
+        options = {"where": "payload.kind = 'fable'", "select": ["year"]}
+        found = await call(client, "search", table="articles", query="fox", **options)
+        assert [(hit["id"], hit["year"], "title" in hit) for hit in found["hits"]] == [
+            ("c", 2026, False)
+        ]
+        rows = await call(client, "list", table="articles", order_by="-year", offset=1, limit=1)
+        assert [row["id"] for row in rows["rows"]] == ["b"]
+        resource = await client.read_resource("aiovec://tables/articles")
+        assert json.loads(resource.contents[0].text) == table  # type: ignore[union-attr]
+        (template,) = (await client.list_resource_templates()).resource_templates
+        assert template.uri_template == "aiovec://tables/{table}"
+
+
+async def test_without_leave_nothing_is_written(tmp_path: Path) -> None:
+    async with client_of(tmp_path, writes=False) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(tools) == {"recall", "search", "get", "list"}
+        assert all(tool.annotations.read_only_hint for tool in tools.values() if tool.annotations)
+        assert "remember" in await error_of(client, "remember", text="x")
+    async with client_of(tmp_path, writes=True) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(tools) == {"recall", "search", "get", "list", "remember", "forget"}
+        assert tools["forget"].annotations is not None
+        assert tools["forget"].annotations.destructive_hint
+        assert all(tool.description for tool in tools.values())
+
+
+async def test_errors_reach_the_model_with_their_text(tmp_path: Path) -> None:
+    async with client_of(tmp_path, writes=True) as client:
+        search = {"table": "articles", "query": "fox"}
+        assert "expected a" in await error_of(client, "search", **search, where="year >")
+        assert "title, year" in await error_of(client, "search", **search, where="yaer = 1")
+        assert "no table 'nope'" in await error_of(client, "get", table="nope", ids=["a"])
+        assert "where='TRUE'" in await error_of(client, "forget")
+        assert "facts must be" in await error_of(client, "remember", text="x", facts={"at": 1})
+        assert "less than or equal to 100" in await error_of(client, "search", **search, limit=101)
+        with pytest.raises(MCPError, match="no table 'nope'"):
+            await client.read_resource("aiovec://tables/nope")
+
+
+async def test_without_an_embedder_memories_are_found_by_words(tmp_path: Path) -> None:
+    async with aiovec.connect(tmp_path / "words.db") as store:
+        server = create_server(store, table="notes", allow_writes=True)
+        async with Client(server) as client:
+            await call(client, "remember", text="Ana prefers short answers.")
+            found = await call(client, "recall", query="which answers does Ana like?")
+            assert [one["text"] for one in found["memories"]] == ["Ana prefers short answers."]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "aiovec.toml").write_text('[retrieval.embedders.default]\nkind = "demo"\n')
+    return tmp_path
+
+
+@pytest.mark.slow
+async def test_over_standard_input(tmp_path: Path) -> None:
+    def server(*options: str) -> StdioServerParameters:
+        arguments = ["-m", "aiovec", "mcp", "-s", "agent.db", *options]
+        return StdioServerParameters(command=sys.executable, args=arguments, cwd=tmp_path)
+
+    async with Client(server("--allow-writes", "--embedder", "demo")) as client:
+        assert client.server_info.name == "aiovec"
+        await call(client, "remember", text="Ana prefers short answers.")
+    async with Client(server()) as client:
+        (found,) = (await call(client, "recall", query="short answers"))["memories"]
+        assert found["text"] == "Ana prefers short answers."
+        assert {tool.name for tool in (await client.list_tools()).tools}.isdisjoint({"remember"})
+
+
+@pytest.mark.slow
+def test_the_example_prints_what_its_page_shows(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "agent_memory"
+    folder = tmp_path / "copy"
+    shutil.copytree(example, folder, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    command = [sys.executable, "agent.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"$ python agent.py\n{done.stdout}```" in (example / "README.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+async def test_over_http_on_this_machine_alone(folder: Path) -> None:
+    import httpx
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "aiovec", "mcp", "-s", "agent.db", "--config", "aiovec.toml",
+        "--allow-writes", "--http", "--port", "0",
+        cwd=folder, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        line = b""
+        while not (found := re.search(rb"http://127\.0\.0\.1:\d+/mcp", line)):
+            line += await process.stderr.read(1024)
+            assert not process.stderr.at_eof(), line
+        url = found[0].decode()
+        async with Client(url) as client:
+            await call(client, "remember", text="Ana prefers short answers.")
+            assert len((await call(client, "recall", query="Ana"))["memories"]) == 1
+        async with httpx.AsyncClient() as http:
+            for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+                answer = await http.post(url, headers=headers, json={})
+                assert answer.status_code in (403, 421)
+    finally:
+        process.terminate()
+        await process.wait()
