@@ -310,16 +310,22 @@ class Session:
         return await _looked_up(look)
 
     async def handle(self, name: str) -> TableHandle:
-        try:
-            _, arrow = await self.open_any(name)
-        except StaleTableError as exc:
-            await self.check_place()
-            names = await self.names()
-            if name in names:
-                reason = f"no version of table {name!r} can be read"
-                raise CorruptStoreError(self.target, reason) from exc.__cause__
-            await self.check_here()
-            raise TableNotFoundError(name, names) from exc.__cause__
+        pauses = iter(_LOOKS)  # a table is listed a moment before it can be read
+        while True:
+            try:
+                _, arrow = await self.open_any(name)
+                break
+            except StaleTableError as exc:
+                await self.check_place()
+                names = await self.names()
+                if name not in names:
+                    await self.check_here()
+                    raise TableNotFoundError(name, names) from exc.__cause__
+                pause = next(pauses, None)
+                if pause is None:
+                    reason = f"no version of table {name!r} can be read"
+                    raise CorruptStoreError(self.target, reason) from exc.__cause__
+            await asyncio.sleep(pause)
         await self.check_place()
         if is_moving(arrow):
             await self.check_here()

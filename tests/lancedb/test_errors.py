@@ -105,6 +105,22 @@ async def test_tables_of_others(tmp_path: Path) -> None:
             await store.create_table("foreign", SMALL)
 
 
+async def test_a_table_that_is_just_being_created(tmp_path: Path) -> None:
+    """Lance writes the folder, and so the table's name, before the first version."""
+    await filled(tmp_path / "s", 3)
+    versions = tmp_path / "s" / "notes.lance" / "_versions"
+    versions.rename(tmp_path / "later")
+    async with opened(tmp_path / "s") as store:
+        counting = asyncio.ensure_future(store.count("notes"))
+        await asyncio.sleep(0.05)
+        (tmp_path / "later").rename(versions)
+        assert await counting == 3
+        versions.rename(tmp_path / "gone")
+    async with opened(tmp_path / "s") as store:
+        with pytest.raises(CorruptStoreError, match="no version of table 'notes' can be read"):
+            await store.count("notes")
+
+
 async def test_a_table_that_vanishes(tmp_path: Path) -> None:
     await filled(tmp_path / "s")
     async with opened(tmp_path / "s") as store:
