@@ -21,7 +21,12 @@ from aiovec_server import create_app
 
 from .blocks import ROOT, blocks, commands, run_page
 
-OWN_TEST = {"how-to/from-sqlite-vec.md", "how-to/move-to-lancedb.md", "how-to/telemetry.md"}
+OWN_TEST = {
+    "explanation/side-by-side.md",
+    "how-to/from-sqlite-vec.md",
+    "how-to/move-to-lancedb.md",
+    "how-to/telemetry.md",
+}
 NEEDS_MORE = {"reference/http.md", "reference/commands.md"}
 LIBRARIES = {  # that a page imports beside aiovec
     "docs/how-to/files-and-frames.md": "pandas",
