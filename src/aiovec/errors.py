@@ -220,8 +220,8 @@ class TableExistsError(AiovecError):
 
     def _message(self) -> str:
         return (
-            f"the table {self.table!r} already exists; choose another name, or pass exist_ok=True "
-            "to create_table to accept it"
+            f"the table {self.table!r} already exists; choose another name, add rows with "
+            "upsert(), or pass its schema and exist_ok=True to create_table()"
         )
 
 

@@ -50,7 +50,7 @@ _CALLS: dict[str, tuple[Call, Any, Call]] = {
         lambda s: s.upsert("notes", small_rows(6)),
     ),
     "create_table": (
-        lambda s: s.create_table("more", SMALL), None,
+        lambda s: s.create_table("more", SMALL), SMALL,
         lambda s: s.insert("more", small_rows(2)),
     ),
     "rename_table": (

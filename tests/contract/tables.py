@@ -163,7 +163,7 @@ class TablesContract(ContractBase):
     async def test_of_creators_at_once_one_wins(self, store: VectorStore) -> None:
         tries = (store.create_table("notes", SMALL) for _ in range(8))
         outcomes = await asyncio.gather(*tries, return_exceptions=True)
-        assert sorted(type(o).__name__ for o in outcomes) == ["NoneType"] + ["TableExistsError"] * 7
+        assert sorted(type(o).__name__ for o in outcomes) == ["Schema"] + ["TableExistsError"] * 7
 
     # Dropping
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from .._model.arrow import array_of
 from .._model.records import Hit, Record
 from ..errors import InvalidRowError
+from .arguments import is_iterable
 
 
 def as_row(item: Any, vector: str = "", row: int | None = None) -> Mapping[str, Any] | None:
@@ -56,6 +57,16 @@ def _is_of(value: object, library: str, name: str) -> bool:
     """Return whether a value is of a class of a library, which need not be installed."""
     kind = getattr(sys.modules.get(library), name, None)
     return isinstance(kind, type) and isinstance(value, kind)
+
+
+def check_column(name: str, column: object) -> None:
+    """Raise InvalidRowError unless this is a column of several values."""
+    if isinstance(column, (str, bytes, Mapping)) or not is_iterable(column):
+        raise InvalidRowError(
+            "a mapping is taken as columns, each a list of the rows' values; pass a single row "
+            "as a list of one mapping",
+            field=name,
+        )
 
 
 def is_frame(rows: object) -> bool:

@@ -52,7 +52,14 @@ from .columns import (
     payload_column,
     payloads_of,
 )
-from .foreign_rows import array_of_typed, as_row, columns_of_frame, is_frame, is_typed
+from .foreign_rows import (
+    array_of_typed,
+    as_row,
+    check_column,
+    columns_of_frame,
+    is_frame,
+    is_typed,
+)
 from .selection import path_of
 from .vectors import arrow_matrix, given_matrix, matrix_of
 
@@ -415,12 +422,7 @@ def _column(name: str, column: Any, schema: Schema) -> Any:
     if isinstance(column, (pa.Array, pa.ChunkedArray)):
         check_array(column, name)
         return plain(column, name)
-    if isinstance(column, (str, bytes, Mapping)) or not is_iterable(column):
-        raise InvalidRowError(
-            "a mapping is taken as columns, each a list of the rows' values; pass a single row "
-            "as a list of one mapping",
-            field=name,
-        )
+    check_column(name, column)
     return column if isinstance(column, list) else list(column)
 
 

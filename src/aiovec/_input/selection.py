@@ -89,15 +89,16 @@ class Selection:
 
 def selected_names(select: Iterable[str] | None) -> list[str] | None:
     """The names in ``select``, read once: a call may begin again when a table was altered."""
-    return None if select is None else _read_names("select", select, _MOST_NAMES)
+    return None if select is None else read_names("select", select)
 
 
 def order_keys(order_by: str | Iterable[str] | None) -> list[str]:
     """The keys in ``order_by``, read once likewise."""
-    return [] if order_by is None else _read_names("order_by", order_by, _MOST_KEYS)
+    return [] if order_by is None else read_names("order_by", order_by, _MOST_KEYS)
 
 
-def _read_names(argument: str, given: str | Iterable[str], most: int) -> list[str]:
+def read_names(argument: str, given: str | Iterable[str], most: int = _MOST_NAMES) -> list[str]:
+    """The names that an argument gives: one, or several."""
     if isinstance(given, str):
         return [given]
     if not is_iterable(given):

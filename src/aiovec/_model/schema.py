@@ -481,7 +481,7 @@ class Schema:
             )
         vector = vectors[0]
         fields = {
-            column.name: Field(_kind_of_arrow(column), nullable=column.nullable)
+            column.name: Field(kind_of_arrow(column), nullable=column.nullable)
             for column in schema
             if column.name not in ("id", "payload", vector.name)
         }
@@ -535,7 +535,8 @@ def _check_embed(embed: object, fields: Mapping[str, Field]) -> None:
         )
 
 
-def _kind_of_arrow(column: pa.Field) -> Kind:
+def kind_of_arrow(column: pa.Field) -> Kind:
+    """Return the nearest type of a field; InvalidArgumentError if there is none."""
     import pyarrow as pa
 
     from .arrow import is_list, is_text

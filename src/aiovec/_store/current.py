@@ -275,8 +275,8 @@ def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
     )
 
 
-async def check_same(engine: Engine, table: str, wanted: Schema) -> None:
-    """Check that the table which is there has the schema that is wanted."""
+async def check_same(engine: Engine, table: str, wanted: Schema) -> Schema:
+    """Check that the existing table has the wanted schema, and return that."""
     try:
         there = (await engine.open_table(table, fresh=True)).schema
     except TableNotFoundError:
@@ -289,3 +289,4 @@ async def check_same(engine: Engine, table: str, wanted: Schema) -> None:
         raise ModelMismatchError(table, there.model, wanted.model)
     if differences:
         raise SchemaMismatchError(table, differences)
+    return there

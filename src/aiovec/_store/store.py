@@ -36,6 +36,7 @@ from .._input.arguments import (
     count_of,
     existing_field,
 )
+from .._input.infer import TableOptions, inferred
 from .._input.rows import (
     check_ids,
     check_new_vectors,
@@ -47,6 +48,7 @@ from .._input.rows import (
 )
 from .._input.selection import (
     order_keys,
+    read_names,
     select_columns,
     selected_names,
     sort_order,
@@ -77,9 +79,11 @@ from .._model.patch import Remove
 from .._model.records import Hit, Record
 from .._model.results import Results
 from .._model.schema import (
+    Embed,
     Field,
     FieldIndex,
     FieldType,
+    Metric,
     Schema,
     check_field_name,
     check_table_name,
@@ -99,7 +103,7 @@ from ..backend.contract import (
 from ..backend.limits import Deadline, current_deadline
 from ..backend.locate import new_path_of
 from ..backend.rows import NewRows
-from ..backend.threads import FORKED, hop, in_thread
+from ..backend.threads import FORKED, hop, in_thread, to_its_end
 from ..backend.weight import weight
 from ..errors import (
     AiovecError,
@@ -278,9 +282,23 @@ class VectorStore:
     # Tables
 
     async def create_table(
-        self, table: str, schema: Schema | None = None, *, exist_ok: bool = False
-    ) -> None:
-        """Create a table; without a schema, ``Schema.context_vectors`` of the configured ``dim``.
+        self,
+        table: str,
+        schema: Schema | Rows | None = None,
+        *,
+        exist_ok: bool = False,
+        vector: str | None = None,
+        metric: Metric | None = None,
+        model: str | None = None,
+        text: str | Iterable[str] = (),
+        index: str | Iterable[str] = (),
+        embed: Embed | None = None,
+    ) -> Schema:
+        """Create a table, and return its schema.
+
+        ``schema`` is a ``Schema``, or rows, as ``insert`` takes them: then the schema is taken from
+        the rows, which are stored too. Without either it is ``Schema.context_vectors`` of the
+        configured ``dim``.
 
         Of several callers at once one creates it. Where it exists: TableExistsError, or with
         ``exist_ok`` nothing, unless the schema is another: ModelMismatchError where only the
@@ -290,13 +308,27 @@ class VectorStore:
         With ``embed`` in the schema, ``dim`` and ``model`` may be left out: they are the
         embedder's. What the embedder is made of is stored too, if it was a kind or a mapping, so
         that other programs can search by text in the table.
+
+        Of rows, the column ``vector`` holds the vectors; by default "embedding", "vector" or the
+        only one with lists of numbers. A column whose values are all of one type becomes a field:
+        text, whole numbers, numbers, booleans, datetimes, or lists of texts or numbers. What is
+        mixed or nested stays in the payload. Arrow, pandas and Polars have types of their own,
+        which stay. ``text`` names fields for keyword search, ``index`` fields with an index for
+        filters; ``metric``, ``model`` and ``embed`` are those of ``Schema``. Rows that are refused
+        create no table. ``exist_ok`` is for schemas only: ``upsert`` adds rows to a table.
         """
         check_table_name(table)
-        if schema is not None and not isinstance(schema, Schema):
-            raise InvalidArgumentError("schema", schema, "an aiovec.Schema or None")
         exist_ok = check_flag("exist_ok", exist_ok)
+        texts, indexed = read_names("text", text), read_names("index", index)
+        options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed)
+        if schema is not None and not isinstance(schema, Schema):
+            if exist_ok:
+                raise InvalidArgumentError("exist_ok", True, "False with rows; see upsert()")
+            return await self._create_of_rows(table, schema, options)
+        if options != TableOptions():
+            raise InvalidArgumentError("schema", schema, "rows, to go with further arguments")
 
-        async def create(engine: Engine) -> None:
+        async def create(engine: Engine) -> Schema | None:
             backend = engine.backend
             wanted = schema or Schema.context_vectors(engine.settings.dim)
             wanted = await self._completed(table, wanted)
@@ -308,13 +340,43 @@ class VectorStore:
                         "it stores no bit codes; leave quantized out of the schema",
                     )  # fmt: skip
                 try:
-                    return await backend.create_table(table, wanted)
+                    await backend.create_table(table, wanted)
+                    return wanted
                 except TableExistsError:
                     if not exist_ok:
                         raise
-            await check_same(engine, table, wanted)
+            return await check_same(engine, table, wanted)
 
-        await self._call("create_table", table, create)
+        found = await self._call("create_table", table, create)
+        # A call that was done before under its key is not done again, and tells of no schema.
+        return await self.schema(table) if found is None else found
+
+    async def _create_of_rows(self, table: str, rows: Rows, options: TableOptions) -> Schema:
+        """Create a table of rows, which are checked, and have their vectors, before it exists."""
+        self._check_writable("create_table")
+        held = await collect(rows, self._read_in_thread)
+
+        async def create(engine: Engine) -> Schema:
+            if table in await engine.backend.tables():  # before any text is embedded
+                raise TableExistsError(table)
+            schema = await hop(weight(held), inferred, held, options)
+            schema = await self._completed(table, schema)
+            writing = RowsToWrite(held, None, "fail", checked=False, embed=self._embed)
+            batch = await writing.prepare(engine, TableHandle(table, schema, None))
+            await to_its_end(fill(engine.backend, schema, batch))
+            return schema
+
+        async def fill(backend: Backend, schema: Schema, batch: NewRows) -> None:
+            await backend.create_table(table, schema)
+            try:
+                if len(batch):
+                    async with backend.writing(batch.table.nbytes):
+                        await backend.insert(await backend.open_table(table), batch)
+            except BaseException as exc:
+                exc.add_note(f"the table {table!r} was created before that")
+                raise
+
+        return await self._call("create_table", table, create)
 
     async def add_field(self, table: str, name: str, field: Field | FieldType) -> None:
         """Add a field, which is null in the rows there are; its index is built before it returns.

@@ -66,6 +66,12 @@ class RowsToWrite:
                 count = await backend.insert(handle, batch, skip_existing=skips)
         return count
 
+    async def prepare(self, engine: Engine, handle: TableHandle) -> NewRows:
+        """Return the checked rows, with their vectors, for a table that may not exist yet."""
+        if handle.schema.embed is not None:
+            return await self._with_vectors(engine, handle)
+        return await self._checked_rows(handle)
+
     async def _checked_rows(self, handle: TableHandle) -> NewRows:
         effort = weight(self.rows, handle.schema)
         return await hop(effort, self._check, handle, effort > INLINE_LIMIT)

@@ -1,0 +1,275 @@
+"""Schemas of data: the column of the vectors, and the type of each other column.
+
+A column becomes a field if all its values are of one type: text, whole numbers, numbers, booleans,
+datetimes, or lists of texts or numbers. Nulls do not count, and whole numbers beside others are
+numbers. What is mixed or nested, has no value at all or a name that no field may have stays in the
+payload.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .._model.arrow import check_array, is_arrow, is_list, is_number, table_of
+from .._model.schema import (
+    Embed,
+    Field,
+    FieldIndex,
+    Kind,
+    Metric,
+    Schema,
+    check_field_name,
+    kind_of_arrow,
+)
+from ..backend.rows import NewRows
+from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError
+from .arguments import check_field_index
+from .foreign_rows import (
+    array_of_typed,
+    as_row,
+    check_column,
+    columns_of_frame,
+    is_frame,
+    is_typed,
+)
+
+USUAL_VECTORS = ("embedding", "vector")
+"""The names under which vectors are looked for first."""
+
+# Further keys stay in the payload: rows whose keys are data have a new one each.
+_MOST_FIELDS = 200
+
+MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)"
+"""A datetime with a time zone as text."""
+
+_KINDS: dict[type, str] = {
+    str: "text", int: "int", float: "float", bool: "bool", datetime: "datetime",
+}  # fmt: skip
+_SUBCLASSES = (
+    (np.bool_, "bool"), (np.integer, "int"), (np.floating, "float"), (datetime, "datetime"),
+)  # fmt: skip
+# The first that has all kinds of a column is its type. "moment" is text that tells a datetime.
+_TYPES: Sequence[tuple[Kind, set[str]]] = (
+    ("bool", {"bool"}),
+    ("int", {"int"}),
+    ("float", {"int", "float"}),
+    ("datetime", {"datetime", "moment"}),
+    ("text", {"text", "moment"}),
+    ("list[text]", {"list[text]", "list[]"}),
+    ("list[int]", {"list[int]", "list[]"}),
+    ("list[float]", {"list[int]", "list[float]", "list[]"}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TableOptions:
+    """What a user says about the schema that rows suggest."""
+
+    vector: str | None = None
+    metric: Metric | None = None
+    model: str | None = None
+    text: Sequence[str] = ()
+    index: Sequence[str] = ()
+    embed: Embed | None = None
+
+
+def kinds_in(values: Sequence[Any], *, moments: bool = False) -> set[str]:
+    """Return the kinds of values. With ``moments``, text may tell a datetime."""
+    found = set()
+    for kind in set(map(type, values)) - {type(None)}:
+        if issubclass(kind, (list, tuple, np.ndarray)):
+            found |= {_kind_of_list(value) for value in values if type(value) is kind}
+        else:
+            known = (name for parent, name in _SUBCLASSES if issubclass(kind, parent))
+            found.add(_KINDS.get(kind) or next(known, "other"))
+    if moments and "text" in found:
+        texts = (value for value in values if isinstance(value, str))
+        if all(re.fullmatch(MOMENT, text) for text in texts):
+            found = found - {"text"} | {"moment"}
+    return found
+
+
+def _kind_of_list(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        known = {"i": "list[int]", "u": "list[int]", "f": "list[float]"}
+        return known.get(value.dtype.kind, "other") if value.ndim == 1 else "other"
+    kinds = kinds_in(value) if None not in value else {"other"}
+    if kinds <= {"int", "float"} and kinds:
+        return "list[float]" if "float" in kinds else "list[int]"
+    return "list[text]" if kinds == {"text"} else "other" if kinds else "list[]"
+
+
+def kind_of(kinds: set[str]) -> Kind | None:
+    """Return the type of a column with values of these kinds; None for one of the payload."""
+    if kinds <= {"list[]"}:  # nothing tells of what
+        return None
+    return next((kind for kind, able in _TYPES if kinds <= able), None)
+
+
+def field_of_arrow(column: pa.Field) -> Field | None:
+    """Return the field of an Arrow column; None if its type suits no field."""
+    try:
+        return Field(kind_of_arrow(column), nullable=column.nullable)
+    except InvalidArgumentError:
+        return None
+
+
+def fields_of(
+    columns: Mapping[str, Field | None], vector: str
+) -> tuple[dict[str, Field], list[str]]:
+    """Return the fields of columns, and the names of the columns that stay in the payload."""
+    fields: dict[str, Field] = {}
+    kept = []
+    taken = {"id", "payload", vector.lower()}
+    for name, field in columns.items():
+        free = _may_name(name) and name.lower() not in taken and len(fields) < _MOST_FIELDS
+        if field is not None and free:
+            fields[name] = field
+            taken.add(name.lower())
+        else:
+            kept.append(name)
+    return fields, kept
+
+
+def _may_name(name: object) -> bool:
+    try:
+        return bool(check_field_name(name))
+    except InvalidNameError:
+        return False
+
+
+def with_indexes(schema: Schema, text: Sequence[str], index: Sequence[str]) -> Schema:
+    """Return the schema with keyword search in some fields, and indexes for filters of some."""
+    wanted: Sequence[tuple[FieldIndex, Sequence[str]]] = (("text", text), ("btree", index))
+    for kind, names in wanted:
+        for name in names:
+            check_field_index(schema, name, kind)
+            schema = schema.with_changed_field(name, schema.fields[name].with_index(kind))
+    return schema
+
+
+def inferred(rows: Any, options: TableOptions) -> Schema:
+    """Return the schema that rows suggest, as ``collect`` gives them.
+
+    InvalidRowError where no vectors are found, and the options name no field to make them of.
+    """
+    said = {name: getattr(options, name) for name in ("metric", "model", "embed")}
+    said = {name: one for name, one in said.items() if one is not None}
+    schema = _carried(rows) if options.vector is None else None
+    if schema is None:
+        columns = _columns_of(rows)
+        vector = _vector_of(columns, options)
+        dim = 0 if vector is None else _length(vector, columns.pop(vector), first=True)
+        if not dim and options.embed is None:
+            found = f"{vector!r} holds none"
+            if vector is None:
+                found = f"the columns are {list(columns)!r:.200}"
+            raise InvalidRowError(
+                f"no vectors are found: {found}; name their column with vector=, or pass "
+                "embed=Embed('field') to have them made of a text"
+            )
+        for name in ("id", "payload"):
+            columns.pop(name, None)
+        vector = vector or USUAL_VECTORS[0]
+        types = {name: _field(name, column) for name, column in columns.items()}
+        schema = Schema(dim or 0, vector=vector, fields=fields_of(types, vector)[0], **said)
+    return with_indexes(replace(schema, **said), options.text, options.index)
+
+
+def _carried(rows: Any) -> Schema | None:
+    """Return the schema in the metadata of Arrow rows, as exports have it."""
+    first = rows[0] if isinstance(rows, list) and rows else rows
+    columns = getattr(first, "schema", None)
+    if not isinstance(columns, pa.Schema) or b"aiovec.schema" not in (columns.metadata or {}):
+        return None
+    return Schema.from_arrow(columns)
+
+
+def _columns_of(rows: Any) -> dict[str, Any]:
+    """Return the columns of rows by name."""
+    if isinstance(rows, NewRows):
+        rows = rows.table
+    if isinstance(rows, Mapping):
+        for name, column in rows.items():
+            check_column(name, column)
+        return dict(rows)
+    if is_frame(rows):
+        return columns_of_frame(rows)
+    if isinstance(rows, (list, tuple)) and not (rows and is_arrow(rows[0])):
+        found: dict[str, list[Any]] = {}
+        for row, item in enumerate(rows):
+            mapping = as_row(item, getattr(item, "vector_name", ""), row)
+            for name, value in {} if mapping is None else mapping.items():
+                found.setdefault(name, []).append(value)
+        return found
+    tables = [table_of(item) for item in (rows if isinstance(rows, (list, tuple)) else [rows])]
+    try:
+        table = pa.concat_tables(tables)
+    except pa.ArrowException as exc:
+        raise InvalidRowError(f"the batches have different columns: {exc}") from exc
+    return dict(zip(table.schema.names, table.columns, strict=True))
+
+
+def _vector_of(columns: Mapping[str, Any], options: TableOptions) -> str | None:
+    """Return the column of the vectors, if one is named or found."""
+    if options.vector is not None and options.vector in columns:
+        return options.vector
+    if options.vector is not None and options.embed is None:
+        raise InvalidArgumentError(
+            "vector", options.vector, f"one of the columns: {', '.join(map(repr, columns)):.200}"
+        )
+    usual = [name for name in USUAL_VECTORS if name in columns]
+    if usual or options.embed is not None:
+        return usual[0] if usual else None
+    able = [name for name, column in columns.items() if _length(name, column)]
+    return able[0] if len(able) == 1 else None
+
+
+def _length(name: str, column: Any, *, first: bool = False) -> int | None:
+    """Return the length of the vectors in a column; None if it holds none.
+
+    They must be of one length, unless only the ``first`` counts.
+    """
+    if is_typed(column):
+        column = array_of_typed(column, name)
+    if isinstance(column, np.ndarray) and column.dtype != object:
+        return column.shape[1] if column.ndim == 2 and column.dtype.kind in "fiu" else None
+    if isinstance(column, (pa.Array, pa.ChunkedArray)):
+        kind = column.type
+        if not is_list(kind) or not is_number(kind.value_type):
+            return None
+        if pa.types.is_fixed_size_list(kind):
+            return int(kind.list_size)
+        check_array(column, name)
+        lengths = pc.list_value_length(column).drop_null().unique().to_pylist()
+    else:
+        found = (vector_length(value) for value in column if value is not None)
+        lengths = [next(found, None)] if first else list(set(found))
+    return lengths[0] if len(lengths) == 1 or (first and lengths) else None
+
+
+def vector_length(value: Any) -> int | None:
+    """Return the length of a vector; None for any other value."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return len(value) if _kind_of_list(value) in ("list[int]", "list[float]") else None
+    return None
+
+
+def _field(name: str, column: Any) -> Field | None:
+    """Return the field of a column; None for one of the payload."""
+    if is_typed(column):
+        column = array_of_typed(column, name)
+    if isinstance(column, np.ndarray) and column.dtype != object and column.ndim == 1:
+        column = pa.array(column[:0])
+    if isinstance(column, (pa.Array, pa.ChunkedArray)):
+        return field_of_arrow(pa.field(name, column.type))
+    kind = kind_of(kinds_in(column))
+    return None if kind is None else Field(kind)

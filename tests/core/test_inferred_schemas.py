@@ -1,0 +1,186 @@
+"""``create_table`` of rows: the schema that they suggest, and all or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.contract.base import case
+
+import aiovec
+from aiovec import Embed, Field, Schema, VectorStore
+
+NOW = datetime(2026, 1, 31, tzinfo=UTC)
+VECTOR = [1.0, 2.0]
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[VectorStore]:
+    async with aiovec.connect(":memory:") as opened:
+        yield opened
+
+
+def columns(**values: list[Any]) -> list[dict[str, Any]]:
+    """Rows with these columns, and a vector."""
+    (count,) = set(map(len, values.values()))
+    return [
+        {"embedding": VECTOR, **{name: column[row] for name, column in values.items()}}
+        for row in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, None], "int"),
+        ([np.int8(1), 2], "int"),
+        ([1, 1.5], "float"),
+        ([True, np.bool_(False)], "bool"),
+        (["1", "2026-01-31T00:00:00Z"], "text"),
+        ([NOW, None], "datetime"),
+        ([["a"], []], "list[text]"),
+        ([[1, 2], (3,)], "list[int]"),
+        ([[1], np.array([1.5])], "list[float]"),
+        ([1, "a"], None),
+        ([True, 1], None),
+        ([None, None], None),
+        ([[], []], None),
+        ([["a"], [1]], None),
+        ([{"a": 1}, {}], None),
+        ([["a"], "a"], None),
+        ([date(2026, 1, 31), None], None),
+    ],
+)
+async def test_python_values(store: VectorStore, values: list[Any], kind: str | None) -> None:
+    schema = await store.create_table("t", columns(x=values))
+    assert schema == await store.schema("t")
+    assert {name: field.kind for name, field in schema.fields.items()} == (
+        {} if kind is None else {"x": kind}
+    )
+    assert await store.count("t") == 2
+    if kind is None and isinstance(values[0], (dict, str)):
+        assert [row["x"] for row in await store.find("t")] == values
+
+
+async def test_names_that_are_no_fields_stay_in_the_payload(store: VectorStore) -> None:
+    rows = [{"id": "a", "embedding": VECTOR, "Release Year": 1, "_x": 2, "y": 3, "Y": 4}]
+    schema = await store.create_table("t", rows)
+    assert list(schema.fields) == ["y"]
+    assert (await store.get("t", "a"))[0].fields == {"Release Year": 1, "_x": 2, "y": 3, "Y": 4}
+
+
+async def test_data_with_types_of_its_own(store: VectorStore) -> None:
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    arrow = pa.table({
+        "id": ["a", "b"],
+        "v": pa.array([VECTOR, VECTOR], pa.list_(pa.float32())),
+        "n": pa.array([1, None], pa.int16()),
+        "kind": pa.array(["x", "y"]).dictionary_encode(),
+        "at": pa.array([NOW, None], pa.timestamp("ns", "UTC")),
+        "whole": pa.array([{"a": 1}, None]),
+    })  # fmt: skip
+    kinds = {"n": "int", "kind": "text", "at": "datetime"}
+    for number, rows in enumerate((
+        arrow, arrow.to_batches(), arrow.to_reader(), pl.from_arrow(arrow),
+        arrow.to_pandas(integer_object_nulls=True),
+        {name: arrow.column(name) for name in arrow.column_names},
+    )):  # fmt: skip
+        with case(str(number)):
+            schema = await store.create_table(f"t{number}", rows)
+            assert (schema.dim, schema.vector) == (2, "v")
+            assert {name: field.kind for name, field in schema.fields.items()} == kinds
+            assert await store.count(f"t{number}", {"n": 1, "kind": "x"}) == 1
+    frame = pd.DataFrame({"id": [1, 2], "n": [1, None], "embedding": [VECTOR] * 2})
+    assert (await store.create_table("frame", frame)).fields == {"n": Field(float)}
+    matrix = {"id": ["a"], "embedding": np.ones((1, 3)), "n": np.array([1], np.int8)}
+    assert await store.create_table("matrix", matrix) == Schema(3, fields={"n": int})
+    batches = [batch async for batch in store.export("matrix")]
+    assert await store.create_table("again", batches) == await store.schema("matrix")
+    records = await store.find("matrix", include_vector=True)
+    assert await store.create_table("records", records) == await store.schema("matrix")
+
+
+async def test_options(store: VectorStore) -> None:
+    rows = columns(title=["red", "blue"], year=[1, 2], more=[[1.5, 2, 3], [1, 2, 3]])
+    schema = await store.create_table(
+        "t", rows, vector="more", metric="l2", model="m", text="title", index=["year"]
+    )
+    assert schema == Schema(
+        3, metric="l2", model="m", vector="more",
+        fields={
+            "embedding": list[float], "title": Field(str, text=True),
+            "year": Field(int, index="btree"),
+        },
+    )  # fmt: skip
+    assert [hit["title"] for hit in await store.search_text("t", "red")] == ["red"]
+
+
+async def test_refused_rows_leave_no_table(store: VectorStore) -> None:
+    wrong = aiovec.InvalidRowError, aiovec.InvalidArgumentError
+    rows = columns(x=[1, 2])
+    for given, options, error, says in (
+        ([{"title": "a"}], {}, wrong, "no vectors are found.*'title'.*vector=.*embed="),
+        ([], {}, wrong, "no vectors"),
+        ([{"a": VECTOR, "b": VECTOR}], {}, wrong, "'a', 'b'"),
+        ([{"embedding": "a"}], {}, wrong, "'embedding' holds none"),
+        ({"id": "a", "embedding": VECTOR}, {}, wrong, "a list of one mapping"),
+        (5, {}, wrong, "rows are"),
+        (rows, {"vector": "no"}, wrong, "'no'"),
+        (rows, {"text": ["x"]}, wrong, "field of text"),
+        (rows, {"index": ["z"]}, wrong, "name of a field"),
+        (rows, {"text": 5}, wrong, "text"),
+        (rows, {"exist_ok": True}, wrong, "upsert"),
+        (None, {"text": ["x"]}, wrong, "rows"),
+        (Schema(2), {"metric": "l2"}, wrong, "rows"),
+        ([*rows, {"embedding": [1.0]}], {}, aiovec.DimensionMismatchError, "row 2"),
+        ([{"id": "a", "embedding": VECTOR}] * 2, {}, aiovec.DuplicateIdError, "'a'"),
+        ([{"embedding": VECTOR, "n": 2**70}], {}, wrong, "64 bits"),
+        ([{"embedding": VECTOR, "at": datetime(2026, 1, 31)}], {}, wrong, "time zone"),  # noqa: DTZ001
+        ([{"text": "a"}], {"embed": Embed("text")}, aiovec.AiovecError, "embedder"),
+    ):  # fmt: skip
+        with case(says), pytest.raises(error, match=says):
+            await store.create_table("t", given, **options)
+        assert await store.tables() == []
+    await store.create_table("t", rows)
+    with pytest.raises(aiovec.TableExistsError, match="upsert"):
+        await store.create_table("t", rows)
+    assert await store.count("t") == 2
+
+
+async def test_a_cancelled_call_is_done_or_not(store: VectorStore) -> None:
+    for steps in range(12):
+        name = f"t{steps}"
+        call = asyncio.ensure_future(store.create_table(name, columns(x=[1, 2])))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert name not in await store.tables() or await store.count(name) == 2
+
+
+async def test_texts_to_embed() -> None:
+    calls = []
+
+    def vectors_of(texts: list[str]) -> list[list[float]]:
+        calls.append(texts)
+        if "bad" in texts:
+            raise ValueError("no")
+        return [[len(text), 1.0] for text in texts]
+
+    embedder = aiovec.embedder(vectors_of, model="m", dim=2)
+    async with aiovec.connect(":memory:", embedder=embedder) as store:
+        with pytest.raises(aiovec.EmbeddingError):
+            await store.create_table("t", [{"body": "bad"}], embed=Embed("body"))
+        assert await store.tables() == []
+        schema = await store.create_table("t", [{"body": "a"}, {"body": "bb"}], embed=Embed("body"))
+        assert (schema.dim, schema.model) == (2, "m")
+        assert [hit["body"] for hit in await store.search("t", "cc", limit=1)] == ["bb"]
+        calls.clear()
+        with pytest.raises(aiovec.TableExistsError):
+            await store.create_table("t", [{"body": "a"}], embed=Embed("body"))
+        assert calls == []
