@@ -72,14 +72,13 @@ async def _end(session: Session, table: Opened) -> _Place:
             "that aiovec makes"
         )
         raise UnsupportedError("changes", "lancedb", hint)
-    return _Place(table.numbering, int(await session.run(table.lance.version())) + 1, 0)
+    return _Place(table.numbering, await session.version(table) + 1, 0)
 
 
 async def number_anew(session: Session, lance: AsyncTable) -> None:
     """Begin another numbering, behind a return to an earlier version."""
     if numbering_in(await session.run(lance.schema())) is not None:
-        metadata = {NUMBERING: new_numbering()}
-        await session.run(lance.update_field_metadata({"path": "id", "metadata": metadata}))
+        await session.annotate(lance, "id", {NUMBERING: new_numbering()})
 
 
 async def changes(session: Session, table: Opened, since: int, limit: int) -> Changes:

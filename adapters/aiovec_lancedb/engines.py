@@ -111,9 +111,8 @@ class Filling:
         await self._session.run(lance.restore())
 
     async def _keep(self, table: Opened, note: LoadNote | None) -> None:
-        metadata = {LOADED: None if note is None else note.to_json()}
-        update: Any = {"path": "id", "metadata": metadata}
-        await self._session.run(table.lance.update_field_metadata(update))
+        text = None if note is None else note.to_json()
+        await self._session.annotate(table.lance, "id", {LOADED: text})
 
     async def _own(self) -> _Version:
         """Return the table's newest version; AiovecError if the load is no longer in charge."""

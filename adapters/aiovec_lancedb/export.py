@@ -89,7 +89,7 @@ class Export:
         cursor = None if after is None else _Cursor.from_bytes(after)
         async with self.session.reading(self.handle) as table:
             if cursor is None:
-                newest = int(await self.session.run(table.lance.version()))
+                newest = await self.session.version(table)
                 cursor = _Cursor(_named(table), digest, newest, 0)
                 async with self.pins.held(self.handle.name, newest):
                     async for found in self._of(table, cursor, condition):

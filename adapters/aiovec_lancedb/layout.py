@@ -81,22 +81,20 @@ def numbering_in(arrow: pa.Schema) -> int | None:
 
 
 def added_column(name: str, field: Field) -> pa.Schema:
-    options = json.dumps(field.to_dict()).encode()
-    return pa.schema([pa.field(name, field.arrow_type(), metadata={_FIELD: options})])
+    return pa.schema([pa.field(name, field.arrow_type(), metadata=options_of(field))])
 
 
-def options_of(name: str, field: Field) -> dict[str, Any]:
-    """The update of a column's metadata that gives its field other options."""
-    options = json.dumps(field.to_dict())
-    return {"path": name, "metadata": {_FIELD.decode(): options}}
+def options_of(field: Field) -> dict[str, str]:
+    """The notes on a column that give its field other options."""
+    return {_FIELD.decode(): json.dumps(field.to_dict())}
 
 
-def renamable(schema: Schema, name: str) -> dict[str, Any]:
-    """The update of a column's metadata behind which it may get another name."""
-    metadata = {_FIELD.decode(): json.dumps(schema.fields[name].to_dict())}
+def renamable(schema: Schema, name: str) -> dict[str, str]:
+    """The notes on a column behind which it may get another name."""
+    notes = options_of(schema.fields[name])
     if schema.embed is not None and schema.embed.field == name:
-        metadata[_EMBEDDED.decode()] = "1"
-    return {"path": name, "metadata": metadata}
+        notes[_EMBEDDED.decode()] = "1"
+    return notes
 
 
 class LoadNote(NamedTuple):

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterat
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,6 +41,7 @@ from .errors import NoSuchTableError, translated
 from .layout import (
     LoadNote,
     handle_of,
+    incarnation_in,
     incarnation_of,
     is_moving,
     load_in,
@@ -336,12 +338,17 @@ class Session:
         if (heed := HEED.get()) is not None:
             await heed(load)
 
-    async def opened(self, handle: TableHandle) -> Opened:
-        """The table as it is now, or StaleTableError where it is no longer what the handle says."""
+    async def opened(self, handle: TableHandle, *, altered: bool = False) -> Opened:
+        """The table as it is now, or StaleTableError where it is no longer what the handle says.
+
+        ``altered``: its fields may be others, as long as it was not dropped.
+        """
         table, arrow = await self.open_any(handle.name)
         await self.check_place()  # else it may be one of another folder, or an older copy
         if token_of(arrow) != handle.token:
-            raise StaleTableError(handle.name)
+            if not altered or incarnation_in(arrow) != incarnation_of(handle):
+                raise StaleTableError(handle.name)
+            handle = handle_of(handle.name, arrow, self.target)
         load = load_in(arrow)
         await self.heed(load)
         moving = is_moving(arrow)
@@ -369,27 +376,28 @@ class Session:
 
     async def indices(self, table: Opened) -> list[Any]:
         """Lance's description of each index that the version has."""
-        if "indices" not in table.known:
-            table.known["indices"] = list(await self.run(table.lance.list_indices()))
-        found: list[Any] = table.known["indices"]
+        found: list[Any] = await self._known(table, "indices", table.lance.list_indices)
         return found
 
     async def rows(self, table: Opened, condition: str | None = None) -> int:
         """Return the rows of the version, or those that a condition selects."""
-        key = f"rows {condition or ''}"
-        if key not in table.known:
-            if len(table.known) >= _MOST_KNOWN:
-                table.known.clear()
-            table.known[key] = int(await self.run(table.lance.count_rows(condition)))
-        rows: int = table.known[key]
-        return rows
+        count = partial(table.lance.count_rows, condition)
+        return int(await self._known(table, f"rows {condition or ''}", count))
 
     async def version(self, table: Opened) -> int:
         """Return the number of the version."""
-        if "version" not in table.known:
-            table.known["version"] = int(await self.run(table.lance.version()))
-        version: int = table.known["version"]
-        return version
+        return int(await self._known(table, "version", table.lance.version))
+
+    async def _known(self, table: Opened, name: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        if name not in table.known:
+            if len(table.known) >= _MOST_KNOWN:
+                table.known.clear()
+            table.known[name] = await self.run(ask())
+        return table.known[name]
+
+    async def annotate(self, table: AsyncTable, column: str, notes: Mapping[str, Any]) -> None:
+        """Keep notes with a column of the table; None removes one."""
+        await self.run(table.update_field_metadata({"path": column, "metadata": notes}))
 
     async def fetch(self, query: Any) -> pa.Table:
         """All rows of a query."""

@@ -117,7 +117,7 @@ async def add_field(session: Session, handle: TableHandle, name: str, field: Fie
 async def alter_field(session: Session, handle: TableHandle, name: str, field: Field) -> None:
     """Give a field other options, and drop the indexes that it does not want any more."""
     table = await session.opened(handle)
-    await session.run(table.lance.update_field_metadata(options_of(name, field)))
+    await session.annotate(table.lance, name, options_of(field))
     # The table is altered; upkeep does what is left of this.
     with suppress(AiovecError):
         await drop_unwanted(session, table.lance, name, field)
@@ -131,7 +131,7 @@ async def drop_field(session: Session, handle: TableHandle, field: str) -> None:
 async def rename_field(session: Session, handle: TableHandle, old: str, new: str) -> None:
     table = await session.opened(handle)
     # First, so that the column is a field under either name. This alone changes nothing.
-    await session.run(table.lance.update_field_metadata(renamable(table.schema, old)))
+    await session.annotate(table.lance, old, renamable(table.schema, old))
     renaming: Any = {"path": old, "rename": new}
     await session.run(table.lance.alter_columns(renaming))
 
@@ -193,7 +193,7 @@ async def make_stale(session: Session, table: str) -> None:
 
 
 async def _note(session: Session, lance: AsyncTable, key: str, value: str | None) -> None:
-    await session.run(lance.update_field_metadata({"path": "id", "metadata": {key: value}}))
+    await session.annotate(lance, "id", {key: value})
 
 
 async def check_whole(session: Session, handle: TableHandle, version: int) -> None:

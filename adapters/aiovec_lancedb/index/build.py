@@ -15,11 +15,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiovec.backend.contract import StaleTableError, TableHandle
-from aiovec.errors import InvalidArgumentError, StoreBusyError, TableNotFoundError
+from aiovec.backend.contract import TableHandle
+from aiovec.errors import InvalidArgumentError, StoreBusyError
 
 from ..driver import indexing
-from ..layout import incarnation_of
 from ..session import Opened, Session
 from ..tuning import KEY, Tuned
 from ..writer import Change, WriteOperation
@@ -72,30 +71,15 @@ async def drop(session: Session, handle: TableHandle, index: str) -> None:
 
 
 async def _note(session: Session, table: Opened, tuned: Tuned) -> None:
-    update = {"path": table.schema.vector, "metadata": {KEY: tuned.model_dump_json()}}
-    await session.run(table.lance.update_field_metadata(update))
-
-
-async def current(session: Session, handle: TableHandle) -> TableHandle:
-    """Return a fresh handle of the same table, whose fields may have changed.
-
-    Raises StaleTableError if the table was dropped.
-    """
-    try:
-        fresh = await session.handle(handle.name)
-    except TableNotFoundError as exc:
-        raise StaleTableError(handle.name) from exc
-    if incarnation_of(fresh) != incarnation_of(handle):
-        raise StaleTableError(handle.name)
-    return fresh
+    await session.annotate(table.lance, table.schema.vector, {KEY: tuned.model_dump_json()})
 
 
 async def reopened(session: Session, handle: TableHandle) -> Opened:
-    """Return the same table as it is now. StoreBusyError while an engine fills it.
+    """Return the same table as it is now, also altered. StoreBusyError while an engine fills it.
 
     Nothing is built then: the engine removes files that no version has yet.
     """
-    table = await session.opened(await current(session, handle))
+    table = await session.opened(handle, altered=True)
     if table.load is not None and table.load.filling:
         raise StoreBusyError(
             f"`aiovec load` ({table.load.run}) fills the table {table.name!r}", 0.0
@@ -136,7 +120,7 @@ class Builder:
         self, table: Opened, kind: str, options: dict[str, int], target: float | None
     ) -> Build:
         """Return the index to build, or raise an error with the reason."""
-        rows = int(await self._session.run(table.lance.count_rows()))
+        rows = await self._session.rows(table)
         auto = kind == kinds.AUTO
         if target is None and table.tuned is not None:
             target = table.tuned.target
@@ -232,7 +216,7 @@ class Builder:
         if index is None:
             return
         with self._tell(handle.name, f"measuring {index.kind.name}"):
-            rows = int(await self._session.run(table.lance.count_rows()))
+            rows = await self._session.rows(table)
             partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
             ladder = await recall.measure(self._session, table, index.kind, partitions)
             tuned = index.tuned.with_changes(rows=rows, ladder=ladder)

@@ -113,7 +113,7 @@ def with_effort(query: Any, effort: Effort) -> Any:
 async def _questions(session: Session, table: Opened) -> Float32Array:
     """Return questions as they are described above."""
     vector = table.schema.vector
-    rows = int(await session.run(table.lance.count_rows()))
+    rows = await session.rows(table)
     chance = np.random.default_rng()
     places = await in_thread(lambda: sorted(chance.choice(rows, min(rows, _SAMPLE), replace=False)))
     query = table.lance.take_offsets([int(place) for place in places]).select([vector])

@@ -322,7 +322,7 @@ class Upkeep:
 
     async def _look_after_indexes(self, handle: TableHandle) -> None:
         table = await reopened(self._session, handle)
-        rows = int(await self._session.run(table.lance.count_rows()))
+        rows = await self._session.rows(table)
         if rows >= _IDS_FROM and not await has_id_index(self._session, table):
             await self._builder.index_ids(handle)
         await self._look_after_vectors(handle, rows)
