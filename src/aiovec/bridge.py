@@ -188,16 +188,23 @@ class DocumentBridge(Bridge):
         """Return a filter: a mapping as ``metadata_filter`` takes it, or what ``where=`` takes."""
         if callable(wanted):
             raise FilterError("a filter is a mapping, a condition or its text, not a function")
-        return metadata_filter(wanted, self._field) if isinstance(wanted, Mapping) else wanted
+        if not isinstance(wanted, Mapping):
+            return wanted
+        return metadata_filter(wanted, lambda key: self.field(*key.split(".")))
 
     def _stored(self, key: object) -> str:
         name = str(key)
         return f"{name}_" if name.rstrip("_") in self._taken else name
 
-    def _field(self, key: str) -> FieldRef:
-        first, *path = key.split(".")
-        name = self._stored(first)
-        return F[name] if name in self._declared else F[".".join(("payload", name, *path))]
+    def field(self, key: str, *path: str) -> FieldRef:
+        """Return the field of a key of the metadata in filters, or a key in its objects."""
+        name = self._stored(key)
+        if name in self._declared:
+            return F[name]
+        found = F.payload[name]
+        for inner in path:
+            found = found[inner]
+        return found
 
 
 def table_name(name: str) -> str:

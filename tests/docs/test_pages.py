@@ -32,6 +32,7 @@ LIBRARIES = {  # that a page imports beside aiovec
     "docs/how-to/files-and-frames.md": "pandas",
     "docs/how-to/langchain.md": "langchain_core",
     "docs/how-to/langgraph.md": "langgraph",
+    "docs/how-to/llamaindex.md": "llama_index.core",
 }
 
 # Each is read by those who have more rows than one machine takes, and by nobody else.
@@ -41,6 +42,7 @@ BRIDGES = (
     "docs/how-to/agent-memory.md",
     "docs/how-to/langchain.md",
     "docs/how-to/langgraph.md",
+    "docs/how-to/llamaindex.md",
     "docs/reference/bridge.md",
 )
 

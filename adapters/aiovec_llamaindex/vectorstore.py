@@ -1,0 +1,261 @@
+"""A table of nodes as a LlamaIndex ``BasePydanticVectorStore``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from operator import and_, or_
+from typing import Any
+
+from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.vector_stores.types import (
+    BasePydanticVectorStore,
+    FilterCondition,
+    FilterOperator,
+    MetadataFilter,
+    MetadataFilters,
+    VectorStoreQuery,
+    VectorStoreQueryMode,
+    VectorStoreQueryResult,
+)
+from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
+
+from aiovec import F, Hit, InvalidArgumentError, Record, Table, Weighted
+from aiovec.bridge import DocumentBridge, StoreOrTarget
+
+_ALL = 2**31 - 1
+_WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
+_BOTH = (VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.SEMANTIC_HYBRID)
+_NEAREST = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR)
+
+
+class AiovecVectorStore(BasePydanticVectorStore):
+    """Nodes in one table of an aiovec store. Every method has an asynchronous twin.
+
+    ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"notes.db"``; a store of
+    ``aiovec.connect`` serves the asynchronous methods only. The first write creates the table.
+    ``options`` are those of ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``, ``text``),
+    and for a target those of ``aiovec.connect``.
+    """
+
+    stores_text: bool = True
+    _documents: DocumentBridge = PrivateAttr()
+
+    def __init__(
+        self, store: StoreOrTarget = ":memory:", table: str = "llamaindex", **options: Any
+    ) -> None:
+        super().__init__(stores_text=True)
+        self._documents = DocumentBridge(store, table, vector_nullable=True, **options)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name of the class in serialised indexes."""
+        return "AiovecVectorStore"
+
+    @property
+    def client(self) -> DocumentBridge:
+        """The table, for calls of aiovec's own."""
+        return self._documents
+
+    def add(self, nodes: Sequence[BaseNode], **_: Any) -> list[str]:
+        """Add nodes, or replace those of the same ids, and return the ids."""
+        return self._documents.run(self._add, nodes)
+
+    async def async_add(self, nodes: Sequence[BaseNode], **_: Any) -> list[str]:
+        """As ``add``."""
+        return await self._documents.aio(self._add, nodes)
+
+    async def _add(self, table: Table, nodes: Sequence[BaseNode]) -> list[str]:
+        if not nodes:
+            return []
+        rows = [
+            self._documents.row(
+                node.node_id,
+                node.get_content(metadata_mode=MetadataMode.NONE),
+                node.embedding,
+                node_to_metadata_dict(node, remove_text=True),
+            )
+            for node in nodes
+        ]
+        dim = next((len(node.embedding) for node in nodes if node.embedding is not None), 0)
+        if not dim:  # the length of the table's vectors is not known
+            raise InvalidArgumentError("nodes", len(nodes), "nodes of which one has an embedding")
+        await self._documents.writing(table, dim, lambda: table.upsert(rows))
+        return [node.node_id for node in nodes]
+
+    def delete(self, ref_doc_id: str, **_: Any) -> None:
+        """Delete the nodes of a document."""
+        self._documents.run(self._remove, F.payload["ref_doc_id"] == ref_doc_id)
+
+    async def adelete(self, ref_doc_id: str, **_: Any) -> None:
+        """As ``delete``."""
+        await self._documents.aio(self._remove, F.payload["ref_doc_id"] == ref_doc_id)
+
+    def delete_nodes(
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        **_: Any,
+    ) -> None:
+        """Delete the nodes with these ids, that match the filters. One of them is needed."""
+        self._documents.run(self._remove, self._narrowed(node_ids, filters))
+
+    async def adelete_nodes(
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        **_: Any,
+    ) -> None:
+        """As ``delete_nodes``."""
+        await self._documents.aio(self._remove, self._narrowed(node_ids, filters))
+
+    async def _remove(self, table: Table, where: Any) -> int:
+        if where is None:
+            raise InvalidArgumentError("node_ids", None, "ids, or filters; clear() deletes all")
+        return await self._documents.reading(lambda: table.delete(where=where), 0)
+
+    def clear(self) -> None:
+        """Delete everything. The next write creates the table again."""
+        self._documents.run(self._documents.drop)
+
+    async def aclear(self) -> None:
+        """As ``clear``."""
+        await self._documents.aio(self._documents.drop)
+
+    def close(self) -> None:
+        """Close the store, if it was opened here, from a target."""
+        self._documents.close()
+
+    def get_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """Return the nodes with these ids, that match the filters."""
+        return self._documents.run(self._get, self._narrowed(node_ids, filters))
+
+    async def aget_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """As ``get_nodes``."""
+        return await self._documents.aio(self._get, self._narrowed(node_ids, filters))
+
+    async def _get(self, table: Table, where: Any) -> list[BaseNode]:
+        rows = await self._documents.reading(
+            lambda: table.find(where, limit=_ALL, include_vector=True), ()
+        )
+        return list(map(self._node, rows))
+
+    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """Return the best nodes by vector, by words, or by both."""
+        return self._documents.run(self._query, query, **kwargs)
+
+    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """As ``query``."""
+        return await self._documents.aio(self._query, query, **kwargs)
+
+    async def _query(
+        self,
+        table: Table,
+        query: VectorStoreQuery,
+        /,
+        mmr_threshold: float | None = None,
+        **options: Any,
+    ) -> VectorStoreQueryResult:
+        where = self._narrowed(query.node_ids or None, query.filters, query.doc_ids)
+        limit, mode = query.similarity_top_k, query.mode
+        words, vector = query.query_str or "", query.query_embedding
+        options.update(where=where, limit=limit)
+        if mode in _WORDS:
+            options["limit"] = query.sparse_top_k or limit
+            found = await self._documents.reading(
+                lambda: table.search_text(words, match="any", **options), ()
+            )
+        elif vector is None:
+            raise InvalidArgumentError(
+                "query_embedding", None, f"a vector in the mode {mode.value!r}"
+            )
+        elif mode in _BOTH:
+            options["limit"] = query.hybrid_top_k or limit
+            if query.alpha is not None:
+                options["fusion"] = Weighted(vector=query.alpha, text=1 - query.alpha)
+            found = await self._documents.reading(
+                lambda: table.search_hybrid(words, vector, **options), ()
+            )
+        elif mode in _NEAREST:
+            if mode == VectorStoreQueryMode.MMR:
+                near = query.mmr_threshold if mmr_threshold is None else mmr_threshold
+                options["diversity"] = 0.5 if near is None else 1 - near
+            found = await self._documents.reading(lambda: table.search(vector, **options), ())
+        else:
+            known = ", ".join(one.value for one in (*_NEAREST, *_WORDS, *_BOTH))
+            raise InvalidArgumentError("mode", mode.value, f"one of {known}")
+        return VectorStoreQueryResult(
+            nodes=list(map(self._node, found)),
+            similarities=[hit.score for hit in found],
+            ids=[hit.id for hit in found],
+        )
+
+    def _node(self, row: Record | Hit) -> BaseNode:
+        text = row.fields.get(self._documents.text)
+        node: BaseNode = metadata_dict_to_node(self._documents.metadata(row), text)
+        node.embedding = None if row.vector is None else [float(one) for one in row.vector]
+        return node
+
+    def _narrowed(
+        self,
+        node_ids: Iterable[str] | None,
+        filters: MetadataFilters | None,
+        doc_ids: Iterable[str] | None = None,
+    ) -> Any:
+        """Return the condition for nodes of these ids and documents that match the filters."""
+        conditions = [] if filters is None else [self._all(filters)]
+        if node_ids is not None:
+            conditions.append(F.id.in_(node_ids))
+        if doc_ids:
+            conditions.append(F.payload["ref_doc_id"].in_(doc_ids))
+        return conditions or None
+
+    def _all(self, filters: MetadataFilters) -> Any:
+        made = [
+            self._all(one) if isinstance(one, MetadataFilters) else self._one(one)
+            for one in filters.filters
+        ]
+        if not made:
+            return F.id.is_not_null()  # every node
+        if filters.condition == FilterCondition.NOT:
+            return reduce(or_, made).is_not_true()
+        return reduce(or_ if filters.condition == FilterCondition.OR else and_, made)
+
+    def _one(self, wanted: MetadataFilter) -> Any:
+        field, value = self._documents.field(wanted.key), wanted.value
+        return _OPERATORS[wanted.operator](field, value)
+
+
+def _contains(field: Any, value: Any) -> Any:
+    """Match lists that hold the value, and texts that it is a part of."""
+    held = field.contains(value)
+    return held | field.contains_text(value) if isinstance(value, str) else held
+
+
+def _ilike(field: Any, part: str) -> Any:
+    for special in "\\%_":
+        part = part.replace(special, f"\\{special}")
+    return field.ilike(f"%{part}%", escape="\\")
+
+
+_OPERATORS: dict[FilterOperator, Callable[[Any, Any], Any]] = {
+    FilterOperator.EQ: lambda field, value: field == value,
+    FilterOperator.NE: lambda field, value: (field == value).is_not_true(),
+    FilterOperator.GT: lambda field, value: field > value,
+    FilterOperator.GTE: lambda field, value: field >= value,
+    FilterOperator.LT: lambda field, value: field < value,
+    FilterOperator.LTE: lambda field, value: field <= value,
+    FilterOperator.IN: lambda field, value: field.in_(value),
+    FilterOperator.NIN: lambda field, value: field.in_(value).is_not_true(),
+    FilterOperator.ANY: lambda field, value: reduce(or_, [_contains(field, one) for one in value]),
+    FilterOperator.ALL: lambda field, value: reduce(and_, [_contains(field, one) for one in value]),
+    FilterOperator.CONTAINS: _contains,
+    FilterOperator.TEXT_MATCH: lambda field, value: field.contains_text(value),
+    FilterOperator.TEXT_MATCH_INSENSITIVE: _ilike,
+    FilterOperator.IS_EMPTY: lambda field, _: field.is_null() | field.is_empty() | (field == ""),
+}

@@ -1,0 +1,181 @@
+"""The bridge to LlamaIndex, which publishes no suite: its simple store is the measure."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("llama_index.core", reason="needs aiovec[llamaindex]")
+
+from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.schema import (
+    BaseNode,
+    ImageNode,
+    IndexNode,
+    NodeRelationship,
+    RelatedNodeInfo,
+    TextNode,
+)
+from llama_index.core.vector_stores import SimpleVectorStore
+from llama_index.core.vector_stores.types import (
+    FilterCondition,
+    FilterOperator,
+    MetadataFilter,
+    MetadataFilters,
+    VectorStoreQuery,
+    VectorStoreQueryMode,
+)
+
+import aiovec
+from aiovec import InvalidArgumentError, sync
+from aiovec_llamaindex import AiovecVectorStore
+
+pytestmark = pytest.mark.slow
+
+METADATA: dict[str, dict[str, Any]] = {
+    "a": {"n": 1, "lang": "en", "tags": ["x", "y"]},
+    "b": {"n": 2, "lang": "de", "tags": [], "text": "own", "a.b": 1},
+    "c": {"n": 3.5, "lang": "English", "id": "own"},
+    "d": {"n": None, "tags": ["y"], "rate": "100%"},
+}
+TEXTS = {"a": "red fox", "b": "blue fox", "c": "green zebra", "d": "a red house"}
+VECTORS = {"a": [1.0, 0.0], "b": [0.875, 0.125], "c": [0.0, 1.0], "d": [0.5, 0.5]}
+Op = FilterOperator
+FILTERS: list[tuple[str, Op, Any]] = [
+    ("n", Op.EQ, 2), ("n", Op.NE, 2), ("n", Op.GT, 1), ("n", Op.GTE, 2), ("n", Op.LT, 3),
+    ("n", Op.LTE, 2), ("lang", Op.IN, ["en", "de"]), ("lang", Op.NIN, ["en", "de"]),
+    ("tags", Op.ANY, ["x", "z"]), ("tags", Op.ALL, ["x", "y"]), ("tags", Op.CONTAINS, "y"),
+    ("lang", Op.TEXT_MATCH, "gl"), ("lang", Op.TEXT_MATCH_INSENSITIVE, "EN"),
+    ("rate", Op.TEXT_MATCH_INSENSITIVE, "0%"), ("rate", Op.TEXT_MATCH_INSENSITIVE, "%0"),
+    ("tags", Op.IS_EMPTY, None), ("n", Op.IS_EMPTY, None), ("text", Op.EQ, "own"),
+    ("id", Op.EQ, "own"), ("a.b", Op.EQ, 1),
+]  # fmt: skip
+
+
+def nodes() -> list[BaseNode]:
+    source = NodeRelationship.SOURCE
+    return [
+        TextNode(
+            id_=id, text=TEXTS[id], embedding=VECTORS[id], metadata=metadata,
+            relationships={source: RelatedNodeInfo(node_id=f"doc-{id in 'ab'}")},
+        )
+        for id, metadata in METADATA.items()
+    ]  # fmt: skip
+
+
+def filters(*wanted: Any, condition: str = "and") -> MetadataFilters:
+    made = [
+        one if isinstance(one, MetadataFilters)
+        else MetadataFilter(key=one[0], operator=one[1], value=one[2])
+        for one in wanted
+    ]  # fmt: skip
+    return MetadataFilters(filters=made, condition=FilterCondition(condition))
+
+
+@pytest.fixture
+def ours(store: sync.VectorStore) -> AiovecVectorStore:
+    made = AiovecVectorStore(store, "Nodes")
+    assert made.add(nodes()) == list("abcd")
+    return made
+
+
+def ids(store: Any, vector: list[float] | None = None, **options: Any) -> list[str]:
+    query = VectorStoreQuery(query_embedding=vector or [1.0, 0.0], **options)
+    return list(store.query(query).ids or [])
+
+
+def test_filters_select_as_in_the_simple_store(ours: AiovecVectorStore) -> None:
+    theirs = SimpleVectorStore()
+    theirs.add(nodes())
+    for one in FILTERS:
+        found = [ids(each, similarity_top_k=9, filters=filters(one)) for each in (ours, theirs)]
+        assert found[0] == found[1], one
+    for condition in ("and", "or", "not"):
+        some = filters(("n", Op.GT, 1), ("lang", Op.EQ, "de"), condition=condition)
+        found = [ids(each, similarity_top_k=9, filters=some) for each in (ours, theirs)]
+        assert found[0] == found[1], condition
+    nested = filters(
+        filters(("n", Op.EQ, 1), ("n", Op.EQ, 2), condition="or"), ("lang", Op.EQ, "de")
+    )
+    assert ids(ours, similarity_top_k=9, filters=nested) == ["b"]
+    assert ids(ours, similarity_top_k=9, filters=filters()) == ["a", "b", "d", "c"]
+    assert ids(ours, similarity_top_k=9, node_ids=["c", "a"]) == ["a", "c"]
+    assert ids(ours, similarity_top_k=9, doc_ids=["doc-True"]) == ["a", "b"]
+
+
+def test_modes(ours: AiovecVectorStore) -> None:
+    mode = VectorStoreQueryMode
+    assert ids(ours, similarity_top_k=2) == ["a", "b"]
+    assert ids(ours, query_str="zebra", mode=mode.TEXT_SEARCH) == ["c"]
+    assert ids(ours, query_str="fox", mode=mode.SPARSE, sparse_top_k=2) == ["a", "b"]
+    hybrid = {"query_str": "zebra", "mode": mode.HYBRID, "hybrid_top_k": 1}
+    assert ids(ours, alpha=0.0, **hybrid) == ["c"]
+    assert ids(ours, alpha=1.0, **hybrid) == ["a"]
+    assert len(ids(ours, query_str="zebra", mode=mode.SEMANTIC_HYBRID, similarity_top_k=3)) == 3
+    assert ids(ours, mode=mode.MMR, mmr_threshold=0.1, similarity_top_k=2) == ["a", "c"]
+    result = ours.query(VectorStoreQuery(query_embedding=[0.0, 2.0], similarity_top_k=1))
+    assert result.similarities == [1.0]
+    with pytest.raises(InvalidArgumentError, match="one of default, mmr"):
+        ids(ours, mode=mode.SVM)
+    with pytest.raises(InvalidArgumentError, match="query_embedding"):
+        ours.query(VectorStoreQuery(query_str="zebra"))
+
+
+def test_nodes_come_back_whole(ours: AiovecVectorStore) -> None:
+    more = [
+        ImageNode(id_="image", text="caption", image="aGk=", embedding=[1.0, 1.0]),
+        IndexNode(id_="index", text="points", index_id="x", embedding=[1.0, 1.0]),
+        TextNode(id_="bare", text="no vector"),
+    ]
+    ours.add(more)
+    found = {node.node_id: node for node in ours.get_nodes()}
+    for node in [*nodes(), *more]:
+        back = found[node.node_id]
+        assert type(back) is type(node)
+        assert back.model_dump() == node.model_dump()
+    assert ids(ours, similarity_top_k=99, filters=filters(("n", Op.EQ, 1))) == ["a"]
+
+
+def test_deleting(ours: AiovecVectorStore) -> None:
+    ours.delete("doc-True")
+    assert ids(ours, similarity_top_k=9) == ["d", "c"]
+    ours.delete_nodes(["c", "a"])
+    assert ids(ours, similarity_top_k=9) == ["d"]
+    with pytest.raises(InvalidArgumentError, match=r"clear\(\)"):
+        ours.delete_nodes()
+    ours.delete_nodes(filters=filters(("n", Op.IS_EMPTY, None)))
+    assert ids(ours) == []
+    ours.clear()
+    assert (ids(ours), ours.get_nodes(), ours.add([])) == ([], [], [])
+    ours.delete("doc-True")
+
+
+async def test_the_asynchronous_twins() -> None:
+    async with aiovec.connect(":memory:") as store:
+        ours = AiovecVectorStore(store)
+        await asyncio.gather(*(ours.async_add([node]) for node in nodes()))
+        query = VectorStoreQuery(query_embedding=[1.0, 0.0], similarity_top_k=2)
+        assert (await ours.aquery(query)).ids == ["a", "b"]
+        assert [node.node_id for node in await ours.aget_nodes(["b"])] == ["b"]
+        await ours.adelete("doc-True")
+        await ours.adelete_nodes(["c"])
+        assert (await ours.aquery(query)).ids == ["d"]
+        await ours.aclear()
+        assert (await ours.aquery(query)).ids == []
+
+
+def test_an_index_over_it(tmp_path: Path) -> None:
+    ours = AiovecVectorStore(tmp_path / "nodes.db")
+    context = StorageContext.from_defaults(vector_store=ours)
+    embed: Any = MockEmbedding(embed_dim=4)
+    plain = [TextNode(id_=id, text=text) for id, text in TEXTS.items()]
+    VectorStoreIndex(plain, storage_context=context, embed_model=embed)
+    index = VectorStoreIndex.from_vector_store(ours, embed_model=embed)
+    options: dict[str, Any] = {"vector_store_query_mode": "text_search", "sparse_top_k": 1}
+    (found,) = index.as_retriever(**options).retrieve("zebra")
+    assert found.node.get_content() == "green zebra"
+    ours.close()
