@@ -29,9 +29,11 @@ from .export import whole_rows
 from .index.fields import drop_unwanted, index_fields
 from .layout import (
     LEFT,
+    LOADED,
     MOVING,
     added_column,
     is_moving,
+    load_in,
     new_table,
     options_of,
     renamable,
@@ -166,7 +168,10 @@ async def revert(session: Session, handle: TableHandle, version: int) -> None:
     table = await session.opened(handle)
     await _check_out(session, table, version)
     await session.run(table.lance.restore())
-    lance, _ = await session.open_any(handle.name)
+    lance, arrow = await session.open_any(handle.name)
+    load = load_in(arrow)
+    if load is not None and load.filling:  # then; nobody fills it now
+        await _note(session, lance, LOADED, None)
     await number_anew(session, lance)
 
 

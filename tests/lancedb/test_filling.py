@@ -114,6 +114,18 @@ async def test_a_commit_whose_answer_was_lost(
     assert await other.insert("notes", small_rows(1, start=50)) == 1
 
 
+async def test_a_return_to_a_moment_of_the_load(
+    backend: Any, other: VectorStore, tmp_path: Path
+) -> None:
+    handle = await backend.open_table("notes")
+    async with backend.filling(handle, "run", nothing) as load:
+        await load.commit(await adding(tmp_path / "s"))
+    for version, rows in ((load.version, 0), (load.version + 1, 20)):
+        await other.revert("notes", version)
+        assert await other.count("notes") == rows
+        assert await other.insert("notes", small_rows(1, start=50)) == 1
+
+
 async def test_an_abandoned_load_lets_others_write(backend: Any, other: VectorStore) -> None:
     handle = await backend.open_table("notes")
     async with backend.filling(handle, "run", nothing) as load:
