@@ -59,9 +59,9 @@ def test_each_bad_line_is_told_and_the_rest_goes_on(folder: Path, store: Path) -
         ],
     )
     done = bring(path, store, code=1)
-    assert (done["created"], done["rows"], done["rejected"]) == (True, 2, 17)
-    assert {id: dict(row.fields) for id, row in rows_of(store).items()} == {
-        "7": {"year": 1}, "a": {},
+    assert (done["created"], done["rows"], done["rejected"]) == (True, 3, 16)
+    assert {id: (row["year"], row["inf"]) for id, row in rows_of(store).items()} == {
+        "7": (1, None), "a": (None, None), "deep": (None, float("inf")),
     }  # fmt: skip
     found = rejected(path)
     for place, reason in {
@@ -75,7 +75,6 @@ def test_each_bad_line_is_told_and_the_rest_goes_on(folder: Path, store: Path) -
         10: "the vector is zero, so it has no cosine",
         11: "field 'id': every row needs an id",
         13: "the id came before in the same source",
-        14: "field 'inf': NaN and infinity are not JSON",
         15: "field 'id': an id is text of 1 to 512 bytes without NUL",
         16: "the vector is str, not a sequence of numbers",
         17: "field 't': the text is not valid Unicode",
@@ -214,6 +213,9 @@ def test_a_line_that_is_too_long_ends_the_import(folder: Path, store: Path) -> N
         file.write('{"id": "long", "text": "' + "x" * 2**24 + '"}\n')
     error = refused(path, store)
     assert "line 10003 is longer than 16,777,216 bytes" in error
+    made(store, Schema(2))  # so that no types are looked for first
+    error = refused(path, store)
+    assert "line 10003 is longer than 16,777,216 bytes" in error
     assert "kept before that: 10,000 rows of 'notes'" in error
     assert len(rows_of(store)) == 10_000
 
@@ -298,12 +300,14 @@ def test_what_the_user_says_of_a_new_table(folder: Path, store: Path) -> None:
     named = ("--id-column", "uuid", "--vector-column", "vec", "--metric", "l2", "--model", "m")
     done = bring(path, store, *named, code=1)
     assert (done["rows"], done["rejected"]) == (1, 2)
-    assert schema_of(store) == Schema(2, metric="l2", model="m", vector="vec")
+    fields = {"embedding": list[int], "year": int}
+    assert schema_of(store) == Schema(2, metric="l2", model="m", vector="vec", fields=fields)
     assert rows_of(store)["u1"].fields == {"_id": "own", "embedding": [9, 9], "year": 3}
-    assert rejected(path) == {  # no other key is taken for a named one
-        2: (None, "field 'id': every row needs an id"),
-        3: ("u3", "the vector is missing (key 'vec')"),
-    }
+    found = rejected(path)  # no other key is taken for a named one
+    assert found.pop(2) == (None, "field 'id': every row needs an id")
+    ((id, reason),) = found.values()
+    assert id == "u3"
+    assert reason.startswith("the vector is missing (key 'vec')")
     assert "no vector was found" in refused(path, store, "--vector-column", "none", table="no")
 
 
@@ -427,3 +431,33 @@ def test_files_that_cannot_be_read_are_named(folder: Path, store: Path) -> None:
             path.write_bytes(content)
         assert why in refused(path, store), name
     assert rows_of(store) == {}
+
+
+def test_types_come_from_the_whole_file(folder: Path, store: Path) -> None:
+    csv = folder / "notes.csv"
+    late = "\n".join(f"{n},,1,1,,,1,1,1," for n in range(3, 2_000))
+    csv.write_text(
+        "id,embedding,whole,number,flag,at,code,mixed,big,empty\n"
+        '1,"[1,0]",-1,1,true,2026-01-31T12:00:00Z,007,1,9223372036854775807,\n'
+        f'2,"[0,1]",,2.5e3,False,,8,2,1,\n{late}\n'
+        '3000,"[1,1]",2,1,,,9,last,9223372036854775808,\n'
+    )
+    done = bring(csv, store, "--text", "code", "--index", "whole", "--allow-rejects")
+    assert done["fields"] == {
+        "whole": {"type": "int", "index": "btree"}, "number": "float", "flag": "bool",
+        "at": "datetime", "code": {"type": "text", "text": True}, "mixed": "text", "big": "text",
+    }  # fmt: skip
+    assert dict(rows_of(store)["1"].fields) == {
+        "whole": -1, "number": 1.0, "flag": True, "at": datetime(2026, 1, 31, 12, tzinfo=UTC),
+        "code": "007", "mixed": "1", "big": "9223372036854775807",
+    }  # fmt: skip
+    lines = jsonl(folder / "lines.jsonl", [
+        {"id": "a", "embedding": [1, 0], "n": 1, "at": "2026-01-31T12:00:00Z", "tags": ["x"]},
+        {"id": "b", "embedding": [1, 0], "n": 1.5, "at": None, "tags": [], "mixed": 1},
+        {"id": "c", "embedding": [1, 0], "mixed": "one", "nested": {"a": 1}},
+    ])  # fmt: skip
+    other = folder / "other.db"
+    assert bring(lines, other)["fields"] == {"n": "float", "at": "datetime", "tags": "list[text]"}
+    assert dict(rows_of(other)["c"].fields)["nested"] == {"a": 1}
+    assert "field must be a field of text" in refused(lines, other, "--text", "n", table="new")
+    assert "are for new tables" in refused(lines, other, "--index", "n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._model.schema import Metric, Schema, check_table_name
+from .._model.schema import Field, Metric, Schema, check_table_name
 from ..errors import ConfigError, InvalidNameError, TableNotFoundError
 from .output import Listing, counted, emit, err, progress
 from .run import failing_clearly
@@ -89,6 +89,16 @@ def import_(
             "or int8."
         ),
     ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", metavar="FIELD", help="Field for keyword search; may be repeated."),
+    ] = None,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--index", metavar="FIELD", help="Field with an index for filters; may be repeated."
+        ),
+    ] = None,
     upsert: Annotated[
         bool, typer.Option("--upsert", help="Replace rows that have the same id.")
     ] = False,
@@ -141,7 +151,10 @@ def import_(
         name = as_ if source.is_database else as_ or table
         if name is not None:
             check_table_name(name)  # before the store is created
-        loads = [Load(one, name or one.name, given, metric, model, upsert) for one in found]
+        loads = [
+            Load(one, name or one.name, given, metric, model, upsert, text or (), index or ())
+            for one in found
+        ]
         listed = RejectsFile(_rejects_path(path, "stdin" if piped else path.name))
         if source.is_database:
             err().print(
@@ -175,7 +188,7 @@ def import_(
         "rejects": str(listed.path) if listed.count else None,
         "tables": list(map(_loaded, loads)),
     }
-    shown = [_line(one) for one in loads] + [f"done in {seconds:.2f} s"]
+    shown = [line for one in loads for line in _lines(one)] + [f"done in {seconds:.2f} s"]
     if listed.count:
         shown.append(f"rejected {counted(listed.count)}; {listed.path} has the reason for each")
     emit(facts, shown, json)
@@ -246,13 +259,22 @@ def _loaded(one: Load) -> dict[str, Any]:
         "dim": schema.dim,
         "metric": schema.metric,
         "model": schema.model,
+        "fields": schema.to_dict()["fields"],
     }
 
 
-def _line(one: Load) -> str:
+def _lines(one: Load) -> Iterator[str]:
     into = f"into the new table {one.table}" if one.created else f"into {one.table}"
     source = f"{one.source.origin} ({one.source.layout})"
-    return f"imported {counted(one.rows)} from {source} {into}"
+    yield f"imported {counted(one.rows)} from {source} {into}"
+    if one.created:
+        fields = one.used_schema.fields.items()
+        yield f"fields: {', '.join(f'{name} {_words(field)}' for name, field in fields) or 'none'}"
+
+
+def _words(field: Field) -> str:
+    options = [*(["keywords"] if field.text else []), *([field.index] if field.index else [])]
+    return f"{field.kind} ({', '.join(options)})" if options else field.kind
 
 
 def _print_notes(sources: Iterable[ForeignTable]) -> None:

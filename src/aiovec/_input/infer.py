@@ -107,11 +107,11 @@ def _kind_of_list(value: Any) -> str:
     return "list[text]" if kinds == {"text"} else "other" if kinds else "list[]"
 
 
-def kind_of(kinds: set[str]) -> Kind | None:
-    """Return the type of a column with values of these kinds; None for one of the payload."""
+def field_of_kinds(kinds: set[str]) -> Field | None:
+    """Return the field of a column with values of these kinds; None for one of the payload."""
     if kinds <= {"list[]"}:  # nothing tells of what
         return None
-    return next((kind for kind, able in _TYPES if kinds <= able), None)
+    return next((Field(kind) for kind, able in _TYPES if kinds <= able), None)
 
 
 def field_of_arrow(column: pa.Field) -> Field | None:
@@ -271,5 +271,4 @@ def _field(name: str, column: Any) -> Field | None:
         column = pa.array(column[:0])
     if isinstance(column, (pa.Array, pa.ChunkedArray)):
         return field_of_arrow(pa.field(name, column.type))
-    kind = kind_of(kinds_in(column))
-    return None if kind is None else Field(kind)
+    return field_of_kinds(kinds_in(column))

@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
+from .._input.infer import field_of_arrow
 from .._model.arrow import is_list
-from .._model.schema import Field, Schema, check_field_name
+from .._model.schema import Field, Schema
 from ..backend.foreign import Chunk, ForeignTable
-from ..errors import AiovecError, InvalidArgumentError
-from .files import BYTES_AT_ONCE, FileReader, Given, legal_vector
+from .files import BYTES_AT_ONCE, FileReader, Given
 
 _CARRIED = b"aiovec.schema"
 # Rows in which the length of the vectors is looked for.
@@ -64,29 +64,11 @@ class ArrowFile(FileReader):
             return int(lengths[0].as_py()) if len(lengths) else None
         return None
 
-    def _fields(self, vector: str) -> dict[str, Field]:
-        """Return the fields that the columns suggest; the payload keeps all others.
-
-        It holds types that no field has (dates, structs, lists of lists) and names that no field
-        may have.
-        """
-        fields: dict[str, Field] = {}
-        kept: list[str] = []
-        taken = {"id", "payload", legal_vector(vector).lower()}
-        for column in self._columns:
-            name = column.name
-            if name in (self._given.id_column, vector, "payload") or is_binary(column.type):
-                continue
-            field = _field_of(column)
-            if field is not None and name.lower() not in taken:
-                fields[name] = field
-                taken.add(name.lower())
-            else:
-                kept.append(name)
-        if kept:
-            why = "kept in the payload, because their name or type suits no field"
-            self.notes = (f"{why}: {', '.join(kept)}",)
-        return fields
+    def _types(self, vector: str) -> dict[str, Field | None]:
+        return {
+            column.name: field_of_arrow(column) for column in self._columns
+            if not is_binary(column.type)
+        }  # fmt: skip
 
     def _batches(self, size: int) -> Iterator[pa.RecordBatch]:
         opened = self._open()
@@ -115,17 +97,6 @@ class ArrowFile(FileReader):
                 part = rows.slice(start, size)
                 yield Chunk(part, range(row + start, row + start + len(part)))
             row += len(rows)
-
-
-def _field_of(column: pa.Field) -> Field | None:
-    try:
-        check_field_name(column.name)
-        (field,) = Schema.from_arrow(
-            pa.schema([pa.field("v", pa.list_(pa.float32(), 1)), pa.field("f", column.type)])
-        ).fields.values()
-    except (AiovecError, InvalidArgumentError):
-        return None
-    return Field(field.kind, nullable=column.nullable)
 
 
 def is_binary(kind: pa.DataType) -> bool:

@@ -9,17 +9,20 @@ import codecs
 import csv
 import io
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
+from .._input.infer import MOMENT, field_of_kinds, vector_length
 from .._model.arrow import payload_texts
 from .._model.json_text import read_json
-from .._model.schema import Schema
+from .._model.schema import Field, Schema
 from ..backend.foreign import Chunk, ForeignTable, Reject
-from .files import LONGEST_LINE, FileReader, Given, vector_length
+from .files import LONGEST_LINE, FileReader, Given
 from .jsonlines import json_values, vector_texts
 
 # Rows that are looked at if no schema is given.
@@ -30,11 +33,13 @@ _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 class CsvFile(FileReader):
     """Reads a CSV file. Row 1 is the first line, which names the columns.
 
-    Columns that the schema does not name are text in the payload.
+    Without a schema, all cells of a column tell its type; what is mixed is text. Columns that the
+    schema does not name are text in the payload.
     """
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)
+        self._lock = threading.Lock()
         self._names = self._header()
         self.settle(self._names)
         kinds = self._kinds(self.new_names(self._names, self.schema), self.schema)
@@ -48,6 +53,16 @@ class CsvFile(FileReader):
         column = cells.column(self._names.index(name)).drop_null().slice(0, _FEW)
         lengths = (vector_length(_value(cell, "vector")) for cell in column.to_pylist())
         return next(filter(None, lengths), None)
+
+    def _types(self, vector: str) -> dict[str, Field | None]:
+        kinds: dict[str, set[str]] = {name: set() for name in self._names if name != vector}
+        for cells, _, _ in self._batches():
+            for name, found in kinds.items():
+                found |= _kinds_of_cells(cells.column(name).drop_null())
+        return {
+            name: field_of_kinds(found) or (Field("text") if found else None)
+            for name, found in kinds.items()
+        }
 
     def _header(self) -> list[str]:
         """Return the names in the first line."""
@@ -104,7 +119,6 @@ class CsvFile(FileReader):
             bad[row.number] = Reject(row.number, None, why)
             return "skip"
 
-        self._file.seek(0)
         columns = dict.fromkeys(self._names, pa.utf8())
         for cells in self._cells(columns, wrong):
             numbers: list[int] = []
@@ -116,7 +130,7 @@ class CsvFile(FileReader):
         yield pa.RecordBatch.from_pylist([], pa.schema(columns)), [], list(bad.values())
 
     def _cells(self, columns: dict[str, pa.DataType], wrong: Any) -> Iterator[pa.RecordBatch]:
-        file = _Checked(self._file)
+        file = CheckedFile(self._file, self._lock)
         try:
             for cells in pa.csv.open_csv(
                 file,
@@ -145,6 +159,32 @@ class CsvFile(FileReader):
         return [kinds.get(new) for new in names.values()]
 
 
+# How numbers are written in JSON: a code with a leading zero is text. The first that fits all.
+_CELLS = (
+    ("int", r"0|-?[1-9][0-9]{0,18}"),
+    ("float", r"-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]+)?"),
+    ("bool", r"[Tt]rue|TRUE|[Ff]alse|FALSE"),
+    ("moment", MOMENT),
+)
+
+
+def _kinds_of_cells(cells: pa.Array) -> set[str]:
+    """Return the kind of cells without gaps, as ``kinds_in`` names it."""
+    if not len(cells):
+        return set()
+    for kind, pattern in _CELLS:
+        if pc.all(pc.match_substring_regex(cells, f"^({pattern})$")).as_py():
+            return {kind} if kind != "int" or _fits(cells) else {"text"}
+    return {"text"}
+
+
+def _fits(numbers: pa.Array) -> bool:
+    try:
+        return numbers.cast(pa.int64()) is not None
+    except pa.ArrowInvalid:  # beyond 64 bits
+        return False
+
+
 def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
     """Return what is wrong with the payload of a row, if anything is."""
     if not isinstance(payload, dict):
@@ -153,11 +193,17 @@ def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
     return f"has the key {clash[0]!r:.60}, which is a column too" if clash else None
 
 
-class _Checked(io.RawIOBase):
-    """A file, its quotes counted. UnicodeDecodeError if it is not in UTF-8."""
+class CheckedFile(io.RawIOBase):
+    """A file from its beginning, its quotes counted. UnicodeDecodeError if it is not in UTF-8.
 
-    def __init__(self, file: Any) -> None:
+    It has a place of its own: pyarrow reads ahead in a thread, also of a file that is left early
+    and read anew meanwhile.
+    """
+
+    def __init__(self, file: Any, lock: threading.Lock) -> None:
         self._file = file
+        self._lock = lock
+        self._place = 0
         self.quotes = 0
         self.ended = False
         # pyarrow prints a traceback for a bad row that it cannot decode.
@@ -167,7 +213,10 @@ class _Checked(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        part: bytes = self._file.read(size)
+        with self._lock:
+            self._file.seek(self._place)
+            part: bytes = self._file.read(size)
+        self._place += len(part)
         self.ended = len(part) < size
         self.quotes += part.count(b'"')
         self._decoder.decode(part, final=self.ended)

@@ -6,15 +6,15 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from .._input.infer import USUAL_VECTORS, fields_of
 from .._model.schema import Field, Schema, check_field_name, may_lack_vectors
 from ..backend.foreign import ForeignTable, Hints, Reader, legal_table_name
 from ..errors import AiovecError, ConfigError
 
 FORMATS = ("parquet", "arrow", "arrow-stream", "jsonl", "csv")
 TEXTS = ("jsonl", "csv")
-USUAL_VECTORS = ("embedding", "vector")
 # Rows of large texts are read in smaller chunks.
 BYTES_AT_ONCE = 32 * 2**20
 # A vector of 8,192 numbers takes 200 KB as text.
@@ -189,9 +189,19 @@ class FileReader(Reader):
         """Return the length of the first vector in a column; None if it holds none."""
         raise NotImplementedError
 
-    def _fields(self, vector: str) -> Mapping[str, Field]:
-        """Return the fields that the columns suggest."""
-        return {}
+    def _fields(self, vector: str) -> dict[str, Field]:
+        """Return the fields that the columns suggest; the payload keeps all others."""
+        own = (self._given.id_column, vector, "payload")
+        types = {name: one for name, one in self._types(vector).items() if name not in own}
+        fields, kept = fields_of(types, legal_vector(vector))
+        if kept:
+            why = "kept in the payload, because their names or values suit no field"
+            self.notes = (f"{why}: {', '.join(kept):.500}",)
+        return fields
+
+    def _types(self, vector: str) -> Mapping[str, Field | None]:
+        """Return the field of each column; None for one of the payload."""
+        raise NotImplementedError
 
     def new_names(self, names: Collection[str], schema: Schema) -> dict[str, str]:
         """Return the name that each column has in the table.
@@ -214,9 +224,3 @@ def legal_vector(name: str) -> str:
         return name if check_field_name(name).lower() not in ("id", "payload") else USUAL_VECTORS[0]
     except AiovecError:
         return USUAL_VECTORS[0]
-
-
-def vector_length(value: Any) -> int | None:
-    """Return the length of a vector; None for any other value."""
-    kinds = set(map(type, value)) if isinstance(value, list) else set()
-    return len(value) if kinds and kinds <= {int, float} else None

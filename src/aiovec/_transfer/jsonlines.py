@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -12,14 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .._input.infer import field_of_kinds, kinds_in, vector_length
 from .._model.arrow import payload_texts, python_values, to_matrix
 from .._model.json_text import LossyJsonError, read_json
-from .._model.schema import Schema
+from .._model.schema import Field, Schema
 from ..backend.foreign import Chunk, ForeignTable, Reject
-from .files import BYTES_AT_ONCE, LONGEST_LINE, FileReader, Given, vector_length
+from .files import BYTES_AT_ONCE, LONGEST_LINE, FileReader, Given
 
 # Lines that are looked at if no schema is given.
 _FEW = 100
+# Lines whose values are looked at together, for the types of the fields.
+_SOME = 1000
 # Numbers of vectors held at once: as Python's own they take eight times their room.
 _NUMBERS_AT_ONCE = 1_000_000
 
@@ -43,6 +47,22 @@ class JsonLines(FileReader):
 
     def _dim(self, name: str) -> int | None:
         return self._lengths[name]
+
+    def _types(self, vector: str) -> dict[str, Field | None]:
+        kinds: dict[str, set[str]] = {}
+        lines = self._texts()
+        while some := list(islice(lines, _SOME)):
+            columns: dict[str, list[Any]] = {}
+            for _, line in some:
+                row = None
+                with suppress(ValueError, RecursionError):  # reading the rows rejects the line
+                    row = json.loads(line)
+                for name, value in row.items() if isinstance(row, dict) else ():
+                    if name != vector:
+                        columns.setdefault(name, []).append(value)
+            for name, values in columns.items():
+                kinds.setdefault(name, set()).update(kinds_in(values, moments=True))
+        return {name: field_of_kinds(found) for name, found in kinds.items()}
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         size = min(size, max(1, _NUMBERS_AT_ONCE // schema.dim))
@@ -68,6 +88,11 @@ class JsonLines(FileReader):
 
     def _lines(self) -> Iterator[tuple[int, dict[str, Any] | Reject, int]]:
         """Yield the number, the object or reject, and the bytes of each line that is not empty."""
+        for number, text in self._texts():
+            yield number, _object(number, text), len(text)
+
+    def _texts(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the number and the text of each line that is not empty."""
         self._file.seek(0)
         number = 0
         while text := self._file.readline(LONGEST_LINE):
@@ -77,7 +102,7 @@ class JsonLines(FileReader):
             if len(text) == LONGEST_LINE:
                 raise ValueError(f"line {number} is longer than {LONGEST_LINE:,} bytes")
             if text and not text.isspace():
-                yield number, _object(number, text), len(text)
+                yield number, text
 
 
 def _object(number: int, line: bytes) -> dict[str, Any] | Reject:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from .._input.infer import with_indexes
 from .._model.schema import Metric, Schema
 from .._store.store import VectorStore
 from ..backend.files import writing_to
@@ -48,8 +49,9 @@ class Load:
     """A table to import: where it goes, how, and what became of its rows.
 
     ``schema`` is one that the user gave; ``metric`` and ``model`` apply where the source names
-    none. Each row is imported (``rows``) or listed as a reject (``rejected``). ``created`` says
-    that the table is new.
+    none. ``text`` and ``index`` are fields of a new table that get such indexes. Each row is
+    imported (``rows``) or listed as a reject (``rejected``). ``created`` says that the table is
+    new.
     """
 
     source: ForeignTable
@@ -58,6 +60,8 @@ class Load:
     metric: Metric | None = None
     model: str | None = None
     upsert: bool = False
+    text: Sequence[str] = ()
+    index: Sequence[str] = ()
     seen: Callable[[int], None] = lambda rows: None
     rows: int = 0
     rejected: int = 0
@@ -140,6 +144,11 @@ async def find_table(store: VectorStore, one: Load) -> None:
         raise ConfigError(
             f"the table {one.table!r} exists with the metric {existing.metric!r}", key="--metric"
         )
+    if with_indexes(existing, one.text, one.index) != existing:
+        raise ConfigError(
+            f"the table {one.table!r} exists, and --text and --index are for new tables",
+            key="--index" if one.index else "--text",
+        )
     one.schema, one._exists = existing, True
 
 
@@ -152,7 +161,7 @@ def _wanted(one: Load) -> Schema:
         if schema.model is not None and schema.model != one.model:
             raise ModelMismatchError(one.table, schema.model, one.model)
         schema = _changed(schema, model=one.model)
-    return schema
+    return with_indexes(schema, one.text, one.index)
 
 
 def _changed(schema: Schema, **options: Any) -> Schema:
