@@ -279,6 +279,7 @@ async def test_what_is_no_embedder_fails_at_connect() -> None:
         ({"embedder": "ollama"}, "kind: must be 'openai'.*not 'ollama'"),
         ({"embedder": {"kind": "openai", "model": "m"}}, "dim: the kind 'openai' needs it"),
         ({"embedder": "no_such_module_x:y"}, "no_such_module_x:y cannot be imported"),
+        ({"embedder": "tests.embed.broken:y"}, "cannot be imported: at import"),
         ({"embedders": {"kind": "demo"}}, r"names to embedders: \{'default': \{'kind': 'demo'\}\}"),
         ({"embedder": "demo", "embedders": {"default": "demo"}}, "not both"),
         ({"embedders": ["demo"]}, "maps names to embedders"),
@@ -323,6 +324,11 @@ def test_commands_make_a_table_with_an_embedder(run: Run, folder: Path) -> None:
     assert "connect(" not in done.err
     assert run(*new, "--embedder", "demo").code == 0
     assert ids(run, "notes", "open sockets", "-s", "notes.db")[0] == "net"
+    made = ("create", "more", "--text", "body", "--embed", "body", "-s", "notes.db")
+    assert run(*made).code == 1
+    assert run(*made, "--embedder", "demo", "--json").json["schema"]["dim"] == 256
+    assert run("import", "rows.jsonl", "--table", "more", "-s", "notes.db").code == 0
+    assert ids(run, "more", "open sockets", "-s", "notes.db")[0] == "net"
 
 
 def test_a_command_names_what_it_trusts(run: Run, folder: Path) -> None:  # noqa: F811

@@ -57,7 +57,10 @@ async def use(config: Path, backend: str) -> dict[str, Any]:
     """Write and search texts in the store in use; its vectors by their ids."""
     async with aiovec.connect(config=config) as store:
         assert store.backend_name == backend
-        assert (await store.schema("notes")).model == "new"
+        schema = await store.schema("notes")
+        assert schema.model == "new"
+        assert schema.embed is not None
+        assert schema.embed.recipe == {"kind": "tests.migrate.embedder:new"}
         await store.insert("notes", [{"id": "since", "body": "written since"}])
         [hit] = await store.search("notes", "text 7", limit=1, exact=True)
         assert hit["body"] == "text 7"
@@ -109,6 +112,24 @@ def test_every_vector_is_computed_anew(run: Run, tmp_path: Path, way: str) -> No
         **{f"r{n}": embedder.old_vector(f"text {n}") for n in range(99)}, "neither": None,
         "since": embedder.old_vector("written since"),
     }  # fmt: skip
+
+
+def test_a_table_still_describes_its_embedder_after_a_move(run: Run, tmp_path: Path) -> None:
+    config = write_toml(tmp_path, "sqlite")
+
+    async def written() -> None:
+        async with aiovec.connect(config=config, embedder="demo") as store:
+            await store.create_table("notes", Schema(fields={"body": str}, embed=Embed("body")))
+            await store.insert("notes", [{"id": t, "body": t} for t in ("zip files", "sockets")])
+
+    async def found() -> tuple[str, str]:
+        async with aiovec.connect(config=config) as store:
+            (hit,) = await store.search("notes", "open a socket", limit=1)
+            return store.backend_name, hit.id
+
+    asyncio.run(written())
+    assert run("run", "--config", config, "--to", "lancedb", "--switch")[0] == 0
+    assert asyncio.run(found()) == ("lancedb", "sockets")
 
 
 @pytest.mark.slow

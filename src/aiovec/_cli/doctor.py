@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import typer
@@ -20,12 +19,6 @@ if TYPE_CHECKING:
 
     from ..backend.doctor import Finding
     from ..backend.embedders import EmbedderSettings
-
-_PACKAGES = {
-    "openai": "aiohttp",
-    "fastembed": "fastembed",
-    "sentence-transformers": "sentence_transformers",
-}
 
 
 @failing_clearly
@@ -89,23 +82,12 @@ def _value_and_cure(name: str, settings: EmbedderSettings) -> tuple[str, str | N
 
     try:
         embedder = made(name, settings)
-    except Exception as exc:  # noqa: BLE001 - an app's module may raise anything when imported
-        cure = f"correct [retrieval.embedders.{name}] in the TOML file, or the module it names"
+    except ConfigError as exc:
+        cure = f"correct [retrieval.embedders.{name}] in the TOML file, or what it names"
         return f"{settings.kind}: {redacted(str(exc))}", cure
-    value = f"{settings.kind}, {embedder.model}, {embedder.dim} dimensions"
-    package = _PACKAGES.get(settings.kind)
-    if package is not None and not _is_installed(package):
-        install = f'pip install "aiovec[{settings.kind}]"'
-        return f"{value}: the package {package} is not installed", install
+    value = f"{settings.kind}, {embedder.model}, {embedder.dim or 'unknown'} dimensions"
     key = key_name_of(settings) if settings.kind == "openai" else ""
     if key and not os.environ.get(key):
         fault = f"{value}: the environment variable {key} holds no key"
         return fault, f"set {key}, or name another api_key_env"
     return value, None
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ValueError:  # it stands in sys.modules as one that must not be imported
-        return False

@@ -13,10 +13,12 @@ from .run import failing_clearly
 from .stores import (
     AsJson,
     Config,
+    Embedder,
     Store,
     Table,
     Where,
     expanded,
+    give_embedder,
     in_store,
     in_table,
     table_and_more,
@@ -35,7 +37,7 @@ def create(
         str | None, typer.Option(metavar="FILE", help="JSON file with the schema.")
     ] = None,
     dim: Annotated[
-        int | None, typer.Option(min=1, help="Numbers of a vector, if there is no --schema.")
+        int | None, typer.Option(min=1, help="Numbers of a vector. Default: as the embedder makes.")
     ] = None,
     field: Annotated[
         list[str] | None,
@@ -57,17 +59,18 @@ def create(
     model: Annotated[
         str | None, typer.Option(help="Embedding model; vectors of another are refused.")
     ] = None,
+    embedder: Embedder = None,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
     """Create an empty table, and the store if it does not exist."""
     from .._transfer import schema_in
 
-    if (schema is None) == (dim is None):
-        raise typer.BadParameter("pass --dim or --schema, and only one of them")
+    if schema is None and dim is None and embed is None:
+        raise typer.BadParameter("pass --dim, --schema or --embed")
     if schema is not None:
-        if field or text or embed or model:
-            raise typer.BadParameter("the --schema has the fields, the embedder and the model")
+        if dim or field or text or embed or model:
+            raise typer.BadParameter("the --schema has the length, the fields and the model")
         chosen = schema_in(expanded(schema))
     else:
         kinds = dict(one.rpartition(":")[::2] for one in field or [])
@@ -83,11 +86,13 @@ def create(
             embed=None if embed is None else Embed(embed),
         )
 
-    async def work(vectors: VectorStore) -> None:
+    async def work(vectors: VectorStore) -> Schema:
+        give_embedder(vectors, chosen, embedder)
         await vectors.create_table(table, chosen)
+        return await vectors.schema(table)
 
-    in_store(store, config, work, create=True)
-    emit({"table": table, "schema": chosen.to_dict()}, [f"created {table}"], json)
+    made = in_store(store, config, work, create=True)
+    emit({"table": table, "schema": made.to_dict()}, [f"created {table}"], json)
 
 
 @failing_clearly

@@ -236,12 +236,12 @@ def load(path: str) -> Any:
     sys.path.insert(0, folder)
     try:
         found = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as exc:
+        return found() if isinstance(found, type) else found
+    except Exception as exc:  # an app's module may raise anything
         raise ConfigError(f"{path} cannot be imported: {exc}", key="kind") from exc
     finally:
         if folder in sys.path:
             sys.path.remove(folder)
-    return found() if isinstance(found, type) else found
 
 
 # The recipe of a table. Its file or server may be a stranger's, who must not learn a text or a key.
