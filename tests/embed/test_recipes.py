@@ -16,7 +16,16 @@ from tests.contract.base import case
 from tests.embed.service import DIM, Service, vector_of
 
 import aiovec
-from aiovec import ConfigError, Embed, EmbeddingError, Field, InvalidArgumentError, Schema, sync
+from aiovec import (
+    ConfigError,
+    Embed,
+    EmbeddingError,
+    Field,
+    InvalidArgumentError,
+    InvalidVectorError,
+    Schema,
+    sync,
+)
 
 FIELDS: dict[str, Any] = {"body": Field(str, text=True)}
 ROWS = [{"id": "zip", "body": "reading zip files"}, {"id": "net", "body": "opening a socket"}]
@@ -294,6 +303,21 @@ async def test_what_is_no_embedder_fails_at_connect() -> None:
     ):
         with pytest.raises(ConfigError):
             make()
+
+
+async def test_a_table_without_an_embedder_says_what_to_do() -> None:
+    async with aiovec.connect(":memory:", embedder="demo") as store:
+        await store.create_table("docs", Schema(3, fields={"title": Field(str, text=True)}))
+        for call in (store.search("docs", "hello"), store.search_hybrid("docs", "hello")):
+            with pytest.raises(InvalidVectorError) as caught:
+                await call
+            for words in ("no embedder", "search_text()", "Schema(embed=Embed('title'))"):
+                assert words in str(caught.value)
+        with pytest.raises(InvalidVectorError) as caught:
+            await store.insert("docs", [{"id": "z", "vector": [1, 2, 3], "title": "x"}])
+        for words in ("row 0 (id 'z')", "'embedding'", "it has 'vector'", "vector='vector'"):
+            assert words in str(caught.value)
+        assert await store.count("docs") == 0
 
 
 # Commands

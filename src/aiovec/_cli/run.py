@@ -30,9 +30,9 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
         try:
             command(*args, **kwargs)
         except AiovecError as exc:
-            if isinstance(exc, EmbeddingError):  # in words of the command line
-                exc = replace(exc, cure=_CURE)
-            say_error(exc)
+            # The cure in words of the command line.
+            said = replace(exc, cure=_CURE) if isinstance(exc, EmbeddingError) else exc
+            say_error(said)
             for note in getattr(exc, "__notes__", ()):
                 err().print(one_line(note))
             raise typer.Exit(1) from exc

@@ -54,7 +54,7 @@ function hint(facts) {
   }
   const missing = [];
   if (!facts.can.words) missing.push("Keyword search needs a field with text=True.");
-  if (!facts.can.meaning) missing.push("Search by meaning needs a schema with embed=Embed(…).");
+  if (!facts.can.meaning) missing.push("Search by meaning needs an embedder: embed=Embed(…) in the schema, and what it names.");
   return missing.length ? h("p", { class: "muted" }, missing.join(" ")) : null;
 }
 
