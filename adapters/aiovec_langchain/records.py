@@ -11,8 +11,6 @@ from langchain_core.indexing import RecordManager
 from aiovec import F, Field, InvalidArgumentError, Table
 from aiovec.bridge import Bridge, StoreOrTarget, table_name, table_without_vectors
 
-_ALL = 2**31 - 1
-
 
 class AiovecRecordManager(RecordManager):
     """The records of one namespace, in a table of an aiovec store of their own.
@@ -136,7 +134,7 @@ class AiovecRecordManager(RecordManager):
         if group_ids:
             where.append(F.group_id.in_(group_ids))
         rows = await self._bridge.reading(
-            lambda: table.find(where, select=[], limit=limit or _ALL), ()
+            lambda: table.find(where, select=[], limit=limit or None), ()
         )
         return [row.id for row in rows]
 

@@ -16,7 +16,6 @@ from aiovec.bridge import DocumentBridge, StoreOrTarget, relevance
 
 Filter = Mapping[str, Any] | Where
 Scored = list[tuple[Document, float]]
-_ALL = 2**31 - 1
 
 
 class AiovecVectorStore(VectorStore):
@@ -333,9 +332,9 @@ class _Collection:
 
     def get(self, where: Filter = None, limit: int | None = None) -> dict[str, list[Any]]:
         """Return the documents that match a filter."""
-        return self._documents.run(self._get, where, limit or _ALL)
+        return self._documents.run(self._get, where, limit)
 
-    async def _get(self, table: Table, wanted: Filter, limit: int) -> dict[str, list[Any]]:
+    async def _get(self, table: Table, wanted: Filter, limit: int | None) -> dict[str, list[Any]]:
         where = self._documents.where(wanted)
         rows = await self._documents.reading(lambda: table.find(where, limit=limit), ())
         return {

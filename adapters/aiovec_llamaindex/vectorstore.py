@@ -24,7 +24,6 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_
 from aiovec import F, Hit, InvalidArgumentError, Record, Table, Weighted
 from aiovec.bridge import DocumentBridge, StoreOrTarget
 
-_ALL = 2**31 - 1
 _WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 _BOTH = (VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.SEMANTIC_HYBRID)
 _NEAREST = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR)
@@ -141,7 +140,7 @@ class AiovecVectorStore(BasePydanticVectorStore):
 
     async def _get(self, table: Table, where: Any) -> list[BaseNode]:
         rows = await self._documents.reading(
-            lambda: table.find(where, limit=_ALL, include_vector=True), ()
+            lambda: table.find(where, limit=None, include_vector=True), ()
         )
         return list(map(self._node, rows))
 

@@ -75,6 +75,8 @@ class ReadingContract(ContractBase):
         pages = [ids_of(await notes.find("notes", limit=4, offset=n)) for n in (0, 4, 8, 12)]
         assert pages == [ids[:4], ids[4:8], ids[8:], []]
         assert ids_of(await notes.find("notes", limit=100_000)) == ids
+        assert ids_of(await notes.find("notes", limit=None)) == ids
+        assert ids_of(await notes.find("notes", "year > 3", limit=None, offset=2)) == ids[6:]
         assert await notes.find("notes", limit=5, offset=50_000) == []
         assert ids_of(await notes.find("notes", "year > 3", limit=2, offset=1)) == ids[5:7]
 

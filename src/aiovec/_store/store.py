@@ -143,8 +143,8 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# Rows of an exported batch: more than fit into one, and a number that every backend can take.
-_LARGEST_BATCH = 2**31 - 1
+# Of an answer or an exported batch: more than fit into one, and a number that every backend takes.
+_MOST_ROWS = 2**31 - 1
 # What a store that was opened for reading only refuses. "create_table" may find that all is there.
 _WRITES = frozenset(
     {
@@ -748,12 +748,14 @@ class VectorStore:
         *,
         order_by: str | Iterable[str] | None = None,
         descending: bool = False,
-        limit: int = 100,
+        limit: int | None = 100,
         offset: int = 0,
         select: Iterable[str] | None = None,
         include_vector: bool = False,
     ) -> Results[Record]:
         """Rows without a vector search, in the order of one or more keys, by default of the id.
+
+        ``limit=None`` returns all of them, in memory; ``export`` streams them.
 
         A key is a field, "id" or a key of the payload (``payload.rank``); a leading minus sorts it
         descending, and ``descending`` turns the direction of every key. Nulls come last, equal rows
@@ -761,7 +763,7 @@ class VectorStore:
         count as null. ``vector`` is None unless its name is selected, or ``include_vector``
         is true.
         """
-        limit = count_of("limit", limit)
+        most = _MOST_ROWS if limit is None else count_of("limit", limit)
         offset = count_of("offset", offset, least=0)
         falling = check_flag("descending", descending)
         keys = order_keys(order_by)
@@ -774,7 +776,7 @@ class VectorStore:
             order = sort_order(schema, keys, descending=falling)
             condition = await self._bind(where, schema)
             rows = await engine.backend.find(
-                handle, where=condition, order_by=order, limit=limit, offset=offset,
+                handle, where=condition, order_by=order, limit=most, offset=offset,
                 columns=chosen.columns,
             )  # fmt: skip
             columns = chosen.first_columns(schema)
@@ -883,7 +885,7 @@ class VectorStore:
                         raise
                     batches = engine.backend.export(
                         handle, where=where, columns=columns, after=after,
-                        batch_size=min(batch_size, _LARGEST_BATCH),
+                        batch_size=min(batch_size, _MOST_ROWS),
                     )  # fmt: skip
                     self._exports.add(batches)
                     async with aclosing(batches):
