@@ -143,7 +143,7 @@ def test_the_doctor_names_the_version_to_go_back_to(
         async with aiovec.connect(f"lancedb://{tmp_path}") as store:
             with pytest.raises(CorruptStoreError):
                 await store.find("notes", limit=10)
-            with pytest.raises(CorruptStoreError, match=rf"restore\('notes', {version}\)"):
+            with pytest.raises(CorruptStoreError, match=rf"revert\('notes', {version}\)"):
                 await store.insert("notes", [row(rows)])
             assert version in [one["version"] for one in await store.versions("notes")]
             await store.revert("notes", version)
@@ -154,7 +154,7 @@ def test_the_doctor_names_the_version_to_go_back_to(
     found = doctor(tmp_path, capsys, monkeypatch)
     assert not found["ok"]
     assert "_deletions" in found["value"]
-    assert f"restore('notes', {version})" in found["cure"]
+    assert f"revert('notes', {version})" in found["cure"]
     asyncio.run(go_back(version))
     assert doctor(tmp_path, capsys, monkeypatch)["ok"]
 

@@ -56,12 +56,13 @@ async def exported(store: VectorStore) -> list[Any]:
 
 
 def remove(folder: Path) -> None:
-    shutil.rmtree(folder)
+    while folder.exists():  # upkeep may be making a file there
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_anew(folder: Path) -> None:
     """Most file systems give the new folder the inode of the old one."""
-    shutil.rmtree(folder)
+    remove(folder)
     folder.mkdir()
 
 
