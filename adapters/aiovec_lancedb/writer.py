@@ -55,9 +55,6 @@ _ATTEMPTS = 5
 class WriteOperation(ABC):
     """The write of one call. Those that join one another may be done together, in one commit."""
 
-    named: Sequence[str] = ()
-    """The ids of the rows that it is about, where it may join others."""
-
     size: int = ALONE
     """Rows, as far as they count for a commit; ``ALONE`` where it takes one for itself."""
 
