@@ -83,7 +83,7 @@ async def _place(
                 if code:
                     raise RuntimeError(said)
                 what = f"{step[0]}, {workers} workers"
-                measured[f"{what} (s)"] = json.loads(said[said.index("{") :])["seconds"]
+                measured[f"{what} (s)"] = _facts(said)["seconds"]
                 measured |= counts.figures(what)
             await asyncio.to_thread(cluster.close)
         for readers in _READERS:
@@ -102,6 +102,13 @@ async def _place(
     await asyncio.to_thread(shutil.rmtree, options.folder / "ray", True)
     compared = f"{data} in {_FILES} files, loaded, then compacted and indexed, then read"
     return Result(f"scale, {name}", compared, "", {key: v for key, v in measured.items() if v})
+
+
+def _facts(said: str) -> dict[str, Any]:
+    """Return the JSON among what a command said."""
+    found, _ = json.JSONDecoder().raw_decode(said, said.index("{"))
+    facts: dict[str, Any] = found
+    return facts
 
 
 class Counts(Counter[str]):

@@ -37,6 +37,16 @@ if TYPE_CHECKING:
 
 _REASONS_SHOWN = 10
 
+SchemaFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="JSON file with the schema of a new table.")
+]
+ModelName = Annotated[
+    str | None, typer.Option(help="Embedding model, if the file does not name it.")
+]
+MetricName = Annotated[Metric | None, typer.Option(help="Metric, if the file does not name it.")]
+IdColumn = Annotated[str | None, typer.Option(help="Column or key of the ids. Default: id.")]
+VectorColumn = Annotated[str | None, typer.Option(help="Column or key of the vectors.")]
+
 
 @failing_clearly
 def import_(
@@ -69,19 +79,11 @@ def import_(
             help="parquet, arrow, arrow-stream, jsonl or csv. Default: by the suffix of the file.",
         ),
     ] = None,
-    schema: Annotated[
-        str | None, typer.Option(metavar="FILE", help="JSON file with the schema of a new table.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Embedding model, if the file does not name it.")
-    ] = None,
-    metric: Annotated[
-        Metric | None, typer.Option(help="Metric, if the file does not name it.")
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="Column or key of the ids. Default: id.")
-    ] = None,
-    vector_column: Annotated[str | None, typer.Option(help="Column or key of the vectors.")] = None,
+    schema: SchemaFile = None,
+    model: ModelName = None,
+    metric: MetricName = None,
+    id_column: IdColumn = None,
+    vector_column: VectorColumn = None,
     dtype: Annotated[
         str | None,
         typer.Option(

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .._model.schema import Metric, check_table_name
-from .importing import existing_schema
+from .._model.schema import check_table_name
+from .importing import (
+    IdColumn,
+    MetricName,
+    ModelName,
+    SchemaFile,
+    VectorColumn,
+    existing_schema,
+)
 from .output import counted, emit, progress
 from .run import failing_clearly
 from .stores import Address, AsJson, Config, EngineName, Store, Table, engine_of, expanded, in_store
@@ -32,19 +39,11 @@ def load(
         ),
     ],
     store: Store = None,
-    schema: Annotated[
-        str | None, typer.Option(metavar="FILE", help="JSON file with the schema of a new table.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Embedding model, if the files do not name it.")
-    ] = None,
-    metric: Annotated[
-        Metric | None, typer.Option(help="Metric, if the files do not name it.")
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="Column or key of the ids. Default: id.")
-    ] = None,
-    vector_column: Annotated[str | None, typer.Option(help="Column or key of the vectors.")] = None,
+    schema: SchemaFile = None,
+    model: ModelName = None,
+    metric: MetricName = None,
+    id_column: IdColumn = None,
+    vector_column: VectorColumn = None,
     engine: EngineName = None,
     address: Address = None,
     config: Config = None,
@@ -69,19 +68,19 @@ def load(
         with closing(read.opened(next(iter(files)), existing, given)) as first:
             one = Load(first.tables()[0], table, given, metric, model)
 
-        async def work(vectors: VectorStore) -> tuple[str, Loaded]:
-            with progress("files") as bar:
-                task = bar.add_task(table, total=len(files))
+        with progress("files") as bar:
+            task = bar.add_task(table, total=len(files))
 
-                def seen(done: int, rows: int) -> None:
-                    bar.update(task, completed=done, description=f"{table}, {counted(rows)}")
+            def seen(done: int, rows: int) -> None:
+                bar.update(task, completed=done, description=f"{table}, {counted(rows)}")
 
+            async def work(vectors: VectorStore) -> tuple[str, Loaded]:
                 loaded = await load_files(vectors, one, files, read, workers, seen)
-            if workers is None and loaded.rows:  # nobody else builds the indexes after a script
-                await vectors.optimize(table)
-            return vectors.target, loaded
+                if workers is None and loaded.rows:  # nobody else builds the indexes then
+                    await vectors.optimize(table)
+                return vectors.target, loaded
 
-        target, loaded = in_store(store, config, work, create=True)
+            target, loaded = in_store(store, config, work, create=True)
     seconds = round(time.perf_counter() - began, 6)
     facts = {
         "store": target, "table": table, "files": len(files), "rows": loaded.rows,

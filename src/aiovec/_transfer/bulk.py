@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import glob
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
@@ -23,10 +22,9 @@ from ..backend.engine import Engine, Loaded
 from ..backend.foreign import Hints
 from ..backend.locate import is_url
 from ..backend.rows import NewRows
-from ..backend.threads import in_thread
 from ..errors import ConfigError, InvalidRowError
 from .files import format_of, reading
-from .loading import Load, create, find_table, rows_at_once
+from .loading import Load, create, find_table, read_ahead, rows_at_once
 from .reading import Input, open_input
 from .sifting import sift
 
@@ -37,7 +35,7 @@ class SourceReader:
 
     hints: Hints
 
-    def __call__(self, source: str, schema: Schema) -> Iterator[pa.Table]:
+    def __call__(self, source: str, schema: Schema) -> Generator[pa.Table, None, None]:
         """Yield the rows, checked for the schema; InvalidRowError for the first bad one."""
         with closing(self.opened(source, schema)) as file:
             for chunk in file.chunks(file.tables()[0], schema, rows_at_once(schema)):
@@ -138,18 +136,12 @@ async def load_files(
         )  # fmt: skip
     rows = added = 0
     for number, source in enumerate(sources):
-        parts = read(source, schema)
-        coming: asyncio.Future[Any] = asyncio.ensure_future(in_thread(next, parts, None))
-        try:
-            while (part := await coming) is not None:
-                coming = asyncio.ensure_future(in_thread(next, parts, None))
-                if part.num_rows:
-                    batch = NewRows(schema, part)
-                    added += await store._write("insert", table, batch, on_conflict="skip")
-                rows += part.num_rows
-                seen(number, rows)
-        finally:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+        with closing(read(source, schema)) as parts:
+            async with aclosing(read_ahead(partial(next, parts, None))) as batches:
+                async for batch in batches:
+                    part = NewRows(schema, batch)
+                    added += await store._write("insert", table, part, on_conflict="skip")
+                    rows += batch.num_rows
+                    seen(number, rows)
         seen(number + 1, rows)
     return Loaded(added, rows - added)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from .._input.infer import with_indexes
 from .._model.schema import Metric, Schema
@@ -30,6 +30,8 @@ from ..errors import (
 from .files import reading
 from .reading import Input
 from .sifting import CAME_BEFORE, Sifted, sift
+
+_T = TypeVar("_T")
 
 # One write of this much: large enough for any backend to be fast, small enough to hold twice.
 _BYTES_AT_ONCE = 16 * 2**20
@@ -212,8 +214,8 @@ async def create(store: VectorStore, one: Load) -> None:
         one._exists = one.created = True
 
 
-async def _sifted(source: Input, one: Load) -> AsyncGenerator[Sifted, None]:
-    """Yield the rows of a table a chunk at a time, the next one read ahead."""
+def _sifted(source: Input, one: Load) -> AsyncGenerator[Sifted, None]:
+    """Yield the rows of a table a chunk at a time."""
     schema = one.used_schema
     chunks = source.chunks(one.source, schema, rows_at_once(schema))
 
@@ -224,6 +226,11 @@ async def _sifted(source: Input, one: Load) -> AsyncGenerator[Sifted, None]:
         with reading(source.path):
             return sift(chunk, schema, last_counts=one.upsert)
 
+    return read_ahead(following)
+
+
+async def read_ahead(following: Callable[[], _T | None]) -> AsyncGenerator[_T, None]:
+    """Yield what the function returns in a thread until that is None, the next one read ahead."""
     coming = asyncio.ensure_future(in_thread(following))
     try:
         while (part := await coming) is not None:
