@@ -19,10 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from aiovec.backend import one_array
-from aiovec.backend.contract import Changes, ChangesPrunedError, StaleTableError
+from aiovec.backend.contract import Changes, StaleTableError
 from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
-from aiovec.errors import CorruptStoreError, UnsupportedError
+from aiovec.errors import ChangesPrunedError, CorruptStoreError, UnsupportedError
 
 from .driver import without_blobs
 from .layout import NUMBERING, new_numbering, numbering_in

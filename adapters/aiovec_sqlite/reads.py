@@ -28,14 +28,13 @@ from aiovec.backend import (
 from aiovec.backend.contract import (
     LARGEST_BATCH,
     Changes,
-    ChangesPrunedError,
     Columns,
     Order,
     StoredRows,
     TableHandle,
 )
 from aiovec.backend.files import look_at
-from aiovec.errors import AiovecError, InvalidArgumentError
+from aiovec.errors import AiovecError, ChangesPrunedError, InvalidArgumentError
 
 from .connection import Ticket
 from .errors import DamageError

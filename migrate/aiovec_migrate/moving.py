@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from aiovec.backend.contract import Changes, ChangesPrunedError, StaleTableError
+from aiovec.backend.contract import Changes, StaleTableError
 from aiovec.backend.rows import NewRows
-from aiovec.errors import DuplicateIdError, MigrationError
+from aiovec.errors import ChangesPrunedError, DuplicateIdError, MigrationError
 
 from .compare import Comparison, Difference
 from .copying import copy_table

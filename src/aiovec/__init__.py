@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._filters import F, where
     from ._input.types import JsonValue, Rows, Vector, Vectors, Where
     from ._model.records import Hit, Record
-    from ._model.results import Results
+    from ._model.results import Results, ResultsList
     from ._store.rank import RRF, Weighted
     from ._store.store import Table, VectorStore
     from .backend.contract import IndexInfo, TableStats, Tuning
@@ -55,6 +55,7 @@ __all__ = [
     "JsonValue",
     "Record",
     "Results",
+    "ResultsList",
     "Rows",
     "Schema",
     "Table",

@@ -25,6 +25,7 @@ AiovecError
 ├── OutcomeUnknownError         a commit that failed, so that the write may have been saved or not
 ├── StoreMovedError             the store has been migrated to another place
 ├── StoreReplacedError          the file under an open store was replaced or removed
+├── ChangesPrunedError          changes that the store keeps no longer
 ├── CorruptStoreError           a file that is damaged, or not an aiovec store
 └── MigrationError
 
@@ -562,6 +563,21 @@ class StoreReplacedError(AiovecError):
 
 
 @dataclass(eq=False, repr=False)
+class ChangesPrunedError(AiovecError):
+    """The changes asked for are no longer kept, from number ``floor`` down."""
+
+    http = HttpAnswer(410, "The changes are no longer kept", machine=False)
+
+    floor: int
+
+    def _message(self) -> str:
+        return (
+            f"changes up to number {self.floor} are no longer kept; drop what was read, and begin "
+            "anew with since=0"
+        )
+
+
+@dataclass(eq=False, repr=False)
 class CorruptStoreError(AiovecError):
     """The data at ``target`` is damaged, or is not a store that this version reads."""
 
@@ -583,6 +599,7 @@ class MigrationError(AiovecError):
 __all__ = [
     "AiovecError",
     "BackendNotInstalledError",
+    "ChangesPrunedError",
     "ConfigError",
     "CorruptStoreError",
     "DimensionMismatchError",

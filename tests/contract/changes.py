@@ -13,8 +13,9 @@ import pytest
 from tests.contract.base import ContractBase
 from tests.harness.values import DIM, EVERY_KIND, python_rows, rows_of_every_kind, small_rows
 
-from aiovec import DuplicateIdError, VectorStore
-from aiovec.backend.contract import Backend, ChangesPrunedError
+from aiovec import DuplicateIdError, InvalidArgumentError, VectorStore
+from aiovec.backend.contract import Backend
+from aiovec.errors import ChangesPrunedError
 
 
 class Follower:
@@ -98,6 +99,24 @@ class ChangesContract(ContractBase):
                 later.rows, later.number = follower.rows, follower.number
                 await later.follow()
                 assert later.rows == await _content(store, "notes")
+
+    async def test_a_store_tells_its_changes(self, notes: VectorStore) -> None:
+        self.need(notes, "changes")
+        rows, number = {}, 0
+        for step in range(3):
+            await notes.upsert("notes", small_rows(2, start=100 + step))
+            await notes.delete("notes", ["r0100" if step else "r0001"])
+            complete = False
+            while not complete:
+                page = await notes.changes("notes", number, limit=4)
+                for id in page.deleted:
+                    rows.pop(id, None)
+                rows |= {row["id"]: row for row in python_rows(page.upserted)}
+                number, complete = page.number, page.complete
+            assert rows == await _content(notes, "notes")
+        for wrong in ({"since": -1}, {"since": "1"}, {"limit": 0}):
+            with pytest.raises(InvalidArgumentError):
+                await notes.changes("notes", **wrong)
 
     @pytest.mark.parametrize("limit", [1, 3, 1_000])
     async def test_pages_of_every_size(self, tmp_path: Path, limit: int) -> None:

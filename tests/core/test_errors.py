@@ -42,6 +42,7 @@ EVERY: dict[type[errors.AiovecError], tuple[tuple[Any, ...], dict[str, Any]]] = 
     errors.StoreReplacedError: (("notes.db", "the file was removed"), {}),
     errors.StoreUnreachableError: (("s3://notes", "timed out"), {}),
     errors.StorePermissionError: (("notes.db", "/data is write-protected"), {}),
+    errors.ChangesPrunedError: ((7,), {}),
     errors.CorruptStoreError: (("notes.db", "is no database"), {}),
     errors.MigrationError: (("it cannot go on",), {}),
 }

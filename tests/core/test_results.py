@@ -203,3 +203,26 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         convert: Callable[[], object] = getattr(Results([Record("a")]), f"to_{package}")
         with pytest.raises(UnsupportedError, match=f"pip install {package}"):
             convert()
+
+
+def test_the_results_of_several_queries_are_one_table() -> None:
+    async def ask() -> tuple[aiovec.ResultsList, aiovec.ResultsList]:
+        async with aiovec.connect(":memory:") as store:
+            await store.create_table("t", SCHEMA)
+            await store.insert("t", ROWS)
+            queries = [[1.0, 0.0], [0.0, 1.0]]
+            return (
+                await store.search_many("t", queries, limit=2),
+                await store.search_many("t", queries, where=["year > 0", "FALSE"]),
+            )
+
+    both, one = asyncio.run(ask())
+    assert [len(results) for results in both] == [2, 2]
+    table = both.to_arrow()
+    assert table.column("_query").to_pylist() == [0, 0, 1, 1]
+    assert table.column("id").to_pylist() == [hit.id for results in both for hit in results]
+    assert table.column("_score").type == pa.float64()
+    assert one.to_arrow().column("_query").to_pylist() == [0]
+    assert aiovec.ResultsList().to_arrow().column_names == ["_query"]
+    pytest.importorskip("pandas")
+    assert list(both.to_pandas().groupby("_query").size()) == [2, 2]

@@ -9,7 +9,7 @@ import pytest
 from tests.harness.values import SMALL, small_rows
 
 import aiovec
-from aiovec.backend.contract import ChangesPrunedError
+from aiovec.errors import ChangesPrunedError
 
 from .support import backend_on, opened
 

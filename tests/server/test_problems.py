@@ -47,6 +47,7 @@ EVERY: list[tuple[int, errors.AiovecError, set[str]]] = [
     (503, E.StoreReplacedError(PLACE, "the file was removed"), {"target"}),
     (503, E.StoreUnreachableError(PLACE, "timed out"), {"target"}),
     (500, E.StorePermissionError(PLACE, "write-protected"), {"target"}),
+    (410, E.ChangesPrunedError(7), set()),
     (500, E.CorruptStoreError(PLACE, "is no database"), {"target"}),
     (409, E.MigrationError("it cannot go on"), set()),
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from tests.sqlite.support import backend_on, opened, sql
 
 import aiovec
 from aiovec import CorruptStoreError, Schema, StoreMovedError
-from aiovec.backend.contract import ChangesPrunedError
+from aiovec.errors import ChangesPrunedError
 
 SCHEMA = Schema(4, fields={"n": int})
 

@@ -22,7 +22,7 @@ from tests.sqlite.support import (
 )
 
 from aiovec import AiovecError, InvalidArgumentError, Schema, VectorStore
-from aiovec.backend.contract import ChangesPrunedError
+from aiovec.errors import ChangesPrunedError
 
 
 def rows(prefix: str, count: int, owner: str = "me") -> list[dict[str, object]]:

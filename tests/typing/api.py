@@ -18,7 +18,19 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 import aiovec
-from aiovec import F, Field, Hit, IndexInfo, Record, Results, Schema, TableStats, compat, sync
+from aiovec import (
+    F,
+    Field,
+    Hit,
+    IndexInfo,
+    Record,
+    Results,
+    ResultsList,
+    Schema,
+    TableStats,
+    compat,
+    sync,
+)
 from aiovec.backend.contract import IndexOptions
 
 SCHEMA = Schema(
@@ -109,7 +121,7 @@ async def vectors_of_every_form(store: aiovec.VectorStore) -> None:
         assert len(await store.search("notes", vector)) == 10
     many: aiovec.Vectors = np.ones((3, 2), dtype=np.float32)
     for each in (vectors, many, iter(vectors), [[1.0, 0.5]]):
-        assert_type(await store.search_many("notes", each), list[Results[Hit]])
+        assert_type(await store.search_many("notes", each), ResultsList)
     await store.search_many("notes", many, where=[F.year > 1, "year > 2", None])
     assert_type(await store.search_like("notes", "a", min_score=0.1), Results[Hit])
 
@@ -200,7 +212,7 @@ async def by_table(table: aiovec.Table) -> None:
     assert_type(await table.upsert({"id": ["t"], "embedding": [[1, 2]]}), int)
     assert_type(await table.update({"year": 1}, ids=["t"]), int)
     assert_type(await table.search([1, 2], limit=1, where="year = 1"), Results[Hit])
-    assert_type(await table.search_many([[1, 2]], limit=1), list[Results[Hit]])
+    assert_type(await table.search_many([[1, 2]], limit=1), ResultsList)
     assert_type(await table.get("t"), Results[Record])
     assert_type(await table.find(F.year == 1), Results[Record])
     assert_type(await table.count(), int)
@@ -218,7 +230,7 @@ def without_async(target: Path) -> None:
         store.create_table("notes", SCHEMA)
         assert_type(store.insert("notes", [Page("a", [1.0, 2.0])]), int)
         assert_type(store.search("notes", [1, 2], where=F.year > 1), Results[Hit])
-        assert_type(store.search_many("notes", np.ones((1, 2))), list[Results[Hit]])
+        assert_type(store.search_many("notes", np.ones((1, 2))), ResultsList)
         table = store.table("notes")
         assert_type(table.upsert(pl.DataFrame({"id": ["a"], "embedding": [[1.0, 2.0]]})), int)
         assert_type(table.search([1, 2]), Results[Hit])

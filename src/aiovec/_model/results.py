@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from html import escape
+from itertools import chain
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast, overload
 
 from ..errors import UnsupportedError
@@ -24,7 +25,32 @@ _SHOWN_ROWS, _SHOWN_COLUMNS, _SHOWN_CHARACTERS = 20, 12, 80
 _OF_HITS = ("_score", "_distance")
 
 
-class Results(list[_R]):
+class _AsFrames:
+    """What has ``to_arrow``, as frames."""
+
+    def to_arrow(self) -> pa.Table:
+        raise NotImplementedError
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the rows as a DataFrame of pandas, which has to be installed."""
+        try:
+            import pandas  # noqa: F401, ICN001
+        except ImportError as exc:
+            raise _missing("to_pandas", "pandas") from exc
+        # Integers stay exact next to nulls.
+        frame: pd.DataFrame = self.to_arrow().to_pandas(integer_object_nulls=True)
+        return frame
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return the rows as a DataFrame of Polars, which has to be installed."""
+        try:
+            import polars as pl
+        except ImportError as exc:
+            raise _missing("to_polars", "polars") from exc
+        return cast("pl.DataFrame", pl.from_arrow(self.to_arrow()))
+
+
+class Results(list[_R], _AsFrames):
     """A list of records or hits. Slices of it are Results too.
 
     ``to_arrow``, ``to_pandas`` and ``to_polars`` give a table with a flat column for each key of
@@ -67,24 +93,6 @@ class Results(list[_R]):
         flat = self._flat().items()
         return pa.table({name: _array(values, kinds.get(name)) for name, values in flat})
 
-    def to_pandas(self) -> pd.DataFrame:
-        """Return the rows as a DataFrame of pandas, which has to be installed."""
-        try:
-            import pandas  # noqa: F401, ICN001
-        except ImportError as exc:
-            raise _missing("to_pandas", "pandas") from exc
-        # Integers stay exact next to nulls.
-        frame: pd.DataFrame = self.to_arrow().to_pandas(integer_object_nulls=True)
-        return frame
-
-    def to_polars(self) -> pl.DataFrame:
-        """Return the rows as a DataFrame of Polars, which has to be installed."""
-        try:
-            import polars as pl
-        except ImportError as exc:
-            raise _missing("to_polars", "polars") from exc
-        return cast("pl.DataFrame", pl.from_arrow(self.to_arrow()))
-
     def _with_rows(self, like: Results[Record], rows: Mapping[str, Record]) -> Results[_R]:
         """Return hits with the fields and vectors of these rows; those without one are left out."""
         found = [
@@ -117,6 +125,23 @@ class Results(list[_R]):
             f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
             f"<p>{len(self)} {noun}{more}</p>"
         )
+
+
+class ResultsList(list[Results[Hit]], _AsFrames):
+    """The results of several queries, in their order.
+
+    ``to_arrow``, ``to_pandas`` and ``to_polars`` give one table of all hits. Its first column,
+    ``_query``, is the place of the query, from 0.
+    """
+
+    def to_arrow(self) -> pa.Table:
+        """Return the hits of all queries as an Arrow table."""
+        import pyarrow as pa
+
+        columns = self[0]._columns if self else None
+        hits = Results(chain.from_iterable(self), columns=columns).to_arrow()
+        places = [place for place, results in enumerate(self) for _ in results]
+        return hits.add_column(0, "_query", pa.array(places, pa.int64()))
 
 
 def columns_of(

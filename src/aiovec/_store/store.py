@@ -77,7 +77,7 @@ from .._model.arrays import Float32Array
 from .._model.ids import id_text
 from .._model.patch import Remove
 from .._model.records import Hit, Record
-from .._model.results import Results
+from .._model.results import Results, ResultsList
 from .._model.schema import (
     Embed,
     Field,
@@ -93,6 +93,7 @@ from .._telemetry.spans import span
 from ..backend.context import write_key
 from ..backend.contract import (
     Backend,
+    Changes,
     Columns,
     IndexInfo,
     IndexOptions,
@@ -761,7 +762,7 @@ class VectorStore:
         descending, and ``descending`` turns the direction of every key. Nulls come last, equal rows
         by id. Of a payload key, numbers come before text and text before booleans; other values
         count as null. ``vector`` is None unless its name is selected, or ``include_vector``
-        is true.
+        is true. ``limit=None`` returns all rows.
         """
         most = _MOST_ROWS if limit is None else count_of("limit", limit)
         offset = count_of("offset", offset, least=0)
@@ -962,7 +963,7 @@ class VectorStore:
         limit: int = 10,
         where: Where | Sequence[Where] = None,
         **options: Unpack[VectorArguments],
-    ) -> list[Results[Hit]]:
+    ) -> ResultsList:
         """Do ``search`` for several vectors or texts, all on the same state of the table.
 
         ``where`` is one filter for all of them, or a sequence with one for each. With
@@ -973,10 +974,11 @@ class VectorStore:
             where = OneForEach(where)
         checked = options_of("search_many", VectorArguments, limit=limit, where=where, **options)
         collected = await collect_vectors(vectors, self._read_in_thread)
-        return await self._search(
+        found = await self._search(
             "search_many", table, checked, weight(collected), ask_vectors,
             queries=partial(many_queries, collected), texts=texts_among(collected),
         )  # fmt: skip
+        return ResultsList(found)
 
     async def _search(
         self,
@@ -1181,6 +1183,21 @@ class VectorStore:
             "drop_index", table, lambda engine, on: engine.backend.drop_index(on, name)
         )
 
+    async def changes(self, table: str, since: int = 0, *, limit: int = 10_000) -> Changes:
+        """Return the rows that were written, and the ids that were deleted, after ``since``.
+
+        ``since`` is the ``number`` of the page before, or 0 for all rows from the beginning. Delete
+        the ids in ``deleted`` first, then take the rows of ``upserted``, an Arrow table. A page has
+        about ``limit`` changes, of a row the last one; the newest page is ``complete``.
+        ChangesPrunedError where the changes are no longer kept: drop the rows read so far, and
+        begin again with 0.
+        """
+        since = count_of("since", since, least=0)
+        limit = count_of("limit", limit)
+        return await self._on_table(
+            "changes", table, lambda engine, on: engine.backend.changes(on, since, limit=limit)
+        )
+
     async def _change_number(self, table: str) -> int | None:
         """The number of the table's newest change, None where the backend numbers none."""
 
@@ -1369,4 +1386,5 @@ class Table:
     indexes = _bound(VectorStore.indexes)
     drop_index = _bound(VectorStore.drop_index)
     versions = _bound(VectorStore.versions)
+    changes = _bound(VectorStore.changes)
     revert = _bound(VectorStore.revert)

@@ -64,14 +64,6 @@ class StaleTableError(Exception):
     """
 
 
-class ChangesPrunedError(Exception):
-    """The changes asked for are no longer kept from ``floor`` down; read the whole table anew."""
-
-    def __init__(self, floor: int) -> None:
-        self.floor = floor
-        super().__init__(f"changes up to number {floor} are no longer kept")
-
-
 @dataclass(frozen=True, slots=True)
 class TableHandle:
     """A table as it was when it was opened.

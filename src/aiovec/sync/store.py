@@ -153,6 +153,7 @@ class Table(_Blocking[AsyncTable]):
     indexes = _blocking(AsyncTable.indexes)
     drop_index = _blocking(AsyncTable.drop_index)
     versions = _blocking(AsyncTable.versions)
+    changes = _blocking(AsyncTable.changes)
     revert = _blocking(AsyncTable.revert)
 
 
@@ -250,6 +251,7 @@ class VectorStore(_Blocking[AsyncStore]):
     indexes = _blocking(AsyncStore.indexes)
     drop_index = _blocking(AsyncStore.drop_index)
     versions = _blocking(AsyncStore.versions)
+    changes = _blocking(AsyncStore.changes)
     revert = _blocking(AsyncStore.revert)
     backup = _blocking(AsyncStore.backup)
 

@@ -23,7 +23,6 @@ from aiovec.backend.contract import (
     Backend,
     BulkLoad,
     Changes,
-    ChangesPrunedError,
     Columns,
     StaleTableError,
     StoredRows,
@@ -31,7 +30,13 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord
 from aiovec.backend.rows import NewRows
-from aiovec.errors import DuplicateIdError, StoreBusyError, TableExistsError, TableNotFoundError
+from aiovec.errors import (
+    ChangesPrunedError,
+    DuplicateIdError,
+    StoreBusyError,
+    TableExistsError,
+    TableNotFoundError,
+)
 
 from .disk import Disk, ModelTable, Row, place_of
 from .loop import current_process
