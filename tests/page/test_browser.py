@@ -28,9 +28,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 VIEWS = {
     "tables": "#/",
-    "rows": "#/t/notes?where=year+%3E%3D+2000&sort=year&down=1",
-    "wrong filter": "#/t/notes?where=year+%3E%3D",
-    "empty": "#/t/empty",
+    "rows": "#/t/notes/rows?where=year+%3E%3D+2000&sort=year&down=1",
+    "wrong filter": "#/t/notes/rows?where=year+%3E%3D",
+    "empty": "#/t/empty/rows",
     "row": "#/t/notes/row/note-07",
     "no row": "#/t/notes/row/nothing",
     "words": "#/t/notes/search?by=words&q=night+train",
@@ -38,7 +38,7 @@ VIEWS = {
     "map": "#/t/notes/map?color=topic",
     "details": "#/t/notes/details",
     "no table": "#/t/nothing",
-    "hostile rows": "#/t/hostile",
+    "hostile rows": "#/t/hostile/rows",
 }
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 AXE = "async (options) => (await axe.run(document, options)).violations"
@@ -54,6 +54,8 @@ async def test_tables_and_rows_by_page_filter_and_order(page: Page) -> None:
     await expect(page.locator("main")).to_contain_text("4 tables")
     await page.get_by_role("link", name="notes", exact=True).click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("notes")
+    await expect(page.get_by_label("Text", exact=True)).to_be_focused()
+    await page.get_by_role("link", name="Rows").click()
     await expect(page.get_by_role("heading", level=1)).to_be_focused()
     status, rows = page.locator("[data-status]"), page.locator("tbody tr")
     await expect(rows).to_have_count(25)
@@ -70,7 +72,7 @@ async def test_tables_and_rows_by_page_filter_and_order(page: Page) -> None:
     await expect(status).to_have_text("Rows 1\u20135 of 5")
     years = await page.locator("td[data-label=year]").all_inner_texts()
     assert years == ["2006", "2002", "1998", "1994", "1990"]
-    await visit(page, "#/t/notes?where=yeer+%3D+1")
+    await visit(page, "#/t/notes/rows?where=yeer+%3D+1")
     await expect(page.get_by_role("alert")).to_contain_text("yeer")
     await field.fill("year = 1")
     await page.keyboard.press("Enter")
@@ -108,8 +110,43 @@ async def test_search_by_text_and_by_a_vector(page: Page) -> None:
     await expect(page.locator(".hits > li").first).to_contain_text("p2")
 
 
+async def test_the_box_for_words_its_hits_and_its_errors(page: Page) -> None:
+    for width, height, fold in ((1280, 800, 480), (375, 700, 560)):
+        await page.set_viewport_size({"width": width, "height": height})
+        await visit(page, "#/t/notes")
+        box = page.locator("input[name=q]")
+        await expect(box).to_be_focused()
+        await page.keyboard.type("night train")
+        await page.keyboard.press("Enter")
+        first = page.locator(".hits > li").first
+        await expect(first.locator("mark").first).to_have_text(re.compile("night|train"))
+        place = await first.bounding_box()
+        assert place is not None
+        assert place["y"] < fold
+    await visit(page, "#/t/notes/details")
+    await page.keyboard.press("/")
+    await expect(box).to_be_focused()
+    await visit(page, "#/t/hostile")  # its words can be searched, and it has no embedder
+    for mode in ("Keywords", "Like a row", "Vector"):
+        await expect(page.locator(".segments").get_by_text(mode, exact=True)).to_be_visible()
+    await expect(page.locator(".segments label")).to_have_count(3)
+    await visit(page, "#/t/plain")  # nothing in it can be searched by words
+    await expect(page.get_by_role("link", name="Rows")).to_have_attribute("aria-current", "page")
+    problem = json.dumps({"title": "x", "status": 502, "detail": "the embedder is gone"})
+
+    async def answer(route: Route) -> None:
+        await route.fulfill(status=502, content_type="application/problem+json", body=problem)
+
+    await page.route("**/search_hybrid", answer)
+    await visit(page, "#/t/notes/search?by=both&q=sea")
+    await expect(page.get_by_role("alert")).to_have_text("the embedder is gone")
+    await expect(box).to_have_value("sea")
+    await page.unroute("**/search_hybrid")
+
+
 async def test_the_map_and_the_details(page: Page) -> None:
-    await visit(page, "#/t/notes/map?color=topic")
+    await visit(page, "#/t/notes/map")
+    await expect(page.get_by_label("Color by")).to_have_value("topic")  # it has few values
     await expect(page.locator("[data-status]")).to_have_text("60 rows")
     await expect(page.locator(".groups li")).to_have_count(4)
     await page.locator("canvas.map").focus()
@@ -152,7 +189,7 @@ async def test_by_keyboard_alone(page: Page) -> None:
     await expect(page.locator(".skip")).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", level=1)).to_be_focused()
-    await visit(page, "#/t/notes")
+    await visit(page, "#/t/notes/rows")
     seen = 0
     for _ in range(40):  # what has the focus shows it
         await page.keyboard.press("Tab")
@@ -193,14 +230,14 @@ async def test_each_view_has_no_finding_of_axe_and_fits_a_phone(page: Page) -> N
 
 
 async def test_hostile_rows_are_text(page: Page) -> None:
-    await visit(page, "#/t/hostile")
+    await visit(page, "#/t/hostile/rows")
     await expect(page.locator("tbody tr")).to_have_count(len(HOSTILE_IDS))
     text = await page.locator("table").inner_text()
     assert SCRIPT in text
     assert "safeU+202Egnp.exe" in text
     assert len(text) < 40_000  # of the long text only its beginning
     for id in HOSTILE_IDS:
-        await visit(page, "#/t/hostile")
+        await visit(page, "#/t/hostile/rows")
         row = page.locator(f'tbody th a[href="#/t/hostile/row/{quote(id, safe=chr(39) + "!*()")}"]')
         await row.click()
         await expect(page.locator("dl.fields")).to_contain_text(SCRIPT)
@@ -215,7 +252,7 @@ async def test_hostile_rows_are_text(page: Page) -> None:
 
 ADDRESSES = [
     f"#/t/{quote(SCRIPT)}", f"#/t/notes/row/{quote(SCRIPT, safe='')}",
-    f"#/t/notes?where={quote(SCRIPT)}&sort={quote(CLOSING)}&from=-5&size=9e9",
+    f"#/t/notes/rows?where={quote(SCRIPT)}&sort={quote(CLOSING)}&from=-5&size=9e9",
     f"#/t/notes/search?by=__proto__&q={quote(CLOSING)}&k=99999",
     f"#/t/notes/map?color={quote(SCRIPT)}&rows=9999999", "#/?from=99999999999999999999",
     "#/t/%E0%A4%A", "#/t/../../etc/passwd", "#/constructor", "#/t/notes/__proto__", "#///////",
@@ -257,9 +294,9 @@ async def test_a_server_that_dies_and_comes_back(
     context = await browser.new_context(base_url=served.url)
     page = await context.new_page()
     await visit(page, "#/t/notes/row/note-01")
-    await expect(page.locator("header")).to_contain_text("Read-only")  # as it is by default
+    await expect(page.locator("header")).to_contain_text("Page: view only")  # as it is by default
     await expect(page.get_by_role("button", name="Delete row")).to_have_count(0)
-    await visit(page, "#/t/notes")
+    await visit(page, "#/t/notes/rows")
     served.end()
     await page.get_by_role("link", name="Next").click()
     await expect(page.locator("#offline")).to_have_text(re.compile("does not answer"))
@@ -275,7 +312,7 @@ async def test_a_server_with_keys(browser: Browser, serve: Callable[..., Served]
     served = await asyncio.to_thread(serve, "page-writes", env=env)
     context = await browser.new_context(base_url=served.url)
     page = await context.new_page()
-    await page.goto("#/t/notes")
+    await page.goto("#/t/notes/rows")
     dialog = page.get_by_role("dialog")
     field = dialog.get_by_label("API key", exact=True)
     await expect(field).to_be_focused()

@@ -171,6 +171,8 @@ async def test_the_map(client: httpx.AsyncClient, store: aiovec.VectorStore) -> 
     await fill(store, 1_500)
     made = await get_map(client, rows=150)
     assert (made["rows"], made["total"]) == (150, 1_500)
+    assert made["color"] == "tags"  # the first field of a few values
+    assert (await get_map(client, rows=150, color="-"))["color"] is None
     numbers = {int(id[1:]) for id in made["ids"]}  # a sample that is spread over the table
     assert len(numbers) == 150
     assert min(numbers) < 150

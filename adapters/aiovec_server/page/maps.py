@@ -30,6 +30,7 @@ _ROUNDS = 16
 _GROUPS = 7
 """Values that have a colour of their own; the others share one."""
 _LABEL = 120
+NO_COLOR = "-"
 
 
 def sample_size(dim: int, rows: int) -> int:
@@ -42,17 +43,23 @@ async def map_of(
 ) -> dict[str, Any]:
     """Return the places of a sample of rows, with what their points show.
 
-    ``color`` is the field whose most frequent values get a group each.
+    ``color`` is the field whose most frequent values get a group each, ``NO_COLOR`` none. By
+    default it is the first field that has a few values.
     """
     began = time.perf_counter()
     schema = await store.schema(table)
-    if color is not None and color not in schema.fields:
+    if color not in (None, NO_COLOR) and color not in schema.fields:
         expected = "a field of the table: " + (", ".join(schema.fields) or "it has none")
         raise InvalidArgumentError("color", color, expected)
     total = await store.count(table)
     label = label_field(schema)
-    select = [name for name in dict.fromkeys((label, color)) if name is not None]
+    colors = [color] if color is not None else _colors(schema, label)
+    names = dict.fromkeys((label, *colors))
+    select = [name for name in names if name is not None and name != NO_COLOR]
     found = await _sample(store, table, sample_size(schema.dim, rows), total, select)
+    if color is None:
+        color = next((name for name in colors if _has_few_values(found, name)), NO_COLOR)
+    color = None if color == NO_COLOR else color
     answer = await in_thread(_layout, found, schema.metric, label, color)
     return {**answer, "total": total, "of": min(total, WALKED), "label": label, "color": color,
             "seconds": round(time.perf_counter() - began, 6)}  # fmt: skip
@@ -62,6 +69,20 @@ def label_field(schema: Schema) -> str | None:
     """Return the field that says most of a row: one for keyword search, else the first text."""
     texts = [name for name, field in schema.fields.items() if field.type is str]
     return next((name for name in texts if schema.fields[name].text), next(iter(texts), None))
+
+
+def _colors(schema: Schema, label: str | None) -> list[str]:
+    """Return the fields that may have few values."""
+    kinds = (str, bool, int, list[str])
+    return [
+        name for name, field in schema.fields.items()
+        if name != label and field.type in kinds and not field.text
+    ]  # fmt: skip
+
+
+def _has_few_values(found: Results[Record], name: str) -> bool:
+    values = {_group_of(record[name]) for record in found if record[name] is not None}
+    return 1 < len(values) <= min(_GROUPS, len(found) // 2)
 
 
 async def _sample(

@@ -13,6 +13,9 @@ export class Problem extends Error {
 
 export const UNREACHABLE = 0;
 
+// Whether a form stays beside the error. Without the server or a key, there is nothing to correct.
+export const isOfTheCall = (error) => error instanceof Problem && ![UNREACHABLE, 401].includes(error.status);
+
 // Kept in this tab alone and gone with it.
 export const key = {
   get: () => sessionStorage.getItem(KEY),
@@ -102,7 +105,7 @@ export function searchRequest(table, { by, query, id, vector, where, limit, exac
   const body = { limit, where, exact: (by !== "words" && wholly) || undefined };
   if (by === "words") Object.assign(body, { query, highlight: true });
   if (by === "meaning") body.text = query;
-  if (by === "both") Object.assign(body, { query, text: query });
+  if (by === "both") Object.assign(body, { query, text: query, highlight: true });
   if (by === "like") body.id = id;
   if (by === "vector") body.vector = vector;
   const path = by === "like" ? "/search_like" : ROUTES[by] ?? "/search";

@@ -61,6 +61,19 @@ export function select(name, choices, chosen) {
     h("option", { value, selected: String(value) === String(chosen) }, text)));
 }
 
+// A table whose rows are an element for the first column and those of the others, all with titles;
+// each title is [text, class].
+export function grid(caption, titles, rows, kind = "") {
+  return h("table", { class: `grid stacked ${kind}`, role: "table" },
+    h("caption", { class: "unseen" }, caption),
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, titles.map(([text, style]) =>
+      h("th", { scope: "col", role: "columnheader", class: style }, text)))),
+    h("tbody", { role: "rowgroup" }, rows.map(([first, ...others]) => h("tr", { role: "row" },
+      h("th", { scope: "row", role: "rowheader", class: "name" }, first),
+      others.map((value, n) => h("td", { role: "cell", class: titles[n + 1][1],
+        "data-label": titles[n + 1][2] ?? titles[n + 1][0] }, value))))));
+}
+
 // What stands where there is nothing to show, and what to do about it.
 export function empty(title, ...rest) {
   return h("div", { class: "empty" }, h("h2", {}, title), rest);

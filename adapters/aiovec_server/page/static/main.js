@@ -12,7 +12,9 @@ import { tables } from "./view-tables.js";
 import { tableHead } from "./table-head.js";
 
 const view = document.getElementById("view");
-const OF_TABLE = new Map(Object.entries({ "": rows, search, map: mapView, details, row }));
+const OF_TABLE = new Map(Object.entries({ rows, search, map: mapView, details, row }));
+
+const BOX = "input[name=q]";
 
 let leaving = null;
 let shown = "";
@@ -27,10 +29,8 @@ export function route(hash) {
 
 function viewOf(parts) {
   if (parts[0] === "") return { make: tables, title: "Tables" };
-  if (parts[0] === "t" && parts[1]) {
-    const make = OF_TABLE.get(parts[2] ?? "");
-    if (make) return { make, table: parts[1], name: parts[2] ?? "", title: parts[1] };
-  }
+  const [first, table, name] = parts;
+  if (first === "t" && table && (!name || OF_TABLE.has(name))) return { table, name, title: table };
   return null;
 }
 
@@ -40,7 +40,9 @@ async function content(found, context) {
   }
   if (!found.table) return found.make(context);
   const of = await api.facts(found.table, context.signal);
-  return [tableHead(of, found.name), await found.make({ ...context, facts: of, table: found.table })];
+  const name = found.name || (of.can.words || of.can.meaning ? "search" : "rows");
+  const made = await OF_TABLE.get(name)({ ...context, facts: of, table: found.table });
+  return [tableHead(of, name), made];
 }
 
 async function show({ again = false } = {}) {
@@ -82,7 +84,7 @@ async function about(signal) {
   const known = await api.about(signal);
   document.getElementById("about").replaceChildren(
     h("span", {}, `${known.backend} · ${known.version}`),
-    h("span", { class: known.writes ? "chip warn" : "chip" }, known.writes ? "Writes allowed" : "Read-only"));
+    h("span", { class: known.writes ? "chip warn" : "chip" }, known.writes ? "Page: writes allowed" : "Page: view only"));
   return known;
 }
 
@@ -98,19 +100,18 @@ function failure(error) {
 
 // Title, marks of the navigation, and the focus of those who use no mouse.
 function settle(found, here, again) {
-  const section = found?.table ? "" : location.hash.replace(/\?.*/, "").replace(/^#\/?/, "");
-  for (const link of document.querySelectorAll("#main-nav a")) {
-    const mine = link.getAttribute("href").slice(2) === section && !(found?.table);
-    if (mine) link.setAttribute("aria-current", "page");
-    else if (found?.table && link.getAttribute("href") === "#/") link.setAttribute("aria-current", "true");
-    else link.removeAttribute("aria-current");
-  }
+  const link = document.querySelector("#main-nav a");
+  if (found) link.setAttribute("aria-current", found.table ? "true" : "page");
+  else link.removeAttribute("aria-current");
   const heading = view.querySelector("h1");
   document.title = `${view.querySelector("[data-title]")?.dataset.title ?? heading?.textContent ?? "aiovec"} · aiovec`;
   const path = here.replace(/\?.*/s, "");
   const before = shown;
   shown = path;
-  if (before === "" || again) return;
+  if (again) return;
+  const box = view.querySelector(BOX);
+  if (before !== path && box?.value === "") return box.focus({ preventScroll: before === "" });
+  if (before === "") return;
   if (before === path) {
     const status = view.querySelector("[data-status]");
     if (status) announce(status.textContent);
@@ -122,6 +123,17 @@ function settle(found, here, again) {
     heading.focus({ preventScroll: true });
   }
 }
+
+// A slash leads to the box for words, as on many pages.
+addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.closest("input, textarea, select, dialog")) return;
+  const box = view.querySelector(BOX) ?? view.querySelector("nav a");
+  if (!box) return;
+  event.preventDefault();
+  if (box.matches("a")) box.click();
+  else box.select();
+});
 
 let trying = null;
 

@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { bytes, number, plural } from "./format.js";
 
-const VIEWS = [["", "Rows"], ["search", "Search"], ["map", "Map"], ["details", "Details"]];
+const VIEWS = [["search", "Search"], ["rows", "Rows"], ["map", "Map"], ["details", "Details"]];
 
 export const tableLink = (table, view = "", query = {}) => {
   const given = Object.entries(query).filter(([, value]) => value !== "" && value !== null && value !== undefined);

@@ -72,30 +72,3 @@ export function whole(value) {
     box.replaceChildren(shown(text, kind)) }, `Show all ${number(text.length)} characters`));
   return box;
 }
-
-// A vector as bars around a middle line, with its numbers for copying.
-export function vectorOf(numbers) {
-  const canvas = h("canvas", { class: "vector", width: "640", height: "56", role: "img",
-    "aria-label": `${number(numbers.length)} numbers of the vector as bars` });
-  const draw = () => {
-    const pen = canvas.getContext("2d");
-    const { width, height } = canvas;
-    const most = numbers.reduce((top, one) => Math.max(top, Math.abs(one)), 0) || 1;
-    const step = width / numbers.length;
-    pen.clearRect(0, 0, width, height);
-    pen.fillStyle = getComputedStyle(canvas).color;
-    numbers.forEach((one, n) => {
-      const size = (one / most) * (height / 2);
-      pen.fillRect(n * step, size < 0 ? height / 2 : height / 2 - size, Math.max(step * 0.8, 1), Math.abs(size));
-    });
-  };
-  requestAnimationFrame(draw);
-  const scheme = matchMedia("(prefers-color-scheme: dark)");
-  scheme.addEventListener("change", function again() {
-    if (canvas.isConnected) requestAnimationFrame(draw);
-    else scheme.removeEventListener("change", again);
-  });
-  return canvas;
-}
-
-export const norm = (numbers) => Math.hypot(...numbers);

@@ -1,7 +1,7 @@
 // A table's schema, indexes and measures.
 
 import * as api from "./api.js";
-import { announce, h } from "./dom.js";
+import { announce, grid, h } from "./dom.js";
 import { ago, bytes, number, percent, plural, seconds } from "./format.js";
 import { confirm } from "./dialogs.js";
 import { cell, shown } from "./value.js";
@@ -47,16 +47,10 @@ async function optimize(table, button, again) {
 
 function indexes(facts) {
   if (facts.indexes.length === 0) return null;
-  const titles = ["Index", "Kind", "Column", "Indexed", "Not indexed", "Recall"];
-  return h("section", {}, h("h2", {}, "Indexes"),
-    h("table", { class: "grid stacked", role: "table" }, h("caption", { class: "unseen" }, "Indexes"),
-      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, titles.map((name, n) =>
-        h("th", { scope: "col", role: "columnheader", class: n > 2 ? "num" : null }, name)))),
-      h("tbody", { role: "rowgroup" }, facts.indexes.map((one) => h("tr", { role: "row" },
-        h("th", { scope: "row", role: "rowheader", class: "name" }, shown(one.name)),
-        [one.kind, one.column, number(one.rows_indexed), number(one.rows_unindexed),
-          one.recall === null ? "–" : percent(one.recall)].map((value, n) =>
-          h("td", { role: "cell", class: n > 1 ? "num" : null, "data-label": titles[n + 1] }, value)))))));
+  const titles = [["Index"], ["Kind"], ["Column"], ["Indexed", "num"], ["Not indexed", "num"], ["Recall", "num"]];
+  return h("section", {}, h("h2", {}, "Indexes"), grid("Indexes", titles, facts.indexes.map((one) => [
+    shown(one.name), one.kind, one.column, number(one.rows_indexed), number(one.rows_unindexed),
+    one.recall === null ? "–" : percent(one.recall)])));
 }
 
 const TRAITS = {
@@ -77,11 +71,6 @@ function fields(facts) {
   rows.unshift(["id", "text", "key"], [schema.vector, "vector", `${plural(schema.dim, "dimension")}, ${schema.metric}`
     + (schema.model ? `, ${schema.model}` : "") + (schema.quantized ? `, also as ${schema.quantized} codes` : "")]);
   rows.push(schema.payload === false ? ["other keys", "–", "refused"] : ["other keys", "JSON", "kept as payload"]);
-  return h("section", {}, h("h2", {}, "Fields"),
-    h("table", { class: "grid stacked", role: "table" }, h("caption", { class: "unseen" }, "Fields of the table"),
-      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ["Field", "Type", "Traits"].map((name) =>
-        h("th", { scope: "col", role: "columnheader" }, name)))),
-      h("tbody", { role: "rowgroup" }, rows.map(([name, kind, traits]) => h("tr", { role: "row" },
-        h("th", { scope: "row", role: "rowheader", class: "name" }, cell(name)), h("td", { role: "cell", "data-label": "Type" }, kind),
-        h("td", { role: "cell", "data-label": "Traits" }, traits || "–"))))));
+  return h("section", {}, h("h2", {}, "Fields"), grid("Fields of the table", [["Field"], ["Type"], ["Traits"]],
+    rows.map(([name, kind, traits]) => [cell(name), kind, traits || "–"])));
 }

@@ -9,6 +9,7 @@ import { rowLink, tableLink } from "./table-head.js";
 
 const SIZES = [250, 500, 1000, 2000];
 const NEAREST = 10;
+const NONE = "-"; // no field has such a name
 
 export async function mapView({ table, facts, query, signal }) {
   if (facts.rows === 0) {
@@ -17,7 +18,7 @@ export async function mapView({ table, facts, query, signal }) {
   const names = Object.keys(facts.schema.fields);
   const wanted = {
     rows: SIZES.includes(Number(query.get("rows"))) ? Number(query.get("rows")) : 1000,
-    color: names.includes(query.get("color")) ? query.get("color") : "",
+    color: [NONE, ...names].includes(query.get("color")) ? query.get("color") : "",
   };
   const found = await api.map(table, wanted, signal);
   if (found.rows === 0) return empty("No row of the sample has a vector", h("p", {}, "Give rows their vectors with ", h("code", {}, "set_vectors"), "."));
@@ -38,7 +39,7 @@ class MapView {
     this.canvas = h("canvas", { class: "map", tabindex: "0", role: "application", "aria-roledescription": "map", "aria-describedby": help.id });
     this.tip = h("div", { class: "tip", hidden: true, "aria-hidden": "true" });
     this.panel = h("aside", { class: "panel", "aria-label": "Chosen row" });
-    this.legend = h("ul", { class: "groups", "aria-label": "Colours" });
+    this.legend = h("ul", { class: "groups", "aria-label": "Colors" });
     this.line = h("p", { class: "result-line" });
     this.plot = new Plot(this.canvas, {
       picked: (n) => this.pick(n), over: (n) => this.hover(n), signal,
@@ -49,7 +50,7 @@ class MapView {
 
   parts() {
     const change = () => this.reload();
-    const color = select("color", [["", "none"], ...Object.keys(this.facts.schema.fields).map((name) => [name, name])], this.wanted.color);
+    const color = select("color", [[NONE, "none"], ...Object.keys(this.facts.schema.fields).map((name) => [name, name])], this.found.color ?? NONE);
     const rows = select("rows", SIZES.map((size) => [size, number(size)]), this.wanted.rows);
     this.controls = { color, rows };
     color.addEventListener("change", change);
@@ -57,7 +58,7 @@ class MapView {
     const button = (text, name, act) => h("button", { type: "button", class: "square", "aria-label": name, click: act }, text);
     return [
       h("form", { class: "controls", "aria-label": "Map", submit: (event) => event.preventDefault() },
-        labelled("Colour by", color), labelled("Rows at most", rows)),
+        labelled("Color by", color), labelled("Rows at most", rows)),
       this.line,
       h("div", { class: "map-and-panel" },
         h("div", {},

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { announce, empty, h } from "./dom.js";
 import { number } from "./format.js";
 import { confirm } from "./dialogs.js";
-import { cell, norm, plainText, vectorOf, whole } from "./value.js";
+import { cell, plainText, whole } from "./value.js";
 import { tableLink } from "./table-head.js";
 
 export async function row({ table, facts, parts, about, signal }) {
@@ -12,7 +12,7 @@ export async function row({ table, facts, parts, about, signal }) {
   const found = await api.record(table, id, signal);
   if (!found) {
     return empty("There is no such row", h("p", {}, "Its id would be ", cell(id, 80), ". It may have been deleted."),
-      h("p", {}, h("a", { href: tableLink(table) }, "All rows")));
+      h("p", {}, h("a", { href: tableLink(table, "rows") }, "All rows")));
   }
   const { vector: name } = facts.schema;
   const vector = Array.isArray(found[name]) ? found[name] : null;
@@ -30,11 +30,7 @@ export async function row({ table, facts, parts, about, signal }) {
 
 function vectorPart(name, vector) {
   return h("section", { "aria-label": "Vector" },
-    h("h2", {}, "Vector"),
-    h("p", { class: "facts" }, h("span", {}, name), h("span", {}, `${number(vector.length)} dimensions`),
-      h("span", {}, `length ${norm(vector).toFixed(3)}`)),
-    vectorOf(vector),
-    h("details", {}, h("summary", {}, "Numbers"),
+    h("details", {}, h("summary", {}, `${name}: the ${number(vector.length)} numbers of the vector`),
       h("pre", { class: "numbers", tabindex: "0", role: "region", "aria-label": "Numbers of the vector" }, `[${vector.join(", ")}]`)));
 }
 
@@ -43,7 +39,7 @@ async function remove(table, id) {
   if (!sure) return;
   try {
     const deleted = await api.remove(table, id);
-    location.hash = tableLink(table);
+    location.hash = tableLink(table, "rows");
     announce(deleted ? `Row ${plainText(id).slice(0, 80)} deleted` : "The row was gone already");
   } catch (error) {
     document.querySelector(".actions")?.after(h("p", { class: "error", role: "alert" }, error.message));

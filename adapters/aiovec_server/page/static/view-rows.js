@@ -1,7 +1,7 @@
 // A table's rows, by filter, order and page.
 
 import * as api from "./api.js";
-import { empty, h, labelled, select } from "./dom.js";
+import { empty, grid, h, labelled, select } from "./dom.js";
 import { number, plural } from "./format.js";
 import { cell } from "./value.js";
 import { rowLink, tableLink } from "./table-head.js";
@@ -31,7 +31,7 @@ export async function rows({ table, facts, query, signal }) {
     ]);
     return [form, list(table, facts, wanted, found, total)];
   } catch (error) {
-    if (!(error instanceof api.Problem) || ![400, 422].includes(error.status)) throw error;
+    if (!api.isOfTheCall(error)) throw error;
     form.querySelector("[name=where]").setAttribute("aria-invalid", "true");
     return [form, h("p", { class: "error", role: "alert", "data-status": true }, error.message)];
   }
@@ -59,7 +59,7 @@ function filterForm(table, facts, wanted) {
   const go = () => {
     const data = new FormData(form);
     const before = location.hash;
-    location.hash = tableLink(table, "", {
+    location.hash = tableLink(table, "rows", {
       where: data.get("where").trim(), sort: data.get("sort"),
       down: data.get("down"), size: Number(data.get("size")) === SIZES[0] ? "" : data.get("size"),
     });
@@ -90,7 +90,7 @@ function columnsOf(facts, found) {
 function list(table, facts, wanted, found, total) {
   if (found.length === 0) {
     return h("div", { "data-status": true }, empty(wanted.offset ? "There are no rows on this page" : "No row matches the filter",
-      h("p", {}, h("a", { href: tableLink(table) }, "Show all rows"))));
+      h("p", {}, h("a", { href: tableLink(table, "rows") }, "Show all rows"))));
   }
   const all = columnsOf(facts, found);
   const names = all.slice(0, COLUMNS);
@@ -101,20 +101,15 @@ function list(table, facts, wanted, found, total) {
     h("p", { class: "result-line" }, h("span", { "data-status": true }, status),
       all.length > names.length && h("span", { class: "muted" }, `${plural(all.length - names.length, "more field")} on each row's page`)),
     h("div", { class: "scroller", role: "region", tabindex: "0", "aria-label": `Rows of ${table}` },
-      h("table", { class: "grid rows stacked", role: "table" },
-        h("caption", { class: "unseen" }, status),
-        h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, h("th", { scope: "col", role: "columnheader" }, "id"),
-          names.map((name) => h("th", { scope: "col", role: "columnheader", class: numeric(name) ? "num" : null }, cell(name, 60))))),
-        h("tbody", { role: "rowgroup" }, found.map((one) => h("tr", { role: "row" },
-          h("th", { scope: "row", role: "rowheader", class: "name" }, h("a", { href: rowLink(table, one.id) }, cell(one.id, 80))),
-          names.map((name) => h("td", { role: "cell", "data-label": name.slice(0, 40), class: numeric(name) ? "num" : null },
-            cell(Object.hasOwn(one, name) ? one[name] : null)))))))),
+      grid(status, [["id"], ...names.map((name) => [cell(name, 60), numeric(name) ? "num" : null, name.slice(0, 40)])],
+        found.map((one) => [h("a", { href: rowLink(table, one.id) }, cell(one.id, 80)),
+          ...names.map((name) => cell(Object.hasOwn(one, name) ? one[name] : null))]), "rows")),
     pages(table, wanted, found.length, total),
   ];
 }
 
 function pages(table, wanted, count, total) {
-  const to = (offset) => tableLink(table, "", { where: wanted.where, sort: wanted.orderBy,
+  const to = (offset) => tableLink(table, "rows", { where: wanted.where, sort: wanted.orderBy,
     down: wanted.descending ? 1 : "", size: wanted.limit === SIZES[0] ? "" : wanted.limit, from: offset || "" });
   const before = wanted.offset > 0;
   const more = wanted.offset + count < total;

@@ -9,9 +9,9 @@ import { rowLink, tableLink } from "./table-head.js";
 
 const MODES = {
   words: ["Keywords", "Words", "Words, \"phrases\", -excluded, prefix*"],
-  meaning: ["Meaning", "Text", "The table's embedder makes a vector of it"],
-  both: ["Both", "Text", "Keywords and meaning, fused by rank"],
-  like: ["Like a row", "Id of the row", "The rows nearest to it; the row itself is left out"],
+  meaning: ["Meaning", "Text", "What the text is about"],
+  both: ["Both", "Text", "Words, and what they are about"],
+  like: ["Like a row", "Id of the row", "Id of a row, to find those nearest to it"],
   vector: ["Vector", "Numbers", ""],
 };
 // Keys of a hit that are not fields.
@@ -43,7 +43,7 @@ export async function search(context) {
   try {
     return [form, results(table, facts, options, await api.search(table, options, signal))];
   } catch (error) {
-    if (!(error instanceof api.Problem) || ![400, 404, 422].includes(error.status)) throw error;
+    if (!api.isOfTheCall(error)) throw error;
     return [form, h("p", { class: "error", role: "alert", "data-status": true }, error.message)];
   }
 }
@@ -54,7 +54,10 @@ function hint(facts) {
   }
   const missing = [];
   if (!facts.can.words) missing.push("Keyword search needs a field with text=True.");
-  if (!facts.can.meaning) missing.push("Search by meaning needs an embedder: embed=Embed(…) in the schema, and what it names.");
+  if (!facts.can.meaning) {
+    missing.push(facts.schema.embed ? "Search by meaning needs the table's embedder, which this server does not have."
+      : "Search by meaning needs a schema with embed=Embed(…).");
+  }
   return missing.length ? h("p", { class: "muted" }, missing.join(" ")) : null;
 }
 
@@ -74,19 +77,19 @@ function searchForm({ table, facts, again }, modes, options) {
   const problem = h("p", { class: "error", role: "alert", hidden: true });
   const dim = facts.schema.dim;
   const fieldFor = (mode) => {
-    const [, label, note] = MODES[mode];
+    const [, label, placeholder] = MODES[mode];
     if (mode === "vector") {
-      return labelled(label, h("textarea", { name: "vector", rows: "4", class: "mono", spellcheck: "false",
-        value: pasted.get(table)?.text ?? "" }), { hint: `${number(dim)} numbers, separated by commas or spaces`, class: "wide" });
+      return h("textarea", { name: "vector", rows: "3", class: "mono", spellcheck: "false", "aria-label": label,
+        placeholder: `${number(dim)} numbers, separated by commas or spaces`, value: pasted.get(table)?.text ?? "" });
     }
-    const input = mode === "like"
-      ? h("input", { name: "id", value: options.id, class: "mono", autocomplete: "off", autocapitalize: "off", spellcheck: "false" })
-      : h("input", { name: "q", value: options.query, type: "search", autocomplete: "off", enterkeyhint: "search" });
-    return labelled(label, input, { hint: note, class: "wide" });
+    const common = { "aria-label": label, placeholder, autocomplete: "off" };
+    return mode === "like"
+      ? h("input", { ...common, name: "id", value: options.id, class: "mono", autocapitalize: "off", spellcheck: "false" })
+      : h("input", { ...common, name: "q", value: options.query, type: "search", enterkeyhint: "search" });
   };
-  const place = h("div", { class: "wide" }, fieldFor(options.by));
+  const place = h("div", { class: "grow" }, fieldFor(options.by));
   const group = uid("by");
-  const choice = h("fieldset", { class: "segments" }, h("legend", {}, "Search by"), modes.map((mode) => {
+  const choice = h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, "Search by"), modes.map((mode) => {
     const input = h("input", { type: "radio", name: "by", value: mode, id: `${group}-${mode}`, checked: mode === options.by,
       change: () => {
         const typed = place.querySelector("[name=q]")?.value;
@@ -99,15 +102,17 @@ function searchForm({ table, facts, again }, modes, options) {
   const where = h("input", { name: "where", value: options.where ?? "", class: "mono", autocomplete: "off",
     autocapitalize: "off", spellcheck: "false" });
   const limit = h("select", { name: "k" }, LIMITS.map((one) => h("option", { value: one, selected: one === options.limit }, one)));
-  const form = h("form", { class: "controls", role: "search", "aria-label": `Search ${table}`, submit: (event) => {
+  const form = h("form", { class: "search", role: "search", "aria-label": `Search ${table}`, submit: (event) => {
     event.preventDefault();
     submit(form, problem, table, dim, again);
-  } }, choice, place,
-  labelled("Filter", where, { hint: filterHint(facts), class: "wide" }),
-  labelled("Hits", limit),
-  facts.approximate && h("div", { class: "field check" }, h("label", {},
-    h("input", { type: "checkbox", name: "exact", value: "1", checked: options.exact }), " Exact")),
-  h("button", { class: "primary" }, "Search"), problem);
+  } }, choice, h("div", { class: "box" }, place, h("button", { class: "primary" }, "Search")),
+  h("details", { open: options.where || options.limit !== LIMITS[0] || options.exact }, h("summary", {}, "Filter and number of hits"),
+    h("div", { class: "controls" },
+      labelled("Filter", where, { hint: filterHint(facts), class: "wide" }),
+      labelled("Hits", limit),
+      facts.approximate && h("div", { class: "field check" }, h("label", {},
+        h("input", { type: "checkbox", name: "exact", value: "1", checked: options.exact }), " Exact")))),
+  problem);
   return form;
 }
 
@@ -143,12 +148,10 @@ function results(table, facts, options, { hits, seconds: took }) {
       h("p", {}, options.where ? "No row that matches the filter was found. Try it without the filter."
         : options.by === "words" ? "No row has these words. Fewer words find more." : "The table has no row to compare with.")));
   }
-  const best = Math.max(...hits.map((hit) => hit._score));
-  const least = Math.min(0, ...hits.map((hit) => hit._score));
   return [
     h("p", { class: "result-line" }, h("span", { "data-status": true }, `${plural(hits.length, "hit")} in ${seconds(took)}`),
       options.by === "like" && h("span", { class: "muted" }, "nearest to ", h("a", { href: rowLink(table, options.id) }, cell(options.id, 60)))),
-    h("ol", { class: "hits" }, hits.map((hit) => hitOf(table, facts, hit, (hit._score - least) / (best - least || 1)))),
+    h("ol", { class: "hits" }, hits.map((hit) => hitOf(table, facts, hit))),
     request(table, options),
   ];
 }
@@ -161,19 +164,16 @@ function marked(snippet) {
   }));
 }
 
-function hitOf(table, facts, hit, share) {
+function hitOf(table, facts, hit) {
   const { label } = facts;
-  const snippet = hit._highlights?.[label];
+  const snippet = hit._highlights?.[label] ?? Object.values(hit._highlights ?? {})[0];
   const text = label && hit[label];
   const others = Object.entries(hit)
     .filter(([name, value]) => name !== label && !OWN.has(name) && value !== null && value !== "").slice(0, 6);
   return h("li", {},
     h("div", { class: "hit-head" },
       h("a", { class: "hit-id", href: rowLink(table, hit.id) }, cell(hit.id, 80)),
-      h("span", { class: "score" },
-        h("span", { class: "meter", "aria-hidden": "true" }, h("span", { style: { width: `${Math.max(2, share * 100)}%` } })),
-        h("span", {}, h("span", { class: "unseen" }, "Score "), score(hit._score)),
-        hit._distance !== null && hit._distance !== undefined && h("small", {}, `distance ${score(hit._distance)}`))),
+      h("span", { class: "score" }, h("span", { class: "unseen" }, "Score "), score(hit._score))),
     snippet ? h("p", { class: "text" }, marked(snippet)) : text && h("p", { class: "text" }, cell(text, 280)),
     h("p", { class: "hit-facts" },
       others.map(([name, value]) => h("span", {}, h("span", { class: "key" }, cell(name, 40)), " ", cell(value, 60))),

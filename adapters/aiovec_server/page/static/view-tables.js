@@ -1,7 +1,7 @@
 // All tables, with their size and the state of their indexes.
 
 import * as api from "./api.js";
-import { code, empty, h } from "./dom.js";
+import { code, empty, grid, h } from "./dom.js";
 import { bytes, number, percent, plural } from "./format.js";
 import { tableLink } from "./table-head.js";
 
@@ -32,30 +32,23 @@ export async function tables({ query, signal }) {
   ];
 }
 
-const COLUMNS = [["Table", ""], ["Rows", "num"], ["Size", "num"], ["Vectors", ""], ["Index", ""],
-  ["Recall", "num"], ["Backend", ""]];
+const COLUMNS = [["Table"], ["Rows", "num"], ["Size", "num"], ["Vectors"], ["Index"]];
 
 function list(found) {
-  return h("table", { class: "grid stacked", role: "table" },
-    h("caption", { class: "unseen" }, "Tables of the store"),
-    h("thead", { role: "rowgroup" }, h("tr", { role: "row" },
-      COLUMNS.map(([name, kind]) => h("th", { scope: "col", role: "columnheader", class: kind }, name)))),
-    h("tbody", { role: "rowgroup" }, found.map((one) => h("tr", { role: "row" },
-      h("th", { scope: "row", role: "rowheader", class: "name" }, h("a", { href: tableLink(one.name) }, one.name)),
-      one.detail ? h("td", { role: "cell", colspan: "6", class: "error" }, one.detail) : cells(one)))));
+  // Without an index, every search is exact, and the column would say the same of each table.
+  const columns = COLUMNS.slice(0, found.some((one) => one.approximate) ? 5 : 4);
+  return grid("Tables of the store", columns, found.map((one) => [h("a", { href: tableLink(one.name) }, one.name),
+    ...one.detail ? ["", "", h("span", { class: "error" }, one.detail)] : cells(one).slice(0, columns.length - 1)]));
 }
 
 function cells(one) {
   const { schema } = one;
-  const values = [
+  return [
     number(one.rows), bytes(one.bytes),
     [`${number(schema.dim)} dims, ${schema.metric}`, schema.model && h("small", {}, schema.model)],
-    [one.index, one.approximate && one.unindexedRows > 0
-      && h("small", {}, `${plural(one.unindexedRows, "row")} not indexed`)],
-    one.recall === null ? (one.approximate ? "–" : "exact") : percent(one.recall),
-    one.backend,
+    [one.index, one.recall !== null && h("small", {}, `recall ${percent(one.recall)}`),
+      one.approximate && one.unindexedRows > 0 && h("small", {}, `${plural(one.unindexedRows, "row")} not indexed`)],
   ];
-  return values.map((value, n) => h("td", { role: "cell", class: COLUMNS[n + 1][1], "data-label": COLUMNS[n + 1][0] }, value));
 }
 
 function pages(offset, answer) {
