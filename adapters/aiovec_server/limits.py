@@ -91,7 +91,7 @@ class Limits:
             await self._app(scope, exchange.receive, exchange.send)
             return
         try:
-            async with asyncio.timeout(_QUEUE_SECONDS):
+            async with asyncio.timeout(_QUEUE_SECONDS if self._turns.locked() else None):
                 await self._turns.acquire()
         except TimeoutError:
             again = "the server has all the calls it takes; try again"

@@ -41,6 +41,9 @@ class _JsonFormatter(logging.Formatter):
 
 
 class _Handler(logging.handlers.QueueHandler):
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record  # the thread formats it
+
     def enqueue(self, record: logging.LogRecord) -> None:
         if self.queue.qsize() < MOST_WAITING:  # type: ignore[attr-defined]  # a SimpleQueue's
             super().enqueue(record)
@@ -58,7 +61,7 @@ class _Stderr(logging.Handler):
     where Python asks for the locks of handlers and streams."""
 
     def handle(self, record: logging.LogRecord) -> bool:
-        data = record.getMessage().encode() + b"\n"
+        data = self.format(record).encode() + b"\n"
         while data:
             try:
                 data = data[os.write(2, data) :]
@@ -72,9 +75,9 @@ class _Stderr(logging.Handler):
 @cache
 def _handler() -> logging.Handler:
     queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
-    handler = _Handler(queue)
-    handler.setFormatter(_JsonFormatter())
-    _Listener(queue, _Stderr()).start()
+    handler, writer = _Handler(queue), _Stderr()
+    writer.setFormatter(_JsonFormatter())
+    _Listener(queue, writer).start()
 
     def wait() -> None:
         deadline = time.monotonic() + _AT_END

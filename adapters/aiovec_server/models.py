@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
@@ -72,11 +73,13 @@ class Model(BaseModel):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
     @classmethod
+    @cache
     def takes_columns(cls) -> bool:
         """Return whether lists of the body may come as columns of Arrow."""
         return not {"ids", "vectors"}.isdisjoint(cls.model_fields)
 
     @classmethod
+    @cache
     def is_needed(cls) -> bool:
         return any(field.is_required() for field in cls.model_fields.values())
 
@@ -93,8 +96,9 @@ class Model(BaseModel):
         return found
 
     @classmethod
-    def _keys(cls) -> list[str]:
-        return [str(field.validation_alias) for field in cls.model_fields.values()]
+    @cache
+    def _keys(cls) -> dict[str, None]:
+        return dict.fromkeys(str(field.validation_alias) for field in cls.model_fields.values())
 
     @classmethod
     def _listed(cls) -> str:

@@ -187,7 +187,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("search", {"vector": VECTOR, "tuning": {"efs": 1}}, "ef"),
     ("search", {"vector": [1, "2", 3]}, "numbers"),
     ("search", {"vector": [True, False, True]}, "True"),
-    ("search", {"vector": [0, 0, 0]}, "zero"), ("search", {"text": "words"}, "no vectors of texts"),
+    ("search", {"vector": [0, 0, 0]}, "zero"), ("search", {"text": "words"}, "no embedder"),
     ("search", [], "object"),
     ("search_many", {"vectors": [VECTOR], "where": ["TRUE", "TRUE"]}, "where"),
     ("search_hybrid", {"query": "words"}, "missing"),
