@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,17 @@ def test_what_cannot_be_loaded(
     assert finished.code == code
     assert said in finished.err
     assert not Path("new.db").exists()
+
+
+def test_the_engine_is_not_installed(
+    run: Run, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    command = ("load", "notes", "parts/*", "-s", "lancedb://new.lance", "--engine", "ray")
+    finished = run(*command)
+    assert finished.code == 1
+    assert 'pip install "aiovec[ray]"' in finished.err
+    assert not Path("new.lance").exists()
 
 
 @pytest.mark.slow

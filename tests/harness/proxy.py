@@ -155,6 +155,7 @@ class Proxy:
                 await writer.drain()
         finally:
             left.cancel()
+            await asyncio.wait({left})  # it waits for the bytes that the next request brings
         return goes_on
 
 
