@@ -123,9 +123,10 @@ class _Search:
             ]
             masks = (ctypes.c_void_p * len(places))(*places)
         self._count = count
+        wanted = [max(1, min(one.wanted, state.rows)) for one in asked]
         self._arguments = (
             KINDS[self._library.kind], state.records, len(state.segments), masks,
-            address(self._points), (ctypes.c_int64 * count)(*[one.wanted for one in asked]), count,
+            address(self._points), (ctypes.c_int64 * count)(*wanted), count,
             self._dim, METRICS[metric], state.longest, int(settled),
             None if stop is None else ctypes.byref(stop),
         )  # fmt: skip
