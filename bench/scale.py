@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tests.harness.proxy import Proxy, Request
@@ -86,11 +87,13 @@ async def _place(
                 measured[f"{what} (s)"] = _facts(said)["seconds"]
                 measured |= counts.figures(what)
             await asyncio.to_thread(cluster.close)
+        queries = options.folder / "queries.npy"
+        await asyncio.to_thread(np.save, queries, data.queries[:200])
         for readers in _READERS:
             counts.clear()
             asked = {
                 "target": target, "config": str(config), "seconds": options.seconds(_SECONDS),
-                "queries": data.queries[:200].tolist(),
+                "queries": str(queries),
             }  # fmt: skip
             found = await asyncio.gather(*(fresh("scale", asked) for _ in range(readers)))
             searches = sum(one["searches"] for one in found)
@@ -148,7 +151,7 @@ async def _read(asked: dict[str, Any]) -> dict[str, float]:
     """Search for some seconds, in a process of its own."""
     store = aiovec.connect(asked["target"], config=asked["config"], read_only=True)
     async with store as reader:
-        queries = asked["queries"]
+        queries = await asyncio.to_thread(np.load, asked["queries"])
         await reader.search(TABLE, queries[0])
         searches, began, used = 0, time.perf_counter(), time.process_time()
 
