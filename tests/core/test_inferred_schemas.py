@@ -105,6 +105,20 @@ async def test_data_with_types_of_its_own(store: VectorStore) -> None:
     assert await store.create_table("records", records) == await store.schema("matrix")
 
 
+async def test_types_of_arrow(store: VectorStore) -> None:
+    columns = {
+        "embedding": pa.array([VECTOR], pa.list_(pa.float64(), 2)),
+        "w": pa.array([NOW], pa.timestamp("ns", "Europe/Paris")),
+        "x": pa.array([["a"]], pa.large_list(pa.large_string())),
+        "h": pa.array([1.5], pa.float16()),
+        "b": pa.array([[True]]),
+        "f": pa.array([[1.5]], pa.list_(pa.float32())),
+    }
+    fields: Any = {"w": datetime, "x": list[str], "h": float, "f": list[float]}
+    assert await store.create_table("t", pa.table(columns)) == Schema(2, fields=fields)
+    assert (await store.find("t"))[0]["b"] == [True]
+
+
 async def test_options(store: VectorStore) -> None:
     rows = columns(title=["red", "blue"], year=[1, 2], more=[[1.5, 2, 3], [1, 2, 3]])
     schema = await store.create_table(

@@ -9,7 +9,7 @@ payload.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._model.arrow import check_array, is_arrow, is_list, is_number, table_of
+from .._model.arrow import check_array, is_arrow, is_list, is_number, is_text, table_of
 from .._model.schema import (
     Embed,
     Field,
@@ -27,7 +27,6 @@ from .._model.schema import (
     Metric,
     Schema,
     check_field_name,
-    kind_of_arrow,
 )
 from ..backend.rows import NewRows
 from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError
@@ -67,6 +66,14 @@ _TYPES: Sequence[tuple[Kind, set[str]]] = (
     ("list[int]", {"list[int]", "list[]"}),
     ("list[float]", {"list[int]", "list[float]", "list[]"}),
 )
+
+_ARROW: dict[str, Callable[[pa.DataType], object]] = {
+    "text": is_text,
+    "bool": pa.types.is_boolean,
+    "int": pa.types.is_integer,
+    "float": pa.types.is_floating,
+    "datetime": lambda kind: pa.types.is_timestamp(kind) and kind.tz,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +123,12 @@ def field_of_kinds(kinds: set[str]) -> Field | None:
 
 def field_of_arrow(column: pa.Field) -> Field | None:
     """Return the field of an Arrow column; None if its type suits no field."""
-    try:
-        return Field(kind_of_arrow(column), nullable=column.nullable)
-    except InvalidArgumentError:
-        return None
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    item = kind.value_type if is_list(kind) else kind
+    name = next((name for name, is_one in _ARROW.items() if is_one(item)), None)
+    name = f"list[{name}]" if is_list(kind) else name
+    found = next((known for known, _ in _TYPES if known == name), None)
+    return None if found is None else Field(found, nullable=column.nullable)
 
 
 def fields_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from dataclasses import field as attribute
 from datetime import datetime
@@ -457,40 +457,14 @@ class Schema:
 
     @classmethod
     def from_arrow(cls, schema: pa.Schema) -> Schema:
-        """Return the schema that an Arrow schema carries, or the one that its columns suggest.
-
-        Without aiovec's metadata the vector is the only fixed-size list of floats, the metric
-        cosine, and the other columns become fields of the nearest type.
-        """
-        import pyarrow as pa
-
-        if not isinstance(schema, pa.Schema):
-            raise InvalidArgumentError("an Arrow schema", schema, "a pyarrow.Schema")
-        carried = (schema.metadata or {}).get(_METADATA_KEY)
-        if carried is not None:
-            return cls.from_json(carried)
-        vectors = [
-            column
-            for column in schema
-            if pa.types.is_fixed_size_list(column.type)
-            and pa.types.is_floating(column.type.value_type)
-        ]
-        if len(vectors) != 1:
+        """Return the schema that an Arrow schema carries; the inverse of ``to_arrow``."""
+        carried = (getattr(schema, "metadata", None) or {}).get(_METADATA_KEY)
+        if carried is None:
             raise InvalidArgumentError(
-                "an Arrow schema", schema.names, "one with a single fixed-size list of floats"
-            )
-        vector = vectors[0]
-        fields = {
-            column.name: Field(kind_of_arrow(column), nullable=column.nullable)
-            for column in schema
-            if column.name not in ("id", "payload", vector.name)
-        }
-        return cls(
-            vector.type.list_size,
-            vector=vector.name,
-            fields=fields,
-            payload="payload" in schema.names,
-        )
+                "an Arrow schema", schema,
+                "one of Schema.to_arrow(); create_table() takes the types of other Arrow data",
+            )  # fmt: skip
+        return cls.from_json(carried)
 
 
 _NAMES = tuple(field.name for field in fields(Schema))
@@ -533,31 +507,6 @@ def _check_embed(embed: object, fields: Mapping[str, Field]) -> None:
         raise InvalidArgumentError(
             "embed", embed.field, f"a text field of the schema ({texts or 'it has none'})"
         )
-
-
-def kind_of_arrow(column: pa.Field) -> Kind:
-    """Return the nearest type of a field; InvalidArgumentError if there is none."""
-    import pyarrow as pa
-
-    from .arrow import is_list, is_text
-
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    item = kind.value_type if is_list(kind) else kind
-    tests: dict[str, Callable[[pa.DataType], object]] = {
-        "text": is_text,
-        "bool": pa.types.is_boolean,
-        "int": pa.types.is_integer,
-        "float": pa.types.is_floating,
-        "datetime": lambda item: pa.types.is_timestamp(item) and item.tz,
-    }
-    found = next((name for name, is_one in tests.items() if is_one(item)), None)
-    found = f"list[{found}]" if is_list(kind) else found
-    if found in _KIND_NAMES:
-        return found
-    raise InvalidArgumentError(
-        f"the Arrow type of column {column.name!r}", str(kind),
-        "text, integer, float, boolean, a timestamp with a time zone, or a list of text or numbers",
-    )  # fmt: skip
 
 
 def may_lack_vectors(schema: Schema) -> bool:

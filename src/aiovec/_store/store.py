@@ -762,7 +762,7 @@ class VectorStore:
         descending, and ``descending`` turns the direction of every key. Nulls come last, equal rows
         by id. Of a payload key, numbers come before text and text before booleans; other values
         count as null. ``vector`` is None unless its name is selected, or ``include_vector``
-        is true. ``limit=None`` returns all rows.
+        is true.
         """
         most = _MOST_ROWS if limit is None else count_of("limit", limit)
         offset = count_of("offset", offset, least=0)
