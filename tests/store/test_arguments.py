@@ -270,10 +270,11 @@ async def test_an_order_is_refused_that_is_too_long(notes: VectorStore) -> None:
 
 async def test_limits_are_positive_whole_numbers(notes: VectorStore) -> None:
     wrong: Any
-    for wrong in (0, -1, 1.5, "3", None, True):
+    for wrong in (0, -1, 1.5, "3", True):
         with pytest.raises(InvalidArgumentError) as caught:
             await notes.find("notes", limit=wrong)
         assert caught.value.argument == "limit"
+    for wrong in (0, -1, 1.5, "3", None, True):
         with pytest.raises(InvalidArgumentError) as caught:
             await notes.search("notes", vectors(1)[0], limit=wrong)
         assert caught.value.argument == "limit"
