@@ -174,6 +174,8 @@ def in_store(
     The store must exist, unless the command may ``create`` it. A command that is only ``reading``
     also works where nothing can be written.
     """
+    import rich.progress  # noqa: F401 - slow, and it looks at the current folder: not on the loop
+
     origin = origin_of(store, config) if create else _existing(store, config, reading)
 
     async def opened() -> _T:
