@@ -84,11 +84,18 @@ def soak(session: nox.Session) -> None:
     session.run("pytest", "-m", "soak", "--timeout", "3600", *session.posargs)
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=PYTHONS[0])
 def bridges(session: nox.Session) -> None:
     """Run the tests of the bridges to other frameworks, with these frameworks."""
     session.install("--no-compile", "-e", ".[test,bridges]")
     session.run("pytest", "-m", "not soak", *(session.posargs or ["tests/bridges"]))
+
+
+@nox.session(python=PYTHONS[0])
+def ray(session: nox.Session) -> None:
+    """Run the tests of loads and indexes by Ray, on a cluster of two nodes on this machine."""
+    session.install("--no-compile", "-e", ".[test,ray]", "moto[server]")
+    session.run("pytest", "-m", "not soak", "-n", "0", *(session.posargs or ["tests/ray"]))
 
 
 @nox.session
