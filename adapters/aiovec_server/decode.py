@@ -41,8 +41,9 @@ _LISTS = frozenset({"ids", "texts", "vectors", "where"})  # arguments that are b
 
 async def arguments_in(call: Call, model: type[Model]) -> dict[str, Any]:
     """Return the arguments in a body, which may be absent if this model needs none."""
-    optional = "content-type" not in call.request.headers and not model.is_needed()
-    if optional and not await _whole(call, LONGEST_JSON):
+    headers = call.request.headers
+    absent = "content-type" not in headers or headers.get("content-length") == "0"
+    if absent and not model.is_needed() and not await _whole(call, LONGEST_JSON):
         return {}
     kinds = (JSON, ARROW) if model.takes_columns() else (JSON,)
     if body_type(call.request, kinds) == ARROW:

@@ -395,6 +395,10 @@ class NewRecord(BaseModel):
     id: Annotated[Any, WithJsonSchema(AN_ID)] = None
 
 
+class NewRecords(RootModel[list[NewRecord]]):
+    """Records to write."""
+
+
 class Hit(Record):
     score: Annotated[float | None, Field(alias="_score")]
     distance: Annotated[float | None, Field(alias="_distance")]
@@ -402,17 +406,17 @@ class Hit(Record):
     highlights: Annotated[dict[str, Any], Field(alias="_highlights")] = {}
 
 
-class _Table(BaseModel):
+class ListedTable(BaseModel):
     name: str
     rows: Whole | None
 
 
-class _Value(BaseModel):
+class CountedValue(BaseModel):
     value: Any
     count: int
 
 
-class _Index(BaseModel):
+class BuiltIndex(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel)
 
     name: str
@@ -441,7 +445,6 @@ def answer(name: str, **keys: Any) -> type[BaseModel]:
     return create_model(name, **fields)
 
 
-NewRecords = RootModel[list[NewRecord]]
 Hits = answer("Hits", hits=list[Hit])
 HitsOfMany = answer("HitsOfMany", results=list[Hits])  # type: ignore[valid-type]
 Records = answer("Records", records=list[Record])
@@ -449,14 +452,14 @@ Counts = answer("Count", count=Whole)
 Deleted = answer("Deleted", deleted=Whole)
 Updated = answer("Updated", updated=Whole)
 Existing = answer("Existing", ids=list[str])
-Values = answer("Values", values=list[_Value])
+Values = answer("Values", values=list[CountedValue])
 Ends = answer("Ends", min=Any, max=Any)
 Health = answer("Health", status=str, backend=str, version=str)
 Store = answer("Store", backend=str, version=str, abilities=list[str])
-Tables = answer("Tables", tables=list[_Table])
-Table = create_model("Table", __base__=_Table, schema_=(dict[str, Any], Field(alias="schema")))
+Tables = answer("Tables", tables=list[ListedTable])
+Table = create_model("Table", __base__=ListedTable, schema_=(dict[str, Any], Field(alias="schema")))
 Stats = answer("Stats", table=str, backend=str, rows=Whole, bytes=Whole)
-Indexes = answer("Indexes", indexes=list[_Index])
+Indexes = answer("Indexes", indexes=list[BuiltIndex])
 Versions = answer("Versions", versions=list[dict[str, Any]])
 
 

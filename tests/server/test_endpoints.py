@@ -287,11 +287,13 @@ async def test_a_body_of_another_type_is_415_and_one_that_is_no_json_is_400(clie
             )
             assert "application/json" in json.dumps(found), headers
     for text in (
-        b"", b"{", b"[" * 100_000, b'{"vector": [NaN, 1, 2]}', b"\xff", b'{"vector": "\xff"}',
+        b" ", b"{", b"[" * 100_000, b'{"vector": [NaN, 1, 2]}', b"\xff", b'{"vector": "\xff"}',
         b'{"text": "\\ud800"}', b"\xef\xbb\xbf{}", b"{} {}", b'{"a": 1' + b"0" * 9999,
     ):  # fmt: skip
         for path in ("search", "records"):
             await client.problem("POST", f"/tables/notes/{path}", 400, content=text, headers=JSON)
+    empty = {"content": b"", "headers": {"content-type": "application/json"}}
+    assert (await client.ok("POST", "/tables/notes/count", **empty))["count"] > 0
 
 
 async def test_ids_of_every_kind_in_a_path(client: Client) -> None:
@@ -345,7 +347,8 @@ async def test_head_is_get_without_the_body_and_nothing_is_kept_on_its_way(clien
 
 
 async def test_openapi_describes_every_endpoint(client: Client) -> None:
-    paths = (await client.ok("GET", "/openapi.json"))["paths"]
+    document = await client.ok("GET", "/openapi.json")
+    paths = document["paths"]
     described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     for method, path in (
         ("GET", "/health"), ("GET", "/tables"), ("POST", "/tables"), ("DELETE", "/tables/{table}"),
@@ -354,12 +357,16 @@ async def test_openapi_describes_every_endpoint(client: Client) -> None:
         ("GET", "/tables/{table}/count"),
     ):  # fmt: skip
         assert (method, path) in described
+    names = list(document["components"]["schemas"])  # what generated clients call their classes
+    assert all(name.isidentifier() and not name.startswith("_") for name in names)
     for path, methods in paths.items():
         for method, operation in methods.items():
             assert operation["summary"], (method, path)
+            names.append(operation["operationId"])
             assert operation["responses"], (method, path)
             for media in operation.get("requestBody", {"content": {}})["content"].values():
                 assert media.get("example") or media["schema"].get("format") == "binary", path
+    assert len(names) == len(set(names))
 
 
 async def test_the_router_in_an_app_of_ones_own() -> None:

@@ -42,9 +42,13 @@ def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     used = {model for one in endpoints for model in (one.body, one.answer) if model is not None}
     places, schemas = schemas_of([*used, NewRecords, Problem])
     paths: dict[str, dict[str, Any]] = {}
+    names: set[str] = set()
     for endpoint in endpoints:
-        path = re.sub(r":\w+", "", endpoint.path)
-        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, places)
+        path, method = re.sub(r":\w+", "", endpoint.path), endpoint.method.lower()
+        name = endpoint.handler.__name__
+        name = f"{name}_by_{method}" if name in names else name  # it has two methods
+        names.add(name)
+        paths.setdefault(path, {})[method] = _operation(endpoint, name, places)
     problem = {"description": "A problem", "content": {PROBLEM: {"schema": places[Problem]}}}
     return {
         "openapi": "3.1.0",
@@ -54,16 +58,17 @@ def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     }
 
 
-def _operation(endpoint: Endpoint, places: dict[Any, Any]) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, name: str, places: dict[Any, Any]) -> dict[str, Any]:
     summary, _, description = (endpoint.handler.__doc__ or "").partition("\n")
     found: dict[str, Any] = {
         "summary": summary.rstrip("."),
         "description": "\n".join(line.strip() for line in description.strip().split("\n")),
-        "operationId": f"{endpoint.handler.__name__}_by_{endpoint.method.lower()}",
+        "operationId": name,
         "parameters": _parameters(endpoint),
         "responses": {
             str(endpoint.status): {"description": "Done"},
-            "default": {"$ref": "#/components/responses/Problem"},
+            "4XX": {"$ref": "#/components/responses/Problem"},
+            "5XX": {"$ref": "#/components/responses/Problem"},
         },
     }
     if endpoint.status != 204:
