@@ -321,7 +321,23 @@ def _new_session(path: str | None) -> aiohttp.ClientSession:
         auto_decompress=False,
         read_bufsize=_BUFFER,
         skip_auto_headers=("Accept-Encoding",),
+        middlewares=(_tried_once,),
     )
+
+
+async def _tried_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from repeating a request by itself, as it does for DELETE and PUT.
+
+    Nobody would know then that the first try may have been done.
+    """
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
+        raise aiohttp.ClientConnectionError(_reason(exc)) from exc
 
 
 def _socket(address: Any) -> socket.socket:
@@ -344,6 +360,8 @@ def _key_of(settings: RemoteSettings) -> str:
 
 
 def _reason(error: BaseException) -> str:
+    if type(error) is aiohttp.ClientConnectionError:
+        return str(error)
     if type(error) is aiohttp.ClientConnectorError:
         return (error.os_error.strerror or str(error.os_error))[:300].lower()
     return f"{type(error).__name__}: {error}"[:300] if str(error) else type(error).__name__

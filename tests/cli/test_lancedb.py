@@ -57,7 +57,7 @@ def test_doctor(run: Run, made: Path, folder: Path) -> None:
     assert finished.code == 0
     facts = found(finished)
     assert facts["lancedb"]["value"] == lancedb.__version__
-    assert facts["lancedb import"]["value"] == "works"
+    assert facts["lancedb import"]["value"] == "succeeds"
     assert facts["table notes"]["value"] == "4 rows"
     assert contents(made) == before
     missing = run("doctor", "-s", "lancedb://missing", "--json")

@@ -106,16 +106,17 @@ class Oracle:
 
     # Tables
 
-    def create_table(self, table: str, schema: Schema, *, exist_ok: bool = False) -> None:
+    def create_table(self, table: str, schema: Schema, *, exist_ok: bool = False) -> Schema:
         there = self._tables.get(table)
         if there is None:
-            self._tables[table] = OracleTable(schema)
+            there = self._tables[table] = OracleTable(schema)
         elif not exist_ok:
             raise TableExistsError(table)
         elif there.schema != schema:
             if Schema.from_json({**schema.to_dict(), "model": there.schema.model}) == there.schema:
                 raise ModelMismatchError(table, there.schema.model, schema.model)
             raise SchemaMismatchError(table, ["another schema"])
+        return there.schema
 
     def add_field(self, table: str, name: str, field: Field) -> None:
         there = self._table(table)

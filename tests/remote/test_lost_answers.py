@@ -38,7 +38,7 @@ WRITES: dict[str, tuple[Call, Any]] = {
     "set_vectors": (lambda s: s.set_vectors("notes", ["r0001", "r0099"], [VECTOR] * 2), 1),
     "delete": (lambda s: s.delete("notes", ["r0001", "r0099"]), 1),
     "delete_where": (lambda s: s.delete("notes", where="year < 4"), 3),
-    "create_table": (lambda s: s.create_table("more", SMALL), None),
+    "create_table": (lambda s: s.create_table("more", SMALL), SMALL),
     "rename_table": (lambda s: s.rename_table("more", "most"), None),
     "drop_table": (lambda s: s.drop_table("most"), None),
     "add_field": (lambda s: s.add_field("notes", "lang", str), None),

@@ -269,9 +269,9 @@ def _lines(one: Load) -> Iterator[str]:
     into = f"into the new table {one.table}" if one.created else f"into {one.table}"
     source = f"{one.source.origin} ({one.source.layout})"
     yield f"imported {counted(one.rows)} from {source} {into}"
-    if one.created:
-        fields = one.used_schema.fields.items()
-        yield f"fields: {', '.join(f'{name} {_words(field)}' for name, field in fields) or 'none'}"
+    fields = one.used_schema.fields.items() if one.created else ()
+    if fields:
+        yield f"fields: {', '.join(f'{name} {_words(field)}' for name, field in fields)}"
 
 
 def _words(field: Field) -> str:
