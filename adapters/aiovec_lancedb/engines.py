@@ -122,7 +122,7 @@ class Filling:
                 f"another start of the load {self._run} took the table {self._table.name!r} over; "
                 "nothing was loaded by this one"
             )
-        version = int(await self._session.version(table))
+        version = await self._session.version(table)
         return _Version(table, version, await self._session.rows(table))
 
     async def commit(self, commit: Act) -> int:

@@ -117,10 +117,12 @@ def _caches(settings: LancedbSettings) -> Any:
 async def _nothing() -> None: ...
 
 
-async def _looked_up(look: Callable[[], Awaitable[_T]]) -> _T:
-    """Return what ``look`` finds; where files are missing it looks again, behind each pause."""
+async def _looked_up(
+    look: Callable[[], Awaitable[_T]], missing: type[Exception] = CorruptStoreError
+) -> _T:
+    """Return what ``look`` finds; where something is missing it looks again, behind each pause."""
     for pause in _LOOKS:
-        with suppress(CorruptStoreError):
+        with suppress(missing):
             return await look()
         await asyncio.sleep(pause)
     return await look()
@@ -312,22 +314,22 @@ class Session:
         return await _looked_up(look)
 
     async def handle(self, name: str) -> TableHandle:
-        pauses = iter(_LOOKS)  # a table is listed a moment before it can be read
-        while True:
+        async def look() -> tuple[AsyncTable, pa.Schema]:
             try:
-                _, arrow = await self.open_any(name)
-                break
+                return await self.open_any(name)
             except StaleTableError as exc:
                 await self.check_place()
                 names = await self.names()
-                if name not in names:
-                    await self.check_here()
-                    raise TableNotFoundError(name, names) from exc.__cause__
-                pause = next(pauses, None)
-                if pause is None:
-                    reason = f"no version of table {name!r} can be read"
-                    raise CorruptStoreError(self.target, reason) from exc.__cause__
-            await asyncio.sleep(pause)
+                if name in names:
+                    raise
+                await self.check_here()
+                raise TableNotFoundError(name, names) from exc.__cause__
+
+        try:  # a table is listed a moment before it can be read
+            _, arrow = await _looked_up(look, StaleTableError)
+        except StaleTableError as exc:
+            reason = f"no version of table {name!r} can be read"
+            raise CorruptStoreError(self.target, reason) from exc.__cause__
         await self.check_place()
         if is_moving(arrow):
             await self.check_here()

@@ -252,8 +252,7 @@ class AiovecVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[Document]:
         """Return ``k`` of the ``fetch_k`` nearest, chosen to be near and different."""
-        varied = {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
-        return self.similarity_search(query, k, **varied, **kwargs)
+        return self.similarity_search(query, k, **_varied(k, fetch_k, lambda_mult), **kwargs)
 
     async def amax_marginal_relevance_search(
         self,
@@ -264,8 +263,7 @@ class AiovecVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[Document]:
         """As ``max_marginal_relevance_search``."""
-        varied = {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
-        return await self.asimilarity_search(query, k, **varied, **kwargs)
+        return await self.asimilarity_search(query, k, **_varied(k, fetch_k, lambda_mult), **kwargs)
 
     def max_marginal_relevance_search_by_vector(
         self,
@@ -276,8 +274,9 @@ class AiovecVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[Document]:
         """As ``max_marginal_relevance_search``, by a vector."""
-        varied = {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
-        return self.similarity_search_by_vector(embedding, k, **varied, **kwargs)
+        return self.similarity_search_by_vector(
+            embedding, k, **_varied(k, fetch_k, lambda_mult), **kwargs
+        )
 
     async def amax_marginal_relevance_search_by_vector(
         self,
@@ -288,8 +287,9 @@ class AiovecVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[Document]:
         """As ``max_marginal_relevance_search_by_vector``."""
-        varied = {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
-        return await self.asimilarity_search_by_vector(embedding, k, **varied, **kwargs)
+        return await self.asimilarity_search_by_vector(
+            embedding, k, **_varied(k, fetch_k, lambda_mult), **kwargs
+        )
 
     async def _search(
         self,
@@ -342,6 +342,11 @@ class _Collection:
             "documents": [row.fields.get(self._documents.text) for row in rows],
             "metadatas": list(map(self._documents.metadata, rows)),
         }
+
+
+def _varied(k: int, fetch_k: int, lambda_mult: float) -> dict[str, Any]:
+    """Return the options of a search whose hits are near and different."""
+    return {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
 
 
 def _without_scores(found: Scored) -> list[Document]:

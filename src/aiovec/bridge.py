@@ -1,4 +1,4 @@
-"""What bridges to other frameworks share. ``aiovec_langchain`` and its like are built on it.
+"""Share what bridges to other frameworks need: ``aiovec_langchain`` and its like build on it.
 
 A bridge keeps its rows in one table, which its first write creates, and serves code with and
 without ``await``. Frameworks also bring filters written as MongoDB writes them, metadata of any

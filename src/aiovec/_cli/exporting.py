@@ -11,7 +11,18 @@ import typer
 
 from .output import counted, emit, progress
 from .run import failing_clearly
-from .stores import AnyTable, AsJson, Config, Select, Store, Where, expanded, in_table, names_in
+from .stores import (
+    AnyTable,
+    AsJson,
+    Config,
+    Select,
+    Store,
+    Where,
+    expanded,
+    in_table,
+    names_in,
+    table_and_one,
+)
 
 if TYPE_CHECKING:
     from .._store.store import Table
@@ -49,10 +60,7 @@ def export(
     """
     from .._transfer import Saved, save  # slow, so before a loop runs
 
-    if file is None:
-        table, file = None, table
-    if file is None:
-        raise typer.BadParameter("pass a FILE")
+    table, file = table_and_one(table, file, "FILE")
     piped, fields = file == "-", names_in(select)
     path = Path("standard output") if piped else expanded(file)
     stream = sys.stdout.buffer if piped else None

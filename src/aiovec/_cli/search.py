@@ -24,6 +24,7 @@ from .stores import (
     in_table,
     names_in,
     table_and_more,
+    table_and_one,
 )
 
 if TYPE_CHECKING:
@@ -217,11 +218,7 @@ def distinct(
     json: AsJson = False,
 ) -> None:
     """Show the values of a field and how many rows have each, the most frequent first."""
-    if field is None:
-        table, field = None, table
-    if field is None:
-        raise typer.BadParameter("pass a FIELD")
-    name = field
+    table, name = table_and_one(table, field, "FIELD")
     values = in_table(
         store, config, table, lambda one: one.distinct(name, where, limit), reading=True
     )

@@ -207,6 +207,15 @@ def in_table(
     return in_store(store, config, in_it, reading=reading)
 
 
+def table_and_one(table: str | None, one: str | None, name: str) -> tuple[str | None, str]:
+    """Return a command's table and its other argument, which a single argument is."""
+    if one is None:
+        table, one = None, table
+    if one is None:
+        raise typer.BadParameter(f"pass a {name}")
+    return table, one
+
+
 def table_and_more(words: list[str]) -> tuple[str | None, list[str]]:
     """Return the table among a command's arguments, which is the first of several, and the rest."""
     return (None, words) if len(words) == 1 else (words[0], words[1:])

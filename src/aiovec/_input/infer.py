@@ -78,7 +78,7 @@ _ARROW: dict[str, Callable[[pa.DataType], object]] = {
 
 @dataclass(frozen=True, slots=True)
 class TableOptions:
-    """What a user says about the schema that rows suggest."""
+    """A user's words on the schema that rows suggest."""
 
     vector: str | None = None
     metric: Metric | None = None

@@ -26,7 +26,7 @@ _OF_HITS = ("_score", "_distance")
 
 
 class _AsFrames:
-    """What has ``to_arrow``, as frames."""
+    """Frames of whatever has ``to_arrow``."""
 
     def to_arrow(self) -> pa.Table:
         raise NotImplementedError
