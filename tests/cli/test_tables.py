@@ -41,6 +41,9 @@ def test_a_table_from_its_creation_to_its_end(run: Run, folder: Path) -> None:
     assert run("export", "copy.jsonl", *notes).code == 0
     assert run("delete", "notes", "a", "x", *notes).out == "deleted 1 row\n"
     assert run("delete", "--where", "year > 3000", *notes).out == "deleted 0 rows\n"
+    mistaken = run("delete", "year > 2000", *notes)
+    assert (mistaken.code, "pass a filter with --where" in mistaken.err) == (2, True)
+    assert run("delete", "notes", "year > 2000", *notes).out == "deleted 0 rows\n"
     assert run("delete", "b", *notes, "--json").json == {"deleted": 1}
     assert run("drop", "notes", *notes).out == "dropped notes with 0 rows\n"
     none = run("rows", *notes)

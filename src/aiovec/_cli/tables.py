@@ -155,10 +155,14 @@ def delete(
 
     A single argument is an ID, or with --where the TABLE; of several, the first is the TABLE.
     """
+    from .._input.rows import reads_as_filter
+
     table, chosen = None, ids or None
     if ids and (where is not None or len(ids) > 1):
         table, chosen = ids[0], ids[1:] or None
     if chosen is None and where is None:
         raise typer.BadParameter("pass an ID or --where")
+    if table is None and chosen is not None and reads_as_filter(chosen[0]):
+        raise typer.BadParameter("pass a filter with --where, and an ID like this after the TABLE")
     deleted = in_table(store, config, table, lambda one: one.delete(chosen, where=where))
     emit({"deleted": deleted}, [f"deleted {counted(deleted)}"], json)
