@@ -50,6 +50,10 @@ PageWrites = Annotated[
     bool, typer.Option("--page-writes", help="Let the web page delete rows and optimize tables.")
 ]
 ReadOnly = Annotated[bool, typer.Option("--read-only", help="Refuse all writes.")]
+Follow = Annotated[
+    bool,
+    typer.Option("--follow", help="Open a newer copy that replaces the file; with --read-only."),
+]
 IdleTimeout = Annotated[
     float | None,
     typer.Option(
@@ -79,6 +83,7 @@ def serve(
     port: Port = None,
     page_writes: PageWrites = False,
     read_only: ReadOnly = False,
+    follow: Follow = False,
     idle_timeout: IdleTimeout = None,
     json: AsJson = False,
     shared: Shared = False,
@@ -99,7 +104,7 @@ def serve(
             "read_only": read_only or server.read_only,
         }
     )
-    source = _source(store, config, retrieval, settings)
+    source = _source(store, config, retrieval, settings, follow=follow)
     if not shared:
         _serve_alone(source, settings, idle_timeout, json=json)
     elif config is None:
@@ -213,7 +218,12 @@ def _check_installed() -> None:
 
 
 def _source(
-    store: str | None, config: str | None, retrieval: RetrievalSettings, settings: ServerSettings
+    store: str | None,
+    config: str | None,
+    retrieval: RetrievalSettings,
+    settings: ServerSettings,
+    *,
+    follow: bool,
 ) -> Origin:
     """Return the store that is served."""
     from aiovec.backend.origin import Origin
@@ -221,10 +231,11 @@ def _source(
     name = "" if store is not None else settings.backend
     if store is None and not name and retrieval.backend == _REMOTE:
         name = "sqlite"
+    reading = settings.read_only
     if name:
-        source = Origin(None, config, backend=name, read_only=settings.read_only)
+        source = Origin(None, config, backend=name, read_only=reading, follow=follow)
     else:
-        source = origin_of(store, config, read_only=settings.read_only)
+        source = origin_of(store, config, read_only=reading, follow=follow)
     if source.location().backend == _REMOTE:
         raise ConfigError(
             f"{source.location()} is served by another server already; name the backend to serve "

@@ -38,6 +38,7 @@ def lifespan(
     *,
     config: PathText | None = None,
     read_only: bool = False,
+    follow: bool = False,
     embedder: EmbedderOption | None = None,
     embedders: Mapping[str, EmbedderOption] | None = None,
 ) -> Lifespan:
@@ -61,7 +62,12 @@ def lifespan(
                 key="lifespan",
             )
         async with connect(
-            target, config=config, read_only=read_only, embedder=embedder, embedders=embedders
+            target,
+            config=config,
+            read_only=read_only,
+            follow=follow,
+            embedder=embedder,
+            embedders=embedders,
         ) as store:
             # Twice: requests to apps that are mounted in this one see only their scope's state,
             # and servers and frameworks that know no such state leave the app's.

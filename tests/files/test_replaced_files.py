@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tests.harness.scripts import SCHEMA, TABLE, path_of, row, target_in
 from tests.harness.waiting import until
 
 import aiovec
-from aiovec import StoreReplacedError, VectorStore
+from aiovec import ConfigError, StoreReplacedError, UnsupportedError, VectorStore
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files in their place")
 
@@ -86,7 +87,7 @@ CALLS: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
 }
 
 
-async def exported(store: VectorStore) -> list[object]:
+async def exported(store: VectorStore) -> list[pa.RecordBatch]:
     return [batch async for batch in store.export(TABLE)]
 
 
@@ -112,6 +113,32 @@ async def test_every_call_says_so_and_none_makes_a_file(tmp_path: Path, kind: st
         if kind == "sqlite":
             async with aiovec.connect(tmp_path / f"{way.__name__}.db") as saved:
                 assert await saved.count(TABLE) == 2
+
+
+@pytest.mark.parametrize("kind", WAYS)
+async def test_a_reader_follows_newer_copies(tmp_path: Path, kind: str) -> None:
+    served, target = tmp_path / "served", target_in(tmp_path, kind)
+    copy_target = str(served) if kind == "sqlite" else f"lancedb://{served}"
+    async with await filled(target) as store:
+        await store.backup(served)
+        async with aiovec.connect(copy_target, read_only=True, follow=True) as reader:
+            assert await reader.count(TABLE) == 2
+            for count in (3, 4):
+                await store.insert(TABLE, [row(str(count), count)])
+                await store.backup(tmp_path / "next")
+                if served.is_dir():
+                    await to_thread(served.rename, tmp_path / f"old{count}")
+                    with pytest.raises(StoreReplacedError):
+                        await reader.count(TABLE)  # nothing is there for now
+                await to_thread(os.replace, tmp_path / "next", served)
+                found = await asyncio.gather(*(reader.count(TABLE) for _ in range(5)))
+                assert found == [count] * 5
+                assert len(await reader.search(TABLE, [1, 2, 3, 4])) == count
+                assert sum(batch.num_rows for batch in await exported(reader)) == count
+            with pytest.raises(UnsupportedError):
+                await reader.insert(TABLE, [row("x", 9)])
+    with pytest.raises(ConfigError, match="read_only=True"):
+        await aiovec.connect(target, follow=True)
 
 
 async def test_a_link_that_leads_elsewhere(tmp_path: Path) -> None:

@@ -128,15 +128,17 @@ def expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def origin_of(store: str | None, config: str | None, *, read_only: bool = False) -> Origin:
+def origin_of(
+    store: str | None, config: str | None, *, read_only: bool = False, follow: bool = False
+) -> Origin:
     """Return where a command's store comes from: a target, a backend's name, or the TOML file."""
     # Slow imports, which the help does not wait for.
     from ..backend.origin import Origin
     from ..backend.plugin import backend_names
 
     if store in backend_names():
-        return Origin(None, config, backend=store, read_only=read_only)
-    return Origin(store, config, read_only=read_only)
+        return Origin(None, config, backend=store, read_only=read_only, follow=follow)
+    return Origin(store, config, read_only=read_only, follow=follow)
 
 
 def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None) -> None:

@@ -36,6 +36,7 @@ def connect(
     *,
     config: PathText | None = None,
     read_only: bool = False,
+    follow: bool = False,
     embedder: EmbedderOption | None = None,
     embedders: Mapping[str, EmbedderOption] | None = None,
 ) -> Opening:
@@ -50,7 +51,8 @@ def connect(
     ``$AIOVEC_CONFIG``, else ``./aiovec.toml``.
 
     With ``read_only`` the store must exist and nothing of it is written, so it may lie where this
-    process cannot write; a call that writes raises UnsupportedError.
+    process cannot write; a call that writes raises UnsupportedError. With ``follow`` too, a newer
+    copy that replaces the file is opened by the next call, which else raises StoreReplacedError.
 
     ``embedder`` makes the vectors of tables whose schema has ``embed``: ``"demo"``, a mapping with
     the keys of the TOML file's ``[retrieval.embedders.<name>]``, or an ``Embedder``, such as
@@ -63,15 +65,17 @@ def connect(
     for a backend whose package is missing, and what the backend itself has to say.
     """
     return Opening(
-        lambda: _origin(target, config, read_only),
+        lambda: _origin(target, config, read_only, follow),
         check_embedders(embedder, embedders),
     )
 
 
-def _origin(target: PathText | None, config: PathText | None, read_only: bool) -> Origin:
+def _origin(
+    target: PathText | None, config: PathText | None, read_only: bool = False, follow: bool = False
+) -> Origin:
     from ..backend.origin import Origin
 
-    return Origin(target, config, read_only=read_only)
+    return Origin(target, config, read_only=read_only, follow=follow)
 
 
 async def open_origin(origin: Origin) -> VectorStore:
@@ -184,7 +188,7 @@ async def restore(
     UnsupportedError where the backend cannot do it.
     """
     await asyncio.to_thread(_import_the_rest)
-    return await restore_origin(backup, _origin(target, config, False), overwrite=overwrite)
+    return await restore_origin(backup, _origin(target, config), overwrite=overwrite)
 
 
 async def restore_origin(backup: PathText, origin: Origin, *, overwrite: bool) -> Path | None:

@@ -33,6 +33,7 @@ from ..errors import (
     StoreBusyError,
     StoreClosedError,
     StoreMovedError,
+    StoreReplacedError,
     TableNotFoundError,
     UnsupportedError,
 )
@@ -140,7 +141,7 @@ class Current:
             engine.enter()
             try:
                 return await act(engine)
-            except (StaleTableError, StoreMovedError) as exc:
+            except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
                 error = exc
             finally:
                 engine.leave()
@@ -148,7 +149,11 @@ class Current:
         raise StoreClosedError(self.engine.backend.target)  # never reached: the last one raises
 
     async def mend(
-        self, engine: Engine, error: StaleTableError | StoreMovedError, *, last: bool
+        self,
+        engine: Engine,
+        error: StaleTableError | StoreMovedError | StoreReplacedError,
+        *,
+        last: bool,
     ) -> None:
         """Do what lets a call succeed that has failed so; raise where nothing does."""
         if isinstance(error, StaleTableError):
@@ -158,8 +163,10 @@ class Current:
         elif last or not await self._follow(engine, error):
             raise error
 
-    async def _follow(self, left: Engine, moved: StoreMovedError) -> bool:
-        """Go where the store in use has moved to; return whether the call is to be tried again.
+    async def _follow(self, left: Engine, error: StoreMovedError | StoreReplacedError) -> bool:
+        """Go where the store in use has moved to, or to the copy that has taken its place.
+
+        Return whether the call is to be tried again.
 
         What counts is the mark in the store in use. The error may be older: it may come from an
         engine that was replaced meanwhile, by one that was put into use again since.
@@ -170,7 +177,9 @@ class Current:
         async with self._switching:
             if self.engine is not left:
                 return True
-            mark = await self._mark(moved)
+            if isinstance(error, StoreReplacedError):
+                return source.follow and await self._use_copy(source)
+            mark = await self._mark(error)
             if mark is None or not mark.left:
                 return True
             resolved = await in_thread(source.resolve_moved, mark.backend, mark.config)
@@ -178,6 +187,13 @@ class Current:
                 return False
             await self._use(resolved, mark)
         return True
+
+    async def _use_copy(self, source: Origin) -> bool:
+        """Use what is in the place of the store now; return whether anything is."""
+        copy = await in_thread(source.resolve)
+        if there := await in_thread(copy.exists):
+            await self._use(copy)
+        return there
 
     async def _mark(self, moved: StoreMovedError) -> MoveMark | None:
         """The mark in the store in use, or what the error says of it where that keeps no marks."""
@@ -187,13 +203,14 @@ class Current:
             "", MOVED, moved.moved_to, moved.backend, moved.config, generation=moved.generation
         )
 
-    async def _use(self, resolved: Resolved, mark: MoveMark) -> None:
-        """Replace the engine by the one to which the mark has led."""
+    async def _use(self, resolved: Resolved, mark: MoveMark | None = None) -> None:
+        """Replace the engine by another one, to which a mark may have led."""
         left, backend = self.engine, resolved.backend
         try:
-            await in_thread(_check_place, mark, left.backend, resolved)
+            if mark is not None:
+                await in_thread(_check_place, mark, left.backend, resolved)
             await backend.open()
-            if backend.supports("moves"):
+            if mark is not None and backend.supports("moves"):
                 if not mark.leads_to(await backend.move_record()):
                     raise _lost_error(mark, left.backend)
                 # The migrator may have been killed before it could do so. Who only reads leaves it
@@ -208,7 +225,7 @@ class Current:
         self.engine = Engine(backend, resolved.settings)
         self._retired[left] = asyncio.ensure_future(self._retire(left))
         if LOG.isEnabledFor(logging.INFO):  # an app's handler may wait for a file or a terminal
-            text = "following a migration from %s to %s"
+            text = "following a migration from %s to %s" if mark else "%s was replaced: reading %s"
             await in_thread(LOG.info, text, left.backend.target, backend.target)
 
     async def _retire(self, engine: Engine) -> None:

@@ -112,6 +112,7 @@ from ..errors import (
     InvalidArgumentError,
     StoreClosedError,
     StoreMovedError,
+    StoreReplacedError,
     TableExistsError,
     TableNotFoundError,
     UnsupportedError,
@@ -897,7 +898,7 @@ class VectorStore:
                     if self._closed:  # which has ended it
                         raise StoreClosedError(self.target)
                     return
-                except (StaleTableError, StoreMovedError) as exc:
+                except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
                     error = exc
                 finally:
                     engine.leave()

@@ -48,7 +48,8 @@ class Resolved:
 class Origin:
     """Where a store comes from. Every method does I/O and belongs into a thread.
 
-    ``backend`` names one that the TOML file configures, in place of the one that it says.
+    ``backend`` names one that the TOML file configures, in place of the one that it says. With
+    ``follow`` a copy that takes the store's place is opened in its stead.
     """
 
     def __init__(
@@ -58,12 +59,15 @@ class Origin:
         *,
         backend: str | None = None,
         read_only: bool = False,
+        follow: bool = False,
     ) -> None:
-        if not isinstance(read_only, bool):
-            raise ConfigError(
-                f"read_only must be True or False, not {read_only!r}", key="read_only"
-            )
+        for name, value in (("read_only", read_only), ("follow", follow)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"{name} must be True or False, not {value!r}", key=name)
+        if follow and not read_only:
+            raise ConfigError("follow=True is for copies: pass read_only=True too", key="follow")
         self._read_only = read_only
+        self.follow = follow
         self._target = target
         self._config = config
         self._backend = backend

@@ -287,6 +287,7 @@ def connect(
     *,
     config: PathText | None = None,
     read_only: bool = False,
+    follow: bool = False,
     embedder: EmbedderOption | None = None,
     embedders: Mapping[str, EmbedderOption] | None = None,
 ) -> VectorStore:
@@ -303,7 +304,12 @@ def connect(
                 "'async with aiovec.connect(...)' there, or asyncio.to_thread for blocking code"
             )
     return open_store(
-        target, config=config, read_only=read_only, embedder=embedder, embedders=embedders
+        target,
+        config=config,
+        read_only=read_only,
+        follow=follow,
+        embedder=embedder,
+        embedders=embedders,
     )
 
 
