@@ -12,7 +12,7 @@ from pathlib import Path
 from .data import FOLDER_VARIABLE
 from .measure import RESULTS, Options, Result, machine, write
 
-SUBJECTS = ("search", "writes", "get", "lancedb", "migrate", "text", "server", "load")
+SUBJECTS = ("search", "writes", "get", "lancedb", "migrate", "text", "server", "load", "start")
 # One counts the code's calls, not time, and one needs a cluster and hours; ``all`` leaves them out.
 ALONE = ("counts", "scale")
 
