@@ -26,7 +26,7 @@ from langgraph.store.base import (
 )
 from langgraph.store.base import validate_op_namespace as check_namespace
 
-from aiovec import F, Field, Hit, Record, Schema, Table, Where
+from aiovec import Counts, F, Field, Hit, Record, Schema, Table, Where
 from aiovec.bridge import Bridge, StoreOrTarget, metadata_filter, storable
 
 # Bytes of an id of aiovec, at most.
@@ -174,8 +174,9 @@ class AiovecStore(BaseStore):
         )
 
     async def _namespaces(self, table: Table, op: ListNamespacesOp) -> list[tuple[str, ...]]:
-        none: dict[Any, int] = {}
-        counts = await self._bridge.reading(lambda: table.distinct("namespace", _unexpired()), none)
+        counts = await self._bridge.reading(
+            lambda: table.distinct("namespace", _unexpired()), Counts()
+        )
         spaces = [tuple(str(name).split(".")[:-1]) for name in counts]
         found = {
             space[: op.max_depth]

@@ -95,10 +95,11 @@ def bounded(arguments: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
     limit = found["limit"] = cut(found.get("limit", 10), queries)
     if BOUNDS.get() is None:
         return found
+    check_rows(offset := found.get("offset", 0), "offset")
     if "group_by" in found:
         check_rows(limit * found.get("per_group", 1), "limit times perGroup")
     if found.get("diversity"):
-        compared = found.get("fetch_k", 4 * limit)
+        compared = found.get("fetch_k", 4 * (offset + limit))
         if compared > _MOST_COMPARED:
             raise InvalidArgumentError(
                 "fetchK", compared, f"at most {_MOST_COMPARED:,} with diversity on this server"

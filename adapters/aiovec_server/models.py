@@ -146,7 +146,6 @@ def _made(*choices: type) -> AfterValidator:
 
 
 # The store looks at the ids and the numbers themselves.
-Id = Annotated[Any, _of(str, int, words="an id: text or a whole number"), WithJsonSchema(AN_ID)]
 Ids = Annotated[
     Any, _of(str, int, list, pa.ChunkedArray, words="an id or a list of ids"),
     WithJsonSchema({"oneOf": [AN_ID, {"type": "array", "items": AN_ID}]}),
@@ -319,6 +318,7 @@ class SetVectors(ById):
 
 class _Search(_SelectedWithVector, Filtered):
     limit: Count = Field(10, description="Hits, at most.")
+    offset: Whole = Field(0, description="Hits that are passed over first.")
     min_score: float | None = _maybe("Leave out hits with a lower score.")
     group_by: str | None = _maybe("A field: the hits are the best rows of its best values.")
     per_group: Count = Field(1, description="Hits of each group, at most.")
@@ -377,7 +377,8 @@ SearchHybrid = create_model(
 
 
 class SearchLike(_Near):
-    id: Id = Field(description="The id of the row.")
+    ids: Ids = Field(description="The id of a row, or of several: their mean is searched for.")
+    not_like: Ids | None = _maybe("The ids of rows to search away from.")
 
 
 # Answers, which are described only

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
-from aiovec import Hit, Record, Results
+from aiovec import Counts, Hit, Record, Results
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
@@ -77,9 +77,7 @@ async def found_by(
     return await _of_one_moment(call, most, in_steps, at_once)
 
 
-async def values_of(
-    count: Callable[[int], Awaitable[dict[Any, int]]], limit: int
-) -> dict[Any, int]:
+async def values_of(count: Callable[[int], Awaitable[Counts]], limit: int) -> Counts:
     """Return the most frequent values of a field, at most so many, with their numbers of rows."""
     step = limit if _is_small(limit) else _AT_ONCE
     while True:

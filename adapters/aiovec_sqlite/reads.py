@@ -47,14 +47,19 @@ from .vectors import VectorReader
 _BLOCK = 2048
 
 
-def condition_of(where: Expr | None) -> tuple[str, list[Any]]:
+def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]]:
     """A filter as SQL over the ordinary table as ``r``, with its values."""
-    return ("1", []) if where is None else filter_to_sql(where)
+    if where is None:
+        return "1", []
+    sql, values = filter_to_sql(where)
+    # The vector is no column of ``r``; where a row has one, vec0 has its rowid.
+    there = f"(SELECT m.rowid FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"
+    return sql.replace(f"r.{quoted(table.schema.vector)} IS", f"{there} IS"), values
 
 
 def selected_rowids(db: sqlite3.Connection, table: TableLayout, where: Expr | None) -> Int64Array:
     """The rows that a filter selects, in the order in which they lie in the file."""
-    return rowids_where(db, table, *condition_of(where))
+    return rowids_where(db, table, *condition_of(where, table))
 
 
 def rowids_where(
@@ -136,7 +141,7 @@ def find(
     columns: Columns,
 ) -> StoredRows:
     table = current_table(db, handle)
-    condition, values = condition_of(where)
+    condition, values = condition_of(where, table)
     names = ["r._rowid", "r.id", *column_list(columns)]
     order, keys = order_to_sql(order_by)
     most = 2**63 - 1
@@ -245,7 +250,7 @@ def _as_rows(
 
 def count(db: sqlite3.Connection, handle: TableHandle, where: Expr | None) -> int:
     table = current_table(db, handle)
-    condition, values = condition_of(where)
+    condition, values = condition_of(where, table)
     (number,) = db.execute(
         f"SELECT count(*) FROM {table.rows} AS r WHERE {condition}", values
     ).fetchone()
@@ -287,7 +292,7 @@ class Export:
         self._batch_size = batch_size
         self._vector_bytes = 4 * self._table.schema.dim if columns.vector else 0
         self._vectors = VectorReader(db, self._table)
-        self._condition, self._values = condition_of(where)
+        self._condition, self._values = condition_of(where, self._table)
         schema = self._table.schema.to_arrow()
         wanted = {"id", *columns.fields}
         if columns.payload:
@@ -418,7 +423,7 @@ def value_counts(
     db: sqlite3.Connection, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
 ) -> list[tuple[Value, int]]:
     table = current_table(db, handle)
-    condition, bound = condition_of(where)
+    condition, bound = condition_of(where, table)
     most = _MOST if limit is None else min(limit, _MOST)
     field = table.schema.fields.get(ref.name)
     if field is not None and field.is_list:
@@ -447,7 +452,7 @@ def bounds(
     db: sqlite3.Connection, handle: TableHandle, ref: Ref, where: Expr | None
 ) -> tuple[Value, Value] | None:
     table = current_table(db, handle)
-    condition, bound = condition_of(where)
+    condition, bound = condition_of(where, table)
     value, keys = sorted_value(ref)
     # Each end by itself: an index over the field then leads to it at once.
     ends = [

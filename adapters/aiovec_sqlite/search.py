@@ -63,7 +63,7 @@ _BLOCK = 4096
 
 def _condition(query: VectorQuery, table: TableLayout) -> tuple[str, Sequence[Any]]:
     """The condition for the rows among which the nearest are sought."""
-    condition, values = condition_of(query.where)
+    condition, values = condition_of(query.where, table)
     if table.schema.vector_nullable:
         condition = f"({condition}) AND r._rowid IN (SELECT rowid FROM {table.shadow('rowids')})"
     return condition, values
@@ -241,7 +241,7 @@ def _nearest_by_vec0(
         for name, value in fixed_values(query.where, table.schema).items():
             sql += f" AND {table.partition_column(name)} = ?"
             values.append(partition_value(value))
-        condition, bound = condition_of(query.where)
+        condition, bound = condition_of(query.where, table)
         sql += f" AND rowid IN (SELECT r._rowid FROM {table.rows} AS r WHERE {condition})"
         values += bound
     rowids, told = transposed(db.execute(sql, values).fetchall(), 2)

@@ -353,7 +353,7 @@ def selected(
     tx: Transaction, table: TableLayout, ids: Sequence[str] | None, where: Expr | None
 ) -> list[int]:
     """The rowids of the rows that both select; None selects every row."""
-    condition, values = condition_of(where)
+    condition, values = condition_of(where, table)
     if ids is None:
         sql = f"SELECT r._rowid FROM {table.rows} AS r WHERE {condition}"
         return [row[0] for row in tx.db.execute(sql, values)]

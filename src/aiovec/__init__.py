@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._filters import F, where
     from ._input.types import JsonValue, Rows, Vector, Vectors, Where
     from ._model.records import Hit, Record
-    from ._model.results import Results, ResultsList
+    from ._model.results import Counts, Results, ResultsList
     from ._store.rank import RRF, Weighted
     from ._store.store import Table, VectorStore
     from .backend.contract import IndexInfo, TableStats, Tuning
@@ -46,6 +46,7 @@ __version__ = "0.1.0"
 __all__ = [
     "REMOVE",
     "RRF",
+    "Counts",
     "Embed",
     "Embedder",
     "F",

@@ -335,6 +335,32 @@ class FilteringContract(ContractBase):
         assert await store.delete("notes", where={"part": "p"}) == 2
         assert await store.update("notes", {"year": 1}, where=[{"part": "q"}, F.year > 0]) == 1
 
+    async def test_rows_with_and_without_a_vector(self, store: VectorStore) -> None:
+        schema = Schema(DIM, vector="v", vector_nullable=True, fields={"year": int})
+        rows = [{"id": f"r{n}", "v": [1.0] * DIM if n % 3 else None, "year": n} for n in range(9)]
+        await filled(store, schema, rows)
+        expected: dict[Any, list[int]] = {
+            "v IS NULL": [0, 3, 6],
+            "v IS NOT NULL": [1, 2, 4, 5, 7, 8],
+            F.v.is_null() & (F.year > 2): [3, 6],
+            "NOT (v IS NULL OR year < 5)": [5, 7, 8],
+            "(v IS NULL) IS TRUE OR year = 1": [0, 1, 3, 6],
+        }
+        for where, years in expected.items():
+            with trying(where):
+                ids = [f"r{year}" for year in years]
+                assert ids_of(await store.find("notes", where)) == ids
+                assert await store.count("notes", where) == len(ids)
+                near = await store.search("notes", [1.0] * DIM, where=where, limit=9)
+                assert sorted(ids_of(near)) == [id for id in ids if int(id[1]) % 3]
+        assert await store.set_vectors("notes", ["r3"], [[1.0] * DIM]) == 1
+        assert await store.delete("notes", where="v IS NULL") == 2
+        assert await store.count("notes", F.v == None) == 0  # noqa: E711
+        await store.create_table("whole", Schema(DIM))
+        await store.insert("whole", [{"id": "a", "embedding": [1.0] * DIM}])
+        assert await store.count("whole", "embedding IS NULL") == 0
+        assert await store.count("whole", "embedding IS NOT NULL") == 1
+
     async def test_large_filters(self, notes: VectorStore) -> None:
         """Each ends in an answer or a FilterError."""
         numbers = ", ".join(str(n) for n in range(5, 10_005))

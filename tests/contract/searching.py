@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -256,6 +256,72 @@ class SearchingContract(ContractBase):
     # Many
 
     @pytest.mark.core
+    async def test_pages_follow_each_other(self, store: VectorStore) -> None:
+        schema = Schema(DIM, fields={"year": int, "body": Field(str, text=True)})
+        rows = [{**row, "body": f"wool {'wool ' * n}"} for n, row in enumerate(small_rows(30))]
+        for n, row in enumerate(rows):
+            row["year"] = n % 7
+        await filled(store, schema, rows)
+        query = vectors(1, seed=3)[0]
+        calls: dict[str, Callable[..., Awaitable[list[Hit]]]] = {
+            "near": lambda **page: store.search("notes", query, **page),
+            "like": lambda **page: store.search_like("notes", "r0003", **page),
+            "varied": lambda **page: store.search(
+                "notes", query, diversity=0.5, fetch_k=60, **page
+            ),
+            "reranked": lambda **page: store.search(
+                "notes", query, rerank=lambda hits: hits[::-1], fetch_k=60, **page
+            ),
+        }
+        if store.supports("text"):
+            calls["words"] = lambda **page: store.search_text("notes", "wool", **page)
+            calls["both"] = lambda **page: store.search_hybrid(
+                "notes", "wool", query, fetch_k=60, **page
+            )
+        for name, call in calls.items():
+            with case(name):
+                every = ids_of(await call(limit=30))
+                for offset, limit in ((0, 4), (4, 4), (27, 4), (30, 4)):
+                    page = await call(limit=limit, offset=offset)
+                    assert ids_of(page) == every[offset : offset + limit]
+        groups = await store.search("notes", query, group_by="year", per_group=2, limit=7)
+        page = await store.search("notes", query, group_by="year", per_group=2, limit=3, offset=2)
+        years = list(dict.fromkeys(hit["year"] for hit in groups))[2:5]
+        assert ids_of(page) == [hit.id for hit in groups if hit["year"] in years]
+        wrong: Any
+        for wrong in (-1, 1.5, True, None):
+            with pytest.raises(InvalidArgumentError):
+                await store.search("notes", query, offset=wrong)
+        with pytest.raises(InvalidArgumentError, match=r"offset \+ limit, 14"):
+            await store.search("notes", query, limit=4, offset=10, fetch_k=13)
+
+    @pytest.mark.parametrize("metric", METRICS)
+    async def test_like_several_rows_and_unlike_others(
+        self, store: VectorStore, metric: Metric
+    ) -> None:
+        rows = small_rows(40)
+        await filled(store, Schema(DIM, metric=metric), rows)
+
+        def mean(*places: int) -> Any:
+            found = np.array([rows[place]["embedding"] for place in places], dtype=np.float64)
+            if metric == "cosine":
+                found /= np.linalg.norm(found, axis=1, keepdims=True)
+            return found.mean(axis=0)
+
+        cases: list[tuple[list[int], list[int], Any]] = [
+            ([1], [], rows[1]["embedding"]),
+            ([1, 5, 9], [], mean(1, 5, 9)),
+            ([1, 5], [7, 8], 2 * mean(1, 5) - mean(7, 8)),
+        ]
+        for like, unlike, vector in cases:
+            named = {rows[place]["id"] for place in (*like, *unlike)}
+            every = ids_of(await store.search("notes", vector, limit=40))
+            hits = await store.search_like(
+                "notes", [rows[place]["id"] for place in like],
+                not_like=[rows[place]["id"] for place in unlike], limit=12,
+            )  # fmt: skip
+            assert ids_of(hits) == [id for id in every if id not in named][:12]
+
     async def test_search_many_is_many_searches(self, store: VectorStore) -> None:
         await filled(store, EVERY_KIND, rows_of_every_kind(80))
         queries = vectors(9, seed=5)

@@ -108,7 +108,7 @@ FAULTS = [
     ("Year = 1", 0, "no field 'Year'", NAMES),
     ("live AND startswith(nope, 'a')", 20, "no field 'nope'", NAMES),
     ("year.a = 1", 0, "no keys within", NAMES),
-    ("embedding IS NULL", 0, "the vector", NAMES),
+    ("embedding = 1", 0, "the vector", f"embedding IS NULL, or {NAMES}"),
     ("payload = 1", 0, "as a whole", "payload.<key>"),
     ("year = 'x'", 7, "year is int", "a number"),
     ("year IN (1, 'x')", 12, "year is int", "a number"),

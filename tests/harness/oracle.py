@@ -20,7 +20,7 @@ import pyarrow as pa
 from tests.harness.evaluate import counted, ends_of, in_order, truth, within
 from tests.harness.values import assert_same_fields
 
-from aiovec import REMOVE, Field, Hit, Schema
+from aiovec import REMOVE, Counts, Field, Hit, Schema
 from aiovec.backend import Expr, Float32Array, Float64Array, Ref, Value
 from aiovec.backend.contract import Order
 from aiovec.errors import (
@@ -304,14 +304,10 @@ class Oracle:
 
     def distinct(
         self, table: str, field: str, where: Where = None, limit: int | None = None
-    ) -> dict[Value, int]:
+    ) -> Counts:
         held = self._table(table)
         ref = self._summarized(held.schema, field, lists=True)
-        counts = counted(self._selected(held, where), ref, _value_in)[:limit]
-        found = dict(counts)
-        if len(found) < len(counts):  # 1 and True, or 0 and False
-            raise InvalidArgumentError("field", field, "of one kind")
-        return found
+        return Counts(counted(self._selected(held, where), ref, _value_in)[:limit])
 
     def bounds(self, table: str, field: str, where: Where = None) -> tuple[Value, Value] | None:
         held = self._table(table)

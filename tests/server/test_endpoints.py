@@ -164,10 +164,12 @@ async def test_searches_of_every_kind(client: Client) -> None:
     (hit,) = await hits("search_hybrid", query="number3", vector=VECTOR, limit=1, fusion=fusion)
     assert hit["id"] == "note-3"
     assert {"rank", "score"} == set(hit["_ranks"]["text"])
-    assert [h["id"] for h in await hits("search_like", id="note-0", limit=2)] == [
+    assert [h["id"] for h in await hits("search_like", ids="note-0", limit=2)] == [
         "note-1",
         "note-2",
     ]
+    away = await hits("search_like", ids=["note-1"], notLike=["note-0"], offset=1, limit=1)
+    assert [hit["id"] for hit in away] == ["note-3"]
     assert await hits("search", vector=VECTOR, maxDistance=-1) == []
     grouped = await hits("search", vector=VECTOR, groupBy="payload.kind", perGroup=1)
     assert [hit["id"] for hit in grouped] == ["note-0", "note-1"]
@@ -192,7 +194,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("search_many", {"vectors": [VECTOR], "where": ["TRUE", "TRUE"]}, "where"),
     ("search_hybrid", {"query": "words"}, "missing"),
     ("search_hybrid", {"query": "x", "vector": VECTOR, "fusion": {"type": "x"}}, "rrf"),
-    ("search_text", {}, "query must be given"), ("search_like", {"id": "none"}, "id"),
+    ("search_text", {}, "query must be given"), ("search_like", {"ids": "none"}, "ids"),
     ("get", {"ids": [1.5]}, "ids"), ("get", {"ids": [True]}, "ids"),
     ("exists", {"ids": [["a"]]}, "ids"), ("records", {}, "ids or where"),
     ("update", {"set": {"year": 1}}, "ids or where"),

@@ -18,7 +18,7 @@ BAD = (
     "seen = '2024-01-01T00:00:00Z'", "seen > 5", "year = TIMESTAMP '2024-01-01T00:00:00Z'",
     "seen > TIMESTAMP '2024-01-01T00:00:00'", "seen > TIMESTAMP 'x'", "tags = 'x'",
     "tags CONTAINS 1", "name CONTAINS 'x'", "year LIKE '1%'", "year STARTSWITH '1'",
-    "embedding = 1", "embedding IS NULL", "absent = 1", "Year = 1", "year = NULL",
+    "embedding = 1", "embedding IS EMPTY", "absent = 1", "Year = 1", "year = NULL",
     "year IN (1, NULL)", "year IN 1", "year BETWEEN 1", "name = \"x\"", "name = 'x", "year = 1;",
     "year = 1 -- x", "year = 9223372036854775808", "year = 1e999", "year = nan", "payload = 1",
     "payload.x CONTAINS NULL", "payload. = 1", "id > 1", "id = 1.5", "id = TRUE", "year IS 1",

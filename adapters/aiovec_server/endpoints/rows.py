@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from aiovec import REMOVE, Record, Results
+from aiovec import REMOVE, Counts, Record, Results
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
@@ -125,7 +125,7 @@ async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
     """
     limit = cut(options.pop("limit", 2**62))
 
-    async def count(most: int) -> dict[Any, int]:
+    async def count(most: int) -> Counts:
         return await call.store.distinct(call.table, limit=most, **options)
 
     found = await values_of(count, limit)

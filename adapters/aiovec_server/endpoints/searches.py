@@ -89,12 +89,13 @@ async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/search_like", Hits, kinds=OF_ROWS, body=SearchLike,
-    example={"id": "note-1", "limit": 5},
+    example={"ids": ["note-1"], "limit": 5},
 )  # fmt: skip
 async def search_like(call: Call, options: dict[str, Any]) -> Response:
-    """Search by a row.
+    """Search by rows.
 
-    Returns the rows nearest to it, without the row itself.
+    Returns the rows nearest to a row, or to the mean of several, without these. With `notLike`, the
+    search leads away from other rows.
     """
     return await _answer(call, options, "search_like")
 

@@ -164,7 +164,7 @@ def _selected(
     """The rowids that a filter selects, at least those ``among`` the given ones."""
     if len(among) > _MOST_LISTED:
         return selected_rowids(db, table, where)
-    condition, values = condition_of(where)
+    condition, values = condition_of(where, table)
     listed = f"({condition}) AND r._rowid IN (SELECT j.value FROM json_each(?) AS j)"
     return rowids_where(db, table, listed, [*values, json.dumps(among.tolist())])
 

@@ -311,7 +311,7 @@ def _matching(
         return f"SELECT rowid AS number, {score} FROM {index.table} WHERE {index.table} MATCH ?", [
             match
         ]
-    condition, bound = condition_of(query.where)
+    condition, bound = condition_of(query.where, table)
     # With ``rowid IN (…)`` SQLite would run the whole query once for each rowid.
     sql = (
         f"SELECT r._rowid AS number, {score} FROM {index.table} AS t "
@@ -370,7 +370,7 @@ def _by_scan(
             bound.append(clause.text)
         counts.append(" + ".join(each))
     lengths = " + ".join(f"coalesce(length(r.{quoted(name)}), 0)" for name in terms.fields)
-    condition, values = condition_of(query.where)
+    condition, values = condition_of(query.where, table)
     excluded = ""
     if terms.without:
         excluded = (

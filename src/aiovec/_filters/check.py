@@ -113,6 +113,8 @@ class _Binder:
             case In(ref, values):
                 return self._in(expr, ref, values)
             case IsNull(ref):
+                if ref == Ref(self._schema.vector):
+                    return expr if self._schema.vector_nullable else Const(False)
                 self._kind(expr, ref)
                 return expr
             case Like(ref):
@@ -232,7 +234,7 @@ class _Binder:
                 self._fail(leaf, found, f"at most {MAX_NAMES} names")
             return "payload"
         if ref.name == schema.vector:
-            self._fail(leaf, f"{ref} is the vector, which cannot be filtered", self._names())
+            self._fail(leaf, f"{ref} is the vector", f"{ref} IS NULL, or {self._names()}")
         field = schema.fields.get(ref.name)
         if field is None and ref.name != "id":
             self._fail(leaf, f"there is no field {words.shown(ref.name)}", self._names())

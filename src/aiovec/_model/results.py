@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime
 from html import escape
 from itertools import chain
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast, overload
@@ -23,6 +24,41 @@ _R = TypeVar("_R", bound=Record | Hit)
 # What a notebook shows of a long answer.
 _SHOWN_ROWS, _SHOWN_COLUMNS, _SHOWN_CHARACTERS = 20, 12, 80
 _OF_HITS = ("_score", "_distance")
+
+
+_Value = str | int | float | bool | datetime
+
+
+class Counts(Mapping[_Value, int]):
+    """Values with the number of rows that have each, the most frequent first.
+
+    A mapping in which 1 and True, one key of a dict, are two; so are 0 and False.
+    """
+
+    __slots__ = ("_counts",)
+
+    def __init__(self, counts: Iterable[tuple[_Value, int]] = ()) -> None:
+        self._counts = {(type(value) is bool, value): count for value, count in counts}
+
+    def __getitem__(self, value: _Value) -> int:
+        return self._counts[type(value) is bool, value]
+
+    def __iter__(self) -> Iterator[_Value]:
+        return (value for _, value in self._counts)
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return self._counts == Counts(other.items())._counts
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{value!r}: {count}" for value, count in self.items())
+        return f"Counts({{{shown}}})"
 
 
 class _AsFrames:

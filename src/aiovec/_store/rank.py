@@ -179,11 +179,11 @@ def diversify(
     """
     if len(hits) < 2:
         return list(hits[:limit])
-    vectors = _unit(_matrix(hits))
+    vectors = unit(_matrix(hits))
     if query is None:
         relevance = np.asarray(_scaled([hit.score for hit in hits]))
     else:
-        relevance = vectors @ _unit(query[np.newaxis])[0]
+        relevance = vectors @ unit(query[np.newaxis])[0]
     likeness = np.full(len(hits), -np.inf)
     open_ = np.ones(len(hits), dtype=bool)
     picked = [int(np.argmax(relevance))]
@@ -204,7 +204,7 @@ def _matrix(hits: Sequence[Hit]) -> npt.NDArray[Any]:
     return np.stack([cast("Any", nothing if vector is None else vector) for vector in vectors])
 
 
-def _unit(vectors: npt.NDArray[Any]) -> Float64Array:
+def unit(vectors: npt.NDArray[Any]) -> Float64Array:
     """Vectors of length 1; one of length 0 stays."""
     vectors = vectors.astype(np.float64)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -17,12 +17,15 @@ from functools import partial
 from operator import lt
 from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
+import numpy as np
+
 from .._filters import Expr, bind
 from .._filters.tree import In, IsNull, Ref, all_of, any_of
 from .._input.arguments import check_flag, check_tuning, check_words, count_of
 from .._input.selection import Selection, select_columns, selected_names, value_ref
 from .._input.types import Where
-from .._model.arrays import Float32Array
+from .._input.vectors import query_vector
+from .._model.arrays import Float32Array, Float64Array
 from .._model.records import Hit
 from .._model.results import Results, columns_of
 from .._model.schema import Schema
@@ -53,6 +56,7 @@ from .rank import (
     fuse,
     nearest_first,
     reranked,
+    unit,
 )
 
 # How many times the limit is fetched for a step that picks from more than it returns, and how many
@@ -83,6 +87,7 @@ class SearchArguments(TypedDict, total=False):
     diversity: float | None
     rerank: Rerank | None
     fetch_k: int | None
+    offset: int
     min_score: float | None
     group_by: str | None
     per_group: int
@@ -112,6 +117,7 @@ class SearchOptions:
     diversity: float | None = None
     rerank: Rerank | None = None
     fetch_k: int | None = None
+    offset: int = 0
     match: str = "all"
     highlight: bool | Marks = False
     min_score: float | None = None
@@ -121,6 +127,8 @@ class SearchOptions:
 
     chooses: bool = field(default=False, init=False)
     """True if further steps choose among the hits."""
+    last: int = field(default=0, init=False)
+    """The number of hits, or of groups, to rank: those that are passed over, and ``limit``."""
     pool: int = field(default=0, init=False)
     """The number of hits from which the steps that choose take theirs."""
     fetched: int = field(default=0, init=False)
@@ -132,16 +140,17 @@ class SearchOptions:
             given = getattr(self, name)
             if given is not usual:
                 put(name, check(name, given))
-        if self.fetch_k is not None and self.fetch_k < self.limit:
-            expected = f"None, or at least the limit of {self.limit}"
+        put("last", self.offset + self.limit)
+        if self.fetch_k is not None and self.fetch_k < self.last:
+            expected = f"None, or at least offset + limit, {self.last}"
             raise InvalidArgumentError("fetch_k", self.fetch_k, expected)
         if self.group_by is not None and self.diversity:
             raise InvalidArgumentError(
                 "diversity", self.diversity, "None with group_by, which is for variety as well"
             )
         put("chooses", bool(self.diversity) or self.rerank is not None)
-        put("pool", self.limit * POOL if self.fetch_k is None else self.fetch_k)
-        put("fetched", self.pool if self.chooses else self.limit)
+        put("pool", self.last * POOL if self.fetch_k is None else self.fetch_k)
+        put("fetched", self.pool if self.chooses else self.last)
 
 
 # What other libraries call these arguments.
@@ -213,6 +222,7 @@ def _check_match(argument: str, given: object) -> str:
 # Each argument with the value that most calls have, and the check of any other.
 _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
     ("limit", 10, count_of),
+    ("offset", 0, partial(count_of, least=0)),
     ("per_group", 1, count_of),
     ("exact", False, check_flag),
     ("include_vector", False, check_flag),
@@ -246,8 +256,8 @@ class Plan:
     """A search of one table: the queries, and what becomes of the rows that they find.
 
     ``added`` are names of fields that are read for its own steps alone, and with ``hides_vector``
-    the vector is too. The row ``left_out`` is no hit. With queries and ``text`` both, two lists are
-    fused, and only that one has the least score.
+    the vector is too. Rows that are ``left_out`` are no hits. With queries and ``text`` both, two
+    lists are fused, and only that one has the least score.
     """
 
     options: SearchOptions
@@ -258,7 +268,7 @@ class Plan:
     group: Ref | None = None
     added: frozenset[str] = frozenset()
     hides_vector: bool = False
-    left_out: str | None = None
+    left_out: frozenset[str] = frozenset()
 
 
 def prepare(
@@ -268,7 +278,7 @@ def prepare(
     *,
     vectors: Callable[[Schema], Sequence[Float32Array]] | None = None,
     words: str | None = None,
-    left_out: str | None = None,
+    left_out: frozenset[str] = frozenset(),
 ) -> Plan:
     """Return the plan of a search for ``vectors``, as checked by the schema, or ``words``."""
     schema = handle.schema
@@ -310,7 +320,7 @@ def prepare(
         )  # fmt: skip
     if vectors is not None:
         arrays = vectors(schema)
-        limit += left_out is not None
+        limit += len(left_out)
         queries = [
             VectorQuery(array, limit, condition, columns, options.exact, options.tuning)
             for array, condition in zip(
@@ -368,6 +378,29 @@ def weight_of(text: object, levels: int = 2) -> int:
     return len(text) // _CHARACTERS_A_VALUE if isinstance(text, str) else weight(text)
 
 
+def vector_like(
+    rows: StoredRows, ids: Sequence[str], not_like: Sequence[str], schema: Schema
+) -> list[Float32Array]:
+    """Return the vector to search for, of rows that were read by their ids."""
+    places = {id: place for place, id in enumerate(rows.ids)}
+
+    def vectors_of(argument: str, ids: Sequence[str]) -> Float32Array:
+        for id in ids:
+            # The vector of a row that has none is of NaN.
+            if id not in places or rows.vectors is None or np.isnan(rows.vectors[places[id]][0]):
+                raise InvalidArgumentError(argument, id, "the id of a row that has a vector")
+        return cast("Float32Array", rows.vectors)[[places[id] for id in ids]]
+
+    def mean(vectors: Float32Array) -> Float64Array:
+        alike = unit(vectors) if schema.metric == "cosine" else vectors.astype(np.float64)
+        return cast("Float64Array", alike.mean(axis=0))
+
+    liked, unlike = vectors_of("ids", ids), vectors_of("not_like", not_like)
+    if not not_like:
+        return [liked[0] if len(ids) == 1 else query_vector(mean(liked), schema)]
+    return [query_vector(2 * mean(liked) - mean(unlike), schema)]
+
+
 # From the plan to the hits
 
 
@@ -414,8 +447,8 @@ class Answer:
         fuses = plan.text is not None and plan.queries
         if not fuses and (least := options.min_score) is not None:
             order = [i for i in order if scores[i] >= least]
-        if plan.left_out is not None:
-            order = [i for i in order if ids[i] != plan.left_out]
+        if plan.left_out:
+            order = [i for i in order if ids[i] not in plan.left_out]
         order = order[:limit]
         if plan.group is not None:
             for i in order:
@@ -489,7 +522,7 @@ async def ask_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Answ
     for query in plan.queries:
 
         async def ask(where: Expr | None, count: int, query: VectorQuery = query) -> _Asked:
-            wanted = count + (plan.left_out is not None)
+            wanted = count + len(plan.left_out)
             (one,) = await backend.search(handle, [replace(query, limit=wanted, where=where)])
             (hits,) = await hop(weight(one), answer.ranked, [one], count, True)
             return hits, len(hits) < count
@@ -640,16 +673,17 @@ def _group_of(rows: StoredRows, i: int, ref: Ref) -> Group:
 
 
 def _picked(
-    hits: Iterable[Hit], groups: Mapping[str, Group], limit: int, per_group: int
+    hits: Iterable[Hit], groups: Mapping[str, Group], last: int, per_group: int, offset: int = 0
 ) -> list[Hit]:
-    """Return the hits of the first ``limit`` groups, at most ``per_group`` of each."""
+    """Return the hits of the groups from ``offset`` to ``last``, at most ``per_group`` of each."""
     sizes: dict[Group, int] = {}
     chosen = []
     for hit in hits:
         group = groups[hit.id]
-        size = sizes.get(group, 0)
-        if size < per_group and (size or len(sizes) < limit):
-            sizes[group] = size + 1
+        if group not in sizes and len(sizes) < last:
+            sizes[group] = 0 if len(sizes) >= offset else per_group
+        if sizes.get(group, per_group) < per_group:
+            sizes[group] += 1
             chosen.append(hit)
     return chosen
 
@@ -675,11 +709,11 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
                 # What reranks knows better than the vector.
                 near = options.rerank is None and bool(plan.queries) and plan.text is None
                 query = plan.queries[n].vector if near else None
-                hits = diversify(hits, query, options.diversity, options.limit)
+                hits = diversify(hits, query, options.diversity, options.last)
             if plan.group is None:
-                hits = hits[: options.limit]
+                hits = hits[options.offset : options.last]
             else:
-                hits = _picked(hits, answer.groups, options.limit, options.per_group)
+                hits = _picked(hits, answer.groups, options.last, options.per_group, options.offset)
             if plan.hides_vector or plan.added:
                 hits = [_stripped(hit, plan) for hit in hits]
             made.append(Results(hits, columns=columns))
@@ -687,7 +721,7 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
 
     effort = weight(*lists) if options.chooses or plan.added else len(lists)
     if options.diversity:  # each pick is compared with all hits that are left
-        effort *= options.limit
+        effort *= options.last
     return await hop(effort, results)
 
 

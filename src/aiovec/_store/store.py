@@ -57,7 +57,6 @@ from .._input.selection import (
 from .._input.types import (
     ON_CONFLICT,
     FieldValue,
-    Id,
     Ids,
     OnConflict,
     Rows,
@@ -74,10 +73,9 @@ from .._input.vectors import (
     texts_among,
 )
 from .._model.arrays import Float32Array
-from .._model.ids import id_text
 from .._model.patch import Remove
 from .._model.records import Hit, Record
-from .._model.results import Results, ResultsList
+from .._model.results import Counts, Results, ResultsList
 from .._model.schema import (
     Embed,
     Field,
@@ -134,6 +132,7 @@ from .search import (
     names_options,
     options_of,
     prepare,
+    vector_like,
     weight_of,
 )
 from .write import RowsToWrite, once, vector_of_update
@@ -147,6 +146,8 @@ _T = TypeVar("_T")
 
 # Of an answer or an exported batch: more than fit into one, and a number that every backend takes.
 _MOST_ROWS = 2**31 - 1
+# Rows that a search is for, and away from: their vectors are read first.
+_MOST_LIKE = 1_000
 # What a store that was opened for reading only refuses. "create_table" may find that all is there.
 _WRITES = frozenset(
     {
@@ -796,25 +797,23 @@ class VectorStore:
 
     async def distinct(
         self, table: str, field: str, where: Where = None, limit: int | None = None
-    ) -> dict[Value, int]:
-        """Return the values of a field with the number of rows that have each.
+    ) -> Counts:
+        """Return the values of a field with the number of rows that have each, as a mapping.
 
         The most frequent come first, equally frequent ones in the order in which ``find`` sorts
         them; ``limit`` gives at most so many. ``field`` is a field, "id" or a key of the payload
         (``payload.kind``). Nulls are not counted. A row counts once for each different item of a
-        list field; lists and objects in the payload count as null.
-
-        A dict cannot hold 1 beside True, nor 0 beside False. Where rows have both in a payload key,
-        InvalidArgumentError says so: count them apart with ``where``.
+        list field; lists and objects in the payload count as null. As in filters, 1 and 1.0 are
+        one value, and 1 and True are two.
         """
         if limit is not None:
             limit = count_of("limit", limit)
 
-        async def counted(engine: Engine, handle: TableHandle) -> dict[Value, int]:
+        async def counted(engine: Engine, handle: TableHandle) -> Counts:
             ref = value_ref(handle.schema, field, "field", lists=True)
             condition = await self._bind(where, handle.schema)
             counts = await engine.backend.value_counts(handle, ref, condition, limit)
-            return await hop(len(counts), _dict_of, field, counts)
+            return await hop(len(counts), Counts, counts)
 
         return await self._on_table("distinct", table, counted, rows=len)
 
@@ -928,6 +927,8 @@ class VectorStore:
 
         - ``select``: the names of the fields to read, as in ``find``; ``include_vector=True`` reads
           the vector too.
+        - ``offset``: so many hits, or with ``group_by`` groups, are passed over first. They are
+          ranked all the same: a page costs as much as one of ``offset + limit`` hits.
         - ``min_score``: only hits of at least this score count, as the search itself scores them,
           not ``rerank``.
         - ``group_by``, a field or ``payload.<key>``: the hits are the best ``per_group`` rows (1)
@@ -937,7 +938,7 @@ class VectorStore:
         - ``rerank`` gets the hits, with all their text fields, and gives their new scores, or hits
           in a new order (a plain function runs in a thread). Diversity is applied to what it gives.
         - ``fetch_k``: the number of hits from which those two choose, by default four times
-          ``limit``.
+          ``offset + limit``.
 
         Of searches by vector:
 
@@ -1014,32 +1015,33 @@ class VectorStore:
     async def search_like(
         self,
         table: str,
-        id: Id,
+        ids: Ids,
         *,
+        not_like: Ids = (),
         limit: int = 10,
         where: Where = None,
         **options: Unpack[VectorArguments],
     ) -> Results[Hit]:
-        """Return the rows nearest to the row ``id``, which is not among them.
+        """Return the rows nearest to the row or rows ``ids``, and unlike ``not_like``.
 
-        The other arguments are those of ``search``. InvalidArgumentError where there is no such
-        row, or where it has no vector.
+        The rows that are named are no hits. The search is for the mean of the vectors of ``ids``;
+        with ``not_like`` it is for ``2 * mean(ids) - mean(not_like)``, as far from the one mean as
+        the other is on its other side. Under cosine, each vector counts by its direction alone. The
+        other arguments are those of ``search``. InvalidArgumentError where there is no such row,
+        where it has no vector, or for more than 1,000 rows.
         """
-        text = id_text(id)
-        if text is None:
-            raise InvalidArgumentError("id", id, "the id of a row: text, a whole number or a UUID")
-        (wanted,) = await self._checked_ids(text, check_ids)
+        like = await self._checked_ids(ids, distinct_ids)
+        unlike = await self._checked_ids(not_like, distinct_ids)
+        named = list(dict.fromkeys([*like, *unlike]))
+        if not like or len(named) > _MOST_LIKE:
+            raise InvalidArgumentError("ids", ids, f"the ids of 1 to {_MOST_LIKE:,} rows")
         checked = options_of("search_like", VectorArguments, limit=limit, where=where, **options)
 
         async def search(engine: Engine, handle: TableHandle) -> Answer:
-            rows = await engine.backend.get(handle, [wanted], Columns((), vector=True))
-            if not rows.ids:
-                raise InvalidArgumentError("id", id, f"the id of a row of the table {table!r}")
-            vector = None if rows.vectors is None else rows.vectors[0]
-            if vector is None or vector[0] != vector[0]:  # NaN
-                raise InvalidArgumentError("id", id, "the id of a row that has a vector")
-            plan = partial(prepare, vectors=lambda _: [vector], left_out=wanted)
-            return await answer(engine, handle, checked, 0, plan, ask_vectors)
+            rows = await engine.backend.get(handle, named, Columns((), vector=True))
+            vectors = partial(vector_like, rows, like, unlike)
+            plan = partial(prepare, vectors=vectors, left_out=frozenset(named))
+            return await answer(engine, handle, checked, weight(rows), plan, ask_vectors)
 
         found = await self._on_table("search_like", table, search, rows=Answer.__len__)
         return (await finish(found, self._rerank_places))[0]
@@ -1109,7 +1111,8 @@ class VectorStore:
     ) -> Results[Hit]:
         """Search by keywords and by vector at once, and fuse both lists into one.
 
-        Each list has the best ``fetch_k`` hits, by default four times ``limit``. ``fusion`` is
+        Each list has the best ``fetch_k`` hits, by default four times ``offset + limit``; pass the
+        same one for each page. ``fusion`` is
         ``RRF()``, by places, or ``Weighted()``, by scores; either gives scores from 0 to 1. Each
         hit's ``ranks`` tells its place and score in the lists that have it. By default one matching
         word is enough; with ``match="all"`` all must match. The other arguments are as in
@@ -1311,18 +1314,6 @@ class VectorStore:
 def _check_query(query: object) -> None:
     if not isinstance(query, str):
         raise InvalidArgumentError("query", query, "text")
-
-
-def _dict_of(field: str, counts: Sequence[tuple[Value, int]]) -> dict[Value, int]:
-    found = dict(counts)
-    if len(found) < len(counts):  # as keys of a dict, 1 and True are one
-        raise InvalidArgumentError(
-            "field", field,
-            "a key with numbers or with booleans; rows have both 1 and TRUE in it, or 0 and FALSE, "
-            f"which a dict cannot hold apart: count them with where='{field} IN (TRUE, FALSE)' and "
-            f"where='{field} IN (0, 1)'",
-        )  # fmt: skip
-    return found
 
 
 def _bound(

@@ -106,7 +106,7 @@ export function searchRequest(table, { by, query, id, vector, where, limit, exac
   if (by === "words") Object.assign(body, { query, highlight: true });
   if (by === "meaning") body.text = query;
   if (by === "both") Object.assign(body, { query, text: query, highlight: true });
-  if (by === "like") body.id = id;
+  if (by === "like") body.ids = id;
   if (by === "vector") body.vector = vector;
   const path = by === "like" ? "/search_like" : ROUTES[by] ?? "/search";
   return { path: at(table, path), body: given(body) };
