@@ -24,8 +24,7 @@ from .endpoints.document import openapi
 from .keys import keys_of
 from .limits import Limits
 from .logs import log_requests
-from .metrics import Metrics, metrics_endpoint
-from .observing import Observing
+from .observing import Metrics, Observing
 from .page import routes_of_page
 from .problems import problem_response
 from .security import security
@@ -51,7 +50,7 @@ def create_app(
         log_requests()
     endpoints = [*ENDPOINTS]
     if metrics is not None:
-        endpoints.append(metrics_endpoint(metrics))
+        endpoints.append(metrics.endpoint())
     document = openapi(endpoints, __version__)
 
     async def send_document(request: Request) -> Response:

@@ -1,24 +1,57 @@
-"""A request to an endpoint: its table, its query string, the names in its path."""
+"""A request as an endpoint sees it: its path, its query string, its body.
+
+A body is JSON up to 8 MiB, JSON Lines read by the line, or an Arrow IPC stream. One in Arrow is the
+JSON body, in the metadata of its schema, with the long lists as columns; or the rows of a write.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
+import numpy as np
+import pyarrow as pa
+import pydantic_core
 from starlette.requests import Request
 
 from aiovec import VectorStore
+from aiovec._http.ipc import ARROW, BODY, DamagedStreamError, read_stream
+from aiovec.backend.threads import in_thread
+from aiovec.errors import InvalidArgumentError
 
-from .models import Model
+from .bounds import check_rows
+from .models import OLDER_NAMES, Model
 from .once import WriteKeys
 from .problems import RequestError
 
+JSON = "application/json"
+JSON_LINES = "application/x-ndjson"
+OF_ROWS = (JSON, ARROW)
+
+LONGEST_JSON = 8 * 1024 * 1024
+"""Bytes of a JSON body, or of a line of JSON Lines. A parser holds up all threads for 40 ms."""
+
+_TOO_LONG = f"has more than {LONGEST_JSON // 2**20} MiB"
+_SMALL = 64 * 1024  # bytes that are parsed on the event loop, in under half a millisecond
+_FEW_LISTS = 1000  # and the lists and objects in them
+# A list takes 20 times its text. So a text may have so many lists, objects and commas, at most.
+_MOST_LISTS, _MOST_COMMAS = 400_000, 1_000_000
+_MANY = 16  # lists of so many floats become arrays, which take a fifth of their memory
+# What a number beyond those of float64 looks like; the parser would make it an infinity.
+_HUGE = re.compile(rb"\d[eE]\+?[1-9]\d\d")
+_LISTS = frozenset({"ids", "texts", "vectors", "where"})  # arguments that are bounded like rows
+
+_MOST_RANGES = 64
+_CHARSET = re.compile(r"\s*(charset=\"?utf-?8\"?\s*)?", re.IGNORECASE)
 _HALF_ENCODED = re.compile(rb"#|%(?![0-9A-Fa-f]{2})")
 
 
 class Call:
-    """One request, as an endpoint sees it."""
+    """One request to an endpoint."""
 
     __slots__ = ("request", "store", "uses_older_names", "writes")
 
@@ -39,19 +72,6 @@ class Call:
         found: str = self.request.path_params[name]
         return found
 
-    def query_arguments(self, model: type[Model]) -> dict[str, Any]:
-        """Return the arguments of the query string, which may have this model's keys only."""
-        text = self.request.scope["query_string"]
-        if not text:
-            return {}
-        try:
-            pairs = parse_qsl(
-                text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64
-            )
-        except ValueError as exc:
-            raise RequestError(400, f"the query string cannot be read: {exc}") from exc
-        return model.of_query(pairs).arguments()
-
     def last_segment(self, name: str) -> str:
         """Return the last part of the path, as the client encoded it.
 
@@ -69,3 +89,173 @@ class Call:
                 "every # and %, or name it in a body, as DELETE .../records does",
             )
         return found
+
+    def answer_type(self, offered: Sequence[str]) -> str:
+        """Return the media type of the answer: the first of Accept that it can have.
+
+        The first one that is offered is the default.
+        """
+        accept = ",".join(self.request.headers.getlist("accept")).lower() or "*/*"
+        for part in accept.split(",", _MOST_RANGES)[:_MOST_RANGES]:
+            wanted = part.partition(";")[0].strip()
+            for kind in offered:
+                if wanted in (kind, kind.partition("/")[0] + "/*", "*/*"):
+                    return kind
+        words = f"the answer can be {' or '.join(offered)}; Accept names none"
+        raise RequestError(406, words, accepted=offered)
+
+    # What was asked for
+
+    def query(self, model: type[Model]) -> dict[str, Any]:
+        """Return the arguments of the query string, which may have this model's keys only."""
+        text = self.request.scope["query_string"]
+        if not text:
+            return {}
+        try:
+            pairs = parse_qsl(
+                text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64
+            )
+        except ValueError as exc:
+            raise RequestError(400, f"the query string cannot be read: {exc}") from exc
+        given = dict(pairs)
+        if len(given) < len(pairs):
+            raise RequestError(422, "the query string names an argument twice; pass it once")
+        return model.read(given, "the query", texts=True)
+
+    async def body(self, model: type[Model], kinds: Sequence[str]) -> dict[str, Any]:
+        """Return the arguments in the body, which may be absent where none is needed."""
+        headers = self.request.headers
+        absent = "content-type" not in headers or headers.get("content-length") == "0"
+        if absent and not model.is_needed() and not await self._read(LONGEST_JSON):
+            return {}
+        if self._body_type(kinds) == ARROW:
+            given = await self._columns()
+        else:
+            given = await _value(await self._read(LONGEST_JSON))
+        if type(given) is not dict:
+            keys = ", ".join(model.keys())
+            raise InvalidArgumentError("the body", given, f"a JSON object with {keys}")
+        arguments = model.read(given, "the body")
+        self.uses_older_names = not given.keys().isdisjoint(OLDER_NAMES.values())
+        for name in _LISTS.intersection(arguments):
+            if isinstance(arguments[name], list):
+                check_rows(len(arguments[name]), name)
+        return arguments
+
+    async def rows(self, kinds: Sequence[str]) -> Any:
+        """Return the rows of the body, as ``insert`` takes them."""
+        kind = self._body_type(kinds)
+        if kind == ARROW:
+            return await self._table()
+        if kind == JSON_LINES:
+            return await in_thread(_loaded_lines, await self._read())
+        rows = await _value(await self._read(LONGEST_JSON))
+        if type(rows) is not list:
+            raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
+        check_rows(len(rows))
+        return rows
+
+    def _body_type(self, accepted: Sequence[str]) -> str:
+        """Return the media type of the body, which is one of the accepted ones.
+
+        A body without one is refused: a browser sends it for a page of another origin unasked.
+        """
+        headers = self.request.headers
+        given = headers.get("content-type", "")
+        kind, _, parameters = given.partition(";")
+        kind = kind.strip().lower()
+        words = ""
+        if kind not in accepted or not _CHARSET.fullmatch(parameters):
+            words = f"the body's Content-Type is {given[:100] or 'missing'}; it has to be "
+            words += f"{' or '.join(accepted)}, in UTF-8"
+        elif headers.get("content-encoding", "identity").lower() != "identity":
+            words = "the body must have no Content-Encoding"
+        if words:
+            raise RequestError(415, words, accepted=accepted)
+        return kind
+
+    async def _read(self, most: int | None = None) -> bytearray:
+        text = bytearray()
+        async for data in self.request.stream():
+            text += data
+            if most is not None and len(text) > most:
+                raise RequestError(
+                    413,
+                    f"a JSON body has at most {most // 2**20} MiB; send many records as "
+                    f"{JSON_LINES} or {ARROW}",
+                )
+        return text
+
+    async def _table(self) -> pa.Table:
+        """Return the table of an Arrow IPC stream. The store validates its values."""
+        try:
+            table = await in_thread(read_stream, await self._read())
+        except DamagedStreamError as exc:
+            raise RequestError(400, str(exc)) from exc
+        check_rows(table.num_rows)
+        return table
+
+    async def _columns(self) -> Any:
+        table = await self._table()
+        text = (table.schema.metadata or {}).get(BODY, b"{}")
+        if len(text) > LONGEST_JSON:
+            raise RequestError(413, f"the metadata {BODY.decode()} {_TOO_LONG}")
+        value = await _value(text)
+        if type(value) is not dict or not value.keys().isdisjoint(table.schema.names):
+            words = "has to be a JSON object without the keys that are columns"
+            raise RequestError(422, f"the metadata {BODY.decode()} {words}")
+        return value | dict(zip(table.schema.names, table.columns, strict=True))
+
+
+async def _value(text: bytes | bytearray) -> Any:
+    if len(text) > _SMALL or text.count(b"[") + text.count(b"{") > _FEW_LISTS:
+        return await in_thread(_load, text, "the body")
+    return _load(text, "the body")
+
+
+def _loaded_lines(text: bytearray) -> list[Any]:
+    rows = []
+    for number, line in enumerate(_lines_of(text), 1):
+        if not line or line.isspace():
+            continue
+        if len(line) > LONGEST_JSON:
+            raise RequestError(413, f"line {number} {_TOO_LONG}")
+        row = _load(line, f"line {number}")
+        if type(row) is not dict:
+            raise RequestError(422, f"line {number} is no JSON object")
+        for name, value in row.items():
+            # Whole numbers stay: in the payload they are not floats.
+            if type(value) is list and len(value) >= _MANY and set(map(type, value)) == {float}:
+                row[name] = np.array(value, dtype=np.float64)
+        rows.append(row)
+        check_rows(len(rows))
+    return rows
+
+
+def _lines_of(text: bytearray) -> Iterator[bytes]:
+    start = 0
+    while start < len(text):
+        end = text.find(b"\n", start)
+        end = len(text) if end < 0 else end
+        yield bytes(text[start:end])
+        start = end + 1
+
+
+def _load(text: bytes | bytearray, name: str) -> Any:
+    # A small text cannot hold so many.
+    if len(text) > _SMALL and (
+        text.count(b"[") + text.count(b"{") > _MOST_LISTS or text.count(b",") > _MOST_COMMAS
+    ):
+        raise RequestError(413, f"{name} holds too many values; send them in several requests")
+    try:
+        if _HUGE.search(text):
+            json.loads(text, parse_float=_finite)
+        return pydantic_core.from_json(text, allow_inf_nan=False)
+    except (ValueError, RecursionError) as exc:
+        raise RequestError(400, f"{name} is not JSON: {exc}") from exc
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise RequestError(422, f"the number {text:.60} is beyond those of float64")
+    return number

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from importlib import import_module
 from json import dumps as dump
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from aiovec.backend.origin import Origin
     from aiovec.backend.server import ServerSettings
 
-    from .process import Address
 
 Host = Annotated[
     str | None,
@@ -94,51 +94,53 @@ def serve(
     """
     _check_installed()
     _open_standard_streams()
-    retrieval = origin_of(store, config).settings()
-    server = retrieval.server
-    settings = server.model_copy(
-        update={
-            "host": host or server.host,
-            "port": server.port if port is None else port,
-            "page_writes": page_writes or server.page_writes,
-            "read_only": read_only or server.read_only,
-        }
-    )
-    source = _source(store, config, retrieval, settings, follow=follow)
-    if not shared:
-        _serve_alone(source, settings, idle_timeout, json=json)
-    elif config is None:
+    if shared and config is None:
         raise typer.BadParameter("--shared needs --config")
+    retrieval = origin_of(store, config).settings()
+    given = {
+        "host": host, "port": port, "page_writes": page_writes or None,
+        "read_only": read_only or None,
+    }  # fmt: skip
+    changed = {name: value for name, value in given.items() if value is not None}
+    settings = retrieval.server.model_copy(update=changed)
+    source = _source(store, config, retrieval, settings, follow=follow)
+    if shared:
+        _serve_shared(source, settings, Path(str(config)))
     else:
-        _serve_shared(source, settings, Path(config))
+        _serve_alone(source, settings, idle_timeout, json=json)
 
 
 def _serve_alone(
     source: Origin, settings: ServerSettings, idle_timeout: float | None, *, json: bool
 ) -> None:
-    from .process import listen, resolve, url_of
+    from .keys import keys_of
+    from .process import is_loopback, listen, url_of
 
-    addresses = resolve(settings.host)
-    _check_protected(settings, addresses)
-    sockets = listen(settings.host, addresses, settings.port)
+    with listen(settings.host, settings.port) as listening:
+        if not keys_of(settings) and not is_loopback(listening):
+            raise typer.BadParameter(
+                f"{settings.host} can be reached by other machines, and no API key protects the "
+                "store. Set one, of 16 characters or more, in the environment variable "
+                f"{settings.api_keys_env} or in a file that [retrieval.server] api_keys_file "
+                "names; or listen at 127.0.0.1",
+                param_hint="--host",
+            )
 
-    def ready(store: VectorStore) -> None:
-        url = url_of(settings.host, sockets[0].getsockname()[1])
-        line = f"Serving {store.target} at {url} (Ctrl+C stops it)"
-        facts = {"url": url, "backend": store.backend_name, "store": store.target}
-        with suppress(OSError):  # nobody reads it
-            typer.echo(dump({**facts, "pid": os.getpid()}) if json else one_line(line))
+        def ready(store: VectorStore) -> None:
+            url = url_of(settings.host, listening.getsockname()[1])
+            line = f"Serving {store.target} at {url} (Ctrl+C stops it)"
+            facts = {"url": url, "backend": store.backend_name, "store": store.target}
+            with suppress(OSError):  # nobody reads it
+                typer.echo(dump({**facts, "pid": os.getpid()}) if json else one_line(line))
 
-    try:
-        _run(source, settings, ready, idle_timeout, sockets=sockets)
-    finally:
-        for one in sockets:
-            one.close()
+        _run(source, settings, ready, idle_timeout, listening=listening)
 
 
 def _serve_shared(source: Origin, settings: ServerSettings, config: Path) -> None:
     """Serve the processes of this user that use a TOML file, until they ask for nothing more."""
     from aiovec._http.autostart import KEY_VARIABLE, SharedFolder
+
+    from .process import listen
 
     folder = SharedFolder(config)
     if not folder.claim():
@@ -146,20 +148,17 @@ def _serve_shared(source: Origin, settings: ServerSettings, config: Path) -> Non
     # Nobody else can reach the socket, and nobody reads a log of every request there.
     changed = {"api_keys_env": KEY_VARIABLE, "api_keys_file": "", "access_log": False}
     settings = settings.model_copy(update={**changed, "host": "127.0.0.1"})
-    sockets = None
-    key = ""
+    listening, key = None, ""
     if folder.socket is None:
-        from .process import listen, resolve
-
         os.environ[KEY_VARIABLE] = key = folder.new_key()
-        sockets = listen(settings.host, resolve(settings.host), 0)
+        listening = listen(settings.host, 0)
 
     def ready(store: VectorStore) -> None:
-        if sockets is not None:
-            folder.publish(sockets[0].getsockname()[1], key)
+        if listening is not None:
+            folder.publish(listening.getsockname()[1], key)
 
     try:
-        _run(source, settings, ready, settings.idle_timeout, sockets=sockets, uds=folder.socket)
+        _run(source, settings, ready, settings.idle_timeout, listening=listening, uds=folder.socket)
     finally:
         folder.withdraw()
 
@@ -170,7 +169,7 @@ def _run(
     ready: Callable[[VectorStore], None],
     idle_timeout: float | None,
     *,
-    sockets: list[socket] | None = None,
+    listening: socket | None,
     uds: str | None = None,
 ) -> None:
     """Open the store and serve it until a signal, or for want of requests."""
@@ -187,9 +186,10 @@ def _run(
     async def run() -> None:
         async with await open_origin(source) as store:
             app = create_app(store=store, settings=settings)
-            await Server(
+            server = Server(
                 app, settings, ready=lambda: ready(store), idle_timeout=idle_timeout, uds=uds
-            ).serve(sockets)
+            )
+            await server.serve(None if listening is None else [listening])
 
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
         runner.run(run())
@@ -207,9 +207,8 @@ def _open_standard_streams() -> None:
 
 def _check_installed() -> None:
     try:
-        import httptools  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
+        for name in ("httptools", "prometheus_client", "starlette", "uvicorn"):
+            import_module(name)
     except ModuleNotFoundError as exc:
         raise AiovecError(
             f"aiovec serve needs the package {exc.name}, which is not installed; "
@@ -228,11 +227,9 @@ def _source(
     """Return the store that is served."""
     from aiovec.backend.origin import Origin
 
-    name = "" if store is not None else settings.backend
-    if store is None and not name and retrieval.backend == _REMOTE:
-        name = "sqlite"
+    name = settings.backend or ("sqlite" if retrieval.backend == _REMOTE else "")
     reading = settings.read_only
-    if name:
+    if name and store is None:
         source = Origin(None, config, backend=name, read_only=reading, follow=follow)
     else:
         source = origin_of(store, config, read_only=reading, follow=follow)
@@ -247,18 +244,3 @@ def _source(
 
 
 _REMOTE = "remote"
-
-
-def _check_protected(settings: ServerSettings, addresses: list[Address]) -> None:
-    """Refuse to let other machines in without a key."""
-    from .keys import keys_of
-    from .process import is_loopback
-
-    if keys_of(settings) or is_loopback(addresses):
-        return
-    raise typer.BadParameter(
-        f"{settings.host} can be reached by other machines, and no API key protects the store. Set "
-        f"one, of 16 characters or more, in the environment variable {settings.api_keys_env} or in "
-        "a file that [retrieval.server] api_keys_file names; or listen at 127.0.0.1",
-        param_hint="--host",
-    )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, Self, cast
 
-import numpy as np
 import pyarrow as pa
 import pydantic_core
 from starlette.responses import StreamingResponse
@@ -56,9 +55,7 @@ class Streamed(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._parts):
             if scope["method"] == "HEAD":
-                start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-                await send(start)
-                await send({"type": "http.response.body", "body": b""})
+                await StreamingResponse([], headers=self.headers)(scope, receive, send)
             else:
                 await super().__call__(scope, receive, send)
 
@@ -131,28 +128,21 @@ def _is_vector(kind: pa.DataType) -> bool:
 
 
 def _lines(batch: pa.RecordBatch) -> bytes:
-    return b"".join([dump(row) + b"\n" for row in _rows(batch)])
-
-
-def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    columns = {
-        name: _values(batch.column(name)) for name in batch.schema.names if name != "payload"
-    }
+    columns = {name: _values(batch[name]) for name in batch.schema.names if name != "payload"}
     payloads: list[str | None] = [None] * batch.num_rows
     if "payload" in batch.schema.names:
-        payloads = payload_texts(batch.column("payload"))
+        payloads = payload_texts(batch["payload"])
+    lines = []
     for n, payload in enumerate(payloads):
         row = {name: values[n] for name, values in columns.items()}
         # A declared field wins over a key of its name, as everywhere.
-        yield {**row, **pydantic_core.from_json(payload), **row} if payload else row
+        lines.append(dump(row | pydantic_core.from_json(payload) | row if payload else row))
+    return b"\n".join([*lines, b""])
 
 
 def _values(column: pa.Array) -> list[Any]:
     if not _is_vector(column.type):
         return python_values(column)
     matrix = to_matrix(column)
-    found: list[Any] = matrix.tolist()
-    if column.null_count:
-        for row in np.flatnonzero(without_vector(matrix)).tolist():
-            found[row] = None
-    return found
+    lost = without_vector(matrix) if column.null_count else [False] * len(matrix)
+    return [None if none else row for row, none in zip(matrix.tolist(), lost, strict=True)]

@@ -1,13 +1,11 @@
-"""API keys: read from the environment and a file, kept as digests, compared in constant time."""
+"""API keys: read from the environment and a file, kept as digests."""
 
 from __future__ import annotations
 
-import hmac
 import os
 import re
-import secrets
-from collections.abc import Iterable
-from hashlib import blake2b
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 from aiovec.backend.server import ServerSettings
@@ -15,89 +13,56 @@ from aiovec.errors import ConfigError
 
 from .access import Access
 
-SHORTEST = 16
-"""Characters of the shortest key: no fewer can be guessed over a network in a lifetime."""
-LONGEST = 512
-_READ = "read:"
-_WRITE = "write:"
-# What a header may carry without quotes. Neither a space nor a comma, which separate keys.
-_KEY = re.compile(r"[!-+\--~]+")
+Keys = Mapping[bytes, Access]
+"""What the keys of a server allow, by their digests: so no comparison tells how much of a key is
+right. Without any, whoever reaches the server may read and write."""
+
+# Fewer characters could be guessed over a network. What a header may carry without quotes; neither
+# a space nor a comma, which separate keys.
+_KEY = re.compile(r"[!-+\--~]{16,512}")
+_ACCEPTED = "16 to 512 visible ASCII characters without a comma"
+_FILE = "retrieval.server.api_keys_file"
 
 
-class Keys:
-    """The keys of a server. Without any, whoever reaches it may read and write."""
-
-    def __init__(self, keys: Iterable[tuple[str, Access]] = ()) -> None:
-        # A secret of this process: nobody can prepare a key whose digest begins like another's.
-        self._salt = secrets.token_bytes(32)
-        self._digests = [(self._digest(key), access) for key, access in keys]
-
-    def __bool__(self) -> bool:
-        return bool(self._digests)
-
-    def __len__(self) -> int:
-        return len(self._digests)
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} API keys>"
-
-    def access(self, given: str) -> Access:
-        """Return what a key allows. It is compared with each, and takes the same time for all."""
-        digest = self._digest(given)
-        found = Access.NONE
-        for known, access in self._digests:
-            # Never "and", nor a return: neither may depend on how much of a key is right.
-            found = max(found, Access(int(hmac.compare_digest(known, digest)) * int(access)))
-        return found
-
-    def _digest(self, key: str) -> bytes:
-        return blake2b(key.encode("utf-8", "replace"), key=self._salt).digest()
+def digest_of(key: str) -> bytes:
+    return sha256(key.encode("utf-8", "replace")).digest()
 
 
 def keys_of(settings: ServerSettings) -> Keys:
     """Return the keys that the settings name. ConfigError where one cannot be used."""
-    found: dict[str, Access] = {}
-    variable = settings.api_keys_env
-    text = os.environ.get(variable, "")
-    for number, entry in enumerate(re.split(r"[\s,]+", text.strip()), 1):
-        if entry:
-            _add(found, entry, f"key {number} of {variable}", variable)
-    if settings.api_keys_file:
-        place = settings.api_keys_file
-        for number, line in enumerate(_lines(place), 1):
-            entry = line.strip()
-            if entry and not entry.startswith("#"):
-                _add(found, entry, f"the key in line {number} of {place}", "api_keys_file")
-    if (text.strip() or settings.api_keys_file) and not found:
-        raise ConfigError(
-            f"{variable if text else settings.api_keys_file} holds no API key; put one in, or "
-            "leave it unset",
-            key=variable if text else "retrieval.server.api_keys_file",
-        )
-    return Keys(found.items())
+    variable, file = settings.api_keys_env, settings.api_keys_file
+    text = os.environ.get(variable, "").strip()
+    entries = [
+        (entry, f"key {number} of {variable}", variable)
+        for number, entry in enumerate(re.split(r"[\s,]+", text), 1)
+        if entry
+    ]
+    entries += [
+        (line.strip(), f"the key in line {number} of {file}", _FILE)
+        for number, line in enumerate(_lines(file) if file else (), 1)
+        if line.strip() and not line.strip().startswith("#")
+    ]
+    if (text or file) and not entries:
+        holder, name = (variable, variable) if text else (file, _FILE)
+        raise ConfigError(f"{holder} holds no API key; put one in, or leave it unset", key=name)
+    found: dict[bytes, Access] = {}
+    for entry, place, name in entries:
+        access = Access.READ if entry.startswith("read:") else Access.WRITE
+        key = entry.removeprefix(f"{access.name.lower()}:")
+        # The key itself is never in a message.
+        if _KEY.fullmatch(key) is None:
+            raise ConfigError(f"{place} must be {_ACCEPTED}", key=name, accepted=_ACCEPTED)
+        if found.setdefault(digest_of(key), access) is not access:
+            raise ConfigError(
+                f"{place} is there twice, for reading alone and for writing", key=name
+            )
+    return found
 
 
-def _add(found: dict[str, Access], entry: str, place: str, name: str) -> None:
-    key, access = entry, Access.WRITE
-    if entry.startswith(_READ):
-        key, access = entry.removeprefix(_READ), Access.READ
-    elif entry.startswith(_WRITE):
-        key = entry.removeprefix(_WRITE)
-    # The key itself is never in a message.
-    accepted = f"{SHORTEST} to {LONGEST} visible ASCII characters without a comma"
-    if not SHORTEST <= len(key) <= LONGEST or _KEY.fullmatch(key) is None:
-        raise ConfigError(f"{place} must be {accepted}", key=name, accepted=accepted)
-    if found.setdefault(key, access) is not access:
-        raise ConfigError(f"{place} is there twice, for reading alone and for writing", key=name)
-
-
-def _lines(place: str) -> list[str]:
+def _lines(file: str) -> list[str]:
     try:
-        return Path(place).read_text("utf-8-sig").splitlines()
+        return Path(file).read_text("utf-8-sig").splitlines()
     except (OSError, ValueError) as exc:  # it is no text
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise ConfigError(
-            f"the API keys cannot be read from {place}: {reason}",
-            file=place,
-            key="retrieval.server.api_keys_file",
-        ) from exc
+        words = f"the API keys cannot be read from {file}: {reason}"
+        raise ConfigError(words, file=file, key=_FILE) from exc

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 from aiovec.backend.server import ServerSettings
 
@@ -31,9 +30,6 @@ _AT_FIRST = 0.05
 """Seconds after which the client's end is watched for. Most calls have ended by then, and cost a
 timer alone."""
 
-_DRAINED_SECONDS = 1.0
-_DRAINED_BYTES = 8 * _MIB
-
 
 class Limits:
     """Keeps each request within its limits, and cancels the call of a client that has gone."""
@@ -46,21 +42,25 @@ class Limits:
         self.max_body = settings.max_body_mb * _MIB
         self.stall = settings.receive_timeout
         self.bodies = Room(_BODIES * self.max_body)
-        self.answers = Room(_ANSWERS * self.max_body)
+        self._answers = Room(_ANSWERS * self.max_body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        seconds = _LONG if may_take_long(scope["method"], path_of(scope)) else self._timeout
+        method, path = scope["method"], path_of(scope)
+        seconds = _LONG if may_take_long(method, path) else self._timeout
         exchange = _Exchange(self, scope, receive, send, seconds)
-        bounds = Bounds(self._max_rows, self.max_body, self.answers)
+        bounds = Bounds(self._max_rows, self.max_body, self._answers)
         token = BOUNDS.set(bounds)
         refused: RequestError | None = None
         try:
             async with asyncio.timeout(seconds) as exchange.deadline:
                 exchange.expect(_length_of(scope))
-                await self._in_turn(scope, exchange)
+                if access_of(method, path) is Access.NONE:  # it answers without a turn, too
+                    await self._app(scope, exchange.receive, exchange.send)
+                else:
+                    await self._in_turn(scope, exchange)
         except RequestError as exc:
             refused = exc
         except Exception as exc:
@@ -77,7 +77,7 @@ class Limits:
             exchange.close()
             BOUNDS.reset(token)
             self.bodies.give(exchange.held)
-            self.answers.give(bounds.held)
+            self._answers.give(bounds.held)
             state_of_request(scope)["aiovec_received"] = exchange.held
         # An answer that has begun stays without its end: the server closes the connection, so
         # nobody takes it as whole.
@@ -86,10 +86,6 @@ class Limits:
             await answer(scope, receive, exchange.send)
 
     async def _in_turn(self, scope: Scope, exchange: _Exchange) -> None:
-        # Health and the page's files answer also while all turns are taken.
-        if access_of(scope["method"], path_of(scope)) is Access.NONE:
-            await self._app(scope, exchange.receive, exchange.send)
-            return
         try:
             async with asyncio.timeout(_QUEUE_SECONDS if self._turns.locked() else None):
                 await self._turns.acquire()
@@ -104,21 +100,13 @@ class Limits:
 
 def _length_of(scope: Scope) -> int | None:
     """Return the length of the body, None if only its end will tell."""
-    given = header_values(scope, b"content-length")
-    coded = header_values(scope, b"transfer-encoding")
-    # The server's parser refuses these already. Two readings of where a request ends are how
-    # one is smuggled past a proxy, so no other parser shall let them through either.
-    if len(given) + len(coded) > 1:
-        raise RequestError(400, "the request says twice where its body ends")
-    if coded and coded[0].strip().lower() != "chunked":
-        raise RequestError(400, "the Transfer-Encoding is not chunked")
-    if given:
-        if not (given[0].isascii() and given[0].isdigit()):
+    for given in header_values(scope, b"content-length"):
+        if not (given.isascii() and given.isdigit()):
             raise RequestError(400, "the Content-Length is no number")
-        return int(given[0][:20])
+        return int(given[:20])
     # In HTTP/2 and later, a body needs neither.
     bare = scope["method"] in _BARE or scope.get("http_version", "1.1").startswith("1")
-    return 0 if bare and not coded else None
+    return 0 if bare and not header_values(scope, b"transfer-encoding") else None
 
 
 class _Exchange:
@@ -139,8 +127,8 @@ class _Exchange:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._is_read = self._is_empty = False
-        self._comes = not header_values(scope, b"expect")
-        """The client sends its body without being asked to."""
+        self._waits = bool(header_values(scope, b"expect"))
+        """The client sends its body when it is asked to."""
         self._watching: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self._closed = False
         self.held = 0
@@ -152,8 +140,7 @@ class _Exchange:
 
     def expect(self, length: int | None) -> None:
         """Refuse a body that is too long, and expect one of this length."""
-        if length is not None and length > self._limits.max_body:
-            raise self._too_large()
+        self._check_length(length or 0)
         if length == 0:
             self._is_empty = True
             self._end_body()
@@ -179,28 +166,30 @@ class _Exchange:
             self._put_off(self._seconds)
         if message["type"] == "http.disconnect":
             self._leave()
-        else:
-            self._hold(len(message.get("body", b"")))
-            if not message.get("more_body", False):
-                self._end_body()
+            return message
+        size = len(message.get("body", b""))
+        self._check_length(self.held + size)
+        if not self._limits.bodies.take(size):
+            words = "the bodies of other requests take the memory for bodies; try again"
+            raise RequestError(503, words)
+        self.held += size
+        if not message.get("more_body", False):
+            self._end_body()
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a message of the app. A connection whose body was not read cannot go on."""
+        """Send a message of the app, at the pace of the client."""
         self._put_off(None)
         try:
             if message["type"] == "http.response.start":
                 self.begun = True
-                if self._comes:
-                    await self._drain()
-                if not self._is_read:
+                if self._waits and not self._is_read:  # nobody knows if the body still comes
                     headers = [*message.get("headers", ()), (b"connection", b"close")]
                     message = {**message, "headers": headers}
-            try:
-                await self._send(message)
-            except (OSError, RuntimeError):  # uvloop's word for a connection that has gone
-                self.gone.set()
-                raise
+            await self._send(message)
+        except (OSError, RuntimeError):  # uvloop's word for a connection that has gone
+            self.gone.set()
+            raise
         finally:
             self._put_off(self._seconds)
 
@@ -209,6 +198,13 @@ class _Exchange:
         self._closed = True
         if self._watching is not None:
             self._watching.cancel()
+
+    def _check_length(self, size: int) -> None:
+        if size > self._limits.max_body:
+            most = self._limits.max_body // _MIB
+            raise RequestError(
+                413, f"the body has more than {most} MiB; send it in parts, or raise max_body_mb"
+            )
 
     def _end_body(self) -> None:
         self._is_read = True
@@ -235,35 +231,3 @@ class _Exchange:
         if self._closed or self.deadline.expired() or (self.gone.is_set() and seconds != 0):
             return
         self.deadline.reschedule(None if seconds is None else self._loop.time() + seconds)
-
-    def _hold(self, size: int) -> None:
-        """Take room for another part of the body."""
-        if self.held + size > self._limits.max_body:
-            raise self._too_large()
-        if not self._limits.bodies.take(size):
-            raise RequestError(
-                503, "the bodies of other requests take the memory for bodies; try again"
-            )
-        self.held += size
-
-    def _too_large(self) -> RequestError:
-        most = self._limits.max_body // _MIB
-        return RequestError(
-            413, f"the body has more than {most} MiB; send it in parts, or raise max_body_mb"
-        )
-
-    async def _drain(self) -> None:
-        """Read what a client still sends of a body that nobody reads, so far as it comes at once.
-
-        Else the connection would break before the client has read its answer.
-        """
-        left = _DRAINED_BYTES
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_DRAINED_SECONDS):
-                while left > 0 and not self._is_read and not self.gone.is_set():
-                    message = await self._receive()
-                    left -= len(message.get("body", b""))
-                    if message["type"] == "http.disconnect":
-                        self._leave()
-                    elif not message.get("more_body", False):
-                        self._end_body()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import atexit
 import json
 import logging
-import logging.handlers
 import os
+import threading
 import time
+from collections import deque
 from functools import cache
-from queue import SimpleQueue
 
 ACCESS = logging.getLogger("aiovec.access")
 """Logs requests; each record has its facts as ``facts``."""
@@ -24,10 +24,26 @@ _GATHERED = 0.05  # seconds: to wake the thread for each line would cost more th
 _AT_END = 2.0  # seconds that the process waits at its end for a pipe that stalls
 
 
-class _JsonFormatter(logging.Formatter):
-    """A record as a line. JSON escapes what a client chose, so that a line is one line."""
+class _Stderr(logging.Handler):
+    """Hands records to a thread, which takes no lock while it writes: a pipe that stalls would hold
+    up the process's end, where Python asks for the locks of handlers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: deque[logging.LogRecord] = deque()
+        self._any = threading.Event()
+        threading.Thread(target=self._write, name="aiovec-log", daemon=True).start()
+        atexit.register(self._finish)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        if len(self._waiting) < MOST_WAITING:
+            self._waiting.append(record)
+            if not self._any.is_set():
+                self._any.set()
+        return True
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return a record as a line: JSON escapes what a client chose."""
         second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         facts: dict[str, object] = {"time": f"{second}.{int(record.msecs):03}Z"}
         if (given := getattr(record, "facts", None)) is not None:
@@ -36,57 +52,34 @@ class _JsonFormatter(logging.Formatter):
             facts |= {"level": record.levelname.lower(), "logger": record.name}
             facts["message"] = record.getMessage()
         if record.exc_info and record.exc_info[0] is not None:
-            facts["exception"] = self.formatException(record.exc_info)
-        return json.dumps(facts, default=repr)
+            facts["exception"] = logging.Formatter().formatException(record.exc_info)
+        return json.dumps(facts, default=repr) + "\n"
 
-
-class _Handler(logging.handlers.QueueHandler):
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record  # the thread formats it
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        if self.queue.qsize() < MOST_WAITING:  # type: ignore[attr-defined]  # a SimpleQueue's
-            super().enqueue(record)
-
-
-class _Listener(logging.handlers.QueueListener):
-    def dequeue(self, block: bool) -> logging.LogRecord:
-        if self.queue.empty():  # type: ignore[attr-defined]
+    def _write(self) -> None:
+        while True:
+            self._any.wait()
             time.sleep(_GATHERED)
-        return super().dequeue(block)
+            self._any.clear()
+            while self._waiting:
+                data = self.format(self._waiting[0]).encode()
+                while data:
+                    try:
+                        data = data[os.write(2, data) :]
+                    except BlockingIOError:  # whoever shares the terminal made it non-blocking
+                        time.sleep(_GATHERED)
+                    except OSError:  # closed, or a full disk: a server serves on
+                        break
+                self._waiting.popleft()  # when it is written: ``_finish`` waits for that
 
-
-class _Stderr(logging.Handler):
-    """Writes to the file, and without a lock: a pipe that stalls would hold up the process's end,
-    where Python asks for the locks of handlers and streams."""
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        data = self.format(record).encode() + b"\n"
-        while data:
-            try:
-                data = data[os.write(2, data) :]
-            except BlockingIOError:  # whoever shares the terminal made it non-blocking
-                time.sleep(_GATHERED)
-            except OSError:  # closed, or a full disk: a server serves on
-                break
-        return True
+    def _finish(self) -> None:
+        deadline = time.monotonic() + _AT_END
+        while self._waiting and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 @cache
 def _handler() -> logging.Handler:
-    queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
-    handler, writer = _Handler(queue), _Stderr()
-    writer.setFormatter(_JsonFormatter())
-    _Listener(queue, writer).start()
-
-    def wait() -> None:
-        deadline = time.monotonic() + _AT_END
-        while not queue.empty() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.01)  # for the line that was taken last
-
-    atexit.register(wait)
-    return handler
+    return _Stderr()
 
 
 def log_to_stderr() -> None:

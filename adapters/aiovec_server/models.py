@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,14 +25,9 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from aiovec import RRF, Tuning, Weighted
 from aiovec.errors import InvalidArgumentError
 
-from .problems import RequestError
-
-AN_ID: dict[str, Any] = {"type": ["string", "integer"]}
-_NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
-_OBJECT: dict[str, Any] = {"type": "object"}
 _PREFIXES = ("Value error, ", "Input should be ")
-OLDER_NAMES = {"topK": "limit", "filter": "where"}
-"""Names of arguments that older clients send."""
+OLDER_NAMES = {"limit": "topK", "where": "filter"}
+"""Names of arguments that older clients send, by the present ones."""
 
 
 class Model(BaseModel):
@@ -47,70 +42,41 @@ class Model(BaseModel):
     )  # fmt: skip
 
     @classmethod
-    def of(cls, value: object) -> Self:
-        """Return the model of a JSON object, in which a null counts as absent."""
-        if type(value) is not dict:
-            raise InvalidArgumentError("the body", value, f"a JSON object with {cls._listed()}")
-        known = cls._keys()
-        given = cls._renamed(value.items())
-        given = {key: one for key, one in given.items() if one is not None or key not in known}
-        try:
-            return cls.model_validate(given)
-        except ValidationError as exc:
-            raise cls._error(exc, given, "the body") from None
+    def read(cls, given: Mapping[str, Any], place: str, *, texts: bool = False) -> dict[str, Any]:
+        """Return the store's arguments. A null counts as absent.
 
-    @classmethod
-    def of_query(cls, pairs: Sequence[tuple[str, str]]) -> Self:
-        """Return the model of a query string."""
-        given = cls._renamed(pairs)
+        ``place`` is where they stand, in words; with ``texts`` all values are texts.
+        """
+        given = {key: value for key, value in given.items() if value is not None}
         try:
-            return cls.model_validate_strings(given)
+            found = cls.model_validate_strings(given) if texts else cls.model_validate(given)
         except ValidationError as exc:
-            raise cls._error(exc, given, "the query") from None
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the store's arguments that were given."""
-        return {name: getattr(self, name) for name in self.model_fields_set}
+            raise cls._error(exc, given, place) from None
+        return {name: getattr(found, name) for name in found.model_fields_set}
 
     @classmethod
     @cache
+    def keys(cls) -> list[str]:
+        return list(cls.model_json_schema().get("properties", ()))
+
+    @classmethod
+    def is_needed(cls) -> bool:
+        """Return whether the body must be there."""
+        return any(field.is_required() for field in cls.model_fields.values())
+
+    @classmethod
     def takes_columns(cls) -> bool:
         """Return whether lists of the body may come as columns of Arrow."""
         return not {"ids", "vectors"}.isdisjoint(cls.model_fields)
 
     @classmethod
-    @cache
-    def is_needed(cls) -> bool:
-        return any(field.is_required() for field in cls.model_fields.values())
-
-    @classmethod
-    def _renamed(cls, given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-        """Return the arguments by their present names."""
-        known, found = cls._keys(), dict[str, Any]()
-        for key, value in given:
-            name = OLDER_NAMES.get(key)
-            name = name if name in known else key
-            if name in found:
-                raise RequestError(422, f"{name!r} is given twice; pass it once")
-            found[name] = value
-        return found
-
-    @classmethod
-    @cache
-    def _keys(cls) -> dict[str, None]:
-        return dict.fromkeys(str(field.validation_alias) for field in cls.model_fields.values())
-
-    @classmethod
-    def _listed(cls) -> str:
-        return ", ".join(cls._keys()) or "no keys"
-
-    @classmethod
-    def _error(cls, exc: ValidationError, given: dict[str, Any], place: str) -> Exception:
+    def _error(cls, exc: ValidationError, given: Mapping[str, Any], place: str) -> Exception:
         """Return what is wrong first, in the words of the other errors."""
         error = exc.errors(include_url=False)[0]
-        name = ".".join(map(str, error["loc"][:1]))
+        name = str(error["loc"][0])
         if error["type"] == "extra_forbidden":
-            return InvalidArgumentError(f"the keys of {place}", name, f"among {cls._listed()}")
+            known = ", ".join(cls.keys()) or "no keys"
+            return InvalidArgumentError(f"the keys of {place}", name, f"among {known}, each once")
         if error["type"] == "missing":
             return InvalidArgumentError(name, None, "given")
         words = error["msg"]
@@ -119,42 +85,47 @@ class Model(BaseModel):
         return InvalidArgumentError(name, given.get(name), words)
 
 
-def _of(*kinds: type, words: str) -> AfterValidator:
-    def check(value: Any) -> Any:
-        if type(value) in kinds:
-            return value
-        raise ValueError(words)
-
-    return AfterValidator(check)
-
-
-def _made(*choices: type) -> AfterValidator:
-    """Make one of these classes of an object; ``type`` tells which, if there are several."""
-    names = {one.__name__.lower(): one for one in choices}
+def _made(default: type, *others: type) -> Any:
+    """Return the type of an object that makes one of these classes; ``type`` tells which."""
+    kinds = {one.__name__.lower(): one for one in (default, *others)}
 
     def make(value: dict[str, Any]) -> Any:
         options = dict(value)
-        kind = names.get(options.pop("type", "")) if len(choices) > 1 else choices[0]
+        kind = kinds.get(options.pop("type", "") if others else default.__name__.lower())
         if kind is None:
-            raise ValueError(f"an object whose type is {' or '.join(names)}")
-        known = [field.name for field in fields(kind)]
-        if not options.keys() <= set(known):
-            raise ValueError(f"an object with the keys {', '.join(known)}")
-        return kind(**options)  # what they may be is checked there, or by the store
+            raise ValueError(f"an object whose type is {' or '.join(kinds)}")
+        try:
+            return kind(**options)  # what they may be is checked there, or by the store
+        except TypeError:
+            known = ", ".join(kind.__annotations__)
+            raise ValueError(f"an object with the keys {known}") from None
 
-    return AfterValidator(make)
+    return Annotated[dict[str, Any], AfterValidator(make), WithJsonSchema({"type": "object"})]
+
+
+def _maybe(about: str, alias: str | None = None) -> Any:
+    """Return the field of an argument that may be left out."""
+    named: dict[str, Any] = {} if alias is None else {"validation_alias": alias}
+    return Field(None, description=about, **named)
+
+
+def _older(name: str, default: Any, about: str) -> Any:
+    """Return the field of an argument that has an older name, too."""
+    names = AliasChoices(name, OLDER_NAMES[name])
+    return Field(default, description=about, validation_alias=names)
 
 
 # The store looks at the ids and the numbers themselves.
+_AN_ID: dict[str, Any] = {"type": ["string", "integer"]}
+_NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
 Ids = Annotated[
-    Any, _of(str, int, list, pa.ChunkedArray, words="an id or a list of ids"),
-    WithJsonSchema({"oneOf": [AN_ID, {"type": "array", "items": AN_ID}]}),
-]  # fmt: skip
+    str | int | list[Any] | pa.ChunkedArray,
+    WithJsonSchema({"oneOf": [_AN_ID, {"type": "array", "items": _AN_ID}]}),
+]
 Vector = Annotated[list[Any], WithJsonSchema(_NUMBERS)]
 Vectors = Annotated[
-    Any, _of(list, pa.ChunkedArray, words="a list of vectors"),
-    WithJsonSchema({"type": "array", "items": _NUMBERS}),
-]  # fmt: skip
+    list[Any] | pa.ChunkedArray, WithJsonSchema({"type": "array", "items": _NUMBERS})
+]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Names = Annotated[
@@ -164,14 +135,8 @@ Names = Annotated[
 IndexKind = Literal["btree", "bitmap", "text"]
 
 
-def _maybe(about: str, alias: str | None = None) -> Any:
-    """Return the field of an argument that may be left out."""
-    named: dict[str, Any] = {} if alias is None else {"validation_alias": alias}
-    return Field(None, description=about, **named)
-
-
 class Nothing(Model):
-    """A body, or a query string, without keys."""
+    """A query string without keys."""
 
 
 # Tables
@@ -236,34 +201,35 @@ class Revert(Model):
 
 
 class Filtered(Model):
-    where: str | None = _maybe("A condition on the rows.")
+    where: str | None = _older("where", None, "A condition on the rows.")
 
 
 class ById(Model):
     ids: Ids = Field(description="The ids of the rows.")
 
 
-class _Selected(Model):
+class Selected(Model):
     select: Names | None = _maybe("Fields, the vector or payload; all fields by default.")
-
-
-class _SelectedWithVector(_Selected):
     include_vector: bool = Field(False, description="Give the vectors too.")
 
 
-class Write(Model):
+class ByModel(Model):
+    model: str | None = _maybe(
+        "The model that made the vectors; another than the table's is refused."
+    )
+
+
+class Write(ByModel):
     mode: Literal["insert", "upsert"] = Field(
         "insert", description="`upsert` replaces rows of the same ids."
     )
     on_conflict: Literal["fail", "skip", "replace"] = Field(
         "fail", description="What an insert does with a row whose id exists."
     )
-    model: str | None = _maybe(
-        "The model that made the vectors; another than the table's is refused."
-    )
 
 
-class Export(Filtered, _Selected):
+class Export(Filtered):
+    select: Names | None = _maybe("Fields, the vector or payload; all by default.")
     batch_size: Count = Field(1000, description="Rows that are read at once.")
     after: str | None = _maybe("A cursor: go on behind it.")
     cursors: bool = Field(
@@ -273,31 +239,30 @@ class Export(Filtered, _Selected):
     )
 
 
-class Get(ById, _Selected):
+class Get(ById, Selected):
     include_vector: bool = Field(True, description="Give the vectors too.")
 
 
-class Find(Filtered, _SelectedWithVector):
+class Find(Filtered, Selected):
     order_by: str | list[str] | None = _maybe("Fields, id or payload.<key>; a minus sorts falling.")
     descending: bool = Field(False, description="Turn every direction around.")
-    limit: Count = Field(100, description="Records, at most.")
+    limit: Count = _older("limit", 100, "Records, at most.")
     offset: Whole = Field(0, description="Records that are passed over first.")
-
-
-class Update(Filtered):
-    fields: dict[str, Any] | None = _maybe(
-        "New values of fields, payload keys or payload.<key>.", "set"
-    )
-    remove: list[str] | None = _maybe("Payload keys to remove, as payload.<key>.")
-    ids: Ids | None = _maybe("The ids of the rows.")
-    vector: Vector | None = _maybe(
-        "The vector of the new text, where the table makes its vectors of one and the "
-        "client has made it."
-    )
 
 
 class Delete(Filtered):
     ids: Ids | None = _maybe("The ids of the rows.")
+
+
+class Update(Delete):
+    fields: dict[str, Any] | None = _maybe(
+        "New values of fields, payload keys or payload.<key>.", "set"
+    )
+    remove: list[str] | None = _maybe("Payload keys to remove, as payload.<key>.")
+    vector: Vector | None = _maybe(
+        "The vector of the new text, where the table makes its vectors of one and the "
+        "client has made it."
+    )
 
 
 class Bounds(Filtered):
@@ -305,19 +270,18 @@ class Bounds(Filtered):
 
 
 class Distinct(Bounds):
-    limit: Count | None = _maybe("Values, at most.")
+    limit: Count | None = _older("limit", None, "Values, at most.")
 
 
-class SetVectors(ById):
+class SetVectors(ById, ByModel):
     vectors: Vectors = Field(description="A vector for each id.")
-    model: str | None = _maybe("The model that made them.")
 
 
 # Searches
 
 
-class _Search(_SelectedWithVector, Filtered):
-    limit: Count = Field(10, description="Hits, at most.")
+class _Search(Selected, Filtered):
+    limit: Count = _older("limit", 10, "Hits, at most.")
     offset: Whole = Field(0, description="Hits that are passed over first.")
     min_score: float | None = _maybe("Leave out hits with a lower score.")
     group_by: str | None = _maybe("A field: the hits are the best rows of its best values.")
@@ -328,52 +292,44 @@ class _Search(_SelectedWithVector, Filtered):
 
 class _Near(_Search):
     exact: bool = Field(False, description="Find the true nearest, not those of an index.")
-    tuning: Annotated[dict[str, Any], _made(Tuning), WithJsonSchema(_OBJECT)] | None = _maybe(
+    tuning: _made(Tuning) | None = _maybe(  # type: ignore[valid-type]
         "The effort of an approximate search: nprobes, ef, refine, recall, dims, oversample."
     )
     max_distance: float | None = _maybe("Leave out hits that are further away.")
 
 
-class _ByVector(_Near):
-    model: str | None = _maybe(
-        "The model that made the vector; another than the table's is refused."
-    )
-
-
-class Search(_ByVector):
+class Search(_Near, ByModel):
     vector: Vector | None = _maybe("The vector to search for.")
     text: str | None = _maybe("In its place, a text, if the table has an embedder.")
 
 
-class SearchMany(_ByVector):
-    where: str | list[str | None] | None = Field(  # type: ignore[assignment]  # it may be more
-        None, description="A condition for all, or one for each."
+class SearchMany(_Near, ByModel):
+    where: str | list[str | None] | None = _older(  # type: ignore[assignment]  # it may be more
+        "where", None, "A condition for all, or one for each."
     )
     vectors: Vectors | None = _maybe("The vectors to search for.")
     texts: list[str] | None = _maybe("In their place, texts, if the table has an embedder.")
 
 
-_WORDS: dict[str, Any] = {
-    "query": (str, Field(description='Words, "exact phrases", -without and field:word.')),
-    "match": (Literal["all", "any"] | None, _maybe("How many of the words must match.")),
-    "highlight": (
-        bool | Annotated[list[str], AfterValidator(tuple)],
-        Field(
-            False,
-            description="Give a snippet of each field that matched, with matches between <mark> "
-            "and </mark>, or between two texts.",
-        ),
-    ),
-}
-SearchText = create_model("SearchText", __base__=_Search, **_WORDS)
-SearchHybrid = create_model(
-    "SearchHybrid", __base__=Search, **_WORDS,
-    fusion=(
-        Annotated[dict[str, Any], _made(RRF, Weighted), WithJsonSchema(_OBJECT)] | None,
-        _maybe('{"type": "rrf", "k": 60} (the default), or '
-            '{"type": "weighted", "vector": 0.7, "text": 0.3}.'),
-    ),
-)  # fmt: skip
+class _Words(Model):
+    query: str = Field(description='Words, "exact phrases", -without and field:word.')
+    match: Literal["all", "any"] | None = _maybe("How many of the words must match.")
+    highlight: bool | Annotated[list[str], AfterValidator(tuple)] = Field(
+        False,
+        description="Give a snippet of each field that matched, with matches between <mark> "
+        "and </mark>, or between two texts.",
+    )
+
+
+class SearchText(_Words, _Search):
+    """A search by keywords."""
+
+
+class SearchHybrid(_Words, Search):
+    fusion: _made(RRF, Weighted) | None = _maybe(  # type: ignore[valid-type]
+        '{"type": "rrf", "k": 60} (the default), or '
+        '{"type": "weighted", "vector": 0.7, "text": 0.3}.'
+    )
 
 
 class SearchLike(_Near):
@@ -393,7 +349,7 @@ class Record(BaseModel):
 class NewRecord(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    id: Annotated[Any, WithJsonSchema(AN_ID)] = None
+    id: Annotated[Any, WithJsonSchema(_AN_ID)] = None
 
 
 class NewRecords(RootModel[list[NewRecord]]):
@@ -405,6 +361,17 @@ class Hit(Record):
     distance: Annotated[float | None, Field(alias="_distance")]
     ranks: Annotated[dict[str, Any], Field(alias="_ranks")] = {}
     highlights: Annotated[dict[str, Any], Field(alias="_highlights")] = {}
+
+
+class Problem(BaseModel):
+    """RFC 9457. ``error`` and ``facts`` are those of an error of aiovec."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    error: str = ""
+    facts: dict[str, Any] = {}
 
 
 class ListedTable(BaseModel):
@@ -429,39 +396,28 @@ class BuiltIndex(BaseModel):
     recall: float | None
 
 
-class Problem(BaseModel):
-    """RFC 9457. ``error`` and ``facts`` are those of an error of aiovec."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    error: str = ""
-    facts: dict[str, Any] = {}
-
-
-def answer(name: str, **keys: Any) -> type[BaseModel]:
+def _answer(name: str, **keys: Any) -> Any:
     """Return the model of an answer that has these keys."""
     fields: dict[str, Any] = {key: (kind, ...) for key, kind in keys.items()}
     return create_model(name, **fields)
 
 
-Hits = answer("Hits", hits=list[Hit])
-HitsOfMany = answer("HitsOfMany", results=list[Hits])  # type: ignore[valid-type]
-Records = answer("Records", records=list[Record])
-Counts = answer("Count", count=Whole)
-Deleted = answer("Deleted", deleted=Whole)
-Updated = answer("Updated", updated=Whole)
-Existing = answer("Existing", ids=list[str])
-Values = answer("Values", values=list[CountedValue])
-Ends = answer("Ends", min=Any, max=Any)
-Health = answer("Health", status=str, backend=str, version=str)
-Store = answer("Store", backend=str, version=str, abilities=list[str])
-Tables = answer("Tables", tables=list[ListedTable])
+Hits = _answer("Hits", hits=list[Hit])
+HitsOfMany = _answer("HitsOfMany", results=list[Hits])  # type: ignore[valid-type]
+Records = _answer("Records", records=list[Record])
+Counts = _answer("Count", count=Whole)
+Deleted = _answer("Deleted", deleted=Whole)
+Updated = _answer("Updated", updated=Whole)
+Existing = _answer("Existing", ids=list[str])
+Values = _answer("Values", values=list[CountedValue])
+Ends = _answer("Ends", min=Any, max=Any)
+Health = _answer("Health", status=str, backend=str, version=str)
+Store = _answer("Store", backend=str, version=str, abilities=list[str])
+Tables = _answer("Tables", tables=list[ListedTable])
 Table = create_model("Table", __base__=ListedTable, schema_=(dict[str, Any], Field(alias="schema")))
-Stats = answer("Stats", table=str, backend=str, rows=Whole, bytes=Whole)
-Indexes = answer("Indexes", indexes=list[BuiltIndex])
-Versions = answer("Versions", versions=list[dict[str, Any]])
+Stats = _answer("Stats", table=str, backend=str, rows=Whole, bytes=Whole)
+Indexes = _answer("Indexes", indexes=list[BuiltIndex])
+Versions = _answer("Versions", versions=list[dict[str, Any]])
 
 
 def schemas_of(models: Iterable[type[BaseModel]]) -> tuple[dict[Any, Any], Any]:

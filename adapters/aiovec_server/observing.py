@@ -6,22 +6,26 @@ Logs, metrics and spans have nothing that a client chose freely but the request'
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import re
 import time
+from functools import partial
 from random import Random
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import Response
 
 from aiovec._http.problems import Problem, problem_of
 from aiovec.backend import called_by
 from aiovec.backend.threads import in_thread
 
 from .asgi import App, Message, Receive, Scope, Send, header_values, state_of_request
+from .call import Call
+from .endpoints.declaring import Endpoint
 from .logs import ACCESS
-from .metrics import Metrics
-from .problems import problem_response
-
-LOG = logging.getLogger("aiovec.server")
+from .problems import LOG, problem_response
 
 _UNKNOWN = "(none)"  # the route of a request that has none
 _CLIENT_GONE = 499  # the status where the client disconnected: no answer was sent
@@ -40,6 +44,48 @@ _STOPPING = Problem(
     retry_after=1,
     begun=True,
 )
+# Seconds. Searches in memory take a millisecond, index builds minutes.
+_BUCKETS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
+)  # fmt: skip
+
+
+class Metrics:
+    """Figures of one app's requests for Prometheus. No label is what a client chose freely."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry(auto_describe=True)
+
+        def made(kind: Any, name: str, about: str, *labels: str, **options: Any) -> Any:
+            return kind(f"aiovec_http_{name}", about, labels, registry=self._registry, **options)
+
+        about = "Requests that ended. Status 499: the client disconnected first."
+        self._requests = made(Counter, "requests", about, "method", "route", "status")
+        about = "Time from the head of a request to the end of its answer."
+        name = "request_duration_seconds"
+        self._times = made(Histogram, name, about, "method", "route", buckets=_BUCKETS)
+        self.running = made(Gauge, "requests_in_progress", "Requests in progress.")
+        self._received = made(Counter, "received_bytes", "Bytes of requests' bodies.")
+        self._sent = made(Counter, "sent_bytes", "Bytes of answers' bodies.")
+
+    def ended(self, facts: dict[str, Any]) -> None:
+        """Count a request that ended."""
+        method, route = facts["method"], facts["route"]
+        self.running.dec()
+        self._requests.labels(method, route, str(facts["status"])).inc()
+        self._times.labels(method, route).observe(facts["ms"] / 1000)
+        self._received.inc(facts["received"])
+        self._sent.inc(facts["sent"])
+
+    def endpoint(self) -> Endpoint:
+        """Return the endpoint ``/metrics``."""
+
+        async def read_metrics(call: Call, options: dict[str, Any]) -> Response:
+            """Figures for Prometheus."""
+            text = await in_thread(generate_latest, self._registry)
+            return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+        return Endpoint("GET", "/metrics", read_metrics, kinds=("text/plain",))
 
 
 class Observing:
@@ -57,7 +103,6 @@ class Observing:
         began = time.perf_counter()
         state = state_of_request(scope)
         id = state["request_id"] = _id_of(scope)
-        method = scope["method"] if scope["method"] in _METHODS else "other"
         status = sent = 0
         whole = False
 
@@ -79,38 +124,33 @@ class Observing:
             self._metrics.running.inc()
         try:
             with called_by(_trace_headers(scope)):
-                try:
-                    await self._app(scope, receive, named)
-                except asyncio.CancelledError:  # the server stops
-                    if not status:
-                        stopping = problem_response(_STOPPING, headers={"connection": "close"})
-                        await stopping(scope, receive, named)
-                except Exception as exc:  # noqa: BLE001 - whatever it is, no traceback leaves
-                    await in_thread(_log_error, id, exc)
-                    if not status:
-                        await problem_response(problem_of(exc))(scope, receive, named)
+                await self._app(scope, receive, named)
+        except asyncio.CancelledError:  # the server stops
+            if not status:
+                stopping = problem_response(_STOPPING, headers={"connection": "close"})
+                await stopping(scope, receive, named)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, no traceback leaves
+            await in_thread(partial(LOG.error, "request %s failed", id, exc_info=exc))
+            if not status:
+                await problem_response(problem_of(exc))(scope, receive, named)
         finally:
-            seconds = time.perf_counter() - began
-            route = getattr(scope.get("route"), "path", None) or _UNKNOWN
-            received = state.get("aiovec_received", 0)
-            status = status or _CLIENT_GONE
+            client, table = scope.get("client"), scope.get("path_params", {}).get("table")
+            facts = {
+                "request": id, "client": str(client[0]) if client else "",
+                "method": scope["method"] if scope["method"] in _METHODS else "other",
+                "route": getattr(scope.get("route"), "path", None) or _UNKNOWN,
+                "table": table and table[:63], "status": status or _CLIENT_GONE,
+                "ms": round((time.perf_counter() - began) * 1000, 3),
+                "received": state.get("aiovec_received", 0), "sent": sent,
+            }  # fmt: skip
             if self._metrics is not None:
-                self._metrics.ended(method, route, status, seconds, received, sent)
+                self._metrics.ended(facts)
             if self._logs:
-                facts = {
-                    "request": id, "client": _client_of(scope), "method": method, "route": route,
-                    "table": _table_of(scope), "status": status, "ms": round(seconds * 1000, 3),
-                    "received": received, "sent": sent,
-                }  # fmt: skip
                 if "aiovec_access" in state:
                     facts["key"] = state["aiovec_access"]
                 if not whole:
                     facts["broken"] = True
                 ACCESS.info("", extra={"facts": facts})
-
-
-def _log_error(id: str, error: Exception) -> None:
-    LOG.error("request %s failed", id, exc_info=error)
 
 
 def _id_of(scope: Scope) -> str:
@@ -119,16 +159,6 @@ def _id_of(scope: Scope) -> str:
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
         return given[0]
     return f"{_RANDOM.getrandbits(128):032x}"
-
-
-def _table_of(scope: Scope) -> str | None:
-    table = scope.get("path_params", {}).get("table")
-    return table[:63] if isinstance(table, str) else None
-
-
-def _client_of(scope: Scope) -> str:
-    client = scope.get("client")
-    return str(client[0]) if client else ""
 
 
 def _trace_headers(scope: Scope) -> dict[str, str]:

@@ -32,8 +32,6 @@ _OTHER_FILES = 256  # open files beside the connections: the store's, modules, p
 # uvicorn warns of each request that it cannot parse: anybody could fill the log.
 logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
-Address = tuple[socket.AddressFamily, str]
-
 
 class Server(uvicorn.Server):
     """uvicorn's server. It also ends when nobody has asked it anything for ``idle_timeout``.
@@ -190,61 +188,33 @@ class Connection(HttpToolsProtocol):
 # Where the server listens
 
 
-def resolve(host: str) -> list[Address]:
-    """Return the addresses of a host of this machine, each with its family."""
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens at an address of this machine; port 0 takes a free one."""
     try:
         found = socket.getaddrinfo(
-            host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
+        # A name such as localhost may have two addresses, and clients try that of IPv4 always.
+        family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        return socket.create_server(
+            address[:2], family=family, backlog=_BACKLOG,
+            dualstack_ipv6=address[0] == "::" and socket.has_dualstack_ipv6(),
+        )  # fmt: skip
     except (OSError, UnicodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise ConfigError(
-            f"the server cannot listen at {host!r}: {reason}; pass an address of this machine, "
-            "such as 127.0.0.1",
-            key="host",
-            accepted="an address of this machine",
-        ) from exc
-    return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
-
-
-def is_loopback(addresses: list[Address]) -> bool:
-    """Return whether no other machine can reach any of the addresses."""
-    return all(ipaddress.ip_address(text.partition("%")[0]).is_loopback for _, text in addresses)
-
-
-def listen(host: str, addresses: list[Address], port: int) -> list[socket.socket]:
-    """Return a socket for each address, all at one port; 0 takes a free one.
-
-    They listen at once, so that the second of two servers finds the port taken.
-    """
-    listening: list[socket.socket] = []
-    reason = "no address"
-    for family, address in addresses:
-        both = address == "::" and socket.has_dualstack_ipv6()
-        try:
-            one = socket.create_server(
-                (address, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both
-            )
-        except OSError as exc:
-            reason = exc.strerror or str(exc)
-            # A name such as localhost may stand for an address that this machine lacks.
-            if exc.errno in (errno.EADDRINUSE, errno.EACCES):
-                if exc.errno == errno.EADDRINUSE:
-                    reason = f"port {port} is in use by another process"
-                for one in listening:
-                    one.close()
-                listening.clear()
-                break
-        else:
-            listening.append(one)
-            port = one.getsockname()[1]
-    if not listening:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        if getattr(exc, "errno", None) == errno.EADDRINUSE:
+            reason = f"port {port} is in use by another process"
         raise ConfigError(
             f"the server cannot listen at {url_of(host, port)}: {reason}; pass another --port, "
             "--port 0 for a free one, or another --host",
-            key="port",
-        )
-    return listening
+            key="retrieval.server.host",
+        ) from exc
+
+
+def is_loopback(listening: socket.socket) -> bool:
+    """Return whether no other machine can reach the socket."""
+    address: str = listening.getsockname()[0]
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def url_of(host: str, port: int) -> str:

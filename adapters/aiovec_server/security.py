@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
@@ -14,17 +15,8 @@ from aiovec.backend.server import ServerSettings
 from aiovec.errors import UnsupportedError
 
 from .access import Access, access_of
-from .asgi import (
-    App,
-    Receive,
-    Scope,
-    Send,
-    encoded_slash_problem,
-    header_values,
-    path_of,
-    state_of_request,
-)
-from .keys import Keys
+from .asgi import App, Receive, Scope, Send, header_values, path_of, state_of_request
+from .keys import Keys, digest_of
 from .problems import problem_response
 
 _LOOPBACK = frozenset({"localhost", "localhost.localdomain"})
@@ -68,8 +60,7 @@ class Security:
         self._read_only = settings.read_only
         self._hosts = {_host(name) for name in [settings.host, *settings.allowed_hosts]} | _LOOPBACK
         self._any_host = "*" in settings.allowed_hosts
-        # Who listens at all addresses is reached by each, and no name can be rebound to look like
-        # an address.
+        # No name can be rebound to look like an address.
         self._any_address = settings.host.strip("[]") in _WILDCARDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,14 +74,12 @@ class Security:
         problem = self._host_problem(scope)
         if problem is None and self._is_foreign(scope, needed):
             problem = Problem.plain(403, _FOREIGN)
-        if problem is None and needed is not Access.NONE:
-            if needed is Access.WRITE and self._read_only:
-                hint = "it was started with read_only"
-                problem = problem_of(UnsupportedError("writing", "server's", hint))
-            elif (refusal := self._key_refusal(scope, needed)) is not None:
-                return refusal
-        problem = problem or encoded_slash_problem(scope)
-        return None if problem is None else problem_response(problem)
+        if problem is None and needed is Access.WRITE and self._read_only:
+            hint = "it was started with read_only"
+            problem = problem_of(UnsupportedError("writing", "server's", hint))
+        if problem is not None:
+            return problem_response(problem)
+        return None if needed is Access.NONE else self._key_refusal(scope, needed)
 
     def _host_problem(self, scope: Scope) -> Problem | None:
         """Refuse names of other hosts: a page whose name was rebound to this machine sends that."""
@@ -102,12 +91,9 @@ class Security:
         host = _host(given[0])
         if self._any_host or host in self._hosts:
             return None
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            address = None
-        if address is not None and (self._any_address or address.is_loopback):
-            return None
+        with suppress(ValueError):
+            if ipaddress.ip_address(host).is_loopback or self._any_address:
+                return None
         return Problem.plain(
             421,
             "this server does not answer to the name in the Host header; add the name to "
@@ -134,7 +120,9 @@ class Security:
         if not self._keys:
             return None
         given = _credentials(scope)
-        granted = self._keys.access(given[0]) if len(given) == 1 else Access.NONE
+        granted = Access.NONE
+        if len(given) == 1:
+            granted = self._keys.get(digest_of(given[0]), Access.NONE)
         state_of_request(scope)["aiovec_access"] = granted.name.lower()
         if granted >= needed:
             return None

@@ -87,27 +87,6 @@ async def test_json_has_8_mib_and_lines_have_more() -> None:
         await client.problem("POST", "/tables/notes/search", 413, content=many, headers=JSON)
 
 
-async def test_a_key_that_comes_twice_is_refused() -> None:
-    """The last one counted, so a filter could become another one: also that of a deletion."""
-    rows = (
-        '{"id": "b", "embedding": [1, 0, 0], "k": 1, "k": 2}',
-        '{"id": "b", "embedding": [1, 0, 0], "k": {"n": [{"x": 1, "x": ": "}]}}',
-        '{"id": "b", "embedding": [1, 0, 0], "t": "::::", "\\u0074": ""}',
-    )
-    bodies = [
-        ("count", JSON, '{"where": "id = \'x\'", "where": "TRUE"}'),
-        ("search", JSON, '{"vector": [1, 0, 0], "limit": 1, "vector": [0, 1, 0]}'),
-        *(("records", JSON, f"[{row}]") for row in rows),
-        *(("records", LINES, row) for row in rows),
-    ]
-    async with notes() as client:
-        for path, headers, body in bodies:
-            url = f"/tables/notes/{path}"
-            found = await client.problem("POST", url, 422, content=body, headers=headers)
-            assert "twice" in found["detail"], body
-        assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
-
-
 async def test_numbers_beyond_float64_are_refused() -> None:
     """They would become infinities, which no answer in JSON can tell."""
     async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:

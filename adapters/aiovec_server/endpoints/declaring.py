@@ -13,17 +13,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from aiovec import VectorStore
+from aiovec._http.ipc import ARROW
 from aiovec._http.problems import Problem
 from aiovec.asgi import get_store
 from aiovec.backend.context import TableChangedError
 from aiovec.errors import AiovecError
 
+from ..access import Access, access_of
 from ..asgi import encoded_slash_problem
-from ..bodies import json_response
-from ..call import Call
-from ..decode import arguments_in
-from ..media import JSON
-from ..models import Model, Nothing
+from ..bodies import JsonBytes, dump
+from ..call import JSON, JSON_LINES, Call
+from ..models import Model, NewRecords, Nothing
 from ..once import WriteKeys
 from ..problems import RequestError, problem_response, response_of
 
@@ -49,24 +49,34 @@ class Endpoint:
     kinds: Sequence[str] = (JSON,)
     """The media types of the answer."""
     query: type[Model] = Nothing
-    body: type[Model] | None = None
-    takes_rows: bool = False
-    """The body is the rows of a write, which the handler reads."""
+    body: Any = None
+    """The model of a JSON body. ``NewRecords`` are given to the handler as ``rows``."""
     example: Any = None
     """One of a JSON body."""
     status: int = 200
-    writes: bool = False
+
+    @property
+    def access(self) -> Access:
+        return access_of(self.method, self.path)
+
+    def body_kinds(self) -> Sequence[str]:
+        """Return the media types of the body."""
+        if self.body is NewRecords:
+            return JSON, JSON_LINES, ARROW
+        return (JSON, ARROW) if self.body.takes_columns() else (JSON,)
 
     async def act(self, store: VectorStore, keys: WriteKeys, request: Request) -> Response:
         """Answer a request, once its headers have been read."""
         call = Call(request, store, keys)
-        options = call.query_arguments(self.query)
-        if self.body is not None:
-            options |= await arguments_in(call, self.body)
+        options = call.query(self.query)
+        if self.body is NewRecords:
+            options["rows"] = await call.rows(self.body_kinds())
+        elif self.body is not None:
+            options |= await call.body(self.body, self.body_kinds())
         found = await self.handler(call, options)
         if isinstance(found, Response):
             return found
-        return Response(status_code=204) if found is None else json_response(found, self.status)
+        return Response(status_code=204) if found is None else JsonBytes(dump(found), self.status)
 
 
 ENDPOINTS: list[Endpoint] = []

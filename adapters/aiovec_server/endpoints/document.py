@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from aiovec._http.ipc import ARROW
+from aiovec._http.problems import MEDIA_TYPE
 
-from ..media import JSON, JSON_LINES, PROBLEM
+from ..access import Access
+from ..call import JSON
 from ..models import NewRecords, Problem, schemas_of
 from ..once import HEADER, RETRY_HEADER, STATE_HEADER
 
@@ -40,7 +41,7 @@ _STATE = (
 def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     """Return the document."""
     used = {model for one in endpoints for model in (one.body, one.answer) if model is not None}
-    places, schemas = schemas_of([*used, NewRecords, Problem])
+    places, schemas = schemas_of([*used, Problem])
     paths: dict[str, dict[str, Any]] = {}
     names: set[str] = set()
     for endpoint in endpoints:
@@ -49,7 +50,7 @@ def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
         name = f"{name}_by_{method}" if name in names else name  # it has two methods
         names.add(name)
         paths.setdefault(path, {})[method] = _operation(endpoint, name, places)
-    problem = {"description": "A problem", "content": {PROBLEM: {"schema": places[Problem]}}}
+    problem = {"description": "A problem", "content": {MEDIA_TYPE: {"schema": places[Problem]}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "aiovec", "summary": "A vector store over HTTP", "version": version},
@@ -74,13 +75,10 @@ def _operation(endpoint: Endpoint, name: str, places: dict[Any, Any]) -> dict[st
     if endpoint.status != 204:
         schema = places.get(endpoint.answer)
         found["responses"][str(endpoint.status)]["content"] = _contents(endpoint.kinds, schema)
-    if endpoint.takes_rows:
-        contents = _contents((JSON, JSON_LINES, ARROW), places[NewRecords], endpoint.example)
-        found["requestBody"] = {"required": True, "content": contents}
-    elif endpoint.body is not None:
-        kinds = (JSON, ARROW) if endpoint.body.takes_columns() else (JSON,)
-        contents = _contents(kinds, places[endpoint.body], endpoint.example)
-        found["requestBody"] = {"required": endpoint.body.is_needed(), "content": contents}
+    if (body := endpoint.body) is not None:
+        contents = _contents(endpoint.body_kinds(), places[body], endpoint.example)
+        needed = body is NewRecords or body.is_needed()
+        found["requestBody"] = {"required": needed, "content": contents}
     return found
 
 
@@ -100,7 +98,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         # A list is one value, with commas.
         place = {"name": name, "in": "query", "required": name == "confirm", "explode": False}
         found.append({**place, "description": schema.pop("description", ""), "schema": schema})
-    headers = list(_ONCE) if endpoint.writes else []
+    headers = list(_ONCE) if endpoint.access is Access.WRITE else []
     if "{table}" in endpoint.path:
         headers.append(_STATE)
     found += [

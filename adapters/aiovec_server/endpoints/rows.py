@@ -1,58 +1,103 @@
-"""Rows by ids or by a filter: read, changed, deleted, summed up."""
+"""Rows: written, read by ids or by a filter, changed, deleted, summed up, exported."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import Response
 
-from aiovec import REMOVE, Counts, Record, Results
+from aiovec import REMOVE, Record, Results
+from aiovec._http.ipc import ARROW
 from aiovec.backend.threads import hop
-from aiovec.backend.weight import weight
 
-from ..bodies import JsonBytes, dump, dump_values, rows_response
-from ..bounds import check_answer, check_found, cut
-from ..call import Call
-from ..media import OF_ROWS
-from ..models import (
-    Bounds,
-    ById,
-    Delete,
-    Deleted,
-    Distinct,
-    Ends,
-    Existing,
-    Find,
-    Get,
-    Records,
-    SetVectors,
-    Update,
-    Updated,
-    Values,
-)
+from .. import models
+from ..bodies import JsonBytes, dump, rows_response, values_response
+from ..bounds import BOUNDS, found_by, rows_of, values_of
+from ..call import JSON_LINES, OF_ROWS, Call
+from ..exporting import Streamed, arrow_stream, cursor_of, lines_stream
 from ..problems import RequestError
-from ..steps import found_by, rows_of, values_of
 from .declaring import endpoint
 
+_STREAM = (JSON_LINES, ARROW)
 _FOUND = 100
+_RECENT = {"where": "year >= 2024"}
 
 
 @endpoint(
-    "POST", "/tables/{table}/get", Records, kinds=OF_ROWS, body=Get, example={"ids": ["note-1"]}
-)
+    "POST", "/tables/{table}/records", models.Counts, query=models.Write, body=models.NewRecords,
+    example=[{"id": "note-1", "embedding": [0.6, 0.8, 0.0], "year": 2024, "body": "A walk."}],
+)  # fmt: skip
+async def add_records(call: Call, options: dict[str, Any]) -> Any:
+    """Insert or upsert records.
+
+    All of them are written or none. A record without a vector gets one of its text, if the table
+    has an embedder.
+    """
+    mode = options.pop("mode", "insert")
+    if mode == "upsert" and "on_conflict" in options:
+        raise RequestError(422, "mode=upsert replaces rows always: leave onConflict out")
+    write = call.store.insert if mode == "insert" else call.store.upsert
+    return {"count": await write(call.table, **options)}
+
+
+@endpoint("GET", "/tables/{table}/records", kinds=_STREAM, query=models.Export)
+@endpoint(
+    "POST", "/tables/{table}/export", kinds=_STREAM, body=models.Export, example=_RECENT
+)  # fmt: skip
+async def export_records(call: Call, options: dict[str, Any]) -> Response:
+    """Stream all records, or those that a filter selects.
+
+    The answer is one snapshot of the table, in constant memory on the server. In Arrow, each batch
+    has its cursor in its custom metadata, under `aiovec.cursor`, in bytes: `after` takes it in
+    URL-safe Base64. By POST, a filter may be too long for a path.
+    """
+    kind = call.answer_type(_STREAM)
+    cursors = options.pop("cursors", False)
+    if "after" in options:
+        options["after"] = cursor_of(options["after"])
+    if "batch_size" in options:
+        options["batch_size"] = min(options["batch_size"], BOUNDS.get().rows)
+    batches = call.store.export(call.table, **options)
+    if kind == ARROW:
+        schema = await call.store.schema(call.table)
+        return await Streamed.begun(arrow_stream(batches, schema, options.get("select")), kind)
+    return await Streamed.begun(lines_stream(batches, cursors=cursors), kind)
+
+
+@endpoint("DELETE", "/tables/{table}/records/{id:path}", models.Deleted)
+async def delete_record(call: Call, options: dict[str, Any]) -> Any:
+    """Delete one record.
+
+    A slash in the id is encoded as %2F. Ids with a line break go in the body of
+    `DELETE /tables/{table}/records`, and so do `.` and `..`, since clients take them for folders.
+    An id that is absent is no error.
+    """
+    return {"deleted": await call.store.delete(call.table, [call.last_segment("id")])}
+
+
+@endpoint("GET", "/tables/{table}/count", models.Counts, query=models.Filtered)
+@endpoint("POST", "/tables/{table}/count", models.Counts, body=models.Filtered, example=_RECENT)
+async def count_records(call: Call, options: dict[str, Any]) -> Any:
+    """Count the records, or those that a filter selects."""
+    return {"count": await call.store.count(call.table, **options)}
+
+
+@endpoint(
+    "POST", "/tables/{table}/get", models.Records, kinds=OF_ROWS, body=models.Get,
+    example={"ids": ["note-1"]},
+)  # fmt: skip
 async def get_records(call: Call, options: dict[str, Any]) -> Response:
     """Read records by their ids.
 
     They stand in the order asked; absent ones are left out.
     """
-    found = await rows_of(call, _listed(options.pop("ids")), **options)
-    return await rows_response(call, "records", found)
+    found = await rows_of(call.store, call.table, _listed(options.pop("ids")), **options)
+    return await rows_response(call, "records", [found])
 
 
 @endpoint(
-    "POST", "/tables/{table}/find", Records, kinds=OF_ROWS, body=Find,
-    example={"where": "year >= 2024", "orderBy": ["-year", "id"], "limit": 20},
+    "POST", "/tables/{table}/find", models.Records, kinds=OF_ROWS, body=models.Find,
+    example={**_RECENT, "orderBy": ["-year", "id"], "limit": 20},
 )  # fmt: skip
 async def find_records(call: Call, options: dict[str, Any]) -> Response:
     """Find records by a filter.
@@ -60,15 +105,15 @@ async def find_records(call: Call, options: dict[str, Any]) -> Response:
     They are sorted by one or more keys, or by id. Vectors come only where asked for.
     """
 
-    async def find(chosen: Mapping[str, Any]) -> list[Results[Record]]:
-        return [await call.store.find(call.table, **chosen)]
+    async def find(table: str, **chosen: Any) -> list[Results[Record]]:
+        return [await call.store.find(table, **chosen)]
 
-    (found,) = await found_by(call, {"limit": _FOUND, **options}, find)
+    found = await found_by(find, call.store, call.table, {"limit": _FOUND, **options})
     return await rows_response(call, "records", found)
 
 
 @endpoint(
-    "POST", "/tables/{table}/update", Updated, body=Update, writes=True,
+    "POST", "/tables/{table}/update", models.Updated, body=models.Update,
     example={"set": {"year": 2025, "payload.seen": True}, "where": "year = 2024"},
 )  # fmt: skip
 async def update_records(call: Call, options: dict[str, Any]) -> Any:
@@ -84,7 +129,7 @@ async def update_records(call: Call, options: dict[str, Any]) -> Any:
 
 
 @endpoint(
-    "DELETE", "/tables/{table}/records", Deleted, body=Delete, writes=True,
+    "DELETE", "/tables/{table}/records", models.Deleted, body=models.Delete,
     example={"ids": ["note-1", ".."]},
 )  # fmt: skip
 async def delete_records(call: Call, options: dict[str, Any]) -> Any:
@@ -97,8 +142,9 @@ async def delete_records(call: Call, options: dict[str, Any]) -> Any:
 
 
 @endpoint(
-    "POST", "/tables/{table}/exists", Existing, body=ById, example={"ids": ["note-1", "note-2"]}
-)
+    "POST", "/tables/{table}/exists", models.Existing, body=models.ById,
+    example={"ids": ["note-1", "note-2"]},
+)  # fmt: skip
 async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
     """Tell which ids exist.
 
@@ -115,7 +161,7 @@ async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
 
 
 @endpoint(
-    "POST", "/tables/{table}/distinct", Values, body=Distinct,
+    "POST", "/tables/{table}/distinct", models.Values, body=models.Distinct,
     example={"field": "year", "limit": 10},
 )  # fmt: skip
 async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
@@ -123,36 +169,25 @@ async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
 
     The most frequent come first. Nulls are not counted.
     """
-    limit = cut(options.pop("limit", 2**62))
-
-    async def count(most: int) -> Counts:
-        return await call.store.distinct(call.table, limit=most, **options)
-
-    found = await values_of(count, limit)
-    check_found([list(found)])
-
-    def body() -> bytes:
-        values = [{"value": value, "count": number} for value, number in found.items()]
-        text = dump_values({"values": values})
-        check_answer(len(text))
-        return text
-
-    return JsonBytes(await hop(weight(found), body))
+    found = await values_of(call.store.distinct, call.table, **options)
+    values = [{"value": value, "count": number} for value, number in found.items()]
+    return await values_response({"values": values})
 
 
-@endpoint("POST", "/tables/{table}/bounds", Ends, body=Bounds, example={"field": "year"})
+@endpoint(
+    "POST", "/tables/{table}/bounds", models.Ends, body=models.Bounds, example={"field": "year"}
+)
 async def bounds_of_values(call: Call, options: dict[str, Any]) -> Response:
     """Read the least and the greatest value of a field.
 
     Both are null where every value is.
     """
     least, greatest = await call.store.bounds(call.table, **options) or (None, None)
-    ends = {"min": least, "max": greatest}
-    return JsonBytes(await hop(weight(ends), dump_values, ends))
+    return await values_response({"min": least, "max": greatest})
 
 
 @endpoint(
-    "POST", "/tables/{table}/set_vectors", Updated, body=SetVectors, writes=True,
+    "POST", "/tables/{table}/set_vectors", models.Updated, body=models.SetVectors,
     example={"ids": ["note-1"], "vectors": [[0.0, 0.6, 0.8]]},
 )  # fmt: skip
 async def set_vectors(call: Call, options: dict[str, Any]) -> Any:

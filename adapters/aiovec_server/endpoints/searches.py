@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import Response
 
 from aiovec import Hit, Results
 
-from ..bodies import results_response, rows_response
-from ..call import Call
-from ..media import OF_ROWS
-from ..models import (
-    Hits,
-    HitsOfMany,
-    Search,
-    SearchHybrid,
-    SearchLike,
-    SearchMany,
-    SearchText,
-)
+from .. import models
+from ..bodies import rows_response
+from ..bounds import check_rows, found_by
+from ..call import OF_ROWS, Call
 from ..problems import RequestError
-from ..steps import found_by
 from .declaring import endpoint
 
 _VECTOR = [0.6, 0.8, 0.0]
 
 
 @endpoint(
-    "POST", "/tables/{table}/search", Hits, kinds=OF_ROWS, body=Search,
+    "POST", "/tables/{table}/search", models.Hits, kinds=OF_ROWS, body=models.Search,
     example={"vector": _VECTOR, "limit": 5, "where": "year >= 2024"},
 )  # fmt: skip
 async def search(call: Call, options: dict[str, Any]) -> Response:
@@ -42,8 +32,8 @@ async def search(call: Call, options: dict[str, Any]) -> Response:
 
 
 @endpoint(
-    "POST", "/tables/{table}/search_many", HitsOfMany, kinds=OF_ROWS, body=SearchMany,
-    example={"vectors": [_VECTOR, [0.0, 0.0, 1.0]], "limit": 5},
+    "POST", "/tables/{table}/search_many", models.HitsOfMany, kinds=OF_ROWS,
+    body=models.SearchMany, example={"vectors": [_VECTOR, [0.0, 0.0, 1.0]], "limit": 5},
 )  # fmt: skip
 async def search_many(call: Call, options: dict[str, Any]) -> Response:
     """Search by several vectors.
@@ -52,16 +42,14 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
     In Arrow, `_query` is the number of a row's vector.
     """
     _choose(options, "vectors", "texts")
-
-    async def find(chosen: Mapping[str, Any]) -> list[Results[Hit]]:
-        return await call.store.search_many(call.table, **chosen)
-
-    found = await found_by(call, options, find, len(options["vectors"]))
-    return await results_response(call, found)
+    queries = len(options["vectors"])
+    check_rows(options.get("offset", 0), "offset")
+    found = await found_by(call.store.search_many, call.store, call.table, options, queries)
+    return await rows_response(call, "hits", found, of_many=True)
 
 
 @endpoint(
-    "POST", "/tables/{table}/search_text", Hits, kinds=OF_ROWS, body=SearchText,
+    "POST", "/tables/{table}/search_text", models.Hits, kinds=OF_ROWS, body=models.SearchText,
     example={"query": "walk sea", "limit": 5, "highlight": True},
 )  # fmt: skip
 async def search_text(call: Call, options: dict[str, Any]) -> Response:
@@ -73,7 +61,7 @@ async def search_text(call: Call, options: dict[str, Any]) -> Response:
 
 
 @endpoint(
-    "POST", "/tables/{table}/search_hybrid", Hits, kinds=OF_ROWS, body=SearchHybrid,
+    "POST", "/tables/{table}/search_hybrid", models.Hits, kinds=OF_ROWS, body=models.SearchHybrid,
     example={"query": "walk sea", "vector": _VECTOR, "limit": 5},
 )  # fmt: skip
 async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
@@ -88,7 +76,7 @@ async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
 
 
 @endpoint(
-    "POST", "/tables/{table}/search_like", Hits, kinds=OF_ROWS, body=SearchLike,
+    "POST", "/tables/{table}/search_like", models.Hits, kinds=OF_ROWS, body=models.SearchLike,
     example={"ids": ["note-1"], "limit": 5},
 )  # fmt: skip
 async def search_like(call: Call, options: dict[str, Any]) -> Response:
@@ -109,8 +97,9 @@ def _choose(options: dict[str, Any], name: str, other: str) -> None:
 
 
 async def _answer(call: Call, options: dict[str, Any], method: str) -> Response:
-    async def find(chosen: Mapping[str, Any]) -> list[Results[Hit]]:
-        return [await getattr(call.store, method)(call.table, **chosen)]
+    async def find(table: str, **chosen: Any) -> list[Results[Hit]]:
+        return [await getattr(call.store, method)(table, **chosen)]
 
-    (hits,) = await found_by(call, options, find)
+    check_rows(options.get("offset", 0), "offset")
+    hits = await found_by(find, call.store, call.table, options)
     return await rows_response(call, "hits", hits)

@@ -1,4 +1,4 @@
-"""Tables and their fields, the store and its health."""
+"""Tables, their fields, their indexes and versions; the store and its health."""
 
 from __future__ import annotations
 
@@ -12,21 +12,9 @@ from starlette.responses import Response
 from aiovec import Field, Schema, TableNotFoundError, VectorStore, __version__
 from aiovec.backend.context import CallContext, calling
 
-from ..bodies import json_response
+from .. import models
+from ..bodies import JsonBytes, camel_case, dump
 from ..call import Call
-from ..models import (
-    AddField,
-    Confirm,
-    Counted,
-    CreateTable,
-    DropFieldIndex,
-    FieldIndex,
-    Health,
-    Rename,
-    Store,
-    Table,
-    Tables,
-)
 from ..once import key_name
 from ..problems import RequestError
 from .declaring import endpoint
@@ -34,7 +22,7 @@ from .declaring import endpoint
 _FIELD = "/tables/{table}/fields/{field}"
 
 
-@endpoint("GET", "/health", Health)
+@endpoint("GET", "/health", models.Health)
 async def health(call: Call, options: dict[str, Any]) -> Any:
     """Tell whether the store can be reached."""
     await _reach(call.store)
@@ -46,31 +34,24 @@ _REMEMBERED = 1.0
 costs several requests."""
 
 
-class _Ping:
-    """The last ping of a store, and who makes the next one."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.made = -_REMEMBERED
-
-
-_PINGS: WeakKeyDictionary[VectorStore, _Ping] = WeakKeyDictionary()
+_PINGS: WeakKeyDictionary[VectorStore, tuple[float, asyncio.Future[None]]] = WeakKeyDictionary()
 
 
 async def _reach(store: VectorStore) -> None:
-    """Ping the store, one at a time and at most once a second."""
-    ping = _PINGS.setdefault(store, _Ping())
-    async with ping.lock:
-        if time.monotonic() - ping.made >= _REMEMBERED:
-            await store.ping()
-            ping.made = time.monotonic()
+    """Ping the store, at most once a second."""
+    now = time.monotonic()
+    made, ping = _PINGS.get(store, (now - _REMEMBERED, None))
+    if ping is None or now - made >= _REMEMBERED:
+        ping = asyncio.ensure_future(store.ping())
+        _PINGS[store] = now, ping
+    await asyncio.shield(ping)
 
 
 # The others need the store's files, or its process.
 _OFFERED = ("text", "indexes", "snapshots", "quantized", "power-loss")
 
 
-@endpoint("GET", "/store", Store)
+@endpoint("GET", "/store", models.Store)
 async def describe_store(call: Call, options: dict[str, Any]) -> Any:
     """Read what the served store is able to do."""
     await call.store.ping()
@@ -78,7 +59,7 @@ async def describe_store(call: Call, options: dict[str, Any]) -> Any:
     return {"backend": call.store.backend_name, "version": __version__, "abilities": abilities}
 
 
-@endpoint("DELETE", "/writes/{key}", writes=True)
+@endpoint("DELETE", "/writes/{key}")
 async def cancel_write(call: Call, options: dict[str, Any]) -> Any:
     """Cancel a write by its `Idempotency-Key`.
 
@@ -88,7 +69,7 @@ async def cancel_write(call: Call, options: dict[str, Any]) -> Any:
     await call.writes.cancel(str(key_name([call.last_segment("key")])))
 
 
-@endpoint("GET", "/tables", Tables, query=Counted)
+@endpoint("GET", "/tables", models.Tables, query=models.Counted)
 async def list_tables(call: Call, options: dict[str, Any]) -> Any:
     """List the tables with their numbers of rows."""
     found = []
@@ -102,7 +83,7 @@ async def list_tables(call: Call, options: dict[str, Any]) -> Any:
 
 
 @endpoint(
-    "POST", "/tables", Table, body=CreateTable, status=201, writes=True,
+    "POST", "/tables", models.Table, body=models.CreateTable, status=201,
     example={
         "name": "notes",
         "schema": {"dim": 3, "fields": {"year": "int", "body": {"type": "text", "text": True}}},
@@ -116,7 +97,7 @@ async def create_table(call: Call, options: dict[str, Any]) -> Response:
     return await _described(call, options["table"], 201)
 
 
-@endpoint("GET", "/tables/{table}", Table, query=Counted)
+@endpoint("GET", "/tables/{table}", models.Table, query=models.Counted)
 async def describe_table(call: Call, options: dict[str, Any]) -> Response:
     """Read a table's schema and its number of rows.
 
@@ -126,7 +107,7 @@ async def describe_table(call: Call, options: dict[str, Any]) -> Response:
     return await _described(call, call.table, **options)
 
 
-@endpoint("DELETE", "/tables/{table}", query=Confirm, writes=True)
+@endpoint("DELETE", "/tables/{table}", query=models.Confirm)
 async def drop_table(call: Call, options: dict[str, Any]) -> Any:
     """Drop a table with all its rows."""
     _check_confirmed(options, call.table, "table")
@@ -134,7 +115,7 @@ async def drop_table(call: Call, options: dict[str, Any]) -> Any:
 
 
 @endpoint(
-    "POST", "/tables/{table}/rename", Table, body=Rename, example={"name": "memos"}, writes=True
+    "POST", "/tables/{table}/rename", models.Table, body=models.Rename, example={"name": "memos"}
 )
 async def rename_table(call: Call, options: dict[str, Any]) -> Response:
     """Give a table another name."""
@@ -143,7 +124,7 @@ async def rename_table(call: Call, options: dict[str, Any]) -> Response:
 
 
 @endpoint(
-    "POST", "/tables/{table}/fields", Table, body=AddField, status=201, writes=True,
+    "POST", "/tables/{table}/fields", models.Table, body=models.AddField, status=201,
     example={"name": "lang", "field": {"type": "text", "index": "bitmap"}},
 )  # fmt: skip
 async def add_field(call: Call, options: dict[str, Any]) -> Response:
@@ -153,7 +134,7 @@ async def add_field(call: Call, options: dict[str, Any]) -> Response:
     return await _described(call, call.table, 201)
 
 
-@endpoint("DELETE", _FIELD, Table, query=Confirm, writes=True)
+@endpoint("DELETE", _FIELD, models.Table, query=models.Confirm)
 async def drop_field(call: Call, options: dict[str, Any]) -> Response:
     """Drop a field with all its values."""
     field = call.last_segment("field")
@@ -163,7 +144,7 @@ async def drop_field(call: Call, options: dict[str, Any]) -> Response:
 
 
 @endpoint(
-    "POST", f"{_FIELD}/rename", Table, body=Rename, example={"name": "published"}, writes=True
+    "POST", f"{_FIELD}/rename", models.Table, body=models.Rename, example={"name": "published"}
 )
 async def rename_field(call: Call, options: dict[str, Any]) -> Response:
     """Give a field another name."""
@@ -171,18 +152,64 @@ async def rename_field(call: Call, options: dict[str, Any]) -> Response:
     return await _described(call, call.table)
 
 
-@endpoint("PUT", f"{_FIELD}/index", Table, body=FieldIndex, example={"kind": "btree"}, writes=True)
+@endpoint("PUT", f"{_FIELD}/index", models.Table, body=models.FieldIndex, example={"kind": "btree"})
 async def create_field_index(call: Call, options: dict[str, Any]) -> Response:
     """Build an index over a field, for filters or for keyword search."""
     await call.store.create_field_index(call.table, call.segment("field"), **options)
     return await _described(call, call.table)
 
 
-@endpoint("DELETE", f"{_FIELD}/index", Table, query=DropFieldIndex, writes=True)
+@endpoint("DELETE", f"{_FIELD}/index", models.Table, query=models.DropFieldIndex)
 async def drop_field_index(call: Call, options: dict[str, Any]) -> Response:
     """Drop the indexes over a field. Its values stay."""
     await call.store.drop_field_index(call.table, call.segment("field"), **options)
     return await _described(call, call.table)
+
+
+@endpoint("GET", "/tables/{table}/stats", models.Stats)
+async def table_stats(call: Call, options: dict[str, Any]) -> Any:
+    """Read the size and the costs of a table."""
+    return camel_case(await call.store.stats(call.table))
+
+
+@endpoint("POST", "/tables/{table}/optimize")
+async def optimize_table(call: Call, options: dict[str, Any]) -> Any:
+    """Do now what keeps a table small and fast."""
+    await call.store.optimize(call.table)
+
+
+@endpoint("GET", "/tables/{table}/indexes", models.Indexes)
+async def list_indexes(call: Call, options: dict[str, Any]) -> Any:
+    """List the indexes over the vectors."""
+    return {"indexes": [camel_case(one) for one in await call.store.indexes(call.table)]}
+
+
+@endpoint(
+    "POST", "/tables/{table}/indexes", models.Indexes, body=models.VectorIndex,
+    example={"recall": 0.95}, status=201,
+)  # fmt: skip
+async def create_index(call: Call, options: dict[str, Any]) -> Any:
+    """Build an approximate index over the vectors."""
+    await call.store.create_index(call.table, **options)
+    return await list_indexes(call, {})
+
+
+@endpoint("DELETE", "/tables/{table}/indexes/{index}")
+async def drop_index(call: Call, options: dict[str, Any]) -> Any:
+    """Drop an index over the vectors."""
+    await call.store.drop_index(call.table, call.last_segment("index"))
+
+
+@endpoint("GET", "/tables/{table}/versions", models.Versions)
+async def list_versions(call: Call, options: dict[str, Any]) -> Any:
+    """List the earlier versions of a table that are kept."""
+    return {"versions": [dict(version) for version in await call.store.versions(call.table)]}
+
+
+@endpoint("POST", "/tables/{table}/versions/revert", body=models.Revert, example={"version": 3})
+async def revert_version(call: Call, options: dict[str, Any]) -> Any:
+    """Make an earlier version of a table the present one."""
+    await call.store.revert(call.table, **options)
 
 
 async def _described(call: Call, table: str, status: int = 200, *, rows: bool = True) -> Response:
@@ -190,7 +217,7 @@ async def _described(call: Call, table: str, status: int = 200, *, rows: bool = 
         schema, state = await call.store._schema_and_state(table)
         count = await call.store.count(table) if rows else None
     found = {"name": table, "rows": count, "schema": schema.to_dict()}
-    return json_response(found, status, {"etag": f'"{state}"'})
+    return JsonBytes(dump(found), status, {"etag": f'"{state}"'})
 
 
 def _check_confirmed(options: dict[str, Any], name: str, what: str) -> None:

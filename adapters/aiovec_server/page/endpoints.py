@@ -16,6 +16,7 @@ from aiovec import VectorStore
 from aiovec._http.problems import problem_of
 from aiovec.errors import AiovecError
 
+from ..bodies import camel_case
 from ..call import Call
 from ..endpoints.declaring import Endpoint
 from ..models import Model
@@ -88,14 +89,8 @@ async def _table_facts(store: VectorStore, name: str) -> dict[str, Any]:
     recalls = [info.recall for info in of_vectors if info.recall is not None]
     texts = [field for field, facts in schema.fields.items() if facts.text]
     return {
+        **camel_case(stats),
         "name": name,
-        "backend": stats.backend,
-        "rows": stats.rows,
-        "bytes": stats.bytes,
-        "index": stats.index,
-        "unindexedRows": stats.unindexed_rows,
-        "scanMemory": stats.scan_memory,
-        "lastOptimize": stats.last_optimize,
         "recall": min(recalls, default=None),
         "approximate": bool(of_vectors),
         "indexes": [asdict(info) for info in indexes],

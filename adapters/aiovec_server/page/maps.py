@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aiovec.backend import Float32Array
 from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidArgumentError
 
@@ -33,11 +33,6 @@ _LABEL = 120
 NO_COLOR = "-"
 
 
-def sample_size(dim: int, rows: int) -> int:
-    """Return how many rows a map of a table takes."""
-    return max(1, min(rows, MAX_ROWS, _MAX_NUMBERS // dim))
-
-
 async def map_of(
     store: VectorStore, table: str, *, rows: int, color: str | None = None
 ) -> dict[str, Any]:
@@ -56,7 +51,8 @@ async def map_of(
     colors = [color] if color is not None else _colors(schema, label)
     names = dict.fromkeys((label, *colors))
     select = [name for name in names if name is not None and name != NO_COLOR]
-    found = await _sample(store, table, sample_size(schema.dim, rows), total, select)
+    size = max(1, min(rows, MAX_ROWS, _MAX_NUMBERS // schema.dim))
+    found = await _sample(store, table, size, total, select)
     if color is None:
         color = next((name for name in colors if _has_few_values(found, name)), NO_COLOR)
     color = None if color == NO_COLOR else color
@@ -88,77 +84,59 @@ def _has_few_values(found: Results[Record], name: str) -> bool:
 async def _sample(
     store: VectorStore, table: str, size: int, total: int, select: list[str]
 ) -> Results[Record]:
-    """Return rows that are spread evenly over the table, as they lie in the store.
+    """Return rows of chance from all over the table, the same each time.
 
     The ids alone are walked: that is fast in either backend, where an offset into a large table is
     not. Rows that are deleted meanwhile are left out.
     """
-    places = spread(size, min(total, WALKED))
+    among = range(min(total, WALKED))
+    places = np.sort(Random(0).sample(among, min(size, len(among))))
     ids: list[str] = []
     walked = 0
     export = store.export(table, select=[], batch_size=_BATCH)
     async with aclosing(export) as batches:
         async for batch in batches:
-            column = batch.column("id")
-            end = walked + batch.num_rows
-            while len(ids) < size and (place := places[len(ids)]) < end:
-                ids.append(column[place - walked].as_py())
-            walked = end
-            if len(ids) >= size:
+            if len(ids) == len(places):
                 break
+            within = places[len(ids) : np.searchsorted(places, walked + batch.num_rows)]
+            ids += batch["id"].take(within - walked).to_pylist()
+            walked += batch.num_rows
     return await store.get(table, ids, select=select, include_vector=True)
-
-
-def spread(size: int, total: int) -> list[int]:
-    """Return so many places below ``total``, in order: one of each of as many equal parts.
-
-    By chance within its part, else rows that come in turn, as from ten sources, would all be of
-    one. The same each time.
-    """
-    step = max(1.0, total / size)
-    chances = np.random.default_rng(0).random(size)
-    places: list[int] = []
-    for part, chance in enumerate(chances.tolist()):
-        place = int((part + chance) * step)
-        places.append(max(place, places[-1] + 1) if places else place)
-    return places
 
 
 def _layout(
     found: Results[Record], metric: str, label: str | None, color: str | None
 ) -> dict[str, Any]:
     placed = [record for record in found if record.vector is not None]
-    vectors = np.zeros((0, 1), np.float32)
-    if placed:
-        vectors = np.stack([np.asarray(record.vector, np.float32) for record in placed])
-    places, explained = principal_components(vectors, unit=metric == "cosine")
+    places, explained = principal_components(
+        [one.vector for one in placed], unit=metric == "cosine"
+    )
     groups, members = _groups(placed, color)
     return {
         "rows": len(placed),
         "without": len(found) - len(placed),
-        "explained": [round(float(share), 4) for share in explained],
+        "explained": explained.round(4).tolist(),
         "ids": [record.id for record in placed],
-        "x": [round(float(x), 4) for x in places[:, 0]],
-        "y": [round(float(y), 4) for y in places[:, 1]],
+        "x": places[:, 0].round(4).tolist(),
+        "y": places[:, 1].round(4).tolist(),
         "labels": [None if label is None else _short(record[label]) for record in placed],
         "groups": groups,
         "members": members,
     }
 
 
-def principal_components(vectors: Float32Array, *, unit: bool) -> tuple[Float32Array, Float32Array]:
+def principal_components(vectors: Sequence[Any], *, unit: bool) -> tuple[Any, Any]:
     """Return each vector's place along the two directions in which they differ most, and which
     share of their variance each direction has.
 
     Places lie between -1 and 1. The same vectors get the same places. With ``unit``, vectors are
     scaled to length one before, for their lengths do not count.
     """
-    count, dim = vectors.shape
-    places = np.zeros((count, 2), np.float32)
-    explained = np.zeros(2, np.float32)
-    if count == 0:
+    places, explained = np.zeros((len(vectors), 2)), np.zeros(2)
+    if not vectors:
         return places, explained
-    data = vectors.astype(np.float64)  # the squares of float32 numbers cannot overflow there
+    data = np.array(vectors, np.float64)  # the squares of float32 numbers cannot overflow there
+    dim = data.shape[1]
     if unit:
         data /= np.maximum(np.linalg.norm(data, axis=1, keepdims=True), 1e-300)
     least = 1e-12 * float(np.einsum("ij,ij->", data, data))
@@ -174,9 +152,6 @@ def principal_components(vectors: Float32Array, *, unit: bool) -> tuple[Float32A
     left, values, _ = np.linalg.svd(data @ directions, full_matrices=False)
     found = min(2, len(values))
     axes = left[:, :found] * values[:found]
-    # A direction has no sign of its own: the point farthest out is on the positive side.
-    farthest = axes[np.abs(axes).argmax(axis=0), np.arange(found)]
-    axes *= np.where(farthest < 0, -1.0, 1.0)
     places[:, :found] = axes / max(float(np.abs(axes).max()), 1e-300)
     explained[:found] = values[:found] ** 2 / variance
     return places, explained
@@ -187,15 +162,12 @@ def _groups(placed: list[Record], color: str | None) -> tuple[list[Mapping[str, 
     if color is None:
         return [], []
     texts = [_group_of(record[color]) for record in placed]
-    counts = Counter(texts)
-    named = [text for text, _ in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))]
-    numbers = {text: min(n, _GROUPS) for n, text in enumerate(named)}
-    groups: list[Mapping[str, Any]] = [
-        {"name": text, "rows": counts[text]} for text in named[:_GROUPS]
-    ]
-    if len(named) > _GROUPS:
-        others = sum(counts[text] for text in named[_GROUPS:])
-        groups.append({"name": None, "values": len(named) - _GROUPS, "rows": others})
+    counts = sorted(Counter(texts).items(), key=lambda one: (-one[1], one[0]))
+    numbers = {text: min(n, _GROUPS) for n, (text, _) in enumerate(counts)}
+    groups: list[Mapping[str, Any]] = [{"name": name, "rows": n} for name, n in counts[:_GROUPS]]
+    if others := counts[_GROUPS:]:
+        rows = sum(n for _, n in others)
+        groups.append({"name": None, "values": len(others), "rows": rows})
     return groups, [numbers[text] for text in texts]
 
 

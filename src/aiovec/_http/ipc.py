@@ -22,6 +22,10 @@ CURSOR = b"aiovec.cursor"
 """The key of a batch's metadata with the cursor behind it."""
 
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
+_DENSE = (
+    pa.types.is_dictionary, pa.types.is_run_end_encoded, pa.types.is_string_view,
+    pa.types.is_binary_view, pa.types.is_list_view, pa.types.is_large_list_view, pa.types.is_union,
+)  # fmt: skip
 # The places of fields in Arrow's flatbuffers: Message.header_type, .header and .bodyLength, and
 # RecordBatch.compression.
 _HEADER_TYPE, _HEADER, _BODY_LENGTH, _COMPRESSION = 1, 2, 3, 3
@@ -38,7 +42,7 @@ def read_stream(data: bytes | bytearray | memoryview) -> pa.Table:
         messages = iter(pa.ipc.MessageReader.open_stream(stream))
         schema = pa.ipc.read_schema(_checked(next(messages, None)))
         for field in schema:
-            _check_names(field)
+            _check_field(field)
         batches = [pa.ipc.read_record_batch(_checked(one), schema) for one in messages]
         if stream.tell() != len(data):
             raise DamagedStreamError("there is more behind the end of the Arrow stream")
@@ -57,11 +61,19 @@ def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:
     return table
 
 
-def _check_names(field: pa.Field) -> None:
-    """Raise UnicodeDecodeError where a name or a time zone is no text: Arrow looks at none."""
-    _ = field.name, getattr(field.type, "tz", None)
-    for n in range(field.type.num_fields):
-        _check_names(field.type.field(n))
+def _check_field(field: pa.Field) -> None:
+    """Raise UnicodeDecodeError where a name or a time zone is no text: Arrow looks at none.
+
+    Also refuse types of which a few bytes can stand for gigabytes.
+    """
+    kind, _ = field.type, (field.name, getattr(field.type, "tz", None))
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if any(is_dense(kind) for is_dense in _DENSE):
+        words = f"the column {field.name!r} is of the Arrow type {kind}, which can be far larger"
+        raise DamagedStreamError(f"{words} than its bytes; cast it to a plain type")
+    for n in range(kind.num_fields):
+        _check_field(kind.field(n))
 
 
 def _checked(message: Any) -> Any:
