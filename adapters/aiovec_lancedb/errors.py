@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from aiovec.backend import cleaned, without_secrets
@@ -24,6 +24,7 @@ from aiovec.errors import (
     StoreClosedError,
     StoreFullError,
     StorePermissionError,
+    StoreReplacedError,
     StoreUnreachableError,
 )
 
@@ -33,43 +34,6 @@ FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
 READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """Of an OSError: this process may not write there."""
 
-_NO_TABLE = re.compile(r"^Table '.*' was not found|^Dataset at path .* was not found", re.DOTALL)
-_TABLE_EXISTS = re.compile(r"^Table '.*' already exists|^Dataset already exists", re.DOTALL)
-_FULL = re.compile(
-    r"No space left|Disk quota exceeded|File too large|not enough space|os error (28|122|27|112)\b",
-    re.IGNORECASE,
-)
-_CLOSED = re.compile(r"(Connection|Table)( \S+)? is closed", re.IGNORECASE)
-# What Lance says of a commit whose answer was lost.
-_UNKNOWN = re.compile(
-    r"commit result for version \d+ is unknown|commit may or may not have been applied",
-    re.IGNORECASE,
-)
-_CONFLICT = re.compile(
-    r"commit conflict|concurrent (commit|transaction|modification)|too many concurrent writers",
-    re.IGNORECASE,
-)
-_DAMAGED = re.compile(
-    r"corrupt|invalid (magic|footer|protobuf)|magic (number|bytes)|failed to decode|decode error"
-    r"|unexpected end|out of range|file size is too small|failed to fill whole buffer"
-    r"|does not have sufficient data|correct footer|invalid range .* for object of size"
-    r"|invalid seek to a negative"
-    r"|version \d+ no longer exists"
-    r"|not found: .*\.(lance|manifest|arrow|idx)",
-    re.IGNORECASE,
-)
-_REFUSED = re.compile(
-    r"permission denied|access ?denied|forbidden|unauthori[sz]ed|invalid ?access ?key"
-    r"|signature ?does ?not ?match|status: 40[13]|os error (13|30|1)\b",
-    re.IGNORECASE,
-)
-_NO_PLACE = re.compile(
-    r"could not parse bucket|unable to find object store|no azure account|invalid uri"
-    r"|no provider found",
-    re.IGNORECASE,
-)
-_DEEP_FILTER = re.compile(r"recursion limit", re.IGNORECASE)
-_LONG_PATTERN = re.compile(r"regex\b.*exceeds size limit", re.IGNORECASE | re.DOTALL)
 # Panics of Rust code: in a call, and in what a call awaits. The first is no Exception, and neither
 # class can be imported.
 _PANICS = ("PanicException", "RustPanic")
@@ -96,47 +60,72 @@ def message_of(error: BaseException) -> str:
     return " ".join(text.split())[:600]
 
 
+_Make = Callable[[str, str], Exception]
+_REFUSED = (
+    r"permission denied|access ?denied|forbidden|unauthori[sz]ed|invalid ?access ?key"
+    r"|signature ?does ?not ?match|status: 40[13]|os error (13|30|1)\b"
+)
+# Texts of lancedb, the first that fits, and the error for a target and the message.
+_BEFORE_REQUESTS: Sequence[tuple[str, _Make]] = (
+    ("^(?-i:Table '.*' was not found|Dataset at path .* was not found)",
+     lambda _, message: NoSuchTableError(message)),
+    ("^(?-i:Table '.*' already exists|Dataset already exists)",
+     lambda _, message: TableThereError(message)),
+    (r"(Connection|Table)( \S+)? is closed", lambda target, _: StoreClosedError(target)),
+    # The answer to a commit was lost.
+    (r"commit result for version \d+ is unknown|commit may or may not have been applied",
+     OutcomeUnknownError),
+    (("No space left|Disk quota exceeded|File too large|not enough space"
+     r"|os error (28|122|27|112)\b"), StoreFullError),
+    ("recursion limit", lambda *_: FilterError(
+        "the filter is nested too deeply for LanceDB; use IN or fewer parentheses")),
+    (r"regex\b.*exceeds size limit",
+     lambda *_: FilterError("the LIKE pattern is too long for LanceDB")),
+)  # fmt: skip
+_BEHIND_REQUESTS: Sequence[tuple[str, _Make]] = (
+    ("commit conflict|concurrent (commit|transaction|modification)|too many concurrent writers",
+     lambda target, message: ConflictError(
+         f"other writers changed {target} at the same time: {message}", 0.0)),
+    (("could not parse bucket|unable to find object store|no azure account|invalid uri"
+     "|no provider found"),
+     lambda target, message: ConfigError(
+         f"{target}: {message}", accepted="a folder, or a URL")),
+    (_REFUSED, StorePermissionError),
+    ((r"corrupt|invalid (magic|footer|protobuf)|magic (number|bytes)|failed to decode|decode error"
+     r"|unexpected end|out of range|file size is too small|failed to fill whole buffer"
+     r"|does not have sufficient data|correct footer|invalid range .* for object of size"
+     r"|invalid seek to a negative|version \d+ no longer exists"
+     r"|not found: .*\.(lance|manifest|arrow|idx)"),
+     lambda target, message: CorruptStoreError(
+         target, f"a file is damaged or missing ({message})")),
+    ("", lambda target, message: AiovecError(f"LanceDB failed on {target}: {message}")),
+)  # fmt: skip
+
+
 def translate(error: Exception, target: str) -> Exception:
     """The error of the contract for one of lancedb's, or one of the two above."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return _of_system(error, target)
-    text = str(error)
-    if _NO_TABLE.search(text):
-        return NoSuchTableError(text)
-    if _TABLE_EXISTS.search(text):
-        return TableThereError(text)
-    if _CLOSED.search(text):
-        return StoreClosedError(target)
-    if _UNKNOWN.search(text):
-        return OutcomeUnknownError(target, message_of(error))
-    if _FULL.search(text):
-        return StoreFullError(target, message_of(error))
-    if _DEEP_FILTER.search(text):
-        return FilterError(
-            "the filter is nested too deeply for LanceDB; use IN or fewer parentheses"
-        )
-    if _LONG_PATTERN.search(text):
-        return FilterError("the LIKE pattern is too long for LanceDB")
-    if (failed := failure(error, target)) is not None:
-        return failed
-    if _CONFLICT.search(text):
-        return ConflictError(
-            f"other writers changed {target} at the same time: {message_of(error)}", 0.0
-        )
-    if _NO_PLACE.search(text):
-        return ConfigError(f"{target}: {message_of(error)}", accepted="a folder, or a URL")
-    if _REFUSED.search(text):
-        return StorePermissionError(target, message_of(error))
-    if _DAMAGED.search(text):
-        return CorruptStoreError(target, f"a file is damaged or missing ({message_of(error)})")
-    return AiovecError(f"LanceDB failed on {target}: {message_of(error)}")
+    return (
+        _by_text(error, target, _BEFORE_REQUESTS)
+        or failure(error, target)
+        or _by_text(error, target, _BEHIND_REQUESTS)
+        or error
+    )
+
+
+def _by_text(error: Exception, target: str, table: Sequence[tuple[str, _Make]]) -> Exception | None:
+    for pattern, make in table:
+        if re.search(pattern, str(error), re.IGNORECASE | re.DOTALL):
+            return make(target, message_of(error))
+    return None
 
 
 def is_read_only(error: BaseException) -> bool:
     """Return whether the error says that this process may not write to the folder."""
     cause = error.__cause__
     return isinstance(cause, OSError) and (
-        cause.errno in READ_ONLY or _REFUSED.search(str(cause)) is not None
+        cause.errno in READ_ONLY or re.search(_REFUSED, str(cause), re.IGNORECASE) is not None
     )
 
 
@@ -168,6 +157,17 @@ def translated(target: str, secrets: Iterable[str] = ()) -> Iterator[None]:
             f"LanceDB crashed on {target}: {message_of(exc)}. A damaged file may be the cause; "
             "check with 'aiovec doctor'"
         ) from exc
+
+
+@contextmanager
+def unknown_outcome(target: str, what: str) -> Iterator[None]:
+    """Behind a commit: what fails within leaves a caller that does not know what was done."""
+    try:
+        yield
+    except (OutcomeUnknownError, StoreReplacedError):
+        raise
+    except (OSError, AiovecError) as exc:
+        raise OutcomeUnknownError(target, f"{what}: {exc}") from exc
 
 
 _REQUEST = re.compile(

@@ -32,7 +32,7 @@ from aiovec.errors import (
 )
 
 from .changes import number_anew
-from .errors import ConflictError
+from .errors import ConflictError, unknown_outcome
 from .layout import LoadNote
 from .locks.local import TableLock
 from .locks.moves import Fence
@@ -156,20 +156,7 @@ class TableWriter(Committer[_Call]):
         self._sound = False
         self._lock = lock
         self._threads = threads
-        self._commits = GroupCommit(self, gate)
-
-    async def run(self, work: WriteOperation, deadline: Deadline) -> Any:
-        """Have the work done; return its result after its commit.
-
-        Cancelled before it began, the work is never done; afterwards it is done all the same,
-        unless it was held and would have to begin anew. Which of these it was is settled when this
-        returns, however often it is cancelled.
-        """
-        return await self._commits.run(_Call(work), deadline)
-
-    async def finish(self) -> None:
-        """Wait for the writes that were accepted."""
-        await self._commits.finish()
+        self.calls = GroupCommit(self, gate)
 
     # The committer
 
@@ -179,9 +166,7 @@ class TableWriter(Committer[_Call]):
 
     async def take(self) -> Callable[[], None] | None:
         with self._session.translated():
-            # A lock would be made in the place of a folder that has gone.
-            look = self._session.look_at_place
-            taken = await self._lock.take(_LOCK_TRY, self._threads, look, self._note_mark)
+            taken = await self._lock.take(_LOCK_TRY, self._threads, self._note_mark)
         self.busy = None if taken else f"{self.target} is locked by others"
         return self._lock.release if taken else None
 
@@ -192,15 +177,15 @@ class TableWriter(Committer[_Call]):
     async def commit(self, group: list[_Call]) -> MoveMark | None:
         if self._mark is not None and self._mark.state == PAUSED:
             return self._mark
-        # What has begun is settled, and those who wait for it get its outcome.
-        await to_its_end(self._do([call for call in group if call.begin()]))
+        if begun := [call for call in group if call.begin()]:
+            # What has begun is settled, and those who wait for it get its outcome.
+            await to_its_end(self._do(begun))
         return None
 
     async def _do(self, group: list[_Call]) -> None:
-        if group:
-            outcomes = await self._outcomes([call.work for call in group])
-            for call, outcome in zip(group, outcomes, strict=True):
-                call.end(outcome)
+        outcomes = await self._outcomes([call.work for call in group])
+        for call, outcome in zip(group, outcomes, strict=True):
+            call.end(outcome)
 
     async def pause_is_over(self, pause: MoveMark) -> bool:
         return await in_thread(self._fence.is_over, pause)
@@ -235,18 +220,14 @@ class TableWriter(Committer[_Call]):
         """Do works as one, as far as the mark lets them; the result of each, or its error."""
         first, *others = works
         if (mark := self._mark) is not None and _refuses(mark, first):
-            raise self._refusal(mark)
+            raise mark.refusal(self.target)
         HEED.set(partial(self._heed, first))
         outcomes = await self._checked(first, others)
         # Nobody waits for a table that is being made, nor in a bucket for anything.
         if first.changes_schema or (first.by_hand and not self._session.exclusive):
-            try:
+            what = "the mark of a migration could not be read behind the commit"
+            with unknown_outcome(self.target, what):
                 await self._check_mark(first)
-            except OutcomeUnknownError:
-                raise
-            except AiovecError as exc:
-                reason = f"the mark of a migration could not be read behind the commit: {exc}"
-                raise OutcomeUnknownError(self._session.target, reason) from exc
         return outcomes
 
     async def _checked(self, first: WriteOperation, others: list[WriteOperation]) -> list[Any]:
@@ -257,9 +238,6 @@ class TableWriter(Committer[_Call]):
             return await first.do(self._session, others)
         finally:
             await self._check_written(self._files, before, first)
-
-    def _refusal(self, mark: MoveMark) -> Exception:
-        return mark.moved_error(self._session.target) if mark.left else mark.frozen_error()
 
     async def _heed(self, work: WriteOperation, load: LoadNote | None) -> None:
         """Look at what holds writes off in the version that a write has opened.
@@ -280,7 +258,7 @@ class TableWriter(Committer[_Call]):
         if mark.state == PAUSED:
             raise ConflictError(f"{self._session.target}: a migration holds writes off", 0.0)
         if _refuses(mark, work):
-            raise self._refusal(mark)
+            raise mark.refusal(self.target)
 
     async def _check_mark(self, work: WriteOperation) -> None:
         """Look for a mark that was set while a write committed.
@@ -310,7 +288,7 @@ class TableWriter(Committer[_Call]):
             if any(not is_index(name) for name in cut):
                 cure = await in_thread(files.cure, cut)
                 reason = f"{cut[0]} of the table {self._table!r} is damaged; {cure}"
-                raise CorruptStoreError(self._session.target, reason)
+                raise CorruptStoreError(self.target, reason)
             await self._drop_indexes(cut)
             self._sound = True
             return await in_thread(files.newest)
@@ -320,28 +298,24 @@ class TableWriter(Committer[_Call]):
 
         An index whose file was cut short is dropped; upkeep makes it anew.
         """
-        try:
-            cut = await in_thread(self._cut_short, files)
+
+        def look() -> list[str]:
+            self._session.look_at_place()
+            return files.cut_short()
+
+        with unknown_outcome(self.target, "the file system failed while it was written"):
+            cut = await in_thread(look)
             rows = any(not is_index(name) for name in cut)
             if rows:
                 await self._go_back(files, cut, before)
             else:
                 await self._drop_indexes(cut)
-        except StoreReplacedError:
-            raise
-        except (OSError, AiovecError) as exc:
-            reason = f"the file system failed while it was written: {exc}"
-            raise OutcomeUnknownError(self._session.target, reason) from exc
         if rows or (cut and isinstance(work, Change) and work.act is _nothing):
             kept = "nothing of the call was kept" if rows else "the index was dropped"
             raise AiovecError(
-                f"the file system or the disk of {self._session.target} failed while {cut[0]} was "
+                f"the file system or the disk of {self.target} failed while {cut[0]} was "
                 f"written; {kept}, try again"
             )
-
-    def _cut_short(self, files: TableFiles) -> list[str]:
-        self._session.look_at_place()
-        return files.cut_short()
 
     async def _go_back(self, files: TableFiles, cut: list[str], before: int) -> None:
         """Make the version before the write the newest again, or one before it without the files.
@@ -351,7 +325,7 @@ class TableWriter(Committer[_Call]):
         number = await in_thread(files.version_without, cut, before)
         if number is None:
             raise CorruptStoreError(
-                self._session.target,
+                self.target,
                 f"files of the table {self._table!r} were cut short while they were written",
             )
         lance, _ = await self._session.open_any(self._table)
@@ -381,7 +355,6 @@ class Writers:
     def __init__(
         self,
         session: Session,
-        *,
         lock_of: Callable[[str], TableLock],
         busy_timeout: float,
         fence: Fence,
@@ -403,15 +376,18 @@ class Writers:
         work: WriteOperation,
         limit: float | None = None,
     ) -> Any:
-        """The work's result, once it is committed. StoreBusyError where it cannot begin in time.
+        """Have the work done; return its result after its commit.
 
-        That is ``limit`` seconds, or ``busy_timeout``.
+        StoreBusyError where it cannot begin in time: ``limit`` seconds, or ``busy_timeout``.
+        Cancelled before it began, the work is never done; afterwards it is done all the same,
+        unless it was held and would have to begin anew. Which of these it was is settled when this
+        returns, however often it is cancelled.
         """
         if self._closed:
             raise StoreClosedError(self._session.target)
         self._session.check()
         deadline = current_deadline(self._busy_timeout) if limit is None else Deadline(limit)
-        return await self._writer(table).run(work, deadline)
+        return await self._writer(table).calls.run(_Call(work), deadline)
 
     @asynccontextmanager
     async def holding_off(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
@@ -424,7 +400,7 @@ class Writers:
         with ExitStack() as held:
             for table in sorted(tables):
                 lock = self._lock_of(table)
-                while not await lock.take(_LOCK_TRY, self._threads, self._session.look_at_place):
+                while not await lock.take(_LOCK_TRY, self._threads):
                     if deadline.left() <= 0:
                         raise deadline.error(f"the table {table!r} is written to by others")
                 held.callback(lock.release)
@@ -443,4 +419,4 @@ class Writers:
         """Take no more, and wait for what was accepted."""
         self._closed = True
         for writer in list(self._writers.values()):
-            await writer.finish()
+            await writer.calls.finish()

@@ -13,12 +13,9 @@ from collections.abc import (
     Callable,
     Collection,
     Container,
-    Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,11 +42,10 @@ from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
     DuplicateIdError,
-    OutcomeUnknownError,
 )
 
-from .changes import CREATED, UPDATED
-from .errors import ConflictError
+from .changes import CREATED
+from .errors import ConflictError, unknown_outcome
 from .folding import FoldedRows, Row, partition_values, rows_of
 from .layout import PAYLOAD
 from .reads import ADDRESS, condition_of, filtered, rows_by_id
@@ -65,8 +61,7 @@ _WORTH_A_LOOK = 100
 # Microseconds that an id takes in an IN, most of them to parse and plan it, and those that a row
 # of the table takes where all ids are read: what is less decides how ids are looked up.
 _COST_IN_LIST, _COST_IN_TABLE = 10.0, 0.15
-# Ids in one IN, and rows in a batch of those that are read.
-_BLOCK = 10_000
+# Rows in a batch of those that are read.
 _BATCH = 2**17
 # Bytes of rows up to which a merge goes by the index over the ids. Lance then holds the rows,
 # several times over, in a pool of 150 MB for each core, or fails. Without it there is no bound.
@@ -112,10 +107,6 @@ def _without_negative_zeros(lists: pa.ListArray) -> pa.ListArray:
 
 # The condition by which a merge replaces no row.
 _NEVER = "FALSE"
-
-# Of a row whose values nobody asks for.
-_UNREAD: Row = {}
-
 OnConflict = Literal["fail", "skip", "replace", "move"]
 """To move is to replace, also in another partition."""
 
@@ -197,30 +188,22 @@ async def _together(session: Session, table: Opened, works: Sequence[RowsOperati
     effort = sum(len(work.named) for work in works) * _COLUMNS_A_ROW
     rows, outcomes = await hop(effort, fold)
 
-    def written(ids: Iterable[str]) -> pa.Table:
-        return stored_form(rows.to_write(ids).table, table.schema)
+    async def write(ids: Collection[str], condition: str | None, **options: bool) -> None:
+        def new() -> pa.Table:
+            return stored_form(rows.to_write(ids).table, table.schema)
 
-    async def put() -> None:
-        ids = rows.written if session.exclusive else rows.written.keys() - rows.changes
+        await _write(session, table, await hop(effort, new), condition, **options)
+
+    async def put(ids: Collection[str]) -> None:
         moves = any(work.kind == "move" for work in works)
-        new, condition = await hop(effort, lambda: (written(ids), _replaced(rows, ids, moves)))
         merge = bool(unknown) or rows.replaces
-        version, lost = await _write(session, table, new, condition, merge=merge)
-        if lost:
-            spoilt = _spoilt(works, outcomes, lost)
-            await _take_back(session, table, version, lost)
-            for place in spoilt:
-                outcomes[place] = _overtaken(session)
+        await write(ids, _replaced(rows, ids, moves), merge=merge)
 
-    async def change() -> None:
-        new, condition = await hop(effort, lambda: (written(rows.changes), _unchanged(rows, found)))
-        _, lost = await _write(session, table, new, condition, inserts=False)
-        for place, work in enumerate(works):
-            if work.kind == "change" and not lost.isdisjoint(work.named):
-                outcomes[place] = _overtaken(session)
+    async def change(ids: Collection[str]) -> None:
+        await write(ids, _unchanged(rows, found), inserts=False)
 
-    async def delete() -> None:
-        await session.run(table.lance.delete(ids_to_sql(sorted(rows.gone))))
+    async def delete(ids: Collection[str]) -> None:
+        await session.run(table.lance.delete(ids_to_sql(sorted(ids))))
 
     changes = set() if session.exclusive else rows.changes
     done = False
@@ -231,7 +214,7 @@ async def _together(session: Session, table: Opened, works: Sequence[RowsOperati
     ):
         if ids:
             try:
-                await act()
+                await act(ids)
             except AiovecError as exc:
                 if not done:
                     raise
@@ -265,23 +248,6 @@ def _unchanged(rows: FoldedRows, found: pa.Table) -> str:
     return f"target.{ADDRESS} IN ({', '.join(changed)})"
 
 
-def _spoilt(works: Sequence[RowsOperation], outcomes: Sequence[Any], lost: set[str]) -> list[int]:
-    """Return the places of the works that wrote a row of ``lost``, to which their rows are added:
-    none of them must be kept, nor what other works made of them."""
-    spoilt: list[int] = []
-    while True:
-        more = [
-            place
-            for place, (work, outcome) in enumerate(zip(works, outcomes, strict=True))
-            if place not in spoilt and work.kind != "delete"
-            and not isinstance(outcome, AiovecError) and not lost.isdisjoint(work.named)
-        ]  # fmt: skip
-        if not more:
-            return spoilt
-        spoilt += more
-        lost.update(*(works[place].named for place in more))
-
-
 async def _write(
     session: Session,
     table: Opened,
@@ -290,18 +256,18 @@ async def _write(
     *,
     merge: bool = True,
     inserts: bool = True,
-) -> tuple[int, set[str]]:
-    """Write rows that were looked up; return the version, and the ids that were not written.
+) -> None:
+    """Write rows that were looked up.
 
     The writer of a folder is alone, so what was found still holds. In a bucket Lance alone keeps
     ids unique, among merges that use no index: there a row that exists is replaced only where the
-    ``condition`` holds, and one that does not is not made unless the merge ``inserts``.
+    ``condition`` holds, and one that does not is not made unless the merge ``inserts``. Where that
+    leaves rows out, because others were faster, new ones are taken back: ConflictError, and who
+    does it anew replaces the others with the same again.
     """
-    # LanceDB takes a null for a bad vector, and all of ours are checked.
-    nulls = "null" if table.schema.vector_nullable else "error"
     if session.exclusive and not merge:
         await session.run(table.lance.add(rows))
-        return 0, set()
+        return
     builder = table.lance.merge_insert("id").use_index(
         session.exclusive
         and await session.rows(table) > _ROWS_BY_INDEX * rows.num_rows
@@ -313,39 +279,16 @@ async def _write(
         builder = builder.when_matched_update_all(where=condition)
     if inserts:
         builder = builder.when_not_matched_insert_all()
+    # LanceDB takes a null for a bad vector, and all of ours are checked.
+    nulls = "null" if table.schema.vector_nullable else "error"
     done = await session.run(builder.execute(rows, on_bad_vectors=nulls))
     if session.exclusive or done.num_inserted_rows + done.num_updated_rows >= rows.num_rows:
-        return done.version, set()
-    with _unknown(session):
-        await session.run(table.lance.checkout(done.version))
-        query = table.lance.query().select(["id"]).where(f"{UPDATED} = {done.version}")
-        written = await session.fetch(query)
-        await session.run(table.lance.checkout_latest())  # type: ignore[no-untyped-call]
-        lost = await hop(
-            rows.num_rows,
-            lambda: set(rows["id"].to_pylist()).difference(written["id"].to_pylist()),
-        )
-    return done.version, lost
-
-
-async def _take_back(session: Session, table: Opened, version: int, ids: set[str]) -> None:
-    """Delete those of the rows that a version has inserted."""
-    with _unknown(session):
-        condition = await hop(len(ids), ids_to_sql, sorted(ids))
-        await session.run(table.lance.delete(f"({condition}) AND {CREATED} = {version}"))
-
-
-def _overtaken(session: Session) -> ConflictError:
-    return ConflictError(f"{session.target}: another process wrote some of the rows", 0.0)
-
-
-@contextmanager
-def _unknown(session: Session) -> Iterator[None]:
-    """What fails behind a commit leaves rows of it that the caller is not told of."""
-    try:
-        yield
-    except AiovecError as exc:
-        raise OutcomeUnknownError(session.target, str(exc)) from exc
+        return
+    if done.num_inserted_rows:
+        with unknown_outcome(session.target, "rows of a call were written, but not all of them"):
+            ids = await hop(rows.num_rows, lambda: ids_to_sql(rows["id"].to_pylist()))
+            await session.run(table.lance.delete(f"({ids}) AND {CREATED} = {done.version}"))
+    raise ConflictError(f"{session.target}: another process wrote some of the rows", 0.0)
 
 
 def _same_partition(schema: Schema) -> str | None:
@@ -401,16 +344,24 @@ def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOper
                 new = await hop(len(ids), _absent, new, ids, there)
                 if not new.num_rows:
                     return 0
-        version, lost = await _write(session, table, new, condition, merge=merge)
-        if lost and on_conflict != "skip":
-            await _take_back(session, table, version, set(ids))
-            raise _overtaken(session)
-        return int(new.num_rows) - len(lost)
+        await _write(session, table, new, condition, merge=merge)
+        return int(new.num_rows)
 
     # Those that come as a table are worth a commit of their own.
     few = rows.columns is not None
     size = len(ids) if few else ALONE
     return RowsOperation(handle, on_conflict, fold, alone, ids, size, by_rows=few)
+
+
+def add(handle: TableHandle, rows: pa.Table) -> RowsOperation:
+    """Rows of ids that the table certainly lacks."""
+    new = stored_form(rows, handle.schema)
+
+    async def alone(session: Session, table: Opened) -> int:
+        await session.run(table.lance.add(new))
+        return int(new.num_rows)
+
+    return RowsOperation(handle, "fail", lambda _: 0, alone, (), ALONE)
 
 
 def _absent(rows: pa.Table, ids: Sequence[str], there: Container[str]) -> pa.Table:
@@ -429,40 +380,27 @@ def _stored(value: Any) -> Any:
 async def existing_rows(session: Session, table: Opened, ids: Sequence[str]) -> dict[str, Row]:
     """The rows that the table has of these ids, with the values of partition fields alone."""
     found: dict[str, Row] = {}
+
+    def add(rows: pa.Table | pa.RecordBatch, wanted: pa.Array | None = None) -> None:
+        if wanted is not None:
+            rows = rows.filter(pc.is_in(rows.column("id"), value_set=wanted))
+        found.update(zip(rows.column("id").to_pylist(), rows.to_pylist(), strict=True))
+
     if not ids:
         return found
     columns = ["id", *partition_fields(table.schema)]
+    query = table.lance.query().select(columns)
     if len(ids) * _COST_IN_LIST > await session.rows(table) * _COST_IN_TABLE:
-        wanted, between = await hop(len(ids), _sought, ids)
-        query = table.lance.query().select(columns).where(between)
+        wanted = await hop(len(ids), pa.array, ids, pa.utf8())
+        query = query.where(await hop(len(ids), lambda: id_range_to_sql(min(ids), max(ids))))
         batches = await session.run(query.to_batches(max_batch_length=_BATCH))
         with session.guarded():
             async for batch in batches:
-                await hop(weight(batch), _add_rows, found, batch, wanted)
-        return found
-    for start in range(0, len(ids), _BLOCK):
-        condition = await selection(ids[start : start + _BLOCK], None)
-        rows = await session.fetch(await filtered(table.lance.query().select(columns), condition))
-        await hop(weight(rows), _add_rows, found, rows)
-    return found
-
-
-def _sought(ids: Sequence[str]) -> tuple[pa.Array, str]:
-    """The ids as Arrow has them, and a condition that rows with one of them meet."""
-    return pa.array(ids, pa.utf8()), id_range_to_sql(min(ids), max(ids))
-
-
-def _add_rows(
-    found: dict[str, Row], rows: pa.Table | pa.RecordBatch, wanted: pa.Array | None = None
-) -> None:
-    """Add the rows, without those whose ids are not wanted."""
-    if wanted is not None:
-        rows = rows.filter(pc.is_in(rows.column("id"), value_set=wanted))
-    ids = rows.column("id").to_pylist()
-    if rows.num_columns == 1:
-        found.update(dict.fromkeys(ids, _UNREAD))
+                await hop(weight(batch), add, batch, wanted)
     else:
-        found.update(zip(ids, rows.drop_columns(["id"]).to_pylist(), strict=True))
+        rows = await rows_by_id(session, table, ids, Columns(tuple(columns[1:])))
+        await hop(weight(rows), add, rows)
+    return found
 
 
 async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None:

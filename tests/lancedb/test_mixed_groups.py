@@ -9,7 +9,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from tests.contract.base import case
 from tests.harness import syscalls
+from tests.harness.proxy import Proxy, Request
 
 from aiovec import DuplicateIdError, Field, InvalidRowError, Schema, VectorStore
 
@@ -214,34 +215,54 @@ async def _share_commits(target: Path | str, **settings: Any) -> None:
         assert len(await store.versions("notes")) - before <= 8
 
 
-# Calls of which the first commit fails, one of many: what came of each, and the rows afterwards.
+def _year(n: int, year: int) -> dict[str, Any]:
+    return {"id": f"r{n}", "embedding": [1.0, n, 0.0, 0.0], "year": year}
+
+
+async def amid_a_failure(store: VectorStore, fail: Callable[[], object]) -> list[str]:
+    """Make calls of every kind at once, behind ``fail``; return what came of each."""
+    await store.create_table("notes", Schema(4, fields={"year": int}))
+    await store.insert("notes", [_year(n, 0) for n in range(24)])
+    fail()
+    calls: list[Awaitable[Any]] = []
+    for n in range(0, 24, 3):
+        calls.append(store.upsert("notes", [_year(n, 1), _year(n + 100, 1)]))
+        calls.append(store.update("notes", {"year": 2}, ids=[f"r{n + 1}"]))
+        calls.append(store.insert("notes", [_year(n + 200, 3)]))
+        calls.append(store.delete("notes", [f"r{n + 2}"]))
+    return [str(one) for one in await asyncio.gather(*calls, return_exceptions=True)]
+
+
+async def years_in(store: VectorStore) -> dict[str, int]:
+    return {record.id: record["year"] for record in await store.find("notes", limit=1000)}
+
+
+def _check_all_done(came: list[str], years: dict[str, int]) -> None:
+    assert came == ["2", "1", "1", "1"] * 8
+    expected = {}
+    for n in range(0, 24, 3):
+        expected |= {f"r{n}": 1, f"r{n + 100}": 1, f"r{n + 1}": 2, f"r{n + 200}": 3}
+    assert years == expected
+
+
+# Of the calls, the first write to a file of rows fails.
 FAILING = """
 import asyncio, errno, json, os, sys
+from functools import partial
 from pathlib import Path
 import aiovec
 from tests.harness import syscalls
+from tests.harness.proxy import Proxy, Request
+from tests.lancedb.test_mixed_groups import amid_a_failure, years_in
 
-def row(n, year):
-    return {"id": f"r{n}", "embedding": [1.0, n, 0.0, 0.0], "year": year}
-
-async def main(folder):
+async def main(target):
     faults = syscalls.Faults(Path(os.environ[syscalls.VARIABLE]))
-    async with aiovec.connect(f"lancedb://{folder}") as store:
-        await store.create_table("notes", aiovec.Schema(4, fields={"year": int}))
-        await store.insert("notes", [row(n, 0) for n in range(24)])
-        faults.arm(syscalls.WRITE, "notes.lance/data", error=errno.ENOSPC)
-        calls = []
-        for n in range(0, 24, 3):
-            calls.append(store.upsert("notes", [row(n, 1), row(n + 100, 1)]))
-            calls.append(store.update("notes", {"year": 2}, ids=[f"r{n + 1}"]))
-            calls.append(store.insert("notes", [row(n + 200, 3)]))
-            calls.append(store.delete("notes", [f"r{n + 2}"]))
-        came = await asyncio.gather(*calls, return_exceptions=True)
+    fail = partial(faults.arm, syscalls.WRITE, "notes.lance/data", error=errno.ENOSPC)
+    async with aiovec.connect(target) as store:
+        came = await amid_a_failure(store, fail)
         failed = faults.disarm()
-    async with aiovec.connect(f"lancedb://{folder}") as other:
-        found = await other.find("notes", limit=1000)
-        years = {record.id: record["year"] for record in found}
-    print(json.dumps([failed, [str(one) for one in came], years]))
+    async with aiovec.connect(target) as other:
+        print(json.dumps([failed, came, await years_in(other)]))
 
 asyncio.run(main(sys.argv[1]))
 """
@@ -250,18 +271,37 @@ asyncio.run(main(sys.argv[1]))
 @pytest.mark.slow
 def test_where_the_joined_commit_fails_each_call_is_done_by_itself(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FAILING, str(tmp_path / "store")],
+        [sys.executable, "-c", FAILING, f"lancedb://{tmp_path / 'store'}"],
         cwd=ROOT, env=syscalls.environment(tmp_path, tmp_path / "control"),
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     failed, came, years = json.loads(done.stdout)
     assert failed == 1
-    assert came == ["2", "1", "1", "1"] * 8
-    expected = {}
-    for n in range(0, 24, 3):
-        expected |= {f"r{n}": 1, f"r{n + 100}": 1, f"r{n + 1}": 2, f"r{n + 200}": 3}
-    assert years == expected
+    _check_all_done(came, years)
+
+
+@pytest.mark.slow
+async def test_where_the_joined_commit_fails_in_a_bucket() -> None:
+    refused = 0
+    with s3_server() as bucket:
+        async with Proxy(bucket.endpoint) as proxy:
+
+            async def refuse(request: Request, ask: Any, client: asyncio.StreamWriter) -> bool:
+                nonlocal refused
+                if request.line.startswith("PUT") and "/data/" in request.line:
+                    refused += 1
+                    client.write(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
+                else:
+                    proxy.arm(refuse)
+                    client.write(await ask())
+                return True
+
+            options = {**bucket.options, "aws_endpoint": proxy.url}
+            async with opened(bucket.new_url(), index="none", storage_options=options) as store:
+                came = await amid_a_failure(store, lambda: proxy.arm(refuse))
+                assert refused == 1
+                _check_all_done(came, await years_in(store))
 
 
 # Each task writes two rows of its own again and again, and says what is acknowledged.
