@@ -8,9 +8,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ from .driver import lancedb
 from .errors import translated
 from .export import whole_rows
 from .layout import copied
-from .locks.local import FOLDER, LockedFile
+from .locks.local import FOLDER, lock_file, unlock_file
 from .locks.moves import generation_in, write_generation
 from .session import Session
 from .target import NEW_TABLES
@@ -35,25 +34,13 @@ if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
 _BYTES = 64 * 2**20
-_MOST_BEGINNINGS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A table that stays at the version it was opened at."""
-
-    name: str
-    table: AsyncTable
-    schema: pa.Schema
-    version: int
-
 
 Alone = Callable[[Sequence[str]], AbstractAsyncContextManager[None]]
-"""Holds off those who write to some tables."""
+"""Holds off those who write to some tables, as far as they take locks."""
 
 
 async def write_backup(
-    session: Session, path: Path, pins: Pins, alone: Alone | None, generation: int
+    session: Session, path: Path, pins: Pins, alone: Alone, generation: int
 ) -> None:
     """Write to a folder beside ``path`` that gets its name when it is whole.
 
@@ -70,18 +57,20 @@ async def write_backup(
     try:
         await in_thread(_prepare, path, partial)
         async with AsyncExitStack() as stack:
-            opened = await _of_one_moment(session, alone)
-            names = [one.name for one in opened]
-            for one in opened:
-                await stack.enter_async_context(pins.held(one.name, one.version))
+            names = await session.names()
+            opened = {}
+            async with alone(names):
+                for name in names:
+                    opened[name] = await session.open_any(name)
+                    version = await session.run(opened[name][0].version())
+                    await stack.enter_async_context(pins.held(name, version))
+                await _check_names(session, names)
             try:
                 await _copy(session, opened, partial, str(path))
-            except CorruptStoreError as exc:
-                if await session.names() != names:
-                    raise StaleTableError from exc
+            except CorruptStoreError:
+                await _check_names(session, names)
                 raise
-            if await session.names() != names:  # one was renamed, and may be in it twice
-                raise StaleTableError
+            await _check_names(session, names)
         try:
             await to_its_end(in_thread(_finish, partial, path, generation))
         except asyncio.CancelledError:
@@ -92,39 +81,24 @@ async def write_backup(
         raise
 
 
-async def _of_one_moment(session: Session, alone: Alone | None) -> list[_Opened]:
-    """All tables as they were together at one moment: they are opened while nobody writes to them.
-
-    Where writers cannot be held off, each is as it was at a moment of its own.
-    """
-    if alone is None:
-        return await _opened(session)
-    for _ in range(_MOST_BEGINNINGS):
-        names = await session.names()
-        async with alone(names):
-            opened = await _opened(session)
-        if [one.name for one in opened] == names:
-            return opened
-    raise StoreBusyError(f"tables of {session.target} keep being made and dropped", 0.0)
+async def _check_names(session: Session, names: list[str]) -> None:
+    """Raise StaleTableError where tables were made or dropped, or one was renamed, which may be in
+    the backup twice."""
+    if await session.names() != names:
+        raise StaleTableError
 
 
-async def _opened(session: Session) -> list[_Opened]:
-    found = []
-    for name in await session.names():
-        table, schema = await session.open_any(name)
-        found.append(_Opened(name, table, schema, await session.run(table.version())))
-    return found
-
-
-async def _copy(session: Session, tables: list[_Opened], partial: Path, path: str) -> None:
+async def _copy(
+    session: Session, tables: Mapping[str, tuple[AsyncTable, pa.Schema]], partial: Path, path: str
+) -> None:
     with translated(path):
         # It makes the folder, and goes on to do so when it is cancelled.
         copy = await to_its_end(lancedb.connect_async(partial, storage_options=NEW_TABLES))
     try:
-        for one in tables:
+        for name, (table, schema) in tables.items():
             with translated(path):
-                target = await to_its_end(copy.create_table(one.name, schema=copied(one.schema)))
-            async with aclosing(whole_rows(session, one.table)) as blocks:
+                target = await to_its_end(copy.create_table(name, schema=copied(schema)))
+            async with aclosing(whole_rows(session, table)) as blocks:
                 waiting: list[pa.RecordBatch] = []
                 async for block in blocks:
                     waiting.append(block)
@@ -261,11 +235,11 @@ def _check_unused(folder: Path) -> None:
     own = folder / FOLDER
     for path in [*own.glob("*.lock"), *own.glob("readers/*/*")]:
         try:
-            file = LockedFile.at(path, create=False)
+            lock = lock_file(path, create=False)
         except FileNotFoundError:
             continue
-        if file is None:
+        if lock is None:
             raise StoreBusyError(
                 f"{folder} is in use by this process or another one; close the store there", 0.0
             )
-        file.close()
+        unlock_file(lock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from importlib import metadata
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 _CURE = 'pip install "aiovec[lancedb]"'
+_RESTORE = "restore the folder from a backup"
 
 # Ids that are compared with one another; those of a larger table are read only.
 _MOST_IDS = 5_000_000
@@ -37,7 +38,7 @@ def findings(target: str | None) -> list[Finding]:
     """
     place = None if target is None else StoreTarget(target)
     found = [_package("lancedb", needed=place is not None)]
-    if _installed("lancedb"):
+    if version_of("lancedb").ok:
         found.append(_import())
     found.append(_package("obstore", needed=place is not None and place.in_bucket))
     if place is None or place.in_memory:
@@ -49,19 +50,10 @@ def findings(target: str | None) -> list[Finding]:
     return [*found, *_of_a_folder(place.folder, usable)]
 
 
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 def _package(name: str, *, needed: bool) -> Finding:
-    if _installed(name):
-        return version_of(name)
-    if needed:
-        return Finding(name, "not installed", ok=False, cure=_CURE)
+    found = version_of(name)
+    if found.ok or needed:
+        return found if found.ok else replace(found, cure=_CURE)
     return Finding(name, f"not installed; {_CURE} brings it")
 
 
@@ -70,44 +62,36 @@ def _import() -> Finding:
     try:
         from . import driver  # noqa: F401 - only whether it works
     except Exception as exc:  # noqa: BLE001 - whatever stops it is what the user wants to know
-        return Finding(
-            "lancedb import",
-            f"{type(exc).__name__}: {exc}",
-            ok=False,
-            cure=f"{_CURE} --force-reinstall",
-        )
+        cure = f"{_CURE} --force-reinstall"
+        return Finding("lancedb import", f"{type(exc).__name__}: {exc}", ok=False, cure=cure)
     return Finding("lancedb import", "succeeds")
 
 
 def _of_a_folder(folder: Path, usable: bool) -> Iterator[Finding]:
     yield from room_at(folder, "every write creates files there")
     if not folder.exists():
-        yield Finding("store", f"{folder}: does not exist yet")
+        yield _store(f"{folder}: does not exist yet")
         return
     if not folder.is_dir():
-        yield Finding(
-            "store",
-            f"{folder}: is a file; LanceDB stores in a folder",
-            ok=False,
-            cure="name a folder, or leave out lancedb:// for a SQLite file",
-        )
+        cure = "name a folder, or leave out lancedb:// for a SQLite file"
+        yield _store(f"{folder}: is a file; LanceDB stores in a folder", cure)
         return
     try:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     except OSError as exc:
-        yield Finding(
-            "store",
-            f"{exc.filename or folder}: {exc.strerror or exc}",
-            ok=False,
-            cure="give this user the right to read the folder, or name another one",
-        )
+        cure = "give this user the right to read the folder, or name another one"
+        yield _store(f"{exc.filename or folder}: {exc.strerror or exc}", cure)
         return
-    yield Finding("store", f"{folder}: {size:,} bytes")
+    yield _store(f"{folder}: {size:,} bytes")
     if usable:
         try:
             yield from asyncio.run(_tables(str(folder)))
         except AiovecError as exc:
-            yield Finding("integrity", str(exc), ok=False, cure="restore the folder from a backup")
+            yield Finding("integrity", str(exc), ok=False, cure=_RESTORE)
+
+
+def _store(value: str, cure: str | None = None) -> Finding:
+    return Finding("store", value, ok=cure is None, cure=cure)
 
 
 async def _tables(target: str) -> list[Finding]:
@@ -161,4 +145,4 @@ async def _table(session: Session, name: str) -> Finding:
 def _cure_of(error: CorruptStoreError) -> str:
     if "no aiovec schema" in error.reason:
         return "name another folder; another program made this table"
-    return "restore the folder from a backup"
+    return _RESTORE

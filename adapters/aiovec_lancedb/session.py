@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterat
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -93,6 +94,11 @@ class Opened:
     """The last load of an engine into it."""
     known: dict[str, Any] = field(default_factory=dict, compare=False)
     """Answers about this version that were asked for once, by their names."""
+
+
+class Version(NamedTuple):
+    number: int
+    created: datetime
 
 
 def _is_name(name: str) -> bool:
@@ -304,14 +310,15 @@ class Session:
         # Missing files may be those of a table that was dropped, or made anew, meanwhile.
         return await _looked_up(look)
 
-    async def versions(self, table: AsyncTable) -> list[Mapping[str, Any]]:
+    async def versions(self, table: Opened) -> list[Version]:
         """Every version of a table that is kept, the oldest first."""
 
         async def look() -> list[Mapping[str, Any]]:
-            return await self.run(table.list_versions())  # type: ignore[no-untyped-call]
+            return await self.run(table.lance.list_versions())  # type: ignore[no-untyped-call]
 
         # It reads each version's manifest, and upkeep may remove one before that.
-        return await _looked_up(look)
+        found = await _looked_up(look)
+        return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
 
     async def handle(self, name: str) -> TableHandle:
         async def look() -> tuple[AsyncTable, pa.Schema]:

@@ -11,7 +11,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,6 +42,7 @@ from aiovec.backend.limits import Place, current_deadline, export_gate, renewed,
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.weight import weight
 from aiovec.errors import (
     AiovecError,
     BackendNotInstalledError,
@@ -59,10 +60,9 @@ from . import (
     writes,
 )
 from .backup import copy_beside, put_in_place, remove_folder, write_backup
-from .bulk import Load
 from .changes import changes, newest_number, number_anew
 from .engines import Filling, TablePlace
-from .export import Export, whole_rows
+from .export import Export
 from .index import info
 from .locks import moves
 from .locks.local import FOLDER, TableLock
@@ -112,11 +112,17 @@ class LancedbBackend(Backend):
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
         self._planner = Planner(settings.recall_target)
-        self._writers: Writers | None = None
-        self._upkeep: Upkeep | None = None
-        self._pins: Pins | None = None
         self._fence = moves.Fence(self.target, self._marks())
         self._session.check_here = self._fence.check_here
+        self._key = ""
+        # A migration follows the changes since it began, however long that takes.
+        self._pins = Pins(self._own_folder, self._fence.is_open)
+        lock_of = cache(self._lock)
+        self._writers = Writers(
+            self._session, lock_of, self.busy_timeout, self._fence, self._writing
+        )
+        retention = retention_of(settings, on_folder=self._own_folder is not None)
+        self._upkeep = Upkeep(self._session, settings, self._apply, lock_of, retention, self._pins)
 
     @property
     def target(self) -> str:
@@ -132,31 +138,13 @@ class LancedbBackend(Backend):
         if self.read_only:
             await self._check_there()
         await self._session.open()
-        key = await in_thread(self._key)
+        self._key = await in_thread(self._read_key)
         if self.read_only:
             self._pins = Pins(None)
             return
         if self._session.folder is not None and self.upkeep:
             await in_thread(tables.remove_dropped, self._session.folder)
-        lock_of = self._locks(key)
-        self._writers = Writers(
-            self._session,
-            lock_of=lock_of,
-            busy_timeout=self._settings.busy_timeout,
-            fence=self._fence,
-            gate=self._writing,
-        )
-        # A migration follows the changes since it began, however long that takes.
-        self._pins = Pins(self._own_folder, self._fence.is_open)
-        self._upkeep = Upkeep(
-            self._session,
-            self._settings,
-            self._apply,
-            lock_of,
-            retention_of(self._settings, on_folder=self._own_folder is not None),
-            self._pins,
-            background=self.upkeep and not self._target.managed,  # there the service does it
-        )
+        self._upkeep.background = self.upkeep and not self._target.managed  # there the service does
 
     async def _check_there(self) -> None:
         folder = self._target.folder
@@ -172,17 +160,15 @@ class LancedbBackend(Backend):
         folder = self._target.folder
         return None if folder is None else folder / FOLDER
 
-    def _key(self) -> str:
+    def _read_key(self) -> str:
         """The same for every store of this process on the same tables. Reads the disk."""
         # Each store in memory is its own.
         return f"{self._target.key} {id(self)}" if self._target.in_memory else self._target.key
 
-    def _locks(self, key: str) -> Callable[[str], TableLock]:
-        """Return the factory of table locks."""
-        folder = self._target.folder
-        if folder is not None:
-            return lambda table: TableLock(f"{key}\n{table}", folder / FOLDER / f"{table}.lock")
-        return lambda table: TableLock(f"{key}\n{table}", None)
+    def _lock(self, table: str) -> TableLock:
+        folder = self._own_folder
+        file = None if folder is None else folder / f"{table}.lock"
+        return TableLock(f"{self._key}\n{table}", file, self._session.look_at_place)
 
     def _marks(self) -> Callable[[], Marks] | None:
         """Return the place of a migration's mark; None without a lock that all writers take."""
@@ -194,10 +180,10 @@ class LancedbBackend(Backend):
     def _bucket_marks(self) -> Marks:
         """Imports, so it runs in a thread."""
         try:
-            from .locks.bucket import Bucket, BucketMarks
+            from .locks.bucket import BucketMarks
         except ImportError as exc:
             raise BackendNotInstalledError(self.name, "aiovec[lancedb]") from exc
-        return BucketMarks(Bucket(self._target.key, self.target, self._settings.storage_options))
+        return BucketMarks(self._target.key, self.target, self._settings.storage_options)
 
     def supports(self, ability: str) -> bool:
         return ability in _ABLE or (ability == "moves" and self._fence.supported)
@@ -208,24 +194,15 @@ class LancedbBackend(Backend):
         self._session.admission.close(StoreClosedError(self.target))
         self._writing.close(StoreClosedError(self.target))
         self._exports.close(StoreClosedError(self.target))
-        if self._upkeep is not None:
-            await self._upkeep.close()
-        if self._writers is not None:
-            await self._writers.close()
+        await self._upkeep.close()
+        await self._writers.close()
         self._session.end()
-        if self._pins is not None:
-            await self._pins.close()
         await in_thread(self._session.close)  # which drops what Lance has cached
 
     async def ping(self) -> None:
         await self._session.run(self._session.check().list_tables(limit=1))
         await self._session.check_place()
         await self._fence.check_here()
-
-    def _open_pins(self) -> Pins:
-        if self._pins is None:
-            raise StoreClosedError(self.target)
-        return self._pins
 
     def writing(self, size: int) -> Place:
         self._session.check()
@@ -247,24 +224,16 @@ class LancedbBackend(Backend):
     async def _apply(self, table: str, work: WriteOperation) -> Any:
         self._check_writable()
         try:
-            return await self._open_writers().run(table, work)
+            return await self._writers.run(table, work)
         finally:  # also one whose outcome nobody knows
             self._reader.wrote(table)
 
-    def _open_writers(self) -> Writers:
-        if self._writers is None:
-            raise StoreClosedError(self.target)
-        return self._writers
-
     def _alone(self, tables: Sequence[str]) -> AbstractAsyncContextManager[None]:
         """Nobody writes to the tables meanwhile, as far as writers take locks."""
-        limit = _SHARE_OF_PATIENCE * self._settings.busy_timeout
-        return self._open_writers().holding_off(tables, limit)
+        return self._writers.holding_off(tables, _SHARE_OF_PATIENCE * self._settings.busy_timeout)
 
     def _open_upkeep(self) -> Upkeep:
         self._check_writable()
-        if self._upkeep is None:
-            raise StoreClosedError(self.target)
         return self._upkeep
 
     # Tables
@@ -275,8 +244,7 @@ class LancedbBackend(Backend):
 
     async def open_table(self, name: str) -> TableHandle:
         handle = await self._session.handle(name)
-        if self._upkeep is not None:
-            self._upkeep.opened(name)
+        self._upkeep.opened(name)
         return handle
 
     async def create_table(self, name: str, schema: Schema) -> None:
@@ -375,8 +343,9 @@ class LancedbBackend(Backend):
         work = await hop(len(rows), writes.put, table, rows, on_conflict)
         return int(await self._commit(table.name, work))
 
-    def bulk_load(self, table: TableHandle) -> Load:
-        return Load(self._session, table, self._write, self._open_upkeep().loading)
+    async def bulk_add(self, table: TableHandle, rows: pa.Table) -> None:
+        await self._write(table.name, await hop(weight(rows), writes.add, table, rows))
+        self._upkeep.loading(table.name)
 
     async def update(
         self,
@@ -485,9 +454,8 @@ class LancedbBackend(Backend):
         after: bytes | None,
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        pins = self._open_pins()
         async with self._exports.enter(current_deadline(self.busy_timeout)):
-            export = Export(self._session, table, where, columns, batch_size, pins)
+            export = Export(self._session, table, where, columns, batch_size, self._pins)
             async with aclosing(export.batches(after)) as batches:
                 async for found in batches:
                     self._session.check()
@@ -496,7 +464,7 @@ class LancedbBackend(Backend):
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
-        facts = (None, None, None) if self._upkeep is None else self._upkeep.facts(table.name)
+        facts = self._upkeep.facts(table.name)
         async with self._session.reading(table) as opened:
             return await info.stats(self._session, opened, self._settings.recall_target, *facts)
 
@@ -517,11 +485,12 @@ class LancedbBackend(Backend):
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         async with self._session.reading(table) as opened:
-            return await tables.versions(self._session, opened)
+            found = await self._session.versions(opened)
+        return [{"version": one.number, "created": one.created} for one in found]
 
     async def revert(self, table: TableHandle, version: int) -> None:
         await self._session.check_place()  # a pin would be made in its place
-        async with self._open_pins().held(table.name, version):
+        async with self._pins.held(table.name, version):
             await tables.check_whole(self._session, table, version)
             with renewed():  # what was read is no time that it waited for others
                 act = partial(tables.revert, self._session, table, version)
@@ -529,9 +498,9 @@ class LancedbBackend(Backend):
 
     async def backup(self, path: Path) -> None:
         locked = self._own_folder is not None or self._target.in_memory
-        alone = self._alone if locked and not self.read_only else None
+        alone = self._alone if locked and not self.read_only else lambda _: nullcontext()
         generation = (await self.move_record()).generation
-        await write_backup(self._session, path, self._open_pins(), alone, generation)
+        await write_backup(self._session, path, self._pins, alone, generation)
 
     # Moving away
 
@@ -559,7 +528,7 @@ class LancedbBackend(Backend):
         # In a bucket, a write that read an earlier mark reads this one before it is acknowledged.
         elif self._session.exclusive:
             for name in await self._session.names():
-                async with self._open_writers().holding_off([name], limit):
+                async with self._writers.holding_off([name], limit):
                     pass  # who takes its lock from now on sees the mark
 
     async def _set_signs(self, limit: float) -> None:
@@ -568,7 +537,7 @@ class LancedbBackend(Backend):
 
     async def _note(self, note: Callable[[str], Awaitable[None]], limit: float | None) -> None:
         """Note something with each table."""
-        writers = self._open_writers()
+        writers = self._writers
         names = await self._session.names()
         works = [Change(partial(note, name), brings_files=False) for name in names]
         await asyncio.gather(*map(writers.run, names, works, [limit] * len(names)))
@@ -579,7 +548,7 @@ class LancedbBackend(Backend):
         mark = None
         with suppress(CorruptStoreError):
             mark = (await self.move_record()).mark
-        if mark is not None and mark.left and self._writers is not None:
+        if mark is not None and mark.left and not self.read_only:
             acted_for = self._fence.run
             self.act_for(mark.run)
             try:
@@ -629,9 +598,7 @@ class LancedbBackend(Backend):
             for name in await session.names():
                 await session.handle(name)
                 lance, _ = await session.open_any(name)
-                async with aclosing(whole_rows(session, lance)) as blocks:
-                    async for _ in blocks:
-                        pass
+                await tables.read_all(session, lance)
                 # What is restored a second time has another history behind it.
                 await number_anew(session, lance)
         finally:

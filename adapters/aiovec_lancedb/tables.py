@@ -40,7 +40,6 @@ from .layout import (
 )
 from .locks.moves import Fence
 from .session import Opened, Session
-from .upkeep.retention import versions_of
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -210,9 +209,7 @@ async def check_whole(session: Session, handle: TableHandle, version: int) -> No
     try:
         async with session.reading(handle) as table:
             await _check_out(session, table, version)
-            async with aclosing(whole_rows(session, table.lance)) as blocks:
-                async for _ in blocks:
-                    session.check()
+            await read_all(session, table.lance)
             for index in await session.run(table.lance.list_indices()):
                 await session.run(table.lance.prewarm_index(index.name))
     except CorruptStoreError as exc:
@@ -220,9 +217,16 @@ async def check_whole(session: Session, handle: TableHandle, version: int) -> No
         raise InvalidArgumentError("version", version, expected) from exc
 
 
+async def read_all(session: Session, lance: AsyncTable) -> None:
+    """Read all rows of the version that a table is at, and so find what is missing or damaged."""
+    async with aclosing(whole_rows(session, lance)) as blocks:
+        async for _ in blocks:
+            session.check()
+
+
 async def _check_out(session: Session, table: Opened, version: int) -> None:
     """Look at a version that is kept."""
-    kept = [one.number for one in await versions_of(session, table)]
+    kept = [one.number for one in await session.versions(table)]
     if version not in kept:
         expected = f"a version that still exists, from {kept[0]} to {kept[-1]}"
         raise InvalidArgumentError("version", version, expected)
@@ -235,10 +239,3 @@ async def _index_now_or_later(
     """Index columns that are there. What fails is left to upkeep: it is no failure of the call."""
     with suppress(AiovecError):
         await index_fields(session, lance, fields, analyzer)
-
-
-async def versions(session: Session, table: Opened) -> list[Mapping[str, Any]]:
-    """Every version that is kept, the oldest first, with the time of its commit."""
-    return [
-        {"version": one.number, "created": one.created} for one in await versions_of(session, table)
-    ]

@@ -47,12 +47,11 @@ async def copy_table(work: Work, source: OpenTable, target: OpenTable) -> None:
         await writes.put(None)
 
     async def write() -> None:
-        load = backend.bulk_load(target.handle) if bulk else None
         while (rows := await writes.get()) is not None:
             await work.step("copy:read")
             changed = await work.changed(rows)
-            if load is not None:
-                await load.add(changed)
+            if bulk:
+                await backend.bulk_add(target.handle, changed)
             else:
                 await backend.insert(target.handle, NewRows(target.schema, changed))
             await work.step("copy:written")

@@ -1,4 +1,4 @@
-"""Filling a new table, as a migration does: no id twice within the load."""
+"""Filling a new table, as a migration does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 
 from aiovec import Schema
-from aiovec.backend.contract import BulkLoad
 from aiovec.errors import DuplicateIdError
 
 from .support import backend_on, opened
@@ -28,24 +27,13 @@ def rows(*ids: str) -> pa.Table:
     return pa.Table.from_pydict(columns, schema=SCHEMA.to_arrow())
 
 
-async def test_a_load_adds_each_id_once(tmp_path: Path) -> None:
+async def test_rows_are_added_to_a_table_like_any_other(tmp_path: Path) -> None:
     async with backend_on(tmp_path / "s") as backend, opened(tmp_path / "s") as store:
         await store.create_table("notes", SCHEMA)
-        await store.insert("notes", [{"id": "early", "embedding": [1] * 4}])
-        load = backend.bulk_load(await backend.open_table("notes"))
-        assert isinstance(load, BulkLoad)
-        with pytest.raises(DuplicateIdError):
-            await load.add(rows("x", "early"))
-        await load.add(rows("a", "b"))
-        await load.add(rows())
-        for again in (("b", "x"), ("x", "a")):
-            with pytest.raises(DuplicateIdError) as refused:
-                await load.add(rows(*again))
-            assert set(refused.value.ids) == {"a", "b"} & set(again)
-        await load.add(rows("x", "c"))
+        table = await backend.open_table("notes")
+        for ids in (("a", "b"), ("c",)):
+            await backend.bulk_add(table, rows(*ids))
         found = await store.find("notes")
-        assert {record.id: record["n"] for record in found} == {
-            "early": None, "a": 0, "b": 1, "x": 0, "c": 1,
-        }  # fmt: skip
-        with pytest.raises(DuplicateIdError):  # it is a table like any other
+        assert {record.id: record["n"] for record in found} == {"a": 0, "b": 1, "c": 0}
+        with pytest.raises(DuplicateIdError):
             await store.insert("notes", [{"id": "a", "embedding": [1] * 4}])

@@ -136,7 +136,7 @@ async def stats(
     rows = int(found["num_rows"])
     details: dict[str, Any] = {
         "fragments": int(found["fragment_stats"]["num_fragments"]),
-        "versions": len(await session.versions(table.lance)),
+        "versions": len(await session.versions(table)),
     }
     index = await vector_index(session, table)
     words = ["none"] if index is None else [index.kind.name]

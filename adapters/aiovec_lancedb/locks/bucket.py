@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import obstore
@@ -45,40 +45,42 @@ _PREFIXES = ("aws_", "google_", "azure_")
 _FAILURES = (BaseError, OSError, ValueError)
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Where the objects lie; ``store()`` makes no request."""
+_RECORD = ".aiovec/_move.json"
 
-    url: str = field(repr=False)
-    shown: str
-    options: Mapping[str, str] = field(repr=False)
+# Attempts at a change that others were in the way of.
+_ATTEMPTS = 20
 
-    @property
-    def secrets(self) -> frozenset[str]:
-        return secrets_in(self.url, self.options)
 
-    def store(self) -> Any:
+class BucketMarks(Marks):
+    """In a bucket: an object."""
+
+    poll = 0.2
+
+    def __init__(self, url: str, shown: str, options: Mapping[str, str]) -> None:
+        self._url = url
+        self._shown = shown
+        self._options = options
+
+    @cached_property
+    def _store(self) -> Any:
+        """Make the client, which makes no request."""
         config: dict[str, str] = {}
         client: dict[str, str] = dict(_TIMEOUTS)
         named = {key.lower(): value for key, value in os.environ.items()}
-        # The rest of the environment is read by the store itself, these it would forget.
+        # The rest of the environment is read by the client itself, these it would forget.
         client |= {k: named[p + k] for p in _PREFIXES for k in _CLIENT if named.get(p + k)}
-        for key, value in self.options.items():
+        for key, value in self._options.items():
             name = key.lower()
             bare = next((name[len(p) :] for p in _PREFIXES if name.startswith(p)), name)
             if bare in _CLIENT:
                 client[bare] = value
-            else:
+            elif self._knows(name, value):  # LanceDB takes further ones, which are of no use here
                 config[name] = value
-        try:
-            return self._made(config, client)
-        except UnknownConfigurationKeyError:
-            # LanceDB takes further options, which are of no use here.
-            return self._made({k: v for k, v in config.items() if self._knows(k, v)}, client)
+        return self._made(config, client)
 
     def _made(self, config: dict[str, str], client: dict[str, str]) -> Any:
         options: Any = {"config": config, "client_options": client, "retry_config": _RETRIES}
-        return from_url(self.url, **options)
+        return from_url(self._url, **options)
 
     def _knows(self, key: str, value: str) -> bool:
         try:
@@ -89,73 +91,45 @@ class Bucket:
             return True
         return True
 
-
-@contextmanager
-def translating(bucket: Bucket) -> Iterator[None]:
-    """Let no error of the object storage pass untranslated."""
-    try:
-        yield
-    except AiovecError:
-        raise
-    except NotSupportedError as exc:
-        cleaned(exc, bucket.secrets)
-        raise AiovecError(
-            f"{bucket.shown}: this object storage does not support conditional writes, which a "
-            "migration needs"
-        ) from exc
-    except _FAILURES as exc:
-        cleaned(exc, bucket.secrets)
-        raise translate(exc, bucket.shown) from exc
-
-
-def tag_of(found: Mapping[str, Any]) -> dict[str, str]:
-    return {key: found[key] for key in ("e_tag", "version") if found.get(key) is not None}
-
-
-_RECORD = ".aiovec/_move.json"
-
-# Attempts at a change that others were in the way of.
-_MARK_ATTEMPTS = 20
-
-
-class BucketMarks(Marks):
-    """In a bucket: an object."""
-
-    poll = 0.2
-
-    def __init__(self, bucket: Bucket) -> None:
-        self._bucket = bucket
-        self._opened: Any = None
-
-    @property
-    def _store(self) -> Any:
-        if self._opened is None:
-            self._opened = self._bucket.store()
-        return self._opened
-
     def read(self) -> bytes | None:
-        with translating(self._bucket):
-            found = self._get(_RECORD)
-        return None if found is None else found[1]
-
-    def _get(self, name: str) -> tuple[dict[str, str], bytes] | None:
-        try:
-            found = obstore.get(self._store, name)
-        except FileNotFoundError:
-            return None
-        return tag_of(found.meta), bytes(found.bytes())
+        with self._translated():
+            return self._get()[0]
 
     def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
-        with translating(self._bucket):
-            for _ in range(_MARK_ATTEMPTS):
-                found = self._get(_RECORD)
-                text = change(None if found is None else found[1])
+        with self._translated():
+            for _ in range(_ATTEMPTS):
+                found, mode = self._get()
+                text = change(found)
                 if text is None:
                     return
-                mode: Any = "create" if found is None else found[0]
-                try:
+                # Else by another, or by this one, whose answer was lost.
+                with suppress(AlreadyExistsError, PreconditionError):
                     obstore.put(self._store, _RECORD, text, mode=mode)
-                except (AlreadyExistsError, PreconditionError):
-                    continue  # by another, or by this one, whose answer was lost
-                return
+                    return
         raise StoreBusyError("other processes keep changing the mark of the migration", 0.0)
+
+    def _get(self) -> tuple[bytes | None, Any]:
+        """Return the record, and the mode in which it is replaced unless another was faster."""
+        try:
+            found = obstore.get(self._store, _RECORD)
+        except FileNotFoundError:
+            return None, "create"
+        tag: Mapping[str, Any] = found.meta
+        version = {key: tag[key] for key in ("e_tag", "version") if tag.get(key) is not None}
+        return bytes(found.bytes()), version
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Let no error of the object storage pass untranslated."""
+        try:
+            yield
+        except AiovecError:
+            raise
+        except _FAILURES as exc:
+            cleaned(exc, secrets_in(self._url, self._options))
+            if isinstance(exc, NotSupportedError):
+                raise AiovecError(
+                    f"{self._shown}: this object storage does not support conditional writes, "
+                    "which a migration needs"
+                ) from exc
+            raise translate(exc, self._shown) from exc

@@ -7,9 +7,11 @@ import sys
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from aiovec.backend.files import flush_folder
 from aiovec.backend.marks import OPEN, PAUSED, MoveMark, MoveRecord, unreadable_mark
@@ -17,13 +19,23 @@ from aiovec.backend.threads import in_thread
 from aiovec.errors import CorruptStoreError, StoreBusyError, UnsupportedError
 
 from ..errors import translated
-from .local import LockedFile
+from .local import lock_file, unlock_file
 
-# Seconds for which the change of a mark waits for another one, and between two looks.
+_T = TypeVar("_T")
+
+# Seconds for which the change of a mark waits for another one.
 _PATIENCE = 30.0
-_POLL = 0.002
 # Windows refuses to replace or open a file for the moments in which somebody else has it.
 _TRIES, _BETWEEN_TRIES = (100, 0.01) if sys.platform == "win32" else (1, 0.0)
+
+
+def _tried(act: Callable[[], _T]) -> _T:
+    """Return what a function returns that Windows may refuse for a moment."""
+    for _ in range(_TRIES - 1):
+        with suppress(PermissionError):
+            return act()
+        time.sleep(_BETWEEN_TRIES)
+    return act()
 
 
 class Marks(ABC):
@@ -68,32 +80,20 @@ class FolderMarks(Marks):
         self._file = folder / _RECORD
 
     def read(self) -> bytes | None:
-        for left in reversed(range(_TRIES)):
-            try:
-                return self._file.read_bytes()
-            except FileNotFoundError:
-                return None
-            except PermissionError:
-                if not left:
-                    raise
-                time.sleep(_BETWEEN_TRIES)
+        with suppress(FileNotFoundError):
+            return _tried(self._file.read_bytes)
         return None
 
     def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        until = time.monotonic() + _PATIENCE
-        while (lock := LockedFile.at(self._folder / "_move.lock")) is None:
-            if time.monotonic() > until:
-                raise StoreBusyError(
-                    "another process is changing the mark of the migration", _PATIENCE
-                )
-            time.sleep(_POLL)
+        lock = lock_file(self._folder / "_move.lock", patience=_PATIENCE)
+        if lock is None:
+            raise StoreBusyError("another process is changing the mark of the migration", _PATIENCE)
         try:
             text = change(self.read())
             if text is not None:
                 self._replace(text)
         finally:
-            lock.close()
+            unlock_file(lock)
 
     def _replace(self, text: bytes) -> None:
         # Whoever may write to the store reads it, so it is as its other files.
@@ -103,14 +103,7 @@ class FolderMarks(Marks):
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            for left in reversed(range(_TRIES)):
-                try:
-                    partial.replace(self._file)
-                    break
-                except PermissionError:
-                    if not left:
-                        raise
-                    time.sleep(_BETWEEN_TRIES)
+            _tried(lambda: partial.replace(self._file))
             flush_folder(self._folder)
         finally:
             partial.unlink(missing_ok=True)
@@ -122,7 +115,6 @@ class Fence:
     def __init__(self, target: str, make: Callable[[], Marks] | None) -> None:
         self._target = target
         self._make = make
-        self._made: Marks | None = None
         self.run: str | None = None
         """The migration's run that this object acts for."""
 
@@ -135,7 +127,7 @@ class Fence:
         """Seconds between two looks at a mark that lets writers wait."""
         return self._marks.poll
 
-    @property
+    @cached_property
     def _marks(self) -> Marks:
         """Made by the first look at the mark, which is in a thread."""
         if self._make is None:
@@ -143,23 +135,15 @@ class Fence:
                 "a migration while the app writes", "lancedb",
                 f"{self._target} has no lock that all its writers use",
             )  # fmt: skip
-        if self._made is None:
-            self._made = self._make()
-        return self._made
+        return self._make()
 
     # In a thread
-
-    @contextmanager
-    def _reach(self) -> Iterator[Marks]:
-        """The place of the mark. Let no error of the system pass untranslated."""
-        with translated(self._target):
-            yield self._marks
 
     def read(self) -> MoveRecord:
         if self._make is None:
             return MoveRecord()
-        with self._reach() as marks:
-            return self._record(marks.read())
+        with translated(self._target):
+            return self._record(self._marks.read())
 
     def _record(self, text: bytes | None) -> MoveRecord:
         try:
@@ -194,8 +178,8 @@ class Fence:
             found[:] = [before, after]
             return after.to_json().encode() if damaged or after != before else None
 
-        with self._reach() as marks:
-            marks.change(replace)
+        with translated(self._target):
+            self._marks.change(replace)
         return found[0], found[1]
 
     def end_pause(self, paused: MoveMark) -> None:

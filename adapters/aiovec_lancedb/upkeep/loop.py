@@ -14,17 +14,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiovec.backend import Field
 from aiovec.backend.contract import StaleTableError, TableHandle, index_behind_change
 from aiovec.backend.limits import Deadline, current_deadline, renewed
-from aiovec.backend.threads import Background, in_thread, thread_limiter, wait_out
+from aiovec.backend.threads import Background, in_thread, wait_out
 from aiovec.errors import (
     AiovecError,
     InvalidArgumentError,
@@ -36,7 +37,7 @@ from aiovec.errors import (
 
 from ..errors import is_read_only
 from ..index import kinds
-from ..index.build import Build, Builder, drop, reopened
+from ..index.build import Builder, drop, reopened
 from ..index.fields import configs_of
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
 from ..locks.local import TableLock
@@ -45,14 +46,22 @@ from ..session import Opened, Session
 from ..tables import alter_field
 from ..tuning import Tuned
 from ..writer import Change, WriteOperation
-from .compaction import FULL_FILE, compact
-from .retention import Pins, Retention, versions_of
+from .retention import Pins, Retention
 
 if TYPE_CHECKING:
     from ..settings import LancedbSettings
 
 LOG = logging.getLogger("aiovec.lancedb")
 
+# A file of a table is left as it is when it has this many rows, unless many are deleted.
+_FULL_FILE = 1_048_576
+# For calls that are to remove no version; nothing is as old as this.
+_NEVER = timedelta(days=36_500)
+# For calls that are to leave the newest version only, which Lance never removes. It warns of 0.
+_AT_ONCE = timedelta(milliseconds=1)
+# Seconds that a call may take that has only versions to remove, one attempt after another. In
+# object storage, each file that goes takes a request.
+_REMOVALS = (0.25, 2.0, 30.0)
 # Small files that a table may have: a read by id takes 1.7 ms without any and 6 ms with 16. A
 # compaction rewrites all files that are not full, so each so many bytes of these let one more be.
 _FILES, _BYTES_A_FILE, _MOST_FILES = 16, 64 * 2**20, 64
@@ -88,13 +97,6 @@ _IDS_FROM = 20_000
 _NO_FAILURE = (StaleTableError, StoreClosedError, StoreBusyError, StoreMovedError)
 
 
-class _StoppedError(AiovecError):
-    """A drop of the table or of its index ended the work that the caller waits for."""
-
-    def __init__(self) -> None:
-        super().__init__("the index build was stopped, because its table or index was dropped")
-
-
 @dataclass(slots=True)
 class _TableState:
     """The state of one table in this store."""
@@ -106,6 +108,7 @@ class _TableState:
     busy_since: float | None = None
     look_at: float = float("inf")
     rest_until: float = 0.0
+    seen: bool = False
     failure: str | None = None
     optimized: datetime | None = None
     # Rows of the table when an index could not be built: more of them are worth another attempt.
@@ -129,6 +132,9 @@ class _TableState:
 class Upkeep:
     """The upkeep of one store."""
 
+    background: bool = False
+    """True if it also does what nobody asked for."""
+
     def __init__(
         self,
         session: Session,
@@ -137,21 +143,15 @@ class Upkeep:
         lock_of: Callable[[str], TableLock],
         retention: Retention,
         pins: Pins,
-        *,
-        background: bool,
     ) -> None:
-        """``background``: also do what nobody asked for."""
         self._session = session
         self._settings = settings
         self._write = write
         self._lock_of = lock_of
         self._retention = retention
         self._pins = pins
-        self._background = background
         self._builder = Builder(session, settings, write)
-        self._states: dict[str, _TableState] = {}
-        self._seen: set[str] = set()
-        self._locks: dict[str, TableLock] = {}
+        self._states: defaultdict[str, _TableState] = defaultdict(_TableState)
         self._loop = Background()
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -160,7 +160,7 @@ class Upkeep:
     def facts(self, table: str) -> tuple[str | None, str | None, datetime | None]:
         """Return in words the work under way in this store, why the last index build failed, and
         when this store last optimized the table."""
-        state = self._state(table)
+        state = self._states[table]
         return self._builder.doing.get(table), state.failure, state.optimized
 
     async def close(self) -> None:
@@ -174,14 +174,15 @@ class Upkeep:
 
     def opened(self, table: str) -> None:
         """The store uses the table; what an earlier one left undone is found out a while later."""
-        if table not in self._seen:
-            self._seen.add(table)
-            self._state(table).look_at = time.monotonic() + _QUIET
+        state = self._states[table]
+        if not state.seen:
+            state.seen = True
+            state.look_at = time.monotonic() + _QUIET
             self._begin()
 
     def wrote(self, table: str) -> None:
         """A commit was made."""
-        state, now = self._state(table), time.monotonic()
+        state, now = self._states[table], time.monotonic()
         if state.busy_since is None:
             state.busy_since = now
         state.commits += 1
@@ -191,28 +192,27 @@ class Upkeep:
 
     def loading(self, table: str) -> None:
         """A bulk load goes on: no index is built until it is over."""
-        self._state(table).busy_since = time.monotonic()
+        self._states[table].busy_since = time.monotonic()
 
     def _begin(self) -> None:
-        if self._background and not self._closed:
+        if self.background and not self._closed:
             self._wake.set()
             if self._task is None or self._task.done():
                 self._task = self._loop.start(self._run())
 
     async def _run(self) -> None:
-        while True:
-            looks = [(state.next_look, name) for name, state in self._states.items()]
-            at, name = min(looks, default=(float("inf"), ""))
+        while self._states:
+            name, state = min(self._states.items(), key=lambda one: one[1].next_look)
             now = time.monotonic()
-            if at == float("inf"):
+            wait = state.next_look - now
+            if wait == float("inf"):
                 return
-            if at > now:
+            if wait > 0:
                 self._wake.clear()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(at - now):
+                    async with asyncio.timeout(wait):
                         await self._wake.wait()
                 continue
-            state = self._states[name]
             quiet = state.is_quiet(now)
             state.commits, state.look_at = 0, now + _QUIET
             if quiet:
@@ -228,37 +228,34 @@ class Upkeep:
 
     async def _pass(self, name: str, state: _TableState, *, quiet: bool) -> None:
         """Look after a table; what fails is told in the log and tried again."""
+        later = float("inf")
         try:
             handle = await self._session.handle(name)
-            async with state.lock:
-                if not await self._take_lock(name):  # another process is at it
-                    state.look_at = time.monotonic() + _AFTER_OTHERS
-                    return
-                try:
-                    await self._look_after(handle, quiet=quiet)
-                finally:
-                    self._locks[name].release()
+            async with self.alone(name, seconds=0.0):
+                await self._look_after(handle, quiet=quiet)
+            return
         except TableNotFoundError:
             self._states.pop(name, None)
         except StaleTableError:  # its fields were altered, or another table has its name
-            state.look_at = time.monotonic() + _QUIET
+            later = _QUIET
         except (StoreClosedError, StoreMovedError):
-            state.look_at = float("inf")
-        except StoreBusyError as exc:  # large reads have the memory, or writes were in the way
-            state.look_at = time.monotonic() + _AFTER_OTHERS
+            pass
+        except StoreBusyError as exc:  # another process is at it, or large reads have the memory
+            later = _AFTER_OTHERS
             text = "upkeep of the table %r could not run and will be tried again: %s"
             await in_thread(LOG.debug, text, name, exc)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the next pass comes
             if is_read_only(exc):  # there is nothing to do for who may not write there
                 return
-            state.look_at = time.monotonic() + _AFTER_FAILURE
+            later = _AFTER_FAILURE
             text = "upkeep of the table %r failed and will be tried again: %s"
             trace = None if isinstance(exc, AiovecError) else exc
             # In a thread, for a handler may write to a file.
             await in_thread(partial(LOG.warning, text, name, exc, exc_info=trace))
+        state.look_at = time.monotonic() + later
 
     async def _look_after(
-        self, handle: TableHandle, *, quiet: bool, everything: bool = False
+        self, handle: TableHandle, *, quiet: bool = True, everything: bool = False
     ) -> None:
         """Do what is due, or ``everything``. The lock for upkeep is held."""
         await self._builder.index_lacking(handle)
@@ -272,12 +269,12 @@ class Upkeep:
 
     async def _wants_compaction(self, table: Opened, *, quiet: bool) -> bool:
         rows, files, size = await self._shape(table)
-        allowed = min(size // _BYTES_A_FILE, _MOST_FILES) + rows // FULL_FILE
+        allowed = min(size // _BYTES_A_FILE, _MOST_FILES) + rows // _FULL_FILE
         if files > allowed + (_FILES_IN_QUIET if quiet else _FILES):
             return True
         if not quiet:
             return False
-        versions = await versions_of(self._session, table)
+        versions = await self._session.versions(table)
         first = self._retention.first_kept(versions, datetime.now(UTC), None)
         if first is not None and versions.index(first) > _VERSIONS_OVER:
             return True
@@ -289,23 +286,22 @@ class Upkeep:
     def _look_behind_grace(self, table: str) -> None:
         """Look again once nobody can be reading the versions that are too new to go."""
         grace = self._retention.grace.total_seconds()
-        self._state(table).look_at = time.monotonic() + grace + _QUIET
+        self._states[table].look_at = time.monotonic() + grace + _QUIET
         self._begin()
 
     async def _shape(self, table: Opened) -> tuple[int, int, int]:
         """Return a table's rows and files, and the bytes of those files that are not full."""
         stats: Any = await self._session.run(table.lance.stats())
         rows, size = int(stats["num_rows"]), int(stats["total_bytes"])
-        part = size * FULL_FILE // rows if rows > FULL_FILE else size
+        part = size * _FULL_FILE // rows if rows > _FULL_FILE else size
         return rows, int(stats["fragment_stats"]["num_fragments"]), part
 
     async def _compact(self, handle: TableHandle) -> None:
         table = await self._session.opened(handle)
         rows, _, size = await self._shape(table)
-        pinned = partial(self._pins.oldest, handle.name)
-        run = partial(compact, self._session, handle, self._retention, pinned)
+        run = partial(self._optimize, handle)
         async with self._session.admission.share(
-            scan_bytes(min(rows, FULL_FILE), handle.schema.dim)
+            scan_bytes(min(rows, _FULL_FILE), handle.schema.dim)
         ):
             for _ in range(_ATTEMPTS if size > _SOON_DONE else 0):
                 with suppress(StoreBusyError):
@@ -316,24 +312,53 @@ class Upkeep:
                 with renewed():  # what was in vain is no time that it waited for others
                     await self._write(handle.name, Change(partial(run, alone=True)))
         self._look_behind_grace(handle.name)
-        self._state(handle.name).optimized = datetime.now(UTC)
+        self._states[handle.name].optimized = datetime.now(UTC)
+
+    async def _optimize(self, handle: TableHandle, *, alone: bool) -> None:
+        """Have Lance rewrite neighbouring small files as one, bring new rows into indexes, and
+        remove old versions. ``alone``: nobody writes meanwhile.
+
+        Its ``optimize`` does the three in one call, and removes every version older than it is
+        told, counted from the moment when the rest is done. It does not know who reads a version.
+        So a call that removes versions has nothing else to do, is told the age of the oldest one to
+        keep and the time that it may take at most, and is ended when it takes longer.
+        """
+
+        async def optimize(age: timedelta) -> None:
+            await self._session.run(table.lance.optimize(cleanup_older_than=age))
+
+        table = await self._session.opened(handle)
+        await optimize(_NEVER)
+        for seconds in _REMOVALS:
+            table = await self._session.opened(handle)  # what was rewritten is another version
+            versions = await self._session.versions(table)
+            oldest = await in_thread(self._pins.oldest, handle.name)
+            now = datetime.now(UTC)
+            first = self._retention.first_kept(versions, now, oldest)
+            if first is None:
+                return
+            age = now - first.created + timedelta(seconds=seconds)
+            if first == versions[-1] and alone:
+                age = _AT_ONCE
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await optimize(age)
+                return
 
     # Indexes
 
     async def _look_after_indexes(self, handle: TableHandle) -> None:
+        """Build the index over the ids, and build or measure that over the vectors, where the table
+        has grown enough for it.
+
+        Where the latter cannot be built, searches stay exact and the reason stands in the facts.
+        """
         table = await reopened(self._session, handle)
         rows = await self._session.rows(table)
         if rows >= _IDS_FROM and not await has_id_index(self._session, table):
             await self._builder.index_ids(handle)
-        await self._look_after_vectors(handle, rows)
-
-    async def _look_after_vectors(self, handle: TableHandle, rows: int) -> None:
-        """Build or measure the index over the vectors, where the table has grown enough for it.
-
-        Where it cannot be built, searches stay exact and the reason stands in the facts.
-        """
-        state = self._state(handle.name)
-        table = await reopened(self._session, handle)
+            table = await reopened(self._session, handle)
+        state = self._states[handle.name]
         index = await vector_index(self._session, table)
         try:
             if rows >= _GROWN * state.failed_rows and self._wants_build(table, index, rows):
@@ -364,18 +389,12 @@ class Upkeep:
 
     async def optimize(self, handle: TableHandle) -> None:
         """Do the whole upkeep now."""
-        await self._end_of(self._start(handle.name, self._optimize(handle)))
-
-    async def _optimize(self, handle: TableHandle) -> None:
-        async with self.alone(handle.name):
-            await self._look_after(handle, quiet=True, everything=True)
+        await self._do(handle.name, partial(self._look_after, handle, everything=True))
 
     async def by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
         """Have an engine compact a table, and build its indexes over ids and fields anew."""
-        await self._end_of(self._start(handle.name, self._by_engine(handle, compact)))
 
-    async def _by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
-        async with self.alone(handle.name):
+        async def act() -> None:
             with self._session.guarded():
                 await compact()
             await self._write(handle.name, Change())
@@ -388,6 +407,8 @@ class Upkeep:
                 for config in configs_of(one, schema.analyzer) if left.get(name, rows) else ():
                     await self._builder.index_field(handle, name, config)
 
+        await self._do(handle.name, act)
+
     async def create(
         self, handle: TableHandle, kind: str, options: Mapping[str, Any], *, wait: bool
     ) -> None:
@@ -396,19 +417,17 @@ class Upkeep:
         target, chosen = kinds.checked_options(name, options, handle.schema)
         async with self._session.reading(handle) as table:
             build = await self._builder.planned(table, name, chosen, target)
-        task = self._start(handle.name, self._create(handle, build))
-        if wait:
-            await self._end_of(task)
 
-    async def _create(self, handle: TableHandle, build: Build) -> None:
-        state = self._state(handle.name)
-        try:
-            async with self.alone(handle.name):
-                await self._builder.build(handle, build)
+        async def act() -> None:
+            state = self._states[handle.name]
             state.failure = None
-        except AiovecError as exc:
-            state.failure = None if isinstance(exc, _NO_FAILURE) else str(exc)
-            raise
+            try:
+                await self._builder.build(handle, build)
+            except AiovecError as exc:
+                state.failure = None if isinstance(exc, _NO_FAILURE) else str(exc)
+                raise
+
+        await self._do(handle.name, act, wait=wait)
 
     async def drop(self, handle: TableHandle, name: str) -> None:
         """Drop the vector index by its name."""
@@ -428,14 +447,16 @@ class Upkeep:
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         """Give a field of the table these options, and the indexes that they want."""
-        await self._end_of(self._start(handle.name, self._index_field(handle, name, field)))
 
-    async def _index_field(self, handle: TableHandle, name: str, field: Field) -> None:
-        async with self.alone(handle.name):
-            act = partial(alter_field, self._session, handle, name, field)
-            await self._write(handle.name, Change(act, changes_schema=True))
+        async def act() -> None:
+            alter = partial(alter_field, self._session, handle, name, field)
+            await self._write(handle.name, Change(alter, changes_schema=True))
             with index_behind_change(self._session.target, handle.name):
                 await self._builder.index_lacking(handle)
+
+        await self._do(handle.name, act)
+
+    # Locks and tasks
 
     @asynccontextmanager
     async def dropping(self, table: str) -> AsyncIterator[None]:
@@ -445,17 +466,19 @@ class Upkeep:
             yield
         self._states.pop(table, None)
 
-    # Locks and tasks
-
     @asynccontextmanager
-    async def alone(self, table: str) -> AsyncIterator[None]:
-        """No other upkeep of the table meanwhile, by this process or another.
+    async def alone(self, table: str, seconds: float | None = None) -> AsyncIterator[None]:
+        """No other upkeep of the table meanwhile, by this process or another, which has so many
+        seconds to end.
 
         What is done within waits from its own start: the store's own upkeep may have taken long.
         """
-        async with self._state(table).lock:
-            deadline = Deadline(current_deadline(self._settings.busy_timeout).seconds)
-            while not await self._take_lock(table):
+        lock = self._lock_of(f"{table}.upkeep")
+        async with self._states[table].lock:
+            if seconds is None:
+                seconds = current_deadline(self._settings.busy_timeout).seconds
+            deadline = Deadline(seconds)
+            while not await lock.take(0.0):
                 if self._closed:
                     raise StoreClosedError(self._session.target)
                 if deadline.left() <= 0:
@@ -466,23 +489,42 @@ class Upkeep:
                 with renewed():
                     yield
             finally:
-                self._locks[table].release()
+                lock.release()
 
-    async def _take_lock(self, table: str) -> bool:
-        """Return whether the lock for upkeep was free."""
-        await self._session.check_place()  # a lock would be made in its place
-        if table not in self._locks:
-            self._locks[table] = self._lock_of(f"{table}.upkeep")
-        return await self._locks[table].take(0.0, thread_limiter())
+    async def _do(
+        self, table: str, act: Callable[[], Awaitable[None]], *, wait: bool = True
+    ) -> None:
+        """Have it done in a task, alone: a drop of the table or of its index ends it.
 
-    def _state(self, table: str) -> _TableState:
-        return self._states.setdefault(table, _TableState())
+        With a caller cancelled that waits for it, it ends too.
+        """
+
+        async def work() -> None:
+            async with self.alone(table):
+                await act()
+
+        task = self._start(table, work())
+        if not wait:
+            return
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            own = asyncio.current_task()
+            if task.cancelled() and not (own is not None and own.cancelling()):
+                if self._closed:
+                    raise StoreClosedError(self._session.target) from None
+                raise AiovecError(
+                    "the index build was stopped, because its table or index was dropped"
+                ) from None
+            task.cancel()
+            await wait_out(task)
+            raise
 
     def _start(self, table: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         if self._closed:
             work.close()
             raise StoreClosedError(self._session.target)
-        tasks = self._state(table).tasks
+        tasks = self._states[table].tasks
         task = asyncio.ensure_future(work)
         tasks.add(task)
 
@@ -494,29 +536,14 @@ class Upkeep:
         task.add_done_callback(ended)
         return task
 
-    async def _end_of(self, task: asyncio.Task[None]) -> None:
-        """Wait for the task; with the caller cancelled, it ends too."""
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            own = asyncio.current_task()
-            if task.cancelled() and not (own is not None and own.cancelling()):
-                if self._closed:
-                    raise StoreClosedError(self._session.target) from None
-                raise _StoppedError from None
-            task.cancel()
-            await wait_out(task)
-            raise
-
     async def _stop(self, table: str) -> None:
         """End what is under way for the table."""
-        state = self._states.get(table)
-        if state is not None and (tasks := list(state.tasks)):
-            for task in tasks:
-                task.cancel()
-            cancelled = [await wait_out(task) for task in tasks]
-            for exc in filter(None, cancelled):
-                raise exc
+        tasks = list(self._states[table].tasks)
+        for task in tasks:
+            task.cancel()
+        cancelled = [await wait_out(task) for task in tasks]
+        for exc in filter(None, cancelled):
+            raise exc
 
 
 def _wants_measuring(index: InUse, rows: int) -> bool:

@@ -7,35 +7,29 @@ and versions are kept for longer.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from aiovec.backend.threads import in_thread, to_its_end
 
 from ..errors import READ_ONLY, translate
-from ..locks.local import LockedFile
-from ..session import Opened, Session
+from ..locks.local import lock_file, unlock_file
+from ..session import Version
 
 if TYPE_CHECKING:
     from ..settings import LancedbSettings
 
 _READERS = "readers"
+# Seconds for the lock of a pin, which nobody else holds but for a look at it.
+_PATIENCE = 30.0
 
 _numbers = itertools.count()
-
-
-class _Pin(NamedTuple):
-    """One pin: a locked file."""
-
-    locked: LockedFile
-    path: Path
 
 
 class Pins:
@@ -45,43 +39,12 @@ class Pins:
         """``keep_all`` tells whether all versions are in use; it may read the disk."""
         self._keep_all = keep_all
         self._folder = None if folder is None else folder / _READERS
-        self._taken: set[_Pin] = set()
 
     def held(self, table: str, version: int) -> Hold:
         """Keep a version that is the newest, or was a moment ago."""
-        return Hold(self, table, version)
-
-    async def close(self) -> None:
-        """Give back what reads have left whose event loop was closed amid them."""
-        for pin in list(self._taken):
-            await in_thread(self.give_back, pin)
-
-    def take(self, table: str, version: int) -> _Pin | None:
-        """Pin a version; None where this process may not write to the folder.
-
-        Whoever can write there does not see the pin then: reading needs no right to write.
-        """
         if self._folder is None:
-            return None
-        path = self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}"
-        file = None
-        try:
-            while (
-                file is None
-            ):  # another took it, just made and not yet locked, for one left behind
-                file = LockedFile.at(path)
-        except OSError as exc:
-            if exc.errno in READ_ONLY:
-                return None
-            raise translate(exc, str(self._folder)) from exc
-        pin = _Pin(file, path)
-        self._taken.add(pin)
-        return pin
-
-    def give_back(self, pin: _Pin | None) -> None:
-        if pin is not None:
-            self._taken.discard(pin)
-            _remove(pin)
+            return Hold(None)
+        return Hold(self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}")
 
     def oldest(self, table: str) -> int | None:
         """The oldest version that is pinned, by whomever. Reads the disk."""
@@ -97,64 +60,59 @@ class Hold:
     another one is within.
     """
 
-    def __init__(self, pins: Pins, table: str, version: int) -> None:
-        self._pins = pins
-        self._place = (table, version)
-        self._taking: asyncio.Future[_Pin | None] | None = None
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lock: int | None = None
 
     async def __aenter__(self) -> None:
-        self._taking = asyncio.ensure_future(in_thread(self._pins.take, *self._place))
         try:
-            await asyncio.shield(self._taking)
+            await in_thread(self._take)
         except BaseException:
             await self.__aexit__()
             raise
 
     async def __aexit__(self, *exception: object) -> None:
-        # Whoever is cancelled now must not leave it taken: a thread's work that is cancelled
-        # before it began is never done.
-        await to_its_end(self._released())
+        await to_its_end(in_thread(self._give_back))
 
-    async def _released(self) -> None:
-        taking = self._taking
-        if taking is not None:
-            await asyncio.wait({taking})
-            if not taking.cancelled() and taking.exception() is None:
-                await in_thread(self._pins.give_back, taking.result())
+    def _take(self) -> None:
+        if self._path is None:
+            return
+        try:
+            self._lock = lock_file(self._path, patience=_PATIENCE)
+        except OSError as exc:
+            # Reading needs no right to write; but whoever may write does not see the pin then.
+            if exc.errno not in READ_ONLY:
+                raise translate(exc, str(self._path)) from exc
+
+    def _give_back(self) -> None:
+        lock, self._lock = self._lock, None
+        if self._path is not None and lock is not None:
+            _remove(self._path, lock)
 
 
-def _remove(pin: _Pin) -> None:
+def _remove(path: Path, lock: int) -> None:
     # Where an open file cannot be removed, it goes with the next look for the oldest.
     with suppress(OSError):
-        pin.path.unlink()
-    pin.locked.close()
+        path.unlink()
+    unlock_file(lock)
 
 
 def _in_use(folder: Path) -> Iterator[int]:
     """The versions of the files that are locked. Files that a process left behind go."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return
-    for name in names:
-        version, _, _ = name.partition("-")
+    for path in folder.glob("*-*"):
+        version, _, _ = path.name.partition("-")
         if not version.isdecimal():
             continue  # it is no pin
         try:
-            file = LockedFile.at(folder / name, create=False)
+            lock = lock_file(path, create=False)
         except FileNotFoundError:
             continue
         except OSError:
-            file = None
-        if file is None:
+            lock = None
+        if lock is None:
             yield int(version)
         else:
-            _remove(_Pin(file, folder / name))
-
-
-class Version(NamedTuple):
-    number: int
-    created: datetime
+            _remove(path, lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +146,6 @@ class Retention:
                 return versions[first]
             first -= 1
         return None
-
-
-async def versions_of(session: Session, table: Opened) -> list[Version]:
-    """Every version that is kept, the oldest first."""
-    found = await session.versions(table.lance)
-    return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
 
 
 # How long, at most, a version that was replaced is kept for those who may still be reading it,

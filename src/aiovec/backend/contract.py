@@ -563,7 +563,11 @@ class Backend(ABC):
 
     # "bulk-load": filling a table faster than ``insert`` does, which looks every id up
 
-    def bulk_load(self, table: TableHandle) -> BulkLoad:
+    async def bulk_add(self, table: TableHandle, rows: pa.Table) -> None:
+        """Add rows to a table that the caller has made and holds alone; durable when it returns.
+
+        Their ids are distinct, and the table lacks them: the caller answers for that.
+        """
         raise self._lacks("bulk-load")
 
     # "moves": helping a migration away from the store, by a mark that all its processes heed.
@@ -690,18 +694,6 @@ class Backend(ABC):
         The store is then a store of its own again.
         """
         await self.change_move(lambda record: record.forget(), anew=True)
-
-
-class BulkLoad(ABC):
-    """Rows on their way into a table that the caller has made and holds alone."""
-
-    @abstractmethod
-    async def add(self, rows: pa.Table) -> None:
-        """Add rows, whose ids are distinct; durable when it returns.
-
-        DuplicateIdError where the table had one of the ids when the load began, or an earlier
-        ``add`` of it brought one. Ids that others write meanwhile are not looked for.
-        """
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from aiovec import Schema, TableStats
 from aiovec.backend import Expr, PayloadPatch
 from aiovec.backend.contract import (
     Backend,
-    BulkLoad,
     Changes,
     Columns,
     StaleTableError,
@@ -425,35 +424,15 @@ class LakeBackend(ModelBackend):
             finally:
                 self._give(table)
 
-    def bulk_load(self, table: TableHandle) -> BulkLoad:
-        return _Load(self, table)
+    async def bulk_add(self, table: TableHandle, rows: pa.Table) -> None:
+        new = python_rows(rows)
 
-    async def add(self, table: TableHandle, rows: list[Row], seen: set[str] | None) -> set[str]:
-        """One step of a load; all ids that it knows of."""
-        new = {row["id"] for row in rows}
-
-        def act() -> set[str]:
+        def act() -> None:
             there = self._of(table)
-            known = set(there.rows) if seen is None else seen
-            if new & known:
-                raise DuplicateIdError(table.name, sorted(new & known))
-            there.twice |= new & there.rows.keys()
-            self._put("load", table, rows)
-            return known | new
+            there.twice |= {row["id"] for row in new} & there.rows.keys()
+            self._put("load", table, new)
 
-        known: set[str] = await self._write("add", table.name, act)
-        return known
-
-
-class _Load(BulkLoad):
-    def __init__(self, backend: LakeBackend, table: TableHandle) -> None:
-        self._backend = backend
-        self._table = table
-        self._seen: set[str] | None = None
-
-    async def add(self, rows: pa.Table) -> None:
-        if rows.num_rows:
-            self._seen = await self._backend.add(self._table, python_rows(rows), self._seen)
+        await self._write("add", table.name, act)
 
 
 BACKENDS: dict[str, type[ModelBackend]] = {"sqlite": FileBackend, "lancedb": LakeBackend}
