@@ -92,6 +92,13 @@ def bridges(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS[0])
+def crewai(session: nox.Session) -> None:
+    """Run the tests of the bridge to CrewAI, whose versions of other packages are its own."""
+    session.install("--no-compile", "-e", ".[test,crewai]")
+    session.run("pytest", "-m", "not soak", *(session.posargs or ["tests/bridges/test_crewai.py"]))
+
+
+@nox.session(python=PYTHONS[0])
 def ray(session: nox.Session) -> None:
     """Run the tests of loads and indexes by Ray, on a cluster of two nodes on this machine."""
     session.install("--no-compile", "-e", ".[test,ray]", "moto[server]")

@@ -122,7 +122,7 @@ class Connection(aiosqlite.Connection):
 
     def __del__(self) -> None:
         if os.getpid() == self._process:
-            super().__del__()  # type: ignore[no-untyped-call]
+            getattr(super(), "__del__", self.begin_closing)()  # aiosqlite 0.22 warns there
 
     # Closing
 

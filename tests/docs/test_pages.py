@@ -30,6 +30,8 @@ OWN_TEST = {
 NEEDS_MORE = {"reference/http.md", "reference/commands.md"}
 LIBRARIES = {  # that a page imports beside aiovec
     "docs/how-to/files-and-frames.md": "pandas",
+    "docs/how-to/crewai.md": "crewai.memory.storage.factory",
+    "docs/how-to/haystack.md": "haystack",
     "docs/how-to/langchain.md": "langchain_core",
     "docs/how-to/langgraph.md": "langgraph",
     "docs/how-to/llamaindex.md": "llama_index.core",
@@ -40,6 +42,8 @@ BEYOND = ("docs/how-to/ray.md", "docs/explanation/scale.md")
 # Each is read by the users of one framework, and by nobody else.
 BRIDGES = (
     "docs/how-to/agent-memory.md",
+    "docs/how-to/crewai.md",
+    "docs/how-to/haystack.md",
     "docs/how-to/langchain.md",
     "docs/how-to/langgraph.md",
     "docs/how-to/llamaindex.md",

@@ -1,0 +1,301 @@
+"""A table of memories as a CrewAI ``StorageBackend``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import reduce
+from operator import or_
+from typing import Any, Literal, TypeVar, cast
+
+from crewai.memory.storage.backend import EmbeddingDimensionMismatchError
+from crewai.memory.types import MemoryRecord, ScopeInfo
+
+from aiovec import (
+    DimensionMismatchError,
+    F,
+    Field,
+    Hit,
+    Record,
+    Schema,
+    Table,
+)
+from aiovec.bridge import Bridge, StoreOrTarget, metadata_filter, relevance, storable
+
+_FIELDS = {
+    "content": Field(str, nullable=False, text=True),
+    "scope": Field(str, nullable=False, index="btree"),  # "/" or a path such as "/crew/agent"
+    "categories": Field(list[str]),
+    "created_at": Field(datetime, nullable=False, index="btree"),
+    "last_accessed": Field(datetime, nullable=False),
+    "importance": Field(float, nullable=False),
+    "source": Field(str),
+    "private": Field(bool, nullable=False),
+}
+
+_R = TypeVar("_R")
+
+
+class AiovecStorage:
+    """The memories of a crew in one table of an aiovec store.
+
+    ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
+    ``aiovec.connect`` serves ``asave``, ``asearch`` and ``adelete`` only. The first write creates
+    the table. Further ``options`` are those of ``aiovec.connect`` for a target. A scope means the
+    memories in it and in the scopes below it: "/crew" has those of "/crew/agent", and not those of
+    "/crews".
+    """
+
+    def __init__(
+        self,
+        store: StoreOrTarget = ":memory:",
+        table: str = "crewai",
+        *,
+        metric: Literal["cosine", "l2", "dot"] = "cosine",
+        **options: Any,
+    ) -> None:
+        def schema(dim: int) -> Schema:
+            return Schema(dim=dim, metric=metric, fields=_FIELDS, vector_nullable=True)
+
+        self._bridge = Bridge(store, table, schema, **options)
+        self._metric = metric
+
+    # Writes
+
+    def save(self, records: list[MemoryRecord]) -> None:
+        """Save memories; one with the id of an earlier memory replaces that."""
+        self._bridge.run(self._save, records)
+
+    async def asave(self, records: list[MemoryRecord]) -> None:
+        """As ``save``."""
+        await self._bridge.aio(self._save, records)
+
+    def update(self, record: MemoryRecord) -> None:
+        """Replace the memory with the same id."""
+        self._bridge.run(self._save, [record])
+
+    async def _save(self, table: Table, records: list[MemoryRecord]) -> None:
+        if not records:
+            return
+        rows = [_row(record) for record in records]
+        dim = next((len(record.embedding) for record in records if record.embedding), 0)
+
+        async def write() -> int:
+            return await table.upsert(rows)
+
+        try:
+            # Without a vector, the length of those of a new table is not known.
+            await (self._bridge.writing(table, dim, write) if dim else write())
+        except DimensionMismatchError as exc:
+            raise EmbeddingDimensionMismatchError(exc.expected, exc.given) from exc
+
+    def touch_records(self, record_ids: list[str]) -> None:
+        """Note that these memories were just read."""
+        now = {"last_accessed": datetime.now(UTC)}
+        self._read(lambda table: table.update(now, ids=record_ids), 0)
+
+    def delete(
+        self,
+        scope_prefix: str | None = None,
+        categories: list[str] | None = None,
+        record_ids: list[str] | None = None,
+        older_than: datetime | None = None,
+        metadata_filter: dict[str, Any] | None = None,
+    ) -> int:
+        """Delete the memories that meet all conditions, and return how many there were."""
+        where = _where(scope_prefix, categories, metadata_filter, record_ids, older_than)
+        return self._bridge.run(self._delete, where)
+
+    async def adelete(
+        self,
+        scope_prefix: str | None = None,
+        categories: list[str] | None = None,
+        record_ids: list[str] | None = None,
+        older_than: datetime | None = None,
+        metadata_filter: dict[str, Any] | None = None,
+    ) -> int:
+        """As ``delete``."""
+        where = _where(scope_prefix, categories, metadata_filter, record_ids, older_than)
+        return await self._bridge.aio(self._delete, where)
+
+    async def _delete(self, table: Table, where: list[Any]) -> int:
+        return await self._bridge.reading(lambda: table.delete(where=where or "TRUE"), 0)
+
+    def reset(self, scope_prefix: str | None = None) -> None:
+        """Delete the memories of a scope.
+
+        Without one, drop the table, so that vectors of another length may come.
+        """
+        if _path(scope_prefix):
+            self.delete(scope_prefix)
+        else:
+            self._bridge.run(self._bridge.drop)
+
+    def close(self) -> None:
+        """Close the store, if it was opened here, from a target."""
+        self._bridge.close()
+
+    # Reads
+
+    def search(
+        self,
+        query_embedding: list[float],
+        scope_prefix: str | None = None,
+        categories: list[str] | None = None,
+        metadata_filter: dict[str, Any] | None = None,
+        limit: int = 10,
+        min_score: float = 0.0,
+    ) -> list[tuple[MemoryRecord, float]]:
+        """Return the nearest memories that meet all conditions, with their relevance from 0 to 1.
+
+        Under the metric "cosine", relevance is the cosine similarity.
+        """
+        where = _where(scope_prefix, categories, metadata_filter)
+        return self._bridge.run(self._search, query_embedding, where, limit, min_score)
+
+    async def asearch(
+        self,
+        query_embedding: list[float],
+        scope_prefix: str | None = None,
+        categories: list[str] | None = None,
+        metadata_filter: dict[str, Any] | None = None,
+        limit: int = 10,
+        min_score: float = 0.0,
+    ) -> list[tuple[MemoryRecord, float]]:
+        """As ``search``."""
+        where = _where(scope_prefix, categories, metadata_filter)
+        return await self._bridge.aio(self._search, query_embedding, where, limit, min_score)
+
+    async def _search(
+        self, table: Table, vector: list[float], where: list[Any], limit: int, least: float
+    ) -> list[tuple[MemoryRecord, float]]:
+        if limit < 1:
+            return []
+        try:
+            hits: Sequence[Hit] = await self._bridge.reading(
+                lambda: table.search(vector, limit=limit, where=where, include_vector=True), ()
+            )
+        except DimensionMismatchError as exc:
+            raise EmbeddingDimensionMismatchError(exc.expected, exc.given) from exc
+        scored = [(_record(hit), relevance(hit.score, self._metric)) for hit in hits]
+        return [(record, score) for record, score in scored if score >= least]
+
+    def get_record(self, record_id: str) -> MemoryRecord | None:
+        """Return a memory by its id, or None where there is no such memory."""
+        none: Sequence[Record] = ()
+        found = self._read(lambda table: table.get([record_id]), none)
+        return _record(found[0]) if found else None
+
+    def list_records(
+        self, scope_prefix: str | None = None, limit: int = 200, offset: int = 0
+    ) -> list[MemoryRecord]:
+        """Return the memories of a scope, newest first."""
+        if limit < 1 or offset < 0:
+            return []
+        where, none = _where(scope_prefix), cast("Sequence[Record]", ())
+        rows = self._read(
+            lambda table: table.find(
+                where, order_by=["-created_at", "id"], limit=limit, offset=offset,
+                include_vector=True,
+            ),
+            none,
+        )  # fmt: skip
+        return list(map(_record, rows))
+
+    def get_scope_info(self, scope: str) -> ScopeInfo:
+        """Return how many memories a scope has, their categories, dates, and scopes below it."""
+        where, none = _where(scope), cast("tuple[Any, Any] | None", None)
+        oldest, newest = self._read(lambda table: table.bounds("created_at", where), none) or (
+            None,
+            None,
+        )
+        return ScopeInfo(
+            path=_path(scope) or "/",
+            record_count=self.count(scope),
+            categories=sorted(self.list_categories(scope)),
+            oldest_record=_naive(oldest),
+            newest_record=_naive(newest),
+            child_scopes=self.list_scopes(scope),
+        )
+
+    def list_scopes(self, parent: str = "/") -> list[str]:
+        """Return the scopes directly below a scope."""
+        start = f"{_path(parent)}/"
+        names = [name for name in self._counts("scope", parent) if name.startswith(start)]
+        below = {name.removeprefix(start).partition("/")[0] for name in names}
+        return sorted(f"{start}{name}" for name in below if name)
+
+    def list_categories(self, scope_prefix: str | None = None) -> dict[str, int]:
+        """Return the categories of a scope's memories, with how many memories have each."""
+        return self._counts("categories", scope_prefix)
+
+    def count(self, scope_prefix: str | None = None) -> int:
+        """Return how many memories a scope has."""
+        where = _where(scope_prefix)
+        return self._read(lambda table: table.count(where), 0)
+
+    # Inside
+
+    def _counts(self, field: str, scope: str | None) -> dict[str, int]:
+        where, none = _where(scope), cast("Mapping[Any, int]", {})
+        counts = self._read(lambda table: table.distinct(field, where), none)
+        return {str(name): count for name, count in counts.items()}
+
+    def _read(self, call: Callable[[Table], Awaitable[_R]], missing: _R) -> _R:
+        """Return the result of a call, or ``missing`` where nothing was written yet."""
+        return self._bridge.run(lambda table: self._bridge.reading(lambda: call(table), missing))
+
+
+def _where(
+    scope: str | None = None,
+    categories: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    ids: Sequence[str] | None = None,
+    older_than: datetime | None = None,
+) -> list[Any]:
+    """Return the conditions, all of which must be met."""
+    made: list[Any] = []
+    if path := _path(scope):
+        made.append((F.scope == path) | F.scope.startswith(f"{path}/"))
+    if categories:
+        made.append(reduce(or_, [F.categories.contains(one) for one in categories]))
+    if metadata:
+        made.append(metadata_filter(metadata, lambda key: F.payload["metadata"][key]))
+    if ids is not None:
+        made.append(F.id.in_(ids))
+    if older_than is not None:
+        made.append(F.created_at < _aware(older_than))
+    return made
+
+
+def _path(scope: str | None) -> str:
+    """Return a scope with its leading "/", and "" for all scopes."""
+    inner = (scope or "").strip("/")
+    return f"/{inner}" if inner else ""
+
+
+def _row(record: MemoryRecord) -> dict[str, Any]:
+    return {
+        **record.model_dump(exclude={"embedding", "metadata"}),
+        "scope": _path(record.scope) or "/",
+        "created_at": _aware(record.created_at),
+        "last_accessed": _aware(record.last_accessed),
+        "embedding": record.embedding or None,
+        "metadata": storable(record.metadata),
+    }
+
+
+def _record(row: Record | Hit) -> MemoryRecord:
+    fields = dict(row.fields)
+    dates = {name: _naive(fields[name]) for name in ("created_at", "last_accessed")}
+    vector = None if row.vector is None else [float(one) for one in row.vector]
+    return MemoryRecord(**{**fields, **dates, "id": row.id, "embedding": vector})
+
+
+def _aware(when: datetime) -> datetime:
+    """Return a moment in UTC, which CrewAI's datetimes without a zone mean."""
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when
+
+
+def _naive(when: datetime | None) -> datetime | None:
+    return None if when is None else when.astimezone(UTC).replace(tzinfo=None)

@@ -1,0 +1,178 @@
+"""The bridge to Haystack passes Haystack's own suites; the retrievers find what the store does."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("haystack", reason="needs aiovec[haystack]")
+
+from haystack import Pipeline
+from haystack.dataclasses import ByteStream, Document, SparseEmbedding
+from haystack.document_stores.errors import DuplicateDocumentError
+from haystack.document_stores.types import DuplicatePolicy, FilterPolicy
+from haystack.errors import FilterError
+from haystack.testing import document_store as suite
+from haystack.testing import document_store_async as asynchronous
+
+import aiovec
+from aiovec import Field, InvalidArgumentError, Schema, sync
+from aiovec_haystack import (
+    AiovecDocumentStore,
+    AiovecEmbeddingRetriever,
+    AiovecHybridRetriever,
+    AiovecKeywordRetriever,
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def document_store(store: sync.VectorStore) -> AiovecDocumentStore:
+    return AiovecDocumentStore(store, embedding_dim=768)
+
+
+class _Equal:
+    """Documents come back by their ids, with vectors in float32."""
+
+    @staticmethod
+    def assert_documents_are_equal(received: list[Document], expected: list[Document]) -> None:
+        def plain(documents: list[Document]) -> list[dict[str, object]]:
+            by_id = sorted(documents, key=lambda document: document.id)
+            return [{**document.to_dict(), "embedding": None} for document in by_id]
+
+        assert plain(received) == plain(expected)
+        vectors = {document.id: document.embedding for document in expected}
+        for document in received:
+            given = vectors[document.id]
+            assert document.embedding == (given and pytest.approx(given, rel=1e-6))
+
+
+class TestSync(
+    _Equal, suite.DocumentStoreBaseExtendedTests, suite.CountDocumentsByFilterTest,
+    suite.CountUniqueMetadataByFilterTest, suite.GetMetadataFieldsInfoTest,
+    suite.GetMetadataFieldMinMaxTest, suite.GetMetadataFieldUniqueValuesTest,
+):  # fmt: skip
+    @pytest.fixture
+    def document_store(self, store: sync.VectorStore) -> AiovecDocumentStore:
+        return AiovecDocumentStore(store, embedding_dim=768)
+
+    def test_write_documents(self, document_store: AiovecDocumentStore) -> None:
+        document = Document(content="one")
+        assert document_store.write_documents([document]) == 1
+        with pytest.raises(DuplicateDocumentError):
+            document_store.write_documents([document, Document(content="two")])
+        assert document_store.count_documents() == 1
+
+
+class TestAsync(
+    _Equal, *(one for name, one in vars(asynchronous).items() if name.endswith("AsyncTest"))
+):  # type: ignore[misc]  # fmt: skip
+    async def test_write_documents_async(self, document_store: AiovecDocumentStore) -> None:
+        document = Document(content="one")
+        assert await document_store.write_documents_async([document]) == 1
+        with pytest.raises(DuplicateDocumentError):
+            await document_store.write_documents_async([document])
+
+
+DOCUMENTS = [
+    Document(id="a", content="red fox", embedding=[1.0, 0.0], meta={"lang": "en", "id": "own"}),
+    Document(id="b", content="blue fox", embedding=[0.875, 0.125],
+             meta={"lang": "de", "n": {"m": 1}}),
+    Document(id="c", content="green zebra", embedding=[0.0, 1.0],
+             meta={"lang": "en", "tags": ["x", "y"]}),
+    Document(id="d", content=None, blob=ByteStream(b"\x00\xff", mime_type="image/png"),
+             sparse_embedding=SparseEmbedding(indices=[3], values=[0.5])),
+]  # fmt: skip
+ENGLISH = {"field": "meta.lang", "operator": "==", "value": "en"}
+
+
+@pytest.fixture
+def ours(store: sync.VectorStore) -> AiovecDocumentStore:
+    made = AiovecDocumentStore(store, "My.Documents")
+    assert made.write_documents(DOCUMENTS) == 4
+    return made
+
+
+def ids(found: dict[str, list[Document]]) -> list[str]:
+    return [document.id for document in found["documents"]]
+
+
+def test_documents_come_back_whole(ours: AiovecDocumentStore) -> None:
+    assert ours.filter_documents() == DOCUMENTS
+    nested = {"field": "meta.n.m", "operator": "==", "value": 1}
+    own = {"field": "meta.id", "operator": "==", "value": "own"}
+    by_id = {"field": "id", "operator": "in", "value": ["c", "d"]}
+    for filters, wanted in ((nested, ["b"]), (own, ["a"]), (by_id, ["c", "d"])):
+        assert ids({"documents": ours.filter_documents(filters)}) == wanted
+    assert ours.get_metadata_field_unique_values("tags") == (["x", "y"], 2)
+    with pytest.raises(FilterError):
+        ours.filter_documents({"operator": "XOR", "conditions": [ENGLISH]})
+    ours.delete_all_documents(recreate_index=True)
+    assert ours.write_documents([Document(content="x", embedding=[1.0, 2.0, 3.0])]) == 1
+
+
+async def test_retrievers(ours: AiovecDocumentStore) -> None:
+    near = AiovecEmbeddingRetriever(ours, filters=ENGLISH, top_k=1, return_embedding=True)
+    (hit,) = near.run([1.0, 0.1])["documents"]
+    assert (hit.id, hit.embedding, hit.content) == ("a", [1.0, 0.0], "red fox")
+    assert hit.score is not None
+    assert 0.9 < hit.score < 1
+    german = {"field": "meta.lang", "operator": "==", "value": "de"}
+    assert ids(await near.run_async([1.0, 0.0], filters=german, top_k=5)) == ["b"]
+    near.filter_policy = FilterPolicy.MERGE
+    second = {"field": "id", "operator": "==", "value": "b"}
+    assert ids(near.run([1.0, 0.0], filters=second)) == []
+    words = AiovecKeywordRetriever(ours)
+    assert set(ids(words.run("a fox, or (what?"))) == {"a", "b"}
+    assert ids(await words.run_async("zebra", top_k=1)) == ["c"]
+    assert words.run("fox", top_k=0) == {"documents": []}
+    for alpha, wanted in ((0.0, "c"), (1.0, "a"), (None, "a")):
+        both = AiovecHybridRetriever(ours, alpha=alpha, top_k=1)
+        query = "red fox" if alpha is None else "zebra"
+        assert ids(both.run(query, [1.0, 0.0])) == [wanted]
+        assert ids(await both.run_async(query, [1.0, 0.0])) == [wanted]
+    nothing = AiovecDocumentStore(":memory:")
+    assert AiovecKeywordRetriever(nothing).run("x") == {"documents": []}
+    nothing.close()
+    with pytest.raises(TypeError):
+        AiovecKeywordRetriever("documents.db")  # type: ignore[arg-type]
+
+
+def test_a_pipeline_is_saved_and_loaded(tmp_path: Path) -> None:
+    store = AiovecDocumentStore(str(tmp_path / "documents.db"), metric="dot", config=None)
+    store.write_documents(DOCUMENTS[:1])
+    store.close()
+    pipeline = Pipeline()
+    pipeline.add_component("near", AiovecEmbeddingRetriever(store, top_k=3, filters=ENGLISH))
+    pipeline.add_component("both", AiovecHybridRetriever(store, alpha=0.25))
+    loaded = Pipeline.loads(pipeline.dumps(), allowed_modules=["aiovec_haystack"])
+    found = loaded.run({"near": {"query_embedding": [2.0, 0.0]},
+                        "both": {"query": "fox", "query_embedding": [2.0, 0.0]}})  # fmt: skip
+    assert ids(found["near"]) == ids(found["both"]) == ["a"]
+    assert found["near"]["documents"][0].score == 2.0
+    for name in ("near", "both"):
+        loaded.get_component(name).document_store.close()
+
+
+async def test_a_store_of_an_app_and_errors(tmp_path: Path) -> None:
+    schema = Schema(dim=2, vector_nullable=True, fields={
+        "content": Field(str, text=True), "lang": Field(str, index="bitmap")})  # fmt: skip
+    async with aiovec.connect(tmp_path / "app.db") as app:
+        store = AiovecDocumentStore(app, schema=schema)
+        assert await store.write_documents_async(DOCUMENTS) == 4
+        again = await store.write_documents_async(DOCUMENTS, DuplicatePolicy.OVERWRITE)
+        assert again == 4
+        assert await store.filter_documents_async(ENGLISH) == [DOCUMENTS[0], DOCUMENTS[2]]
+        info = await store.get_metadata_fields_info_async()
+        assert {name: one["type"] for name, one in info.items()} == {
+            "lang": "keyword", "id": "keyword", "n": "keyword", "tags": "keyword"}  # fmt: skip
+        with pytest.raises(InvalidArgumentError):
+            store.to_dict()
+        with pytest.raises(aiovec.AiovecError):
+            await asyncio.to_thread(store.count_documents)
+        unknown = AiovecDocumentStore(app, "other")
+        with pytest.raises(InvalidArgumentError, match="embedding_dim"):
+            await unknown.write_documents_async([Document(content="no vector")])
