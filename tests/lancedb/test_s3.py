@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.contract.base import case
+from tests.harness.proxy import Proxy
 from tests.harness.values import SMALL, assert_same_rows, small_rows
 
 import aiovec
-from aiovec import AiovecError, DuplicateIdError, OutcomeUnknownError, StoreMovedError
+from aiovec import AiovecError, DuplicateIdError, OutcomeUnknownError, Schema, StoreMovedError
 
 from . import contest
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, s3_server
@@ -82,6 +84,24 @@ async def test_where_options_come_from(
         monkeypatch.setenv(name, value)
     async with aiovec.connect(config=config) as store:
         assert await store.tables() == ["notes"]
+
+
+async def test_an_index_is_measured_with_few_requests(bucket: Bucket) -> None:
+    """The vectors that measured searches find are read once, and not for each search."""
+    rng = np.random.default_rng(0)
+    async with Proxy(bucket.endpoint) as proxy:
+        options = {**bucket.options, "aws_endpoint": proxy.url}
+        async with opened(bucket.new_url(), storage_options=options, index="none") as store:
+            await store.create_table("notes", Schema(16))
+            vectors = rng.standard_normal((2000, 16)).astype(np.float32)
+            ids = [f"r{n}" for n in range(2000)]
+            await store.insert("notes", {"id": ids, "embedding": vectors})
+            before = len(proxy.requests)
+            await store.create_index("notes", "ivf_flat")
+            [info] = await store.indexes("notes")
+            assert info.recall is not None
+            read = [one for one in proxy.requests[before:] if "/data/" in one.line]
+            assert len(read) < 300
 
 
 async def test_two_stores_at_once(bucket: Bucket) -> None:

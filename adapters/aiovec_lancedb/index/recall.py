@@ -50,13 +50,20 @@ async def measure(session: Session, table: Opened, kind: Kind, partitions: int) 
         return ()
     last, ties = await _last_of_nearest(session, table, questions)
     ladder: list[Rung] = []
+    # By row ids. The hits of one effort are mostly those of the one before, and in a bucket each
+    # vector is a request.
+    vectors: dict[int, Float32Array] = {}
     for effort in _efforts(kind, partitions):
-        shares: list[float] = []
+        found: list[list[int]] = []
         for start in range(0, len(questions), _AT_ONCE):
-            some = range(start, min(start + _AT_ONCE, len(questions)))
-            shares += await asyncio.gather(
-                *(_share(session, table, questions[n], effort, last[n], ties[n]) for n in some)
-            )
+            some = questions[start : start + _AT_ONCE]
+            found += await asyncio.gather(*(_hits(session, table, one, effort) for one in some))
+        await _read(session, table, sorted(set().union(*found) - vectors.keys()), vectors)
+        shares = []
+        for rows, question, least in zip(found, questions, np.subtract(last, ties), strict=True):
+            hits = np.stack([vectors[row] for row in rows])
+            close = _closeness(hits, question[None, :], table.schema.metric)[0]
+            shares.append(min(int((close >= least).sum()), MEASURED_HITS) / MEASURED_HITS)
         recall = max(0.0, 1 - _MORE_MISSED * (1 - float(np.mean(shares))))
         if not ladder or recall > ladder[-1].recall:
             ladder.append(Rung(recall=round(recall, 4), effort=effort))
@@ -83,22 +90,27 @@ def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
             yield Effort(nprobes=EVERY_PARTITION, refine=(kind.refine or 1) * times)
 
 
-async def _share(
-    session: Session,
-    table: Opened,
-    question: Float32Array,
-    effort: Effort,
-    last: float,
-    tie: float,
-) -> float:
-    """Return the share of the nearest that a search with this effort finds."""
-    vector, metric = table.schema.vector, table.schema.metric
+async def _hits(
+    session: Session, table: Opened, question: Float32Array, effort: Effort
+) -> list[int]:
+    """Return the row ids of what a search with this effort finds."""
     asked = MEASURED_HITS + (0 if effort.refine else MARGIN)
-    query = with_effort(table.lance.query().nearest_to(question).column(vector), effort)
-    query = query.distance_type(metric).select([vector, "_distance"]).limit(asked)
-    found = to_matrix((await session.fetch(query)).column(vector))
-    near = int((_closeness(found, question[None, :], metric)[0] >= last - tie).sum())
-    return min(near, MEASURED_HITS) / MEASURED_HITS
+    query = table.lance.query().nearest_to(question).column(table.schema.vector)
+    query = with_effort(query, effort).distance_type(table.schema.metric)
+    found = await session.fetch(query.select(["_rowid", "_distance"]).limit(asked))
+    rows: list[int] = found.column("_rowid").to_pylist()
+    return rows
+
+
+async def _read(
+    session: Session, table: Opened, rows: list[int], vectors: dict[int, Float32Array]
+) -> None:
+    """Add the vectors of these rows."""
+    if rows:
+        query = table.lance.take_row_ids(rows).select(["_rowid", table.schema.vector])
+        found = await session.run(query.to_arrow())
+        read = to_matrix(found.column(table.schema.vector))
+        vectors.update(zip(found.column("_rowid").to_pylist(), read, strict=True))
 
 
 def with_effort(query: Any, effort: Effort) -> Any:
