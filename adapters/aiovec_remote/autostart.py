@@ -21,7 +21,7 @@ from aiovec.errors import AiovecError, StoreUnreachableError
 
 _LOG_SIZE = 1024 * 1024
 _LOOK = 0.02  # seconds between two looks at a server that starts
-_AGAIN = 1.0  # seconds after which a server is started again, if the last one left without a word
+_AGAIN = 1.0  # seconds after which a server that ended without a word is started again
 _DETACHED = 0
 if sys.platform == "win32":
     _DETACHED = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
@@ -51,51 +51,49 @@ class Autostart:
         folder.prepare()
         patience = load_settings(folder.config).server.start_timeout
         deadline = time.monotonic() + patience
-        child: _Child | None = None
-        while time.monotonic() < deadline:
+        again, process, log_size = 0.0, None, 0
+        while (now := time.monotonic()) < deadline:
             if (found := folder.address()) is not None:
                 return found
+            if process is not None and (process.poll() or 0) > 0:  # killed, it may be started again
+                raise AiovecError(
+                    f"the server could not be started: {_last_words(folder.log, log_size)} (its "
+                    f"log is {folder.log})"
+                )
             # One that finds another server in the folder ends with 0.
-            if child is None or (child.ended() and time.monotonic() - child.began > _AGAIN):
-                child = _Child(folder)
+            if process is None or (process.poll() is not None and now > again):
+                again = now + _AGAIN
+                process, log_size = _start(folder)
             time.sleep(_LOOK)
         raise StoreUnreachableError(
             "the shared server", f"it did not answer within {patience:g} s; its log is {folder.log}"
         )
 
 
-class _Child:
-    """A server that this process started. It outlives the process."""
+def _start(folder: SharedFolder) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a server, which outlives this process. Return it, and the size of its log before."""
+    with contextlib.suppress(OSError):
+        if folder.log.stat().st_size > _LOG_SIZE:
+            folder.log.replace(folder.log.with_suffix(".1"))
+    with folder.log.open("ab") as log:
+        size = os.fstat(log.fileno()).st_size
+        process = subprocess.Popen(
+            # -P: a module in the current folder must not take the place of ours.
+            [sys.executable, "-P", "-m", "aiovec_server", "--config", str(folder.config),
+             "--shared"],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            # Ctrl+C in the terminal of the app, or its end, is not that of the server.
+            start_new_session=True, creationflags=_DETACHED,
+        )  # fmt: skip
+    # When it ends, it is no zombie for as long as this process lives.
+    threading.Thread(target=process.wait, name="aiovec-server", daemon=True).start()
+    return process, size
 
-    def __init__(self, folder: SharedFolder) -> None:
-        self.began = time.monotonic()
-        self._log = folder.log
-        with contextlib.suppress(OSError):
-            if self._log.stat().st_size > _LOG_SIZE:
-                self._log.replace(self._log.with_suffix(".1"))
-        with self._log.open("ab") as log:
-            self._from = os.fstat(log.fileno()).st_size
-            self._process = subprocess.Popen(
-                # -P: a module in the current folder must not take the place of ours.
-                [sys.executable, "-P", "-m", "aiovec_server", "--config", str(folder.config),
-                 "--shared"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                # Ctrl+C in the terminal of the app, or its end, is not that of the server.
-                start_new_session=True, creationflags=_DETACHED,
-            )  # fmt: skip
-        # When it ends, it is no zombie for as long as this process lives.
-        threading.Thread(target=self._process.wait, name="aiovec-server", daemon=True).start()
 
-    def ended(self) -> bool:
-        """Return whether it ended; raise AiovecError with its last words if it failed."""
-        code = self._process.poll()
-        if code is None or code <= 0:  # it runs, another one serves, or it was killed
-            return code is not None
-        with self._log.open("rb") as file:
-            file.seek(self._from)
-            said = file.read(100_000).decode("utf-8", "replace").split("\n")
-        last = next((line for line in reversed(said) if line.strip()), "it said nothing")
-        raise AiovecError(
-            f"the server could not be started: {last.removeprefix('error: ')} (its log is "
-            f"{self._log})"
-        )
+def _last_words(log: Path, start: int) -> str:
+    """Return the last line that a server wrote behind this place of its log."""
+    with log.open("rb") as file:
+        file.seek(start)
+        said = file.read(100_000).decode("utf-8", "replace").split("\n")
+    last = next((line for line in reversed(said) if line.strip()), "it said nothing")
+    return last.removeprefix("error: ")

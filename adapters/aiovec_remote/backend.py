@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-from pydantic.alias_generators import to_camel
+from pydantic.alias_generators import to_camel, to_snake
 
 from aiovec import REMOVE
 from aiovec.backend import (
@@ -55,8 +55,6 @@ _T = TypeVar("_T")
 
 # Writing calls that check or send their rows at once, in 64 MiB together.
 _WRITES_AT_ONCE = 1024
-# Writing a filter as text takes as long as so many values.
-_EFFORT_OF_A_FILTER = 20
 # The server would count the rows of each table.
 _UNCOUNTED = {"rows": "false"}
 
@@ -83,72 +81,61 @@ class RemoteBackend(Backend):
     async def open(self) -> None:
         await self._look(tries=False)
 
-    async def _look(self, *, tries: bool) -> None:
+    async def _look(self, *, tries: bool = True) -> None:
         """Ask what the server's store is able to do."""
-        told, _ = await self._client.ask(Request("GET", "/store"), tries=tries)
-
-        def read(told: Any) -> frozenset[str]:
-            return frozenset([*told["abilities"], "read-only"])
-
-        self.abilities = await self._read(read, told)
+        request = Request("GET", "/store")
+        self.abilities = await self._ask(
+            request, lambda told: frozenset([*told["abilities"], "read-only"]), tries=tries
+        )
 
     async def close(self) -> None:
         await self._client.close()
 
     async def ping(self) -> None:
-        await self._look(tries=True)
+        await self._look()
 
     # Tables
 
     async def tables(self) -> list[str]:
-        def read(told: Any) -> list[str]:
-            return [table["name"] for table in told["tables"]]
-
-        return await self._ask(read, "GET", "/tables", query=_UNCOUNTED)
+        request = Request("GET", "/tables", query=_UNCOUNTED)
+        return await self._ask(request, lambda told: [one["name"] for one in told["tables"]])
 
     async def open_table(self, name: str) -> TableHandle:
-        request = Request("GET", f"/tables/{name}", _UNCOUNTED)
-        told, state = await self._client.ask(request)
-
-        def read(told: Any) -> TableHandle:
-            return TableHandle(name, Schema.from_json(told["schema"]), state)
-
-        return await self._read(read, told)
+        told, state = await self._client.ask(Request("GET", f"/tables/{name}", _UNCOUNTED))
+        return await self._read(
+            told, lambda told: TableHandle(name, Schema.from_json(told["schema"]), state)
+        )
 
     async def create_table(self, name: str, schema: Schema) -> None:
         body = {"name": name, "schema": schema.to_dict()}
-        await self._ask(_nothing, "POST", "/tables", body=body, writes=True)
+        await self._ask(Request("POST", "/tables", body=body, writes=True), _nothing)
 
     async def rename_table(self, old: str, new: str) -> None:
-        path, options = f"/tables/{old}/rename", {"body": {"name": new}}
-        await self._ask(_nothing, "POST", path, writes=True, long=True, **options)
+        path, body = f"/tables/{old}/rename", {"name": new}
+        await self._ask(Request("POST", path, body=body, writes=True, long=True), _nothing)
 
     async def drop_table(self, name: str) -> None:
         path, query = f"/tables/{name}", {"confirm": name}
-        await self._ask(_nothing, "DELETE", path, query=query, writes=True, long=True)
+        await self._ask(Request("DELETE", path, query, writes=True, long=True), _nothing)
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
         body = {"name": name, "field": field.to_dict()}
         await self._alter(table, "POST", "/fields", body=body)
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        path, body = f"/fields/{field}/index", {"kind": kind}
-        await self._alter(table, "PUT", path, body=body)
+        await self._alter(table, "PUT", f"/fields/{field}/index", body={"kind": kind})
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
         query = {} if kind is None else {"kind": kind}
-        path = f"/fields/{field}/index"
-        await self._alter(table, "DELETE", path, query=query)
+        await self._alter(table, "DELETE", f"/fields/{field}/index", query=query)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
-        query = {"confirm": field}
-        await self._alter(table, "DELETE", f"/fields/{field}", query=query)
+        await self._alter(table, "DELETE", f"/fields/{field}", query={"confirm": field})
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        path, body = f"/fields/{old}/rename", {"name": new}
-        await self._alter(table, "POST", path, body=body)
+        await self._alter(table, "POST", f"/fields/{old}/rename", body={"name": new})
 
     # Writing
 
@@ -180,7 +167,7 @@ class RemoteBackend(Backend):
         changes = {str(Ref("payload", path)): value for path, value in payload.changes}
         removed = [name for name, value in changes.items() if value is REMOVE]
         set_ = {name: value for name, value in changes.items() if value is not REMOVE}
-        body = {"set": {**values, **set_}, "remove": removed, "where": await _text(where)}
+        body = {"set": {**values, **set_}, "remove": removed, "where": where}
         # Of NaN where the rows shall have none, as the server knows by the text.
         if vector is not None and not np.isnan(vector[0]):
             body["vector"] = vector.tolist()
@@ -195,7 +182,7 @@ class RemoteBackend(Backend):
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
-        body = {"where": await _text(where)}
+        body = {"where": where}
         return await self._change(
             table, "/records", "deleted", method="DELETE", body=body, rows=_ids_table(ids)
         )
@@ -204,7 +191,7 @@ class RemoteBackend(Backend):
 
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
         body = _selection(table.schema, columns)
-        return await self._on(table, _rows(table, columns), "/get", body=body, rows=_ids_table(ids))
+        return await self._on(table, "/get", _rows(table, columns), body=body, rows=_ids_table(ids))
 
     async def find(
         self,
@@ -220,20 +207,19 @@ class RemoteBackend(Backend):
         if orders[-1:] == ["id"]:  # as the server sorts by itself
             orders.pop()
         body = {
-            "where": await _text(where), "orderBy": orders, "limit": limit, "offset": offset,
+            "where": where, "orderBy": orders, "limit": limit, "offset": offset,
             **_selection(table.schema, columns),
         }  # fmt: skip
-        return await self._on(table, _rows(table, columns), "/find", body=body)
+        return await self._on(table, "/find", _rows(table, columns), body=body)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         first = queries[0]  # they differ in their vectors and filters alone
-        wheres = {id(query.where): query.where for query in queries}
-        texts = {key: await _text(where) for key, where in wheres.items()}
-        filters = [texts[id(query.where)] for query in queries]
+        filters = [query.where for query in queries]
+        same = all(one is first.where for one in filters)
         matrix = np.stack([query.vector for query in queries])
         body = {
             "limit": first.limit, "exact": first.exact, "tuning": _tuning(first.tuning),
-            "where": filters[0] if len(wheres) == 1 else filters,
+            "where": first.where if same else filters,
             **_selection(table.schema, first.columns),
         }  # fmt: skip
         read = partial(
@@ -241,21 +227,21 @@ class RemoteBackend(Backend):
             measure="_distance",
         )  # fmt: skip
         rows = pa.Table.from_arrays([from_matrix(matrix)], ["vectors"])
-        return await self._on(table, read, "/search_many", body=body, rows=rows)
+        return await self._on(table, "/search_many", read, body=body, rows=rows)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
         marks = query.highlight
         body = {
             "query": " ".join(map(_words, query.clauses)),
             "match": "any" if query.any else "all", "limit": query.limit,
-            "where": await _text(query.where),
+            "where": query.where,
             "highlight": False if marks is None else list(marks),
             **_selection(table.schema, query.columns),
         }  # fmt: skip
         read = partial(
             found_rows, schema=table.schema, columns=query.columns, queries=1, measure="_score"
         )
-        return (await self._on(table, read, "/search_text", body=body))[0]
+        return (await self._on(table, "/search_text", read, body=body))[0]
 
     async def export(
         self,
@@ -267,7 +253,7 @@ class RemoteBackend(Backend):
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         body = {
-            "where": await _text(where), "select": _select(table.schema, columns),
+            "where": where, "select": _select(table.schema, columns),
             "after": None if after is None else base64.urlsafe_b64encode(after).decode(),
             "batchSize": batch_size,
         }  # fmt: skip
@@ -282,48 +268,45 @@ class RemoteBackend(Backend):
                     raise self._client.unreadable(exc) from exc
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
-        body = {"where": await _text(where)}
-        return await self._on(table, lambda told: int(told["count"]), "/count", body=body)
+        body = {"where": where}
+        return await self._on(table, "/count", lambda told: int(told["count"]), body=body)
 
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> Sequence[tuple[Value, int]]:
-        field = None if ref.path else table.schema.fields.get(ref.name)
-
         def read(told: Any) -> list[tuple[Value, int]]:
-            values = values_read([one["value"] for one in told["values"]], field)
+            values = values_read([one["value"] for one in told["values"]], table.schema, ref)
             return list(zip(values, (one["count"] for one in told["values"]), strict=True))
 
-        body = {"field": _name_of(ref), "where": await _text(where), "limit": limit}
-        return await self._on(table, read, "/distinct", body=body)
+        body = {"field": _name_of(ref), "where": where, "limit": limit}
+        return await self._on(table, "/distinct", read, body=body)
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
-        field = None if ref.path else table.schema.fields.get(ref.name)
-
         def read(told: Any) -> tuple[Value, Value] | None:
             if told["min"] is None:
                 return None
-            least, greatest = values_read([told["min"], told["max"]], field)
+            least, greatest = values_read([told["min"], told["max"]], table.schema, ref)
             return least, greatest
 
-        body = {"field": _name_of(ref), "where": await _text(where)}
-        return await self._on(table, read, "/bounds", body=body)
+        body = {"field": _name_of(ref), "where": where}
+        return await self._on(table, "/bounds", read, body=body)
 
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
         def read(told: Any) -> TableStats:
             last = told["lastOptimize"]
-            return TableStats(
-                table.name, self.name, told["rows"], told["bytes"], told["index"],
-                told["unindexedRows"], told["scanMemory"],
-                None if last is None else datetime.fromisoformat(last),
-                {"server_backend": told["backend"], **told["details"]},
-            )  # fmt: skip
+            facts = _snake_case(told) | {
+                "table": table.name,
+                "backend": self.name,
+                "last_optimize": None if last is None else datetime.fromisoformat(last),
+                "details": {"server_backend": told["backend"], **told["details"]},
+            }
+            return TableStats(**facts)
 
-        return await self._on(table, read, "/stats", method="GET", long=True)
+        return await self._on(table, "/stats", read, method="GET", long=True)
 
     async def optimize(self, table: TableHandle) -> None:
         await self._alter(table, "POST", "/optimize")
@@ -332,47 +315,37 @@ class RemoteBackend(Backend):
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
         named = {to_camel(name): value for name, value in options.items()}
-        body = {"kind": kind, "wait": wait, **named}
-        await self._alter(table, "POST", "/indexes", body=body)
+        await self._alter(table, "POST", "/indexes", body={"kind": kind, "wait": wait, **named})
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
-
         def read(told: Any) -> list[IndexInfo]:
-            return [
-                IndexInfo(
-                    one["name"], one["kind"], one["column"], one["parameters"],
-                    one["rowsIndexed"], one["rowsUnindexed"], one["recall"],
-                )
-                for one in told["indexes"]
-            ]  # fmt: skip
+            return [IndexInfo(**_snake_case(one)) for one in told["indexes"]]
 
-        return await self._on(table, read, "/indexes", method="GET")
+        return await self._on(table, "/indexes", read, method="GET")
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
         await self._alter(table, "DELETE", f"/indexes/{quote(name, safe='')}")
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
-
         def read(told: Any) -> list[Mapping[str, Any]]:
-            for one in told["versions"]:
-                one["timestamp"] = datetime.fromisoformat(one["timestamp"])
-            return list(told["versions"])
+            return [
+                {**one, "timestamp": datetime.fromisoformat(one["timestamp"])}
+                for one in told["versions"]
+            ]
 
-        return await self._on(table, read, "/versions", method="GET")
+        return await self._on(table, "/versions", read, method="GET")
 
     async def revert(self, table: TableHandle, version: int) -> None:
-        body = {"version": version}
-        await self._alter(table, "POST", "/versions/revert", body=body)
+        await self._alter(table, "POST", "/versions/revert", body={"version": version})
 
     # Inside
 
-    async def _ask(self, read: Callable[[Any], _T], method: str, path: str, **options: Any) -> _T:
+    async def _ask(self, request: Request, read: Callable[[Any], _T], *, tries: bool = True) -> _T:
         """Return what ``read`` finds in the answer."""
-        request = Request(method, path, **options)
-        told, _ = await self._client.ask(request)
-        return await self._read(read, told, writes=request.writes)
+        told, _ = await self._client.ask(request, tries=tries)
+        return await self._read(told, read, writes=request.writes)
 
-    async def _read(self, read: Callable[[Any], _T], told: Any, *, writes: bool = False) -> _T:
+    async def _read(self, told: Any, read: Callable[[Any], _T], *, writes: bool = False) -> _T:
         """Return what ``read`` finds in an answer; an error in words where it is another one."""
         try:
             return await hop(weight(told), read, told)
@@ -380,24 +353,20 @@ class RemoteBackend(Backend):
             raise self._client.unreadable(exc, writes=writes) from exc
 
     async def _on(
-        self, table: TableHandle, read: Callable[[Any], _T], path: str, *, method: str = "POST",
+        self, table: TableHandle, path: str, read: Callable[[Any], _T], *, method: str = "POST",
         **options: Any,
     ) -> _T:  # fmt: skip
         """Call something of a table in the state that its handle says."""
         path = f"/tables/{table.name}{path}"
-        return await self._ask(read, method, path, state=str(table.token), **options)
+        return await self._ask(Request(method, path, state=str(table.token), **options), read)
 
     async def _alter(self, table: TableHandle, method: str, path: str, **options: Any) -> None:
         """Make a change of a table that takes long."""
-        await self._on(table, _nothing, path, method=method, writes=True, long=True, **options)
+        await self._on(table, path, _nothing, method=method, writes=True, long=True, **options)
 
     async def _change(self, table: TableHandle, path: str, counted: str, **options: Any) -> int:
         """Change rows, and return how many those were."""
-
-        def read(told: Any) -> int:
-            return int(told[counted])
-
-        return await self._on(table, read, path, writes=True, **options)
+        return await self._on(table, path, lambda told: int(told[counted]), writes=True, **options)
 
 
 def _nothing(_: Any) -> None:
@@ -432,16 +401,14 @@ def _selection(schema: Schema, columns: Columns) -> dict[str, Any]:
     return {"select": select, "includeVector": columns.vector}
 
 
+def _snake_case(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {to_snake(name): value for name, value in told.items()}
+
+
 def _tuning(tuning: Tuning | None) -> dict[str, Any] | None:
     if tuning is None:
         return None
     return {name: value for name, value in asdict(tuning).items() if value is not None}
-
-
-async def _text(where: Expr | None) -> str | None:
-    if where is None:
-        return None
-    return await hop(_EFFORT_OF_A_FILTER + 4 * where.literals, str, where)
 
 
 def _words(clause: TextClause) -> str:

@@ -35,7 +35,7 @@ from aiovec.errors import (
 
 from .autostart import Autostart
 from .codec import JSON, WireError, decode, encode, read_message
-from .refusals import NoAnswerError, not_a_server, refuse
+from .refusals import Again, NoAnswerError, not_a_server, refuse
 from .settings import SCHEME, RemoteSettings
 
 # Seconds before another try: the first wait, and the longest. A server may ask for others.
@@ -97,17 +97,17 @@ class Client:
 
         Without ``tries`` a server that cannot be reached is an error at once.
         """
-        self._check_open()
+        self.check_open()
         call = _Call(self, request, once=not tries)
         await call.encode()
         async with self._turns.enter(call.deadline):
-            self._check_open()
+            self.check_open()
             if not request.writes:
-                return await self._answered(call)
+                return await call.answer()
             ended = asyncio.get_running_loop().create_future()
             self._writes.add(ended)
             try:
-                return await self._answered(call)
+                return await call.answer()
             except asyncio.CancelledError:
                 await to_its_end(self._revoke(call.key))
                 raise
@@ -115,95 +115,24 @@ class Client:
                 self._writes.discard(ended)
                 ended.set_result(None)
 
-    async def _answered(self, call: _Call) -> tuple[Any, str]:
-        while True:
-            try:
-                return await self._try(call)
-            except NoAnswerError as exc:
-                await call.wait_after(exc)
-            except (AiovecError, StaleTableError) as exc:
-                # Who refuses the repeat for no reason of a store's knows nothing of the lost try.
-                plain = type(exc) in (AiovecError, ConfigError, StaleTableError)
-                if call.may_be_done and plain:
-                    reason = str(exc) or "the table was altered before the call could be repeated"
-                    raise OutcomeUnknownError(self.target, reason) from exc
-                raise
-
-    async def _try(self, call: _Call) -> tuple[Any, str]:
-        async with self._response(call) as response:
-            length = response.content_length or 0
-            if length > _LARGEST_ANSWER:
-                why = f"its answer has {length:,} bytes; ask for fewer rows at once, or export"
-                raise NoAnswerError(why, "never", sent=True)
-            data = await response.read()
-        if response.status == 204:
-            return None, ""
-        try:
-            value = await hop(weight(data), decode, response.content_type, data)
-        except WireError as exc:
-            raise self.unreadable(exc, writes=call.request.writes) from exc
-        return value, response.headers.get("ETag", "").strip('"')
-
-    def unreadable(self, exc: Exception, *, writes: bool = False) -> AiovecError:
-        """Return the error for an answer that does not fit the call."""
-        if writes:
-            return OutcomeUnknownError(self.target, f"the server's answer cannot be used: {exc}")
-        return not_a_server(self.target, f"its answer cannot be used: {exc}")
-
-    @contextlib.asynccontextmanager
-    async def _response(self, call: _Call) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request, and give its answer if that is a success."""
-        url, path, headers, request = self._url, None, call.headers, call.request
-        if self.autostart is not None:
-            server = await self.autostart.server()
-            url, path = server.url, server.socket
-            if server.key:
-                headers = {**headers, "Authorization": f"Bearer {server.key}"}
-        if path not in self._sessions:
-            self._sessions[path] = _new_session(path)
-        # A large body is sent in parts, so that it does not hold the event loop.
-        data = io.BytesIO(call.body) if len(call.body) > _PART else bytes(call.body) or None
-        query = f"?{urlencode(request.query)}" if request.query else ""
-        try:
-            async with self._sessions[path].request(
-                request.method,
-                f"{url}{request.path}{query}",
-                data=data,
-                headers=headers,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(
-                    sock_connect=self.settings.connect_timeout,
-                    sock_read=None if request.long else self.settings.idle_timeout,
-                ),
-            ) as response:
-                if response.status not in _DONE:
-                    await refuse(response, self.target, len(call.body), writes=request.writes)
-                yield response
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
-            raise NoAnswerError(_reason(exc), "reachable", sent=False) from exc
-        except aiohttp.SocketTimeoutError as exc:
-            raise NoAnswerError(_reason(exc), "never", sent=True) from exc
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            raise NoAnswerError(_reason(exc), "reachable", sent=True) from exc
-
     async def _revoke(self, key: str) -> None:
         """Cancel a write at the server, and wait until it has ended there."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_REVOKING):
-                await self._try(_Call(self, Request("DELETE", f"/writes/{key}")))
+                await _Call(self, Request("DELETE", f"/writes/{key}")).read()
 
     async def stream(self, request: Request) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """Yield the batches of an export as they come, each behind the stream's first message.
 
         The server waits for who reads slowly.
         """
-        self._check_open()
+        self.check_open()
         call = _Call(self, request)
         await call.encode()
         given = False
         while True:
             try:
-                async with self._response(call) as response:
+                async with self.response(call) as response:
                     head = await read_message(response.content)
                     while data := await read_message(response.content):
                         given = True
@@ -216,13 +145,50 @@ class Client:
                 if not given:
                     await call.wait_after(exc)
                     continue
-                self._check_open()
+                self.check_open()
                 raise AiovecError(
                     f"the export from {self.target} broke off: {exc}; go on from the last "
                     "batch's cursor"
                 ) from exc
 
-    def _check_open(self) -> None:
+    @contextlib.asynccontextmanager
+    async def response(self, call: _Call) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request, and give its answer if that is a success."""
+        url, path, headers, request = self._url, None, call.headers, call.request
+        if self.autostart is not None:
+            server = await self.autostart.server()
+            url, path = server.url, server.socket
+            if server.key:
+                headers = {**headers, "Authorization": f"Bearer {server.key}"}
+        if path not in self._sessions:
+            self._sessions[path] = _new_session(path)
+        # A large body is sent in parts, so that it does not hold the event loop.
+        data = io.BytesIO(call.body) if len(call.body) > _PART else bytes(call.body) or None
+        query = f"?{urlencode(request.query)}" if request.query else ""
+        timeout = aiohttp.ClientTimeout(
+            sock_connect=self.settings.connect_timeout,
+            sock_read=None if request.long else self.settings.idle_timeout,
+        )
+        try:
+            async with self._sessions[path].request(
+                request.method, f"{url}{request.path}{query}", data=data, headers=headers,
+                allow_redirects=False, timeout=timeout,
+            ) as response:  # fmt: skip
+                if response.status not in _DONE:
+                    await refuse(response, self.target, len(call.body), writes=request.writes)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            unsent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+            again: Again = "never" if isinstance(exc, aiohttp.SocketTimeoutError) else "reachable"
+            raise NoAnswerError(_reason(exc), again, sent=not isinstance(exc, unsent)) from exc
+
+    def unreadable(self, exc: Exception, *, writes: bool = False) -> AiovecError:
+        """Return the error for an answer that does not fit the call."""
+        if writes:
+            return OutcomeUnknownError(self.target, f"the server's answer cannot be used: {exc}")
+        return not_a_server(self.target, f"its answer cannot be used: {exc}")
+
+    def check_open(self) -> None:
         if self.closed:
             raise StoreClosedError(self.target)
 
@@ -244,10 +210,9 @@ class _Call:
         self.headers = dict(client.headers)
         self.body = memoryview(b"")
         self.key = uuid.uuid4().hex if request.writes else ""
-        self.may_be_done = False
-        """True if the write may have been done by a try that had no answer."""
         self.deadline = current_deadline(client.settings.busy_timeout)
         self._client = client
+        self._may_be_done = False
         self._reconnects = 0.0 if once else client.settings.reconnect_timeout
         self._lost_since: float | None = None
         self._wait = _FIRST_WAIT
@@ -266,13 +231,44 @@ class _Call:
         if self.key:
             self.headers["Idempotency-Key"] = self.key
 
+    async def answer(self) -> tuple[Any, str]:
+        """Return what the server answers, after as many tries as there may be."""
+        while True:
+            try:
+                return await self.read()
+            except NoAnswerError as exc:
+                await self.wait_after(exc)
+            except (AiovecError, StaleTableError) as exc:
+                # Who refuses the repeat for no reason of a store's knows nothing of the lost try.
+                plain = type(exc) in (AiovecError, ConfigError, StaleTableError)
+                if self._may_be_done and plain:
+                    reason = str(exc) or "the table was altered before the call could be repeated"
+                    raise OutcomeUnknownError(self._client.target, reason) from exc
+                raise
+
+    async def read(self) -> tuple[Any, str]:
+        """Return the answer to one try."""
+        async with self._client.response(self) as response:
+            length = response.content_length or 0
+            if length > _LARGEST_ANSWER:
+                why = f"its answer has {length:,} bytes; ask for fewer rows at once, or export"
+                raise NoAnswerError(why, "never", sent=True)
+            data = await response.read()
+        if response.status == 204:
+            return None, ""
+        try:
+            value = await hop(weight(data), decode, response.content_type, data)
+        except WireError as exc:
+            raise self._client.unreadable(exc, writes=self.request.writes) from exc
+        return value, response.headers.get("ETag", "").strip('"')
+
     async def wait_after(self, exc: NoAnswerError) -> None:
         """Wait until it is time for another try, or raise why there is none."""
         client, left = self._client, 0.0
         if client.autostart is not None:  # it may have died, and another one been started
             client.autostart.lost()
         if exc.sent and self.request.writes:
-            self.may_be_done = True
+            self._may_be_done = True
             self.headers["Idempotency-Retry"] = "1"
         if exc.again == "free":
             left = self.deadline.left()
@@ -285,38 +281,29 @@ class _Call:
         # unless the server wants a longer wait.
         wait = max(min(self._wait * random.uniform(0.5, 1.0), left), exc.after)
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
-        if client.closed or left <= 0 or wait > left:
-            raise self._error(exc) from exc
-        await asyncio.sleep(wait)
-        if client.closed:
-            raise self._error(exc) from exc
-
-    def _error(self, exc: NoAnswerError) -> AiovecError:
-        """Return the error for a call without a further try."""
-        target = self._client.target
-        if self.may_be_done:
-            return OutcomeUnknownError(target, str(exc))
-        if self._client.closed:
-            return StoreClosedError(target)
+        if not client.closed and left > 0 and wait <= left:
+            await asyncio.sleep(wait)
+            if not client.closed:
+                return
+        if self._may_be_done:
+            raise OutcomeUnknownError(client.target, str(exc)) from exc
+        client.check_open()
         if exc.again in ("free", "late"):
-            return self.deadline.error(str(exc))
-        if exc.sent:
-            return StoreUnreachableError(target, f"the server did not answer: {exc}")
-        return StoreUnreachableError(target, f"{exc}; is the server running? (aiovec serve)")
+            raise self.deadline.error(str(exc)) from exc
+        words = f"the server did not answer: {exc}"
+        if not exc.sent:
+            words = f"{exc}; is the server running? (aiovec serve)"
+        raise StoreUnreachableError(client.target, words) from exc
 
 
 def _new_session(path: str | None) -> aiohttp.ClientSession:
     """Return a session, whose connections go to a Unix socket if a path is given."""
     # Without a limit: the client bounds its calls itself.
-    connector: aiohttp.BaseConnector
-    if path is not None:
-        connector = aiohttp.UnixConnector(path, limit=0, keepalive_timeout=_KEEP_ALIVE)
-    else:
-        connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=_KEEP_ALIVE, socket_factory=_socket
-        )
+    options: dict[str, Any] = {"limit": 0, "keepalive_timeout": _KEEP_ALIVE}
     return aiohttp.ClientSession(
-        connector=connector,
+        connector=aiohttp.TCPConnector(socket_factory=_socket, **options)
+        if path is None
+        else aiohttp.UnixConnector(path, **options),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         read_bufsize=_BUFFER,
@@ -351,11 +338,8 @@ def _key_of(settings: RemoteSettings) -> str:
     """Return the API key, without the line's end of the file that it may come from."""
     key = settings.api_key.strip()
     if not _KEY.fullmatch(key):
-        accepted = "visible ASCII characters"
-        raise ConfigError(
-            f"the API key of the remote backend has to be of {accepted} alone, without spaces",
-            key="retrieval.remote.api_key", accepted=accepted,
-        )  # fmt: skip
+        words = "the API key of the remote backend has to be of visible ASCII characters alone"
+        raise ConfigError(words, key="retrieval.remote.api_key")
     return key
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec._http.ipc import ARROW, BODY, CURSOR, DamagedStreamError, body_length, read_rows
-from aiovec.backend import Field, Schema, Value, one_array, payload_texts, python_values, to_matrix
+from aiovec.backend import Ref, Schema, Value, one_array, payload_texts, python_values, to_matrix
 from aiovec.backend.contract import Columns, Found, StoredRows
 from aiovec.errors import InvalidArgumentError
 
@@ -112,8 +112,10 @@ def found_rows(
     return [found(rows.slice(start, count)) for start, count in zip(starts, counts, strict=False)]
 
 
-def values_read(values: Sequence[Any], field: Field | None) -> list[Value]:
-    """Return single values of a field, which JSON holds as texts where it has no such type."""
+def values_read(values: Sequence[Any], schema: Schema, ref: Ref) -> list[Value]:
+    """Return values of a field, or of a payload key, which JSON holds as texts where it has no such
+    type."""
+    field = None if ref.path else schema.fields.get(ref.name)
     kind = None if field is None else field.type
     if kind is datetime:
         return [datetime.fromisoformat(value) for value in values]

@@ -43,7 +43,7 @@ class RemotePlugin(BackendPlugin):
         return Location(self.name, f"{SCHEME}://{file}")
 
     def locate(self, target: str, base: Path | None = None) -> Location:
-        shown = redacted(target)
+        shown, accepted = redacted(target), "http://host:port"
         scheme, mark, rest = target.partition("://")
         if scheme.lower() == self.name:
             target = f"http{mark}{rest}"
@@ -52,16 +52,16 @@ class RemotePlugin(BackendPlugin):
             usable = url.scheme.lower() in ("http", "https") and url.hostname and url.port != 0
         except ValueError:
             usable = False
+        words = ""
         if not usable or any(char.isspace() or not char.isprintable() for char in target):
-            raise ConfigError(
-                f"{shown!r} is no address of a server", key="target", accepted="http://host:port"
-            )
-        if "@" in url.netloc or url.query or url.fragment:
-            raise ConfigError(
+            words = f"{shown!r} is no address of a server"
+        elif "@" in url.netloc or url.query or url.fragment:
+            words = (
                 f"{shown}: the address of a server has no user, query or fragment; a key goes into "
-                "api_key of [retrieval.remote], or AIOVEC_RETRIEVAL__REMOTE__API_KEY",
-                key="target", accepted="http://host:port",
-            )  # fmt: skip
+                "api_key of [retrieval.remote], or AIOVEC_RETRIEVAL__REMOTE__API_KEY"
+            )
+        if words:
+            raise ConfigError(words, key="target", accepted=accepted)
         return Location(self.name, target.rstrip("/"))
 
     def findings(self, location: Location | None) -> Sequence[Finding]:

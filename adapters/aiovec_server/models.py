@@ -25,7 +25,6 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from aiovec import RRF, Tuning, Weighted
 from aiovec.errors import InvalidArgumentError
 
-_PREFIXES = ("Value error, ", "Input should be ")
 OLDER_NAMES = {"limit": "topK", "where": "filter"}
 """Names of arguments that older clients send, by the present ones."""
 
@@ -79,9 +78,7 @@ class Model(BaseModel):
             return InvalidArgumentError(f"the keys of {place}", name, f"among {known}, each once")
         if error["type"] == "missing":
             return InvalidArgumentError(name, None, "given")
-        words = error["msg"]
-        for prefix in _PREFIXES:
-            words = words.removeprefix(prefix)
+        words = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         return InvalidArgumentError(name, given.get(name), words)
 
 

@@ -46,19 +46,6 @@ def key_name(values: Sequence[str]) -> str | None:
     return values[0]
 
 
-def is_retry(value: str) -> bool:
-    """Return whether the header says that the request may have been made before."""
-    if value not in ("0", "1"):
-        raise RequestError(422, f"the header {RETRY_HEADER} has to be 0 or 1")
-    return value == "1"
-
-
-def state_named(request: Request) -> str | None:
-    """Return the state that the request's table must have, by the ETag that was given for it."""
-    given = request.headers.get(STATE_HEADER)
-    return None if given is None or given == "*" else given.strip().strip('"')
-
-
 class WriteKeys:
     """The keys of the requests that came to one app."""
 
@@ -71,7 +58,8 @@ class WriteKeys:
 
     async def answer(self, request: Request, act: Callable[[Request], Awaitable[_T]]) -> _T:
         """Return what ``act`` answers to the request, under its key and on the state it names."""
-        state = state_named(request)
+        etag = request.headers.get(STATE_HEADER, "*")
+        state = None if etag == "*" else etag.strip().strip('"')
         name = key_name(request.headers.getlist(HEADER))
         if name is None:
             with calling(CallContext(state=state)):
@@ -80,7 +68,7 @@ class WriteKeys:
             await asyncio.wait([running])
         if name in self._cancelled:
             raise RequestError(409, _CANCELLED)
-        retried = name in self._seen or is_retry(request.headers.get(RETRY_HEADER, "0"))
+        retried = name in self._seen or request.headers.get(RETRY_HEADER) == "1"
         digest = _digest_of(request)
 
         async def receive() -> MutableMapping[str, Any]:

@@ -10,12 +10,12 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aiovec.backend.server import ServerSettings
 from aiovec.errors import ConfigError
@@ -123,7 +123,6 @@ class Connection(HttpToolsProtocol):
     _head_since: float | None = None
     _beside = _unsent = 0
     _taken = _served = 0.0
-    _cycles: Sequence[RequestResponseCycle] = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -145,11 +144,9 @@ class Connection(HttpToolsProtocol):
             raise ValueError("the head is too large")
         if b"#" in self.url:  # uvicorn would leave out the rest, which may be that of an id
             raise ValueError("the target has a # in it")
-        unanswered = self._unanswered()
-        if len(unanswered) >= _PIPELINED:
+        if len(self.pipeline) >= _PIPELINED:
             raise ValueError("too many requests at once")
         super().on_headers_complete()
-        self._cycles = [*unanswered, self.cycle]
 
     def on_body(self, body: bytes) -> None:
         self._beside = 0
@@ -157,20 +154,19 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, but never within the answer to one before it."""
-        match self._unanswered():
-            case [*_, last] if not last.more_body:
-                last.keep_alive = False  # the connection ends behind its answer
-            case [] | [RequestResponseCycle(response_started=False)]:
-                super().send_400_response(msg)
-            case _:
-                self.transport.abort()
+        if self._is_answering() and not self.cycle.more_body:
+            self.cycle.keep_alive = False  # the connection ends behind its answer
+        elif self._is_answering() and (self.pipeline or self.cycle.response_started):
+            self.transport.abort()
+        else:
+            super().send_400_response(msg)
 
     def check(self, now: float, settings: ServerSettings) -> None:
         """Close the connection if its client has stalled for too long."""
         unsent = self.transport.get_write_buffer_size()
         if not unsent or unsent != self._unsent:
             self._unsent, self._taken = unsent, now
-        if self._unanswered():
+        if self._is_answering():
             self._served = now
         head_since = now if self._head_since is None else self._head_since
         if (
@@ -181,8 +177,9 @@ class Connection(HttpToolsProtocol):
         ):
             self.transport.abort()
 
-    def _unanswered(self) -> list[RequestResponseCycle]:
-        return [cycle for cycle in self._cycles if not cycle.response_complete]
+    def _is_answering(self) -> bool:
+        """Return whether a request, the latest of which is ``cycle``, waits for its answer."""
+        return self.cycle is not None and not self.cycle.response_complete
 
 
 # Where the server listens

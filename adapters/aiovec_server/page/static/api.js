@@ -23,15 +23,6 @@ export const key = {
   clear: () => sessionStorage.removeItem(KEY),
 };
 
-const PLAIN = {
-  401: "The server wants an API key.",
-  403: "This key may not do that.",
-  404: "The server has no such thing.",
-  429: "The server is busy. Try again in a moment.",
-  503: "The store is not available right now.",
-  504: "The server took too long.",
-};
-
 // Integers beyond 2^53 stay exact: as BigInt, where the browser gives the digits as they came.
 function exact(_, value, context) {
   if (typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value)
@@ -44,7 +35,7 @@ async function problemOf(response) {
   let said = {};
   try { said = JSON.parse(text) ?? {}; } catch { /* no JSON: a proxy's page, perhaps */ }
   const detail = typeof said.detail === "string" && said.detail
-    ? said.detail : PLAIN[response.status] ?? `The server answered ${response.status}.`;
+    ? said.detail : `The server answered ${response.status}.`;
   return new Problem(response.status, typeof said.title === "string" ? said.title : "", detail);
 }
 

@@ -1,7 +1,5 @@
 // Elements made by hand. Text only ever becomes a text node, so nothing in a row can be markup.
 
-const SVG = "http://www.w3.org/2000/svg";
-
 function fill(element, properties, children) {
   for (const [name, value] of Object.entries(properties ?? {})) {
     if (value === null || value === undefined || value === false) continue;
@@ -29,15 +27,9 @@ export function put(element, ...children) {
   return fill(element, null, children);
 }
 
-export function svg(tag, properties, ...children) {
-  return fill(document.createElementNS(SVG, tag), properties, children);
-}
-
-const live = () => document.getElementById("live");
-
 // Tell a screen reader. The same text twice in a row is told twice.
 export function announce(text) {
-  const region = live();
+  const region = document.getElementById("live");
   region.textContent = "";
   setTimeout(() => { region.textContent = text; }, 50);
 }

@@ -139,10 +139,8 @@ let trying = null;
 
 function offline() {
   const bar = document.getElementById("offline");
-  if (bar.hidden) {
-    bar.hidden = false;
-    bar.textContent = "The server does not answer. Trying again…";
-  }
+  bar.hidden = false;
+  bar.textContent = "The server does not answer. Trying again…";
   if (view.childElementCount === 0 || view.querySelector("noscript")) {
     view.replaceChildren(empty("No connection", h("p", {}, "Start the server with ",
       h("code", {}, "aiovec serve"), "; this page goes on by itself.")));
@@ -162,7 +160,6 @@ function online() {
   const bar = document.getElementById("offline");
   if (bar.hidden) return;
   bar.hidden = true;
-  bar.textContent = "";
   announce("The server answers again");
 }
 

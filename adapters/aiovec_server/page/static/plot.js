@@ -4,6 +4,13 @@ const REACH = 22; // CSS pixels from a point within which a finger means it
 const ZOOMS = [1, 40];
 const DIRECTIONS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
+function dot(pen, [x, y], size, color) {
+  pen.fillStyle = color;
+  pen.beginPath();
+  pen.arc(x, y, size, 0, 7);
+  pen.fill();
+}
+
 export class Plot {
   // points: { x, y, members }; picked(n) is told which point was picked, over(n) which is under the pointer.
   constructor(canvas, { picked, over, opened, signal }) {
@@ -82,39 +89,28 @@ export class Plot {
     const size = this.points.x.length > 600 ? 3 : 4;
     pen.globalAlpha = this.chosen >= 0 ? 0.45 : 0.75;
     for (let n = 0; n < this.points.x.length; n += 1) {
-      const [x, y] = this.place(n);
-      pen.fillStyle = colors[this.points.members[n] ?? 0];
-      pen.beginPath();
-      pen.arc(x, y, size, 0, 7);
-      pen.fill();
+      dot(pen, this.place(n), size, colors[this.points.members[n] ?? 0]);
     }
     pen.globalAlpha = 1;
     if (this.chosen >= 0) this.drawChosen(pen, color("--text"), colors);
   }
 
   drawChosen(pen, ink, colors) {
-    const [cx, cy] = this.place(this.chosen);
+    const center = this.place(this.chosen);
     pen.strokeStyle = ink;
     pen.lineWidth = 1;
     for (const n of this.near) {
-      const [x, y] = this.place(n);
       pen.globalAlpha = 0.35;
       pen.beginPath();
-      pen.moveTo(cx, cy);
-      pen.lineTo(x, y);
+      pen.moveTo(...center);
+      pen.lineTo(...this.place(n));
       pen.stroke();
       pen.globalAlpha = 1;
-      pen.fillStyle = colors[this.points.members[n] ?? 0];
-      pen.beginPath();
-      pen.arc(x, y, 5, 0, 7);
-      pen.fill();
+      dot(pen, this.place(n), 5, colors[this.points.members[n] ?? 0]);
       pen.stroke();
     }
-    pen.fillStyle = colors[this.points.members[this.chosen] ?? 0];
     pen.lineWidth = 2.5;
-    pen.beginPath();
-    pen.arc(cx, cy, 7.5, 0, 7);
-    pen.fill();
+    dot(pen, center, 7.5, colors[this.points.members[this.chosen] ?? 0]);
     pen.stroke();
   }
 

@@ -103,7 +103,6 @@ class MapView {
   }
 
   fail(error) {
-    if (error.status === api.UNREACHABLE) return void dispatchEvent(new Event("aiovec:offline"));
     this.panel.replaceChildren(h("p", { class: "error", role: "alert" }, error.message));
   }
 
