@@ -26,7 +26,7 @@ from langgraph.store.base import (
 )
 from langgraph.store.base import validate_op_namespace as check_namespace
 
-from aiovec import Counts, F, Field, Hit, Record, Schema, Table, Where
+from aiovec import Counts, F, Field, Hit, Record, Schema, Table
 from aiovec.bridge import Bridge, StoreOrTarget, metadata_filter, storable
 
 # Bytes of an id of aiovec, at most.
@@ -36,7 +36,7 @@ _FIELDS = {
     "key": Field(str, nullable=False),
     "created_at": Field(datetime, nullable=False),
     "updated_at": Field(datetime, nullable=False, index="btree"),
-    "expires_at": Field(datetime, index="btree"),
+    "expires_at": Field(datetime, index="btree", expires=True),
     "ttl": Field(float),  # minutes
 }
 
@@ -149,34 +149,28 @@ class AiovecStore(BaseStore):
         return results
 
     async def _rows(self, table: Table, ids: Sequence[str]) -> list[Record]:
-        rows = await self._bridge.reading(lambda: table.get(ids, include_vector=False), ())
-        now = _now()
-        return [row for row in rows if row["expires_at"] is None or row["expires_at"] > now]
+        return await self._bridge.reading(lambda: table.get(ids, include_vector=False), [])
 
     async def _search(
         self, table: Table, op: SearchOp, vector: Sequence[float] | None
     ) -> Sequence[Record | Hit]:
-        last = op.offset + op.limit
-        if last <= op.offset:
+        if op.limit < 1:
             return ()
         prefix = "".join(f"{label}." for label in op.namespace_prefix)
-        where: list[Any] = [_unexpired(), F.namespace.startswith(prefix)]
+        where: list[Any] = [F.namespace.startswith(prefix)]
         if op.filter:
             where.append(metadata_filter(op.filter, lambda key: F.payload["value"][key]))
         if vector is not None:
-            hits = await self._bridge.reading(
-                lambda: table.search(vector, limit=last, where=where), ()
+            return await self._bridge.reading(
+                lambda: table.search(vector, limit=op.limit, offset=op.offset, where=where), ()
             )
-            return hits[op.offset :]
         latest = ["-updated_at", "id"]
         return await self._bridge.reading(
             lambda: table.find(where, order_by=latest, limit=op.limit, offset=op.offset), ()
         )
 
     async def _namespaces(self, table: Table, op: ListNamespacesOp) -> list[tuple[str, ...]]:
-        counts = await self._bridge.reading(
-            lambda: table.distinct("namespace", _unexpired()), Counts()
-        )
+        counts = await self._bridge.reading(lambda: table.distinct("namespace"), Counts())
         spaces = [tuple(str(name).split(".")[:-1]) for name in counts]
         found = {
             space[: op.max_depth]
@@ -265,10 +259,6 @@ def _item_of(row: Record | Hit) -> Item:
 
 def _found_item(row: Record | Hit) -> SearchItem:
     return SearchItem(**_parts_of(row), score=row.score if isinstance(row, Hit) else None)
-
-
-def _unexpired() -> Where:
-    return F.expires_at.is_null() | (F.expires_at > _now())
 
 
 def _matches(space: tuple[str, ...], wanted: MatchCondition) -> bool:

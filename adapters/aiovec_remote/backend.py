@@ -66,6 +66,8 @@ class RemoteBackend(Backend):
     abilities = frozenset({"read-only"})
     """That of its own, and those of the server's store once it is open."""
 
+    upkeep = False  # the server's own
+
     def __init__(self, url: str, settings: RemoteSettings) -> None:
         self._client = Client(url, settings)
         self._writing = write_gate(_WRITES_AT_ONCE)

@@ -26,13 +26,15 @@ _READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # POST /tables/{table}/...: these take a body, and read.
 READING_POSTS = frozenset(
     """
-    bounds count distinct exists export find get search search_hybrid search_like search_many
-    search_text
+    bounds count distinct exists export fields_info find get search search_hybrid search_like
+    search_many search_text
     """.split()
 )
 # The last part of the path of requests that take as long as their table is large. A retry would
 # only begin again.
-_LONG_VERBS = frozenset({"index", "indexes", "optimize", "rename", "revert", "stats"})
+_LONG_VERBS = frozenset(
+    {"fields_info", "index", "indexes", "optimize", "rename", "revert", "stats"}
+)
 
 
 def may_take_long(method: str, path: str) -> bool:

@@ -127,8 +127,9 @@ async def found_by(
     most = queries * options["limit"] * options.get("per_group", 1)
     if "group_by" in options:
         check_rows(most, "limit times perGroup")
+    check_rows(offset := options.get("offset", 0), "offset")
     fetched = options.get("fetch_k", 0)
-    compared = fetched or 4 * (options.get("offset", 0) + options["limit"])
+    compared = fetched or 4 * (offset + options["limit"])
     if not options.get("diversity"):
         check_rows(fetched, "fetchK")
     elif compared > _MOST_COMPARED and BOUNDS.get().rows < sys.maxsize:

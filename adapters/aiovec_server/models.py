@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from aiovec import RRF, Tuning, Weighted
+from aiovec import RRF, Decay, Tuning, Weighted
 from aiovec.errors import InvalidArgumentError
 
 OLDER_NAMES = {"limit": "topK", "where": "filter"}
@@ -91,11 +91,11 @@ def _made(default: type, *others: type) -> Any:
         kind = kinds.get(options.pop("type", "") if others else default.__name__.lower())
         if kind is None:
             raise ValueError(f"an object whose type is {' or '.join(kinds)}")
-        try:
-            return kind(**options)  # what they may be is checked there, or by the store
-        except TypeError:
-            known = ", ".join(kind.__annotations__)
-            raise ValueError(f"an object with the keys {known}") from None
+        known = {to_camel(name): name for name in kind.__annotations__}
+        if not options.keys() <= known.keys():
+            raise ValueError(f"an object with the keys {', '.join(known)}")
+        # What they may be is checked there, or by the store.
+        return kind(**{known[key]: value for key, value in options.items()})
 
     return Annotated[dict[str, Any], AfterValidator(make), WithJsonSchema({"type": "object"})]
 
@@ -284,7 +284,10 @@ class _Search(Selected, Filtered):
     group_by: str | None = _maybe("A field: the hits are the best rows of its best values.")
     per_group: Count = Field(1, description="Hits of each group, at most.")
     diversity: float | None = _maybe("From 0 to 1: trade nearness for variety.")
-    fetch_k: Count | None = _maybe("Hits from which diversity chooses.")
+    boost: _made(Decay) | None = _maybe(  # type: ignore[valid-type]
+        'Prefer newer hits: {"field": "at", "halfLife": "7d", "weight": 0.3}.'
+    )
+    fetch_k: Count | None = _maybe("Hits from which diversity and boost choose.")
 
 
 class _Near(_Search):
@@ -406,6 +409,7 @@ Counts = _answer("Count", count=Whole)
 Deleted = _answer("Deleted", deleted=Whole)
 Updated = _answer("Updated", updated=Whole)
 Existing = _answer("Existing", ids=list[str])
+FieldsInfo = _answer("FieldsInfo", fields=dict[str, dict[str, int]])
 Values = _answer("Values", values=list[CountedValue])
 Ends = _answer("Ends", min=Any, max=Any)
 Health = _answer("Health", status=str, backend=str, version=str)

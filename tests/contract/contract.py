@@ -10,6 +10,7 @@ from tests.contract.cancellation import CancellationContract
 from tests.contract.changes import ChangesContract
 from tests.contract.changing import ChangingContract
 from tests.contract.concurrency import ConcurrencyContract
+from tests.contract.expiring import ExpiringContract
 from tests.contract.exporting import ExportingContract
 from tests.contract.filtering import FilteringContract
 from tests.contract.life import LifeContract
@@ -36,6 +37,7 @@ class BackendContract(
     TextContract,
     FilteringContract,
     ExportingContract,
+    ExpiringContract,
     ConcurrencyContract,
     CancellationContract,
     ChangesContract,

@@ -22,6 +22,7 @@ from tests.harness.values import (
 )
 
 from aiovec import F, Field, Schema, VectorStore
+from aiovec.errors import InvalidArgumentError
 
 # Values of each kind in their order, the null last.
 ORDERED: dict[str, list[Any]] = {
@@ -276,6 +277,31 @@ class ReadingContract(ContractBase):
         for value, n in both.items():
             assert await store.count("notes", F.payload["k"] == value) == n
         assert await store.distinct("notes", "payload.k", limit=1) == {0: 2}
+
+    async def test_types_of_fields_and_payload_keys(self, store: VectorStore) -> None:
+        rows: list[dict[str, Any]] = [
+            {"id": "a", "embedding": [1.0] * DIM, "year": 1, "k": 1, "o.p": None},
+            {"id": "b", "embedding": [1.0] * DIM, "k": "x", "o.p": {"q": 1}, "live": True},
+            {"id": "c", "embedding": [1.0] * DIM, "year": 3, "k": 0.5, "flag": False},
+            {"id": "d", "embedding": [1.0] * DIM, "year": 4, "tags": ["x"], "list": []},
+        ]
+        schema = Schema(DIM, fields={"year": int, "tags": list[str], "name": str})
+        await filled(store, schema, rows)
+        assert await store.fields_info("notes") == {
+            "year": {"int": 3}, "tags": {"list[text]": 1}, "name": {"text": 0},
+            "payload.k": {"int": 1, "text": 1, "float": 1}, 'payload."o.p"': {"object": 1},
+            "payload.live": {"bool": 1}, "payload.flag": {"bool": 1}, "payload.list": {"list": 1},
+        }  # fmt: skip
+        assert await store.fields_info("notes", "id = 'b'") == {
+            "year": {"int": 0}, "tags": {"list[text]": 0}, "name": {"text": 0},
+            "payload.k": {"text": 1}, 'payload."o.p"': {"object": 1}, "payload.live": {"bool": 1},
+        }  # fmt: skip
+        await store.create_table("bare", Schema(DIM, payload=False, fields={"year": int}))
+        assert await store.fields_info("bare") == {"year": {"int": 0}}
+        wide = {f"k{n}": n for n in range(10_001)}
+        await store.insert("notes", [{"id": "wide", "embedding": [1.0] * DIM, **wide}])
+        with pytest.raises(InvalidArgumentError, match="10,000"):
+            await store.fields_info("notes")
 
     async def test_distinct_of_what_no_rows_have(self, store: VectorStore) -> None:
         await store.create_table("notes", EVERY_KIND)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tests.harness.values import (
     vectors,
 )
 
-from aiovec import F, Field, Hit, Schema, Tuning, VectorStore
+from aiovec import Decay, F, Field, Hit, Schema, Tuning, VectorStore
 from aiovec.backend import Metric
 from aiovec.errors import (
     InvalidArgumentError,
@@ -321,6 +322,79 @@ class SearchingContract(ContractBase):
                 not_like=[rows[place]["id"] for place in unlike], limit=12,
             )  # fmt: skip
             assert ids_of(hits) == [id for id in every if id not in named][:12]
+
+    async def test_newer_rows_are_preferred(self, store: VectorStore) -> None:
+        now, week = datetime.now(UTC), timedelta(days=7)
+        ages = [0.0, 40.0, 3.0, 11.0, -2.0, 90.0, 7.0, 5.0, 28.0, 1.0, None, 14.0]
+        fields = {"at": datetime, "page": int, "body": Field(str, text=True)}
+        rows: list[dict[str, Any]] = []
+        for n, (age, vector) in enumerate(zip(ages, vectors(len(ages)), strict=True)):
+            at = None if age is None else now - timedelta(days=age)
+            rows.append({
+                "id": f"r{n:02}", "embedding": vector, "at": at, "page": n % 5,
+                "body": "wool " * (n + 1), "in": {"at": None if at is None else at.isoformat()},
+            })  # fmt: skip
+        await filled(store, Schema(DIM, fields=fields), rows)
+        query = vectors(1, seed=3)[0]
+        fresh = {
+            row["id"]: 0.0 if age is None else 2 ** (-max(age, 0) / 7)
+            for row, age in zip(rows, ages, strict=True)
+        }
+
+        def expected(hits: Sequence[Hit], share: float) -> dict[str, float]:
+            least, most = hits[-1].score, hits[0].score
+            return {
+                hit.id: (1 - share) * (hit.score - least) / (most - least) + share * fresh[hit.id]
+                for hit in hits
+            }
+
+        calls: list[Callable[..., Awaitable[list[Hit]]]] = [
+            lambda **options: store.search("notes", query, fetch_k=12, **options),
+        ]
+        if store.supports("text"):
+            calls += [
+                lambda **options: store.search_text("notes", "wool", fetch_k=12, **options),
+                lambda **options: store.search_hybrid(
+                    "notes", "wool", query, fetch_k=12, **options
+                ),
+            ]
+        for call in calls:
+            every = await call(limit=12)
+            for decay in (
+                Decay("at", "7d"), Decay("at", week, weight=1), Decay("payload.in.at", "1w", 0.5),
+                Decay("at", "168h", weight=0),
+            ):  # fmt: skip
+                with case(decay):
+                    scores = expected(every, decay.weight)
+                    hits = await call(limit=4, offset=1, boost=decay, select=["page"])
+                    assert [hit.score for hit in hits] == pytest.approx(
+                        sorted(scores.values(), reverse=True)[1:5], abs=1e-4
+                    )
+                    for hit in hits:
+                        assert hit.score == pytest.approx(scores[hit.id], abs=1e-4)
+                        assert hit.fields.keys() == {"page"}
+        # Only the nearest that are fetched are looked at.
+        near = await store.search("notes", query, limit=3)
+        newest = await store.search("notes", query, limit=3, fetch_k=3, boost=Decay("at", "7d", 1))
+        assert ids_of(newest) == sorted(ids_of(near), key=lambda id: -fresh[id])
+        groups = await store.search(
+            "notes", query, group_by="page", limit=5, fetch_k=12, boost=Decay("at", "7d", 1)
+        )
+        assert len({hit["page"] for hit in groups}) == 5
+        assert [hit.score for hit in groups] == sorted((h.score for h in groups), reverse=True)
+        wrong: Any
+        for wrong in ("page", "id", "embedding", "absent"):
+            with case(wrong), pytest.raises(InvalidArgumentError):
+                await store.search("notes", query, boost=Decay(wrong, "7d"))
+        for wrong in ({"half_life": "7 days"}, {"half_life": "0d"}, {"half_life": 7},
+                      {"half_life": "1d", "weight": 1.5}, {"half_life": -week}):  # fmt: skip
+            with case(wrong), pytest.raises(InvalidArgumentError):
+                Decay("at", **wrong)
+        wrong = 0.3
+        with pytest.raises(InvalidArgumentError):
+            await store.search("notes", query, boost=wrong)
+        with pytest.raises(InvalidArgumentError):
+            await store.search("notes", query, boost=Decay("at", "7d"), rerank=lambda hits: hits)
 
     async def test_search_many_is_many_searches(self, store: VectorStore) -> None:
         await filled(store, EVERY_KIND, rows_of_every_kind(80))

@@ -97,6 +97,7 @@ CALLS: dict[str, On] = {
     "export": _drain,
     "count": lambda s, t: s.count(t),
     "distinct": lambda s, t: s.distinct(t, "year"),
+    "fields_info": lambda s, t: s.fields_info(t),
     "bounds": lambda s, t: s.bounds(t, "year"),
     "stats": lambda s, t: s.stats(t),
     "optimize": lambda s, t: s.optimize(t),

@@ -75,6 +75,9 @@ READS: list[Step] = [
      {"records": [{"id": "note-3", "year": 2023}, {"id": "note-2", "year": 2022}]}),
     ("POST", "/notes/exists", {"ids": ["note-4", "gone", "note-0", "note-4"]}, 200,
      {"ids": ["note-4", "note-0"]}),
+    ("POST", "/notes/fields_info", {"where": "id = 'none'"}, 200,
+     {"fields": {"year": {"int": 0}, "at": {"datetime": 0}, "tags": {"list[text]": 0},
+                 "body": {"text": 0}}}),
     ("POST", "/notes/distinct", {"field": "payload.kind"}, 200,
      {"values": [{"value": "y", "count": 3}, {"value": "x", "count": 2}]}),
     ("POST", "/notes/bounds", {"field": "at"}, 200,
@@ -170,6 +173,9 @@ async def test_searches_of_every_kind(client: Client) -> None:
     ]
     away = await hits("search_like", ids=["note-1"], notLike=["note-0"], offset=1, limit=1)
     assert [hit["id"] for hit in away] == ["note-3"]
+    boost = {"field": "payload.kind", "halfLife": "7d", "weight": 0.25}
+    (hit,) = await hits("search", vector=VECTOR, limit=1, boost=boost)
+    assert (hit["id"], hit["_score"]) == ("note-0", pytest.approx(0.75))
     assert await hits("search", vector=VECTOR, maxDistance=-1) == []
     grouped = await hits("search", vector=VECTOR, groupBy="payload.kind", perGroup=1)
     assert [hit["id"] for hit in grouped] == ["note-0", "note-1"]
@@ -187,6 +193,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("search", {"vector": VECTOR, "where": "yeer = 1"}, "year"),
     ("search", {"vector": VECTOR, "exact": "no"}, "boolean"),
     ("search", {"vector": VECTOR, "tuning": {"efs": 1}}, "ef"),
+    ("search", {"vector": VECTOR, "boost": {"field": "at", "half_life": "7d"}}, "halfLife"),
     ("search", {"vector": [1, "2", 3]}, "numbers"),
     ("search", {"vector": [True, False, True]}, "True"),
     ("search", {"vector": [0, 0, 0]}, "zero"), ("search", {"text": "words"}, "no embedder"),

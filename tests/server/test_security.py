@@ -59,7 +59,7 @@ WRITING: list[tuple[str, str, Any]] = [
 ]  # fmt: skip
 # Of the paths that the OpenAPI document lists, those that only read; each other one writes.
 READ_BY_POST = {
-    "get", "find", "exists", "export", "distinct", "bounds", "count", "search",
+    "get", "find", "exists", "export", "fields_info", "distinct", "bounds", "count", "search",
     "search_many", "search_text", "search_hybrid", "search_like",
 }  # fmt: skip
 

@@ -187,6 +187,18 @@ async def bounds_of_values(call: Call, options: dict[str, Any]) -> Response:
 
 
 @endpoint(
+    "POST", "/tables/{table}/fields_info", models.FieldsInfo, body=models.Filtered,
+    example=_RECENT,
+)  # fmt: skip
+async def types_of_fields(call: Call, options: dict[str, Any]) -> Any:
+    """Count the types of the values of fields and payload keys.
+
+    Every row is read. Nulls are not counted, and objects are not looked into.
+    """
+    return {"fields": await call.store.fields_info(call.table, **options)}
+
+
+@endpoint(
     "POST", "/tables/{table}/set_vectors", models.Updated, body=models.SetVectors,
     example={"ids": ["note-1"], "vectors": [[0.0, 0.6, 0.8]]},
 )  # fmt: skip

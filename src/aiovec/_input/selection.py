@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._filters.tree import Ref
 from .._model.arrays import Float32Array
+from .._model.arrow import payload_texts
 from .._model.records import Record
 from .._model.results import columns_of
 from .._model.schema import Field, Schema
@@ -19,11 +21,17 @@ from ..backend.contract import Columns, Order, StoredRows
 from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError, did_you_mean
 from .arguments import is_iterable
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _PAYLOAD = "payload"
 # Names in a selection, and keys of an order: LanceDB's parser goes some forty levels deep.
 _MOST_NAMES, _MOST_KEYS = 2_000, 32
 # Characters of a key, and keys on a path into the payload.
 _LONGEST_KEY, _MOST_LEVELS = 4_096, 32
+
+# Fields and payload keys whose types are counted.
+_MOST_COUNTED = 10_000
 
 _Keys = dict[str, "_Keys | None"]
 
@@ -227,6 +235,30 @@ def path_of(name: str, kind: str = "selected column", most: int = _MOST_LEVELS) 
     except UnicodeEncodeError as exc:
         raise InvalidNameError(name, kind, "it must be valid Unicode") from exc
     return path
+
+
+_TYPES = {
+    str: "text", int: "int", float: "float", bool: "bool", list: "list", dict: "object",
+}  # fmt: skip
+
+
+def count_types(
+    batch: pa.RecordBatch, fields: Mapping[str, Field], counts: dict[str, Counter[str]]
+) -> None:
+    """Add the types of a batch's values, by field and payload key."""
+    for name, field in fields.items():
+        column = batch.column(name)
+        counts.setdefault(name, Counter())[field.kind] += len(column) - column.null_count
+    if _PAYLOAD not in batch.schema.names:
+        return
+    for text in payload_texts(batch.column(_PAYLOAD)):
+        for key, value in json.loads(text or "{}").items():
+            if value is not None:
+                name = str(Ref(_PAYLOAD, (key,)))
+                counts.setdefault(name, Counter())[_TYPES[type(value)]] += 1
+        if len(counts) > _MOST_COUNTED:
+            expected = f"rows with at most {_MOST_COUNTED:,} payload keys; narrow them by where"
+            raise InvalidArgumentError("the table", len(counts), expected)
 
 
 def _add_path(keys: _Keys, path: list[str]) -> None:

@@ -99,7 +99,8 @@ class Field:
     """One column of a table besides its id and its vector.
 
     ``kind`` is the type's name in JSON: text, int, float, bool, datetime, list[text],
-    list[int] or list[float].
+    list[int] or list[float]. Once the time in a datetime field that ``expires`` has come, its row
+    is hidden from every read, and later deleted; a row without a time stays.
     """
 
     kind: Kind
@@ -107,6 +108,7 @@ class Field:
     index: Index | None = None
     partition: bool = False
     text: bool = False
+    expires: bool = False
 
     def __init__(
         self,
@@ -116,6 +118,7 @@ class Field:
         index: Index | None = None,
         partition: bool = False,
         text: bool = False,
+        expires: bool = False,
     ) -> None:
         try:
             kind = type if type in _KIND_NAMES else _KINDS.get(type)
@@ -133,6 +136,7 @@ class Field:
             nullable=(nullable, _FLAG),
             partition=(partition, _FLAG),
             text=(text, _FLAG),
+            expires=(expires, _FLAG),
         )
         if index is not None and kind.startswith("list["):
             raise InvalidArgumentError("index", index, "None for a field of lists")
@@ -140,7 +144,9 @@ class Field:
             raise InvalidArgumentError("partition", partition, f"False for a field of {kind}")
         if text and kind != "text":
             raise InvalidArgumentError("text", text, f"False for a field of {kind}")
-        values = (kind, nullable, index, partition, text)
+        if expires and kind != "datetime":
+            raise InvalidArgumentError("expires", expires, f"False for a field of {kind}")
+        values = (kind, nullable, index, partition, text, expires)
         for field, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, field.name, value)
 
@@ -208,7 +214,9 @@ class Field:
         return _arrow_types()[self.kind]
 
 
-_DEFAULTS = {"nullable": True, "index": None, "partition": False, "text": False}
+_DEFAULTS = {
+    "nullable": True, "index": None, "partition": False, "text": False, "expires": False,
+}  # fmt: skip
 
 
 @cache
@@ -342,6 +350,11 @@ class Schema:
                 "tags": Field(str),
             },
         )
+
+    @cached_property
+    def expires(self) -> str | None:
+        """The name of the field that tells when a row expires."""
+        return next((name for name, field in self.fields.items() if field.expires), None)
 
     def with_field(self, name: str, field: Field) -> Schema:
         """Return the schema with one more field. Raises InvalidNameError if the name is taken."""
@@ -493,6 +506,9 @@ def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Map
     partitions = [name for name, field in checked.items() if field.partition]
     if len(partitions) > MAX_PARTITIONS:
         raise InvalidArgumentError("partition", partitions, f"at most {MAX_PARTITIONS} fields")
+    expiring = [name for name, field in checked.items() if field.expires]
+    if len(expiring) > 1:
+        raise InvalidArgumentError("expires", expiring, "one field")
     return MappingProxyType(checked)
 
 

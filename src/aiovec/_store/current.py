@@ -66,6 +66,8 @@ class Engine:
         self.idle = asyncio.Event()
         """Set while no call uses it."""
         self.idle.set()
+        self.swept: dict[str, float] = {}
+        """When a table's expired rows were last deleted, by ``time.monotonic``."""
         self._calls = 0
         reason, calls = "other searches of this process take too long", backend.searches_at_once
         self.vector_searches = Gate(reason, calls=calls)

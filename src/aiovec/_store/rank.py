@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextvars import copy_context
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from numbers import Real
 from types import MappingProxyType
@@ -61,6 +63,42 @@ class Weighted:
             raise InvalidArgumentError(
                 "weights", weights, "finite numbers, not negative, and not both 0"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Decay:
+    """Prefer newer hits: their scores become ``(1 - weight) * relevance + weight * freshness``.
+
+    Relevance is the hit's score, scaled to 0…1 over the hits that are ranked, ``fetch_k`` of them.
+    Freshness is ``2 ** (-age / half_life)`` by the time in ``field``: 1 for now and for times to
+    come, 0 for a row without a time. ``half_life`` is a timedelta, or a text as "30m", "12h", "7d"
+    or "2w".
+    """
+
+    field: str
+    half_life: timedelta | str
+    weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.field, str):
+            raise InvalidArgumentError("field", self.field, "the name of a field")
+        if not self.seconds > 0:
+            expected = "a timedelta above 0, or a text as '30m', '12h', '7d' or '2w'"
+            raise InvalidArgumentError("half_life", self.half_life, expected)
+        if not _is_finite(self.weight) or not 0 <= self.weight <= 1:
+            raise InvalidArgumentError("weight", self.weight, "a number from 0 to 1")
+
+    @property
+    def seconds(self) -> float:
+        """The half-life in seconds, 0 for what is none."""
+        if isinstance(self.half_life, timedelta):
+            return self.half_life.total_seconds()
+        found = _SPAN.fullmatch(self.half_life) if isinstance(self.half_life, str) else None
+        return 0.0 if found is None else float(found[1]) * _SECONDS[found[2]]
+
+
+_SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 def _is_finite(value: object) -> bool:
@@ -161,6 +199,27 @@ def _scaled(scores: Sequence[float]) -> list[float]:
     if high == low:
         return [1.0] * len(scores)
     return [(score - low) / (high - low) for score in scores]
+
+
+def boosted(
+    hits: Sequence[Hit], boost: Decay, times: Mapping[str, datetime | None], now: datetime
+) -> list[Hit]:
+    """Return the hits with their scores by relevance and freshness, in their new order."""
+
+    def freshness(at: datetime | None) -> float:
+        if at is None:
+            return 0.0
+        return math.exp2(-max(0.0, (now - at).total_seconds()) / boost.seconds)
+
+    relevance = _scaled([hit.score for hit in hits])
+    return best_first(
+        [
+            hit.__replace__(
+                score=(1 - boost.weight) * part + boost.weight * freshness(times[hit.id])
+            )
+            for hit, part in zip(hits, relevance, strict=True)
+        ]
+    )
 
 
 def diversify(
@@ -297,6 +356,12 @@ def check_diversity(argument: str, diversity: Any) -> float:
     if not _is_finite(diversity) or not 0 <= diversity <= 1:
         raise InvalidArgumentError(argument, diversity, "a number from 0 to 1")
     return float(diversity)
+
+
+def check_boost(argument: str, boost: object) -> Decay:
+    if not isinstance(boost, Decay):
+        raise InvalidArgumentError(argument, boost, "Decay(field, half_life=…, weight=…) or None")
+    return boost
 
 
 def check_fusion(fusion: object) -> Fusion:

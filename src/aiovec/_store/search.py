@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from operator import lt
 from typing import Any, NamedTuple, TypedDict, TypeVar, cast
@@ -44,11 +44,15 @@ from ..backend.threads import hop
 from ..backend.weight import weight
 from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean
 from .current import Engine
+from .expiry import bind_live
 from .rank import (
     NOTHING,
+    Decay,
     Fusion,
     Ranking,
     Rerank,
+    boosted,
+    check_boost,
     check_bound,
     check_diversity,
     check_rerank,
@@ -86,6 +90,7 @@ class SearchArguments(TypedDict, total=False):
     include_vector: bool
     diversity: float | None
     rerank: Rerank | None
+    boost: Decay | None
     fetch_k: int | None
     offset: int
     min_score: float | None
@@ -116,6 +121,7 @@ class SearchOptions:
     tuning: Tuning | None = None
     diversity: float | None = None
     rerank: Rerank | None = None
+    boost: Decay | None = None
     fetch_k: int | None = None
     offset: int = 0
     match: str = "all"
@@ -148,7 +154,10 @@ class SearchOptions:
             raise InvalidArgumentError(
                 "diversity", self.diversity, "None with group_by, which is for variety as well"
             )
-        put("chooses", bool(self.diversity) or self.rerank is not None)
+        if self.boost is not None and self.rerank is not None:
+            raise InvalidArgumentError("boost", self.boost, "None with rerank, which gives scores")
+        reranks = self.rerank is not None or self.boost is not None
+        put("chooses", bool(self.diversity) or reranks)
         put("pool", self.last * POOL if self.fetch_k is None else self.fetch_k)
         put("fetched", self.pool if self.chooses else self.last)
 
@@ -231,6 +240,7 @@ _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
     ("tuning", None, _check_tuning_type),
     ("diversity", None, check_diversity),
     ("rerank", None, check_rerank),
+    ("boost", None, check_boost),
     ("fetch_k", None, count_of),
     ("highlight", False, _check_marks),
     ("min_score", None, check_bound),
@@ -266,6 +276,7 @@ class Plan:
     queries: Sequence[VectorQuery] = ()
     text: TextQuery | None = None
     group: Ref | None = None
+    time: Ref | None = None
     added: frozenset[str] = frozenset()
     hides_vector: bool = False
     left_out: frozenset[str] = frozenset()
@@ -292,18 +303,20 @@ def prepare(
         include_vector=options.include_vector,
         needs_vector=bool(options.diversity),
     )
-    group = None
+    group = time = None
     if options.group_by is not None:
         group = value_ref(schema, options.group_by, "group_by", ids=False)
+    if options.boost is not None:
+        time = _time_ref(schema, options.boost.field)
     # What reranks reads the texts, whatever the caller wants to keep of them.
     needed = [] if options.rerank is None else text_fields(schema)
-    if group is not None and not group.path:
-        needed.append(group.name)
+    refs = [ref for ref in (group, time) if ref is not None]
+    needed += [ref.name for ref in refs if not ref.path]
     columns = chosen.columns
     added = frozenset(needed).difference(columns.fields)
     if added:
         columns = replace(columns, fields=(*columns.fields, *sorted(added)))
-    if group is not None and group.path and not columns.payload:
+    if any(ref.path for ref in refs) and not columns.payload:
         columns, chosen = replace(columns, payload=True), replace(chosen, keys={})
     hides = bool(options.diversity) and not chosen.shows_vector
     if hides or columns is not chosen.columns:
@@ -315,7 +328,7 @@ def prepare(
         clauses = _clauses(backend, handle, words)
         marks = options.highlight if isinstance(options.highlight, tuple) else _MARKS
         text = TextQuery(
-            clauses, limit, bind(where, schema), columns, options.match == "any",
+            clauses, limit, bind_live(where, schema), columns, options.match == "any",
             marks if options.highlight else None,
         )  # fmt: skip
     if vectors is not None:
@@ -327,7 +340,15 @@ def prepare(
                 arrays, bound_filters(where, schema, len(arrays)), strict=True
             )
         ]
-    return Plan(options, schema, chosen, queries, text, group, added, hides, left_out)
+    return Plan(options, schema, chosen, queries, text, group, time, added, hides, left_out)
+
+
+def _time_ref(schema: Schema, name: str) -> Ref:
+    """Return the field or payload key of times, which may be texts."""
+    ref = value_ref(schema, name, "boost", ids=False)
+    if not ref.path and schema.fields[ref.name].kind not in ("datetime", "text"):
+        raise InvalidArgumentError("boost", name, "the name of a field of datetimes")
+    return ref
 
 
 def _check_means_something(tuning: Tuning, backend: Backend) -> None:
@@ -341,14 +362,16 @@ def _check_means_something(tuning: Tuning, backend: Backend) -> None:
 def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:
     """Return a bound filter for each of so many vectors; equal texts are read once."""
     if not isinstance(where, OneForEach):
-        return [bind(where, schema)] * count
+        return [bind_live(where, schema)] * count
     if len(where) != count:
         raise InvalidArgumentError(
             "where", list(where),
             f"one filter, or one for each of the {count} vectors (there are {len(where)})",
         )  # fmt: skip
     keys = [each if isinstance(each, str) else id(each) for each in where]
-    bound = {key: bind(each, schema) for key, each in dict(zip(keys, where, strict=True)).items()}
+    bound = {
+        key: bind_live(each, schema) for key, each in dict(zip(keys, where, strict=True)).items()
+    }
     return [bound[key] for key in keys]
 
 
@@ -416,17 +439,18 @@ _NULL = Group("null", None)
 
 @dataclass(slots=True)
 class Answer:
-    """The hits of each query of a plan, best first, and the group of each, by its id."""
+    """The hits of each query of a plan, best first; the group and the time of each, by its id."""
 
     plan: Plan
     hits: list[list[Hit]] = field(default_factory=list)
     groups: dict[str, Group] = field(default_factory=dict)
+    times: dict[str, datetime | None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.hits))
 
     def ranking(self, found: Found, limit: int, *, by_vector: bool) -> Ranking:
-        """Rank the rows of an answer, keep the best within the bounds, and note their groups."""
+        """Rank the rows of an answer, keep the best within the bounds, note groups and times."""
         plan, options = self.plan, self.plan.options
         ids, measures = found.rows.ids, found.measures
         metric = plan.schema.metric if by_vector else None
@@ -452,7 +476,10 @@ class Answer:
         order = order[:limit]
         if plan.group is not None:
             for i in order:
-                self.groups[ids[i]] = _group_of(found.rows, i, plan.group)
+                self.groups[ids[i]] = _group_of(_value_of(found.rows, i, plan.group))
+        if plan.time is not None:
+            for i in order:
+                self.times[ids[i]] = _time_of(_value_of(found.rows, i, plan.time))
         return Ranking(found, order, scores, metric)
 
     def ranked(self, answers: Sequence[Found], limit: int, by_vector: bool) -> list[list[Hit]]:
@@ -654,15 +681,29 @@ def _within(schema: Schema, ref: Ref, groups: set[Group], where: Expr | None) ->
         return None
 
 
-def _group_of(rows: StoredRows, i: int, ref: Ref) -> Group:
-    """Return the group of a row. Lists and objects of the payload are compared as JSON."""
+def _value_of(rows: StoredRows, i: int, ref: Ref) -> Any:
+    """Return a row's value of a field or a payload key."""
     if not ref.path:
-        value = rows.fields[ref.name][i]
-    else:
-        text = rows.payloads[i] if rows.payloads is not None else None
-        value = None if text is None else json.loads(text)
-        for key in ref.path:
-            value = value.get(key) if isinstance(value, dict) else None
+        return rows.fields[ref.name][i]
+    text = rows.payloads[i] if rows.payloads is not None else None
+    value = None if text is None else json.loads(text)
+    for key in ref.path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _time_of(value: Any) -> datetime | None:
+    """Return a time that may be a text; None for anything else, or without a time zone."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, datetime) and value.tzinfo is not None else None
+
+
+def _group_of(value: Any) -> Group:
+    """Return the group of a row's value. Lists and objects of the payload are compared as JSON."""
     if value is None:
         return _NULL
     if isinstance(value, (bool, str, datetime)):
@@ -692,7 +733,7 @@ def _picked(
 
 
 async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Results[Hit]]:
-    """Rerank and diversify each query's hits where that was asked for; cut to the limit."""
+    """Rerank, boost and diversify each query's hits where that was asked for, and cut them."""
     plan, options, lists = answer.plan, answer.plan.options, answer.hits
     if options.rerank is not None:
         lists = [await reranked(hits, options.rerank, rerank_places) for hits in lists]
@@ -705,9 +746,12 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
     def results() -> list[Results[Hit]]:
         made = []
         for n, hits in enumerate(lists):
+            if options.boost is not None:
+                hits = boosted(hits, options.boost, answer.times, datetime.now(UTC))
             if options.diversity:
-                # What reranks knows better than the vector.
-                near = options.rerank is None and bool(plan.queries) and plan.text is None
+                # What reranks, or boosts, knows better than the vector.
+                scored = options.rerank is not None or options.boost is not None
+                near = not scored and bool(plan.queries) and plan.text is None
                 query = plan.queries[n].vector if near else None
                 hits = diversify(hits, query, options.diversity, options.last)
             if plan.group is None:

@@ -7,6 +7,7 @@ import inspect
 import os
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -47,6 +48,7 @@ from .._input.rows import (
     ids_to_delete,
 )
 from .._input.selection import (
+    count_types,
     order_keys,
     read_names,
     select_columns,
@@ -116,6 +118,7 @@ from ..errors import (
     UnsupportedError,
 )
 from .current import MOST_ATTEMPTS, REFUSALS, Current, Engine, check_same
+from .expiry import bind_live, get_live, live, sweep
 from .rank import RRF, Fusion, check_fusion
 from .search import (
     Answer,
@@ -648,8 +651,9 @@ class VectorStore:
             else:
                 made = query_vector(vector, handle.schema)
             return await engine.backend.update(
-                handle, values, payload, ids=wanted, where=condition, vector=made
-            )
+                handle, values, payload, ids=wanted, where=live(condition, handle.schema),
+                vector=made,
+            )  # fmt: skip
 
         return await self._on_table("update", table, update, rows=int)
 
@@ -707,7 +711,7 @@ class VectorStore:
         async def exists(engine: Engine, handle: TableHandle) -> set[str]:
             if not wanted:
                 return set()
-            return set((await engine.backend.get(handle, wanted, Columns(()))).ids)
+            return set((await get_live(engine.backend, handle, wanted, Columns(()))).ids)
 
         return await self._on_table("exists", table, exists, rows=len)
 
@@ -734,7 +738,7 @@ class VectorStore:
             if not asked:
                 return Results(columns=columns)
             distinct = list(dict.fromkeys(asked))
-            rows = await engine.backend.get(handle, distinct, chosen.columns)
+            rows = await get_live(engine.backend, handle, distinct, chosen.columns)
 
             def records() -> Results[Record]:
                 found = {record.id: record for record in chosen.records(rows)}
@@ -832,6 +836,27 @@ class VectorStore:
             return await engine.backend.bounds(handle, ref, condition)
 
         return await self._on_table("bounds", table, read)
+
+    async def fields_info(self, table: str, where: Where = None) -> dict[str, dict[str, int]]:
+        """Return the fields and payload keys with the types of their values and how many there are.
+
+        ``{"year": {"int": 120}, "payload.kind": {"text": 80, "list": 3}}``; the types are those of
+        JSON schemas, in the payload also "list" and "object". Nulls are not counted, objects are
+        not looked into, and a declared field is there without values too. Every row is read, as by
+        ``export``. InvalidArgumentError where there are more than 10,000 payload keys.
+        """
+        counts: dict[str, Counter[str]] = {}
+        fields: dict[str, Field] = {}
+
+        async def prepared(schema: Schema) -> tuple[Columns, Expr | None]:
+            fields.clear()  # of an attempt before, which has read no row
+            fields.update(schema.fields)
+            return Columns(tuple(fields), payload=schema.payload), await self._bind(where, schema)
+
+        async for batch in self._export(check_table_name(table), 1000, None, prepared):
+            await hop(weight(batch), count_types, batch, fields, counts)
+        declared = {name: {str(field.kind): 0} for name, field in fields.items()}
+        return declared | {name: dict(types) for name, types in counts.items()}
 
     def export(
         self,
@@ -937,7 +962,9 @@ class VectorStore:
           ``lambda`` as ``1 - diversity``.
         - ``rerank`` gets the hits, with all their text fields, and gives their new scores, or hits
           in a new order (a plain function runs in a thread). Diversity is applied to what it gives.
-        - ``fetch_k``: the number of hits from which those two choose, by default four times
+        - ``boost=Decay("at", half_life="7d", weight=0.3)`` prefers newer hits, by the times in a
+          field; not with ``rerank``. ``min_score`` applies before it.
+        - ``fetch_k``: the number of hits from which those choose, by default four times
           ``offset + limit``.
 
         Of searches by vector:
@@ -1038,7 +1065,7 @@ class VectorStore:
         checked = options_of("search_like", VectorArguments, limit=limit, where=where, **options)
 
         async def search(engine: Engine, handle: TableHandle) -> Answer:
-            rows = await engine.backend.get(handle, named, Columns((), vector=True))
+            rows = await get_live(engine.backend, handle, named, Columns((), vector=True))
             vectors = partial(vector_like, rows, like, unlike)
             plan = partial(prepare, vectors=vectors, left_out=frozenset(named))
             return await answer(engine, handle, checked, weight(rows), plan, ask_vectors)
@@ -1147,8 +1174,16 @@ class VectorStore:
         return await self._on_table("stats", table, lambda engine, on: engine.backend.stats(on))
 
     async def optimize(self, table: str) -> None:
-        """Do now what keeps the table small and fast. Reads and writes go on."""
-        await self._on_table("optimize", table, lambda engine, on: engine.backend.optimize(on))
+        """Do now what keeps the table small and fast, and delete expired rows.
+
+        Reads and writes go on.
+        """
+
+        async def optimize(engine: Engine, handle: TableHandle) -> None:
+            await sweep(engine, handle)
+            await engine.backend.optimize(handle)
+
+        await self._on_table("optimize", table, optimize)
 
     async def create_index(
         self,
@@ -1299,11 +1334,12 @@ class VectorStore:
         return await hop(weight(listed), check, listed)
 
     async def _bind(self, where: Where, schema: Schema) -> Expr | None:
-        return await hop(weight_of(where), bind, where, schema)
+        """Return the bound filter of a read."""
+        return await hop(weight_of(where), bind_live, where, schema)
 
     async def _narrowed(self, ids: list[str] | None, where: Where, schema: Schema) -> Expr | None:
         """Return the bound filter of a write, which is for every row only if that is said."""
-        condition = await self._bind(where, schema)
+        condition = await hop(weight_of(where), bind, where, schema)
         if ids is None and condition is None:
             raise InvalidArgumentError(
                 "ids or where", where, "given; for every row pass where='TRUE'"
@@ -1365,6 +1401,7 @@ class Table:
     find = _bound(VectorStore.find)
     count = _bound(VectorStore.count)
     distinct = _bound(VectorStore.distinct)
+    fields_info = _bound(VectorStore.fields_info)
     bounds = _bound(VectorStore.bounds)
     export = _bound(VectorStore.export)
     search = _bound(VectorStore.search)

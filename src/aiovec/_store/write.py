@@ -23,6 +23,7 @@ from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
 from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
 from .current import Engine
+from .expiry import sweep
 
 if TYPE_CHECKING:
     Embeds = Callable[
@@ -52,6 +53,8 @@ class RowsToWrite:
         if self.model is not None:
             check_model(handle, self.model)
         schema, backend = handle.schema, engine.backend
+        # The id of a row that nobody sees any more is free.
+        await sweep(engine, handle, now_and_then=self.on_conflict == "replace")
         embeds = schema.embed is not None
         batch = await self._with_vectors(engine, handle) if embeds else None
         # Before the rows are turned into what is written, which takes memory.
