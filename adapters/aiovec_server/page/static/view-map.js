@@ -165,6 +165,6 @@ class MapView {
       h("dl", { class: "fields small" }, rest.map(([name, value]) => [h("dt", {}, cell(name, 60)), h("dd", {}, typeof value === "object" ? whole(value) : cell(value, 120))])),
       hits.length ? h("h3", {}, "Nearest rows") : "",
       h("ol", { class: "nearest" }, hits.map((hit) => h("li", {}, h("div", {},
-        h("a", { href: rowLink(this.table, hit.id) }, cell(hit.id, 60)), h("span", { class: "figure muted" }, score(hit.score)))))));
+        h("a", { href: rowLink(this.table, hit.id) }, cell(hit.id, 60)), h("span", { class: "figure muted" }, score(hit._score)))))));
   }
 }
