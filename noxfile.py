@@ -99,6 +99,13 @@ def crewai(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS[0])
+def imports(session: nox.Session) -> None:
+    """Run the tests of imports from other stores, with the libraries of these stores."""
+    session.install("--no-compile", "-e", ".[test,imports]")
+    session.run("pytest", "-m", "not soak", *(session.posargs or ["tests/imports"]))
+
+
+@nox.session(python=PYTHONS[0])
 def ray(session: nox.Session) -> None:
     """Run the tests of loads and indexes by Ray, on a cluster of two nodes on this machine."""
     session.install("--no-compile", "-e", ".[test,ray]", "moto[server]")

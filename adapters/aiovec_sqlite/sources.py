@@ -1,16 +1,18 @@
 """Import from SQLite databases that other programs wrote, for ``aiovec import``.
 
-Three layouts are read: vec0 tables of sqlite-vec, tables with a column of BLOBs that the user
-names, and collections (``_collection_meta``, ``vec_{name}``, ``payload_{name}``).
+Four layouts are read: vec0 tables of sqlite-vec, also joined to another table by rowid; tables with
+a column of BLOBs that the user names; collections (``_collection_meta``, ``vec_{name}``,
+``payload_{name}``); and the collections of ``llm``'s embeddings.db.
 """
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from aiovec.backend import MAX_DIM, Field, Metric, Schema, check_field_name, read_json
-from aiovec.backend.foreign import Chunk, ForeignTable, Hints, Reject, Source, legal_table_name
+from aiovec.backend.foreign import (
+    Chunk,
+    ForeignTable,
+    Hints,
+    Reject,
+    Source,
+    flat_row,
+    legal_table_name,
+)
 from aiovec.errors import AiovecError, ConfigError
 
 from .driver import load_driver
@@ -93,9 +103,19 @@ class _Vector:
     metric: str
 
 
+# The columns of llm's two tables that are read.
+_LLM = {
+    "collections": {"id", "name", "model"},
+    "embeddings": {"collection_id", "id", "embedding", "content", "metadata", "updated"},
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """How a table is read. ``place`` is the column that tells where a row is."""
+    """How a table is read. ``place`` is the column that tells where a row is.
+
+    ``table`` is what stands after FROM.
+    """
 
     table: str
     id: str
@@ -113,6 +133,11 @@ class _Collection:
     dtype: str
 
 
+@dataclass(frozen=True, slots=True)
+class _LlmCollection:
+    id: int
+
+
 class SqliteSource(Source):
     """Collections, vec0 tables, and columns of BLOBs that the user names."""
 
@@ -122,7 +147,8 @@ class SqliteSource(Source):
     def recognise(cls, path: Path) -> bool:
         return is_database(path)
 
-    def __init__(self, path: Path, hints: Hints) -> None:
+    def __init__(self, place: str, hints: Hints) -> None:
+        path = Path(place)
         if hints.dtype not in (None, *_DTYPES):
             raise ConfigError(f"there is no dtype {hints.dtype!r}; {_TYPES}", key="--dtype")
         header = read_header(path)
@@ -133,6 +159,10 @@ class SqliteSource(Source):
             )
         self._path = path
         self._hints = hints
+        self.remark = (
+            f"{path} is opened read-only and is not changed; to copy it first: aiovec backup COPY "
+            f"-s {path}"
+        )
         with _reading(path):
             self._db = connect_read_only(path, _BUSY_SECONDS)
             # Text that is not UTF-8 rejects its own row only.
@@ -145,9 +175,11 @@ class SqliteSource(Source):
             return _Catalog(self._db, self._path, self._hints).tables()
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        read = _read_collection if isinstance(table.part, _Collection) else _read_table
+        readers: dict[type, Callable[..., Iterator[Chunk]]] = {
+            _Collection: _read_collection, _LlmCollection: _read_llm, _Part: _read_table,
+        }  # fmt: skip
         with _reading(self._path):
-            yield from read(self._db, table.part, schema, size)
+            yield from readers[type(table.part)](self._db, table.part, schema, size)
 
     def backup(self, path: Path) -> None:
         if path.exists():
@@ -209,8 +241,10 @@ class _Catalog:
             if not named:
                 raise self._choose(f"there is no table {wanted!r} in {self._path}", collections)
             return named
-        own = {table.part.vec for table in collections}
+        own = {table.part.vec for table in collections if isinstance(table.part, _Collection)}
         vec0 = [name for name in self._vec0 if name not in own]
+        if collections and not own:
+            return collections
         if any(map(self._blobs, self._kinds)):
             raise self._choose(f"{self._path} has tables with BLOBs", collections)
         if collections and not vec0:
@@ -249,8 +283,37 @@ class _Catalog:
         (count,) = self._db.execute(f"SELECT count(*) FROM {quoted(counted)}").fetchone()
         return int(count)
 
+    def _llm_collections(self) -> list[ForeignTable]:
+        """Return the collections of llm's embeddings.db."""
+        listed = self._db.execute(
+            "SELECT c.id, name, model, count(e.id), count(content_blob) FROM collections c "
+            "LEFT JOIN embeddings e ON collection_id = c.id GROUP BY 1 ORDER BY 2"
+        ).fetchall()
+        found: list[ForeignTable] = []
+        for number, name, model, count, blobs in listed:
+            dim = self._usual_dim(
+                f"SELECT embedding AS v FROM embeddings WHERE collection_id = {number:d}", 4
+            )
+            if dim is None:
+                continue
+            fields = {"text": Field("text", text=True), "updated": Field("datetime")}
+            schema = Schema(dim, model=model, fields=fields)
+            omitted = (f"the column content_blob ({blobs:,} BLOBs)",) if blobs else ()
+            found.append(
+                ForeignTable(
+                    legal_table_name(name, [one.name for one in found]), name, "llm collection",
+                    count, schema, omitted=omitted, part=_LlmCollection(number),
+                )
+            )  # fmt: skip
+        return found
+
     def _collections(self) -> list[ForeignTable]:
         """Return the collections of which both tables exist."""
+        if self._kinds.keys() >= _LLM.keys() and all(
+            columns <= {column.name for column in self._columns(name)}
+            for name, columns in _LLM.items()
+        ):
+            return self._llm_collections()
         if _META not in self._kinds:
             return []
         names = {column.name for column in self._columns(_META)}
@@ -300,20 +363,24 @@ class _Catalog:
                 key="--dtype" if vector in names else "--vector-column",
             )
         size = np.dtype(_DTYPES[dtype]).itemsize
-        # The usual length: a few vectors of other lengths are rejects.
-        usual = self._db.execute(
-            f"SELECT length(v) FROM (SELECT {quoted(vector)} AS v FROM {quoted(name)}) "
-            "WHERE typeof(v) = 'blob' AND length(v) % ? = 0 AND length(v) BETWEEN 1 AND ? "
-            "GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1",
-            (size, size * MAX_DIM),
-        ).fetchone()
-        if usual is None:
+        dim = self._usual_dim(f"SELECT {quoted(vector)} AS v FROM {quoted(name)}", size)
+        if dim is None:
             raise ConfigError(
                 f"the column {vector!r} of the table {name!r} holds no vectors of {dtype}",
                 key="--vector-column",
             )
-        found = _Vector(vector, dtype, usual[0] // size, "cosine")
+        found = _Vector(vector, dtype, dim, "cosine")
         return self._table(name, f"column of {dtype} BLOBs", found, columns, [], [])
+
+    def _usual_dim(self, blobs: str, size: int) -> int | None:
+        """Return the usual length of vectors: a few of other lengths are rejects."""
+        found = self._db.execute(
+            f"SELECT length(v) FROM ({blobs}) "
+            "WHERE typeof(v) = 'blob' AND length(v) % ? = 0 AND length(v) BETWEEN 1 AND ? "
+            "GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1",
+            (size, size * MAX_DIM),
+        ).fetchone()
+        return None if found is None else int(found[0]) // size
 
     def _table(
         self,
@@ -325,6 +392,9 @@ class _Catalog:
         omitted: list[str],
     ) -> ForeignTable:
         columns = [column for column in columns if column.name != vector.name]
+        source = quoted(name)
+        if self._hints.join is not None:
+            source, columns = self._joined(name, vector, columns)
         id = self._id_column(name, columns)
         legal = "embedding" if _Column(vector.name, "text").field is None else vector.name
         kept: list[_Column] = []
@@ -334,24 +404,48 @@ class _Catalog:
                 continue
             if column.field is not None and column.name.lower() != legal.lower():
                 fields[column.name] = column.field
-            elif blobs := self._blobs_alone(name, column.name):
+            elif blobs := self._blobs_alone(source, column.name):
                 omitted.append(f"the column {column.name} ({blobs:,} BLOBs)")
                 continue
             kept.append(column)
         metric, unknown = _metric(vector)
         schema = Schema(vector.dim, metric=metric, vector=legal, fields=fields)
         place = "rowid" if name in self._has_rowid else id
-        part = _Part(name, id, place, vector.name, vector.dtype, kept)
+        part = _Part(source, id, place, vector.name, vector.dtype, kept)
         return ForeignTable(
             legal_table_name(name), name, layout, self._count(name), schema, (*unknown, *notes),
             tuple(omitted), part,
         )  # fmt: skip
 
-    def _blobs_alone(self, table: str, column: str) -> int:
+    def _joined(
+        self, name: str, vector: _Vector, columns: list[_Column]
+    ) -> tuple[str, list[_Column]]:
+        """Return a query for a table with the columns of another one, and all its columns."""
+        other = self._hints.join or ""
+        if other not in self._kinds or not {other, name} <= self._has_rowid:
+            raise ConfigError(
+                f"--join names a table with rowids of {self._path}, not {other!r}", key="--join"
+            )
+        own = {"rowid", vector.name, *(column.name for column in columns)}
+        # An integer key is the rowid once more. Any other key is an id only if the user says so.
+        more = [
+            replace(column, is_key=False) for column in self._columns(other)
+            if column.name not in own
+            and not (column.is_key and column.type.lower() == "integer")
+        ]  # fmt: skip
+        listed = [f"v.{quoted(column.name)}" for column in columns]
+        listed += [f"t.{quoted(column.name)}" for column in more]
+        query = (
+            f"SELECT {', '.join(['v.rowid AS rowid', f'v.{quoted(vector.name)}', *listed])} "
+            f"FROM {quoted(name)} v LEFT JOIN {quoted(other)} t ON t.rowid = v.rowid"
+        )
+        return f"({query})", [*columns, *more]
+
+    def _blobs_alone(self, source: str, column: str) -> int:
         """Count the BLOBs of a column that holds nothing else; else 0."""
         values, blobs = self._db.execute(
             f"SELECT count(c), total(typeof(c) = 'blob') "
-            f"FROM (SELECT {quoted(column)} AS c FROM {quoted(table)})"
+            f"FROM (SELECT {quoted(column)} AS c FROM {source})"
         ).fetchone()
         return int(blobs) if blobs == values else 0
 
@@ -435,7 +529,7 @@ def _read_table(db: sqlite3.Connection, part: _Part, schema: Schema, size: int) 
     own = {"id", "payload", schema.vector}
     used = {column.name for column in part.columns}
     keys = [_free(c.name, used | own) if c.name in own else c.name for c in part.columns]
-    for rows in _batches(db, f"SELECT {columns} FROM {quoted(part.table)}", size):
+    for rows in _batches(db, f"SELECT {columns} FROM {part.table}", size):
         matrix, faults = _matrix([row[2] for row in rows], schema.dim, part.dtype)
         rejects = [Reject(_place(rows[i][0]), _shown(rows[i][1]), why) for i, why in faults.items()]
         rows = [row for i, row in enumerate(rows) if i not in faults]
@@ -443,6 +537,33 @@ def _read_table(db: sqlite3.Connection, part: _Part, schema: Schema, size: int) 
         for i, (key, column) in enumerate(zip(keys, part.columns, strict=True), 3):
             chunk[key] = [_value(row[i], column) for row in rows]
         yield Chunk(chunk, [_place(row[0]) for row in rows], rejects)
+
+
+def _read_llm(
+    db: sqlite3.Connection, part: _LlmCollection, schema: Schema, size: int
+) -> Iterator[Chunk]:
+    """Yield the rows of a collection of llm, the keys of their metadata among the columns."""
+    query = (
+        "SELECT rowid, id, embedding, content, metadata, updated FROM embeddings "
+        f"WHERE collection_id = {part.id:d}"
+    )
+    for found in _batches(db, query, size):
+        matrix, faults = _matrix([row[2] for row in found], schema.dim, "float32")
+        rejects = [Reject(found[i][0], _shown(found[i][1]), why) for i, why in faults.items()]
+        rows: list[dict[str, Any]] = []
+        places: list[int | str] = []
+        whole = (row for i, row in enumerate(found) if i not in faults)
+        for (rowid, id, _, content, metadata, updated), vector in zip(whole, matrix, strict=True):
+            try:
+                own = {"text": content, "updated": updated and datetime.fromtimestamp(updated, UTC)}
+                keys = read_json(metadata or "{}")
+                if not isinstance(keys, dict):
+                    raise ValueError("its metadata is no object")
+                rows.append(flat_row({**own, "id": id, schema.vector: vector}, keys))
+                places.append(rowid)
+            except (ValueError, TypeError, RecursionError, OverflowError) as exc:
+                rejects.append(Reject(rowid, _shown(id), f"the row is not one of llm: {exc}"))
+        yield Chunk(rows, places, rejects)
 
 
 def _read_collection(

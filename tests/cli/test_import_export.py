@@ -121,7 +121,7 @@ def test_failures_of_import(run: Run, old: Path, store: Path, folder: Path) -> N
         ([old, "--schema", "absent.json"], "absent.json"),
         ([old, "--format", "xlsx"], "there is no format 'xlsx'"),
         (["-", "--table", "t"], "pass --format parquet, arrow"),
-        (["."], "is a folder; import takes a file"),
+        (["."], "is a folder that no importer recognises"),
     ):
         finished = run("import", "-s", "new.db", *arguments)
         assert finished.code == 1, arguments

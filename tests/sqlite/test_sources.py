@@ -305,3 +305,70 @@ def test_what_is_refused(path: Path, tmp_path: Path, bring: Import) -> None:
     assert code != 0
     assert "damaged" in told
     assert not (tmp_path / "new.db").exists()
+
+
+def test_the_collections_of_llm(
+    path: Path, db: sqlite3.Connection, bring: Import, tmp_path: Path
+) -> None:
+    """Each becomes a table with its model, its texts searchable, the metadata flat."""
+    db.execute("CREATE TABLE collections (id INTEGER PRIMARY KEY, name TEXT, model TEXT)")
+    db.execute(
+        "CREATE TABLE embeddings (collection_id INTEGER REFERENCES collections(id), id TEXT, "
+        "embedding BLOB, content TEXT, content_blob BLOB, content_hash BLOB, metadata TEXT, "
+        "updated INTEGER, PRIMARY KEY (collection_id, id))"
+    )
+    db.execute("INSERT INTO collections VALUES (1, 'My notes', 'ada'), (2, 'bits', 'clip')")
+    insert = "INSERT INTO embeddings VALUES (?, ?, ?, ?, ?, x'00', ?, 1700000000)"
+    for i, vector in enumerate(VECTORS[:6]):
+        metadata = json.dumps({"n": i, "id": "own"}) if i else None
+        db.execute(insert, (1, f"n{i}", vector.tobytes(), f"text {i}", None, metadata))
+    db.execute(insert, (1, "list", VECTORS[6].tobytes(), None, None, "[1]"))
+    db.execute(insert, (1, "short", VECTORS[6].tobytes()[:-4], None, None, None))
+    db.execute(insert, (2, "image", VECTORS[0].tobytes(), None, b"\x89PNG", None))
+    db.commit()
+    code, told = bring(tmp_path / "new.db", "--table", "My notes")
+    assert code == 1
+    assert set(rejects(path).values()) == {
+        "the vector has 3 dimensions, not 4",
+        "the row is not one of llm: its metadata is no object",
+    }
+    schema, rows = stored(tmp_path / "new.db", "my-notes")
+    assert (schema.model, schema.metric, schema.fields["text"].text) == ("ada", "cosine", True)
+    assert [row.id for row in rows] == [f"n{i}" for i in range(6)]
+    for i, row in enumerate(rows):
+        np.testing.assert_array_equal(row.vector, VECTORS[i])
+        assert (row["text"], row["updated"].timestamp()) == (f"text {i}", 1_700_000_000)
+        assert i == 0 or (row["n"], row["id_"]) == (i, "own")
+    code, told = bring(tmp_path / "all.db")
+    assert "bits: not imported: the column content_blob (1 BLOBs)" in told
+    assert stored(tmp_path / "all.db", "bits")[0].model == "clip"
+
+
+def test_a_vec0_table_beside_the_table_of_its_texts(
+    db: sqlite3.Connection, bring: Import, tmp_path: Path
+) -> None:
+    db.execute("CREATE VIRTUAL TABLE vectors USING vec0(embedding float[4], +lang TEXT)")
+    db.execute("CREATE TABLE docs (slug TEXT PRIMARY KEY, title TEXT, lang TEXT, year INTEGER)")
+    for i, vector in enumerate(VECTORS, 1):
+        db.execute("INSERT INTO vectors(rowid, embedding, lang) VALUES (?, ?, 'en')", (i, vector))
+        if i > 1:
+            docs = "INSERT INTO docs(rowid, slug, title, lang, year) VALUES (?, ?, ?, 'x', ?)"
+            db.execute(docs, (i, f"s{i}", f"title {i}", i))
+    db.commit()
+    code, told = bring(tmp_path / "new.db", "--join", "docs", "--text", "title")
+    assert code == 0, told
+    schema, rows = stored(tmp_path / "new.db", "vectors")
+    assert list(schema.fields) == ["lang", "slug", "title", "year"]
+    assert schema.fields["title"].text
+    found = {row.id: (row["lang"], row["slug"], row["title"], row["year"]) for row in rows}
+    assert found == {"1": ("en", None, None, None)} | {
+        str(i): ("en", f"s{i}", f"title {i}", i) for i in range(2, 13)
+    }
+    code, told = bring(tmp_path / "slugs.db", "--join", "docs", "--id-column", "slug")
+    assert code == 1  # the one without a text has no slug
+    assert {row.id for row in stored(tmp_path / "slugs.db", "vectors")[1]} == {
+        f"s{i}" for i in range(2, 13)
+    }
+    code, told = bring(tmp_path / "none.db", "--join", "nothing")
+    assert (code, "--join names a table with rowids" in told) == (1, True)
+    assert not (tmp_path / "none.db").exists()

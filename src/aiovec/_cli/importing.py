@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -44,7 +45,10 @@ ModelName = Annotated[
     str | None, typer.Option(help="Embedding model, if the file does not name it.")
 ]
 MetricName = Annotated[Metric | None, typer.Option(help="Metric, if the file does not name it.")]
-IdColumn = Annotated[str | None, typer.Option(help="Column or key of the ids. Default: id.")]
+IdColumn = Annotated[
+    str | None,
+    typer.Option(help="Column or key of the ids; none makes new ids. Default: id."),
+]
 VectorColumn = Annotated[str | None, typer.Option(help="Column or key of the vectors.")]
 
 
@@ -53,9 +57,11 @@ def import_(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="FILE",
-            help="Parquet, Arrow IPC, JSON Lines, CSV, or a SQLite database with vectors, which "
-            "is opened read-only; or - for standard input, with --format and --table.",
+            metavar="SOURCE",
+            help="Parquet, Arrow IPC, JSON Lines or CSV; a SQLite database with vectors, or a "
+            "folder of LanceDB, Chroma, Qdrant, Milvus Lite or FAISS; NAME:PLACE#TABLE, such as "
+            "qdrant:http://localhost:6333#docs; or - for standard input, with --format and "
+            "--table.",
         ),
     ],
     store: Store = None,
@@ -63,7 +69,7 @@ def import_(
         str | None,
         typer.Option(
             help="Table to write (default: the name of the file). For a database: the table to "
-            "import (default: the collections, or the only vec0 table)."
+            "import (default: all collections, or the only vec0 table)."
         ),
     ] = None,
     as_: Annotated[
@@ -91,6 +97,14 @@ def import_(
             "or int8."
         ),
     ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TABLE",
+            help="For a database: table with the other columns of a vec0 table's rows, which have "
+            "the same rowids.",
+        ),
+    ] = None,
     text: Annotated[
         list[str] | None,
         typer.Option("--text", metavar="FIELD", help="Field for keyword search; may be repeated."),
@@ -115,29 +129,33 @@ def import_(
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Import a file, or the tables of a database that another program wrote.
+    """Import a file, or the tables of a store that another program wrote.
 
     Creates the store and the table if they do not exist. Rows that cannot be imported are listed
-    with the reason in FILE.rejects.jsonl; all others are imported. Exits with 1 if anything was
+    with the reason in SOURCE.rejects.jsonl; all others are imported. Exits with 1 if anything was
     left out.
     """
-    from .._transfer import Load, RejectsFile, load, open_input, schema_in
-    from ..backend.foreign import Hints, legal_table_name
+    from .._transfer import Load, RejectsFile, load, open_input, open_source, schema_in
+    from ..backend.foreign import Hints, Source, legal_table_name
 
     piped = file == "-"
     if piped and not (list_ or table or as_):
         raise typer.BadParameter("standard input has no name; name the table with --table")
-    path = Path("standard input") if piped else expanded(file)
     given = None if schema is None else schema_in(expanded(schema))
-    existing = existing_schema(store, config, as_ or table or legal_table_name(path.stem))
-    opened = open_input(
-        path,
-        form=form,
-        hints=Hints(table, id_column, vector_column, dtype),
-        schema=given,
-        existing=existing,
-        stream=sys.stdin.buffer if piped else None,
-    )
+    hints = Hints(table, id_column, vector_column, dtype, join)
+    existing, path = None, Path()
+    opened = open_source(file, hints)
+    if opened is None:
+        path = Path("standard input") if piped else expanded(file)
+        existing = existing_schema(store, config, as_ or table or legal_table_name(path.stem))
+        opened = open_input(
+            path,
+            form=form,
+            hints=hints,
+            schema=given,
+            existing=existing,
+            stream=sys.stdin.buffer if piped else None,
+        )
     with closing(opened) as source:
         found = source.tables()
         if list_:
@@ -146,8 +164,8 @@ def import_(
         if len(found) > 1 and (as_ is not None or given is not None):
             names = ", ".join(one.name for one in found)
             raise ConfigError(
-                f"{path} has {len(found)} tables; choose one with --table for --as or --schema: "
-                f"{names}",
+                f"{source.name} has {len(found)} tables; choose one with --table for --as or "
+                f"--schema: {names}",
                 key="--table",
             )
         name = as_ if source.is_database else as_ or table
@@ -157,12 +175,10 @@ def import_(
             Load(one, name or one.name, given, metric, model, upsert, text or (), index or ())
             for one in found
         ]
-        listed = RejectsFile(_rejects_path(path, "stdin" if piped else path.name))
-        if source.is_database:
-            err().print(
-                f"{path} is opened read-only and is not changed; to copy it first: aiovec backup "
-                f"COPY -s {path}"
-            )
+        named = "stdin" if piped else path.name or re.split(r"[/\\:]", source.name.rstrip("/"))[-1]
+        listed = RejectsFile(_rejects_path(path, named))
+        if isinstance(source.reader, Source) and source.reader.remark:
+            err().print(source.reader.remark)
 
         async def work(vectors: VectorStore) -> str:
             give_embedder(vectors, given or existing, embedder)
@@ -182,7 +198,7 @@ def import_(
         seconds = time.perf_counter() - began
     whole = all(one.whole for one in loads)
     facts = {
-        "file": str(path),
+        "file": source.name,
         "format": source.form,
         "store": target,
         "seconds": round(seconds, 6),
@@ -199,6 +215,11 @@ def import_(
         for one in loads:
             for reason, rows in one.reasons.most_common(_REASONS_SHOWN):
                 err().print(f"{one.table}: rejected {counted(rows)}: {reason}")
+            if one.missing:
+                total = counted(one.source.rows or 0)
+                err().print(
+                    f"{one.table}: the source counts {total}, of which {one.missing:,} did not come"
+                )
     if not whole and not allow_rejects:
         raise typer.Exit(1)
 
@@ -235,7 +256,7 @@ def _show_found(source: Input, found: list[ForeignTable], json: bool) -> None:
     ]  # fmt: skip
     columns = ["table", "from", "layout", "rows", "dim", "metric", "model"]
     listing = Listing(columns, cells, right=["rows", "dim"])
-    emit({"file": str(source.path), "format": source.form, "tables": facts}, [listing], json)
+    emit({"file": source.name, "format": source.form, "tables": facts}, [listing], json)
     if not json:
         _print_notes(found)
 
@@ -257,6 +278,7 @@ def _loaded(one: Load) -> dict[str, Any]:
         "created": one.created,
         "rows": one.rows,
         "rejected": one.rejected,
+        "missing": one.missing,
         "reasons": dict(one.reasons.most_common()),
         "dim": schema.dim,
         "metric": schema.metric,

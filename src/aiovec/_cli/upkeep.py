@@ -215,7 +215,7 @@ def _copied_foreign(store: str, path: str) -> bool:
     if kind is None:
         return False
     try:
-        source = kind(file, Hints())
+        source = kind(str(file), Hints())
     except ConfigError:  # a store of ours, and damaged
         return False
     with closing(source), working("copying"):

@@ -39,7 +39,7 @@ class SourceReader:
         """Yield the rows, checked for the schema; InvalidRowError for the first bad one."""
         with closing(self.opened(source, schema)) as file:
             for chunk in file.chunks(file.tables()[0], schema, rows_at_once(schema)):
-                with reading(file.path):
+                with reading(file.name):
                     sifted = sift(chunk, schema, last_counts=False)
                 for bad in sifted.rejects:
                     place = f"{source}, {file.reader.place} {bad.row}"

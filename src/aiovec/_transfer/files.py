@@ -35,7 +35,7 @@ _MESSAGE_LENGTH = 300
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path | str) -> Iterator[None]:
     """Turn any exception of a reader into a ConfigError that names the file."""
     try:
         yield
@@ -105,8 +105,9 @@ class Given:
     existing: Schema | None
 
     @property
-    def id_column(self) -> str:
-        return self.hints.id_column or "id"
+    def id_column(self) -> str | None:
+        """The column of the ids; None if the rows get new ones."""
+        return None if self.hints.wants_new_ids else self.hints.id_column or "id"
 
 
 class FileReader(Reader):
@@ -127,7 +128,14 @@ class FileReader(Reader):
         name = legal_table_name(path.stem)
         return [
             ForeignTable(
-                name, path.name, self._given.form, self.rows, self.schema, self.notes, self.omitted
+                name,
+                path.name,
+                self._given.form,
+                self.rows,
+                self.schema,
+                self.notes,
+                self.omitted,
+                new_ids=self._given.hints.wants_new_ids,
             )
         ]
 
@@ -145,11 +153,11 @@ class FileReader(Reader):
             raise self.wrong(
                 f"has several columns of one name ({', '.join(map(repr, twice)):.200})"
             )
-        if self._given.id_column not in names:
+        if self._given.id_column not in (None, *names):
             accepted = ", ".join(names)
             raise self.wrong(
-                f"has no column {self._given.id_column!r}; pass --id-column with one of: "
-                f"{accepted:.200}",
+                f"has no column {self._given.id_column!r}; pass --id-column none for new ids, or "
+                f"one of: {accepted:.200}",
                 "--id-column", accepted,
             )  # fmt: skip
 
@@ -208,12 +216,15 @@ class FileReader(Reader):
 
         A column that is named like the id or the vector there, and is not it, gets underscores.
         """
-        moved = {self._given.id_column: "id", self._vector: schema.vector}
+        moved = {self._vector: schema.vector}
+        if self._given.id_column is not None:
+            moved[self._given.id_column] = "id"
+        taken = {"id", schema.vector}
         found = {}
         for name in names:
             found[name] = moved.get(name, name)
-            if name not in moved and name in moved.values():
-                while found[name] in names or found[name] in moved.values():
+            if name not in moved and name in taken:
+                while found[name] in names or found[name] in taken:
                     found[name] = f"_{found[name]}"
         return found
 

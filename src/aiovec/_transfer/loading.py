@@ -52,8 +52,8 @@ class Load:
 
     ``schema`` is one that the user gave; ``metric`` and ``model`` apply where the source names
     none. ``text`` and ``index`` are fields of a new table that get such indexes. Each row is
-    imported (``rows``) or listed as a reject (``rejected``). ``created`` says that the table is
-    new.
+    imported (``rows``) or listed as a reject (``rejected``); the source counted some more that it
+    did not give (``missing``). ``created`` says that the table is new.
     """
 
     source: ForeignTable
@@ -67,6 +67,7 @@ class Load:
     seen: Callable[[int], None] = lambda rows: None
     rows: int = 0
     rejected: int = 0
+    missing: int = 0
     created: bool = False
     reasons: Counter[str] = field(default_factory=Counter)
     _exists: bool = False
@@ -74,7 +75,7 @@ class Load:
     @property
     def whole(self) -> bool:
         """True if nothing of the table was left out."""
-        return not (self.rejected or self.source.omitted)
+        return not (self.rejected or self.missing or self.source.omitted)
 
     @property
     def used_schema(self) -> Schema:
@@ -197,6 +198,7 @@ async def _fill(store: VectorStore, source: Input, one: Load, rejects: RejectsFi
             one.rows += part.rows.num_rows
             await _reject(one, source, part, rejects)
             one.seen(read)
+    one.missing = max(0, (one.source.rows or 0) - read)
     if not one.rejected:
         await create(store, one)
 
@@ -223,8 +225,8 @@ def _sifted(source: Input, one: Load) -> AsyncGenerator[Sifted, None]:
         chunk = next(chunks, None)
         if chunk is None:
             return None
-        with reading(source.path):
-            return sift(chunk, schema, last_counts=one.upsert)
+        with reading(source.name):
+            return sift(chunk, schema, last_counts=one.upsert, new_ids=one.source.new_ids)
 
     return read_ahead(following)
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from .._model.redaction import redacted
 from .._model.schema import Schema
-from ..backend.foreign import Chunk, ForeignTable, Hints, Reader, Source, source_for
+from ..backend.foreign import (
+    Chunk,
+    ForeignTable,
+    Hints,
+    Reader,
+    Source,
+    named_source,
+    source_for,
+    source_names,
+)
 from ..errors import ConfigError
 from .arrow_files import ArrowFile
 from .csv_files import CsvFile
@@ -30,10 +40,11 @@ from .jsonlines import JsonLines
 class Input:
     """The input of ``aiovec import``: a file with one table, or a database with several.
 
-    ``form`` is the file's format, or "database". Its methods block.
+    ``name`` is its path or place for messages, ``form`` the file's format, or "database". Its
+    methods block.
     """
 
-    path: Path
+    name: str
     form: str
     reader: Reader
 
@@ -43,12 +54,12 @@ class Input:
 
     def tables(self) -> list[ForeignTable]:
         """Return the tables that can be imported."""
-        with reading(self.path):
+        with reading(self.name):
             return self.reader.tables()
 
     def chunks(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         """Yield the rows of a table, up to ``size`` at once, for a table of this schema."""
-        with reading(self.path):
+        with reading(self.name):
             yield from self.reader.read(table, schema, size)
 
     def close(self) -> None:
@@ -75,18 +86,23 @@ def open_input(
         with reading(path):
             if not path.exists():
                 raise ConfigError(f"there is no file {path}")
-            if path.is_dir():
-                raise ConfigError(f"{path} is a folder; import takes a file")
             # Before anything else opens the file: see ``Source.recognise``.
-            source = source_for(path) if path.is_file() else None
+            source = source_for(path) if path.is_file() or path.is_dir() else None
+            if source is None and path.is_dir():
+                raise ConfigError(
+                    f"{path} is a folder that no importer recognises; import takes a file, a "
+                    f"folder of another store, or one of {', '.join(source_names())}:PLACE"
+                )
             if source is not None:
                 if form is not None and format_of(path, form):
                     raise ConfigError(
                         f"{path} is a database, not a file of rows; leave out --format"
                     )
-                return Input(path, "database", source(path, hints))
+                return Input(str(path), "database", source(str(path), hints))
     if hints.dtype is not None:
         raise ConfigError("--dtype is for databases; a file has its own types", key="--dtype")
+    if hints.join is not None:
+        raise ConfigError("--join is for tables of databases", key="--join")
     found = format_of(path, form)
     with reading(path):
         file: Any = _copied(stream) if stream is not None else path.open("rb")
@@ -98,10 +114,26 @@ def open_input(
                 schema = schema or schema_in(schema_file(path))
             kinds: dict[str, type[FileReader]] = {"jsonl": JsonLines, "csv": CsvFile}
             kind = kinds.get(found, ArrowFile)
-            return Input(path, found, kind(Given(path, found, file, hints, schema, existing)))
+            return Input(str(path), found, kind(Given(path, found, file, hints, schema, existing)))
         except BaseException:
             file.close()
             raise
+
+
+def open_source(text: str, hints: Hints) -> Input | None:
+    """Open what a text such as ``chroma:DIR#docs`` names; None if it names no kind of source.
+
+    What follows the ``#`` is the table, unless the hints name one.
+    """
+    found = named_source(text)
+    if found is None:
+        return None
+    kind, place = found
+    place, _, table = place.partition("#")
+    shown = redacted(f"{text.partition(':')[0]}:{redacted(place)}")
+    with reading(shown):
+        hints = replace(hints, table=hints.table or table or None)
+        return Input(shown, "database", kind(place, hints))
 
 
 def _copied(stream: IO[bytes]) -> Any:

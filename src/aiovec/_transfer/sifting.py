@@ -51,20 +51,21 @@ class Sifted:
         return self.only(good, reason)
 
 
-def sift(chunk: Chunk, schema: Schema, *, last_counts: bool) -> Sifted:
+def sift(chunk: Chunk, schema: Schema, *, last_counts: bool, new_ids: bool = False) -> Sifted:
     """Check a chunk once: its rows enter the store as a ``NewRows``.
 
-    The first row of an id is imported, or with ``last_counts`` the last one.
+    The first row of an id is imported, or with ``last_counts`` the last one. With ``new_ids`` the
+    rows have no ids, and get new ones.
     """
     rows, places, rejects = chunk.rows, chunk.places, list(chunk.rejects)
     if not len(places):
         return Sifted(schema.to_arrow().empty_table(), [], rejects)
     _check_length(rows, schema)
     try:
-        table = to_batch(rows, schema).table
+        table = to_batch(rows, schema, make_ids=new_ids).table
     except _FAULTS:
         tables: list[tuple[pa.Table, Sequence[int | str]]] = []
-        _halve(rows, places, schema, tables, rejects)
+        _halve(rows, places, schema, new_ids, tables, rejects)
         table = pa.concat_tables([schema.to_arrow().empty_table(), *(t for t, _ in tables)])
         places = [place for _, part in tables for place in part]
     sifted = Sifted(table, places, rejects)
@@ -101,6 +102,7 @@ def _halve(
     rows: Any,
     places: Sequence[int | str],
     schema: Schema,
+    new_ids: bool,
     tables: list[tuple[pa.Table, Sequence[int | str]]],
     rejects: list[Reject],
 ) -> None:
@@ -112,7 +114,7 @@ def _halve(
         if not count:
             continue
         try:
-            tables.append((to_batch(rows, schema).table, places))
+            tables.append((to_batch(rows, schema, make_ids=new_ids).table, places))
         except _FAULTS as exc:
             if count == 1:
                 rejects.append(Reject(places[0], _id_of(rows, 0), reason_of(exc)))
@@ -132,7 +134,7 @@ def _slice(rows: Any, start: int, stop: int) -> Any:
 
 def _id_of(rows: Any, i: int) -> str | None:
     if isinstance(rows, pa.Table):
-        id = rows.column("id")[i].as_py()
+        id = rows.column("id")[i].as_py() if "id" in rows.column_names else None
     elif isinstance(rows, Mapping):
         id = rows["id"][i]
     else:

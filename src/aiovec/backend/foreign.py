@@ -1,15 +1,15 @@
 """Files and databases that others wrote: what reads their tables, a chunk of rows at a time.
 
 Readers of databases are found through the entry-point group ``aiovec.sources``: an entry names a
-subclass of ``Source``. A reader works without an event loop; whoever uses it runs each call in a
-thread. It opens what it reads for reading only, and changes nothing.
+subclass of ``Source``, and its own name chooses it in texts such as ``chroma:DIR#docs``. A reader
+works without an event loop; whoever uses it runs each call in a thread.
 """
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class ForeignTable:
     ``name`` is a legal name for it here, ``origin`` what it is called there, ``layout`` how it
     lies there, in words. ``rows`` is None where counting them takes long. ``notes`` say what of it
     is taken otherwise than one may expect, ``omitted`` which columns with values are not taken, and
-    why. ``part`` is the source's own.
+    why. With ``new_ids`` its rows come without ids, and get new ones. ``part`` is the source's own.
     """
 
     name: str
@@ -63,16 +63,26 @@ class ForeignTable:
     notes: tuple[str, ...] = ()
     omitted: tuple[str, ...] = ()
     part: Any = None
+    new_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """The table, columns and type that the user names; None where the user named none."""
+    """The tables, columns and type that the user names; None where the user named none.
+
+    ``join`` is a table whose rows belong to those of ``table``, by rowid.
+    """
 
     table: str | None = None
     id_column: str | None = None
     vector_column: str | None = None
     dtype: str | None = None
+    join: str | None = None
+
+    @property
+    def wants_new_ids(self) -> bool:
+        """True for ``--id-column none``: the rows get new ids, whatever their columns are."""
+        return self.id_column == "none"
 
 
 class Reader(ABC):
@@ -100,46 +110,71 @@ class Reader(ABC):
 
 
 class Source(Reader):
-    """A database that somebody else's program wrote."""
+    """A database that somebody else's program wrote.
+
+    ``remark`` tells the user whether it is safe to read it while its program goes on.
+    """
+
+    remark: str = ""
 
     @classmethod
     @abstractmethod
     def recognise(cls, path: Path) -> bool:
-        """Return whether the file is of this kind. Looks at its beginning only.
+        """Return whether the file or folder is of this kind. Looks at its beginning only.
 
         A file of a database is not opened but by the database's own library: closing it would drop
         the locks that this process holds on it.
         """
 
     @abstractmethod
-    def __init__(self, path: Path, hints: Hints) -> None:
-        """Open the file, or raise an AiovecError."""
+    def __init__(self, place: str, hints: Hints) -> None:
+        """Open a path, or another place that this kind knows, or raise an AiovecError."""
 
-    @abstractmethod
     def backup(self, path: Path) -> None:
         """Copy the whole database to a path that does not exist yet."""
+        raise ConfigError("aiovec cannot copy this database; use the tools of its own program")
 
 
 def source_for(path: Path) -> type[Source] | None:
-    """Return the kind of source that recognises a file, or None."""
-    return next((kind for kind in _kinds() if kind.recognise(path)), None)
+    """Return the kind of source that recognises a file or folder, or None."""
+    return next((kind for kind in map(_kind, installed(GROUP)) if kind.recognise(path)), None)
 
 
-def _kinds() -> Iterator[type[Source]]:
-    """Yield the installed kinds of sources."""
-    for entry_point in installed(GROUP).values():
-        try:
-            kind = entry_point.load()
-        except (ImportError, AttributeError) as exc:
-            raise ConfigError(
-                f"the source {entry_point.name!r} ({entry_point.value}) is unusable: {exc}"
-            ) from exc
-        if not isinstance(kind, type) or not issubclass(kind, Source):
-            raise ConfigError(
-                f"the source {entry_point.name!r} ({entry_point.value}) is unusable: it is no "
-                "subclass of aiovec.backend.Source"
-            )
-        yield kind
+def named_source(text: str) -> tuple[type[Source], str] | None:
+    """Return the kind and the place that a text such as ``chroma:DIR`` names, or None."""
+    scheme, colon, place = text.partition(":")
+    return (_kind(scheme), place) if colon and scheme in installed(GROUP) else None
+
+
+def source_names() -> list[str]:
+    """Return the names of the installed kinds."""
+    return list(installed(GROUP))
+
+
+def _kind(name: str) -> type[Source]:
+    """Return an installed kind of sources."""
+    entry_point = installed(GROUP)[name]
+    try:
+        kind = entry_point.load()
+    except (ImportError, AttributeError) as exc:
+        raise ConfigError(
+            f"the source {entry_point.name!r} ({entry_point.value}) is unusable: {exc}"
+        ) from exc
+    if not isinstance(kind, type) or not issubclass(kind, Source):
+        raise ConfigError(
+            f"the source {entry_point.name!r} ({entry_point.value}) is unusable: it is no "
+            "subclass of aiovec.backend.Source"
+        )
+    return kind
+
+
+def flat_row(own: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of its own columns and the keys of its metadata.
+
+    A key that is a column of the row has a ``_`` appended, as in the tables of bridges.
+    """
+    keys = {f"{key}_" if key.rstrip("_") in own else key: one for key, one in metadata.items()}
+    return {**keys, **own}
 
 
 def legal_table_name(text: str, taken: Iterable[str] = ()) -> str:

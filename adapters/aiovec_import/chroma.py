@@ -1,0 +1,54 @@
+"""Chroma's folder: each collection a table with the documents as its text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from aiovec.backend import Field
+
+from .common import Collection, CollectionSource, Point, Vectors, client
+
+_EVERYTHING = ["embeddings", "documents", "metadatas", "uris"]
+
+
+class ChromaSource(CollectionSource):
+    layout = "Chroma collection"
+
+    @classmethod
+    def recognise(cls, path: Path) -> bool:
+        return (path / "chroma.sqlite3").is_file()
+
+    def open(self, place: str) -> None:
+        chromadb = client("chromadb", "chromadb")
+        quiet = chromadb.Settings(anonymized_telemetry=False)
+        self._client = chromadb.PersistentClient(place, settings=quiet)
+
+    def collections(self) -> Iterable[Collection]:
+        for one in self._client.list_collections():
+            first = one.get(limit=1, include=["embeddings"])["embeddings"]
+            dim = len(first[0]) if first is not None and len(first) else None
+            # The metric is that of one of two kinds of indexes. Reading the configuration as JSON
+            # makes no embedding function, which may need a key.
+            made = one.configuration_json
+            index = made.get("hnsw") or made.get("spann") or {}
+            vectors = [Vectors("embedding", dim, index.get("space", "l2"))]
+            fields = {"text": Field(str, text=True)}
+            yield Collection(one.name, vectors, one.count(), one, fields, _model(made))
+
+    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+        for offset in range(0, found.rows or 0, size):
+            page = found.handle.get(limit=size, offset=offset, include=_EVERYTHING)
+            columns = (page[name] for name in ("ids", *_EVERYTHING))
+            yield [
+                Point(id, vector, {"text": text}, {**(keys or {}), **({"uri": uri} if uri else {})})
+                for id, vector, text, keys, uri in zip(*columns, strict=True)
+            ]
+
+
+def _model(made: dict[str, Any]) -> str | None:
+    """Return the model of the embedding function that the user chose, if it says which."""
+    function = made.get("embedding_function") or {}
+    config = function.get("config") or {}
+    return config.get("model_name") or config.get("model")

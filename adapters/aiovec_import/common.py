@@ -1,0 +1,213 @@
+"""What the readers of other stores share: a collection becomes a table, and each point a row."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from aiovec.backend import Field, Metric, Schema, check_field_name
+from aiovec.backend.foreign import Chunk, ForeignTable, Hints, Reject, Source, flat_row
+from aiovec.bridge import storable, table_name
+from aiovec.errors import AiovecError, ConfigError
+
+_METRICS: dict[str, Metric] = {
+    "cosine": "cosine", "l2": "l2", "euclid": "l2", "ip": "dot", "dot": "dot",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """A column of vectors. Without ``dim`` they cannot be imported, and ``kind`` says what it is.
+
+    ``metric`` is the word of the other store for it.
+    """
+
+    name: str
+    dim: int | None = None
+    metric: str = "cosine"
+    kind: str = "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection of points. ``rows`` is None if they are not counted.
+
+    ``fields`` are those of a new table; other keys go to the payload. ``omitted`` are columns that
+    are not imported, beside further vectors. ``handle`` is the client's own.
+    """
+
+    name: str
+    vectors: Sequence[Vectors]
+    rows: int | None
+    handle: Any = None
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    model: str | None = None
+    omitted: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    new_ids: bool = False
+
+
+class Point(NamedTuple):
+    """A row: its fields go to the table as they are, its metadata as far as it can be stored."""
+
+    id: Any
+    vector: Any
+    fields: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+
+
+class CollectionSource(Source):
+    """A store of collections, read by its own client. ``layout`` is the word for one of them.
+
+    With ``chooses_ids`` the user names the column of the ids.
+    """
+
+    layout: ClassVar[str]
+    chooses_ids: ClassVar[bool] = False
+
+    def __init__(self, place: str, hints: Hints) -> None:
+        for option, value in (("--dtype", hints.dtype), ("--join", hints.join)):
+            if value is not None:
+                raise ConfigError(f"{option} is for SQLite databases", key=option)
+        if hints.id_column not in (None, "none") and not self.chooses_ids:
+            raise ConfigError(
+                f"each {self.layout} has ids of its own; --id-column can only be none",
+                key="--id-column",
+            )
+        self._hints = hints
+        if "://" not in place:
+            path = Path(place).expanduser()
+            # Some clients create what they do not find.
+            if not self.recognise(path):
+                raise ConfigError(f"{path} is not the folder of a {self.layout}", file=str(path))
+            place = str(path)
+            self.remark = f"{path} is read by its own library, which may change it: import a copy"
+        with _failing_clearly():
+            self.open(place)
+
+    @abstractmethod
+    def open(self, place: str) -> None:
+        """Open the store at a path or URL."""
+
+    @abstractmethod
+    def collections(self) -> Iterable[Collection]:
+        """Return the collections."""
+
+    @abstractmethod
+    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+        """Yield the points of a collection with the vectors of a name, up to ``size`` at once."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+    def tables(self) -> list[ForeignTable]:
+        with _failing_clearly():
+            found = list(self.collections())
+        names = [one.name for one in found]
+        if wanted := self._hints.table:
+            found = [one for one in found if wanted in (one.name, table_name(one.name))]
+        tables = [self._table(one) for one in found if self._chosen(one)]
+        if not tables:
+            raise ConfigError(
+                f"there is no {self.layout} {wanted or 'with vectors'} here; there are: "
+                f"{', '.join(names) or 'none'}",
+                key="--table",
+            )
+        skipped = [one.name for one in found if not self._chosen(one)]
+        if skipped:
+            self.remark += f"; left out, without dense vectors: {', '.join(skipped)}"
+        return tables
+
+    def _chosen(self, found: Collection) -> Vectors | None:
+        """Return the vectors to import: those that the user names, or the first dense ones."""
+        wanted = self._hints.vector_column
+        able = [one for one in found.vectors if one.dim]
+        chosen = next((one for one in able if wanted in (None, one.name)), None)
+        if chosen is None and wanted is not None:
+            names = ", ".join(one.name for one in able)
+            raise ConfigError(
+                f"{found.name} has no dense vectors {wanted!r}; it has: {names or 'none'}",
+                key="--vector-column",
+            )
+        return chosen
+
+    def _table(self, found: Collection) -> ForeignTable:
+        chosen = self._chosen(found) or found.vectors[0]
+        metric = _METRICS.get(chosen.metric.lower())
+        notes = list(found.notes)
+        if metric is None:
+            notes.append(f"the metric {chosen.metric} is unknown to aiovec; the table gets l2")
+        others = [f"the vectors {one.name} ({one.kind})" for one in found.vectors if one != chosen]
+        vector = chosen.name if is_field_name(chosen.name) else "embedding"
+        fields = {name: one for name, one in found.fields.items() if name != vector}
+        schema = Schema(
+            chosen.dim or 1, metric=metric or "l2", model=found.model, vector=vector, fields=fields
+        )
+        return ForeignTable(
+            table_name(found.name), found.name, self.layout, found.rows, schema, tuple(notes),
+            (*others, *found.omitted), (found, chosen.name),
+            new_ids=found.new_ids or self._hints.wants_new_ids,
+        )  # fmt: skip
+
+    def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
+        number = 0
+        found, vector = table.part
+        pages = self.points(found, vector, size)
+        while True:
+            with _failing_clearly():
+                points = next(pages, None)
+            if points is None:
+                return
+            rows: list[dict[str, Any]] = []
+            places: list[int | str] = []
+            rejects: list[Reject] = []
+            for point in points:
+                number += 1
+                try:
+                    rows.append(_row(point, schema, new_ids=table.new_ids))
+                    places.append(number)
+                except AiovecError as exc:
+                    rejects.append(Reject(number, str(point.id), str(exc)))
+            yield Chunk(rows, places, rejects)
+
+
+def _row(point: Point, schema: Schema, *, new_ids: bool) -> dict[str, Any]:
+    own = {**point.fields, schema.vector: point.vector}
+    more = {name: storable(value, name) for name, value in point.metadata.items()}
+    row = flat_row({**own, "id": point.id}, more)
+    if new_ids:
+        del row["id"]
+    return row
+
+
+def is_field_name(name: str) -> bool:
+    """Return whether a field may have this name."""
+    try:
+        return check_field_name(name).lower() not in ("id", "payload")
+    except AiovecError:
+        return False
+
+
+def client(module: str, package: str) -> Any:
+    """Import a store's client, which a ``pip install`` of the package brings."""
+    try:
+        return import_module(module)
+    except ImportError as exc:
+        raise ConfigError(f"this import needs another package: pip install {package}") from exc
+
+
+@contextmanager
+def _failing_clearly() -> Iterator[None]:
+    """Turn any exception of a client into a ConfigError with its text."""
+    try:
+        yield
+    except AiovecError:
+        raise
+    except Exception as exc:
+        text = " ".join(str(exc).split()) or type(exc).__name__
+        raise ConfigError(f"the store cannot be read: {text:.500}") from exc

@@ -1,0 +1,136 @@
+"""LanceDB's tables that another program wrote, in a folder or a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from aiovec.backend import Field
+from aiovec.errors import ConfigError
+
+from .common import Collection, CollectionSource, Point, Vectors, client, is_field_name
+
+_USUAL = ("vector", "embedding")
+
+
+class LanceSource(CollectionSource):
+    layout = "LanceDB table"
+    chooses_ids = True
+
+    @classmethod
+    def recognise(cls, path: Path) -> bool:
+        return any((one / "_versions").is_dir() for one in path.glob("*.lance"))
+
+    def open(self, place: str) -> None:
+        self._db = client("lancedb", "'aiovec[lancedb]'").connect(place)
+
+    def collections(self) -> Iterable[Collection]:
+        token = None
+        while True:
+            page = self._db.list_tables(page_token=token)
+            yield from map(self._collection, page.tables)
+            token = page.page_token
+            if not token:
+                return
+
+    def _collection(self, name: str) -> Collection:
+        table = self._db.open_table(name)
+        columns = table.schema
+        if b"aiovec.schema" in (columns.metadata or {}):
+            raise ConfigError(
+                "this is an aiovec store; copy tables with aiovec migrate, or aiovec export and "
+                "then aiovec import"
+            )
+        metrics = {
+            index.columns[0]: table.index_stats(index.name).distance_type or "l2"
+            for index in table.list_indices()
+        }
+        vectors = [
+            Vectors(one.name, _dim_of(one.type), metrics.get(one.name, "l2"))
+            for one in columns if _dim_of(one.type)
+        ]  # fmt: skip
+        vectors += [
+            Vectors(one.name, kind="several for each row")
+            for one in columns if pa.types.is_list(one.type) and _dim_of(one.type.value_type)
+        ]  # fmt: skip
+        vectors.sort(key=lambda one: one.name not in _USUAL)
+        own = {one.name for one in vectors}
+        id = self._hints.id_column or "id"
+        if self._hints.id_column not in (None, "none", *columns.names):
+            raise ConfigError(f"{name} has no column {id!r}", key="--id-column")
+        fields = {
+            one.name: Field(kind) for one in columns
+            if one.name not in (id, *own) and is_field_name(one.name)
+            and (kind := _kind_of(one.type))
+        }  # fmt: skip
+        binary = [one.name for one in columns if _is_binary(one.type)]
+        notes = (
+            [] if metrics else ["no index names the metric; the table gets l2, as LanceDB has it"]
+        )
+        return Collection(
+            name, vectors, table.count_rows(), table, fields,
+            omitted=[f"the column {one} (binary)" for one in binary], notes=notes,
+            new_ids=id not in columns.names,
+        )  # fmt: skip
+
+    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+        left_out = {one.name for one in found.vectors}
+        id = self._hints.id_column or "id"
+        for batch in found.handle.search().to_batches(batch_size=size):
+            vectors = _vectors_of(batch.column(vector))
+            kept = [
+                one.name for one in batch.schema
+                if one.name not in left_out and not _is_binary(one.type)
+            ]  # fmt: skip
+            rows = batch.select(kept).to_pylist()
+            for start in range(0, len(rows), size):
+                yield [
+                    _point(id, vectors[i], rows[i], found.fields)
+                    for i in range(start, min(start + size, len(rows)))
+                ]
+
+
+def _point(id: str, vector: Any, row: dict[str, Any], fields: Any) -> Point:
+    own = {name: row.pop(name) for name in fields}
+    return Point(row.pop(id, None), vector, own, row)
+
+
+def _vectors_of(column: pa.Array) -> list[Any]:
+    """Return each vector as an array, None for null."""
+    whole = column.drop_null()
+    flat = whole.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    rows = iter(flat.reshape(len(whole), -1))
+    return [next(rows) if valid else None for valid in column.is_valid().to_pylist()]
+
+
+def _dim_of(kind: pa.DataType) -> int | None:
+    """Return the length of the vectors in a column of this type; None if it holds none."""
+    if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type):
+        return int(kind.list_size)
+    return None
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )  # fmt: skip
+
+
+def _kind_of(kind: pa.DataType) -> Any:
+    """Return the type of the field that a column becomes; None for one of the payload."""
+    if pa.types.is_list(kind):
+        item = _kind_of(kind.value_type)
+        return f"list[{item}]" if item in ("text", "int", "float") else None
+    tests = {
+        "text": pa.types.is_string(kind) or pa.types.is_large_string(kind),
+        "bool": pa.types.is_boolean(kind),
+        "int": pa.types.is_integer(kind),
+        "float": pa.types.is_floating(kind),
+        "datetime": pa.types.is_timestamp(kind) and kind.tz,
+    }
+    return next((found for found, is_one in tests.items() if is_one), None)

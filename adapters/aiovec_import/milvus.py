@@ -1,0 +1,78 @@
+"""Milvus Lite's folder: each collection a table with a field for each typed column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from aiovec.backend import Field
+
+from .common import Collection, CollectionSource, Point, Vectors, client, is_field_name
+
+_KINDS: dict[str, Any] = {
+    "BOOL": "bool", "INT8": "int", "INT16": "int", "INT32": "int", "INT64": "int",
+    "FLOAT": "float", "DOUBLE": "float", "VARCHAR": "text",
+}  # fmt: skip
+
+
+class MilvusSource(CollectionSource):
+    layout = "Milvus collection"
+
+    @classmethod
+    def recognise(cls, path: Path) -> bool:
+        return (path / "collections").is_dir() and (path / "LOCK").exists()
+
+    def open(self, place: str) -> None:
+        client("milvus_lite", "pymilvus milvus-lite")
+        self._client = client("pymilvus", "pymilvus").MilvusClient(place)
+
+    def collections(self) -> Iterable[Collection]:
+        for name in self._client.list_collections():
+            described = self._client.describe_collection(name)["fields"]
+            vectors = [self._vectors(name, one) for one in described if _is_vector(one)]
+            (key,) = (one["name"] for one in described if one.get("is_primary"))
+            fields = {
+                one["name"]: Field(kind) for one in described
+                if one["name"] != key and is_field_name(one["name"]) and (kind := _kind_of(one))
+            }  # fmt: skip
+            rows = self._client.query(name, output_fields=["count(*)"])[0]["count(*)"]
+            yield Collection(name, vectors, rows, key, fields)
+
+    def _vectors(self, collection: str, one: dict[str, Any]) -> Vectors:
+        name, kind = one["name"], one["type"].name
+        if kind != "FLOAT_VECTOR":
+            return Vectors(name, kind=kind.lower())
+        indexes = self._client.list_indexes(collection, field_name=name)
+        index = self._client.describe_index(collection, indexes[0]) if indexes else {}
+        return Vectors(name, one["params"]["dim"], index.get("metric_type", "COSINE"))
+
+    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+        others = {one.name for one in found.vectors if one.name != vector}
+        pages = self._client.query_iterator(found.name, batch_size=size, output_fields=["*"])
+        try:
+            while page := pages.next():
+                yield [_point(dict(row), found, vector, others) for row in page]
+        finally:
+            pages.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _point(row: dict[str, Any], found: Collection, vector: str, others: set[str]) -> Point:
+    id, chosen = row.pop(found.handle), row.pop(vector, None)
+    fields = {name: row.pop(name, None) for name in found.fields}
+    return Point(id, chosen, fields, {k: one for k, one in row.items() if k not in others})
+
+
+def _is_vector(one: dict[str, Any]) -> bool:
+    return str(one["type"].name).endswith("VECTOR")
+
+
+def _kind_of(one: dict[str, Any]) -> Any:
+    """Return the type of the field that a column becomes; None for one of the payload."""
+    if one["type"].name == "ARRAY":
+        item = _KINDS.get(one["element_type"].name)
+        return f"list[{item}]" if item in ("text", "int", "float") else None
+    return _KINDS.get(one["type"].name)

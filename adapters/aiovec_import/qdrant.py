@@ -1,0 +1,93 @@
+"""Qdrant: a folder of the client's local mode, a server, and a shard of Qdrant Edge."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .common import Collection, CollectionSource, Point, Vectors, client
+
+
+class QdrantSource(CollectionSource):
+    layout = "Qdrant collection"
+
+    @classmethod
+    def recognise(cls, path: Path) -> bool:
+        return (path / "meta.json").is_file() and (path / "collection").is_dir()
+
+    def open(self, place: str) -> None:
+        connect = client("qdrant_client", "qdrant-client").QdrantClient
+        key = os.environ.get("QDRANT_API_KEY")
+        self._client = connect(url=place, api_key=key) if "://" in place else connect(path=place)
+
+    def collections(self) -> Iterable[Collection]:
+        for one in self._client.get_collections().collections:
+            params = self._client.get_collection(one.name).config.params
+            dense = params.vectors or {}
+            named = dense if isinstance(dense, Mapping) else {"": dense}
+            vectors = [_vectors(name, made.model_dump()) for name, made in named.items()]
+            vectors += [Vectors(name, kind="sparse") for name in params.sparse_vectors or ()]
+            yield Collection(one.name, vectors, self._client.count(one.name, exact=True).count)
+
+    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+        offset = None
+        wanted = [vector] if vector else True
+        while True:
+            page, offset = self._client.scroll(
+                found.name, limit=size, offset=offset, with_payload=True, with_vectors=wanted
+            )
+            yield [_point(one, vector) for one in page]
+            if offset is None:
+                return
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class QdrantEdgeSource(CollectionSource):
+    layout = "Qdrant Edge shard"
+
+    @classmethod
+    def recognise(cls, path: Path) -> bool:
+        return (path / "edge_config.json").is_file()
+
+    def open(self, place: str) -> None:
+        self._edge = client("qdrant_edge", "qdrant-edge-py")
+        self._path = Path(place)
+        self._shard = self._edge.EdgeShard.load(place)
+
+    def collections(self) -> Iterable[Collection]:
+        made = json.loads((self._path / "edge_config.json").read_text("utf-8"))
+        vectors = [_vectors(name, one) for name, one in (made.get("vectors") or {}).items()]
+        vectors += [Vectors(name, kind="sparse") for name in made.get("sparse_vectors") or ()]
+        count = self._shard.count(self._edge.CountRequest(exact=True))
+        yield Collection(self._path.resolve().name, vectors, count)
+
+    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+        offset = None
+        while True:
+            request = self._edge.ScrollRequest(
+                offset=offset, limit=size, with_payload=True, with_vector=True
+            )
+            page, offset = self._shard.scroll(request)
+            yield [_point(one, vector) for one in page]
+            if offset is None:
+                return
+
+    def close(self) -> None:
+        self._shard.close()
+
+
+def _vectors(name: str, made: Mapping[str, Any]) -> Vectors:
+    if made.get("multivector_config"):
+        return Vectors(name, kind="several for each point")
+    return Vectors(name, made["size"], str(made["distance"]))
+
+
+def _point(one: Any, vector: str) -> Point:
+    vectors = one.vector
+    chosen = vectors.get(vector) if isinstance(vectors, Mapping) else vectors
+    return Point(one.id, chosen, {}, one.payload or {})

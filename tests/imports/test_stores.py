@@ -1,0 +1,311 @@
+"""`aiovec import` of stores that other libraries wrote: each row comes as its library has it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.harness.command import Finished, run
+
+from aiovec import Record, Schema, sync
+
+# The libraries warn of their own future, and some leave files open.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+COUNT, DIM = 2_500, 8
+VECTORS = np.random.default_rng(5).normal(size=(COUNT, DIM)).astype(np.float32)
+UNIT = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def bring(source: str, *options: str) -> Finished:
+    return run("import", source, "-s", "new.db", "--json", *options)
+
+
+def table(finished: Finished) -> Any:
+    (facts,) = finished.json["tables"]
+    return facts
+
+
+@pytest.fixture
+def store(folder: Path) -> Any:
+    def read(name: str) -> tuple[Schema, dict[str, Record]]:
+        with sync.connect("new.db") as opened:
+            rows = opened.find(name, limit=None, include_vector=True)
+            return opened.schema(name), {row.id: row for row in rows}
+
+    return read
+
+
+def assert_rows(
+    rows: Mapping[str, Record], ids: list[str], vectors: Any, fields: list[dict[str, Any]]
+) -> None:
+    assert sorted(rows) == sorted(ids)
+    for id, vector, wanted in zip(ids, vectors, fields, strict=True):
+        assert rows[id].vector == pytest.approx(vector, rel=1e-6)
+        found = {name: value for name, value in rows[id].fields.items() if value is not None}
+        assert found == {name: value for name, value in wanted.items() if value is not None}
+
+
+# Chroma
+
+
+@pytest.fixture
+def chroma(folder: Path) -> Any:
+    chromadb = pytest.importorskip("chromadb", reason="needs chromadb (nox -s imports)")
+    settings = chromadb.Settings(anonymized_telemetry=False)
+    return chromadb.PersistentClient(str(folder / "chroma"), settings=settings)
+
+
+def test_chroma(chroma: Any, store: Any) -> None:
+    ids = [f"n{i}" for i in range(COUNT)]
+    metadata = [{"k": i, "half": i / 2, "id": "own", "live": i % 2 == 0} for i in range(COUNT)]
+    texts = [f"text {i}" for i in range(COUNT)]
+    made = chroma.create_collection("My.Col-2", configuration={"hnsw": {"space": "cosine"}})
+    for start in range(0, COUNT, 500):
+        part = slice(start, start + 500)
+        made.add(
+            ids=ids[part], embeddings=VECTORS[part], metadatas=metadata[part], documents=texts[part]
+        )
+    bare = chroma.create_collection("bare", configuration={"hnsw": {"space": "ip"}})
+    bare.add(ids=["a"], embeddings=[VECTORS[0]], uris=["file:///a"])
+    chroma.create_collection("empty")
+
+    listed = run("import", "chroma", "--list")
+    assert {tuple(line[1:]) for line in listed.lines[1:]} == {
+        ("bare", "Chroma collection", "1", "8", "dot", "-"),
+        ("My.Col-2", "Chroma collection", "2500", "8", "cosine", "-"),
+    }
+    done = bring("chroma:chroma#My.Col-2", "--as", "notes")
+    assert (done.code, table(done)["rows"], table(done)["missing"]) == (0, COUNT, 0)
+    schema, rows = store("notes")
+    assert (schema.metric, schema.dim, schema.fields["text"].text) == ("cosine", DIM, True)
+    wanted = [
+        {"k": m["k"], "half": m["half"], "id_": "own", "live": m["live"], "text": text}
+        for m, text in zip(metadata, texts, strict=True)
+    ]
+    assert_rows(rows, ids, VECTORS, wanted)
+    done = bring("chroma")  # all of them; the empty one is told
+    assert {one["name"]: one["rows"] for one in done.json["tables"]}["bare"] == 1
+    assert "left out, without dense vectors: empty" in done.err
+    schema, rows = store("bare")
+    assert schema.metric == "dot"
+    assert_rows(rows, ["a"], VECTORS[:1], [{"uri": "file:///a"}])
+
+
+def test_chroma_names_the_model_of_its_embedding_function(chroma: Any, store: Any) -> None:
+    functions = pytest.importorskip("chromadb.utils.embedding_functions")
+    try:
+        function = functions.OllamaEmbeddingFunction(model_name="nomic-embed-text")
+    except ValueError as exc:  # its client is not installed
+        pytest.skip(str(exc))
+    made = chroma.create_collection("docs", embedding_function=function)
+    made.add(ids=["a"], embeddings=[VECTORS[0]])
+    assert table(bring("chroma"))["model"] == "nomic-embed-text"
+
+
+# Qdrant
+
+
+def test_a_folder_of_qdrants_client(folder: Path, store: Any) -> None:
+    qdrant = pytest.importorskip("qdrant_client", reason="needs qdrant-client (nox -s imports)")
+    models = qdrant.models
+    ids = [i if i % 2 else f"00000000-0000-4000-8000-{i:012}" for i in range(COUNT)]
+    payloads = [{"n": i, "deep": {"a": [i]}, "none": None, "text": f"t{i}"} for i in range(COUNT)]
+    client = qdrant.QdrantClient(path="q")
+    client.create_collection(
+        "plain", models.VectorParams(size=DIM, distance=models.Distance.EUCLID)
+    )
+    client.upsert(
+        "plain",
+        [
+            models.PointStruct(id=id, vector=vector.tolist(), payload=payload)
+            for id, vector, payload in zip(ids, VECTORS, payloads, strict=True)
+        ],
+    )
+    size = models.VectorParams(size=DIM, distance=models.Distance.DOT)
+    client.create_collection(
+        "named",
+        {
+            "title": size,
+            "body": models.VectorParams(size=2, distance=models.Distance.MANHATTAN),
+            "tokens": models.VectorParams(
+                size=2,
+                distance=models.Distance.DOT,
+                multivector_config=models.MultiVectorConfig(comparator="max_sim"),
+            ),
+        },
+        sparse_vectors_config={"words": models.SparseVectorParams()},
+    )
+    several = {
+        "title": VECTORS[0].tolist(),
+        "body": [1.0, 2.0],
+        "tokens": [[1.0, 2.0]],
+        "words": models.SparseVector(indices=[1], values=[0.5]),
+    }
+    client.upsert(
+        "named",
+        [
+            models.PointStruct(id=1, vector=several, payload={}),
+            models.PointStruct(id=2, vector={"body": [3.0, 4.0]}, payload={"x": 1}),
+        ],
+    )
+    client.close()
+
+    done = bring("q", "--table", "plain")
+    assert (done.code, table(done)["rows"], table(done)["metric"]) == (0, COUNT, "l2")
+    _, rows = store("plain")
+    assert_rows(rows, list(map(str, ids)), VECTORS, payloads)
+
+    done = bring("qdrant:q#named", "--as", "titles")
+    assert (done.code, table(done)["rows"], table(done)["rejected"]) == (1, 1, 1)
+    assert table(done)["omitted"] == [
+        "the vectors body (dense)",
+        "the vectors tokens (several for each point)",
+        "the vectors words (sparse)",
+    ]
+    assert table(done)["reasons"] == {"the vector is missing (key 'title')": 1}
+    done = bring("qdrant:q#named", "--as", "bodies", "--vector-column", "body")
+    schema, rows = store("bodies")
+    assert (schema.metric, schema.vector) == ("l2", "body")
+    assert "Manhattan" in str(table(done)["notes"])
+    assert_rows(rows, ["1", "2"], [[1, 2], [3, 4]], [{}, {"x": 1}])
+    refused = bring("qdrant:q#named", "--vector-column", "words")
+    assert (refused.code, "it has: title, body" in refused.err) == (1, True)
+
+
+def test_a_shard_of_qdrant_edge(folder: Path, store: Any) -> None:
+    edge = pytest.importorskip("qdrant_edge", reason="needs qdrant-edge-py (nox -s imports)")
+    (folder / "shard").mkdir()
+    shard = edge.EdgeShard.create(
+        "shard",
+        edge.EdgeConfig(
+            vectors={"text": edge.EdgeVectorParams(size=DIM, distance=edge.Distance.Cosine)},
+            sparse_vectors={"words": edge.EdgeSparseVectorParams()},
+        ),
+    )
+    points = [
+        edge.Point(i, {"text": vector.tolist()}, {"n": i}) for i, vector in enumerate(VECTORS)
+    ]
+    shard.update(edge.UpdateOperation.upsert_points(points))
+    shard.flush()
+    shard.close()
+    done = bring("qdrant-edge:shard", "--allow-rejects")
+    assert (done.code, table(done)["rows"], table(done)["missing"]) == (0, COUNT, 0)
+    assert table(done)["omitted"] == ["the vectors words (sparse)"]
+    schema, rows = store("shard")
+    assert schema.metric == "cosine"
+    fields = [{"n": i} for i in range(COUNT)]
+    assert_rows(rows, [str(i) for i in range(COUNT)], UNIT, fields)  # as Qdrant keeps them
+
+
+# Milvus Lite
+
+
+def test_a_folder_of_milvus_lite(folder: Path, store: Any) -> None:
+    pytest.importorskip("milvus_lite", reason="needs milvus-lite (nox -s imports)")
+    pymilvus = pytest.importorskip("pymilvus", reason="needs pymilvus (nox -s imports)")
+    kinds = pymilvus.DataType
+    client = pymilvus.MilvusClient("m.db")
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=True)
+    schema.add_field("pk", kinds.VARCHAR, is_primary=True, max_length=64)
+    schema.add_field("emb", kinds.FLOAT_VECTOR, dim=DIM)
+    schema.add_field("words", kinds.SPARSE_FLOAT_VECTOR)
+    schema.add_field("body", kinds.VARCHAR, max_length=100, nullable=True)
+    schema.add_field("deep", kinds.JSON)
+    schema.add_field("marks", kinds.ARRAY, element_type=kinds.INT64, max_capacity=5)
+    indexes = client.prepare_index_params()
+    indexes.add_index("emb", index_type="FLAT", metric_type="IP")
+    indexes.add_index("words", index_type="SPARSE_INVERTED_INDEX", metric_type="IP")
+    client.create_collection("docs", schema=schema, index_params=indexes)
+    fields = [
+        {"body": f"b{i}" if i % 3 else None, "deep": {"a": i}, "marks": [i, 1], "more": i}
+        for i in range(COUNT)
+    ]
+    rows = [
+        {"pk": f"p{i}", "emb": VECTORS[i].tolist(), "words": {1: 0.5}, **fields[i]}
+        for i in range(COUNT)
+    ]
+    client.insert("docs", rows)
+    client.close()
+    done = bring("milvus:m.db", "--allow-rejects", "--text", "body")
+    assert done.code == 0, done.err
+    facts = table(done)
+    assert (facts["rows"], facts["missing"], facts["metric"]) == (COUNT, 0, "dot")
+    assert facts["omitted"] == ["the vectors words (sparse_float_vector)"]
+    made, found = store("docs")
+    assert {name: field.kind for name, field in made.fields.items()} == {
+        "body": "text",
+        "marks": "list[int]",
+    }
+    assert_rows(found, [f"p{i}" for i in range(COUNT)], VECTORS, fields)
+
+
+# FAISS, by LangChain
+
+
+def save_local(folder: Path, count: int, **options: Any) -> None:
+    documents = pytest.importorskip("langchain_core.documents", reason="needs langchain-core")
+    stores = pytest.importorskip(
+        "langchain_community.vectorstores", reason="needs langchain-community (nox -s imports)"
+    )
+    docstores = pytest.importorskip("langchain_community.docstore")
+    faiss = pytest.importorskip("faiss", reason="needs faiss-cpu (nox -s imports)")
+    texts = {
+        f"d{i}": documents.Document(page_content=f"text {i}", metadata={"n": i, "at": f"{i}"})
+        for i in range(count)
+    }
+    index = options.get("index") or faiss.IndexFlatL2(DIM)
+    index.add(VECTORS[:count])
+    made = stores.FAISS(
+        embedding_function=lambda text: VECTORS[0].tolist(),
+        index=index,
+        docstore=docstores.InMemoryDocstore(texts),
+        index_to_docstore_id=dict(enumerate(texts)),
+    )
+    made.save_local(str(folder))
+
+
+def test_faiss_beside_a_docstore(folder: Path, store: Any) -> None:
+    save_local(folder / "saved", COUNT)
+    done = bring("faiss:saved")
+    assert (done.code, table(done)["rows"], table(done)["metric"]) == (0, COUNT, "l2")
+    _, rows = store("saved")
+    fields = [{"text": f"text {i}", "n": i, "at": f"{i}"} for i in range(COUNT)]
+    assert_rows(rows, [f"d{i}" for i in range(COUNT)], VECTORS, fields)
+
+
+def test_faiss_that_keeps_no_exact_vectors_is_refused(folder: Path) -> None:
+    faiss = pytest.importorskip("faiss", reason="needs faiss-cpu (nox -s imports)")
+    index = faiss.IndexScalarQuantizer(DIM, faiss.ScalarQuantizer.QT_8bit)
+    index.train(VECTORS)
+    save_local(folder / "saved", 10, index=index)
+    refused = bring("faiss:saved")
+    assert (refused.code, "keeps no exact vectors" in refused.err) == (1, True)
+    assert not Path("new.db").exists()
+
+
+def test_a_docstore_runs_nothing(folder: Path) -> None:
+    faiss = pytest.importorskip("faiss", reason="needs faiss-cpu (nox -s imports)")
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (folder / "touched",)
+
+    (folder / "saved").mkdir()
+    index = faiss.IndexFlatL2(DIM)
+    index.add(VECTORS[:1])
+    faiss.write_index(index, "saved/index.faiss")
+    Path("saved/index.pkl").write_bytes(pickle.dumps((Evil(), {0: "a"})))
+    refused = bring("saved")
+    assert (refused.code, "which is not read" in refused.err) == (1, True)
+    assert not Path("touched").exists()

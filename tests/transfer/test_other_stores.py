@@ -1,0 +1,171 @@
+"""Folders of other stores, and rows without ids. tests/imports has the stores by their clients."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.harness.command import run
+
+from aiovec import Record, Schema
+
+from .support import bring, jsonl, made, rejected, rows_of, schema_of
+
+lancedb = pytest.importorskip("lancedb")
+
+COUNT, DIM = 2_500, 8
+VECTORS = np.random.default_rng(3).normal(size=(COUNT, DIM)).astype(np.float32)
+
+
+def vectors(matrix: Any) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+
+
+def lance(folder: Path, columns: dict[str, Any], name: str = "notes") -> Any:
+    return lancedb.connect(folder).create_table(name, pa.table(columns))
+
+
+def in_order(rows: dict[str, Record]) -> list[Record]:
+    return sorted(rows.values(), key=lambda row: row["n"])
+
+
+def test_each_row_of_a_lancedb_folder(folder: Path, store: Path) -> None:
+    at = datetime(2024, 2, 29, 12, tzinfo=UTC)
+    other = folder / "other"
+    table = lance(
+        other,
+        {
+            "id": [f"n{i}" for i in range(COUNT)],
+            "vector": vectors(VECTORS),
+            "n": pa.array(range(COUNT), pa.int32()),
+            "at": pa.array([at] * COUNT, pa.timestamp("ms", "UTC")),
+            "naive": pa.array([at.replace(tzinfo=None)] * COUNT, pa.timestamp("us")),
+            "tags": [["a", f"t{i}"] for i in range(COUNT)],
+            "deep": [{"x": i} for i in range(COUNT)],
+            "price": pa.array([Decimal("1.50")] * COUNT, pa.decimal128(9, 2)),
+            "raw": [b"1"] * COUNT,
+            "title": vectors(VECTORS[:, :2].astype(np.float16)),
+            "tokens": pa.array([[[1.0, 2.0]]] * COUNT, pa.list_(pa.list_(pa.float32(), 2))),
+        },
+    )
+    table.create_index(
+        "vector", config=lancedb.index.IvfFlat(distance_type="cosine", num_partitions=1)
+    )
+    done = bring(other, store, code=1)
+    assert (done["rows"], done["rejected"], done["missing"]) == (COUNT, 0, 0)
+    assert done["omitted"] == [
+        "the vectors title (dense)",
+        "the vectors tokens (several for each row)",
+        "the column raw (binary)",
+    ]
+    schema, rows = schema_of(store), rows_of(store)
+    assert (schema.metric, schema.vector) == ("cosine", "vector")
+    assert {name: field.kind for name, field in schema.fields.items()} == {
+        "n": "int", "at": "datetime", "tags": "list[text]",
+    }  # fmt: skip
+    for i in range(COUNT):
+        row = rows[f"n{i}"]
+        np.testing.assert_array_equal(row.vector, VECTORS[i])
+        assert dict(row.fields) == {
+            "n": i, "at": at, "naive": "2024-02-29T12:00:00", "tags": ["a", f"t{i}"],
+            "deep": {"x": i}, "price": 1.5,
+        }  # fmt: skip
+    titles = bring(other, folder / "t.db", "--vector-column", "title", "--allow-rejects")
+    assert (titles["dim"], titles["rows"]) == (2, COUNT)
+
+
+def test_ids_of_a_lancedb_folder(folder: Path, store: Path) -> None:
+    """One that comes twice is a reject, and rows without ids get new ones."""
+    other = folder / "other"
+    lance(other, {"id": ["a", "b", "a"], "vector": vectors(VECTORS[:3]), "n": [0, 1, 2]})
+    assert bring(other, store, code=1)["rows"] == 2
+    assert rejected(folder / "other") == {3: ("a", "the id came before in the same source")}
+    assert {id: row["n"] for id, row in rows_of(store).items()} == {"a": 0, "b": 1}
+    new = folder / "new.db"
+    assert bring(other, new, "--id-column", "none")["rows"] == 3
+    assert [(row["n"], row["id_"]) for row in in_order(rows_of(new))] == [
+        (0, "a"), (1, "b"), (2, "a"),
+    ]  # fmt: skip
+    lance(folder / "bare", {"vector": vectors(VECTORS), "n": list(range(COUNT))})
+    done = bring(folder / "bare", folder / "bare.db")
+    assert (done["rows"], done["metric"]) == (COUNT, "l2")
+    rows = rows_of(folder / "bare.db")
+    assert len(rows) == COUNT
+    for row, vector in zip(in_order(rows), VECTORS, strict=True):
+        np.testing.assert_array_equal(row.vector, vector)
+    assert [row.id for row in in_order(rows)] == sorted(rows)
+    assert bring(folder / "bare", folder / "n.db", "--id-column", "n")["rows"] == COUNT
+
+
+def test_a_lancedb_folder_with_several_tables(folder: Path, store: Path) -> None:
+    other = folder / "other"
+    lance(other, {"vector": vectors(VECTORS[:2])}, "One")
+    lance(other, {"vector": vectors(VECTORS[:3])}, "two")
+    lance(other, {"n": [1]}, "numbers")
+    done = run("import", other, "-s", store)
+    assert done.code == 0, done.err
+    assert "left out, without dense vectors: numbers" in done.err
+    assert len(rows_of(store, "two")) == 3
+    done = run("import", f"lancedb:{other}#One", "-s", folder / "one.db", "--as", "one", "--json")
+    assert (done.code, done.json["tables"][0]["rows"]) == (0, 2)
+    refused = run("import", f"lancedb:{other}#three", "-s", folder / "none.db")
+    assert (refused.code, "there are: One, numbers, two" in refused.err) == (1, True)
+    assert not (folder / "none.db").exists()
+
+
+def test_a_store_of_ours_is_not_imported(folder: Path, store: Path) -> None:
+    made(f"lancedb://{folder}/ours", Schema(2), [{"id": "a", "embedding": [1, 2]}])
+    refused = run("import", folder / "ours", "-s", store)
+    assert (refused.code, "is an aiovec store" in refused.err) == (1, True)
+
+
+def test_places_that_are_nothing(folder: Path, store: Path) -> None:
+    (folder / "empty").mkdir()
+    for source, why in {
+        "empty": "is a folder that no importer recognises",
+        "chroma:empty": "is not the folder of a Chroma collection",
+        "qdrant:nowhere#docs": "is not the folder of a Qdrant collection",
+        "pinecone:docs": "there is no file",
+    }.items():
+        refused = run("import", source, "-s", store)
+        assert (refused.code, why in refused.err) == (1, True), refused.err
+    assert list((folder / "empty").iterdir()) == []
+    assert not store.exists()
+
+
+def test_a_client_that_is_missing_is_named(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "old").mkdir()
+    (folder / "old" / "chroma.sqlite3").touch()
+    monkeypatch.setitem(sys.modules, "chromadb", None)
+    refused = run("import", "chroma:old", "-s", store)
+    assert (refused.code, "pip install chromadb" in refused.err) == (1, True)
+
+
+def test_files_without_ids(folder: Path, store: Path) -> None:
+    """Rows get new ids in their order; a column that is named "id" stays."""
+    path = folder / "notes.parquet"
+    columns = {"n": list(range(COUNT)), "emb": vectors(VECTORS), "id": ["same"] * COUNT}
+    pq.write_table(pa.table(columns), path)
+    assert bring(path, store, "--id-column", "none")["rows"] == COUNT
+    rows = rows_of(store)
+    assert [row.id for row in in_order(rows)] == sorted(rows)
+    for row, vector in zip(in_order(rows), VECTORS, strict=True):
+        np.testing.assert_array_equal(row.vector, vector)
+        assert row["_id"] == "same"
+    lines = jsonl(folder / "notes.jsonl", [{"embedding": [1, n], "n": n} for n in range(5)])
+    assert bring(lines, folder / "lines.db", "--id-column", "none")["rows"] == 5
+    assert [row["n"] for row in in_order(rows_of(folder / "lines.db"))] == list(range(5))
+    (folder / "notes.csv").write_text('n,embedding\n0,"[1, 0]"\n1,"[0]"\n2,"[1, 2]"\n')
+    done = bring(folder / "notes.csv", folder / "csv.db", "--id-column", "none", code=1)
+    assert (done["rows"], done["rejected"]) == (2, 1)
+    refused = run("import", path, "-s", folder / "x.db", "--id-column", "key")
+    assert (refused.code, "pass --id-column none for new ids" in refused.err) == (1, True)
