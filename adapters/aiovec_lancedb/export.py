@@ -25,7 +25,7 @@ from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
 from .driver import without_blobs
 from .layout import column_names
-from .memory import stream_bytes
+from .memory import STREAM_BYTES
 from .reads import MOST, condition_of, filtered
 from .session import Opened, Session
 from .upkeep.retention import Pins
@@ -121,35 +121,38 @@ class Export:
         schema = pa.schema([layout.field(name) for name in names], metadata=layout.metadata)
         given = cursor.rows
         waiting: list[pa.RecordBatch] = []
-        rows = 0
-        stream = _stream(self.session, table.lance, names, condition, given)
+        stream = _stream(self.session, table.lance, names, condition, given, self.batch_size)
         async with aclosing(stream) as batches:
             async for batch in batches:
                 waiting.append(batch)
-                rows += batch.num_rows
-                while rows >= self.batch_size or _bytes_of(waiting) >= LARGEST_BATCH:
-                    joined = pa.Table.from_batches(waiting)
-                    ready = joined.slice(0, self.batch_size)
+                while (
+                    sum(map(len, waiting)) >= self.batch_size
+                    or sum(map(_bytes, waiting)) >= LARGEST_BATCH
+                ):
+                    ready, waiting = await self._first(waiting, schema)
                     given += ready.num_rows
-                    yield (
-                        await hop(weight(ready), _batch, ready, schema),
-                        cursor._replace(rows=given).to_bytes(),
-                    )
-                    waiting = joined.slice(ready.num_rows).to_batches()
-                    rows -= ready.num_rows
-        if rows:
-            joined = pa.Table.from_batches(waiting)
-            behind = cursor._replace(rows=given + rows).to_bytes()
-            yield await hop(weight(joined), _batch, joined, schema), behind
+                    yield ready, cursor._replace(rows=given).to_bytes()
+        if waiting:
+            ready, _ = await self._first(waiting, schema)
+            yield ready, cursor._replace(rows=given + ready.num_rows).to_bytes()
+
+    async def _first(
+        self, batches: list[pa.RecordBatch], schema: pa.Schema
+    ) -> tuple[pa.RecordBatch, list[pa.RecordBatch]]:
+        """Return the first rows as one batch, and the rest. Rows of several batches are copied."""
+        joined = pa.Table.from_batches(batches)
+        ready = joined.slice(0, self.batch_size)
+
+        def batch() -> pa.RecordBatch:
+            arrays = [one_array(ready.column(field.name)) for field in schema]
+            return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+        first = await hop(0 if len(batches) == 1 else weight(ready), batch)
+        return first, joined.slice(ready.num_rows).to_batches()
 
 
-def _bytes_of(batches: list[pa.RecordBatch]) -> int:
-    return sum(int(batch.nbytes) for batch in batches)
-
-
-def _batch(rows: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
-    arrays = [one_array(rows.column(field.name)) for field in schema]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+def _bytes(batch: pa.RecordBatch) -> int:
+    return int(batch.nbytes)
 
 
 def _named(table: Opened) -> str:
@@ -163,21 +166,23 @@ async def _stream(
     names: list[str] | None,
     condition: str | None,
     given: int,
+    most: int = _MOST_ROWS,
 ) -> AsyncGenerator[pa.RecordBatch, None]:
-    """Yield rows behind the first ``given`` ones, as they lie, in batches of a bounded size.
+    """Yield rows behind the first ``given`` ones, as they lie, in batches of ``most`` rows or of a
+    bounded size.
 
     A share of the memory is held while a batch is read, and none while the caller has it, who may
     be about to search.
     """
     stats: Any = await session.run(lance.stats())
     row = max(1, int(stats["total_bytes"]) // max(1, int(stats["num_rows"])))
-    length = min(max(_BATCH_BYTES // row, 1), _MOST_ROWS)
+    length = min(max(_BATCH_BYTES // row, 1), _MOST_ROWS, most)
     query = lance.query() if names is None else lance.query().select(names)
     query = without_blobs((await filtered(query, condition)).offset(given))
     stream = await session.run(query.to_batches(max_batch_length=length))
     while True:
         with renewed():
-            async with session.admission.share(stream_bytes()):
+            async with session.admission.share(STREAM_BYTES):
                 with session.guarded():
                     batch = await anext(stream, None)
         if batch is None:

@@ -29,38 +29,26 @@ _ID_BYTES = 64
 # A row of the result as Arrow, as float64 where it is measured, and as Python values.
 _COPIES = 4
 
+STREAM_BYTES = int(_ROUNDED * _READ_AHEAD)
+"""The bytes that reading rows batch by batch may hold at once."""
 
-def scan_bytes(rows: int, dim: int, results: int = 0, row: int = _ROW_BYTES) -> int:
-    """Return the bytes that reading ``rows`` vectors may hold at once, results included; ``row`` as
-    in ``result_bytes``."""
+
+def scan_bytes(rows: int, dim: int) -> int:
+    """Return the bytes that looking for the nearest of ``rows`` vectors may hold at once."""
     vector = dim * 4
-    read = _ROUNDED * min(rows * vector, _ROWS_HELD * vector + _READ_AHEAD)
-    return int(read) + _result_bytes(results, dim, row) + _PLAN
+    return int(_ROUNDED * min(rows * vector, _ROWS_HELD * vector + _READ_AHEAD)) + _PLAN
 
 
-def kept_bytes(results: int, dim: int, row: int) -> int:
-    """Return the bytes of results that are kept while others are looked for; ``dim`` and ``row`` as
-    in ``result_bytes``."""
-    return results * (dim * 4 + max(row, _ROW_BYTES))
+def ids_bytes(rows: int) -> int:
+    """Return the bytes that looking for some of ``rows`` rows by their fields may hold at once."""
+    return min(rows * _ID_BYTES, _READ_AHEAD)
 
 
-def stream_bytes() -> int:
-    """Return the bytes that reading rows batch by batch may hold at once."""
-    return int(_ROUNDED * _READ_AHEAD)
+def result_bytes(rows: int, dim: int, row: int) -> int:
+    """Return the bytes that so many rows may hold as a result, or while they are changed.
 
-
-def result_bytes(rows: int, found: int, dim: int, row: int = _ROW_BYTES) -> int:
-    """Return the bytes that finding ``found`` of ``rows`` rows may hold; ``dim`` 0: no vectors,
-    and ``row`` the bytes of a row beside its vector."""
-    return min(rows * _ID_BYTES, _READ_AHEAD) + _result_bytes(min(rows, found), dim, row)
-
-
-def changed_bytes(rows: int, row: int) -> int:
-    """Return the bytes that changing the payloads of so many rows may hold."""
-    return rows * row * _COPIES
-
-
-def _result_bytes(rows: int, dim: int, row: int = _ROW_BYTES) -> int:
+    ``dim`` is 0 without vectors, and ``row`` has the bytes of a row beside its vector.
+    """
     return rows * (dim * 4 + max(row, _ROW_BYTES)) * _COPIES
 
 
@@ -74,7 +62,7 @@ class ReadAdmission(Gate):
 
     def allow(self, memory: int) -> None:
         """Have all that goes on take this much of the process's memory."""
-        self.memory = self.budget = max(1, memory - min(memory // 2, _KEPT))  # of 1 each takes all
+        self.memory = max(1, memory - min(memory // 2, _KEPT))  # of 1 each takes all
 
     def free(self, size: int = 0) -> bool:
         return size < _FREE or super().free(size)

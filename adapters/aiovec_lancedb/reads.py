@@ -8,11 +8,13 @@ in doubt it knows nothing. So a read sees every write that was acknowledged befo
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,24 +23,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import pyarrow as pa
 
 from aiovec.backend import Expr, payload_texts, python_values, to_matrix
-from aiovec.backend.contract import (
-    Columns,
-    Order,
-    StaleTableError,
-    StoredRows,
-    TableHandle,
-    VectorQuery,
-)
+from aiovec.backend.contract import Columns, Order, StaleTableError, StoredRows, TableHandle
 from aiovec.backend.limits import Place
 from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
 from aiovec.errors import CorruptStoreError
 
 from .driver import ColumnOrdering
-from .index.fields import text_columns
-from .index.info import unindexed_rows
 from .layout import PAYLOAD, column_names
-from .memory import changed_bytes, kept_bytes, result_bytes, scan_bytes, stream_bytes
+from .memory import ids_bytes, result_bytes
 from .session import Opened, Session
 from .sorting import key_columns, sorted_ids
 from .sql.filters import ids_to_sql, to_sql
@@ -55,8 +48,9 @@ ADDRESS = "_rowaddr"
 _BLOCK = 10_000
 # Lance takes no larger limit or offset; it is far above the rows that a fragment may have.
 MOST = 2**31 - 1
-# Reads of no more rows than this are not counted, unless these are large.
-_FEW, _FEW_BYTES = 1000, 2 * 2**20
+# For reads of no more rows than this, the table's rows are not counted.
+_FEW = 1000
+_ID = Columns(())
 # Seconds for which the size of a table's rows is taken as known, and tables that are kept.
 _SIZES_FOR, _MOST_KEPT = 10.0, 64
 # A file younger than this many nanoseconds may be replaced by another with the same times: those of
@@ -107,7 +101,7 @@ async def rows_by_id(
         block = ids[start : start + _BLOCK]
         condition = await hop(len(block), ids_to_sql, block)
         query = await filtered(table.lance.query().select(names), condition)
-        blocks.append(await session.fetch(query))
+        blocks.append(await session.fetch(query, len(block)))
     return pa.concat_tables(blocks)
 
 
@@ -161,7 +155,8 @@ async def find(
     ]
     query = table.lance.query().select(names).order_by(order)
     query = await filtered(query, await condition_of(where))
-    found = await session.fetch(query.limit(min(limit, MOST)).offset(min(offset, MOST)))
+    limit, offset = min(limit, MOST), min(offset, MOST)
+    found = await session.fetch(query.limit(limit).offset(offset), limit)
     if later:
         ids = await hop(found.num_rows, found.column("id").to_pylist)
         return await get(session, table, ids, columns, ordered=True)
@@ -202,13 +197,6 @@ def mark_of(folder: Path, table: str, too_young: int) -> Mark | None:
     return Mark(name, seen.st_ino, seen.st_size, (seen.st_mtime_ns, seen.st_ctime_ns))
 
 
-_T = TypeVar("_T")
-
-
-class NeedsEveryRow(Exception):  # noqa: N818 - it reports no error
-    """A search turned out to read the whole table, for which it had no share of the memory."""
-
-
 class _Kept(NamedTuple):
     """The newest version of a table, which it is as long as its manifest's mark is this one.
 
@@ -221,6 +209,10 @@ class _Kept(NamedTuple):
     mark: Mark | None
     fresh_until: float
     writes: int
+
+
+async def _no_bytes(_: Opened) -> int:
+    return 0
 
 
 class TableReader:
@@ -239,102 +231,33 @@ class TableReader:
         self._writes: Counter[str] = Counter()
         # Of tables: until when it counts, and the bytes of a row beside its vector.
         self._row_sizes: dict[str, tuple[float, int]] = {}
+        # Of tables: the look at the disk that has not begun yet, and what keeps it from that.
+        self._looks: dict[str, asyncio.Task[Mark | None]] = {}
+        self._looking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def search(
+    @asynccontextmanager
+    async def reading(
         self,
         handle: TableHandle,
-        queries: Sequence[VectorQuery],
-        act: Callable[[Opened, bool], Awaitable[_T]],
-    ) -> _T:
-        """For queries that are answered one after another.
-
-        ``act`` gets the table, and whether it may read all of it. If it has to and may not, it
-        raises NeedsEveryRow and is called again when it may.
-        """
-        limit = max((query.limit for query in queries), default=0)
-        wide = any(query.columns.payload or query.columns.fields for query in queries)
-        vectors = any(query.columns.vector for query in queries)
-
-        async def run(whole: bool) -> _T:
-            async def size(table: Opened) -> int:
-                rows = await (self._session.rows(table) if whole else self._scanned(table))
-                found = limit
-                if found > _FEW or len(queries) > 1:
-                    found = min(found, await self._session.rows(table))
-                row = await self._row_bytes(table) if wide else 0
-                dim = table.schema.dim
-                others = found * (len(queries) - 1)
-                kept = kept_bytes(others, dim if vectors else 0, row)
-                return scan_bytes(rows, dim, found, row) + kept
-
-            return await self._run(handle, size, lambda table: act(table, whole))
-
-        try:
-            return await run(any(query.exact for query in queries))
-        except NeedsEveryRow:
-            return await run(True)
-
-    async def rows(
-        self,
-        handle: TableHandle,
-        most: int,
-        columns: Columns,
-        act: Callable[[Opened], Awaitable[_T]],
-    ) -> _T:
-        """For a read that finds so many rows at most."""
-
-        async def size(table: Opened) -> int:
-            wide = columns.payload or bool(columns.fields)
-            return await self._result_bytes(table, most, columns, wide=wide)
-
-        return await self._run(handle, size, act)
-
-    async def text(
-        self,
-        handle: TableHandle,
-        most: int,
-        columns: Columns,
-        act: Callable[[Opened], Awaitable[_T]],
+        results: int = 0,
+        columns: Columns = _ID,
         *,
-        whole: bool,
-    ) -> _T:
-        """For a keyword search that finds so many rows at most.
+        times: int = 1,
+        beside: Callable[[Opened], Awaitable[int]] = _no_bytes,
+    ) -> AsyncIterator[Opened]:
+        """Open the newest version for a read that finds at most so many rows with these columns.
 
-        ``whole``: it may read the texts of all rows. Rows that no index covers are read anyway.
+        ``times`` is the number of such results, and ``beside`` returns the bytes that the read may
+        hold beside them.
         """
-
-        async def size(table: Opened) -> int:
-            behind = text_columns(await self._session.indices(table)).values()
-            rows = await self._session.rows(table) if whole else max(behind, default=0)
-            read = min(rows * await self._row_bytes(table), stream_bytes())
-            return read + await self._result_bytes(table, most, columns, wide=True)
-
-        return await self._run(handle, size, act)
-
-    async def changing(self, handle: TableHandle, most: int | None) -> Place:
-        """A share of the memory for changing payloads, of so many rows at most or of any."""
-        known = self._known_row_bytes(handle.name)
-        if known is None or most is None or most > _FEW:
-            table = await self._newest(handle)
-            rows = await self._session.rows(table)
-            most = rows if most is None else min(rows, most)
-            known = await self._row_bytes(table)
-        return self._admission.share(changed_bytes(most, known))
-
-    async def _run(
-        self,
-        handle: TableHandle,
-        size_of: Callable[[Opened], Awaitable[int]],
-        act: Callable[[Opened], Awaitable[_T]],
-    ) -> _T:
         table = await self._newest(handle)
         try:
-            size = await size_of(table)
+            size = times * await self._results(table, results, columns) + await beside(table)
             waits = not self._admission.free(size)
             async with self._admission.share(size):
                 if waits:  # what was opened before the wait is old behind it
                     table = await self._newest(handle)
-                return await act(table)
+                yield table
         except CorruptStoreError:
             # The table may have gone, or upkeep may have removed the version.
             self._kept.pop(handle.name, None)
@@ -342,6 +265,16 @@ class TableReader:
             if await self._session.version(present) == await self._session.version(table):
                 raise
             raise StaleTableError(handle.name) from None
+
+    async def changing(self, handle: TableHandle, most: int | None) -> Place:
+        """A share of the memory for changing payloads, of so many rows at most or of any."""
+        row = self._known_row_bytes(handle.name)
+        if row is None or most is None or most > _FEW:
+            table = await self._newest(handle)
+            rows = await self._session.rows(table)
+            most = rows if most is None else min(rows, most)
+            row = await self.row_bytes(table)
+        return self._admission.share(result_bytes(most, 0, row))
 
     async def _newest(self, handle: TableHandle) -> Opened:
         """Return the newest version; the one that was kept where it still is that."""
@@ -356,9 +289,9 @@ class TableReader:
             if kept.table.moving:
                 await self._session.check_here()
             return kept.table
-        mark, folder = None, self._session.folder
-        if folder is not None:
-            mark = await in_thread(mark_of, folder, handle.name, _TOO_YOUNG)
+        mark = None
+        if self._session.folder is not None:
+            mark = await self._mark(self._session.folder, handle.name)
         kept = self._kept.pop(handle.name, None)
         table = kept.table if kept is not None and kept.token == handle.token else None
         if table is None or mark is None or kept is None or kept.mark != mark:
@@ -375,18 +308,36 @@ class TableReader:
         self._kept[handle.name] = _Kept(table, handle.token, mark, now + self._freshness, writes)
         return table
 
+    async def _mark(self, folder: Path, table: str) -> Mark | None:
+        """Look at the newest version, together with all reads that wait for the same look.
+
+        A look that has begun is too early for a read that begins now.
+        """
+
+        async def look() -> Mark | None:
+            async with self._looking[table]:
+                del self._looks[table]
+                return await in_thread(mark_of, folder, table, _TOO_YOUNG)
+
+        if table not in self._looks:
+            self._looks[table] = asyncio.ensure_future(look())
+        return await asyncio.shield(self._looks[table])
+
     def wrote(self, table: str) -> None:
         """Note a write of this store, which the next read has to see."""
         self._writes[table] += 1
 
-    async def _result_bytes(self, table: Opened, most: int, columns: Columns, *, wide: bool) -> int:
-        row = await self._row_bytes(table) if wide else 0
-        if most <= _FEW:
-            return most * row if most * row > _FEW_BYTES else 0
+    async def _results(self, table: Opened, most: int, columns: Columns) -> int:
+        if not most:
+            return 0
+        row = await self.row_bytes(table) if columns.payload or columns.fields else 0
         dim = table.schema.dim if columns.vector else 0
-        return result_bytes(await self._session.rows(table), most, dim, row)
+        if most <= _FEW:
+            return result_bytes(most, dim, row)
+        rows = await self._session.rows(table)
+        return ids_bytes(rows) + result_bytes(min(rows, most), dim, row)
 
-    async def _row_bytes(self, table: Opened) -> int:
+    async def row_bytes(self, table: Opened) -> int:
         """The bytes of a row beside its vector, on the average of the table's files."""
         known = self._known_row_bytes(table.name)
         if known is None:
@@ -402,8 +353,3 @@ class TableReader:
     def _known_row_bytes(self, table: str) -> int | None:
         until, size = self._row_sizes.get(table, (0.0, 0))
         return size if time.monotonic() < until else None
-
-    async def _scanned(self, table: Opened) -> int:
-        """The rows that no index on the vector covers."""
-        found = (await unindexed_rows(self._session, table)).get(table.schema.vector)
-        return await self._session.rows(table) if found is None else found

@@ -1,8 +1,8 @@
 """Find the nearest rows: Lance finds candidates, their distances are settled here in float64.
 
 So hits rank the same and carry the same distances whatever found them, and as on any other
-backend. The planner decides for each query whether an index answers it, and how hard the index
-tries.
+backend. A call asks the index first, with the effort that its recall needs. Queries that this
+leaves open are answered exactly, with memory for a scan of the whole table.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,25 +19,24 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec.backend import Float32Array, distances, nearest_first, to_matrix
-from aiovec.backend.contract import Found, VectorQuery
+from aiovec.backend.contract import Found, TableHandle, VectorQuery
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
-from .index.info import vector_index
+from .index.info import InUse, vector_index
 from .index.recall import with_effort
 from .layout import column_names
-from .reads import NeedsEveryRow, condition_of, filtered, rows_by_id, rows_of
+from .memory import scan_bytes
+from .reads import TableReader, condition_of, filtered, rows_by_id, rows_of
 from .session import Opened, Session
-from .tuning import MARGIN, MOST_CANDIDATES, Effort, named_effort
+from .tuning import MOST_CANDIDATES, code_margin, named_effort
 
 if TYPE_CHECKING:
     from lancedb.query import AsyncVectorQuery
 
-
-# Where the gap behind the last hit is no wider than float32's error, an exact search is repeated
-# with this many times the candidates, and then by measuring every row.
-_WIDER = 8
 _EPSILON = 2.0**-23
+# Candidates beyond the limit of an exact search, which float32 sums may put in another order.
+_NEAR_TIES = 16
 # The largest component of a query that Lance measures dot products for. It ranks by 1 - dot, in
 # which small products would vanish beside the 1; a power of two scales them without an error.
 _LARGEST_COMPONENT = 2.0**60
@@ -45,67 +45,145 @@ _SCAN_BATCH = 4096
 _CANDIDATE_BYTES = 64 * 2**20
 # So many rows more than were asked for cost less to hand on than to leave out.
 _FEW_MORE = 24
+# Rows selected by a filter that are all read and measured: so many take about as long as looking
+# for them in every partition of an index, and a tenth of what Lance takes to do it.
+_FEW = 1000
 
 
-async def search(
-    session: Session,
-    table: Opened,
-    queries: Sequence[VectorQuery],
-    planner: Planner,
-    *,
-    whole: bool,
-) -> list[Found]:
-    """Return the rows that each query finds. ``whole``: memory for the whole table is at hand."""
-    return [await search_one(session, table, query, planner, whole=whole) for query in queries]
+class VectorSearch:
+    """The searches of one store. ``target`` is the recall where neither table nor call say."""
 
+    def __init__(self, session: Session, reader: TableReader, target: float) -> None:
+        self._session = session
+        self._reader = reader
+        self._target = target
 
-async def search_one(
-    session: Session, table: Opened, query: VectorQuery, planner: Planner, *, whole: bool
-) -> Found:
-    condition = await condition_of(query.where)
-    plan = await planner.plan(session, table, query, condition)
-    while not plan.scans and plan.asked * table.schema.dim * 4 <= _CANDIDATE_BYTES:
-        if plan.exact and not whole:
-            raise NeedsEveryRow
-        found, settled = await _by_lance(session, table, query, condition, plan)
-        if plan.indexed:
-            if len(found.measures) >= query.limit:
-                return found
+    async def search(self, handle: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        """Return the rows that each query finds; one is answered after another."""
+        found: dict[int, Found] = {}
+        if not all(query.exact for query in queries):
+            async with self._reading(handle, queries, whole=False) as table:
+                index = await self._usable_index(table)
+                for n, query in enumerate(queries):
+                    one = None
+                    if index is None:  # so the memory is for all rows
+                        one = await self._exactly(table, query)
+                    elif not query.exact:
+                        one = await self._by_index(table, query, index)
+                    if one is not None:
+                        found[n] = one
+        if len(found) < len(queries):
+            async with self._reading(handle, queries, whole=True) as table:
+                for n, query in enumerate(queries):
+                    if n not in found:
+                        found[n] = await self._exactly(table, query)
+        return [found[n] for n in range(len(queries))]
+
+    def _reading(
+        self, handle: TableHandle, queries: Sequence[VectorQuery], *, whole: bool
+    ) -> AbstractAsyncContextManager[Opened]:
+        """Open the table with memory for a scan: of the ``whole``, or of what no index covers."""
+
+        async def scanned(table: Opened) -> int:
+            index = None if whole else await self._usable_index(table)
+            rows = await self._session.rows(table) if index is None else index.rows_unindexed
+            return scan_bytes(rows, table.schema.dim)
+
+        limit = max(query.limit for query in queries)
+        columns = replace(queries[0].columns, vector=True)
+        return self._reader.reading(
+            handle, limit, columns, times=len(queries), beside=scanned
+        )  # fmt: skip
+
+    async def _usable_index(self, table: Opened) -> InUse | None:
+        index = await vector_index(self._session, table)
+        if index is not None and index.tuned.is_usable(index.tuned.target or self._target):
+            return index
+        return None
+
+    async def _by_index(self, table: Opened, query: VectorQuery, index: InUse) -> Found | None:
+        """Return the nearest rows as the index finds them; None if every row has to be measured."""
+        condition = await condition_of(query.where)
+        effort = named_effort(query.tuning)
+        if effort is None:
+            limit = query.limit
+            if condition is not None:
+                selected = await self._session.rows(table, condition)
+                if selected <= max(_FEW, query.limit):
+                    return await self._by_scan(table, query)
+                if index.kind.graph:
+                    # A graph is walked until so many of the filter's rows are found, wherever they
+                    # lie.
+                    limit = math.ceil(limit * await self._session.rows(table) / selected)
+            asked_for = query.tuning.recall if query.tuning is not None else None
+            target = asked_for or index.tuned.target or self._target
+            rung = index.tuned.rung(target)
+            if asked_for is not None and (asked_for == 1 or rung is None or rung.recall < target):
+                return None  # no effort is known to find so much
+            effort = index.effort(target).for_limit(limit)
+            if condition is not None and not index.kind.graph:
+                effort = effort.under_filter(limit, whole=index.kind.whole)
+        # With refine Lance reads the vectors of the best codes and ranks by them, without it we do.
+        more: float = 0 if effort.refine else code_margin(query.limit)
+        if query.tuning is not None and query.tuning.oversample is not None:
+            more = min(query.limit * (query.tuning.oversample - 1), MOST_CANDIDATES)
+        asked = query.limit + math.ceil(more)
+        if asked * table.schema.dim * 4 > _CANDIDATE_BYTES:
+            return None
+        built = _lance_query(table, query, query.vector, asked)
+        candidates = await self._fetch(with_effort(built, effort.bounded(asked)), condition, asked)
+        if len(candidates) < query.limit:
             # The index had too few in the partitions that were searched, or of a filter's rows.
-            plan = past_index(query)
-            continue
-        if settled:
-            return found
-        if plan.asked > query.limit + MARGIN:
-            break
-        plan = replace(plan, exact=True).wider(_WIDER)
-    # A plan that scans is about the few rows that a filter selects.
-    return await _by_scan(session, table, query, whole=whole or plan.scans)
+            return None
+        found, _ = await hop(weight(candidates), _ranked, table, query, candidates, asked)
+        return found
+
+    async def _exactly(self, table: Opened, query: VectorQuery) -> Found:
+        """Return the true nearest rows."""
+        asked = query.limit + _NEAR_TIES
+        if asked * table.schema.dim * 4 <= _CANDIDATE_BYTES:
+            vector = _scaled(query.vector) if table.schema.metric == "dot" else query.vector
+            built = _lance_query(table, query, vector, asked).bypass_vector_index()
+            candidates = await self._fetch(built, await condition_of(query.where), asked)
+            found, settled = await hop(weight(candidates), _ranked, table, query, candidates, asked)
+            if settled:
+                return found
+        return await self._by_scan(table, query)
+
+    async def _fetch(self, query: AsyncVectorQuery, condition: str | None, most: int) -> pa.Table:
+        return await self._session.fetch(await filtered(query, condition), most)
+
+    async def _by_scan(self, table: Opened, query: VectorQuery) -> Found:
+        """Measure every selected row, in constant memory."""
+        vector = table.schema.vector
+        scan = table.lance.query().select(["id", vector])
+        condition = await condition_of(query.where)
+        if table.schema.vector_nullable:
+            present = f"`{vector}` IS NOT NULL"
+            condition = present if condition is None else f"({condition}) AND {present}"
+        scan = await filtered(scan, condition)
+        best: list[tuple[float, str]] = []
+        batches = await self._session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
+        with self._session.guarded():
+            async for batch in batches:
+                effort = weight(batch) + len(best)
+                best = await hop(effort, partial(_nearer, best, batch, table, query))
+        measures = {id: measure for measure, id in best}
+        rows = await rows_by_id(self._session, table, list(measures), query.columns)
+        found = await hop(weight(rows), lambda: rows_of(rows, query.columns, vector))
+        return Found(found, [measures[id] for id in found.ids])
 
 
-async def _by_lance(
-    session: Session, table: Opened, query: VectorQuery, condition: str | None, plan: SearchPlan
-) -> tuple[Found, bool]:
-    asked = await filtered(_lance_query(table, query, plan), condition)
-    candidates = await session.fetch(asked)
-    return await hop(weight(candidates), lambda: _ranked(table, query, candidates, plan.asked))
-
-
-def _lance_query(table: Opened, query: VectorQuery, plan: SearchPlan) -> AsyncVectorQuery:
-    metric = table.schema.metric
-    # Codes of an index know the range of what is stored, and a scaled query would leave it.
-    scales = metric == "dot" and plan.effort is None
-    vector = _scaled(query.vector) if scales else query.vector
-    built = table.lance.query().nearest_to(vector).column(table.schema.vector)
+def _lance_query(
+    table: Opened, query: VectorQuery, vector: Float32Array, asked: int
+) -> AsyncVectorQuery:
     names = column_names(table.schema, replace(query.columns, vector=True))
-    built = built.distance_type(metric).select([*names, "_distance"])
-    built = built.limit(plan.asked)
-    if plan.exact:
-        return built.bypass_vector_index()
-    return built if plan.effort is None else with_effort(built, plan.effort)
+    built = table.lance.query().nearest_to(vector).column(table.schema.vector)
+    return built.distance_type(table.schema.metric).select([*names, "_distance"]).limit(asked)
 
 
 def _scaled(vector: Float32Array) -> Float32Array:
+    """Return the vector as large as Lance can measure it. Codes of an index know no such range."""
     largest = float(np.abs(vector).max(initial=0.0))
     if not largest:
         return vector
@@ -145,29 +223,6 @@ def _error(table: Opened, query: VectorQuery, vectors: Float32Array, worst: floa
             return relative * float(rows.max(initial=0.0)) * point
 
 
-async def _by_scan(session: Session, table: Opened, query: VectorQuery, *, whole: bool) -> Found:
-    """Measure every selected row, in constant memory."""
-    if not whole:
-        raise NeedsEveryRow
-    vector = table.schema.vector
-    scan = table.lance.query().select(["id", vector])
-    condition = await condition_of(query.where)
-    if table.schema.vector_nullable:
-        present = f"`{vector}` IS NOT NULL"
-        condition = present if condition is None else f"({condition}) AND {present}"
-    scan = await filtered(scan, condition)
-    best: list[tuple[float, str]] = []
-    batches = await session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
-    with session.guarded():
-        async for batch in batches:
-            effort = weight(batch) + len(best)
-            best = await hop(effort, partial(_nearer, best, batch, table, query))
-    measures = {id: measure for measure, id in best}
-    rows = await rows_by_id(session, table, list(measures), query.columns)
-    found = await hop(weight(rows), lambda: rows_of(rows, query.columns, vector))
-    return Found(found, [measures[id] for id in found.ids])
-
-
 def _nearer(
     best: list[tuple[float, str]], batch: pa.RecordBatch, table: Opened, query: VectorQuery
 ) -> list[tuple[float, str]]:
@@ -176,81 +231,3 @@ def _nearer(
     kept = nearest_first(measured, query.limit)
     ids = batch.column("id").take(pa.array(kept)).to_pylist()
     return heapq.nsmallest(query.limit, [*best, *zip(measured[kept].tolist(), ids, strict=True)])
-
-
-# Rows selected by a filter that are all read and measured: so many take about as long as looking
-# for them in every partition of an index, and a tenth of what Lance takes to do it.
-_FEW = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class SearchPlan:
-    """``asked`` candidates from Lance, or with ``scans`` all selected rows read and measured here.
-
-    ``effort`` is None where Lance is told nothing, and ``indexed`` tells that an index may answer.
-    """
-
-    asked: int
-    exact: bool
-    effort: Effort | None = None
-    indexed: bool = False
-    scans: bool = False
-
-    def wider(self, times: int) -> SearchPlan:
-        return replace(self, asked=self.asked * times)
-
-
-def past_index(query: VectorQuery, *, scans: bool = False) -> SearchPlan:
-    """Every selected row is measured."""
-    return SearchPlan(query.limit + MARGIN, exact=True, scans=scans)
-
-
-class Planner:
-    """Plans the searches of a store. ``target`` is the recall where neither table nor call say."""
-
-    def __init__(self, target: float) -> None:
-        self._target = target
-
-    async def plan(
-        self, session: Session, table: Opened, query: VectorQuery, condition: str | None
-    ) -> SearchPlan:
-        """A plan for a search; ``condition`` is the query's filter in SQL."""
-        index = await vector_index(session, table)
-        if index is not None and not index.tuned.is_usable(index.tuned.target or self._target):
-            index = None
-        selected, share = None, 1.0
-        if condition is not None and (query.exact or index is not None):
-            selected = await session.rows(table, condition)
-            share = max(selected, 1) / max(await session.rows(table), 1)
-        if query.exact:
-            return past_index(query, scans=selected is not None and selected <= _FEW)
-        if index is None:
-            # As past an index, but memory for every row is taken only if near ones are so many.
-            return SearchPlan(query.limit + MARGIN, exact=False)
-        named = named_effort(query.tuning)
-        if named is not None:
-            return _with_index(query, named)
-        if selected is not None and selected <= max(_FEW, query.limit):
-            return past_index(query, scans=True)
-        limit = query.limit
-        if index.kind.graph:
-            # A graph is walked until so many of the filter's rows are found, wherever they lie.
-            limit = math.ceil(limit / share)
-        asked_for = query.tuning.recall if query.tuning is not None else None
-        target = asked_for or index.tuned.target or self._target
-        rung = index.tuned.rung(target)
-        if asked_for is not None and (asked_for == 1 or rung is None or rung.recall < target):
-            return past_index(query)  # no effort is known to find so much, but this does
-        effort = index.effort(target).for_limit(limit)
-        if condition is not None and not index.kind.graph:
-            effort = effort.under_filter(limit, whole=index.kind.whole)
-        return _with_index(query, effort)
-
-
-def _with_index(query: VectorQuery, effort: Effort) -> SearchPlan:
-    # With refine Lance reads the vectors of the best codes and ranks by them, without it we do.
-    more: float = 0 if effort.refine else MARGIN
-    if query.tuning is not None and query.tuning.oversample is not None:
-        more = min(query.limit * (query.tuning.oversample - 1), MOST_CANDIDATES)
-    asked = query.limit + math.ceil(more)
-    return SearchPlan(asked, exact=False, effort=effort.bounded(asked), indexed=True)

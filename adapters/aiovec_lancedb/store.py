@@ -54,7 +54,6 @@ from aiovec.errors import (
 
 from . import (
     reads,
-    search,
     summaries,
     tables,
     writes,
@@ -68,8 +67,8 @@ from .locks import moves
 from .locks.local import FOLDER, TableLock
 from .locks.moves import FolderMarks, Marks
 from .reads import TableReader
-from .search import Planner
-from .session import Opened, Session
+from .search import VectorSearch
+from .session import Session
 from .target import StoreTarget
 from .text import search as text
 from .upkeep.loop import Upkeep
@@ -111,7 +110,7 @@ class LancedbBackend(Backend):
         self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
-        self._planner = Planner(settings.recall_target)
+        self._searching = VectorSearch(self._session, self._reader, settings.recall_target)
         self._fence = moves.Fence(self.target, self._marks())
         self._session.check_here = self._fence.check_here
         self._key = ""
@@ -379,12 +378,8 @@ class LancedbBackend(Backend):
     # Reading
 
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
-        return await self._reader.rows(
-            table,
-            len(ids),
-            columns,
-            lambda opened: reads.get(self._session, opened, ids, columns),
-        )
+        async with self._reader.reading(table, len(ids), columns) as opened:
+            return await reads.get(self._session, opened, ids, columns)
 
     async def find(
         self,
@@ -396,54 +391,30 @@ class LancedbBackend(Backend):
         offset: int,
         columns: Columns,
     ) -> StoredRows:
-        return await self._reader.rows(
-            table,
-            limit + offset,
-            columns,
-            lambda opened: reads.find(
-                self._session, opened, where, order_by, limit, offset, columns
-            ),
-        )
+        async with self._reader.reading(table, limit + offset, columns) as opened:
+            return await reads.find(self._session, opened, where, order_by, limit, offset, columns)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        async def act(opened: Opened, whole: bool) -> list[Found]:
-            return await search.search(self._session, opened, queries, self._planner, whole=whole)
-
-        return await self._reader.search(table, queries, act)
+        return await self._searching.search(table, queries)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        return await self._reader.text(
-            table,
-            query.limit,
-            text.columns_of(table.schema, query),
-            lambda opened: text.search_text(self._session, opened, query),
-            whole=text.reads_every_row(table.schema, query),
-        )
+        return await text.search_text(self._session, self._reader, table, query)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
-        return await self._reader.rows(
-            table, 0, Columns(()), lambda opened: reads.count(self._session, opened, where)
-        )
+        async with self._reader.reading(table) as opened:
+            return await reads.count(self._session, opened, where)
 
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> list[tuple[Value, int]]:
-        return await self._reader.rows(
-            table,
-            summaries.BATCH,
-            Columns(()),
-            lambda opened: summaries.value_counts(self._session, opened, ref, where, limit),
-        )
+        async with self._reader.reading(table) as opened:
+            return await summaries.value_counts(self._session, opened, ref, where, limit)
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
-        return await self._reader.rows(
-            table,
-            summaries.BATCH,
-            Columns(()),
-            lambda opened: summaries.bounds(self._session, opened, ref, where),
-        )
+        async with self._reader.reading(table) as opened:
+            return await summaries.bounds(self._session, opened, ref, where)
 
     async def export(
         self,

@@ -22,8 +22,15 @@ KEY = "aiovec.index"
 MEASURED_HITS = 10
 """Hits of the searches by which the recall is measured."""
 
-MARGIN = 16
-"""Candidates beyond the limit: near ties that float32 sums, or codes, may put in another order."""
+
+def code_margin(limit: int) -> int:
+    """Return how many candidates beyond the limit an index is asked for.
+
+    Its codes put near rows in another order. More of them hardly find more: of 10 neighbours 4 bits
+    for each dimension gave 0.938 without a margin, 0.967 with 6, and 0.967 with 16.
+    """
+    return 6 + limit // 8
+
 
 EVERY_PARTITION = 2**20
 """As ``nprobes``: more partitions than any index has. Lance searches those that exist."""

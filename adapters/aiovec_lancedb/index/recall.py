@@ -24,7 +24,7 @@ from aiovec.backend import Float32Array, Float64Array, Metric, to_matrix
 from aiovec.backend.threads import hop, in_thread
 
 from ..session import Opened, Session
-from ..tuning import EVERY_PARTITION, MARGIN, MEASURED_HITS, Effort, Rung
+from ..tuning import EVERY_PARTITION, MEASURED_HITS, Effort, Rung, code_margin
 from .kinds import Kind
 
 _QUESTIONS = 64
@@ -34,7 +34,7 @@ _MORE_MISSED = 1.5
 # An effort that finds so much is the last that is measured.
 _ENOUGH = 0.999
 _STEP = 1.5
-_WIDEST_EF = 1500
+_LEAST_EF, _WIDEST_EF = 26.0, 1500
 _MORE_REFINES = (3, 10)
 # Searches under way at once while an effort is measured.
 _AT_ONCE = 4
@@ -75,7 +75,7 @@ async def measure(session: Session, table: Opened, kind: Kind, partitions: int) 
 def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
     """Yield efforts, each wider than the one before."""
     if kind.graph:
-        ef = float(MEASURED_HITS + MARGIN)
+        ef = _LEAST_EF
         while ef < _WIDEST_EF * _STEP:
             yield Effort(nprobes=EVERY_PARTITION, ef=min(int(ef), _WIDEST_EF))
             ef *= _STEP
@@ -94,7 +94,7 @@ async def _hits(
     session: Session, table: Opened, question: Float32Array, effort: Effort
 ) -> list[int]:
     """Return the row ids of what a search with this effort finds."""
-    asked = MEASURED_HITS + (0 if effort.refine else MARGIN)
+    asked = MEASURED_HITS + (0 if effort.refine else code_margin(MEASURED_HITS))
     query = table.lance.query().nearest_to(question).column(table.schema.vector)
     query = with_effort(query, effort).distance_type(table.schema.metric)
     found = await session.fetch(query.select(["_rowid", "_distance"]).limit(asked))

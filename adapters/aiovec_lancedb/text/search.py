@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec.backend import Schema, TextClause
-from aiovec.backend.contract import Columns, Found, TextQuery
+from aiovec.backend.contract import Columns, Found, TableHandle, TextQuery
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import UnsupportedError
 
 from ..index.fields import text_columns
-from ..reads import condition_of, filtered, rows_by_id, rows_of
+from ..memory import STREAM_BYTES
+from ..reads import TableReader, condition_of, filtered, rows_by_id, rows_of
 from ..session import Opened, Session
 from ..sql.values import name, text
 from . import grams
@@ -40,13 +41,24 @@ _MOST_LETTERS = 32
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 
 
-def reads_every_row(schema: Schema, query: TextQuery) -> bool:
-    """Return whether the search may read all rows."""
-    return schema.analyzer == "ngram" or any(one.prefix for one in query.clauses)
-
-
-async def search_text(session: Session, table: Opened, query: TextQuery) -> Found:
+async def search_text(
+    session: Session, reader: TableReader, handle: TableHandle, query: TextQuery
+) -> Found:
     """Return the best rows by BM25, with their highlights."""
+    # These may read the texts of all rows. Others read those that no index covers.
+    every = handle.schema.analyzer == "ngram" or any(one.prefix for one in query.clauses)
+
+    async def texts(table: Opened) -> int:
+        behind = text_columns(await session.indices(table)).values()
+        rows = await session.rows(table) if every else max(behind, default=0)
+        return min(rows * await reader.row_bytes(table), STREAM_BYTES) if rows else 0
+
+    columns = columns_of(handle.schema, query)
+    async with reader.reading(handle, query.limit, columns, beside=texts) as table:
+        return await _searched(session, table, query)
+
+
+async def _searched(session: Session, table: Opened, query: TextQuery) -> Found:
     wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
     if wanted.difference(text_columns(await session.indices(table))):
         hint = (
