@@ -39,10 +39,11 @@ LIBRARIES = {  # that a page imports beside aiovec
 
 # Each is read by those who have more rows than one machine takes, and by nobody else.
 BEYOND = ("docs/how-to/ray.md", "docs/explanation/scale.md")
-# Each is read by the users of one framework, and by nobody else.
+# Each is read by the users of one framework or of another store, and by nobody else.
 BRIDGES = (
     "docs/how-to/agent-memory.md",
     "docs/how-to/crewai.md",
+    "docs/how-to/from-other-stores.md",
     "docs/how-to/haystack.md",
     "docs/how-to/langchain.md",
     "docs/how-to/langgraph.md",
