@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -79,9 +79,9 @@ class FoldedRows:
         text: str | None = self._now[id][PAYLOAD]
         return text
 
-    def to_write(self, ids: Iterable[str]) -> NewRows:
-        """Return the rows with these ids."""
-        ids = list(ids)
+    def to_write(self, wanted: Container[str]) -> NewRows:
+        """Return the rows with these ids, in the order in which they came."""
+        ids = [id for id in self.written if id in wanted]
         rows = [self.written[id] for id in ids]
         return NewRows(
             self.schema,
