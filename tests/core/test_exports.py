@@ -13,12 +13,12 @@ import pytest
 
 import aiovec
 
-PUBLIC = ("aiovec", "asgi", "backend", "bridge", "compat", "errors", "sync")
+PUBLIC = ("aiovec", "asgi", "backend", "bridge", "compat", "errors", "plot", "sync")
 # A line for each name, "module.name", sorted. A change of it is a change of the public API.
 RECORDED = Path(__file__).with_name("public_names.txt")
 HEAVY = (
     "pyarrow", "pydantic", "aiosqlite", "sqlite3", "pysqlite3", "typer",
-    "rich", "pandas", "polars", "lancedb", "httpx", "starlette", "importlib.metadata",
+    "rich", "pandas", "polars", "matplotlib", "lancedb", "httpx", "starlette", "importlib.metadata",
 )  # fmt: skip
 
 

@@ -29,12 +29,13 @@ OWN_TEST = {
 }
 NEEDS_MORE = {"reference/http.md", "reference/commands.md"}
 LIBRARIES = {  # that a page imports beside aiovec
-    "docs/how-to/files-and-frames.md": "pandas",
+    "docs/how-to/files-and-frames.md": "matplotlib pandas",
     "docs/how-to/crewai.md": "crewai.memory.storage.factory",
     "docs/how-to/haystack.md": "haystack",
     "docs/how-to/langchain.md": "langchain_core",
     "docs/how-to/langgraph.md": "langgraph",
     "docs/how-to/llamaindex.md": "llama_index.core",
+    "docs/reference/plot.md": "matplotlib",
 }
 
 # Each is read by those who have more rows than one machine takes, and by nobody else.
@@ -76,7 +77,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("page", run_pages())
 def test_every_block_runs_and_prints_what_the_page_shows(page: str, folder: Path) -> None:
-    if library := LIBRARIES.get(page):
+    for library in LIBRARIES.get(page, "").split():
         pytest.importorskip(library)
     run_page(page, folder)
 

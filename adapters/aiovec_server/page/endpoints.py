@@ -6,6 +6,7 @@ They are no part of the public API and may change with the page.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -15,12 +16,12 @@ import aiovec
 from aiovec import VectorStore
 from aiovec._http.problems import problem_of
 from aiovec.errors import AiovecError
+from aiovec.plot import MAX_ROWS, label_field, map_points
 
 from ..bodies import camel_case
 from ..call import Call
 from ..endpoints.declaring import Endpoint
 from ..models import Model
-from .maps import MAX_ROWS, label_field, map_of
 
 _PER_OVERVIEW = 25
 """Tables of one overview. The page asks for more."""
@@ -28,6 +29,7 @@ _PER_OVERVIEW = 25
 _AT_ONCE = 4
 # A map of the largest sample takes a core for a tenth of a second and 32 MB.
 _MAPS_AT_ONCE = 2
+_NO_COLOR = "-"
 
 
 class _From(Model):
@@ -69,8 +71,13 @@ def page_endpoints(*, page_writes: bool) -> list[Endpoint]:
         return await _table_facts(call.store, call.table)
 
     async def sample_map(call: Call, options: dict[str, Any]) -> Any:
+        if options.get("color") == _NO_COLOR:
+            options = {**options, "color": False}
         async with maps:
-            return await map_of(call.store, call.table, **{"rows": 1000, **options})
+            began = time.perf_counter()
+            points = await map_points(call.store, call.table, **options)
+            seconds = round(time.perf_counter() - began, 6)
+        return {**asdict(points), "rows": len(points.ids), "seconds": seconds}
 
     return [
         Endpoint("GET", "/page/about", about),

@@ -10,7 +10,10 @@ from html import escape
 from itertools import chain
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast, overload
 
-from ..errors import UnsupportedError
+import numpy as np
+
+from ..errors import InvalidVectorError, UnsupportedError
+from .arrays import Float32Array
 from .records import Hit, Record
 from .schema import Field, Schema
 
@@ -128,6 +131,19 @@ class Results(list[_R], _AsFrames):
         kinds["id"] = pa.utf8()
         flat = self._flat().items()
         return pa.table({name: _array(values, kinds.get(name)) for name, values in flat})
+
+    def to_numpy(self) -> Float32Array:
+        """Return the vectors as one float32 matrix with a line for each row.
+
+        Searches return vectors with ``include_vector=True``. InvalidVectorError where a row has
+        none.
+        """
+        vectors = [row.vector for row in self if row.vector is not None]
+        if len(vectors) < len(self):
+            place = next(place for place, row in enumerate(self) if row.vector is None)
+            reason = "is missing; searches return vectors with include_vector=True"
+            raise InvalidVectorError(reason, row=place, id=self[place].id)
+        return np.stack(vectors) if vectors else np.empty((0, 0), np.float32)
 
     def _with_rows(self, like: Results[Record], rows: Mapping[str, Record]) -> Results[_R]:
         """Return hits with the fields and vectors of these rows; those without one are left out."""

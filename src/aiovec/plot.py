@@ -1,0 +1,313 @@
+"""Look at a table: its vectors in two dimensions, as a figure.
+
+    from aiovec import plot
+
+    plot.map(store, "notes", color="folder").savefig("notes.png")
+
+Rows whose vectors are alike lie close together. ``map`` needs matplotlib; ``map_points`` gives the
+same points to draw with something else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from io import BytesIO
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from . import sync
+from ._model.records import Record
+from ._model.results import Results
+from ._model.schema import Schema
+from ._store.store import VectorStore
+from .backend.threads import in_thread
+from .errors import InvalidArgumentError, UnsupportedError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["MAX_ROWS", "Group", "MapPoints", "label_field", "map", "map_points"]
+
+MAX_ROWS = 2_000
+"""Rows of the largest map."""
+# What a map holds at most, in numbers of its vectors: 2,000 rows of 1,024 dimensions, 8 MB.
+_MAX_NUMBERS = 2_048_000
+# Rows of a table that a sample is spread over; of a larger table, the first ones. SQLite walks
+# 300,000 rows in a second.
+_WALKED = 1_000_000
+_BATCH = 2_000
+# Power iteration: this many directions for the two that are asked for, so that it converges soon.
+_DIRECTIONS = 8
+_ROUNDS = 16
+# Values that have a colour of their own; the others share one. The colours are those of Okabe and
+# Ito, which people with colour blindness tell apart.
+_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+_OTHERS = "#9a9a9a"
+_LABEL = 120
+_LEGEND = 30
+
+Color = str | Literal[False] | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that share a colour: the value, and how many rows of the map have it.
+
+    The last group may hold all other values, ``values`` of them. Its ``name`` is None.
+    """
+
+    name: str | None
+    rows: int
+    values: int = 1
+
+
+@dataclass(frozen=True)
+class MapPoints:
+    """A sample of a table's rows as points.
+
+    ``x`` and ``y`` lie between -1 and 1. ``explained`` is the share of the variance along each.
+    ``members`` has the number of each point's group in ``groups``. ``label`` and ``color`` name the
+    fields that ``labels`` and ``groups`` come from. ``total`` counts the rows of the table, ``of``
+    those that the sample is spread over, and ``without`` those of the sample without a vector.
+    """
+
+    ids: list[str]
+    x: list[float]
+    y: list[float]
+    labels: list[str | None]
+    groups: list[Group]
+    members: list[int]
+    explained: list[float]
+    label: str | None
+    color: str | None
+    without: int
+    total: int
+    of: int
+
+
+@overload
+def map(  # noqa: A001
+    store: sync.VectorStore, table: str, *, color: Color = None, rows: int = 1000
+) -> Figure: ...
+@overload
+def map(  # noqa: A001
+    store: VectorStore, table: str, *, color: Color = None, rows: int = 1000
+) -> Coroutine[Any, Any, Figure]: ...
+def map(  # noqa: A001
+    store: VectorStore | sync.VectorStore, table: str, *, color: Color = None, rows: int = 1000
+) -> Figure | Coroutine[Any, Any, Figure]:
+    """Return the map of a table as a figure of matplotlib, which has to be installed.
+
+    Await it for a store of ``aiovec.connect``. A notebook shows the figure, and
+    ``figure.savefig(path)`` writes it. The arguments are those of ``map_points``.
+    """
+    if isinstance(store, sync.VectorStore):
+        return store._portal.run(lambda: _figure(store._awaited, table, color, rows))
+    return _figure(store, table, color, rows)
+
+
+async def map_points(
+    store: VectorStore, table: str, *, color: Color = None, rows: int = 1000
+) -> MapPoints:
+    """Return the two principal components of a sample's vectors, with what to show of each row.
+
+    ``color`` is the field whose most frequent values get a group each, False none. By default it is
+    the first field that has a few values. The same rows give the same points. At most ``MAX_ROWS``
+    rows are taken, fewer if their vectors are long.
+    """
+    if not 1 <= rows <= MAX_ROWS:
+        raise InvalidArgumentError("rows", rows, f"from 1 to {MAX_ROWS:,}")
+    schema = await store.schema(table)
+    if color not in (None, False) and color not in schema.fields:
+        expected = "a field of the table: " + (", ".join(schema.fields) or "it has none")
+        raise InvalidArgumentError("color", color, expected)
+    total = await store.count(table)
+    label = label_field(schema)
+    colors = _colors(schema, label) if color is None else [color] if color else []
+    select = list(dict.fromkeys([label, *colors] if label else colors))
+    size = max(1, min(rows, _MAX_NUMBERS // max(schema.dim, 1)))
+    found = await _sample(store, table, size, total, select)
+    if color is None:
+        color = next((name for name in colors if _has_few_values(found, name)), None)
+    return await in_thread(_points, found, schema.metric, label, color or None, total)
+
+
+def label_field(schema: Schema) -> str | None:
+    """Return the field that says most of a row: one for keyword search, else the first text."""
+    texts = [name for name, field in schema.fields.items() if field.type is str]
+    return next((name for name in texts if schema.fields[name].text), next(iter(texts), None))
+
+
+def _colors(schema: Schema, label: str | None) -> list[str]:
+    """Return the fields that may have few values."""
+    kinds = (str, bool, int, list[str])
+    return [
+        name for name, field in schema.fields.items()
+        if name != label and field.type in kinds and not field.text
+    ]  # fmt: skip
+
+
+def _has_few_values(found: Results[Record], name: str) -> bool:
+    values = {_group_of(record[name]) for record in found if record[name] is not None}
+    return 1 < len(values) <= min(len(_COLORS), len(found) // 2)
+
+
+async def _sample(
+    store: VectorStore, table: str, size: int, total: int, select: list[str]
+) -> Results[Record]:
+    """Return rows of chance from all over the table, the same each time.
+
+    The ids alone are walked: that is fast in either backend, where an offset into a large table is
+    not. Rows that are deleted meanwhile are left out.
+    """
+    among = range(min(total, _WALKED))
+    places = np.sort(Random(0).sample(among, min(size, len(among))))
+    ids: list[str] = []
+    walked = 0
+    export = store.export(table, select=[], batch_size=_BATCH)
+    async with aclosing(export) as batches:
+        async for batch in batches:
+            if len(ids) == len(places):
+                break
+            within = places[len(ids) : np.searchsorted(places, walked + batch.num_rows)]
+            ids += batch["id"].take(within - walked).to_pylist()
+            walked += batch.num_rows
+    return await store.get(table, ids, select=select, include_vector=True)
+
+
+def _points(
+    found: Results[Record], metric: str, label: str | None, color: str | None, total: int
+) -> MapPoints:
+    placed = [record for record in found if record.vector is not None]
+    places, explained = _principal_components(
+        [one.vector for one in placed], unit=metric == "cosine"
+    )
+    groups, members = _groups(placed, color)
+    return MapPoints(
+        ids=[record.id for record in placed],
+        x=places[:, 0].round(4).tolist(),
+        y=places[:, 1].round(4).tolist(),
+        labels=[None if label is None else _short(record[label]) for record in placed],
+        groups=groups,
+        members=members,
+        explained=explained.round(4).tolist(),
+        label=label,
+        color=color,
+        without=len(found) - len(placed),
+        total=total,
+        of=min(total, _WALKED),
+    )
+
+
+def _principal_components(vectors: Sequence[Any], *, unit: bool) -> tuple[Any, Any]:
+    """Return each vector's place along the two directions in which they differ most, and which
+    share of their variance each direction has.
+
+    Places lie between -1 and 1. The same vectors get the same places. With ``unit``, vectors are
+    scaled to length one before, for their lengths do not count.
+    """
+    places, explained = np.zeros((len(vectors), 2)), np.zeros(2)
+    if not vectors:
+        return places, explained
+    data = np.array(vectors, np.float64)  # the squares of float32 numbers cannot overflow there
+    dim = data.shape[1]
+    if unit:
+        data /= np.maximum(np.linalg.norm(data, axis=1, keepdims=True), 1e-300)
+    least = 1e-12 * float(np.einsum("ij,ij->", data, data))
+    data -= data.mean(axis=0)
+    variance = float(np.einsum("ij,ij->", data, data))
+    if variance <= least:
+        return places, explained  # they are all the same
+    start = np.random.default_rng(7).normal(size=(dim, min(_DIRECTIONS, dim)))
+    directions, _ = np.linalg.qr(start)
+    for _ in range(_ROUNDS):
+        directions, _ = np.linalg.qr(data.T @ (data @ directions))
+    # The best two within the space that was found.
+    left, values, _ = np.linalg.svd(data @ directions, full_matrices=False)
+    found = min(2, len(values))
+    axes = left[:, :found] * values[:found]
+    places[:, :found] = axes / max(float(np.abs(axes).max()), 1e-300)
+    explained[:found] = values[:found] ** 2 / variance
+    return places, explained
+
+
+def _groups(placed: list[Record], color: str | None) -> tuple[list[Group], list[int]]:
+    """Return the groups, the largest first, and for each record the number of its group."""
+    if color is None:
+        return [], []
+    texts = [_group_of(record[color]) for record in placed]
+    counts = sorted(Counter(texts).items(), key=lambda one: (-one[1], one[0]))
+    own = len(_COLORS)
+    numbers = {text: min(n, own) for n, (text, _) in enumerate(counts)}
+    groups = [Group(name, rows) for name, rows in counts[:own]]
+    if others := counts[own:]:
+        groups.append(Group(None, sum(rows for _, rows in others), len(others)))
+    return groups, [numbers[text] for text in texts]
+
+
+def _group_of(value: object) -> str:
+    if value is None:
+        return "(null)"
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value)[:_LABEL] or "(empty)"
+    return str(value)[:_LABEL]
+
+
+def _short(value: object) -> str | None:
+    return None if value is None else str(value)[:_LABEL]
+
+
+async def _figure(store: VectorStore, table: str, color: Color, rows: int) -> Figure:
+    try:
+        await in_thread(__import__, "matplotlib.figure")  # slow the first time
+    except ImportError as exc:
+        missing = "it needs matplotlib: pip install matplotlib"
+        raise UnsupportedError("plot.map", "Python", missing) from exc
+    points = await map_points(store, table, color=color, rows=rows)
+    return await in_thread(_draw, points, table)
+
+
+def _draw(points: MapPoints, table: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    class MapFigure(Figure):  # type: ignore[misc]
+        """A figure that notebooks show, whether or not they have loaded pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            out = BytesIO()
+            self.savefig(out, format="png", dpi=96)
+            return out.getvalue()
+
+    figure = MapFigure(figsize=(8, 6), layout="constrained")
+    axes = figure.add_subplot()
+    dots: dict[str, Any] = {"s": 14, "alpha": 0.75, "linewidths": 0}
+    colors = (*_COLORS, _OTHERS)
+    if points.groups:
+        x, y, members = np.array(points.x), np.array(points.y), np.array(points.members)
+        for number, group in enumerate(points.groups):
+            own = members == number
+            name = f"{group.values:,} other values" if group.name is None else group.name
+            # The space: matplotlib leaves labels out of the legend that begin with "_".
+            label = f" {_literal(name, _LEGEND)} ({group.rows:,})"
+            axes.scatter(x[own], y[own], color=colors[number], label=label, **dots)
+        legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        legend.set_title(_literal(points.color or "", _LEGEND))
+    else:
+        axes.scatter(points.x, points.y, color=colors[0], **dots)
+    axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xticks=[], yticks=[])
+    across, up = points.explained
+    axes.set_xlabel(f"{across:.0%} of the variance")
+    axes.set_ylabel(f"{up:.0%} of the variance")
+    axes.set_title(f"{table}: {len(points.ids):,} of {points.total:,} rows", loc="left")
+    return figure
+
+
+def _literal(text: str, length: int) -> str:
+    """Return a row's text for matplotlib, which reads what is between two ``$`` as mathematics."""
+    short = text if len(text) <= length else text[: length - 1] + "…"
+    return short.replace("$", r"\$").replace("\n", " ")

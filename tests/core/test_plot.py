@@ -1,0 +1,118 @@
+"""A table's map, as points and as a figure, and its vectors as a matrix."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aiovec.sync
+from aiovec import (
+    Field,
+    InvalidArgumentError,
+    InvalidVectorError,
+    Results,
+    Schema,
+    UnsupportedError,
+    plot,
+)
+
+SCHEMA = Schema(
+    dim=8, fields={"body": Field(str, text=True), "kind": str}, vector_nullable=True
+)  # fmt: skip
+
+
+async def filled(store: aiovec.VectorStore) -> None:
+    """Two clusters of vectors, one of each kind, and a row without a vector."""
+    rng = np.random.default_rng(3)
+    centers = np.eye(8)[:2] * 5
+    rows = [
+        {"id": f"{n:03}", "embedding": centers[n % 2] + rng.normal(size=8) * 0.3,
+         "body": f"row {n}", "kind": ("$even$", "_odd")[n % 2]}
+        for n in range(200)
+    ]  # fmt: skip
+    await store.create_table("t", SCHEMA)
+    await store.insert("t", [*rows, {"id": "none", "body": "no vector", "kind": "_odd"}])
+
+
+async def test_rows_that_are_alike_lie_close_together() -> None:
+    async with aiovec.connect(":memory:") as store:
+        await filled(store)
+        points = await plot.map_points(store, "t")
+        assert (points.label, points.color) == ("body", "kind")
+        assert (len(points.ids), points.without, points.total) == (200, 1, 201)
+        assert [(group.name, group.rows) for group in points.groups] == [
+            ("$even$", 100), ("_odd", 100),
+        ]  # fmt: skip
+        left = {number for number, x in zip(points.members, points.x, strict=True) if x < 0}
+        assert len(left) == 1
+        assert points.explained[0] > 0.5
+        assert await plot.map_points(store, "t") == points
+        none = dataclasses.replace(points, color=None, groups=[], members=[])
+        assert await plot.map_points(store, "t", color=False) == none
+        few = await plot.map_points(store, "t", rows=20)
+        assert len(few.ids) + few.without == 20
+        wrong: Any
+        for wrong in ({"rows": 0}, {"rows": plot.MAX_ROWS + 1}, {"color": "nothing"}):
+            with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+                await plot.map_points(store, "t", **wrong)
+
+
+async def test_values_beyond_the_seventh_share_a_colour() -> None:
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("t", Schema(dim=2, fields={"n": int}))
+        await store.insert("t", [{"embedding": [1, n], "n": min(n, 8)} for n in range(12)])
+        points = await plot.map_points(store, "t", color="n")
+        assert points.groups[0] == plot.Group("8", 4)
+        assert points.groups[-1] == plot.Group(None, 2, values=2)
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with (
+        aiovec.sync.connect(":memory:") as store,
+        pytest.raises(UnsupportedError, match="pip install matplotlib"),
+    ):
+        plot.map(store, "t")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of matplotlib and what it imports
+def test_a_figure_of_either_face() -> None:
+    pytest.importorskip("matplotlib")
+
+    async def awaited() -> Any:
+        async with aiovec.connect(":memory:") as store:
+            await filled(store)
+            return await plot.map(store, "t")
+
+    figure = asyncio.run(awaited())
+    (axes,) = figure.axes
+    assert "200 of 201" in axes.get_title(loc="left")
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == [r" \$even\$ (100)", " _odd (100)"]
+    assert sum(len(dots.get_offsets()) for dots in axes.collections) == 200
+    assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
+    with aiovec.sync.connect(":memory:") as store:
+        store.create_table("t", SCHEMA)
+        empty = plot.map(store, "t")
+    assert "0 of 0" in empty.axes[0].get_title(loc="left")
+    assert empty._repr_png_()
+
+
+async def test_the_vectors_of_results_are_one_matrix() -> None:
+    async with aiovec.connect(":memory:") as store:
+        await filled(store)
+        rows = await store.find("t", "id < 'n'", order_by="id", limit=3, include_vector=True)
+        matrix = rows.to_numpy()
+        assert (matrix.shape, matrix.dtype) == ((3, 8), np.float32)
+        assert [line.tolist() for line in matrix] == [row.to_dict()["embedding"] for row in rows]
+        assert (await store.search("t", matrix[0], include_vector=True)).to_numpy().shape == (10, 8)
+        assert Results().to_numpy().shape == (0, 0)
+        with pytest.raises(InvalidVectorError, match=r"'000'.*include_vector=True") as error:
+            (await store.search("t", matrix[0], limit=1)).to_numpy()
+        assert error.value.row == 0
