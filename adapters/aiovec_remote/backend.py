@@ -43,7 +43,7 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.limits import Place, current_deadline, write_gate
 from aiovec.backend.rows import NewRows, partition_fields
-from aiovec.backend.threads import hop
+from aiovec.backend.threads import arrow_ready, hop
 from aiovec.backend.weight import weight
 from aiovec.errors import AiovecError
 
@@ -81,6 +81,7 @@ class RemoteBackend(Backend):
     # Life
 
     async def open(self) -> None:
+        await arrow_ready()  # ids and rows are sent as Arrow
         await self._look(tries=False)
 
     async def _look(self, *, tries: bool = True) -> None:

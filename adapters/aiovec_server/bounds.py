@@ -131,7 +131,7 @@ async def found_by(
     fetched = options.get("fetch_k", 0)
     compared = fetched or 4 * (offset + options["limit"])
     if not options.get("diversity"):
-        check_rows(fetched, "fetchK")
+        check_rows(compared if options.get("boost") else fetched, "fetchK")
     elif compared > _MOST_COMPARED and BOUNDS.get().rows < sys.maxsize:
         expected = f"at most {_MOST_COMPARED:,} with diversity on this server"
         raise InvalidArgumentError("fetchK", compared, expected)

@@ -165,6 +165,7 @@ BODIES = (
     "[" * 100_000, '{"a":' * 100_000, '{"vector": ' + "[" * 50_000 + "]" * 50_000 + "}",
     '{"vector": [1, 0], "where": "' + "(" * 50_000 + "id = 'x'" + ")" * 50_000 + '"}',
     '{"vector": [1, 0], "limit": 51, "groupBy": "payload.k", "perGroup": 2}',
+    '{"vector": [1, 0], "limit": 26, "boost": {"field": "payload.at", "halfLife": "7d"}}',
     '{"vector": [1, 0], "limit": 1e308}',
     '{"vector": [1e999, 0]}', '{"vector": "' + "x" * 100_000 + '"}',
     '{"vector": [1, 0], "where": "id = \'\\ud800\'"}',

@@ -63,9 +63,6 @@ from .foreign_rows import (
 from .selection import path_of
 from .vectors import arrow_matrix, given_matrix, matrix_of
 
-# The first conversion looks for pandas and, where it is installed, imports it: now, off the loop.
-pa.array([0])
-
 # Columns that can be read again, and what is no column.
 _READABLE = (list, tuple, np.ndarray, pa.Array, pa.ChunkedArray, str, bytes, Mapping)
 _ID = Field(str)

@@ -123,6 +123,7 @@ class Results(list[_R], _AsFrames):
         """Return the rows as an Arrow table.
 
         The values of a payload key are JSON text where they have several types or are objects.
+        Where pandas is installed, the first Arrow table that a process makes imports it.
         """
         import pyarrow as pa
 

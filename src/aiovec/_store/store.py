@@ -104,7 +104,7 @@ from ..backend.contract import (
 from ..backend.limits import Deadline, current_deadline
 from ..backend.locate import new_path_of
 from ..backend.rows import NewRows
-from ..backend.threads import FORKED, hop, in_thread, to_its_end
+from ..backend.threads import FORKED, arrow_ready, hop, in_thread, to_its_end
 from ..backend.weight import weight
 from ..errors import (
     AiovecError,
@@ -365,6 +365,7 @@ class VectorStore:
         async def create(engine: Engine) -> Schema:
             if table in await engine.backend.tables():  # before any text is embedded
                 raise TableExistsError(table)
+            await arrow_ready()
             schema = await hop(weight(held), inferred, held, options)
             schema = await self._completed(table, schema)
             writing = RowsToWrite(held, None, "fail", checked=False, embed=self._embed)

@@ -19,7 +19,7 @@ from .._model.schema import Schema
 from ..backend.context import WriteKey, call_context
 from ..backend.contract import Backend, Columns, TableHandle
 from ..backend.rows import NewRows
-from ..backend.threads import INLINE_LIMIT, hop
+from ..backend.threads import INLINE_LIMIT, arrow_ready, hop
 from ..backend.weight import weight
 from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
 from .current import Engine
@@ -76,6 +76,9 @@ class RowsToWrite:
         return await self._checked_rows(handle)
 
     async def _checked_rows(self, handle: TableHandle) -> NewRows:
+        # Few rows of dicts are written as they are.
+        if not isinstance(self.rows, list) or handle.schema.embed is not None:
+            await arrow_ready()
         effort = weight(self.rows, handle.schema)
         return await hop(effort, self._check, handle, effort > INLINE_LIMIT)
 

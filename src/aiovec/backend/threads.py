@@ -189,6 +189,26 @@ async def hop(weight: int, work: Callable[..., _T], *args: object) -> _T:
     return work(*args) if weight <= INLINE_LIMIT else await in_thread(work, *args)
 
 
+async def arrow_ready() -> None:
+    """Wait until pyarrow can convert values without importing anything.
+
+    Its first conversion looks for pandas and, where that is installed, imports it, for half a
+    second: in a thread, and only in a process that converts.
+    """
+    if not _arrow_is_ready.is_set():
+        await in_thread(_convert)
+
+
+def _convert() -> None:
+    import pyarrow as pa
+
+    pa.array([0])
+    _arrow_is_ready.set()
+
+
+_arrow_is_ready = threading.Event()
+
+
 # Tasks
 
 
