@@ -217,12 +217,16 @@ class AiovecDocumentStore:
         return await self._documents.aio(self._fields_info)
 
     async def _fields_info(self, table: Table) -> dict[str, dict[str, str]]:
-        found: dict[str, dict[str, str]] = {}
-        async for meta in self._metadata(table):
-            for key, value in meta.items():
-                if value is not None:
-                    found[key] = {"type": _TYPES.get(type(value), "keyword")}
-        return found
+        counts = await self._documents.reading(table.fields_info, dict[str, dict[str, int]]())
+        found: dict[str, Any] = {}
+        for name, types in counts.items():
+            key = name.removeprefix("payload.")
+            if key.startswith('"'):
+                key = key[1:-1].replace('""', '"')
+            most, rows = max(types.items(), key=lambda one: one[1])
+            if rows and key != _PARTS:
+                found[key] = {"type": _TYPES.get(most, "keyword")}
+        return self._documents.metadata(Record(id="", vector=None, fields=found))
 
     def get_metadata_field_min_max(self, metadata_field: str) -> dict[str, Any]:
         """Return the least and the greatest value of a key, as "min" and "max"."""
@@ -415,4 +419,4 @@ class AiovecDocumentStore:
         return self._documents.field(*name.removeprefix("meta.").split("."))
 
 
-_TYPES: dict[type, str] = {bool: "boolean", int: "int", float: "float"}
+_TYPES = {"bool": "boolean", "int": "int", "float": "float"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.docs.blocks import blocks
 
 pytest.importorskip("crewai.memory.storage.backend", reason="needs aiovec[crewai]")
 
@@ -21,6 +22,7 @@ from aiovec_crewai import AiovecStorage
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
+PAGE = "docs/how-to/crewai.md"
 NOW = datetime(2026, 1, 10)  # noqa: DTZ001 - CrewAI's have no zone
 
 
@@ -139,3 +141,12 @@ def test_crewais_memory_uses_it(tmp_path: Path) -> None:
     memories.close()
     with sync.connect(path, read_only=True) as store:
         assert store.count("crewai", "scope LIKE '/team/%' AND payload.metadata.n >= 1") == 2
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks(PAGE, "python"):
+        exec(block, names)
+    (shown,) = blocks(PAGE, "text")
+    assert names["found"][0].record.content == shown.strip()

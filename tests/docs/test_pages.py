@@ -23,6 +23,7 @@ from .blocks import ROOT, blocks, commands, run_page
 
 OWN_TEST = {
     "explanation/side-by-side.md",
+    "how-to/crewai.md",  # CrewAI prints panels
     "how-to/from-sqlite-vec.md",
     "how-to/move-to-lancedb.md",
     "how-to/telemetry.md",
@@ -30,11 +31,11 @@ OWN_TEST = {
 NEEDS_MORE = {"reference/http.md", "reference/commands.md"}
 LIBRARIES = {  # that a page imports beside aiovec
     "docs/how-to/files-and-frames.md": "matplotlib pandas",
-    "docs/how-to/crewai.md": "crewai.memory.storage.factory",
     "docs/how-to/haystack.md": "haystack",
     "docs/how-to/langchain.md": "langchain_core",
     "docs/how-to/langgraph.md": "langgraph",
     "docs/how-to/llamaindex.md": "llama_index.core",
+    "docs/how-to/pydantic-ai.md": "pydantic_ai",
     "docs/reference/plot.md": "matplotlib",
 }
 
@@ -49,6 +50,7 @@ BRIDGES = (
     "docs/how-to/langchain.md",
     "docs/how-to/langgraph.md",
     "docs/how-to/llamaindex.md",
+    "docs/how-to/pydantic-ai.md",
     "docs/reference/bridge.md",
 )
 
