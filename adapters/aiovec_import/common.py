@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from aiovec.backend import Field, Metric, Schema, check_field_name
+from aiovec.backend import Field, Metric, Schema, check_field_name, without_secrets
 from aiovec.backend.foreign import Chunk, ForeignTable, Hints, Reject, Source, flat_row
 from aiovec.bridge import storable, table_name
 from aiovec.errors import AiovecError, ConfigError
@@ -109,8 +109,8 @@ class CollectionSource(Source):
         with _failing_clearly():
             found = list(self.collections())
         names = [one.name for one in found]
-        if wanted := self._hints.table:
-            found = [one for one in found if wanted in (one.name, table_name(one.name))]
+        wanted = self._hints.table
+        found = [one for one in found if self.is_wanted(one.name)]
         tables = [self._table(one) for one in found if self._chosen(one)]
         if not tables:
             raise ConfigError(
@@ -122,6 +122,10 @@ class CollectionSource(Source):
         if skipped:
             self.remark += f"; left out, without dense vectors: {', '.join(skipped)}"
         return tables
+
+    def is_wanted(self, name: str) -> bool:
+        """Return whether the user wants this collection: all of them, or the one of this name."""
+        return self._hints.table in (None, name, table_name(name))
 
     def _chosen(self, found: Collection) -> Vectors | None:
         """Return the vectors to import: those that the user names, or the first dense ones."""
@@ -209,5 +213,5 @@ def _failing_clearly() -> Iterator[None]:
     except AiovecError:
         raise
     except Exception as exc:
-        text = " ".join(str(exc).split()) or type(exc).__name__
+        text = without_secrets(" ".join(str(exc).split())) or type(exc).__name__
         raise ConfigError(f"the store cannot be read: {text:.500}") from exc

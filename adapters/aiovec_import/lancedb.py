@@ -60,7 +60,7 @@ class LanceSource(CollectionSource):
         vectors.sort(key=lambda one: one.name not in _USUAL)
         own = {one.name for one in vectors}
         id = self._hints.id_column or "id"
-        if self._hints.id_column not in (None, "none", *columns.names):
+        if self.is_wanted(name) and self._hints.id_column not in (None, "none", *columns.names):
             raise ConfigError(f"{name} has no column {id!r}", key="--id-column")
         fields = {
             one.name: Field(kind) for one in columns

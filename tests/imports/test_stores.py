@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
-from collections.abc import Mapping
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -309,3 +314,112 @@ def test_a_docstore_runs_nothing(folder: Path) -> None:
     refused = bring("saved")
     assert (refused.code, "which is not read" in refused.err) == (1, True)
     assert not Path("touched").exists()
+
+
+# pgvector
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Any]:
+    """A connection to a server of its own, which runs for these tests."""
+    psycopg = pytest.importorskip("psycopg", reason="needs psycopg (nox -s imports)")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    control = shutil.which("pg_ctl") or (str(found[-1]) if found else None)
+    if control is None:
+        pytest.skip("needs the programs of PostgreSQL's server")
+    # The server refuses to run for root.
+    user = "nobody" if os.getuid() == 0 else None
+    with tempfile.TemporaryDirectory() as folder:
+        if user:
+            shutil.chown(folder, user)
+
+        def server(command: str, *options: str) -> None:
+            call = [control, command, "-D", f"{folder}/data", "-l", f"{folder}/log", *options]
+            subprocess.run(call, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+        server("initdb", "-o", "-A trust -U app --no-sync")
+        server("start", "-w", "-o", f"-c listen_addresses= -k {folder} -F")
+        try:
+            url = f"postgresql://app:its-secret@/postgres?host={folder}"
+            with psycopg.connect(url, autocommit=True) as db:
+                try:
+                    db.execute("CREATE EXTENSION vector; SELECT '[1]'::halfvec")
+                except psycopg.Error as exc:
+                    pytest.skip(f"needs pgvector 0.7: {exc}")
+                db.url = url
+                yield db
+        finally:
+            server("stop", "-m", "immediate")
+
+
+def test_pgvector(postgres: Any, store: Any) -> None:
+    postgres.execute(
+        """CREATE TABLE "My Docs" (key bigint PRIMARY KEY, embedding vector(8), body text,
+        n int, half float8, live bool, at timestamptz, tags text[], meta jsonb, price numeric,
+        link uuid, id text, raw bytea, small halfvec(2), few sparsevec(5))"""
+    )
+    link = "00000000-0000-4000-8000-000000000001"
+    with postgres.cursor() as cursor:
+        cursor.executemany(
+            'INSERT INTO "My Docs" VALUES (%s, %s, %s, %s, %s, true, %s, %s, %s, 1.5, %s, %s, '
+            "'x', '[1,2]', '{1:1}/5')",
+            [
+                (i, str(vector.tolist()), f"text {i}", i, i / 2, "2026-01-31T12:00:00Z",
+                 ["a", "b"], '{"deep": [1]}', link, "own")
+                for i, vector in enumerate(VECTORS)
+            ],
+        )  # fmt: skip
+    postgres.execute('INSERT INTO "My Docs" (key) VALUES (-1)')
+    postgres.execute('CREATE INDEX ON "My Docs" USING hnsw (embedding vector_cosine_ops)')
+    done = bring(f"{postgres.url}#My Docs", "--as", "docs", "--allow-rejects")
+    facts = table(done)
+    assert (done.code, facts["rows"], facts["rejected"]) == (0, COUNT, 1)
+    assert "its-secret" not in done.out + done.err
+    told = done.out + done.err
+    for one in ("the column raw (bytea)", "the vectors small", "the vectors few (sparse)"):
+        assert one in told
+    schema, rows = store("docs")
+    assert (schema.metric, schema.dim) == ("cosine", DIM)
+    assert {"body", "n", "half", "live", "at", "tags"} == set(schema.fields)
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    wanted = [
+        {"body": f"text {i}", "n": i, "half": i / 2, "live": True, "at": at, "tags": ["a", "b"],
+         "meta": {"deep": [1]}, "price": 1.5, "link": link, "id_": "own"}
+        for i in range(COUNT)
+    ]  # fmt: skip
+    assert_rows(rows, [str(i) for i in range(COUNT)], VECTORS, wanted)
+
+
+def test_pgvector_without_keys_lengths_and_indexes(postgres: Any, store: Any) -> None:
+    postgres.execute("CREATE SCHEMA work")
+    postgres.execute("CREATE TABLE work.bare (a int, b int, half halfvec, PRIMARY KEY (a, b))")
+    postgres.execute("INSERT INTO work.bare VALUES (1, 2, '[0.5,1]'), (1, 3, '[2,-1.25]')")
+    postgres.execute("CREATE TABLE plain (id int PRIMARY KEY, body text)")
+    url = postgres.url.replace("postgresql:", "postgres:")
+    done = run("import", f"{url}#work.bare", "--list")
+    assert done.code == 0, done.err
+    assert [line[1:6] for line in done.lines[1:]] == [
+        ["work.bare", "pgvector table", "2", "2", "l2"]
+    ]
+    done = bring(f"{url}#work.bare", "--as", "bare")
+    assert (done.code, table(done)["rows"]) == (0, 2)
+    assert "no index names the metric" in done.out + done.err
+    schema, rows = store("bare")
+    found = sorted((r.fields["a"], r.fields["b"], *r.vector.tolist()) for r in rows.values())
+    assert (schema.metric, found) == ("l2", [(1, 2, 0.5, 1.0), (1, 3, 2.0, -1.25)])
+    done = bring(f"{url}#work.bare", "--as", "by_b", "--id-column", "b")
+    assert done.code == 0, done.err
+    assert set(store("by_b")[1]) == {"2", "3"}
+    done = run("import", f"{url}#plain", "-s", "new.db")
+    assert (done.code, "there is no pgvector table plain" in done.err) == (1, True)
+
+
+def test_a_postgresql_that_is_not_there(folder: Path) -> None:
+    pytest.importorskip("psycopg", reason="needs psycopg (nox -s imports)")
+    done = run("import", f"postgresql://app:its-secret@/x?host={folder}#docs", "-s", "new.db")
+    assert done.code == 1
+    assert "cannot be read" in done.err
+    for wrong in ("postgresql://app:its-secret@[::1/x", "postgres:its-secret"):
+        done = run("import", wrong, "-s", "new.db")
+        assert done.code == 1
+        assert "its-secret" not in done.err

@@ -1,0 +1,140 @@
+"""PostgreSQL with pgvector: each table with a column of vectors, all read in one snapshot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aiovec.backend import Field
+from aiovec.backend.foreign import Hints
+from aiovec.errors import ConfigError
+
+from .common import Collection, CollectionSource, Point, Vectors, client, is_field_name
+
+_KINDS: dict[str, Any] = {
+    "bool": "bool", "int2": "int", "int4": "int", "int8": "int", "float4": "float",
+    "float8": "float", "text": "text", "varchar": "text", "bpchar": "text",
+    "timestamptz": "datetime", "_text": "list[text]", "_varchar": "list[text]",
+    "_int4": "list[int]", "_int8": "list[int]", "_float8": "list[float]",
+}  # fmt: skip
+# Values of these go to the payload; those of other types do so as text.
+_STORABLE = {"json", "jsonb", "numeric", "date", "timestamp"}
+_DENSE = ("vector", "halfvec")
+_OMITTED = ("bytea", "bit", "varbit")
+
+# The metric is that of an index; a key of several columns is no id.
+_COLUMNS = """
+SELECT c.oid::regclass::text,
+    CASE WHEN pg_table_is_visible(c.oid) THEN relname ELSE nspname || '.' || relname END,
+    attname, typname, atttypmod,
+    (SELECT min(split_part(opcname, '_', 2)) FROM pg_index JOIN pg_opclass o ON o.oid = indclass[0]
+        WHERE indrelid = c.oid AND indkey[0] = attnum AND opcname ~ '^(vector|halfvec)_'),
+    EXISTS (SELECT FROM pg_index
+        WHERE indrelid = c.oid AND indisprimary AND indnkeyatts = 1 AND indkey[0] = attnum)
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+    JOIN pg_attribute a ON attrelid = c.oid JOIN pg_type t ON t.oid = atttypid
+WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition AND attnum > 0
+    AND NOT attisdropped AND has_table_privilege(c.oid, 'SELECT') AND EXISTS (
+        SELECT FROM pg_attribute v JOIN pg_type vt ON vt.oid = v.atttypid
+        WHERE v.attrelid = c.oid AND vt.typname IN ('vector', 'halfvec', 'sparsevec'))
+ORDER BY 2, attnum
+"""
+
+
+class _Column(NamedTuple):
+    name: str
+    type: str
+    dim: int
+    metric: str | None
+    is_key: bool
+
+    @property
+    def sql(self) -> str:
+        """The column, as text if no other form of its values is wanted."""
+        return _quoted(self.name) + ("" if self.type in _STORABLE | _KINDS.keys() else "::text")
+
+
+class PostgresSource(CollectionSource):
+    layout = "pgvector table"
+    chooses_ids = True
+
+    def __init__(self, place: str, hints: Hints) -> None:
+        if not place.startswith("//"):
+            raise ConfigError("name the database as postgresql://HOST/DATABASE#TABLE")
+        super().__init__(f"postgresql:{place}", hints)
+
+    @classmethod
+    def recognise(cls, path: Path) -> bool:
+        return False
+
+    def open(self, place: str) -> None:
+        psycopg = client("psycopg", "'psycopg[binary]'")
+        self._db = psycopg.connect(place)
+        self._db.read_only = True
+        self._db.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+
+    def collections(self) -> Iterable[Collection]:
+        listed = self._db.execute(_COLUMNS).fetchall()
+        for (source, name), columns in groupby(listed, lambda one: one[:2]):
+            yield self._collection(source, name, [_Column(*one[2:]) for one in columns])
+
+    def _collection(self, source: str, name: str, columns: list[_Column]) -> Collection:
+        id = self._hints.id_column or next((one.name for one in columns if one.is_key), "none")
+        if self.is_wanted(name) and id not in ("none", *(one.name for one in columns)):
+            raise ConfigError(f"{name} has no column {id!r}", key="--id-column")
+        vectors = [self._vectors(source, one) for one in columns if one.type in _DENSE]
+        vectors += [
+            Vectors(one.name, kind="sparse") for one in columns if one.type == "sparsevec"
+        ]  # fmt: skip
+        own = {id, *(one.name for one in vectors)}
+        others = [one for one in columns if one.name not in own and one.type not in _OMITTED]
+        fields = {
+            one.name: Field(_KINDS[one.type]) for one in others
+            if one.type in _KINDS and is_field_name(one.name)
+        }  # fmt: skip
+        (rows,) = self._db.execute(f"SELECT count(*) FROM {source}").fetchone()
+        named = any(one.metric for one in columns)
+        return Collection(
+            name, vectors, rows, (source, id, others), fields,
+            omitted=[f"the column {one.name} ({one.type})" for one in columns
+                     if one.type in _OMITTED],
+            notes=[] if named else ["no index names the metric; the table gets l2"],
+            new_ids=id == "none",
+        )  # fmt: skip
+
+    def _vectors(self, source: str, one: _Column) -> Vectors:
+        dim: int | None = one.dim
+        if one.dim < 0:  # declared without a length
+            column = _quoted(one.name)
+            some = f"SELECT vector_dims({column}) FROM {source} WHERE {column} IS NOT NULL LIMIT 1"
+            (dim,) = self._db.execute(some).fetchone() or (None,)
+        return Vectors(one.name, dim, one.metric or "l2")
+
+    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+        source, id, others = found.handle
+        key = "NULL" if id == "none" else f"{_quoted(id)}::text"
+        chosen = ", ".join([key, f"{_quoted(vector)}::text", *(one.sql for one in others)])
+        with self._db.cursor("rows") as cursor:
+            cursor.execute(f"SELECT {chosen} FROM {source}")
+            while rows := cursor.fetchmany(size):
+                yield [_point(row, others, found.fields) for row in rows]
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _point(row: tuple[Any, ...], columns: list[_Column], fields: Any) -> Point:
+    id, text, *values = row
+    keys = {one.name: value for one, value in zip(columns, values, strict=True)}
+    own = {name: keys.pop(name) for name in fields}
+    # The text of a vector is JSON.
+    return Point(id, None if text is None else np.array(json.loads(text), np.float32), own, keys)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
