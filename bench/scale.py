@@ -32,6 +32,7 @@ from .measure import Options, Result, fresh
 _ROWS, _FILES = 1_000_000, 16
 _WORKERS, _READERS = (1, 2), (1, 2, 4)
 _SECONDS, _TASKS = 30.0, 4
+_PATIENCE = 3600.0  # seconds for a command; the server of the bucket is slow
 _PLACES = {"a folder": None, "a bucket": 0.0, "a bucket with 20 ms a request": 0.02}
 
 
@@ -79,8 +80,9 @@ async def _place(
             for step in (("load", TABLE, files / "*.parquet"), ("index", TABLE)):
                 counts.clear()
                 code, said = await asyncio.to_thread(
-                    cluster.run, *step, "-s", target, "--config", config, "--json"
-                )
+                    cluster.run, *step, "-s", target, "--config", config, "--json",
+                    patience=_PATIENCE,
+                )  # fmt: skip
                 if code:
                     raise RuntimeError(said)
                 what = f"{step[0]}, {workers} workers"

@@ -9,13 +9,30 @@ a write and then writes, and between the two another thread may write, which S3 
 from __future__ import annotations
 
 import logging
+import mmap
 import sys
 import threading
 from collections.abc import Iterable
 from typing import Any
 
+from flask import has_request_context, request
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import FakeKey
 from werkzeug.serving import make_server
+
+# Bytes of an object from which on a part of it is read alone: moto reads all of it for each part.
+_LARGE = 2**20
+
+
+def _part_or_all(key: Any, whole: Any = FakeKey.value.fget) -> Any:
+    is_part = has_request_context() and request.method == "GET" and "Range" in request.headers
+    if not is_part or key.contentsize < _LARGE:
+        return whole(key)
+    with key.lock:
+        file = key._value_buffer
+        file.rollover()
+        file.flush()
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # which slices as bytes do
 
 
 class OneByOne:
@@ -30,6 +47,7 @@ class OneByOne:
 
 def main() -> None:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    FakeKey.value = FakeKey.value.getter(_part_or_all)
     server = make_server("127.0.0.1", 0, OneByOne(), threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")

@@ -105,10 +105,10 @@ class Cluster:
             env={**self.environment, **others},
         )  # fmt: skip
 
-    def run(self, *arguments: Any, **others: Any) -> tuple[int, str]:
+    def run(self, *arguments: Any, patience: float = 250, **others: Any) -> tuple[int, str]:
         """Return the exit code of a command with the engine, and what it said."""
         process = self.start_command(*arguments, **others)
-        out, err = process.communicate(timeout=250)
+        out, err = process.communicate(timeout=patience)
         return process.returncode, out + err
 
 
