@@ -15,7 +15,16 @@ from aiovec.backend.server import ServerSettings
 from aiovec.errors import UnsupportedError
 
 from .access import Access, access_of
-from .asgi import App, Receive, Scope, Send, header_values, path_of, state_of_request
+from .asgi import (
+    App,
+    Receive,
+    Scope,
+    Send,
+    encoded_slash_problem,
+    header_values,
+    path_of,
+    state_of_request,
+)
 from .keys import Keys, digest_of
 from .problems import problem_response
 
@@ -77,9 +86,12 @@ class Security:
         if problem is None and needed is Access.WRITE and self._read_only:
             hint = "it was started with read_only"
             problem = problem_of(UnsupportedError("writing", "server's", hint))
-        if problem is not None:
-            return problem_response(problem)
-        return None if needed is Access.NONE else self._key_refusal(scope, needed)
+        if problem is None and needed is not Access.NONE:
+            refusal = self._key_refusal(scope, needed)
+            if refusal is not None:
+                return refusal
+        problem = problem or encoded_slash_problem(scope)
+        return None if problem is None else problem_response(problem)
 
     def _host_problem(self, scope: Scope) -> Problem | None:
         """Refuse names of other hosts: a page whose name was rebound to this machine sends that."""

@@ -116,6 +116,7 @@ def test_processes_at_once_share_one_server_which_ends_behind_them(place: Place)
 
 
 async def test_a_server_that_is_killed_amid_calls_is_started_again(place: Place) -> None:
+    place.write(idle_timeout=60.0)  # it ends by the kill alone
     async with aiovec.connect(config=place.config) as store:
         await store.create_table("notes", Schema(dim=2))
         first = await asyncio.to_thread(place.server)

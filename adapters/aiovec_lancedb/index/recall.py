@@ -61,6 +61,9 @@ async def measure(session: Session, table: Opened, kind: Kind, partitions: int) 
         await _read(session, table, sorted(set().union(*found) - vectors.keys()), vectors)
         shares = []
         for rows, question, least in zip(found, questions, np.subtract(last, ties), strict=True):
+            if not rows:  # as few lists were looked through as that
+                shares.append(0.0)
+                continue
             hits = np.stack([vectors[row] for row in rows])
             close = _closeness(hits, question[None, :], table.schema.metric)[0]
             shares.append(min(int((close >= least).sum()), MEASURED_HITS) / MEASURED_HITS)
