@@ -175,15 +175,15 @@ async def shared(call: Callable[[int], Awaitable[object]], numbers: range, tasks
 
 
 @asynccontextmanager
-async def lags() -> AsyncIterator[list[float]]:
+async def lags(every: float = 0.005) -> AsyncIterator[list[float]]:
     """Collect the milliseconds by which timers of the event loop are late."""
     found: list[float] = []
 
     async def look() -> None:
         while True:
             began = time.perf_counter()
-            await asyncio.sleep(0.005)
-            found.append((time.perf_counter() - began - 0.005) * 1000)
+            await asyncio.sleep(every)
+            found.append((time.perf_counter() - began - every) * 1000)
 
     async with beside(look()):
         yield found

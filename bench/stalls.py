@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import aiovec
 
 from .data import Data, load
-from .measure import RESULTS, Options, Result, machine, number
+from .measure import RESULTS, Options, Result, lags, machine, number
 
 _SEARCHES, _LIMIT = 20, 10
 _TICK = 0.001  # seconds between two looks at the clock
@@ -42,24 +41,13 @@ async def run(options: Options) -> list[Result]:
 async def _longest_stall(search: _Search, data: Data) -> float:
     """Return how late, in ms, the loop was at most while the searches ran."""
     await search(data.queries[0])
-    late: list[float] = []
-
-    async def watch() -> None:
-        last = time.perf_counter()
-        while True:
-            await asyncio.sleep(_TICK)
-            now = time.perf_counter()
-            late.append(now - last - _TICK)
-            last = now
-
-    watching = asyncio.create_task(watch())
-    await asyncio.sleep(10 * _TICK)
-    late.clear()
     queries = [data.queries[n % len(data.queries)] for n in range(_SEARCHES)]
-    await asyncio.gather(*map(search, queries))
-    await asyncio.sleep(2 * _TICK)  # the last stall is seen behind it
-    watching.cancel()
-    return 1000 * max(late)
+    async with lags(_TICK) as late:
+        await asyncio.sleep(10 * _TICK)
+        late.clear()
+        await asyncio.gather(*map(search, queries))
+        await asyncio.sleep(2 * _TICK)  # the last stall is seen behind it
+    return max(late)
 
 
 @asynccontextmanager

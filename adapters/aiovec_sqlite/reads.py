@@ -51,10 +51,9 @@ def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]
     """A filter as SQL over the ordinary table as ``r``, with its values."""
     if where is None:
         return "1", []
-    sql, values = filter_to_sql(where)
-    # The vector is no column of ``r``; where a row has one, vec0 has its rowid.
+    # Where a row has a vector, vec0 has its rowid.
     there = f"(SELECT m.rowid FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"
-    return sql.replace(f"r.{quoted(table.schema.vector)} IS", f"{there} IS"), values
+    return filter_to_sql(where, {table.schema.vector: there})
 
 
 def selected_rowids(db: sqlite3.Connection, table: TableLayout, where: Expr | None) -> Int64Array:

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from aiovec.backend import (
@@ -95,6 +96,10 @@ _MANY_PARAMETERS = 1_000
 
 _IS_TEXT = "= 'text'"
 
+Elsewhere = Mapping[str, str]
+"""SQL for columns that the table ``r`` lacks, by their names: of those, conditions ask for NULL."""
+_NOWHERE: Elsewhere = MappingProxyType({})
+
 
 def register(connection: Any) -> None:
     """Give ``connection``, a DB-API connection to SQLite, the functions that conditions call."""
@@ -102,7 +107,7 @@ def register(connection: Any) -> None:
     lists.register(connection)
 
 
-def to_sql(expr: Expr) -> tuple[str, list[Any]]:
+def to_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, list[Any]]:
     """The condition and its parameters for a tree that ``aiovec._filters.bind`` gave.
 
     The statement that it stands in must read the table as ``r``: a field may have the name of a
@@ -110,7 +115,7 @@ def to_sql(expr: Expr) -> tuple[str, list[Any]]:
     column is named with its table. The connection that runs it needs ``register``. Raises
     FilterError where SQLite's number of parameters does not suffice.
     """
-    part = _compiled(expr, negate=False)
+    part = _compiled(expr, elsewhere, negate=False)
     if len(part.parameters) > MAX_PARAMETERS:
         raise FilterError(
             f"the filter needs {len(part.parameters):,} SQL parameters, and SQLite takes "
@@ -174,24 +179,25 @@ class _Part:
         return f"({self.sql})" if self.joined else self.sql
 
 
-def _compiled(expr: Expr, *, negate: bool) -> _Part:
+def _compiled(expr: Expr, elsewhere: Elsewhere, *, negate: bool) -> _Part:
     """``expr``, or where ``negate`` is set its negation.
 
     NOT is carried down to the conditions, which is exact in three-valued logic too. So SQLite
     sees plain comparisons, for which it may use an index, and less nesting.
     """
     if isinstance(expr, Not):
-        return _compiled(expr.item, negate=not negate)
+        return _compiled(expr.item, elsewhere, negate=not negate)
     if isinstance(expr, (And, Or)):
         word = word_of(expr, negate)
         # SQLite looks an IN up in a tree, but would evaluate ten thousand comparisons one by one.
         terms = merged(word, terms_of(expr, negate), kind_of=_is_like)
-        return _joined(word, [_compiled(term, negate=negated) for term, negated in terms])
+        parts = [_compiled(term, elsewhere, negate=negated) for term, negated in terms]
+        return _joined(word, parts)
     if isinstance(expr, IsTrue):
-        item = _compiled(expr.item, negate=False)
+        item = _compiled(expr.item, elsewhere, negate=False)
         sql = f"({item.sql}) IS {'NOT ' if negate else ''}1"
         return _Part(sql, item.parameters, item.height + 1)
-    return _leaf(expr, negate)
+    return _leaf(expr, elsewhere, negate)
 
 
 def _joined(word: Word, parts: list[_Part]) -> _Part:
@@ -217,7 +223,7 @@ def _joined(word: Word, parts: list[_Part]) -> _Part:
     return heap[0][2]
 
 
-def _leaf(expr: Expr, negate: bool) -> _Part:
+def _leaf(expr: Expr, elsewhere: Elsewhere, negate: bool) -> _Part:
     match expr:
         case Const(value):
             return _Part("0" if value is negate else "1")
@@ -226,7 +232,7 @@ def _leaf(expr: Expr, negate: bool) -> _Part:
         case In(ref, values):
             return _in(ref, "NOT IN" if negate else "IN", values)
         case IsNull(ref):
-            return _is_null(ref, negate)
+            return _is_null(ref, elsewhere, negate)
         case Like(ref):
             return _guarded(ref, [(_IS_TEXT, _negated(_like(expr), negate))])
         case StartsWith(ref, prefix):
@@ -268,9 +274,10 @@ def _fit_json(group: Sequence[Any]) -> bool:
     return all("\0" not in one if isinstance(one, str) else isinstance(one, int) for one in group)
 
 
-def _is_null(ref: Ref, negate: bool) -> _Part:
+def _is_null(ref: Ref, elsewhere: Elsewhere, negate: bool) -> _Part:
     if not ref.path:
-        return _Part(f"{_value(ref)} IS {'NOT ' if negate else ''}NULL")
+        value = elsewhere.get(ref.name) or _value(ref)
+        return _Part(f"{value} IS {'NOT ' if negate else ''}NULL")
     at = Location(ref.path)
     # The type of an absent key is NULL, that of JSON's null is 'null'.
     sql = f"coalesce({at.select(at.type, _ONE)}, 'null') {'!=' if negate else '='} 'null'"

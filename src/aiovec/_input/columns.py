@@ -166,7 +166,7 @@ def _plain_values(kind: Kind, values: Sequence[Any], within: Kind | None = None)
     """Values as Python's own, or ValueError; ``within`` is the kind of the list that holds them."""
     kinds = _check_types(values, kind, within)
     if kind == "datetime":
-        return [None if value is None else _moment(value) for value in values]
+        return [None if value is None else moment(value) for value in values]
     usual, convert = _PLAIN[kind]
     if not kinds <= {usual, type(None)}:
         if kind == "float":
@@ -226,7 +226,7 @@ _NO_ZONE = (
 )
 
 
-def _moment(value: Any) -> datetime:
+def moment(value: Any) -> datetime:
     """Return a datetime, or RFC 3339 text, in UTC, or raise ValueError."""
     if isinstance(value, str):
         try:
@@ -344,7 +344,7 @@ def _plainer(value: Any) -> Any:
         return bool(value)
     if isinstance(value, datetime):
         try:
-            return moment_text(_moment(value))
+            return moment_text(moment(value))
         except ValueError as exc:
             raise ValueError(f"is not JSON: {exc}") from exc
     if isinstance(value, date):

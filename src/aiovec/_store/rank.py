@@ -205,11 +205,12 @@ def boosted(
     hits: Sequence[Hit], boost: Decay, times: Mapping[str, datetime | None], now: datetime
 ) -> list[Hit]:
     """Return the hits with their scores by relevance and freshness, in their new order."""
+    half_life = boost.seconds
 
     def freshness(at: datetime | None) -> float:
         if at is None:
             return 0.0
-        return math.exp2(-max(0.0, (now - at).total_seconds()) / boost.seconds)
+        return math.exp2(-max(0.0, (now - at).total_seconds()) / half_life)
 
     relevance = _scaled([hit.score for hit in hits])
     return best_first(

@@ -11,6 +11,7 @@ import inspect
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +23,7 @@ import numpy as np
 from .._filters import Expr, bind
 from .._filters.tree import In, IsNull, Ref, all_of, any_of
 from .._input.arguments import check_flag, check_tuning, check_words, count_of
+from .._input.columns import moment
 from .._input.selection import Selection, select_columns, selected_names, value_ref
 from .._input.types import Where
 from .._input.vectors import query_vector
@@ -694,12 +696,10 @@ def _value_of(rows: StoredRows, i: int, ref: Ref) -> Any:
 
 def _time_of(value: Any) -> datetime | None:
     """Return a time that may be a text; None for anything else, or without a time zone."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            return None
-    return value if isinstance(value, datetime) and value.tzinfo is not None else None
+    if isinstance(value, (str, datetime)):
+        with suppress(ValueError):
+            return moment(value)
+    return None
 
 
 def _group_of(value: Any) -> Group:
