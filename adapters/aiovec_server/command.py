@@ -103,6 +103,8 @@ def serve(
     }  # fmt: skip
     changed = {name: value for name, value in given.items() if value is not None}
     settings = retrieval.server.model_copy(update=changed)
+    if follow and not settings.read_only:
+        raise typer.BadParameter("--follow is for copies, which nobody writes: add --read-only")
     source = _source(store, config, retrieval, settings, follow=follow)
     if shared:
         _serve_shared(source, settings, Path(str(config)))

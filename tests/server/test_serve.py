@@ -67,6 +67,8 @@ def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> No
         ended, told = run_serve("-s", "notes.db", "--port", "0", "--host", host)
         assert ended == 2
         assert "AIOVEC_API_KEYS" in told
+    ended, told = run_serve("-s", "notes.db", "--port", "0", "--follow")
+    assert (ended, "--read-only" in told) == (2, True)
     assert not (tmp_path / "notes.db").exists()
 
 
