@@ -141,6 +141,8 @@ def test_from_many_threads(store: sync.VectorStore) -> None:
 
 async def test_inside_a_running_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "notes.db"
+    for notebook in ("ipykernel", "marimo"):
+        monkeypatch.delitem(sys.modules, notebook, raising=False)
     with pytest.raises(aiovec.AiovecError, match=r"asyncio\.to_thread"):
         sync.connect(path)
     assert not path.exists()
