@@ -126,16 +126,19 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _Collection:
-    vec: str
-    payload: str
-    vector: str
+class _Points:
+    """How a collection is read.
+
+    ``query`` selects the rowid, the id, the vector, the JSON, and what else ``row`` takes. Each of
+    ``halves`` selects the rowids and ids of rejects, and comes with the reason. ``vec`` is its vec0
+    table.
+    """
+
+    query: str
     dtype: str
-
-
-@dataclass(frozen=True, slots=True)
-class _LlmCollection:
-    id: int
+    row: Callable[..., dict[str, Any]]
+    halves: tuple[tuple[str, str], ...] = ()
+    vec: str | None = None
 
 
 class SqliteSource(Source):
@@ -175,11 +178,9 @@ class SqliteSource(Source):
             return _Catalog(self._db, self._path, self._hints).tables()
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        readers: dict[type, Callable[..., Iterator[Chunk]]] = {
-            _Collection: _read_collection, _LlmCollection: _read_llm, _Part: _read_table,
-        }  # fmt: skip
+        read = _read_points if isinstance(table.part, _Points) else _read_table
         with _reading(self._path):
-            yield from readers[type(table.part)](self._db, table.part, schema, size)
+            yield from read(self._db, table.part, schema, size)
 
     def backup(self, path: Path) -> None:
         if path.exists():
@@ -241,9 +242,9 @@ class _Catalog:
             if not named:
                 raise self._choose(f"there is no table {wanted!r} in {self._path}", collections)
             return named
-        own = {table.part.vec for table in collections if isinstance(table.part, _Collection)}
+        own = {table.part.vec for table in collections}
         vec0 = [name for name in self._vec0 if name not in own]
-        if collections and not own:
+        if None in own:
             return collections
         if any(map(self._blobs, self._kinds)):
             raise self._choose(f"{self._path} has tables with BLOBs", collections)
@@ -299,12 +300,15 @@ class _Catalog:
             fields = {"text": Field("text", text=True), "updated": Field("datetime")}
             schema = Schema(dim, model=model, fields=fields)
             omitted = (f"the column content_blob ({blobs:,} BLOBs)",) if blobs else ()
+            query = (
+                "SELECT rowid, id, embedding, metadata, content, updated FROM embeddings "
+                f"WHERE collection_id = {number:d}"
+            )
+            part = _Points(query, "float32", _row_of_llm)
+            table = legal_table_name(name, [one.name for one in found])
             found.append(
-                ForeignTable(
-                    legal_table_name(name, [one.name for one in found]), name, "llm collection",
-                    count, schema, omitted=omitted, part=_LlmCollection(number),
-                )
-            )  # fmt: skip
+                ForeignTable(table, name, "llm collection", count, schema, (), omitted, part)
+            )
         return found
 
     def _collections(self) -> list[ForeignTable]:
@@ -332,7 +336,19 @@ class _Catalog:
             schema = Schema(
                 vector.dim, metric=metric, model=made_by or None, vector=_COLLECTION_VECTOR
             )
-            part = _Collection(vec, payload, vector.name, vector.dtype)
+            v, p = quoted(vec), quoted(payload)
+            # CROSS JOIN reads the vectors in their order.
+            query = (
+                f"SELECT v.rowid, p.orig_id, v.{quoted(vector.name)}, p.payload_json "
+                f"FROM {v} v CROSS JOIN {p} p ON p.rowid = v.rowid"
+            )
+            halves = (
+                (f"SELECT rowid, NULL FROM {v} WHERE rowid NOT IN (SELECT rowid FROM {p})",
+                 f"it has no row in {payload}"),
+                (f"SELECT rowid, orig_id FROM {p} WHERE rowid NOT IN (SELECT rowid FROM {v})",
+                 "the vector is missing"),
+            )  # fmt: skip
+            part = _Points(query, vector.dtype, _row_of_collection, halves, vec)
             count = self._count(vec)
             found.append(ForeignTable(table, name, "collection", count, schema, notes, part=part))
         return found
@@ -539,70 +555,44 @@ def _read_table(db: sqlite3.Connection, part: _Part, schema: Schema, size: int) 
         yield Chunk(chunk, [_place(row[0]) for row in rows], rejects)
 
 
-def _read_llm(
-    db: sqlite3.Connection, part: _LlmCollection, schema: Schema, size: int
+def _read_points(
+    db: sqlite3.Connection, part: _Points, schema: Schema, size: int
 ) -> Iterator[Chunk]:
-    """Yield the rows of a collection of llm, the keys of their metadata among the columns."""
-    query = (
-        "SELECT rowid, id, embedding, content, metadata, updated FROM embeddings "
-        f"WHERE collection_id = {part.id:d}"
-    )
-    for found in _batches(db, query, size):
-        matrix, faults = _matrix([row[2] for row in found], schema.dim, "float32")
+    """Yield the rows of a collection; the keys of their JSON are columns."""
+    for found in _batches(db, part.query, size):
+        matrix, faults = _matrix([row[2] for row in found], schema.dim, part.dtype)
         rejects = [Reject(found[i][0], _shown(found[i][1]), why) for i, why in faults.items()]
         rows: list[dict[str, Any]] = []
         places: list[int | str] = []
         whole = (row for i, row in enumerate(found) if i not in faults)
-        for (rowid, id, _, content, metadata, updated), vector in zip(whole, matrix, strict=True):
-            try:
-                own = {"text": content, "updated": updated and datetime.fromtimestamp(updated, UTC)}
-                keys = read_json(metadata or "{}")
-                if not isinstance(keys, dict):
-                    raise ValueError("its metadata is no object")
-                rows.append(flat_row({**own, "id": id, schema.vector: vector}, keys))
-                places.append(rowid)
-            except (ValueError, TypeError, RecursionError, OverflowError) as exc:
-                rejects.append(Reject(rowid, _shown(id), f"the row is not one of llm: {exc}"))
-        yield Chunk(rows, places, rejects)
-
-
-def _read_collection(
-    db: sqlite3.Connection, part: _Collection, schema: Schema, size: int
-) -> Iterator[Chunk]:
-    """Yield the points of a collection; those of which one half is missing are rejects."""
-    vec, payload = quoted(part.vec), quoted(part.payload)
-    points = (
-        f"SELECT v.rowid, v.{quoted(part.vector)}, p.rowid, p.orig_id, p.payload_json "
-        f"FROM {vec} v LEFT JOIN {payload} p ON p.rowid = v.rowid"
-    )
-    # Such keys get one more "_", as aiovec.compat.VectorStore stores and reads them.
-    reserved = re.compile(rf"_*(id|{_COLLECTION_VECTOR}|{schema.vector})\Z")
-    for found in _batches(db, points, size):
-        matrix, faults = _matrix([row[1] for row in found], schema.dim, part.dtype)
-        rejects = [Reject(found[i][0], _shown(found[i][3]), why) for i, why in faults.items()]
-        rows: list[dict[str, Any]] = []
-        places: list[int | str] = []
-        whole = (row for i, row in enumerate(found) if i not in faults)
-        for (rowid, _, there, id, text), vector in zip(whole, matrix, strict=True):
-            if there is None:
-                rejects.append(Reject(rowid, None, f"it has no row in {part.payload}"))
-                continue
+        for (rowid, id, _, text, *own), vector in zip(whole, matrix, strict=True):
             try:
                 values = read_json(text or "{}")
-            except (ValueError, TypeError, RecursionError) as exc:
-                rejects.append(Reject(rowid, _shown(id), f"the payload is not JSON: {exc}"))
+                if not isinstance(values, dict):
+                    raise TypeError("it is not an object")
+                row = part.row(values, schema.vector, *own)
+            except (ValueError, TypeError, RecursionError, OverflowError) as exc:
+                rejects.append(Reject(rowid, _shown(id), f"its JSON cannot be taken: {exc}"))
                 continue
-            if not isinstance(values, dict):
-                rejects.append(Reject(rowid, _shown(id), "the payload is not a JSON object"))
-                continue
-            row = {f"_{key}" if reserved.match(key) else key: v for key, v in values.items()}
             rows.append({**row, "id": _id(id), schema.vector: vector})
             places.append(rowid)
         yield Chunk(rows, places, rejects)
-    lonely = f"SELECT rowid, orig_id FROM {payload} WHERE rowid NOT IN (SELECT rowid FROM {vec})"
-    for found in _batches(db, lonely, size):
-        missing = "the vector is missing"
-        yield Chunk([], [], [Reject(rowid, _shown(id), missing) for rowid, id in found])
+    for lonely, why in part.halves:
+        for found in _batches(db, lonely, size):
+            yield Chunk([], [], [Reject(rowid, _shown(id), why) for rowid, id in found])
+
+
+def _row_of_llm(
+    metadata: dict[str, Any], vector: str, content: Any, updated: Any
+) -> dict[str, Any]:
+    moment = updated and datetime.fromtimestamp(updated, UTC)
+    return flat_row({"id": None, vector: None, "text": content, "updated": moment}, metadata)
+
+
+def _row_of_collection(payload: dict[str, Any], vector: str) -> dict[str, Any]:
+    # Such keys get one more "_", as aiovec.compat.VectorStore stores and reads them.
+    reserved = re.compile(rf"_*(id|{_COLLECTION_VECTOR}|{vector})\Z")
+    return {f"_{key}" if reserved.match(key) else key: one for key, one in payload.items()}
 
 
 def _value(value: Any, column: _Column) -> Any:

@@ -108,7 +108,7 @@ def test_points_that_are_not_whole(
     assert [record.id for record in stored(tmp_path / "new.db", "notes")[1]] == ["a"]
     told = rejects(path)
     assert told.keys() == {2, 3, 4, 5, 7, 8}
-    assert told[2].startswith("the payload is not JSON: ")
+    assert told[2].startswith("its JSON cannot be taken: ")
     assert told[8] == "the vector is missing"
 
 
@@ -330,7 +330,7 @@ def test_the_collections_of_llm(
     assert code == 1
     assert set(rejects(path).values()) == {
         "the vector has 3 dimensions, not 4",
-        "the row is not one of llm: its metadata is no object",
+        "its JSON cannot be taken: it is not an object",
     }
     schema, rows = stored(tmp_path / "new.db", "my-notes")
     assert (schema.model, schema.metric, schema.fields["text"].text) == ("ada", "cosine", True)
