@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field as Argument
 
 from aiovec import (
+    Decay,
     Embed,
     EmbeddingError,
     Field,
@@ -48,6 +49,13 @@ Facts = Annotated[
     dict[str, Any] | None,
     Argument(description='Facts to filter by later, such as {"user": "ana", "topic": "travel"}.'),
 ]
+HalfLife = Annotated[
+    str | None,
+    Argument(
+        description='Prefer newer memories: the age at which one counts half, such as "12h" or '
+        '"7d". Default: age does not count.'
+    ),
+]
 Ids = Annotated[list[str], Argument(description="The ids of rows.", max_length=_MOST)]
 Id = Annotated[str | None, Argument(description="To replace a memory, its id.")]
 
@@ -64,11 +72,15 @@ class Tools:
         self._store = store
         self._memory = memory
 
-    async def recall(self, query: str, limit: Limit = 5, where: Where = None) -> dict[str, Any]:
+    async def recall(
+        self, query: str, limit: Limit = 5, where: Where = None, half_life: HalfLife = None
+    ) -> dict[str, Any]:
         """Search your memory by meaning and by words: what `remember` saved, in this conversation
         or an earlier one. The best match comes first. Use it before you ask the user again."""
+        boost = None if half_life is None else Decay("at", half_life)
+        options = {"limit": limit, "where": where, "boost": boost}
         try:
-            found = await self._search(self._memory, query, None, limit=limit, where=where)
+            found = await self._search(self._memory, query, None, **options)
         except TableNotFoundError:
             found = []
         return {"memories": found}

@@ -76,6 +76,11 @@ async def test_a_memory(tmp_path: Path) -> None:
         await call(client, "remember", text="Ana prefers long answers.", id=first["id"])
         (changed,) = (await call(client, "get", table="memories", ids=[first["id"]]))["rows"]
         assert (changed["text"], changed.get("user")) == ("Ana prefers long answers.", None)
+        newer = await call(client, "recall", query="answers", half_life="7d")
+        assert newer["memories"][0]["id"] == first["id"]
+        assert "'30m', '12h', '7d'" in await error_of(
+            client, "recall", query="answers", half_life="soon"
+        )
         listed = await call(client, "list", table="memories", order_by="-at", limit=1)
         assert [row["id"] for row in listed["rows"]] == [first["id"]]
         assert await call(client, "forget", where="payload.user = 'ben'") == {"deleted": 1}

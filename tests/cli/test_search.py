@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,29 @@ def test_by_words(run: Run, texts: Path) -> None:
     vector = json.dumps([1.0] + [0.0] * 255)
     assert len(ids(run, "docs", "--vector", vector, *toml)) == 3
     assert ids(run, "docs", "--like", "wool", "--min-score", 0.999, *toml) == []
+    assert ids(run, "docs", "cold water", "--offset", 1, *toml) == by_both[1:]
+    like = ("--like", "wool", "--like", "snow")
+    assert ids(run, "docs", *like, *toml) == ["door"]
+    assert ids(run, "docs", *like, "--not-like", "door", *toml) == []
+    assert "--not-like needs --like" in run("search", "docs", "x", "--not-like", "door", *toml).err
     bare = run("search", "docs", "--like", "bare", *toml)
     assert "the id of a row that has a vector, not 'bare'" in bare.err
+
+
+def test_newer_rows_first(run: Run) -> None:
+    with sync.connect("news.db") as store:
+        store.create_table("news", Schema(2, fields={"at": Field(datetime)}))
+        for id, days in (("new", 1), ("old", 100)):
+            at = datetime.now(UTC) - timedelta(days)
+            store.insert("news", [{"id": id, "embedding": [1, 0.2 * (days == 1)], "at": at}])
+    search = ("news", "--vector", "[1, 0]", "-s", "news.db")
+    assert ids(run, *search) == ["old", "new"]
+    assert ids(run, *search, "--boost", "at:7d:0.9") == ["new", "old"]
+    wrong = run("search", *search, "--boost", "at:soon")
+    assert (wrong.code, "'30m', '12h', '7d'" in wrong.err) == (2, True)
+    assert (
+        "one of at, payload.<key>, not 'then'" in run("search", *search, "--boost", "then:7d").err
+    )
 
 
 def test_words_without_their_embedder_say_what_to_do(run: Run, texts: Path) -> None:

@@ -30,6 +30,7 @@ from .stores import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .. import Decay
     from .._model.records import Hit, Record
     from .._store.store import Table
 
@@ -59,11 +60,21 @@ def search(
         typer.Option(metavar="JSON", help="Search with this vector, a JSON array, instead."),
     ] = None,
     like: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="Search with the vector of this row instead of WORDS."),
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            help="Search with the vector of this row instead of WORDS. Can be repeated.",
+        ),
+    ] = None,
+    not_like: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--not-like", metavar="ID", help="With --like: away from this row. Can be repeated."
+        ),
     ] = None,
     where: Where = None,
     limit: Annotated[int, typer.Option(min=1, help="Number of hits.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, help="Number of hits to skip.")] = 0,
     select: Select = None,
     include_vector: IncludeVector = False,
     any_word: Annotated[
@@ -71,6 +82,14 @@ def search(
     ] = False,
     min_score: Annotated[
         float | None, typer.Option(help="Only hits with at least this score.")
+    ] = None,
+    boost: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD:HALF_LIFE",
+            help="Prefer newer rows by the times in a field, as at:7d; with a weight from 0 to 1 "
+            "at:7d:0.5. Default: 0.3.",
+        ),
     ] = None,
     embedder: Embedder = None,
     config: Config = None,
@@ -82,15 +101,18 @@ def search(
     embedder, and both ways if it has both. A single argument is WORDS, or with --vector or --like
     the TABLE.
     """
-    if words is None and vector is None and like is None:
+    if words is None and vector is None and not like:
         table, words = None, table
-    if sum(given is not None for given in (words, vector, like)) != 1:
+    if sum(given is not None for given in (words, vector, like or None)) != 1:
         raise typer.BadParameter("pass WORDS, --vector or --like, and only one of them")
+    if not_like and not like:
+        raise typer.BadParameter("--not-like needs --like")
     if (words is None and by is not None) or (any_word and (words is None or by == "vector")):
         raise typer.BadParameter("--by needs WORDS, and --any a search by keywords")
     options: dict[str, Any] = {
         "where": where, "limit": limit, "select": names_in(select), "min_score": min_score,
-        "include_vector": include_vector,
+        "include_vector": include_vector, "offset": offset,
+        "boost": None if boost is None else _decay_in(boost),
     }  # fmt: skip
     numbers = None if vector is None else _vector_in(vector)
 
@@ -100,8 +122,8 @@ def search(
             give_embedder(table.store, await table.schema(), embedder)
         began = time.perf_counter()
         hits: list[Hit]
-        if like is not None:
-            hits = await table.search_like(like, **options)
+        if like:
+            hits = await table.search_like(like, not_like=not_like or (), **options)
         elif words is None:
             hits = await table.search(numbers, **options)  # type: ignore[arg-type]
         elif how == "text":
@@ -235,6 +257,17 @@ def _vector_in(text: str) -> list[float]:
     if not isinstance(vector, list):
         raise typer.BadParameter("--vector must be a JSON array of numbers")
     return vector
+
+
+def _decay_in(text: str) -> Decay:
+    from .. import Decay
+
+    field, _, rest = text.partition(":")
+    half_life, _, weight = rest.partition(":")
+    try:
+        return Decay(field, half_life, float(weight)) if weight else Decay(field, half_life)
+    except ValueError as exc:
+        raise typer.BadParameter(f"--boost is FIELD:HALF_LIFE[:WEIGHT]: {exc}") from exc
 
 
 async def _best(table: Table, by: By | None) -> By:
