@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from starlette.types import Scope
+
 
 class Access(IntEnum):
     """The right that a request needs, and a key gives; each includes those before it."""
@@ -35,6 +37,14 @@ READING_POSTS = frozenset(
 _LONG_VERBS = frozenset(
     {"fields_info", "index", "indexes", "optimize", "rename", "revert", "stats"}
 )
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path that the router compares: decoded, without that of an app around this one."""
+    path: str = scope["path"]
+    root = scope.get("root_path", "")
+    within = path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/")
+    return path[len(root) :] if within else path
 
 
 def may_take_long(method: str, path: str) -> bool:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from aiovec import Embedder, VectorStore, __version__
 from aiovec._http.problems import Problem
-from aiovec.asgi import KEY, add_error_handlers, lifespan
+from aiovec.asgi import KEY, lifespan
 from aiovec.backend.server import ServerSettings
 
 from .bodies import JsonBytes, dump
@@ -79,7 +79,6 @@ def create_app(
     app.router.redirect_slashes = False
     if store is not None:
         setattr(app.state, KEY, store)
-    add_error_handlers(app)
     return app
 
 

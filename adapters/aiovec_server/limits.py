@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from aiovec.backend.server import ServerSettings
 
-from .access import Access, access_of, may_take_long
-from .asgi import App, Message, Receive, Scope, Send, header_values, path_of, state_of_request
+from .access import Access, access_of, may_take_long, path_of
 from .bounds import BOUNDS, Bounds, Room
-from .problems import RequestError, response_of
+from .problems import RequestError
 
 _MIB = 1024 * 1024
 _BODIES, _ANSWERS = 2, 4
@@ -34,7 +36,7 @@ timer alone."""
 class Limits:
     """Keeps each request within its limits, and cancels the call of a client that has gone."""
 
-    def __init__(self, app: App, settings: ServerSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
         self._timeout = settings.timeout
         self._turns = asyncio.Semaphore(settings.max_calls)
@@ -50,40 +52,28 @@ class Limits:
             return
         method, path = scope["method"], path_of(scope)
         seconds = _LONG if may_take_long(method, path) else self._timeout
-        exchange = _Exchange(self, scope, receive, send, seconds)
+        exchange = _Exchange(self, receive, send, seconds)
         bounds = Bounds(self._max_rows, self.max_body, self._answers)
         token = BOUNDS.set(bounds)
-        refused: RequestError | None = None
         try:
-            async with asyncio.timeout(seconds) as exchange.deadline:
-                exchange.expect(_length_of(scope))
+            async with asyncio.timeout(None) as exchange.deadline:
+                exchange.begin(_length_of(scope))
                 if access_of(method, path) is Access.NONE:  # it answers without a turn, too
                     await self._app(scope, exchange.receive, exchange.send)
                 else:
                     await self._in_turn(scope, exchange)
-        except RequestError as exc:
-            refused = exc
         except Exception as exc:
             if exchange.gone.is_set():
                 return  # it only says that
-            if not isinstance(exc, TimeoutError) or not exchange.deadline.expired():
-                raise
-            refused = RequestError(
-                504,
-                f"the call took more than {seconds:g} s, so it was cancelled; a write that was "
-                "cancelled is wholly done or not at all",
-            )
+            if isinstance(exc, TimeoutError) and exchange.deadline.expired():
+                raise exchange.late() from None
+            raise
         finally:
-            exchange.close()
+            exchange.end()
             BOUNDS.reset(token)
             self.bodies.give(exchange.held)
             self._answers.give(bounds.held)
-            state_of_request(scope)["aiovec_received"] = exchange.held
-        # An answer that has begun stays without its end: the server closes the connection, so
-        # nobody takes it as whole.
-        if refused is not None and not exchange.begun:
-            answer = await response_of(refused)
-            await answer(scope, receive, exchange.send)
+            scope["state"]["aiovec_received"] = exchange.held
 
     async def _in_turn(self, scope: Scope, exchange: _Exchange) -> None:
         try:
@@ -100,26 +90,24 @@ class Limits:
 
 def _length_of(scope: Scope) -> int | None:
     """Return the length of the body, None if only its end will tell."""
-    for given in header_values(scope, b"content-length"):
-        if not (given.isascii() and given.isdigit()):
-            raise RequestError(400, "the Content-Length is no number")
-        return int(given[:20])
+    headers = Headers(scope=scope)
+    if "content-length" in headers:
+        return int(headers["content-length"])
     # In HTTP/2 and later, a body needs neither.
     bare = scope["method"] in _BARE or scope.get("http_version", "1.1").startswith("1")
-    return 0 if bare and not header_values(scope, b"transfer-encoding") else None
+    return 0 if bare and "transfer-encoding" not in headers else None
 
 
 class _Exchange:
-    """The messages of one request and its answer, which put off its deadline.
+    """The messages of one request and its answer, under one deadline.
 
-    No time counts in which the client is slow, but a body has to come with a pace.
+    A body has to come with a pace. Then the call has its time until its answer begins, which the
+    client reads at a pace of its own.
     """
 
     deadline: asyncio.Timeout
 
-    def __init__(
-        self, limits: Limits, scope: Scope, receive: Receive, send: Send, seconds: float
-    ) -> None:
+    def __init__(self, limits: Limits, receive: Receive, send: Send, seconds: float) -> None:
         self._limits = limits
         self._receive = receive
         self._send = send
@@ -127,23 +115,33 @@ class _Exchange:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._is_read = self._is_empty = False
-        self._waits = bool(header_values(scope, b"expect"))
-        """The client sends its body when it is asked to."""
         self._watching: asyncio.TimerHandle | asyncio.Task[None] | None = None
-        self._closed = False
         self.held = 0
         """Bytes of the body."""
-        self.begun = False
-        """True if the answer has begun."""
         self.gone = asyncio.Event()
         """Set when the client has gone."""
 
-    def expect(self, length: int | None) -> None:
-        """Refuse a body that is too long, and expect one of this length."""
+    def begin(self, length: int | None) -> None:
+        """Wait for a body of this length, or refuse it."""
         self._check_length(length or 0)
-        if length == 0:
-            self._is_empty = True
-            self._end_body()
+        self._is_empty = length == 0
+        self._go_on(more=length != 0)
+
+    def end(self) -> None:
+        """Watch no longer."""
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def late(self) -> RequestError:
+        """Return what is wrong behind the deadline."""
+        if not self._is_read:
+            slow = f"the body comes with less than {_PACE // 1024} KiB a second"
+            return RequestError(408, slow)
+        return RequestError(
+            504,
+            f"the call took more than {self._seconds:g} s, so it was cancelled; a write that was "
+            "cancelled is wholly done or not at all",
+        )
 
     async def receive(self) -> Message:
         """Return the next message for the app."""
@@ -151,19 +149,9 @@ class _Exchange:
             self._is_empty = False
             return {"type": "http.request", "body": b"", "more_body": False}
         if self._is_read:
-            self._watch()
             await self.gone.wait()
             return {"type": "http.disconnect"}
-        self._put_off(None)
-        try:
-            slowest = self._began + self._limits.stall + self.held / _PACE
-            async with asyncio.timeout_at(slowest):
-                message = await self._receive()
-        except TimeoutError:
-            slow = f"the body comes with less than {_PACE // 1024} KiB a second"
-            raise RequestError(408, slow) from None
-        finally:
-            self._put_off(self._seconds)
+        message = await self._receive()
         if message["type"] == "http.disconnect":
             self._leave()
             return message
@@ -173,31 +161,18 @@ class _Exchange:
             words = "the bodies of other requests take the memory for bodies; try again"
             raise RequestError(503, words)
         self.held += size
-        if not message.get("more_body", False):
-            self._end_body()
+        self._go_on(more=message.get("more_body", False))
         return message
 
     async def send(self, message: Message) -> None:
         """Send a message of the app, at the pace of the client."""
-        self._put_off(None)
+        if message["type"] == "http.response.start":
+            self._set_deadline(None)
         try:
-            if message["type"] == "http.response.start":
-                self.begun = True
-                if self._waits and not self._is_read:  # nobody knows if the body still comes
-                    headers = [*message.get("headers", ()), (b"connection", b"close")]
-                    message = {**message, "headers": headers}
             await self._send(message)
         except (OSError, RuntimeError):  # uvloop's word for a connection that has gone
             self.gone.set()
             raise
-        finally:
-            self._put_off(self._seconds)
-
-    def close(self) -> None:
-        """Watch no longer."""
-        self._closed = True
-        if self._watching is not None:
-            self._watching.cancel()
 
     def _check_length(self, size: int) -> None:
         if size > self._limits.max_body:
@@ -206,15 +181,16 @@ class _Exchange:
                 413, f"the body has more than {most} MiB; send it in parts, or raise max_body_mb"
             )
 
-    def _end_body(self) -> None:
-        self._is_read = True
-        self._watching = self._loop.call_later(_AT_FIRST, self._watch)
+    def _go_on(self, *, more: bool) -> None:
+        """Wait for more of the body, or let the call begin."""
+        if more:
+            self._set_deadline(self._began + self._limits.stall + self.held / _PACE)
+        else:
+            self._is_read = True
+            self._set_deadline(self._loop.time() + self._seconds)
+            self._watching = self._loop.call_later(_AT_FIRST, self._watch)
 
     def _watch(self) -> None:
-        if self._closed or isinstance(self._watching, asyncio.Task):
-            return
-        if self._watching is not None:
-            self._watching.cancel()
         self._watching = self._loop.create_task(self._wait_for_its_end())
 
     async def _wait_for_its_end(self) -> None:
@@ -223,11 +199,9 @@ class _Exchange:
         self._leave()
 
     def _leave(self) -> None:
+        self._set_deadline(self._loop.time())
         self.gone.set()
-        self._put_off(0)
 
-    def _put_off(self, seconds: float | None) -> None:
-        """Let the call end after so many seconds from now; None waits for the client."""
-        if self._closed or self.deadline.expired() or (self.gone.is_set() and seconds != 0):
-            return
-        self.deadline.reschedule(None if seconds is None else self._loop.time() + seconds)
+    def _set_deadline(self, when: float | None) -> None:
+        if not self.gone.is_set() and not self.deadline.expired():
+            self.deadline.reschedule(when)

@@ -9,23 +9,23 @@ import asyncio
 import os
 import re
 import time
-from functools import partial
 from random import Random
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import Headers
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aiovec._http.problems import Problem, problem_of
+from aiovec._http.problems import Problem
 from aiovec.backend import called_by
 from aiovec.backend.threads import in_thread
 
-from .asgi import App, Message, Receive, Scope, Send, header_values, state_of_request
 from .call import Call
 from .endpoints.declaring import Endpoint
 from .logs import ACCESS
-from .problems import LOG, problem_response
+from .problems import problem_response, response_of
 
 _UNKNOWN = "(none)"  # the route of a request that has none
 _CLIENT_GONE = 499  # the status where the client disconnected: no answer was sent
@@ -91,7 +91,7 @@ class Metrics:
 class Observing:
     """Observes the requests to an app."""
 
-    def __init__(self, app: App, metrics: Metrics | None, *, logs: bool) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics | None, *, logs: bool) -> None:
         self._app = app
         self._metrics = metrics
         self._logs = logs
@@ -101,8 +101,8 @@ class Observing:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        state = state_of_request(scope)
-        id = state["request_id"] = _id_of(scope)
+        state, given = scope.setdefault("state", {}), Headers(scope=scope)
+        id = state["request_id"] = _id_of(given)
         status = sent = 0
         whole = False
 
@@ -110,6 +110,8 @@ class Observing:
             nonlocal status, sent, whole
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ()), (b"x-request-id", id.encode())]
+                if "expect" in given:  # nobody knows if the body still comes
+                    headers.append((b"connection", b"close"))
                 if all(name != b"cache-control" for name, _ in headers):
                     # Rows change, and they are for who asked: nobody shall keep them.
                     headers += [(b"cache-control", b"no-store"), _NOSNIFF]
@@ -123,16 +125,16 @@ class Observing:
         if self._metrics is not None:
             self._metrics.running.inc()
         try:
-            with called_by(_trace_headers(scope)):
+            with called_by(_trace_headers(given)):
                 await self._app(scope, receive, named)
         except asyncio.CancelledError:  # the server stops
             if not status:
                 stopping = problem_response(_STOPPING, headers={"connection": "close"})
                 await stopping(scope, receive, named)
         except Exception as exc:  # noqa: BLE001 - whatever it is, no traceback leaves
-            await in_thread(partial(LOG.error, "request %s failed", id, exc_info=exc))
+            answer = await response_of(exc, id)
             if not status:
-                await problem_response(problem_of(exc))(scope, receive, named)
+                await answer(scope, receive, named)
         finally:
             client, table = scope.get("client"), scope.get("path_params", {}).get("table")
             facts = {
@@ -153,19 +155,19 @@ class Observing:
                 ACCESS.info("", extra={"facts": facts})
 
 
-def _id_of(scope: Scope) -> str:
+def _id_of(headers: Headers) -> str:
     """Return the request's id: the client's, unless it could confuse a log."""
-    given = header_values(scope, b"x-request-id")
+    given = headers.getlist("x-request-id")
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
         return given[0]
     return f"{_RANDOM.getrandbits(128):032x}"
 
 
-def _trace_headers(scope: Scope) -> dict[str, str]:
+def _trace_headers(headers: Headers) -> dict[str, str]:
     """Return the headers that name the span of the caller."""
     found = {}
     for name in ("traceparent", "tracestate"):
-        values = header_values(scope, name.encode())
+        values = headers.getlist(name)
         if len(values) == 1 and len(values[0]) <= 1024:
             found[name] = values[0]
     return found

@@ -11,13 +11,16 @@ from starlette.responses import Response
 
 from aiovec import VectorStore
 from aiovec._http.problems import Problem, problem_of
+from aiovec.backend.context import TableChangedError
 from aiovec.backend.threads import in_thread
-from aiovec.errors import AiovecError
 
 LOG = logging.getLogger("aiovec.server")
 _SERVER_ERROR = 500
 _PASSING = frozenset({429, 503})
 _RETRY_SECONDS = 1
+_CHANGED = (
+    "the table is not in the state that If-Match names; read it again, and then repeat the call"
+)
 
 
 class RequestError(Exception):
@@ -33,14 +36,14 @@ class RequestError(Exception):
         super().__init__(detail)
 
 
-async def response_of(
-    error: AiovecError | RequestError, store: VectorStore | None = None, request: str = ""
-) -> Response:
-    """Return the answer to an error, as problem+json (RFC 9457).
+async def response_of(error: Exception, request: str, store: VectorStore | None = None) -> Response:
+    """Return the answer to any error, as problem+json (RFC 9457).
 
     One of the server is logged with the id of its request, for the answer hides its cause.
     """
-    if isinstance(error, AiovecError):
+    if isinstance(error, TableChangedError):
+        error = RequestError(412, _CHANGED)
+    if not isinstance(error, RequestError):
         found = problem_of(error, () if store is None else (store.target,))
         if found.status >= _SERVER_ERROR:
             words = "request %s: status %d, %s", request, found.status, type(error).__name__

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 from contextlib import suppress
-from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aiovec._http.problems import Problem, problem_of
 from aiovec.backend.server import ServerSettings
 from aiovec.errors import UnsupportedError
 
-from .access import Access, access_of
-from .asgi import (
-    App,
-    Receive,
-    Scope,
-    Send,
-    encoded_slash_problem,
-    header_values,
-    path_of,
-    state_of_request,
-)
+from .access import Access, access_of, path_of
 from .keys import Keys, digest_of
 from .problems import problem_response
 
 _LOOPBACK = frozenset({"localhost", "localhost.localdomain"})
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
 # What a page may send: its key, its body's type, the names of a request and of a write.
 _SENT = (
     "Authorization", "X-API-Key", "Content-Type", "Accept", "X-Request-Id", "Idempotency-Key",
@@ -62,7 +53,9 @@ def security(settings: ServerSettings, keys: Keys) -> list[Middleware]:
 class Security:
     """Lets a request through that names this server, comes from no foreign page, and may do it."""
 
-    def __init__(self, app: App, settings: ServerSettings, keys: Keys, origins: list[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings, keys: Keys, origins: list[str]
+    ) -> None:
         self._app = app
         self._keys = keys
         self._origins = origins
@@ -80,22 +73,20 @@ class Security:
 
     def _refusal(self, scope: Scope) -> Response | None:
         needed = access_of(scope["method"], path_of(scope))
-        problem = self._host_problem(scope)
-        if problem is None and self._is_foreign(scope, needed):
+        headers = Headers(scope=scope)
+        problem = self._host_problem(scope, headers)
+        if problem is None and self._is_foreign(headers, needed):
             problem = Problem.plain(403, _FOREIGN)
         if problem is None and needed is Access.WRITE and self._read_only:
             hint = "it was started with read_only"
             problem = problem_of(UnsupportedError("writing", "server's", hint))
         if problem is None and needed is not Access.NONE:
-            refusal = self._key_refusal(scope, needed)
-            if refusal is not None:
-                return refusal
-        problem = problem or encoded_slash_problem(scope)
+            return self._key_refusal(scope, headers, needed)
         return None if problem is None else problem_response(problem)
 
-    def _host_problem(self, scope: Scope) -> Problem | None:
+    def _host_problem(self, scope: Scope, headers: Headers) -> Problem | None:
         """Refuse names of other hosts: a page whose name was rebound to this machine sends that."""
-        given = header_values(scope, b"host")
+        given = headers.getlist("host")
         if not given and scope.get("http_version") == "1.0":
             return None  # no browser speaks it
         if len(given) != 1 or not given[0]:
@@ -112,30 +103,31 @@ class Security:
             "allowed_hosts in [retrieval.server]",
         )
 
-    def _is_foreign(self, scope: Scope, needed: Access) -> bool:
+    def _is_foreign(self, headers: Headers, needed: Access) -> bool:
         """Return whether a page of another origin asks. Links to the page may.
 
         Pages of this machine at other ports are of the same site, but of another origin.
         """
-        origins = header_values(scope, b"origin")
+        origins = headers.getlist("origin")
         if not origins:
-            sites = header_values(scope, b"sec-fetch-site")
+            sites = headers.getlist("sec-fetch-site")
             foreign = any(site in ("cross-site", "same-site") for site in sites)
             return foreign and needed is not Access.NONE
-        origin = origins[0].lower()
-        if len(origins) == 1 and ("*" in self._origins or origin in self._origins):
-            return False
-        (host,) = header_values(scope, b"host") or [""]
-        return len(origins) > 1 or not _is_own(origin, host.lower())
+        origin, host = origins[0].lower(), headers.get("host", "").lower()
+        # A browser leaves the usual port out; a proxy may not.
+        own = {f"{kind}://{host.removesuffix(port)}" for kind, port in _USUAL_PORTS.items()}
+        return len(origins) > 1 or (
+            "*" not in self._origins and origin not in own.union(self._origins)
+        )
 
-    def _key_refusal(self, scope: Scope, needed: Access) -> Response | None:
+    def _key_refusal(self, scope: Scope, headers: Headers, needed: Access) -> Response | None:
         if not self._keys:
             return None
-        given = _credentials(scope)
+        given = _credentials(headers)
         granted = Access.NONE
         if len(given) == 1:
             granted = self._keys.get(digest_of(given[0]), Access.NONE)
-        state_of_request(scope)["aiovec_access"] = granted.name.lower()
+        scope["state"]["aiovec_access"] = granted.name.lower()
         if granted >= needed:
             return None
         status, challenge = 401, _BEARER
@@ -160,22 +152,10 @@ def _host(text: str) -> str:
     return text.rstrip(".")
 
 
-def _is_own(origin: str, host: str) -> bool:
-    """Return whether an origin is that of the server's own page, which the Host header names."""
-    try:
-        page = urlsplit(origin)
-        here = urlsplit(f"{page.scheme}://{host}")
-        usual = _DEFAULT_PORTS[page.scheme]
-        same = (page.hostname, page.port or usual) == (here.hostname, here.port or usual)
-    except (ValueError, KeyError):
-        return False
-    return same and origin == f"{page.scheme}://{page.netloc}" and page.username is None
-
-
-def _credentials(scope: Scope) -> list[str]:
+def _credentials(headers: Headers) -> list[str]:
     """Return each different key that a request carries, of whatever header."""
-    found = dict.fromkeys(header_values(scope, b"x-api-key"))
-    for value in header_values(scope, b"authorization"):
+    found = dict.fromkeys(headers.getlist("x-api-key"))
+    for value in headers.getlist("authorization"):
         scheme, _, key = value.partition(" ")
         found[key.strip() if scheme.lower() == "bearer" else ""] = None
     return list(found)
