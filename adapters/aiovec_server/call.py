@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
 import pyarrow as pa
@@ -108,19 +108,10 @@ class Call:
 
     def query(self, model: type[Model]) -> dict[str, Any]:
         """Return the arguments of the query string, which may have this model's keys only."""
-        text = self.request.scope["query_string"]
-        if not text:
-            return {}
-        try:
-            pairs = parse_qsl(
-                text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64
-            )
-        except ValueError as exc:
-            raise RequestError(400, f"the query string cannot be read: {exc}") from exc
-        given = dict(pairs)
-        if len(given) < len(pairs):
+        given = self.request.query_params
+        if len(given) < len(given.multi_items()):
             raise RequestError(422, "the query string names an argument twice; pass it once")
-        return model.read(given, "the query", texts=True)
+        return model.read(given, "the query", texts=True) if given else {}
 
     async def body(self, model: type[Model], kinds: Sequence[str]) -> dict[str, Any]:
         """Return the arguments in the body, which may be absent where none is needed."""

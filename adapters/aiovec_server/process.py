@@ -25,7 +25,6 @@ MAX_HEAD = 64 * 1024
 few KiB."""
 
 _BACKLOG = 1024
-_PIPELINED = 16  # requests of a connection that wait for their answers
 _CANCELLING = 5.0  # seconds that cancelled calls get to release what they hold
 _OTHER_FILES = 256  # open files beside the connections: the store's, modules, pipes
 
@@ -117,8 +116,8 @@ class Server(uvicorn.Server):
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection with bounds: of time for a head and for who reads nothing, of bytes
-    beside bodies, and of requests that do not wait for the answers to those before them."""
+    """uvicorn's connection with bounds: of time for a head and for who reads nothing, and of bytes
+    beside bodies."""
 
     _head_since: float | None = None
     _beside = _unsent = 0
@@ -144,8 +143,6 @@ class Connection(HttpToolsProtocol):
             raise ValueError("the head is too large")
         if b"#" in self.url:  # uvicorn would leave out the rest, which may be that of an id
             raise ValueError("the target has a # in it")
-        if len(self.pipeline) >= _PIPELINED:
-            raise ValueError("too many requests at once")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -154,9 +151,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, but never within the answer to one before it."""
-        if self._is_answering() and not self.cycle.more_body:
-            self.cycle.keep_alive = False  # the connection ends behind its answer
-        elif self._is_answering() and (self.pipeline or self.cycle.response_started):
+        if self._is_answering():
             self.transport.abort()
         else:
             super().send_400_response(msg)
@@ -188,15 +183,12 @@ class Connection(HttpToolsProtocol):
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens at an address of this machine; port 0 takes a free one."""
     try:
-        found = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        # A name such as localhost may have two addresses, and clients try that of IPv4 always.
-        family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        # Names are of IPv4: clients try that always, and localhost may have both.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        both = host.strip("[]") == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(
-            address[:2], family=family, backlog=_BACKLOG,
-            dualstack_ipv6=address[0] == "::" and socket.has_dualstack_ipv6(),
-        )  # fmt: skip
+            (host.strip("[]"), port), family=family, backlog=_BACKLOG, dualstack_ipv6=both
+        )
     except (OSError, UnicodeError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         if getattr(exc, "errno", None) == errno.EADDRINUSE:
