@@ -6,7 +6,7 @@ It is this user's alone, in the folder for files of running programs, and holds
 ``socket``  where it listens; on Windows, ``state`` with a port of loopback and a key
 ``log``     what the server says; ``log.1`` is the log before
 
-Its name is a digest of the TOML file's path and settings, and of the environment's. So a server
+Its name is a digest of the TOML file, its path, and the settings of the environment. So a server
 serves the settings that it was started with; others start another one, and it ends when idle.
 """
 
@@ -21,8 +21,6 @@ import socket
 import stat
 import sys
 import tempfile
-import time
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +32,6 @@ KEY_VARIABLE = "AIOVEC_AUTOSTART_KEY"
 
 _OVERRIDES = "AIOVEC_RETRIEVAL__"
 _OF_CLIENTS = "AIOVEC_RETRIEVAL__REMOTE__"
-_CLAIMING = 1.0  # seconds within which a server that ends gives back its lock
 _CONNECTING = 5.0
 
 
@@ -62,8 +59,9 @@ class SharedFolder:
             for name, value in sorted(upper.items())
             if name.startswith(_OVERRIDES) and not name.startswith(_OF_CLIENTS)
         }
-        facts = [str(self.config), _settings_in(self.config), overrides]
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+        digest = hashlib.sha256(json.dumps([str(self.config), overrides]).encode())
+        with contextlib.suppress(OSError):  # whoever loads the settings says what is wrong
+            digest.update(self.config.read_bytes())
         user = os.geteuid() if sys.platform != "win32" else os.environ.get("USERNAME", "")
         parent = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
         self._parent = Path(parent) / f"aiovec-{user}"
@@ -114,11 +112,8 @@ class SharedFolder:
         """Become the server of the folder until the process ends. False where another one is."""
         self.prepare()
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        deadline = time.monotonic() + _CLAIMING
-        while not try_lock(self._lock):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
+        if not try_lock(self._lock):
+            return False
         self.withdraw()
         return True
 
@@ -139,10 +134,3 @@ class SharedFolder:
         """Take away what tells clients where the server is."""
         self._socket.unlink(missing_ok=True)
         self._state.unlink(missing_ok=True)
-
-
-def _settings_in(config: Path) -> object:
-    try:
-        return tomllib.loads(config.read_text(encoding="utf-8")).get("retrieval")
-    except (OSError, ValueError):
-        return None  # whoever loads the settings says what is wrong
