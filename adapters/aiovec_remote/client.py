@@ -44,8 +44,6 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 _REVOKING = 10.0
 # Bytes that are handed to a connection at once, at most.
 _PART = 256 * 1024
-# Bytes of an answer that are read, at most.
-_LARGEST_ANSWER = 1024**3
 # Servers close a connection that is idle, uvicorn after 5 s. A request that meets the closing is
 # lost, and nobody can tell whether it was read before.
 _KEEP_ALIVE = 4.0
@@ -249,10 +247,6 @@ class _Call:
     async def read(self) -> tuple[Any, str]:
         """Return the answer to one try."""
         async with self._client.response(self) as response:
-            length = response.content_length or 0
-            if length > _LARGEST_ANSWER:
-                why = f"its answer has {length:,} bytes; ask for fewer rows at once, or export"
-                raise NoAnswerError(why, "never", sent=True)
             data = await response.read()
         if response.status == 204:
             return None, ""

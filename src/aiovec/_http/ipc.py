@@ -21,14 +21,13 @@ BODY = b"aiovec.body"
 CURSOR = b"aiovec.cursor"
 """The key of a batch's metadata with the cursor behind it."""
 
-_DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 _DENSE = (
     pa.types.is_dictionary, pa.types.is_run_end_encoded, pa.types.is_string_view,
     pa.types.is_binary_view, pa.types.is_list_view, pa.types.is_large_list_view, pa.types.is_union,
 )  # fmt: skip
-# The places of fields in Arrow's flatbuffers: Message.header_type, .header and .bodyLength, and
+# The places of fields in Arrow's flatbuffers: Message.header and .bodyLength, and
 # RecordBatch.compression.
-_HEADER_TYPE, _HEADER, _BODY_LENGTH, _COMPRESSION = 1, 2, 3, 3
+_HEADER, _BODY_LENGTH, _COMPRESSION = 2, 3, 3
 
 
 class DamagedStreamError(Exception):
@@ -79,13 +78,11 @@ def _check_field(field: pa.Field) -> None:
 def _checked(message: Any) -> Any:
     if message is None:
         raise DamagedStreamError("the Arrow stream is empty")
-    metadata = bytes(message.metadata)
-    (table,) = struct.unpack_from("<I", metadata, 0)
-    place = _field(metadata, table, _HEADER_TYPE)
-    kind = metadata[place] if place else 0
-    if kind == _DICTIONARY_BATCH:
+    if message.type == "dictionary":
         raise DamagedStreamError("the Arrow stream has dictionaries; write plain columns")
-    if kind == _RECORD_BATCH:
+    if message.type == "record batch":
+        metadata = bytes(message.metadata)
+        (table,) = struct.unpack_from("<I", metadata, 0)
         place = _field(metadata, table, _HEADER)
         (offset,) = struct.unpack_from("<I", metadata, place)
         if _field(metadata, place + offset, _COMPRESSION):
