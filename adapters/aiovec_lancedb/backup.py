@@ -22,7 +22,7 @@ from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, 
 
 from .driver import lancedb
 from .errors import translated
-from .export import whole_rows
+from .export import stream_of
 from .layout import copied
 from .locks.local import FOLDER, lock_file, unlock_file
 from .locks.moves import generation_in, write_generation
@@ -98,7 +98,7 @@ async def _copy(
         for name, (table, schema) in tables.items():
             with translated(path):
                 target = await to_its_end(copy.create_table(name, schema=copied(schema)))
-            async with aclosing(whole_rows(session, table)) as blocks:
+            async with aclosing(stream_of(session, table)) as blocks:
                 waiting: list[pa.RecordBatch] = []
                 async for block in blocks:
                     waiting.append(block)

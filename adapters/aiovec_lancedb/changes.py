@@ -24,7 +24,6 @@ from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
 from aiovec.errors import ChangesPrunedError, CorruptStoreError, UnsupportedError
 
-from .driver import without_blobs
 from .layout import NUMBERING, new_numbering, numbering_in
 from .session import Opened, Session
 
@@ -128,17 +127,14 @@ async def _deleted(session: Session, table: Opened, base: int) -> list[str]:
 
 
 async def _row_ids(session: Session, lance: Any) -> _Keys:
-    stream = await session.run(without_blobs(lance.query().select(["_rowid"])).to_batches())
-    with session.guarded():
-        found = [batch.column("_rowid").to_numpy() async for batch in stream]
+    batches = await session.batches(lance.query().select(["_rowid"]))
+    found = [batch.column("_rowid").to_numpy() async for batch in batches]
     return np.concatenate([np.empty(0, np.uint64), *found])
 
 
 async def _written(session: Session, table: Opened, begin: _Place, count: int) -> _Keys:
     """Return the first keys of changed rows behind a place, in their order."""
     query = table.lance.query().select(["_rowid", UPDATED])
-    query = query.where(f"{UPDATED} >= {begin.version}")
-    stream = await session.run(without_blobs(query).to_batches())
     kept = np.empty(0, np.uint64)
 
     def first(batch: pa.RecordBatch | None) -> _Keys:
@@ -151,9 +147,8 @@ async def _written(session: Session, table: Opened, begin: _Place, count: int) -
                 return keys
         return np.sort(keys)[:count]
 
-    with session.guarded():
-        async for batch in stream:
-            kept = await hop(batch.num_rows, first, batch)
+    async for batch in await session.batches(query, where=f"{UPDATED} >= {begin.version}"):
+        kept = await hop(batch.num_rows, first, batch)
     return await hop(len(kept), first, None)
 
 

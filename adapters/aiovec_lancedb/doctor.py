@@ -124,12 +124,10 @@ async def _table(session: Session, name: str) -> Finding:
     table = await session.opened(await session.handle(name))
     ids: list[pa.Array] = []
     rows = 0
-    batches = await session.run(table.lance.query().select(["id"]).to_batches())
-    with session.guarded():
-        async for batch in batches:
-            rows += batch.num_rows
-            if rows <= _MOST_IDS:
-                ids.append(batch.column("id"))
+    async for batch in await session.batches(table.lance.query().select(["id"])):
+        rows += batch.num_rows
+        if rows <= _MOST_IDS:
+            ids.append(batch.column("id"))
     compared = sum(map(len, ids))
     distinct = pc.count_distinct(pa.chunked_array(ids, pa.utf8())).as_py()
     if distinct == compared:

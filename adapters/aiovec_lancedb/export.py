@@ -23,10 +23,9 @@ from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
-from .driver import without_blobs
 from .layout import column_names
 from .memory import STREAM_BYTES
-from .reads import MOST, condition_of, filtered
+from .reads import MOST, condition_of
 from .session import Opened, Session
 from .upkeep.retention import Pins
 
@@ -121,7 +120,7 @@ class Export:
         schema = pa.schema([layout.field(name) for name in names], metadata=layout.metadata)
         given = cursor.rows
         waiting: list[pa.RecordBatch] = []
-        stream = _stream(self.session, table.lance, names, condition, given, self.batch_size)
+        stream = stream_of(self.session, table.lance, names, condition, given, self.batch_size)
         async with aclosing(stream) as batches:
             async for batch in batches:
                 waiting.append(batch)
@@ -160,39 +159,30 @@ def _named(table: Opened) -> str:
     return incarnation.decode() if isinstance(incarnation, bytes) else ""
 
 
-async def _stream(
+async def stream_of(
     session: Session,
     lance: AsyncTable,
-    names: list[str] | None,
-    condition: str | None,
-    given: int,
+    names: list[str] | None = None,
+    condition: str | None = None,
+    given: int = 0,
     most: int = _MOST_ROWS,
 ) -> AsyncGenerator[pa.RecordBatch, None]:
-    """Yield rows behind the first ``given`` ones, as they lie, in batches of ``most`` rows or of a
-    bounded size.
+    """Yield rows of the version that a table is at, with all columns or those of these ``names``.
 
-    A share of the memory is held while a batch is read, and none while the caller has it, who may
-    be about to search.
+    They come as they lie, behind the first ``given`` ones, in batches of ``most`` rows or of a
+    bounded size. A share of the memory is held while a batch is read, and none while the caller has
+    it, who may be about to search.
     """
     stats: Any = await session.run(lance.stats())
     row = max(1, int(stats["total_bytes"]) // max(1, int(stats["num_rows"])))
     length = min(max(_BATCH_BYTES // row, 1), _MOST_ROWS, most)
     query = lance.query() if names is None else lance.query().select(names)
-    query = without_blobs((await filtered(query, condition)).offset(given))
-    stream = await session.run(query.to_batches(max_batch_length=length))
+    batches = await session.batches(query.offset(given), length, condition)
     while True:
         with renewed():
             async with session.admission.share(STREAM_BYTES):
-                with session.guarded():
-                    batch = await anext(stream, None)
+                batch = await anext(batches, None)
         if batch is None:
             return
         if batch.num_rows:
-            yield batch
-
-
-async def whole_rows(session: Session, lance: AsyncTable) -> AsyncGenerator[pa.RecordBatch, None]:
-    """Yield all rows of the version that a table is at, with all columns."""
-    async with aclosing(_stream(session, lance, None, None, 0)) as batches:
-        async for batch in batches:
             yield batch

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -33,13 +33,8 @@ from .driver import ColumnOrdering
 from .layout import PAYLOAD, column_names
 from .memory import ids_bytes, result_bytes
 from .session import Opened, Session
-from .sorting import key_columns, sorted_ids
+from .sorting import KEY_BATCH, key_columns, sorted_ids
 from .sql.filters import ids_to_sql, to_sql
-
-if TYPE_CHECKING:
-    from lancedb.query import AsyncStandardQuery
-
-_Query = TypeVar("_Query", bound="AsyncStandardQuery")
 
 ADDRESS = "_rowaddr"
 """Lance's column of where a row lies: another place once the row was written anew."""
@@ -57,9 +52,8 @@ _SIZES_FOR, _MOST_KEPT = 10.0, 64
 # a file come from a clock that moves on every few milliseconds.
 _TOO_YOUNG = 100_000_000
 # For ``hop``: a literal, most of all one of the payload, takes as long to turn into SQL as so
-# many values of a record; so much SQL takes lancedb as long to parse as one.
+# many values of a record.
 _EFFORT = 16
-_CHARACTERS_A_VALUE = 8
 
 
 def rows_of(table: pa.Table, columns: Columns, vector: str) -> StoredRows:
@@ -78,13 +72,6 @@ async def condition_of(where: Expr | None) -> str | None:
     return await hop(_EFFORT * where.literals, partial(to_sql, where))
 
 
-async def filtered(query: _Query, condition: str | None) -> _Query:
-    """The query with a condition, which lancedb parses at once."""
-    if condition is None:
-        return query
-    return await hop(len(condition) // _CHARACTERS_A_VALUE, query.where, condition)
-
-
 async def rows_by_id(
     session: Session, table: Opened, ids: Sequence[str], columns: Columns, *, address: bool = False
 ) -> pa.Table:
@@ -100,8 +87,8 @@ async def rows_by_id(
     for start in range(0, len(ids), _BLOCK):
         block = ids[start : start + _BLOCK]
         condition = await hop(len(block), ids_to_sql, block)
-        query = await filtered(table.lance.query().select(names), condition)
-        blocks.append(await session.fetch(query, len(block)))
+        query = table.lance.query().select(names)
+        blocks.append(await session.fetch(query, len(block), condition))
     return pa.concat_tables(blocks)
 
 
@@ -137,8 +124,8 @@ async def find(
 ) -> StoredRows:
     if any(order.ref.path for order in order_by):
         query = table.lance.query().select(key_columns(order_by))
-        query = await filtered(query, await condition_of(where))
-        ids = await sorted_ids(session, query, order_by, limit, offset)
+        batches = await session.batches(query, KEY_BATCH, await condition_of(where))
+        ids = await sorted_ids(batches, order_by, limit, offset)
         return await get(session, table, ids, columns, ordered=True)
     # Lance sorts only by what it also reads: with a column that is not selected, an unfiltered or
     # an indexed query fails. Vectors are read for the rows that were found: to sort with them is
@@ -153,10 +140,9 @@ async def find(
         )
         for order in order_by
     ]
-    query = table.lance.query().select(names).order_by(order)
-    query = await filtered(query, await condition_of(where))
     limit, offset = min(limit, MOST), min(offset, MOST)
-    found = await session.fetch(query.limit(limit).offset(offset), limit)
+    query = table.lance.query().select(names).order_by(order).limit(limit).offset(offset)
+    found = await session.fetch(query, limit, await condition_of(where))
     if later:
         ids = await hop(found.num_rows, found.column("id").to_pylist)
         return await get(session, table, ids, columns, ordered=True)

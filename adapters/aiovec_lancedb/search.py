@@ -27,7 +27,7 @@ from .index.info import InUse, vector_index
 from .index.recall import with_effort
 from .layout import column_names
 from .memory import scan_bytes
-from .reads import TableReader, condition_of, filtered, rows_by_id, rows_of
+from .reads import TableReader, condition_of, rows_by_id, rows_of
 from .session import Opened, Session
 from .tuning import MOST_CANDIDATES, code_margin, named_effort
 
@@ -131,7 +131,8 @@ class VectorSearch:
         if asked * table.schema.dim * 4 > _CANDIDATE_BYTES:
             return None
         built = _lance_query(table, query, query.vector, asked)
-        candidates = await self._fetch(with_effort(built, effort.bounded(asked)), condition, asked)
+        built = with_effort(built, effort.bounded(asked))
+        candidates = await self._session.fetch(built, asked, condition)
         if len(candidates) < query.limit:
             # The index had too few in the partitions that were searched, or of a filter's rows.
             return None
@@ -144,14 +145,12 @@ class VectorSearch:
         if asked * table.schema.dim * 4 <= _CANDIDATE_BYTES:
             vector = _scaled(query.vector) if table.schema.metric == "dot" else query.vector
             built = _lance_query(table, query, vector, asked).bypass_vector_index()
-            candidates = await self._fetch(built, await condition_of(query.where), asked)
+            condition = await condition_of(query.where)
+            candidates = await self._session.fetch(built, asked, condition)
             found, settled = await hop(weight(candidates), _ranked, table, query, candidates, asked)
             if settled:
                 return found
         return await self._by_scan(table, query)
-
-    async def _fetch(self, query: AsyncVectorQuery, condition: str | None, most: int) -> pa.Table:
-        return await self._session.fetch(await filtered(query, condition), most)
 
     async def _by_scan(self, table: Opened, query: VectorQuery) -> Found:
         """Measure every selected row, in constant memory."""
@@ -161,13 +160,10 @@ class VectorSearch:
         if table.schema.vector_nullable:
             present = f"`{vector}` IS NOT NULL"
             condition = present if condition is None else f"({condition}) AND {present}"
-        scan = await filtered(scan, condition)
         best: list[tuple[float, str]] = []
-        batches = await self._session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
-        with self._session.guarded():
-            async for batch in batches:
-                effort = weight(batch) + len(best)
-                best = await hop(effort, partial(_nearer, best, batch, table, query))
+        async for batch in await self._session.batches(scan, _SCAN_BATCH, condition):
+            effort = weight(batch) + len(best)
+            best = await hop(effort, partial(_nearer, best, batch, table, query))
         measures = {id: measure for measure, id in best}
         rows = await rows_by_id(self._session, table, list(measures), query.columns)
         found = await hop(weight(rows), lambda: rows_of(rows, query.columns, vector))

@@ -25,7 +25,7 @@ from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.files import look_at
 from aiovec.backend.memory import default_budget
 from aiovec.backend.settings import bytes_of
-from aiovec.backend.threads import in_thread
+from aiovec.backend.threads import hop, in_thread
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _PAGE = 1000
+# For ``hop``: so much SQL takes lancedb as long to parse as one value of a record takes.
+_CHARACTERS_A_VALUE = 8
 # Seconds for the first requests to a server, each of which LanceDB would repeat for minutes.
 _PATIENCE = 60.0
 _FORKED = (
@@ -408,16 +410,42 @@ class Session:
         """Keep notes with a column of the table; None removes one."""
         await self.run(table.update_field_metadata({"path": column, "metadata": notes}))
 
-    async def fetch(self, query: Any, most: int | None = None) -> pa.Table:
-        """All rows of a query, which has at most so many: to ask for the end costs a round trip."""
+    async def batches(
+        self, query: Any, length: int | None = None, where: str | None = None
+    ) -> Batches:
+        """Begin to read the rows of a query that a condition selects, in batches of a length."""
         with self.guarded():
-            stream = await without_blobs(query).to_batches()
-            batches: list[pa.RecordBatch] = []
-            async for batch in stream:
-                batches.append(batch)
-                if most is not None and sum(map(len, batches)) >= most:
-                    break
-            return pa.Table.from_batches(batches, schema=stream.schema)
+            if where is not None:  # lancedb parses it at once
+                query = await hop(len(where) // _CHARACTERS_A_VALUE, query.where, where)
+            query = without_blobs(query)
+            return Batches(self, await query.to_batches(max_batch_length=length))
+
+    async def fetch(
+        self, query: Any, most: int | None = None, where: str | None = None
+    ) -> pa.Table:
+        """All rows of a query, which has at most so many: to ask for the end costs a round trip."""
+        found = await self.batches(query, where=where)
+        batches: list[pa.RecordBatch] = []
+        async for batch in found:
+            batches.append(batch)
+            if most is not None and sum(map(len, batches)) >= most:
+                break
+        return pa.Table.from_batches(batches, schema=found.stream.schema)
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """An iterator over batches of rows, whose errors come out as ours."""
+
+    session: Session
+    stream: Any
+
+    def __aiter__(self) -> Batches:
+        return self
+
+    async def __anext__(self) -> pa.RecordBatch:
+        with self.session.guarded():
+            return await anext(self.stream)
 
 
 def _inode(folder: Path) -> tuple[int, int] | None:

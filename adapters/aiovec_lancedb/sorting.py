@@ -7,7 +7,7 @@ The keys of all rows that a filter selects are read batch by batch, and of them 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,9 @@ from aiovec.backend.contract import Order
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
-from .session import Session
 from .sql.values import PayloadValue, name
 
-_BATCH = 4096
+KEY_BATCH = 4096
 # Rows that are held besides those kept, before all are sorted: fewer sorts, some megabytes more.
 _MOST_WAITING = 65_536
 # Values of a key in Python that one row of a batch takes to sort, for ``hop``.
@@ -43,25 +42,23 @@ def key_columns(order_by: Sequence[Order]) -> dict[str, str]:
 
 
 async def sorted_ids(
-    session: Session, query: Any, order_by: Sequence[Order], limit: int, offset: int
+    batches: AsyncIterable[pa.RecordBatch], order_by: Sequence[Order], limit: int, offset: int
 ) -> list[str]:
-    """The ids of the rows that ``query`` finds, sorted, from ``offset`` on and at most ``limit``.
+    """The ids of rows, sorted, from ``offset`` on and at most ``limit``.
 
-    The query selects ``key_columns``.
+    The batches have ``key_columns``.
     """
     most = offset + limit
     kept: list[pa.Table] = []
     rows = 0
-    batches = await session.run(query.to_batches(max_batch_length=_BATCH))
-    with session.guarded():
-        async for batch in batches:
-            effort = batch.num_rows * _EFFORT_A_KEY * len(order_by) + weight(batch)
-            kept.append(await hop(effort, partial(_sortable, batch, order_by)))
-            rows += batch.num_rows
-            if rows > most + _MOST_WAITING:
-                effort = sum(map(weight, kept))
-                kept = [await hop(effort, partial(_first, kept, order_by, most))]
-                rows = kept[0].num_rows
+    async for batch in batches:
+        effort = batch.num_rows * _EFFORT_A_KEY * len(order_by) + weight(batch)
+        kept.append(await hop(effort, partial(_sortable, batch, order_by)))
+        rows += batch.num_rows
+        if rows > most + _MOST_WAITING:
+            effort = sum(map(weight, kept))
+            kept = [await hop(effort, partial(_first, kept, order_by, most))]
+            rows = kept[0].num_rows
     if not kept:
         return []
     effort = sum(map(weight, kept))

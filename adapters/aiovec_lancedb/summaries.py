@@ -8,7 +8,6 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
 from itertools import islice
 from typing import Any
 
@@ -17,8 +16,8 @@ import pyarrow as pa
 from aiovec.backend import Expr, Ref, Value, python_values
 from aiovec.backend.threads import hop
 
-from .reads import condition_of, filtered
-from .session import Opened, Session
+from .reads import condition_of
+from .session import Batches, Opened, Session
 from .sorting import BOOL_KIND, NUMBER_KIND, TEXT_KIND
 from .sql.values import PayloadValue, name
 
@@ -44,8 +43,8 @@ async def value_counts(
         # 1 and 1.0 are one value, which is an int if any of them is.
         ints.update(key for key in keys if type(key[1]) is int)
 
-    async for values in _batches(session, table, ref, where):
-        await hop(_effort(values), add, values)
+    async for batch in await _batches(session, table, ref, where):
+        await hop(_effort(batch), add, batch.column("value"))
 
     def most_frequent() -> list[tuple[Value, int]]:
         pairs = [(-count, key) for key, count in counts.items()]
@@ -66,27 +65,21 @@ async def bounds(
         keys = [*ends, *_keys(values, ref)]
         return [min(keys), max(keys)] if keys else []
 
-    async for values in _batches(session, table, ref, where):
-        ends = await hop(_effort(values), widen, values)
+    async for batch in await _batches(session, table, ref, where):
+        ends = await hop(_effort(batch), widen, batch.column("value"))
     return (ends[0][1], ends[1][1]) if ends else None
 
 
-def _effort(values: pa.Array) -> int:
+def _effort(batch: pa.RecordBatch) -> int:
     """Return how many values it takes to go through these, of which few may be long."""
-    return len(values) + int(values.nbytes) // _BYTES_A_VALUE
+    return int(batch.num_rows + batch.nbytes // _BYTES_A_VALUE)
 
 
-async def _batches(
-    session: Session, table: Opened, ref: Ref, where: Expr | None
-) -> AsyncIterator[pa.Array]:
-    """The values batch by batch; those of the payload as JSON text."""
+async def _batches(session: Session, table: Opened, ref: Ref, where: Expr | None) -> Batches:
+    """Begin to read the values; those of the payload are JSON text."""
     column = PayloadValue(ref.path).as_scalar if ref.path else name(ref.name)
     query = table.lance.query().select({"value": column})
-    query = await filtered(query, await condition_of(where))
-    batches = await session.run(query.to_batches(max_batch_length=BATCH))
-    with session.guarded():
-        async for batch in batches:
-            yield batch.column("value")
+    return await session.batches(query, BATCH, await condition_of(where))
 
 
 def _keys(values: pa.Array, ref: Ref) -> list[_Key]:

@@ -25,7 +25,7 @@ from aiovec.errors import (
 
 from .changes import number_anew
 from .errors import TableThereError
-from .export import whole_rows
+from .export import stream_of
 from .index.fields import drop_unwanted, index_fields
 from .layout import (
     LEFT,
@@ -219,7 +219,7 @@ async def check_whole(session: Session, handle: TableHandle, version: int) -> No
 
 async def read_all(session: Session, lance: AsyncTable) -> None:
     """Read all rows of the version that a table is at, and so find what is missing or damaged."""
-    async with aclosing(whole_rows(session, lance)) as blocks:
+    async with aclosing(stream_of(session, lance)) as blocks:
         async for _ in blocks:
             session.check()
 

@@ -48,7 +48,7 @@ from .changes import CREATED
 from .errors import ConflictError, unknown_outcome
 from .folding import FoldedRows, Row, partition_values, rows_of
 from .layout import PAYLOAD
-from .reads import ADDRESS, condition_of, filtered, rows_by_id
+from .reads import ADDRESS, condition_of, rows_by_id
 from .reads import rows_of as stored_rows
 from .session import Opened, Session
 from .sql import values as sql
@@ -392,11 +392,9 @@ async def existing_rows(session: Session, table: Opened, ids: Sequence[str]) -> 
     query = table.lance.query().select(columns)
     if len(ids) * _COST_IN_LIST > await session.rows(table) * _COST_IN_TABLE:
         wanted = await hop(len(ids), pa.array, ids, pa.utf8())
-        query = query.where(await hop(len(ids), lambda: id_range_to_sql(min(ids), max(ids))))
-        batches = await session.run(query.to_batches(max_batch_length=_BATCH))
-        with session.guarded():
-            async for batch in batches:
-                await hop(weight(batch), add, batch, wanted)
+        within = await hop(len(ids), lambda: id_range_to_sql(min(ids), max(ids)))
+        async for batch in await session.batches(query, _BATCH, within):
+            await hop(weight(batch), add, batch, wanted)
     else:
         rows = await rows_by_id(session, table, ids, Columns(tuple(columns[1:])))
         await hop(weight(rows), add, rows)
@@ -518,10 +516,9 @@ class _Update:
     async def _merge(self, session: Session, table: Opened, condition: str | None) -> int:
         """Set keys of each row's own payload. Lance cannot, so the payloads are read for it, as
         Python values a block of rows at a time."""
-        query = await filtered(table.lance.query().select(["id", PAYLOAD]), condition)
-        found = await session.run(query.to_batches(max_batch_length=_CHANGED_AT_ONCE))
-        with session.guarded():
-            blocks = [await in_thread(self._changed, batch, table.schema) async for batch in found]
+        query = table.lance.query().select(["id", PAYLOAD])
+        found = await session.batches(query, _CHANGED_AT_ONCE, condition)
+        blocks = [await in_thread(self._changed, batch, table.schema) async for batch in found]
         if not blocks:
             return 0
         layout = blocks[0].schema

@@ -168,8 +168,7 @@ async def _last_of_nearest(
     nearest = np.empty((len(questions), 0), dtype=np.float32)
     longest = 0.0
     scan = table.lance.query().select([vector])
-    if table.schema.vector_nullable:
-        scan = scan.where(f"`{vector}` IS NOT NULL")
+    present = f"`{vector}` IS NOT NULL" if table.schema.vector_nullable else None
 
     def nearer(batch: Any) -> None:
         nonlocal nearest, longest
@@ -179,10 +178,8 @@ async def _last_of_nearest(
         nearest = -np.partition(-close, min(MEASURED_HITS, close.shape[1]) - 1, axis=1)
         nearest = nearest[:, :MEASURED_HITS]
 
-    batches = await session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
-    with session.guarded():
-        async for batch in batches:
-            await hop(_SCAN_BATCH, partial(nearer, batch))
+    async for batch in await session.batches(scan, _SCAN_BATCH, present):
+        await hop(_SCAN_BATCH, partial(nearer, batch))
     lengths = np.linalg.norm(questions, axis=1)
     size = {"cosine": np.ones(len(questions)), "dot": lengths * longest, "l2": 4 * lengths**2}
     return nearest.min(axis=1).tolist(), (_TIE * size[metric]).tolist()

@@ -22,7 +22,6 @@ from aiovec.backend.threads import hop
 
 from ..driver import FullTextQuery
 from ..reads import MOST as ALL
-from ..reads import filtered
 from ..session import Opened, Session
 from .query import (
     MOST,
@@ -220,9 +219,6 @@ async def _by_scan(
         return first(pa.concat_tables([best, ranking(ids, scores)]), query.limit)
 
     reading = table.lance.query().select(["id", *matching.fields])
-    reading = await filtered(reading, where)
-    batches = await session.run(reading.to_batches(max_batch_length=_SCAN_BATCH))
-    with session.guarded():
-        async for batch in batches:
-            best = await hop(matching.effort(batch), take, batch)
+    async for batch in await session.batches(reading, _SCAN_BATCH, where):
+        best = await hop(matching.effort(batch), take, batch)
     return best

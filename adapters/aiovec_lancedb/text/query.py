@@ -34,7 +34,6 @@ from aiovec.backend.threads import in_thread
 from ..driver import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery
 from ..layout import column_names
 from ..reads import MOST as ALL
-from ..reads import filtered
 from ..session import Opened, Session
 
 if TYPE_CHECKING:
@@ -201,7 +200,7 @@ async def ask(
             return built.select(names).limit(min(limit, ALL))
 
     # One condition or a thousand words: it becomes JSON on the way.
-    return await session.fetch(await filtered(await in_thread(build), where))
+    return await session.fetch(await in_thread(build), where=where)
 
 
 def ranking(ids: Sequence[str] | pa.ChunkedArray, scores: Any) -> pa.Table:

@@ -19,7 +19,7 @@ from aiovec.errors import UnsupportedError
 
 from ..index.fields import text_columns
 from ..memory import STREAM_BYTES
-from ..reads import TableReader, condition_of, filtered, rows_by_id, rows_of
+from ..reads import TableReader, condition_of, rows_by_id, rows_of
 from ..session import Opened, Session
 from ..sql.values import name, text
 from . import grams
@@ -135,11 +135,9 @@ async def _count_words(
 
     matches = f"regexp_like({name(field)}, {_any_of(list(prefixes.values()))})"
     condition = matches if where is None else f"({where}) AND {matches}"
-    reading = await filtered(table.lance.query().select({"value": name(field)}), condition)
-    batches = await session.run(reading.to_batches(max_batch_length=_SCAN_BATCH))
-    with session.guarded():
-        async for batch in batches:
-            await hop(weight(batch), partial(look, batch))
+    reading = table.lance.query().select({"value": name(field)})
+    async for batch in await session.batches(reading, _SCAN_BATCH, condition):
+        await hop(weight(batch), partial(look, batch))
 
     def share_out() -> None:
         for word, count in words.items():
