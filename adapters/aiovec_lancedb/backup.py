@@ -1,8 +1,7 @@
-"""A copy of a store while it is in use: every table's present version, written anew."""
+"""Backup and restore: each writes every table's present version anew, in a folder of its own."""
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
 import shutil
@@ -27,11 +26,13 @@ from .layout import copied
 from .locks.local import FOLDER, lock_file, unlock_file
 from .locks.moves import generation_in, write_generation
 from .session import Session
-from .target import NEW_TABLES
+from .target import NEW_TABLES, StoreTarget
 from .upkeep.retention import Pins
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
+
+    from .settings import LancedbSettings
 
 _BYTES = 64 * 2**20
 
@@ -66,18 +67,15 @@ async def write_backup(
                     await stack.enter_async_context(pins.held(name, version))
                 await _check_names(session, names)
             try:
-                await _copy(session, opened, partial, str(path))
+                await _copy(session, opened, partial, str(path), generation)
             except CorruptStoreError:
                 await _check_names(session, names)
                 raise
             await _check_names(session, names)
-        try:
-            await to_its_end(in_thread(_finish, partial, path, generation))
-        except asyncio.CancelledError:
-            await to_its_end(in_thread(_take_back, partial, path))
-            raise
+        with translated(str(path)):
+            await in_thread(partial.rename, path)
     except BaseException:
-        await to_its_end(in_thread(remove_folder, partial))
+        await to_its_end(in_thread(_remove, partial))
         raise
 
 
@@ -88,9 +86,37 @@ async def _check_names(session: Session, names: list[str]) -> None:
         raise StaleTableError
 
 
+async def restore_backup(
+    backup: Path, folder: Path, settings: LancedbSettings, *, overwrite: bool
+) -> Path | None:
+    """Put a copy of a backup in the place of a store's folder; return where the old one was kept.
+
+    Every row is read, so no damaged file comes in the place of the store.
+    """
+    backup, folder, generation = await in_thread(_checked, backup, folder, overwrite)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.partial")
+    session = Session(StoreTarget(str(backup)), settings)
+    try:
+        await session.open()
+        opened = {}
+        for name in await session.names():
+            await session.handle(name)
+            opened[name] = await session.open_any(name)
+        await _copy(session, opened, partial, str(folder), generation)
+        return await in_thread(_put_in_place, partial, folder, overwrite)
+    finally:
+        await in_thread(session.close)
+        await in_thread(_remove, partial)
+
+
 async def _copy(
-    session: Session, tables: Mapping[str, tuple[AsyncTable, pa.Schema]], partial: Path, path: str
+    session: Session,
+    tables: Mapping[str, tuple[AsyncTable, pa.Schema]],
+    partial: Path,
+    path: str,
+    generation: int,
 ) -> None:
+    """Write tables to a new store, in the folder ``partial``; its changes have other numbers."""
     with translated(path):
         # It makes the folder, and goes on to do so when it is cancelled.
         copy = await to_its_end(lancedb.connect_async(partial, storage_options=NEW_TABLES))
@@ -109,6 +135,8 @@ async def _copy(
                     await _add(target, waiting, path)
     finally:
         copy.close()  # type: ignore[no-untyped-call]
+    with translated(path):
+        await in_thread(write_generation, partial / FOLDER, generation)
 
 
 async def _add(target: AsyncTable, blocks: list[pa.RecordBatch], path: str) -> None:
@@ -125,27 +153,14 @@ def _prepare(path: Path, partial: Path) -> None:
         partial.mkdir(parents=True)
 
 
-def _finish(partial: Path, path: Path, generation: int) -> None:
-    with translated(str(path)):
-        (partial / FOLDER).mkdir(exist_ok=True)  # by which a store without tables is known
-        write_generation(partial / FOLDER, generation)
-        partial.rename(path)
-
-
-def _take_back(partial: Path, path: Path) -> None:
-    """Undo ``_finish``, if it has come to its end."""
-    if not partial.exists():
-        path.rename(partial)
-
-
-def remove_folder(partial: Path) -> None:
+def _remove(partial: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def copy_beside(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, Path]:
-    """Copy a backup beside a store's folder; the copy, and the folder to put it in place of."""
-    folder = folder.resolve()
-    backup = backup.resolve()
+def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, int]:
+    """Return where the two are, and a generation by which whoever was led to either of them knows
+    the store again. Raises an error if the backup is none, or the folder no place for a copy."""
+    folder, backup = folder.resolve(), backup.resolve()
     if folder == backup or backup in folder.parents or folder in backup.parents:
         raise InvalidArgumentError("backup", str(backup), "a folder outside the target")
     if not _is_store(backup):
@@ -155,34 +170,13 @@ def copy_beside(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, P
             str(folder),
             "this is not a LanceDB store; pass overwrite=True to replace it anyway",
         )
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.partial")
-    try:
-        with translated(str(folder)):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            remove_abandoned(folder.parent, f".{folder.name}.", ".partial")
-            _copy_folder(backup, partial)
-            (partial / FOLDER).mkdir()
-            generations = [generation_in(store / FOLDER) for store in (backup, folder)]
-            write_generation(partial / FOLDER, max(generations))
-    except BaseException:
-        remove_folder(partial)
-        raise
-    return partial, folder
+    with translated(str(folder)):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder.parent, f".{folder.name}.", ".partial")
+    return backup, folder, max(generation_in(store / FOLDER) for store in (backup, folder))
 
 
-def _copy_folder(backup: Path, copy: Path) -> None:
-    """Copy contents alone: a backup may be kept such that nobody changes it."""
-    copy.mkdir()
-    for entry in sorted(backup.iterdir()):
-        if entry.name == FOLDER:  # locks and notes of the store that was copied
-            continue
-        if entry.is_dir():
-            _copy_folder(entry, copy / entry.name)
-        else:
-            shutil.copyfile(entry, copy / entry.name)
-
-
-def put_in_place(partial: Path, folder: Path, *, overwrite: bool) -> Path | None:
+def _put_in_place(partial: Path, folder: Path, overwrite: bool) -> Path | None:
     """Put the copy in the place of the folder; where the old one was kept."""
     with translated(str(folder)):
         if not folder.exists():
@@ -204,7 +198,7 @@ def put_in_place(partial: Path, folder: Path, *, overwrite: bool) -> Path | None
                 raise
     if not overwrite:
         return kept
-    remove_folder(kept)
+    _remove(kept)
     return None
 
 

@@ -58,8 +58,8 @@ from . import (
     tables,
     writes,
 )
-from .backup import copy_beside, put_in_place, remove_folder, write_backup
-from .changes import changes, newest_number, number_anew
+from .backup import restore_backup, write_backup
+from .changes import changes, newest_number
 from .engines import Filling, TablePlace
 from .export import Export
 from .index import info
@@ -551,26 +551,4 @@ class LancedbBackend(Backend):
         if folder is None:
             hint = "a restore needs a folder; copy the backup with the tools of the object storage"
             raise UnsupportedError("restore", self.name, hint)
-        copy, target = await in_thread(partial(copy_beside, backup, folder, overwrite=overwrite))
-        try:
-            await self._check_copy(copy)
-            return await in_thread(partial(put_in_place, copy, target, overwrite=overwrite))
-        finally:
-            await in_thread(remove_folder, copy)
-
-    async def _check_copy(self, folder: Path) -> None:
-        """Read every row of a copy, so that no damaged file comes in the place of the store.
-
-        Its changes get another numbering.
-        """
-        session = Session(StoreTarget(str(folder)), self._settings)
-        await session.open()
-        try:
-            for name in await session.names():
-                await session.handle(name)
-                lance, _ = await session.open_any(name)
-                await tables.read_all(session, lance)
-                # What is restored a second time has another history behind it.
-                await number_anew(session, lance)
-        finally:
-            await in_thread(session.close)
+        return await restore_backup(backup, folder, self._settings, overwrite=overwrite)

@@ -209,19 +209,14 @@ async def check_whole(session: Session, handle: TableHandle, version: int) -> No
     try:
         async with session.reading(handle) as table:
             await _check_out(session, table, version)
-            await read_all(session, table.lance)
+            async with aclosing(stream_of(session, table.lance)) as blocks:
+                async for _ in blocks:
+                    session.check()
             for index in await session.run(table.lance.list_indices()):
                 await session.run(table.lance.prewarm_index(index.name))
     except CorruptStoreError as exc:
         expected = "a version whose files all exist; upkeep removed some of this one's"
         raise InvalidArgumentError("version", version, expected) from exc
-
-
-async def read_all(session: Session, lance: AsyncTable) -> None:
-    """Read all rows of the version that a table is at, and so find what is missing or damaged."""
-    async with aclosing(stream_of(session, lance)) as blocks:
-        async for _ in blocks:
-            session.check()
 
 
 async def _check_out(session: Session, table: Opened, version: int) -> None:

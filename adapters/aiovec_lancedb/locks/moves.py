@@ -64,7 +64,8 @@ def generation_in(folder: Path) -> int:
 
 
 def write_generation(folder: Path, generation: int) -> None:
-    """Have a record that tells a generation and nothing else."""
+    """Make a store's own folder, with a record that tells a generation and nothing else."""
+    folder.mkdir()
     if generation:
         text = MoveRecord(generation=generation).to_json()
         (folder / _RECORD).write_text(text, encoding="utf-8")
