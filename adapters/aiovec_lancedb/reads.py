@@ -12,10 +12,9 @@ import asyncio
 import os
 import re
 import time
-from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -46,8 +45,10 @@ MOST = 2**31 - 1
 # For reads of no more rows than this, the table's rows are not counted.
 _FEW = 1000
 _ID = Columns(())
-# Seconds for which the size of a table's rows is taken as known, and tables that are kept.
-_SIZES_FOR, _MOST_KEPT = 10.0, 64
+# Seconds for which the size of a table's rows is taken as known.
+_SIZES_FOR = 10.0
+# Tables that a store remembers. Calls of one that it forgets go on with what they have.
+_MOST_KNOWN = 64
 # A file younger than this many nanoseconds may be replaced by another with the same times: those of
 # a file come from a clock that moves on every few milliseconds.
 _TOO_YOUNG = 100_000_000
@@ -183,18 +184,26 @@ def mark_of(folder: Path, table: str, too_young: int) -> Mark | None:
     return Mark(name, seen.st_ino, seen.st_size, (seen.st_mtime_ns, seen.st_ctime_ns))
 
 
-class _Kept(NamedTuple):
-    """The newest version of a table, which it is as long as its manifest's mark is this one.
+@dataclass(slots=True)
+class _Known:
+    """What a store knows of one table, as long as it remembers that.
 
-    Until the moment ``fresh_until`` it counts as that without a look, unless this store has
-    written to the table since, which the number of its ``writes`` tells.
+    The ``newest`` version, of a handle with this token, is that while its manifest has this mark,
+    and without a look until the moment ``fresh_until``.
     """
 
-    table: Opened
-    token: object
-    mark: Mark | None
-    fresh_until: float
-    writes: int
+    newest: Opened | None = None
+    token: object = None
+    mark: Mark | None = None
+    fresh_until: float = 0.0
+    writes: int = 0
+    """The writes of this store, which every later read has to see."""
+    row_bytes: int = 0
+    row_until: float = 0.0
+    """Until then a row has so many bytes beside its vector."""
+    look: asyncio.Task[Mark | None] | None = None
+    """A look at the disk that waits for the end of another one."""
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 async def _no_bytes(_: Opened) -> int:
@@ -212,14 +221,15 @@ class TableReader:
         self._session = session
         self._admission = session.admission
         self._freshness = freshness
-        self._kept: dict[str, _Kept] = {}
-        # Of tables: the writes of this store.
-        self._writes: Counter[str] = Counter()
-        # Of tables: until when it counts, and the bytes of a row beside its vector.
-        self._row_sizes: dict[str, tuple[float, int]] = {}
-        # Of tables: the look at the disk that has not begun yet, and what keeps it from that.
-        self._looks: dict[str, asyncio.Task[Mark | None]] = {}
-        self._looking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._tables: dict[str, _Known] = {}
+
+    def _known(self, table: str) -> _Known:
+        known = self._tables.get(table)
+        if known is None:
+            if len(self._tables) >= _MOST_KNOWN:
+                del self._tables[next(iter(self._tables))]
+            known = self._tables[table] = _Known()
+        return known
 
     @asynccontextmanager
     async def reading(
@@ -246,7 +256,7 @@ class TableReader:
                 yield table
         except CorruptStoreError:
             # The table may have gone, or upkeep may have removed the version.
-            self._kept.pop(handle.name, None)
+            self._known(handle.name).newest = None
             present = await self._session.opened(handle)
             if await self._session.version(present) == await self._session.version(table):
                 raise
@@ -254,7 +264,7 @@ class TableReader:
 
     async def changing(self, handle: TableHandle, most: int | None) -> Place:
         """A share of the memory for changing payloads, of so many rows at most or of any."""
-        row = self._known_row_bytes(handle.name)
+        row = self._row_bytes(handle.name)
         if row is None or most is None or most > _FEW:
             table = await self._newest(handle)
             rows = await self._session.rows(table)
@@ -265,53 +275,49 @@ class TableReader:
     async def _newest(self, handle: TableHandle) -> Opened:
         """Return the newest version; the one that was kept where it still is that."""
         self._session.check()
-        writes, now = self._writes[handle.name], time.monotonic()
-        kept = self._kept.get(handle.name)
-        if (
-            kept is not None
-            and (kept.token, kept.writes) == (handle.token, writes)
-            and now < kept.fresh_until
-        ):
-            if kept.table.moving:
-                await self._session.check_here()
-            return kept.table
-        mark = None
-        if self._session.folder is not None:
-            mark = await self._mark(self._session.folder, handle.name)
-        kept = self._kept.pop(handle.name, None)
-        table = kept.table if kept is not None and kept.token == handle.token else None
-        if table is None or mark is None or kept is None or kept.mark != mark:
+        known, now = self._known(handle.name), time.monotonic()
+        fresh, writes = now < known.fresh_until and known.token == handle.token, known.writes
+        mark = known.mark
+        if not fresh:
+            mark = await self._mark(handle.name, known)
+        table = known.newest if known.token == handle.token else None
+        if table is None or not (fresh or (mark is not None and known.mark == mark)):
             opened = await self._session.opened(handle)
             version = await self._session.version(opened)
             if table is None or await self._session.version(table) != version:
                 table = opened
         elif table.moving:
             await self._session.check_here()
-        if len(self._kept) >= _MOST_KEPT:
-            del self._kept[next(iter(self._kept))]
-        # It was so before the table was opened. If it belonged to another version, or to another
-        # table of this name, the next one differs from it.
-        self._kept[handle.name] = _Kept(table, handle.token, mark, now + self._freshness, writes)
+        if not fresh:
+            # It was so before the table was opened. If it belonged to another version, or to
+            # another table of this name, the next one differs from it.
+            known.newest, known.token, known.mark = table, handle.token, mark
+            known.fresh_until = now + self._freshness if known.writes == writes else 0.0
         return table
 
-    async def _mark(self, folder: Path, table: str) -> Mark | None:
+    async def _mark(self, table: str, known: _Known) -> Mark | None:
         """Look at the newest version, together with all reads that wait for the same look.
 
         A look that has begun is too early for a read that begins now.
         """
 
         async def look() -> Mark | None:
-            async with self._looking[table]:
-                del self._looks[table]
+            async with known.looking:
+                known.look = None
                 return await in_thread(mark_of, folder, table, _TOO_YOUNG)
 
-        if table not in self._looks:
-            self._looks[table] = asyncio.ensure_future(look())
-        return await asyncio.shield(self._looks[table])
+        folder = self._session.folder
+        if folder is None:
+            return None
+        if known.look is None:
+            known.look = asyncio.ensure_future(look())
+        return await asyncio.shield(known.look)
 
     def wrote(self, table: str) -> None:
         """Note a write of this store, which the next read has to see."""
-        self._writes[table] += 1
+        known = self._known(table)
+        known.writes += 1
+        known.fresh_until = 0.0
 
     async def _results(self, table: Opened, most: int, columns: Columns) -> int:
         if not most:
@@ -325,17 +331,16 @@ class TableReader:
 
     async def row_bytes(self, table: Opened) -> int:
         """The bytes of a row beside its vector, on the average of the table's files."""
-        known = self._known_row_bytes(table.name)
-        if known is None:
-            if len(self._row_sizes) >= _MOST_KEPT:
-                self._row_sizes.clear()
+        size = self._row_bytes(table.name)
+        if size is None:
             stats: Any = await self._session.run(table.lance.stats())
             vectors = int(stats["num_rows"]) * table.schema.dim * 4
             beside = max(0, int(stats["total_bytes"]) - vectors)
-            known = beside // max(1, int(stats["num_rows"]))
-            self._row_sizes[table.name] = time.monotonic() + _SIZES_FOR, known
-        return known
+            size = beside // max(1, int(stats["num_rows"]))
+            known = self._known(table.name)
+            known.row_bytes, known.row_until = size, time.monotonic() + _SIZES_FOR
+        return size
 
-    def _known_row_bytes(self, table: str) -> int | None:
-        until, size = self._row_sizes.get(table, (0.0, 0))
-        return size if time.monotonic() < until else None
+    def _row_bytes(self, table: str) -> int | None:
+        known = self._known(table)
+        return known.row_bytes if time.monotonic() < known.row_until else None

@@ -11,7 +11,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -116,12 +116,13 @@ class LancedbBackend(Backend):
         self._key = ""
         # A migration follows the changes since it began, however long that takes.
         self._pins = Pins(self._own_folder, self._fence.is_open)
-        lock_of = cache(self._lock)
         self._writers = Writers(
-            self._session, lock_of, self.busy_timeout, self._fence, self._writing
+            self._session, self._lock, self.busy_timeout, self._fence, self._writing
         )
         retention = retention_of(settings, on_folder=self._own_folder is not None)
-        self._upkeep = Upkeep(self._session, settings, self._apply, lock_of, retention, self._pins)
+        self._upkeep = Upkeep(
+            self._session, settings, self._apply, self._lock, retention, self._pins
+        )
 
     @property
     def target(self) -> str:

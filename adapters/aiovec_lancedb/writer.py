@@ -44,6 +44,8 @@ LOG = logging.getLogger("aiovec.lancedb")
 # Rows in one commit. More would make the first of its calls wait long for the last.
 _MOST_ROWS = 8192
 ALONE = _MOST_ROWS
+# Tables whose files are known to be whole, before those without a call are forgotten.
+_MOST_WRITERS = 256
 # How long, in seconds, one try for the lock may take before the waiting calls are looked at again:
 # some may have been cancelled or be out of time.
 _LOCK_TRY = 0.1
@@ -409,6 +411,8 @@ class Writers:
     def _writer(self, table: str) -> TableWriter:
         writer = self._writers.get(table)
         if writer is None:
+            if len(self._writers) >= _MOST_WRITERS:  # of tables that were dropped, say
+                self._writers = {n: one for n, one in self._writers.items() if not one.calls.idle}
             writer = self._writers[table] = TableWriter(
                 self._session, table, self._lock_of(table), self._threads, self._fence,
                 self._gate,

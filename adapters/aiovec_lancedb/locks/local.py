@@ -12,8 +12,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import anyio
 
@@ -29,10 +29,14 @@ FOLDER = ".aiovec"
 _POLL = 0.002
 
 
-@cache
-def _in_process(key: str) -> threading.Lock:
+_in_process: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
+_first = threading.Lock()
+
+
+def _lock_of(key: str) -> threading.Lock:
     """The same lock for every store of this process, whatever its thread or event loop."""
-    return threading.Lock()
+    with _first:
+        return _in_process.setdefault(key, threading.Lock())
 
 
 class TableLock:
@@ -42,7 +46,7 @@ class TableLock:
     """
 
     def __init__(self, key: str, file: Path | None, check: Callable[[], None]) -> None:
-        self._lock = _in_process(key)
+        self._lock = _lock_of(key)
         self._path = file
         self._check = check
         self._file: int | None = None

@@ -181,7 +181,7 @@ class GroupCommit(Generic[_Call]):
         """Have the call's work committed; return its result."""
         call.deadline = deadline
         self._waiting.append(call)
-        if self._running is None or self._running.done():
+        if self.idle:
             self._running = asyncio.get_running_loop().create_task(self._drain())
 
         def give_up() -> None:
@@ -204,9 +204,14 @@ class GroupCommit(Generic[_Call]):
             return "other writes of this process take too long"
         return None
 
+    @property
+    def idle(self) -> bool:
+        """True if no call waits or runs."""
+        return self._running is None or self._running.done()
+
     async def finish(self) -> None:
         """Wait for the calls that were accepted."""
-        while self._running is not None and not self._running.done():
+        while self._running is not None and not self.idle:
             await asyncio.wait({self._running})
 
     async def _drain(self) -> None:
