@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
 
-from aiovec.backend import SNIPPET_GAP, Schema, snippets_of
+from aiovec.backend import Schema, snippet_around, snippets_of
 from aiovec.backend.contract import Found, TextQuery
 from aiovec.backend.threads import in_thread
 from aiovec.errors import UnsupportedError
@@ -24,17 +24,12 @@ from aiovec.errors import UnsupportedError
 from .grams import folded, folding
 from .query import fields_of, text_fields
 
-# Characters of a snippet of texts that are searched for parts of words, and how many of them are
-# in front of the first match.
-_CHARACTERS, _BEFORE = 160, 40
 _TOKENIZERS = {
     "plain": "unicode61 remove_diacritics 2",
     "english": "porter unicode61 remove_diacritics 2",
 }
 # Rows whose texts are marked at once, in one thread.
 _ROWS = 500
-
-Marks = tuple[str, str]
 
 
 async def highlighted(schema: Schema, query: TextQuery, rows: pa.Table, found: Found) -> Found:
@@ -82,37 +77,21 @@ def _parts(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, 
     made: list[dict[str, str]] = [{} for _ in range(texts.num_rows)]
     for name, parts in wanted.items():
         for row, text in zip(made, texts.column(name).to_pylist(), strict=True):
-            if text is not None and (snippet := _snippet(text, parts, query.highlight)):
+            whole = unicodedata.normalize("NFC", text or "")
+            snippet = snippet_around(whole, _spans(whole, parts), query.highlight or ("", ""))
+            if snippet is not None:
                 row[name] = snippet
     return made
 
 
-def _snippet(text: str, parts: Sequence[str], marks: Marks | None) -> str | None:
-    """The text around the first of the parts, with all of them marked; None without any."""
-    text = unicodedata.normalize("NFC", text)
+def _spans(text: str, parts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Yield where the parts stand in the text, which is composed."""
     pieces = [folding(char) for char in text]
     # The character that each character of the folded text comes from.
     origins = [n for n, piece in enumerate(pieces) for _ in piece]
     whole = "".join(pieces)
-    marked = bytearray(len(text))
     for part in parts:
         at = whole.find(part)
         while at >= 0:
-            begin, end = origins[at], origins[at + len(part) - 1] + 1
-            marked[begin:end] = b"\1" * (end - begin)
+            yield origins[at], origins[at + len(part) - 1] + 1
             at = whole.find(part, at + len(part))
-    first = marked.find(1)
-    if first < 0:
-        return None
-    start = max(0, first - _BEFORE)
-    end = min(len(text), start + _CHARACTERS)
-    before, behind = marks or ("", "")
-    shown = [SNIPPET_GAP] if start else []
-    inside = False
-    for n in range(start, end):
-        if bool(marked[n]) is not inside:
-            inside = not inside
-            shown.append(before if inside else behind)
-        shown.append(text[n])
-    shown += ([behind] if inside else []) + ([SNIPPET_GAP] if end < len(text) else [])
-    return "".join(shown)

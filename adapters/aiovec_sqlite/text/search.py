@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from aiovec.backend import SNIPPET_GAP, TextClause, snippets_of
+from aiovec.backend import TextClause, snippet_around, snippets_of
 from aiovec.backend.contract import Columns, Found, StoredRows, TableHandle, TextQuery
 
 from ..connection import Ticket
@@ -148,8 +148,6 @@ _GRAM = 3
 _LONGEST_PART = 128
 # Rows whose snippets are made at once.
 _MARKED_AT_ONCE = 500
-# Characters of a snippet of an ngram table.
-_SNIPPET_CHARACTERS = 160
 # Rows between two looks whether the caller has gone.
 _BLOCK = 1_000
 _MOST = 2**63 - 1
@@ -473,30 +471,7 @@ def _marked_parts(
     shown = {}
     for name, text in zip(terms.fields, texts, strict=True):
         needles = [c.text for c in terms.positive if name in terms.fields_of(c)]
-        marked = None if text is None else _marked(text, needles, marks)
-        if marked is not None:
+        spans = (span for needle in needles for span in spans_of(needle, text or ""))
+        if (marked := snippet_around(text or "", spans, marks)) is not None:
             shown[name] = marked
     return shown
-
-
-def _marked(text: str, needles: Sequence[str], marks: tuple[str, str]) -> str | None:
-    """A part of the text with the needles marked; None where none of them is in it."""
-    spans = sorted(span for needle in needles for span in spans_of(needle, text))
-    if not spans:
-        return None
-    start = max(0, spans[0][0] - _SNIPPET_CHARACTERS // 4)
-    end = max(min(len(text), start + _SNIPPET_CHARACTERS), spans[0][1])
-    if start < _SNIPPET_CHARACTERS // 8:
-        start = 0
-    parts = [SNIPPET_GAP if start else ""]
-    at = start
-    for first, last in spans:
-        if last > end:
-            break
-        if last <= at:
-            continue
-        first = max(first, at)
-        parts += [text[at:first], marks[0], text[first:last], marks[1]]
-        at = last
-    parts += [text[at:end], SNIPPET_GAP if end < len(text) else ""]
-    return "".join(parts)

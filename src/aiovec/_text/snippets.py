@@ -1,6 +1,6 @@
-"""Snippets of texts with their matches marked, by FTS5.
+"""Snippets of texts with their matches marked: around known places, or by FTS5.
 
-A table in memory has the texts of some rows alone, so that one query serves all of them. FTS5
+FTS5 has a table in memory of the texts of some rows alone, so that one query serves all of them. It
 compares each match of a text with every other one to choose its snippet, and cannot be
 interrupted: a text of 1 MB that repeats a word takes hours. So texts are searched in pieces, and
 the snippet is that of the best one. FTS5 ends a snippet at a NUL, which becomes a space.
@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 SNIPPET_GAP = "…"
 _WORDS = 32
+# Characters of a snippet around known places, and of it in front of the first of them.
+_CHARACTERS, _BEFORE = 160, 40
 # Characters. What matches over more of them than two pieces share is in none as a whole.
 _PIECE, _SHARED = 2_000, 200
 
@@ -90,3 +92,31 @@ def _pieces(text: str) -> Iterator[str]:
         start = end - _SHARED
         space = text.find(" ", start - _SHARED // 2, start)
         start = start if space < 0 else space + 1
+
+
+def snippet_around(
+    text: str, places: Iterable[tuple[int, int]], marks: tuple[str, str]
+) -> str | None:
+    """Return the part of a text around the first of the places, with all of them marked.
+
+    A place is where a match begins and ends. Returns None without any.
+    """
+    spans = sorted(places)
+    if not spans:
+        return None
+    start = max(0, spans[0][0] - _BEFORE)
+    end = max(min(len(text), start + _CHARACTERS), spans[0][1])
+    if start < _BEFORE // 2:
+        start = 0
+    parts = [SNIPPET_GAP if start else ""]
+    at = start
+    for first, last in spans:
+        if last > end:
+            break
+        if last <= at:
+            continue
+        first = max(first, at)
+        parts += [text[at:first], marks[0], text[first:last], marks[1]]
+        at = last
+    parts += [text[at:end], SNIPPET_GAP if end < len(text) else ""]
+    return "".join(parts)
