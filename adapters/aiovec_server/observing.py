@@ -125,7 +125,7 @@ class Observing:
         if self._metrics is not None:
             self._metrics.running.inc()
         try:
-            with called_by(_trace_headers(given)):
+            with called_by(given):
                 await self._app(scope, receive, named)
         except asyncio.CancelledError:  # the server stops
             if not status:
@@ -161,13 +161,3 @@ def _id_of(headers: Headers) -> str:
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
         return given[0]
     return f"{_RANDOM.getrandbits(128):032x}"
-
-
-def _trace_headers(headers: Headers) -> dict[str, str]:
-    """Return the headers that name the span of the caller."""
-    found = {}
-    for name in ("traceparent", "tracestate"):
-        values = headers.getlist(name)
-        if len(values) == 1 and len(values[0]) <= 1024:
-            found[name] = values[0]
-    return found
