@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -256,63 +254,3 @@ def test_clients_that_stall_are_cut_off_and_others_served(server: Served) -> Non
                     while part := one.recv(65536):
                         received += part
                 assert b" 200 " not in received
-
-
-def fuzzed(chance: random.Random, served: Served) -> bytes:
-    """A request in which something is wrong, or everything."""
-    if chance.random() < 0.1:
-        return chance.randbytes(chance.randrange(1, 2000))
-    methods = ["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS", "get", "", "\0", "G T"]
-    words = ["tables", "notes", "records", "search", "count", "page", "..", ".", "", "%2f", "%00",
-             "%ff", "a", "health", "metrics", "assets", "é", "{}", "find", "get"]  # fmt: skip
-    verbs = ["search", "find", "get", "update", "records", "count", "exists", "bounds",
-             "distinct", "search_many", "search_text", "fields", "optimize"]  # fmt: skip
-    path = "/" + "/".join(chance.choices(words, k=chance.randrange(5)))
-    if chance.random() < 0.5:  # where something is
-        path = f"/tables/notes/{chance.choice(verbs)}"
-    if chance.random() < 0.4:
-        names, values = ["where", "limit", "x", "mode", "after"], ["a", "-1", "%00", "%", "%ff"]
-        path += f"?{chance.choice(names)}={chance.choice(values)}"
-    keys = ["vector", "limit", "where", "ids", "name", "text", "vectors", "limit", "fields",
-            "query", "kind", "x", "orderBy", "tuning", "field"]  # fmt: skip
-    odd: list[Any] = [None, True, -1, 1e308, "", "x", [], [1, 0], [[1, 0]], {}, {"a": 1}]
-    body: Any = {chance.choice(keys): chance.choice(odd) for _ in range(chance.randrange(6))}
-    text = json.dumps(body).encode()
-    if chance.random() < 0.3:
-        cut = chance.randrange(len(text) + 1)
-        text = text[:cut] + chance.randbytes(chance.randrange(5)) + text[cut:]
-    extra = ["Content-Length: 1", "Transfer-Encoding: chunked", "Accept: x", "X-Request-Id: \x85",
-             "Host: evil", "Origin: null", "Idempotency-Key: a", ":", " folded"]  # fmt: skip
-    lines = chance.choices(extra, k=2) if chance.random() < 0.3 else []
-    kinds = ["application/json", "application/vnd.apache.arrow.stream", "text/plain", "\xff"]
-    lines += [f"Content-Type: {chance.choice(kinds)}", f"Content-Length: {len(text)}"]
-    data = head(served, chance.choice(methods), path, *lines) + text
-    while chance.random() < 0.2:
-        place = chance.randrange(len(data))
-        data = data[:place] + chance.randbytes(chance.randrange(3)) + data[place + 1 :]
-    return data
-
-
-@pytest.mark.parametrize(
-    ("seed", "count"),
-    [(1, 200), *(pytest.param(n, 3000, marks=pytest.mark.soak) for n in range(2, 8))],
-)
-@pytest.mark.timeout(900)
-def test_requests_of_chance(server: Served, seed: int, count: int) -> None:
-    chance = random.Random(seed)
-    requests = [fuzzed(chance, server) for _ in range(count)]
-    # Several at once, for those whose end is missing wait until they are cut off.
-    with ThreadPoolExecutor(12) as threads:
-        answers = list(threads.map(lambda data: exchange(server, data), requests))
-    for number, (data, answer) in enumerate(zip(requests, answers, strict=True)):
-        found = statuses(answer)
-        assert all(status < 500 or status == 503 for status in found), (number, data, answer)
-        for hidden in (b"Traceback", b"/store.db", b"site-packages"):
-            assert hidden not in answer, (number, data)
-    assert sum(bool(statuses(answer)) for answer in answers) > count * 0.8
-    found = call(server, "POST", "/tables/notes/find", {"limit": 100})["records"]
-    ids = [row["id"] for row in found if row["id"] != "a/b"]
-    call(server, "DELETE", "/tables/notes/records", {"ids": ids})
-    for table in call(server, "GET", "/tables")["tables"]:
-        if table["name"] != "notes":  # which chance has made
-            call(server, "DELETE", f"/tables/{table['name']}?confirm={table['name']}")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.server.apps import Client, Connection, serving
-from tests.server.process import Served
-from tests.server.process import serving as in_a_process
 
 import aiovec
 from aiovec.backend.server import ServerSettings
@@ -116,36 +113,6 @@ async def test_all_answers_together_are_bounded() -> None:
                 one.reads.release()
             assert await one.status() == 200
         assert len((await client.ok("POST", "/tables/t/find", json={}))["records"]) == 30
-
-
-@pytest.mark.slow
-async def test_calls_of_the_remote_backend_bring_so_many_rows_and_bytes(tmp_path: Path) -> None:
-    config = tmp_path / "aiovec.toml"
-    config.write_text("[retrieval.server]\nmax_rows = 50\nmax_body_mb = 1\n")
-
-    def run() -> None:
-        with in_a_process("-s", tmp_path / "t.db", "--config", config) as served:
-            asyncio.run(asked(served))
-
-    async def asked(served: Served) -> None:
-        async with aiovec.connect(served.url) as store:
-            await store.create_table("t", aiovec.Schema(dim=2))
-            for start in (0, 50):
-                part = [{"id": f"{start + n}", "embedding": VECTOR} for n in range(50)]
-                await store.insert("t", part)
-            assert len(await store.find("t", "id < '3'", limit=2**60)) < 50
-            with pytest.raises(aiovec.InvalidArgumentError, match="at most 50 on this server"):
-                await store.find("t", limit=2**60)
-            sizes = [batch.num_rows async for batch in store.export("t", batch_size=2**31 - 1)]
-            assert sizes == [50, 50]
-            wide = [{"id": f"{n}", "embedding": VECTOR, "k": "x" * 40_000} for n in range(40)]
-            await store.upsert("t", wide[:20])
-            await store.upsert("t", wide[20:])
-            with pytest.raises(aiovec.InvalidArgumentError, match="more than 1 MiB"):
-                await store.find("t", limit=40)
-            assert len(await store.find("t", limit=10)) == 10
-
-    await asyncio.to_thread(run)
 
 
 @pytest.mark.parametrize("place", ["a.db", "lancedb://"])
