@@ -104,6 +104,23 @@ def crewai(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS[0])
+@nox.parametrize(
+    "framework",
+    [
+        "agent-framework-core tenacity",
+        "agno fastmcp",
+        "google-adk",
+        "openai-agents",
+        "strands-agents",
+    ],
+)
+def agents(session: nox.Session, framework: str) -> None:
+    """Run the tests of frameworks that reach aiovec over the Model Context Protocol."""
+    session.install("--no-compile", "-e", ".[test,mcp]", *framework.split())
+    session.run("pytest", *(session.posargs or ["tests/bridges/test_agents.py"]))
+
+
+@nox.session(python=PYTHONS[0])
 def imports(session: nox.Session) -> None:
     """Run the tests of imports from other stores, with the libraries of these stores."""
     session.install("--no-compile", "-e", ".[test,imports]")

@@ -1,0 +1,74 @@
+"""Frameworks of agents that speak the Model Context Protocol, each with its own client.
+
+One at a time is installed, as `nox -s agents` does: they want different versions of each other's
+packages. The lines are those of docs/how-to/agent-memory.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mcp", reason="needs aiovec[mcp]")
+
+TOOLS = {"recall", "search", "get", "list", "remember", "forget"}
+ARGS = ["mcp", "-s", "memory.db", "--allow-writes", "--embedder", "demo"]
+
+
+@pytest.fixture(autouse=True)
+def the_command_is_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = os.path.dirname(sys.executable)
+    monkeypatch.setenv("PATH", folder, prepend=os.pathsep)
+
+
+async def test_the_openai_agents_sdk() -> None:
+    mcp = pytest.importorskip("agents.mcp", reason="needs openai-agents")
+    async with mcp.MCPServerStdio({"command": "aiovec", "args": ARGS}) as server:
+        assert {tool.name for tool in await server.list_tools()} == TOOLS
+        await server.call_tool("remember", {"text": "Ana likes tea."})
+        found = await server.call_tool("recall", {"query": "tea"})
+        assert [one["text"] for one in found.structured_content["memories"]] == ["Ana likes tea."]
+
+
+async def test_googles_adk() -> None:
+    adk = pytest.importorskip("google.adk.tools.mcp_tool", reason="needs google-adk")
+    from mcp import StdioServerParameters
+
+    server = StdioServerParameters(command="aiovec", args=ARGS)
+    toolset = adk.McpToolset(connection_params=adk.StdioConnectionParams(server_params=server))
+    assert {tool.name for tool in await toolset.get_tools()} == TOOLS
+    await toolset.close()
+
+
+async def test_agno() -> None:
+    agno = pytest.importorskip("agno.tools.mcp", reason="needs agno and fastmcp")
+    async with agno.MCPTools(f"aiovec {' '.join(ARGS)}") as tools:
+        assert set(tools.functions) == TOOLS
+        await tools.functions["remember"].entrypoint(text="Ana likes tea.")
+        assert "Ana likes tea." in str(await tools.functions["recall"].entrypoint(query="tea"))
+
+
+async def test_microsofts_agent_framework() -> None:
+    framework = pytest.importorskip("agent_framework", reason="needs agent-framework-core")
+    tool = framework.MCPStdioTool(name="memory", command="aiovec", args=ARGS)
+    async with tool as memory:
+        assert {one.name for one in memory.functions} == TOOLS
+        await memory.call_tool("remember", text="Ana likes tea.")
+        (found,) = await memory.call_tool("recall", query="tea")
+        assert "Ana likes tea." in found.text
+
+
+def test_strands() -> None:
+    strands = pytest.importorskip("strands.tools.mcp", reason="needs strands-agents")
+    from mcp import StdioServerParameters, stdio_client
+
+    server = StdioServerParameters(command="aiovec", args=ARGS)
+    with strands.MCPClient(lambda: stdio_client(server)) as client:
+        assert {tool.tool_name for tool in client.list_tools_sync()} == TOOLS
+        client.call_tool_sync("1", "remember", {"text": "Ana likes tea."})
+        found = client.call_tool_sync("2", "recall", {"query": "tea"})
+        assert "Ana likes tea." in found["content"][0]["text"]
