@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,21 +14,7 @@ from tests.harness.scripts import KINDS, target_in
 import aiovec
 from aiovec import InvalidRowError, Schema
 
-ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = Schema(2, fields={"name": str, "tags": list[str], "year": int})
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-def test_ten_thousand_mutants() -> None:
-    """In a process of their own, which may die of them."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.hostile.arrow_mutants", "0", "10000"],
-        cwd=ROOT, capture_output=True, text=True, timeout=3000, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{done.stdout[-60:]}\n{done.stderr[-4000:]}"
-    assert "'stored'" in done.stdout
-    assert "'refused'" in done.stdout
 
 
 def damaged_text(offsets: list[int], data: bytes, valid: bytes | None = None) -> pa.Array:
