@@ -4,30 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from aiovec import Embedder, VectorStore, __version__
 from aiovec._http.problems import Problem
 from aiovec.asgi import KEY, lifespan
 from aiovec.backend.server import ServerSettings
 
-from .bodies import JsonBytes, dump
+from .call import Call
 from .endpoints import ENDPOINTS
-from .endpoints.declaring import routes_of
+from .endpoints.declaring import Endpoint, routes_of
 from .endpoints.document import openapi
-from .keys import keys_of
-from .limits import Limits
 from .logs import log_requests
 from .observing import Metrics, Observing
-from .page import routes_of_page
+from .page import page_endpoints
 from .problems import problem_response
-from .security import security
+from .security import cors
 
 
 def create_app(
@@ -53,27 +51,22 @@ def create_app(
         endpoints.append(metrics.endpoint())
     document = openapi(endpoints, __version__)
 
-    async def send_document(request: Request) -> Response:
-        root = request.scope.get("root_path", "").rstrip("/")
-        return JsonBytes(dump({**document, "servers": [{"url": root}]} if root else document))
+    async def read_document(call: Call, options: dict[str, Any]) -> Any:
+        root = call.request.scope.get("root_path", "").rstrip("/")
+        return {**document, "servers": [{"url": root}]} if root else document
 
+    endpoints += [Endpoint("GET", "/openapi.json", read_document), *page_endpoints(chosen)]
     app = Starlette(
-        routes=[
-            *routes_of(endpoints, store),
-            *routes_of_page(store, chosen),
-            Route("/openapi.json", send_document),
-        ],
+        routes=routes_of(endpoints, store, chosen),
         exception_handlers={HTTPException: _problem},
         lifespan=None
         if store is not None
         else lifespan(
             target, config=config, read_only=read_only or chosen.read_only, embedders=embedders
         ),
-        # A refused request is in the log, too, and its body is read or its connection closed.
         middleware=[
             Middleware(Observing, metrics=metrics, logs=chosen.access_log),
-            Middleware(Limits, settings=chosen),
-            *security(chosen, keys_of(chosen)),
+            *cors(chosen),
         ],
     )
     app.router.redirect_slashes = False

@@ -162,7 +162,8 @@ class Call:
         elif headers.get("content-encoding", "identity").lower() != "identity":
             words = "the body must have no Content-Encoding"
         if words:
-            raise RequestError(415, words, accepted=accepted)
+            named = {"accept": ", ".join(accepted)}
+            raise RequestError(415, words, accepted=accepted, headers=named)
         return kind
 
     async def _read(self, most: int | None = None) -> bytearray:

@@ -1,17 +1,25 @@
-"""API keys: read from the environment and a file, kept as digests."""
+"""Rights, and API keys that give them: read from the environment and a file, kept as digests."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
+from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
 
 from aiovec.backend.server import ServerSettings
 from aiovec.errors import ConfigError
 
-from .access import Access
+
+class Access(IntEnum):
+    """The right that a request needs, and a key gives; each includes those before it."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+
 
 Keys = Mapping[bytes, Access]
 """What the keys of a server allow, by their digests: so no comparison tells how much of a key is

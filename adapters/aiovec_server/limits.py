@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aiovec.backend.server import ServerSettings
 
-from .access import Access, access_of, may_take_long, path_of
 from .bounds import BOUNDS, Bounds, Room
+from .keys import Access
 from .problems import RequestError
 
 _MIB = 1024 * 1024
@@ -34,7 +34,10 @@ timer alone."""
 
 
 class Limits:
-    """Keeps each request within its limits, and cancels the call of a client that has gone."""
+    """Keeps each request within its limits, and cancels the call of a client that has gone.
+
+    ``scope["route"]`` is the request's endpoint.
+    """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
@@ -47,18 +50,14 @@ class Limits:
         self._answers = Room(_ANSWERS * self.max_body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        method, path = scope["method"], path_of(scope)
-        seconds = _LONG if may_take_long(method, path) else self._timeout
-        exchange = _Exchange(self, receive, send, seconds)
+        endpoint = scope["route"]
+        exchange = _Exchange(self, receive, send, _LONG if endpoint.long else self._timeout)
         bounds = Bounds(self._max_rows, self.max_body, self._answers)
         token = BOUNDS.set(bounds)
         try:
             async with asyncio.timeout(None) as exchange.deadline:
                 exchange.begin(_length_of(scope))
-                if access_of(method, path) is Access.NONE:  # it answers without a turn, too
+                if endpoint.access is Access.NONE:  # it answers without a turn, too
                     await self._app(scope, exchange.receive, exchange.send)
                 else:
                     await self._in_turn(scope, exchange)

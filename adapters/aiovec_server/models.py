@@ -136,6 +136,12 @@ class Nothing(Model):
     """A query string without keys."""
 
 
+class Anything(Model):
+    """A query string of which nothing is read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 # Tables
 
 

@@ -29,6 +29,7 @@ from .problems import problem_response, response_of
 
 _UNKNOWN = "(none)"  # the route of a request that has none
 _CLIENT_GONE = 499  # the status where the client disconnected: no answer was sent
+_OF_CALLERS = ("traceparent", "tracestate")
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -125,7 +126,7 @@ class Observing:
         if self._metrics is not None:
             self._metrics.running.inc()
         try:
-            with called_by(given):
+            with called_by({name: given[name] for name in _OF_CALLERS if _is_short(given, name)}):
                 await self._app(scope, receive, named)
         except asyncio.CancelledError:  # the server stops
             if not status:
@@ -153,6 +154,11 @@ class Observing:
                 if not whole:
                     facts["broken"] = True
                 ACCESS.info("", extra={"facts": facts})
+
+
+def _is_short(headers: Headers, name: str) -> bool:
+    """Return whether a header is there, and no longer than OpenTelemetry takes without a word."""
+    return 0 < len(headers.get(name, "")) <= 512
 
 
 def _id_of(headers: Headers) -> str:

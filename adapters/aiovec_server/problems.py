@@ -26,13 +26,21 @@ _CHANGED = (
 class RequestError(Exception):
     """A request that cannot be answered for a reason that lies in HTTP.
 
-    ``accepted`` lists the media types that would do.
+    ``accepted`` lists the media types that would do; ``headers`` are those of the answer.
     """
 
-    def __init__(self, status: int, detail: str, *, accepted: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        accepted: Sequence[str] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.status = status
         self.detail = detail
         self.accepted = accepted
+        self.headers = headers
         super().__init__(detail)
 
 
@@ -52,10 +60,8 @@ async def response_of(error: Exception, request: str, store: VectorStore | None 
         return problem_response(found)
     again = _RETRY_SECONDS if error.status in _PASSING else None
     problem = Problem.plain(error.status, error.detail, retry_after=again)
-    if not error.accepted:
-        return problem_response(problem)
-    headers = {"accept": ", ".join(error.accepted)} if error.status == 415 else {}
-    return problem_response(problem, {"accepted": list(error.accepted)}, headers)
+    more = {"accepted": list(error.accepted)} if error.accepted else None
+    return problem_response(problem, more, error.headers)
 
 
 def problem_response(

@@ -8,16 +8,13 @@ from contextlib import suppress
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.requests import Request
 
-from aiovec._http.problems import Problem, problem_of
 from aiovec.backend.server import ServerSettings
 from aiovec.errors import UnsupportedError
 
-from .access import Access, access_of, path_of
-from .keys import Keys, digest_of
-from .problems import problem_response
+from .keys import Access, digest_of, keys_of
+from .problems import RequestError
 
 _LOOPBACK = frozenset({"localhost", "localhost.localdomain"})
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})
@@ -34,70 +31,42 @@ _FOREIGN = (
 _BEARER = 'Bearer realm="aiovec"'
 
 
-def security(settings: ServerSettings, keys: Keys) -> list[Middleware]:
-    """Return the middlewares that let chosen pages read, and refuse who may not ask."""
-    origins = [origin.rstrip("/").lower() for origin in settings.cors_origins]
-    found = [Middleware(Security, settings=settings, keys=keys, origins=origins)]
-    if origins:
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
-            allow_headers=_SENT,
-            expose_headers=("X-Request-Id", "Retry-After", "ETag"),
-        )
-        found.insert(0, cors)
-    return found
-
-
 class Security:
     """Lets a request through that names this server, comes from no foreign page, and may do it."""
 
-    def __init__(
-        self, app: ASGIApp, settings: ServerSettings, keys: Keys, origins: list[str]
-    ) -> None:
-        self._app = app
-        self._keys = keys
-        self._origins = origins
+    def __init__(self, settings: ServerSettings) -> None:
+        self._keys = keys_of(settings)
+        self._origins = origins_of(settings)
         self._read_only = settings.read_only
         self._hosts = {_host(name) for name in [settings.host, *settings.allowed_hosts]} | _LOOPBACK
         self._any_host = "*" in settings.allowed_hosts
         # No name can be rebound to look like an address.
         self._any_address = settings.host.strip("[]") in _WILDCARDS
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
-            await refusal(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+    def check(self, request: Request, needed: Access) -> None:
+        """Raise why the request is refused."""
+        self._check_host(request)
+        if self._is_foreign(request.headers, needed):
+            raise RequestError(403, _FOREIGN)
+        if needed is Access.WRITE and self._read_only:
+            raise UnsupportedError("writing", "server's", "it was started with read_only")
+        if needed is not Access.NONE and self._keys:
+            self._check_key(request, needed)
 
-    def _refusal(self, scope: Scope) -> Response | None:
-        needed = access_of(scope["method"], path_of(scope))
-        headers = Headers(scope=scope)
-        problem = self._host_problem(scope, headers)
-        if problem is None and self._is_foreign(headers, needed):
-            problem = Problem.plain(403, _FOREIGN)
-        if problem is None and needed is Access.WRITE and self._read_only:
-            hint = "it was started with read_only"
-            problem = problem_of(UnsupportedError("writing", "server's", hint))
-        if problem is None and needed is not Access.NONE:
-            return self._key_refusal(scope, headers, needed)
-        return None if problem is None else problem_response(problem)
-
-    def _host_problem(self, scope: Scope, headers: Headers) -> Problem | None:
+    def _check_host(self, request: Request) -> None:
         """Refuse names of other hosts: a page whose name was rebound to this machine sends that."""
-        given = headers.getlist("host")
-        if not given and scope.get("http_version") == "1.0":
-            return None  # no browser speaks it
+        given = request.headers.getlist("host")
+        if not given and request.scope.get("http_version") == "1.0":
+            return  # no browser speaks it
         if len(given) != 1 or not given[0]:
-            return Problem.plain(400, "a request needs one Host header")
+            raise RequestError(400, "a request needs one Host header")
         host = _host(given[0])
         if self._any_host or host in self._hosts:
-            return None
+            return
         with suppress(ValueError):
             if ipaddress.ip_address(host).is_loopback or self._any_address:
-                return None
-        return Problem.plain(
+                return
+        raise RequestError(
             421,
             "this server does not answer to the name in the Host header; add the name to "
             "allowed_hosts in [retrieval.server]",
@@ -120,16 +89,14 @@ class Security:
             "*" not in self._origins and origin not in own.union(self._origins)
         )
 
-    def _key_refusal(self, scope: Scope, headers: Headers, needed: Access) -> Response | None:
-        if not self._keys:
-            return None
-        given = _credentials(headers)
+    def _check_key(self, request: Request, needed: Access) -> None:
+        given = _credentials(request.headers)
         granted = Access.NONE
         if len(given) == 1:
             granted = self._keys.get(digest_of(given[0]), Access.NONE)
-        scope["state"]["aiovec_access"] = granted.name.lower()
+        request.scope["state"]["aiovec_access"] = granted.name.lower()
         if granted >= needed:
-            return None
+            return
         status, challenge = 401, _BEARER
         detail = "an API key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY"
         if granted is not Access.NONE:
@@ -137,9 +104,26 @@ class Security:
             detail = "this API key may read only, and the request writes"
         elif given:
             detail = "the API key is not one of this server's"
-        return problem_response(
-            Problem.plain(status, detail), headers={"www-authenticate": challenge}
-        )
+        raise RequestError(status, detail, headers={"www-authenticate": challenge})
+
+
+def origins_of(settings: ServerSettings) -> list[str]:
+    """Return the origins whose pages may ask, as browsers send them."""
+    return [origin.rstrip("/").lower() for origin in settings.cors_origins]
+
+
+def cors(settings: ServerSettings) -> list[Middleware]:
+    """Return the middleware that lets the pages of chosen origins read the answers."""
+    if not settings.cors_origins:
+        return []
+    chosen = Middleware(
+        CORSMiddleware,
+        allow_origins=origins_of(settings),
+        allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
+        allow_headers=_SENT,
+        expose_headers=("X-Request-Id", "Retry-After", "ETag"),
+    )
+    return [chosen]
 
 
 def _host(text: str) -> str:

@@ -55,7 +55,6 @@ WRITING: list[tuple[str, str, Any]] = [
     ("POST", "/tables", {"name": "more"}),
     ("POST", "/tables/notes/records", [{"id": "b", "embedding": [1, 0]}]),
     ("DELETE", "/tables/notes/records/a", None), ("DELETE", "/tables/notes?confirm=notes", None),
-    ("PUT", "/tables/notes/search", {}), ("PURGE", "/tables", None),
 ]  # fmt: skip
 # Of the paths that the OpenAPI document lists, those that only read; each other one writes.
 READ_BY_POST = {
@@ -122,7 +121,8 @@ async def test_what_anyone_may_ask(store: aiovec.VectorStore) -> None:
         for path in ("/assets/../tables", "/health/", "//tables", "/%2e/tables", "/tables/"):
             answer = await client.get(httpx.URL(BASE + "/").copy_with(raw_path=path.encode()))
             assert answer.status_code in (401, 404), path
-        assert (await client.post("/health")).status_code == 401
+        for method, path in (("POST", "/health"), ("PUT", "/tables/notes/search")):
+            assert (await client.request(method, path)).status_code == 405
 
 
 async def test_without_keys_everyone_may_write_but_where_it_is_read_only(
@@ -179,7 +179,8 @@ async def test_a_page_of_another_origin(store: aiovec.VectorStore) -> None:
                 assert answer.status_code == 403, (origin, method, path)
                 assert "access-control-allow-origin" not in answer.headers
             preflight = {"origin": origin, "access-control-request-method": "POST"}
-            assert (await client.options("/tables", headers=preflight)).status_code == 403
+            answer = await client.options("/tables", headers=preflight)
+            assert "access-control-allow-origin" not in answer.headers
         for site, path, status in (
             ("same-site", "/tables", 403),  # another port of this machine
             ("cross-site", "/tables", 403),

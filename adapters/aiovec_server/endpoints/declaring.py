@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,20 +11,24 @@ from urllib.parse import quote
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, request_response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aiovec import VectorStore
 from aiovec._http.ipc import ARROW
 from aiovec.asgi import get_store
 from aiovec.backend.context import TableChangedError
+from aiovec.backend.server import ServerSettings
 from aiovec.errors import AiovecError
 
-from ..access import Access, access_of
 from ..bodies import JsonBytes, dump
 from ..call import JSON, JSON_LINES, Call
+from ..keys import Access
+from ..limits import Limits
 from ..models import Model, NewRecords, Nothing
 from ..once import WriteKeys
 from ..problems import RequestError, response_of
+from ..security import Security
 
 Handler = Callable[[Call, dict[str, Any]], Awaitable[Any]]
 
@@ -49,10 +53,18 @@ class Endpoint:
     example: Any = None
     """One of a JSON body."""
     status: int = 200
+    reads: bool = False
+    """It reads, though its method is not GET."""
+    open: bool = False
+    """Anyone may ask, without a key."""
+    long: bool = False
+    """It takes as long as the table is large: no timeout ends it, but its client going away."""
 
     @property
     def access(self) -> Access:
-        return access_of(self.method, self.path)
+        if self.open:
+            return Access.NONE
+        return Access.READ if self.reads or self.method == "GET" else Access.WRITE
 
     def body_kinds(self) -> Sequence[str]:
         """Return the media types of the body."""
@@ -94,34 +106,52 @@ def endpoint(
     return declare
 
 
-def routes_of(endpoints: Sequence[Endpoint], store: VectorStore | None) -> list[Route]:
-    """Return a route for each path. Without a store they serve that of their app's lifespan."""
-    keys = WriteKeys()
-    paths: dict[str, dict[str, Endpoint]] = {}
+class _Path:
+    """The ASGI app of a path, which chooses the endpoint by the method."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.methods: dict[str, Endpoint] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope["method"]
+        scope["route"] = self.methods["GET" if method == "HEAD" else method]
+        await self._app(scope, receive, send)
+
+
+def routes_of(
+    endpoints: Sequence[Endpoint],
+    store: VectorStore | None,
+    settings: ServerSettings | None = None,
+) -> list[Route]:
+    """Return a route for each path, with limits and security where there are settings.
+
+    Without a store they serve that of their app's lifespan.
+    """
+    security = None if settings is None else Security(settings)
+    app = request_response(partial(_answer, store, WriteKeys(), security))
+    if settings is not None:
+        app = Limits(app, settings)
+    paths: dict[str, _Path] = {}
     for one in endpoints:
-        paths.setdefault(one.path, {})[one.method] = one
-    return [
-        Route(path, _answering(methods, store, keys), methods=list(methods))
-        for path, methods in paths.items()
-    ]
+        paths.setdefault(one.path, _Path(app)).methods[one.method] = one
+    return [Route(path, entry, methods=list(entry.methods)) for path, entry in paths.items()]
 
 
-def _answering(
-    methods: Mapping[str, Endpoint], own: VectorStore | None, keys: WriteKeys
-) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        endpoint = methods["GET" if request.method == "HEAD" else request.method]
-        request.scope["route"] = endpoint  # by whose path it is logged and counted
-        store = own
-        try:
-            _check_slashes(request)
-            store = get_store(request) if own is None else own
-            return await keys.answer(request, partial(endpoint.act, store, keys))
-        except (AiovecError, RequestError, TableChangedError) as exc:
-            id = request.scope.get("state", {}).get("request_id", "")
-            return await response_of(exc, id, store)
-
-    return answer
+async def _answer(
+    own: VectorStore | None, keys: WriteKeys, security: Security | None, request: Request
+) -> Response:
+    endpoint: Endpoint = request.scope["route"]
+    store = own
+    try:
+        if security is not None:
+            security.check(request, endpoint.access)
+        _check_slashes(request)
+        store = get_store(request) if own is None else own
+        return await keys.answer(request, partial(endpoint.act, store, keys))
+    except (AiovecError, RequestError, TableChangedError) as exc:
+        id = request.scope.get("state", {}).get("request_id", "")
+        return await response_of(exc, id, store)
 
 
 def _check_slashes(request: Request) -> None:

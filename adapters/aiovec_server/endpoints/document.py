@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiovec._http.problems import MEDIA_TYPE
 
-from ..access import Access
 from ..call import JSON
+from ..keys import Access
 from ..models import NewRecords, Problem, schemas_of
 from ..once import HEADER, RETRY_HEADER, STATE_HEADER
 

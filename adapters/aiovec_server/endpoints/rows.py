@@ -42,7 +42,8 @@ async def add_records(call: Call, options: dict[str, Any]) -> Any:
 
 @endpoint("GET", "/tables/{table}/records", kinds=_STREAM, query=models.Export)
 @endpoint(
-    "POST", "/tables/{table}/export", kinds=_STREAM, body=models.Export, example=_RECENT
+    "POST", "/tables/{table}/export", kinds=_STREAM, body=models.Export, example=_RECENT,
+    reads=True,
 )  # fmt: skip
 async def export_records(call: Call, options: dict[str, Any]) -> Response:
     """Stream all records, or those that a filter selects.
@@ -76,7 +77,10 @@ async def delete_record(call: Call, options: dict[str, Any]) -> Any:
 
 
 @endpoint("GET", "/tables/{table}/count", models.Counts, query=models.Filtered)
-@endpoint("POST", "/tables/{table}/count", models.Counts, body=models.Filtered, example=_RECENT)
+@endpoint(
+    "POST", "/tables/{table}/count", models.Counts, body=models.Filtered, example=_RECENT,
+    reads=True,
+)  # fmt: skip
 async def count_records(call: Call, options: dict[str, Any]) -> Any:
     """Count the records, or those that a filter selects."""
     return {"count": await call.store.count(call.table, **options)}
@@ -84,7 +88,7 @@ async def count_records(call: Call, options: dict[str, Any]) -> Any:
 
 @endpoint(
     "POST", "/tables/{table}/get", models.Records, kinds=OF_ROWS, body=models.Get,
-    example={"ids": ["note-1"]},
+    example={"ids": ["note-1"]}, reads=True,
 )  # fmt: skip
 async def get_records(call: Call, options: dict[str, Any]) -> Response:
     """Read records by their ids.
@@ -97,7 +101,7 @@ async def get_records(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/find", models.Records, kinds=OF_ROWS, body=models.Find,
-    example={**_RECENT, "orderBy": ["-year", "id"], "limit": 20},
+    example={**_RECENT, "orderBy": ["-year", "id"], "limit": 20}, reads=True,
 )  # fmt: skip
 async def find_records(call: Call, options: dict[str, Any]) -> Response:
     """Find records by a filter.
@@ -143,7 +147,7 @@ async def delete_records(call: Call, options: dict[str, Any]) -> Any:
 
 @endpoint(
     "POST", "/tables/{table}/exists", models.Existing, body=models.ById,
-    example={"ids": ["note-1", "note-2"]},
+    example={"ids": ["note-1", "note-2"]}, reads=True,
 )  # fmt: skip
 async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
     """Tell which ids exist.
@@ -162,7 +166,7 @@ async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/distinct", models.Values, body=models.Distinct,
-    example={"field": "year", "limit": 10},
+    example={"field": "year", "limit": 10}, reads=True,
 )  # fmt: skip
 async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
     """Count the distinct values of a field.
@@ -175,8 +179,9 @@ async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
 
 
 @endpoint(
-    "POST", "/tables/{table}/bounds", models.Ends, body=models.Bounds, example={"field": "year"}
-)
+    "POST", "/tables/{table}/bounds", models.Ends, body=models.Bounds, example={"field": "year"},
+    reads=True,
+)  # fmt: skip
 async def bounds_of_values(call: Call, options: dict[str, Any]) -> Response:
     """Read the least and the greatest value of a field.
 
@@ -188,7 +193,7 @@ async def bounds_of_values(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/fields_info", models.FieldsInfo, body=models.Filtered,
-    example=_RECENT,
+    example=_RECENT, reads=True, long=True,
 )  # fmt: skip
 async def types_of_fields(call: Call, options: dict[str, Any]) -> Any:
     """Count the types of the values of fields and payload keys.

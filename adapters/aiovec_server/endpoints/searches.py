@@ -20,7 +20,7 @@ _VECTOR = [0.6, 0.8, 0.0]
 
 @endpoint(
     "POST", "/tables/{table}/search", models.Hits, kinds=OF_ROWS, body=models.Search,
-    example={"vector": _VECTOR, "limit": 5, "where": "year >= 2024"},
+    example={"vector": _VECTOR, "limit": 5, "where": "year >= 2024"}, reads=True,
 )  # fmt: skip
 async def search(call: Call, options: dict[str, Any]) -> Response:
     """Search by vector.
@@ -33,7 +33,7 @@ async def search(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/search_many", models.HitsOfMany, kinds=OF_ROWS,
-    body=models.SearchMany, example={"vectors": [_VECTOR, [0.0, 0.0, 1.0]], "limit": 5},
+    body=models.SearchMany, example={"vectors": [_VECTOR, [0.0, 0.0, 1.0]], "limit": 5}, reads=True,
 )  # fmt: skip
 async def search_many(call: Call, options: dict[str, Any]) -> Response:
     """Search by several vectors.
@@ -50,7 +50,7 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/search_text", models.Hits, kinds=OF_ROWS, body=models.SearchText,
-    example={"query": "walk sea", "limit": 5, "highlight": True},
+    example={"query": "walk sea", "limit": 5, "highlight": True}, reads=True,
 )  # fmt: skip
 async def search_text(call: Call, options: dict[str, Any]) -> Response:
     """Search by keywords.
@@ -62,7 +62,7 @@ async def search_text(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/search_hybrid", models.Hits, kinds=OF_ROWS, body=models.SearchHybrid,
-    example={"query": "walk sea", "vector": _VECTOR, "limit": 5},
+    example={"query": "walk sea", "vector": _VECTOR, "limit": 5}, reads=True,
 )  # fmt: skip
 async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
     """Search by keywords and by vector.
@@ -77,7 +77,7 @@ async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/search_like", models.Hits, kinds=OF_ROWS, body=models.SearchLike,
-    example={"ids": ["note-1"], "limit": 5},
+    example={"ids": ["note-1"], "limit": 5}, reads=True,
 )  # fmt: skip
 async def search_like(call: Call, options: dict[str, Any]) -> Response:
     """Search by rows.

@@ -22,7 +22,7 @@ from .declaring import endpoint
 _FIELD = "/tables/{table}/fields/{field}"
 
 
-@endpoint("GET", "/health", models.Health)
+@endpoint("GET", "/health", models.Health, open=True)
 async def health(call: Call, options: dict[str, Any]) -> Any:
     """Tell whether the store can be reached."""
     await _reach(call.store)
@@ -107,7 +107,7 @@ async def describe_table(call: Call, options: dict[str, Any]) -> Response:
     return await _described(call, call.table, **options)
 
 
-@endpoint("DELETE", "/tables/{table}", query=models.Confirm)
+@endpoint("DELETE", "/tables/{table}", query=models.Confirm, long=True)
 async def drop_table(call: Call, options: dict[str, Any]) -> Any:
     """Drop a table with all its rows."""
     _check_confirmed(options, call.table, "table")
@@ -115,8 +115,9 @@ async def drop_table(call: Call, options: dict[str, Any]) -> Any:
 
 
 @endpoint(
-    "POST", "/tables/{table}/rename", models.Table, body=models.Rename, example={"name": "memos"}
-)
+    "POST", "/tables/{table}/rename", models.Table, body=models.Rename, example={"name": "memos"},
+    long=True,
+)  # fmt: skip
 async def rename_table(call: Call, options: dict[str, Any]) -> Response:
     """Give a table another name."""
     await call.store.rename_table(call.table, options["name"])
@@ -125,7 +126,7 @@ async def rename_table(call: Call, options: dict[str, Any]) -> Response:
 
 @endpoint(
     "POST", "/tables/{table}/fields", models.Table, body=models.AddField, status=201,
-    example={"name": "lang", "field": {"type": "text", "index": "bitmap"}},
+    example={"name": "lang", "field": {"type": "text", "index": "bitmap"}}, long=True,
 )  # fmt: skip
 async def add_field(call: Call, options: dict[str, Any]) -> Response:
     """Add a field, which is null in existing rows."""
@@ -134,7 +135,7 @@ async def add_field(call: Call, options: dict[str, Any]) -> Response:
     return await _described(call, call.table, 201)
 
 
-@endpoint("DELETE", _FIELD, models.Table, query=models.Confirm)
+@endpoint("DELETE", _FIELD, models.Table, query=models.Confirm, long=True)
 async def drop_field(call: Call, options: dict[str, Any]) -> Response:
     """Drop a field with all its values."""
     field = call.last_segment("field")
@@ -144,41 +145,45 @@ async def drop_field(call: Call, options: dict[str, Any]) -> Response:
 
 
 @endpoint(
-    "POST", f"{_FIELD}/rename", models.Table, body=models.Rename, example={"name": "published"}
-)
+    "POST", f"{_FIELD}/rename", models.Table, body=models.Rename, example={"name": "published"},
+    long=True,
+)  # fmt: skip
 async def rename_field(call: Call, options: dict[str, Any]) -> Response:
     """Give a field another name."""
     await call.store.rename_field(call.table, call.segment("field"), options["name"])
     return await _described(call, call.table)
 
 
-@endpoint("PUT", f"{_FIELD}/index", models.Table, body=models.FieldIndex, example={"kind": "btree"})
+@endpoint(
+    "PUT", f"{_FIELD}/index", models.Table, body=models.FieldIndex, example={"kind": "btree"},
+    long=True,
+)  # fmt: skip
 async def create_field_index(call: Call, options: dict[str, Any]) -> Response:
     """Build an index over a field, for filters or for keyword search."""
     await call.store.create_field_index(call.table, call.segment("field"), **options)
     return await _described(call, call.table)
 
 
-@endpoint("DELETE", f"{_FIELD}/index", models.Table, query=models.DropFieldIndex)
+@endpoint("DELETE", f"{_FIELD}/index", models.Table, query=models.DropFieldIndex, long=True)
 async def drop_field_index(call: Call, options: dict[str, Any]) -> Response:
     """Drop the indexes over a field. Its values stay."""
     await call.store.drop_field_index(call.table, call.segment("field"), **options)
     return await _described(call, call.table)
 
 
-@endpoint("GET", "/tables/{table}/stats", models.Stats)
+@endpoint("GET", "/tables/{table}/stats", models.Stats, long=True)
 async def table_stats(call: Call, options: dict[str, Any]) -> Any:
     """Read the size and the costs of a table."""
     return camel_case(await call.store.stats(call.table))
 
 
-@endpoint("POST", "/tables/{table}/optimize")
+@endpoint("POST", "/tables/{table}/optimize", long=True)
 async def optimize_table(call: Call, options: dict[str, Any]) -> Any:
     """Do now what keeps a table small and fast."""
     await call.store.optimize(call.table)
 
 
-@endpoint("GET", "/tables/{table}/indexes", models.Indexes)
+@endpoint("GET", "/tables/{table}/indexes", models.Indexes, long=True)
 async def list_indexes(call: Call, options: dict[str, Any]) -> Any:
     """List the indexes over the vectors."""
     return {"indexes": [camel_case(one) for one in await call.store.indexes(call.table)]}
@@ -186,7 +191,7 @@ async def list_indexes(call: Call, options: dict[str, Any]) -> Any:
 
 @endpoint(
     "POST", "/tables/{table}/indexes", models.Indexes, body=models.VectorIndex,
-    example={"recall": 0.95}, status=201,
+    example={"recall": 0.95}, status=201, long=True,
 )  # fmt: skip
 async def create_index(call: Call, options: dict[str, Any]) -> Any:
     """Build an approximate index over the vectors."""
@@ -194,7 +199,7 @@ async def create_index(call: Call, options: dict[str, Any]) -> Any:
     return await list_indexes(call, {})
 
 
-@endpoint("DELETE", "/tables/{table}/indexes/{index}")
+@endpoint("DELETE", "/tables/{table}/indexes/{index}", long=True)
 async def drop_index(call: Call, options: dict[str, Any]) -> Any:
     """Drop an index over the vectors."""
     await call.store.drop_index(call.table, call.last_segment("index"))
@@ -206,7 +211,9 @@ async def list_versions(call: Call, options: dict[str, Any]) -> Any:
     return {"versions": [dict(version) for version in await call.store.versions(call.table)]}
 
 
-@endpoint("POST", "/tables/{table}/versions/revert", body=models.Revert, example={"version": 3})
+@endpoint(
+    "POST", "/tables/{table}/versions/revert", body=models.Revert, example={"version": 3}, long=True
+)
 async def revert_version(call: Call, options: dict[str, Any]) -> Any:
     """Make an earlier version of a table the present one."""
     await call.store.revert(call.table, **options)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from aiovec import VectorStore
 from aiovec.backend.server import ServerSettings
 
-from ..endpoints.declaring import routes_of
-from .endpoints import page_endpoints
+from ..call import Call
+from ..endpoints.declaring import Endpoint
+from ..models import Anything
+from .endpoints import data_endpoints
 
 # Not the system's, which may have others.
 _TYPES = {
@@ -41,30 +41,31 @@ _HEADERS = {
 }
 
 
-def routes_of_page(store: VectorStore | None, settings: ServerSettings) -> list[Route]:
-    """Return the routes of the page's files and endpoints.
+def page_endpoints(settings: ServerSettings) -> list[Endpoint]:
+    """Return the endpoints of the page's files, which hold no data, and of its data.
 
-    Without a store it serves the one of the app's lifespan. With ``page_writes`` the page offers
-    to delete rows and to optimize tables; it does so by the server's endpoints, whose keys decide.
+    With ``page_writes`` the page offers to delete rows and to optimize tables; it does so by the
+    server's endpoints, whose keys decide.
     """
-    endpoints = page_endpoints(page_writes=settings.page_writes)
-    return [*_FILES, *routes_of(endpoints, store)]
+    return [*_FILES, *data_endpoints(page_writes=settings.page_writes)]
 
 
-def _route(name: str, body: bytes) -> Route:
-    """Return the route of one file: no path of a request ever becomes the path of a file."""
+def _file_endpoint(name: str, body: bytes) -> Endpoint:
+    """Return the endpoint of one file: no path of a request ever becomes the path of a file."""
     kind = _TYPES[Path(name).suffix]
     headers = {**_HEADERS, "etag": f'"{blake2b(body, digest_size=12).hexdigest()}"'}
 
-    async def send(request: Request) -> Response:
-        if headers["etag"] in request.headers.get("if-none-match", ""):
+    async def send(call: Call, options: dict[str, Any]) -> Response:
+        if headers["etag"] in call.request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(body, media_type=kind, headers=headers)
 
-    return Route("/" if name == "index.html" else f"/assets/{name}", send)
+    path = "/" if name == "index.html" else f"/assets/{name}"
+    return Endpoint("GET", path, send, query=Anything, open=True)
 
 
 # Read with the module, for an app may be made where the event loop runs.
 _FILES = [
-    _route(file.name, file.read_bytes()) for file in files(__package__).joinpath("static").iterdir()
+    _file_endpoint(file.name, file.read_bytes())
+    for file in files(__package__).joinpath("static").iterdir()
 ]

@@ -41,7 +41,7 @@ class _Map(Model):
     color: str | None = None
 
 
-def page_endpoints(*, page_writes: bool) -> list[Endpoint]:
+def data_endpoints(*, page_writes: bool) -> list[Endpoint]:
     """Return the endpoints of the page, which offers writes or does not."""
     maps = asyncio.Semaphore(_MAPS_AT_ONCE)
 
