@@ -16,7 +16,7 @@ from tests.harness.command import run
 from tests.harness.strategies import good_rows, schemas
 from tests.harness.values import EVERY_KIND, HOSTILE_IDS, rows_of_every_kind
 
-from aiovec import Field, Schema, sync
+from aiovec import Embed, Field, Schema, sync
 
 from .support import Row, bring, made, rows_of, schema_of
 
@@ -92,7 +92,8 @@ def test_any_rows_come_back_as_they_were(folder: Path, data: st.DataObject) -> N
 
 
 def test_a_part_of_a_table(folder: Path, store: Path) -> None:
-    schema = Schema(2, model="m", fields={"year": int, "seen": datetime, "body": str})
+    fields = {"year": int, "seen": datetime, "body": str}
+    schema = Schema(2, model="m", fields=fields, embed=Embed("body"))
     rows = [
         {"id": str(n), "embedding": [1, n], "year": n, "seen": MOMENT, "body": "x", "k": n}
         for n in range(10)

@@ -7,9 +7,9 @@ import json
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 from .._input.infer import with_indexes
 from .._model.schema import Metric, Schema
@@ -131,7 +131,7 @@ async def find_table(store: VectorStore, one: Load) -> None:
     """Settle the schema: that of an existing table, or of the one to create."""
     wanted = await store._completed(one.table, _wanted(one))
     if one.schema is None and wanted.quantized and not store.supports("quantized"):
-        wanted = _changed(wanted, quantized=None)  # the file suggests it, not the user
+        wanted = replace(wanted, quantized=None)  # the file suggests it, not the user
     try:
         existing = await store.schema(one.table)
     except TableNotFoundError:
@@ -159,16 +159,12 @@ def _wanted(one: Load) -> Schema:
     """Return the schema of a table that is made for these rows."""
     schema = one.used_schema
     if one.metric is not None:
-        schema = _changed(schema, metric=one.metric)
+        schema = replace(schema, metric=one.metric)
     if one.model is not None:
         if schema.model is not None and schema.model != one.model:
             raise ModelMismatchError(one.table, schema.model, one.model)
-        schema = _changed(schema, model=one.model)
+        schema = replace(schema, model=one.model)
     return with_indexes(schema, one.text, one.index)
-
-
-def _changed(schema: Schema, **options: Any) -> Schema:
-    return Schema.from_json({**schema.to_dict(), **options})
 
 
 async def _check(store: VectorStore, source: Input, one: Load, rejects: RejectsFile) -> None:

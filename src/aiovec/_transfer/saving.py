@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -93,18 +93,13 @@ def exported_schema(full: Schema, select: Sequence[str] | None) -> tuple[pa.Sche
     if select is None:
         return full.to_arrow(), full
     columns = select_columns(full, select, whole_payload=True).columns
-    names = {"id", *columns.fields, *([full.vector] if columns.vector else []),
-             *(["payload"] if columns.payload else [])}  # fmt: skip
-    if not columns.vector:
-        return pa.schema([f for f in full.to_arrow() if f.name in names]), None
-    schema = Schema.from_json(
-        {
-            **full.to_dict(),
-            "fields": {n: f.to_dict() for n, f in full.fields.items() if n in names},
-            "payload": columns.payload,
-        }
-    )
-    return schema.to_arrow(), schema
+    fields = {name: field for name, field in full.fields.items() if name in columns.fields}
+    embed = full.embed if full.embed is not None and full.embed.field in fields else None
+    schema = replace(full, fields=fields, payload=columns.payload, embed=embed)
+    arrow = schema.to_arrow()
+    if columns.vector:
+        return arrow, schema
+    return arrow.remove(arrow.get_field_index(full.vector)).remove_metadata(), None
 
 
 def _check_free(store: VectorStore, path: Path, form: str, overwrite: bool) -> None:
@@ -139,7 +134,8 @@ class FileWriter:
         self._is_file = stream is None
         self._overwrite = overwrite
         self._part = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.part")
-        self._sink: Any = None
+        self._is_text = form in TEXTS
+        self._arrow: Any = None
 
     def open(self) -> None:
         """Write the beginning of the file."""
@@ -147,32 +143,38 @@ class FileWriter:
             if self._is_file:
                 create_like(self._part, self._path)
                 self._file = self._part.open("wb")
-            if self._form in TEXTS:
-                self._sink = _TextSink(self._file, self._form, self._columns, self._schema)
-            else:
-                self._sink = arrow_writer(self._file, self._form, self._columns)
+            if not self._is_text:
+                self._arrow = arrow_writer(self._file, self._form, self._columns)
+            elif self._form == "csv":
+                self._file.write(csv_header(self._columns.names).encode())
 
     @property
     def files(self) -> list[Path]:
         """The files that are written."""
-        beside = self._form in TEXTS and self._schema is not None
+        beside = self._is_text and self._schema is not None
         return [self._path, schema_file(self._path)][: 1 + beside] if self._is_file else []
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write rows."""
         with writing_to(self._path):
-            self._sink.write_batch(batch)
+            if self._is_text:
+                vector = None if self._schema is None else self._schema.vector
+                lines = (csv_lines if self._form == "csv" else lines_of)(batch, vector)
+                self._file.write("".join(lines).encode())
+            else:
+                self._arrow.write_batch(batch)
 
     def finish(self) -> None:
         """Flush the file to the disk, and give it its name."""
         with writing_to(self._path):
-            self._sink.close()
+            if self._arrow is not None:
+                self._arrow.close()
             self._file.flush()
             if not self._is_file:
                 return
             os.fsync(self._file.fileno())
             self._file.close()
-            if self._form in TEXTS:
+            if self._is_text:
                 self._write_schema()
             try:
                 (os.replace if self._overwrite else rename_new)(self._part, self._path)
@@ -193,32 +195,10 @@ class FileWriter:
     def discard(self) -> None:
         """Remove what was written."""
         with contextlib.suppress(OSError, ValueError, pa.ArrowException):
-            if self._sink is not None:
-                self._sink.close()  # left open, it would write when it is collected
+            if self._arrow is not None:
+                self._arrow.close()  # left open, it would write when it is collected
         if self._is_file:
             with contextlib.suppress(OSError):  # what is left to be written may not fit
                 if self._file is not None:
                     self._file.close()
             self._part.unlink(missing_ok=True)
-
-
-class _TextSink:
-    """Writes rows as text, as pyarrow's writers write theirs."""
-
-    def __init__(
-        self, file: IO[bytes], form: str, columns: pa.Schema, schema: Schema | None
-    ) -> None:
-        self._file = file
-        self._vector = None if schema is None else schema.vector
-        self._lines_of = csv_lines if form == "csv" else lines_of
-        if form == "csv":
-            self._put(csv_header(columns.names))
-
-    def write_batch(self, batch: pa.RecordBatch) -> None:
-        self._put("".join(self._lines_of(batch, self._vector)))
-
-    def _put(self, text: str) -> None:
-        self._file.write(text.encode())
-
-    def close(self) -> None:
-        """Do nothing: the file is not the sink's."""
