@@ -23,7 +23,7 @@ from aiovec import (
     VectorStore,
     new_id,
 )
-from aiovec.bridge import storable, table_without_vectors
+from aiovec.bridge import best_search, storable, table_without_vectors
 
 # Rows of an answer, which a model has to read.
 _MOST = 100
@@ -168,9 +168,7 @@ class Tools:
         self, table: Table, query: str, by: str | None, **options: Any
     ) -> list[dict[str, Any]]:
         if by is None:
-            schema = await table.schema()
-            words = any(field.text for field in schema.fields.values())
-            by = "text" if schema.embed is None else "hybrid" if words else "vector"
+            by = best_search(await table.schema())
         if by == "hybrid":
             hits = await table.search_hybrid(query, **options)
         elif by == "vector":

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
 from uuid import UUID
 
 from . import sync
@@ -26,6 +26,7 @@ from ._input.types import Where
 from ._model.records import Hit, Record
 from ._model.schema import Field, Metric, Schema
 from ._store.store import Table, VectorStore
+from ._text.query import text_fields
 from .backend.origin import PathText
 from .errors import AiovecError, FilterError, InvalidArgumentError, TableNotFoundError
 from .sync.store import open_store
@@ -34,6 +35,7 @@ __all__ = [
     "Bridge",
     "DocumentBridge",
     "StoreOrTarget",
+    "best_search",
     "metadata_filter",
     "relevance",
     "storable",
@@ -225,6 +227,13 @@ def table_name(name: str) -> str:
 def table_without_vectors(fields: Mapping[str, Any]) -> Schema:
     """Return the schema of a table whose rows have fields and no vector."""
     return Schema(dim=1, vector_nullable=True, fields=fields)
+
+
+def best_search(schema: Schema) -> Literal["text", "vector", "hybrid"]:
+    """Return how to search for words in a table: by keywords, by their vector, or both."""
+    if schema.embed is None:
+        return "text"
+    return "hybrid" if text_fields(schema) else "vector"
 
 
 def relevance(score: float, metric: Metric) -> float:

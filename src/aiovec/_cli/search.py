@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .._text.query import text_fields
 from ..errors import AiovecError
 from .output import Listing, cell, emit, err
 from .run import failing_clearly
@@ -272,11 +273,11 @@ def _decay_in(text: str) -> Decay:
 
 async def _best(table: Table, by: By | None) -> By:
     """Return how to search for words in a table, by default the best that it supports."""
+    from ..bridge import best_search  # slow
+
     schema = await table.schema()
-    by_text = any(field.text for field in schema.fields.values())
-    if by is None and (by_text or schema.embed is not None):
-        return "text" if schema.embed is None else "hybrid" if by_text else "vector"
-    if by != "vector" and not by_text:
+    by = by or best_search(schema)
+    if by != "vector" and not text_fields(schema):
         raise AiovecError(
             f"the table {table.name!r} has no keyword index; build one with aiovec text-index, or "
             "search with --vector or --like"
@@ -286,4 +287,4 @@ async def _best(table: Table, by: By | None) -> By:
             f"the table {table.name!r} has no embedder, which makes vectors of texts; search with "
             "--by text, --vector or --like"
         )
-    return by or "text"
+    return by
