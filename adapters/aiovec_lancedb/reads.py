@@ -262,15 +262,18 @@ class TableReader:
                 raise
             raise StaleTableError(handle.name) from None
 
-    async def changing(self, handle: TableHandle, most: int | None) -> Place:
-        """A share of the memory for changing payloads, of so many rows at most or of any."""
+    async def changing(self, handle: TableHandle, most: int | None, dim: int) -> Place:
+        """A share of the memory for changing payloads, of so many rows at most or of any.
+
+        ``dim`` is 0 where no vectors change with them.
+        """
         row = self._row_bytes(handle.name)
         if row is None or most is None or most > _FEW:
             table = await self._newest(handle)
             rows = await self._session.rows(table)
             most = rows if most is None else min(rows, most)
             row = await self.row_bytes(table)
-        return self._admission.share(result_bytes(most, 0, row))
+        return self._admission.share(result_bytes(most, dim, row))
 
     async def _newest(self, handle: TableHandle) -> Opened:
         """Return the newest version; the one that was kept where it still is that."""

@@ -361,7 +361,8 @@ class LancedbBackend(Backend):
         # Changing payloads takes a share before its turn among the writers, for some of which
         # others hold one.
         most = None if ids is None else len(ids)
-        async with await self._reader.changing(table, most) if payload else nullcontext():
+        dim = 0 if vector is None else len(vector)
+        async with await self._reader.changing(table, most, dim) if payload else nullcontext():
             return int(await self._write(table.name, work))
 
     async def set_vectors(

@@ -279,9 +279,7 @@ async def _write(
         builder = builder.when_matched_update_all(where=condition)
     if inserts:
         builder = builder.when_not_matched_insert_all()
-    # LanceDB takes a null for a bad vector, and all of ours are checked.
-    nulls = "null" if table.schema.vector_nullable else "error"
-    done = await session.run(builder.execute(rows, on_bad_vectors=nulls))
+    done = await session.run(builder.execute(rows, on_bad_vectors=_bad_vectors(table)))
     if session.exclusive or done.num_inserted_rows + done.num_updated_rows >= rows.num_rows:
         return
     if done.num_inserted_rows:
@@ -457,14 +455,29 @@ def set_vectors(handle: TableHandle, ids: Sequence[str], vectors: Float32Array) 
         layout = table.schema.to_arrow()
         fields = [layout.field("id"), layout.field(table.schema.vector)]
         columns = [pa.array(ids, pa.utf8()), from_matrix(vectors)]
-        rows = pa.Table.from_arrays(columns, schema=pa.schema(fields))
-        builder = table.lance.merge_insert("id").use_index(False)  # as for ``update``
-        result = await session.run(builder.when_matched_update_all().execute(rows))
-        return int(result.num_updated_rows)
+        return await _set_columns(
+            session, table, pa.Table.from_arrays(columns, schema=pa.schema(fields))
+        )
 
     few = len(ids) <= _MOST_CHANGED
     size = len(ids) * _SIZE_OF_CHANGED if few else ALONE
     return RowsOperation(handle, "change", fold, alone, ids, size, few)
+
+
+async def _set_columns(session: Session, table: Opened, rows: pa.Table) -> int:
+    """Replace columns of the rows with these ids that exist; return how many do.
+
+    Not by the index of ids: Lance would write the columns of all rows of a file anew, and take the
+    file out of their indexes.
+    """
+    builder = table.lance.merge_insert("id").use_index(False).when_matched_update_all()
+    done = await session.run(builder.execute(rows, on_bad_vectors=_bad_vectors(table)))
+    return int(done.num_updated_rows)
+
+
+def _bad_vectors(table: Opened) -> str:
+    """LanceDB takes a null for a bad vector, and all of ours are checked."""
+    return "null" if table.schema.vector_nullable else "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -519,29 +532,7 @@ class _Update:
         query = table.lance.query().select(["id", PAYLOAD])
         found = await session.batches(query, _CHANGED_AT_ONCE, condition)
         blocks = [await in_thread(self._changed, batch, table.schema) async for batch in found]
-        if not blocks:
-            return 0
-        layout = blocks[0].schema
-        if self.vector is not None:
-            layout = layout.append(table.schema.to_arrow().field(table.schema.vector))
-        # Vectors are made as Lance takes each block.
-        rows = pa.RecordBatchReader.from_batches(
-            layout, (self._with_vector(block, layout) for block in blocks)
-        )
-        # Not by the index of ids: Lance would write the columns of all rows of a file anew, and
-        # take the file out of their indexes.
-        builder = table.lance.merge_insert("id").use_index(False)
-        nulls = "null" if table.schema.vector_nullable else "error"
-        work = builder.when_matched_update_all().execute(rows, on_bad_vectors=nulls)
-        await session.run(work)
-        return sum(block.num_rows for block in blocks)
-
-    def _with_vector(self, block: pa.RecordBatch, layout: pa.Schema) -> pa.RecordBatch:
-        if self.vector is None:
-            return block
-        matrix = np.tile(self.vector, (block.num_rows, 1))
-        vectors = from_matrix(matrix, without_vector(matrix))
-        return pa.RecordBatch.from_arrays([*block.columns, vectors], schema=layout)
+        return await _set_columns(session, table, pa.Table.from_batches(blocks)) if blocks else 0
 
     def _changed(self, found: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
         """The columns that change, with the ids."""
@@ -555,6 +546,10 @@ class _Update:
             one = pa.array([_stored(value)], type=field.type)
             columns.append(pa.concat_arrays([one]).take(pa.array([0] * found.num_rows)))
             named.append(field)
+        if self.vector is not None:
+            matrix = np.tile(self.vector, (found.num_rows, 1))
+            columns.append(from_matrix(matrix, without_vector(matrix)))
+            named.append(layout.field(schema.vector))
         return pa.RecordBatch.from_arrays(columns, schema=pa.schema(named))
 
     def _patched(self, payloads: Sequence[str | None], ids: Sequence[str]) -> list[str | None]:
