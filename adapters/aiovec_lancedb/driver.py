@@ -4,30 +4,15 @@ The import takes more than a second and reads the environment, so this module is
 backend, in a thread.
 """
 
+# ruff: noqa: E402 - lancedb reads the environment as it is imported
+
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
-
-# What lancedb reads for the level of its log, which goes to the standard error stream.
-LOG_LEVEL = "LANCEDB_LOG"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    if LOG_LEVEL in os.environ:
-        yield
-        return
-    os.environ[LOG_LEVEL] = "error"
-    try:
-        yield
-    finally:
-        del os.environ[LOG_LEVEL]
 
 
 @cache
@@ -40,14 +25,16 @@ def first_process() -> int:
     return os.getpid()
 
 
-# How far Lance reads ahead of what it computes, by its own names. By default it fills up to 2 GiB
-# for each scan and opens four files of a table at once, so that a hundred searches at once fill
-# any machine's memory. A scan of a folder is no slower for it. ``admission`` counts on it.
-READ_AHEAD = {
+# What lancedb logs to the standard error stream, and how far Lance reads ahead of what it computes.
+# By default it fills up to 2 GiB for each scan and opens four files of a table at once, so that a
+# hundred searches at once fill any machine's memory. A scan of a folder is no slower for it.
+# ``memory`` counts on it.
+_ENVIRONMENT = {
+    "LANCEDB_LOG": "error",
     "LANCE_DEFAULT_IO_BUFFER_SIZE": str(64 * 2**20),
     "LANCE_DEFAULT_FRAGMENT_READAHEAD": "2",
 }
-for _name, _value in READ_AHEAD.items():
+for _name, _value in _ENVIRONMENT.items():
     # Lance looks at its first scan, so they stay. What the user set is left.
     os.environ.setdefault(_name, _value)
 
@@ -73,17 +60,17 @@ def _bound_allocator() -> None:
 # process keeps twice as much memory between searches as it uses.
 _bound_allocator()
 
-with _quiet():
-    import lancedb
-    from lancedb import index as indexing
-    from lancedb.query import (
-        BooleanQuery,
-        ColumnOrdering,
-        FullTextQuery,
-        MatchQuery,
-        Occur,
-        PhraseQuery,
-    )
+import lancedb as lancedb
+from lancedb import index as _index
+from lancedb.query import BooleanQuery as BooleanQuery
+from lancedb.query import ColumnOrdering as ColumnOrdering
+from lancedb.query import FullTextQuery as FullTextQuery
+from lancedb.query import MatchQuery as MatchQuery
+from lancedb.query import Occur as Occur
+from lancedb.query import PhraseQuery as PhraseQuery
+
+indexing = _index
+"""The configurations of indexes."""
 
 
 def without_blobs(query: Any) -> Any:
@@ -95,18 +82,3 @@ def without_blobs(query: Any) -> Any:
     if getattr(query, "_table", None) is not None:
         query._table = None
     return query
-
-
-__all__ = [
-    "LOG_LEVEL",
-    "BooleanQuery",
-    "ColumnOrdering",
-    "FullTextQuery",
-    "MatchQuery",
-    "Occur",
-    "PhraseQuery",
-    "first_process",
-    "indexing",
-    "lancedb",
-    "without_blobs",
-]
