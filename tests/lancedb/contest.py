@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
 import sys
+from collections.abc import Mapping
 
 import aiovec
+
+from .support import ROOT
 
 TASKS = 6
 
@@ -55,6 +60,31 @@ async def write(target: str, me: str, rounds: int) -> list[str]:
 
         await asyncio.gather(*map(task, range(TASKS)))
     return won
+
+
+def told_by_two(target: str, rounds: int, environment: Mapping[str, str]) -> list[str]:
+    """Run a module in two processes, which begin at once; return what each says at its end."""
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.lancedb.contest", target, name, str(rounds)],
+            cwd=ROOT, text=True, env={**os.environ, **environment},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for name in ("one", "two")
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    told = []
+    for writer in writers:
+        output, complaints = writer.communicate(timeout=600)
+        assert not writer.returncode, complaints[-3000:]
+        told.append(output)
+    return told
 
 
 if __name__ == "__main__":

@@ -10,41 +10,9 @@ from tests.contract.base import case
 from tests.harness.values import SMALL, small_rows
 
 import aiovec
-from aiovec import AiovecError, Field, Schema
+from aiovec import AiovecError
 
-from .support import backend_on, ids_in, listed, opened
-
-
-async def test_a_backup_is_of_one_moment(tmp_path: Path) -> None:
-    """Writes go on meanwhile; the copy is as the store was between two of them."""
-    schema = Schema(4, metric="dot", model="m", fields={"name": str, "year": Field(int)})
-    async with opened(tmp_path / "s", busy_timeout=120) as store:
-        for name in ("a", "b-c"):
-            await store.create_table(name, schema)
-            await store.insert(name, small_rows(300))
-        others = [f"a{n:02}" for n in range(10)]  # so that a while passes between these two
-        for name in others:
-            await store.create_table(name, SMALL)
-
-        async def write() -> None:
-            for n in range(20):
-                await store.insert("a", small_rows(1, start=1000 + n))
-                await store.delete("b-c", f"r{n:04}")
-
-        await asyncio.gather(store.backup(tmp_path / "copy"), write())
-        assert await store.count("a") == 320
-    async with opened(tmp_path / "copy") as copy:
-        assert await copy.tables() == ["a", *others, "b-c"]
-        assert await copy.schema("a") == schema
-        assert await copy.schema("a00") == SMALL
-        added = await copy.count("a") - 300
-        deleted = 300 - await copy.count("b-c")
-        assert added - deleted in {0, 1}
-        assert await ids_in(copy, "a") == [
-            *(f"r{n:04}" for n in range(300)), *(f"r{n:04}" for n in range(1000, 1000 + added)),
-        ]  # fmt: skip
-        assert await ids_in(copy, "b-c") == [f"r{n:04}" for n in range(deleted, 300)]
-        assert await copy.insert("a", small_rows(1, start=9000)) == 1
+from .support import backend_on, listed, opened
 
 
 async def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:

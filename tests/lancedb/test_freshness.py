@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -71,26 +70,6 @@ async def test_a_table_of_the_same_name_and_version_is_another(
     await writer.drop_table("notes")
     with pytest.raises(TableNotFoundError):
         await reader.count("notes")
-
-
-async def test_reads_beside_writes(two: tuple[VectorStore, VectorStore]) -> None:
-    reader, writer = two
-    written = reads = 0
-
-    async def read() -> None:
-        nonlocal reads
-        while written < 30 or reads <= 5:
-            before = written
-            assert await reader.count("notes") >= before
-            reads += 1
-
-    async def write() -> None:
-        nonlocal written
-        while written < 30 or reads <= 5:  # on a busy machine the reads may be held up
-            await writer.insert("notes", small_rows(1, start=written))
-            written += 1
-
-    await asyncio.gather(read(), write())
 
 
 async def test_with_read_freshness_a_store_misses_only_what_others_wrote(tmp_path: Path) -> None:

@@ -111,18 +111,3 @@ async def test_a_closed_store_lets_nobody_wait(tmp_path: Path) -> None:
         async with asyncio.timeout(120):
             ended = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(one) for one in ended if isinstance(one, BaseException)} <= {StoreClosedError}
-
-
-async def test_those_who_leave_take_no_memory_with_them(tmp_path: Path) -> None:
-    await filled(tmp_path / "s", 10_000, 64)
-    async with opened(tmp_path / "s", search_memory="1 MiB") as store:
-        for turn in range(10):
-            searches = [store.search("t", np.ones(64), exact=True) for _ in range(5)]
-            tasks = [asyncio.ensure_future(search) for search in searches]
-            for _ in range(5 * turn):
-                await asyncio.sleep(0)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-        async with asyncio.timeout(120):
-            assert len(await store.search("t", np.ones(64), exact=True)) == 10

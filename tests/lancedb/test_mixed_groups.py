@@ -17,7 +17,6 @@ import pyarrow as pa
 import pytest
 from tests.contract.base import case
 from tests.harness import syscalls
-from tests.harness.proxy import Proxy, Request
 
 from aiovec import DuplicateIdError, Field, InvalidRowError, Schema, VectorStore
 
@@ -252,7 +251,6 @@ from functools import partial
 from pathlib import Path
 import aiovec
 from tests.harness import syscalls
-from tests.harness.proxy import Proxy, Request
 from tests.lancedb.test_mixed_groups import amid_a_failure, years_in
 
 async def main(target):
@@ -279,81 +277,3 @@ def test_where_the_joined_commit_fails_each_call_is_done_by_itself(tmp_path: Pat
     failed, came, years = json.loads(done.stdout)
     assert failed == 1
     _check_all_done(came, years)
-
-
-@pytest.mark.slow
-async def test_where_the_joined_commit_fails_in_a_bucket() -> None:
-    refused = 0
-    with s3_server() as bucket:
-        async with Proxy(bucket.endpoint) as proxy:
-
-            async def refuse(request: Request, ask: Any, client: asyncio.StreamWriter) -> bool:
-                nonlocal refused
-                if request.line.startswith("PUT") and "/data/" in request.line:
-                    refused += 1
-                    client.write(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
-                else:
-                    proxy.arm(refuse)
-                    client.write(await ask())
-                return True
-
-            options = {**bucket.options, "aws_endpoint": proxy.url}
-            async with opened(bucket.new_url(), index="none", storage_options=options) as store:
-                came = await amid_a_failure(store, lambda: proxy.arm(refuse))
-                assert refused == 1
-                _check_all_done(came, await years_in(store))
-
-
-# Each task writes two rows of its own again and again, and says what is acknowledged.
-KILLED = """
-import asyncio, json, os, sys
-import aiovec
-
-async def main(folder):
-    async with aiovec.connect(f"lancedb://{folder}") as store:
-        await store.create_table("notes", aiovec.Schema(4, fields={"year": int}))
-
-        async def write(task):
-            ids = [f"{task}-a", f"{task}-b"]
-            for n in range(0, 10**9, 3):
-                rows = [{"id": id, "embedding": [1.0] * 4, "year": n} for id in ids]
-                await store.upsert("notes", rows)
-                os.write(1, f"{task} {n}\\n".encode())
-                await store.update("notes", {"year": n + 1}, ids=ids)
-                os.write(1, f"{task} {n + 1}\\n".encode())
-                await store.delete("notes", ids)
-                os.write(1, f"{task} {n + 2}\\n".encode())
-
-        await asyncio.gather(*map(write, range(24)))
-
-asyncio.run(main(sys.argv[1]))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("after", [100, 333])
-async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, after: int) -> None:
-    """And each call that was under way was done wholly or not at all."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", KILLED, str(tmp_path / "s"), cwd=ROOT, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    steps: dict[str, int] = {}
-    heard = 0
-    async for line in process.stdout:
-        task, number = line.decode().split()
-        steps[task] = int(number)
-        heard += 1
-        if heard == after:
-            process.kill()
-    await process.wait()
-    assert heard >= after
-    async with opened(tmp_path / "s", index="none") as store:
-        found = await store.find("notes", limit=1000)
-    years = {record.id: record["year"] for record in found}
-    for task in map(str, range(24)):
-        step = steps.get(task, -1)
-        left, right = years.get(f"{task}-a"), years.get(f"{task}-b")
-        assert left == right, task
-        # The last of three steps deletes the rows.
-        assert left in [None if n < 0 or n % 3 == 2 else n for n in (step, step + 1)], (task, step)

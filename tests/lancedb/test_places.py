@@ -10,7 +10,7 @@ from tests.contract.base import case
 from tests.harness.values import SMALL, small_rows
 
 import aiovec
-from aiovec import ConfigError, Schema
+from aiovec import ConfigError
 
 from .support import ids_in, listed, opened
 
@@ -28,16 +28,6 @@ async def test_folders_with_odd_names(tmp_path: Path) -> None:
             assert "notes.lance" in await listed(tmp_path / name)
             async with aiovec.connect(target) as store:
                 assert await store.count("notes") == 3
-
-
-async def test_the_toml_names_the_place(tmp_path: Path) -> None:
-    config = tmp_path / "aiovec.toml"
-    config.write_text('[retrieval]\nbackend = "lancedb"\nlancedb_url = "data/notes"\ndim = 3\n')
-    async with aiovec.connect(config=config) as store:
-        assert store.backend_name == "lancedb"
-        await store.create_table("notes")
-        assert await store.schema("notes") == Schema.context_vectors(3)
-    assert "notes.lance" in await listed(tmp_path / "data" / "notes")
 
 
 async def test_a_store_in_memory_is_private_and_leaves_nothing() -> None:

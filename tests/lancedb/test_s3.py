@@ -26,7 +26,6 @@ from aiovec import AiovecError, DuplicateIdError, OutcomeUnknownError, Schema, S
 
 from . import contest
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, s3_server
-from .racing import race, told_by_two
 from .support import backend_on, ids_in, opened
 
 pytestmark = pytest.mark.slow
@@ -104,35 +103,6 @@ async def test_an_index_is_measured_with_few_requests(bucket: Bucket) -> None:
             assert len(read) < 300
 
 
-async def test_two_stores_at_once(bucket: Bucket) -> None:
-    url, options = bucket.new_url(), bucket.options
-    async with (
-        opened(url, storage_options=options) as one,
-        opened(url, storage_options=options) as two,
-    ):
-        await one.create_table("notes", SMALL)
-        vector = [1.0, 2.0, 3.0, 4.0]
-        for n in range(3):
-            insert, upsert = ([{"id": f"{kind}{n}", "embedding": vector}] for kind in "iu")
-            calls = [store.insert("notes", insert) for store in (one, two)]
-            calls += [store.upsert("notes", upsert) for store in (one, two)]
-            outcomes = await asyncio.gather(*calls, return_exceptions=True)
-            assert outcomes.count(1) == 3, outcomes
-            assert sum(isinstance(outcome, DuplicateIdError) for outcome in outcomes) == 1
-        assert await ids_in(two) == ["i0", "i1", "i2", "u0", "u1", "u2"]
-
-
-async def test_two_processes(bucket: Bucket) -> None:
-    rounds, url = 4, bucket.new_url()
-    async with opened(url, storage_options=bucket.options) as store:
-        await store.create_table("notes", SMALL)
-    won = await asyncio.to_thread(race, url, rounds, bucket.environment)
-    assert sum(won) == rounds
-    async with opened(url, storage_options=bucket.options) as store:
-        ids = await ids_in(store)
-        assert len(ids) == len(set(ids)) == 2 * rounds + 1
-
-
 async def test_two_processes_with_calls_of_every_kind(bucket: Bucket) -> None:
     """Nothing is lost of what both write to a row, and of an id one insert wins."""
     rounds, url = 5, bucket.new_url()
@@ -142,8 +112,7 @@ async def test_two_processes_with_calls_of_every_kind(bucket: Bucket) -> None:
             ids = [f"shared{task}", *(f"g{task}-{n}" for n in range(rounds))]
             await store.insert("notes", list(map(contest.row, ids)))
         before = len(await store.versions("notes"))
-    module = "tests.lancedb.contest"
-    said = await asyncio.to_thread(told_by_two, module, url, rounds, bucket.environment)
+    said = await asyncio.to_thread(contest.told_by_two, url, rounds, bucket.environment)
     won: list[list[str]] = list(map(json.loads, said))
     async with opened(url, storage_options=bucket.options) as store:
         found = await store.find("notes", limit=1000)

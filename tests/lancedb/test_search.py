@@ -63,15 +63,6 @@ async def test_near_equals_and_equals(store: VectorStore) -> None:
         await check(store, "l2", equal, equal[0], 10, exact=True)
 
 
-async def test_limits_beyond_all_rows(store: VectorStore) -> None:
-    vectors, query = matrix(5_000), matrix(1, seed=9)[0]
-    await check(store, "cosine", vectors, query, 4_999)
-    await store.create_table("notes", Schema(DIM))
-    await store.insert("notes", {"id": [f"{n}" for n in range(5_000)], "embedding": vectors})
-    assert len(await store.search("notes", query, limit=10**12, select=[])) == 5_000
-    assert await store.search("notes", query, limit=1_000, where="id = 'absent'") == []
-
-
 async def test_zeros_are_equal_whatever_their_sign(store: VectorStore) -> None:
     """Lance's own order puts -0.0 before 0.0."""
     await store.create_table("notes", Schema(2, fields={"score": float}))

@@ -165,22 +165,6 @@ async def test_a_text_index_beside_another(store: VectorStore) -> None:
     assert await found(store, "hat") == ["a"]
 
 
-async def test_text_is_turned_on_and_off(store: VectorStore) -> None:
-    await store.create_table("notes", Schema(2, fields={"body": str}, analyzer="english"))
-    rows = [{"id": f"r{n}", "embedding": [1.0, n], "body": f"running n{n}"} for n in range(300)]
-    await store.insert("notes", rows)
-    await store.create_field_index("notes", "body", "text")
-    assert await text_indexes(store) == {"body": (300, 0)}
-    assert len(await found(store, "runs")) == 300
-    await store.add_field("notes", "more", Field(str, text=True))
-    await store.update("notes", {"more": "wool"}, ids=["r7"])
-    assert await found(store, "wool run") == ["r7"]
-    await store.drop_field_index("notes", "body")
-    await store.optimize("notes")
-    assert set(await text_indexes(store)) == {"more"}
-    assert await found(store, "run") == []
-
-
 async def test_long_words_and_queries_of_many_words(store: VectorStore) -> None:
     await store.create_table("notes", TEXTS)
     long, words = "x" * 90_000, [f"w{n}" for n in range(50)]

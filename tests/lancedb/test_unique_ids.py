@@ -11,14 +11,12 @@ import pytest
 from tests.contract.base import case
 from tests.harness.values import SMALL, small_rows
 
-from aiovec import DuplicateIdError, Field, InvalidArgumentError, Schema, VectorStore
+from aiovec import DuplicateIdError, InvalidArgumentError, VectorStore
 
-from .racing import race
 from .support import details, ids_in, opened
 
 # Rows from which a table's ids get an index.
 LARGE = 20_000
-PLAIN = {"AIOVEC_RETRIEVAL__LANCEDB__INDEX": "none"}
 
 
 @asynccontextmanager
@@ -69,18 +67,6 @@ async def test_two_stores_while_a_third_tidies(tmp_path: Path, count: int) -> No
         assert await ids_in(two) == ids
 
 
-@pytest.mark.slow
-async def test_two_processes(tmp_path: Path) -> None:
-    """A store that was open all the time sees what they wrote."""
-    rounds = 5
-    async with filled(tmp_path / "s", LARGE) as store:
-        won = await asyncio.to_thread(race, f"lancedb://{tmp_path / 's'}", rounds, PLAIN)
-        assert sum(won) == rounds
-        assert await store.count("notes") == LARGE + 2 * rounds + 1
-        ids = await ids_in(store)
-        assert len(ids) == len(set(ids)) == LARGE + 2 * rounds + 1
-
-
 async def test_calls_by_id_with_an_index_over_ids(tmp_path: Path) -> None:
     """Of rows that it covers, of others, of deleted and replaced ones."""
     async with filled(tmp_path / "s", LARGE) as store:
@@ -118,40 +104,3 @@ async def test_users_see_no_index_over_ids(tmp_path: Path) -> None:
         assert await store.indexes("notes") == []
         with pytest.raises(InvalidArgumentError, match="name"):
             await store.drop_index("notes", "id_idx")
-
-
-async def test_calls_that_arrive_together_share_a_commit(tmp_path: Path) -> None:
-    """Each has an outcome of its own, and the last write of an id counts."""
-    async with opened(tmp_path / "s") as store:
-        await store.create_table("notes", Schema(4, fields={"name": str, "year": Field(int)}))
-        before = len(await store.versions("notes"))
-        rows = small_rows(300)
-        assert await asyncio.gather(*(store.insert("notes", [row]) for row in rows)) == [1] * 300
-        upserts = [store.upsert("notes", [{**rows[n % 100], "year": n}]) for n in range(300)]
-        assert await asyncio.gather(*upserts) == [1] * 300
-        assert await store.count("notes", "year >= 200 AND year < 300") == 200
-        deletes = [store.delete("notes", f"r{n // 2:04}") for n in range(200)]
-        assert await asyncio.gather(*deletes) == [1, 0] * 100
-        assert await store.count("notes") == 200
-        assert len(await store.versions("notes")) - before <= 15
-
-
-async def test_the_order_of_calls_is_kept(tmp_path: Path) -> None:
-    """Kinds that cannot share a commit do not overtake one another."""
-    a, b = small_rows(2)
-    async with opened(tmp_path / "s") as store:
-        await store.create_table("notes", SMALL)
-        await store.count("notes")  # else each call opens the table first, and may be overtaken
-        outcomes = await asyncio.gather(
-            store.insert("notes", [a]),
-            store.insert("notes", [b]),
-            store.delete("notes", a["id"]),
-            store.insert("notes", [{**a, "year": 2}]),
-            store.update("notes", {"year": 3}, where="year = 2"),
-            store.upsert("notes", [{**b, "year": 4}]),
-            store.delete("notes", where="year = 3"),
-            store.insert("notes", [{**a, "year": 5}]),
-        )
-        assert outcomes == [1] * 8
-        years = {record.id: record["year"] for record in await store.find("notes")}
-        assert years == {a["id"]: 5, b["id"]: 4}

@@ -209,27 +209,6 @@ async def test_no_call_fails_for_it(tmp_path: Path) -> None:
         assert {record.id: record["year"] for record in found} == wanted
 
 
-async def test_indexes_over_fields_cover_new_rows(tmp_path: Path) -> None:
-    fields = {**SMALL.fields, "owner": Field(str, index="bitmap"), "tags": list[str]}
-    async with opened(tmp_path / "s") as store:
-        await store.create_table("notes", replace(SMALL, fields=fields))
-        await store.optimize("notes")
-        for n in range(3):
-            rows = small_rows(100, start=100 * n)
-            given = [{**row, "owner": row["id"], "tags": [row["id"], "all"]} for row in rows]
-            await store.insert("notes", given)
-            await store.optimize("notes")
-        found = {info.column: info for info in await store.indexes("notes")}
-        assert {column: info.kind for column, info in found.items()} == {
-            "owner": "bitmap", "tags": "label_list",
-        }  # fmt: skip
-        assert all(info.rows_unindexed == 0 for info in found.values())
-        for where, count in (
-            ("owner = 'r0250'", 1), ("tags CONTAINS 'r0150'", 1), ("tags CONTAINS 'all'", 300),
-        ):  # fmt: skip
-            assert await store.count("notes", where) == count
-
-
 @pytest.mark.slow
 async def test_a_table_is_dropped_while_it_is_tidied(tmp_path: Path) -> None:
     async with opened(tmp_path / "s") as store:
@@ -243,17 +222,3 @@ async def test_a_table_is_dropped_while_it_is_tidied(tmp_path: Path) -> None:
             assert ended is None or isinstance(ended, AiovecError)
         await store.create_table("notes", SMALL)
         assert await store.count("notes") == 0
-
-
-async def test_a_cancelled_close_closes_all_the_same(tmp_path: Path) -> None:
-    for n in range(4):
-        async with opened(tmp_path / "s") as store:
-            await store.create_table("notes", SMALL, exist_ok=True)
-            await store.insert("notes", small_rows(1000, start=1000 * n))
-            closing = asyncio.ensure_future(store.close())
-            for _ in range(3 * n):
-                await asyncio.sleep(0)
-            closing.cancel()
-            await asyncio.wait({closing})
-    async with opened(tmp_path / "s") as store:
-        assert await store.count("notes") == 4000
