@@ -31,10 +31,6 @@ LAYOUT = 1
 MOVING = "aiovec.move"
 """On the id's column: a migration may have left a mark, which every read has to look for."""
 
-LEFT = "aiovec.left"
-"""On the id's column: the store was left by a migration, and made independent again, since the
-table was made. Calls that were stopped before that find another value."""
-
 NUMBERING = "aiovec.changes"
 """On the id's column: the numbering of the table's changes, of a table with stable row ids."""
 
@@ -119,13 +115,10 @@ def load_in(arrow: pa.Schema) -> LoadNote | None:
 
 
 def token_of(arrow: pa.Schema) -> tuple[Any, ...]:
-    """Changes with the table's incarnation and with its fields, and once it was left and is used
-    again. Cheap: asked for at each call."""
+    """Changes with the table's incarnation and with its fields. Cheap: asked for at each call."""
     metadata = arrow.metadata or {}
     options = [(column.metadata or {}).get(_FIELD) for column in arrow]
-    known = incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)
-    left = _note_in(arrow, LEFT)
-    return known if left is None else (*known, left)
+    return incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)
 
 
 def incarnation_in(arrow: pa.Schema) -> bytes | None:

@@ -47,7 +47,6 @@ from aiovec.errors import (
     AiovecError,
     BackendNotInstalledError,
     ConfigError,
-    CorruptStoreError,
     StoreClosedError,
     UnsupportedError,
 )
@@ -506,29 +505,12 @@ class LancedbBackend(Backend):
 
     async def _set_signs(self, limit: float) -> None:
         """Have reads of each table look for the mark, behind all writes that came before."""
-        await self._note(lambda name: tables.set_sign(self._session, name, self._fence), limit)
-
-    async def _note(self, note: Callable[[str], Awaitable[None]], limit: float | None) -> None:
-        """Note something with each table."""
-        writers = self._writers
         names = await self._session.names()
-        works = [Change(partial(note, name), brings_files=False) for name in names]
-        await asyncio.gather(*map(writers.run, names, works, [limit] * len(names)))
-
-    async def forget_move(self) -> None:
-        """A call that was stopped before the store was left must not go on in what is another
-        store from now on."""
-        mark = None
-        with suppress(CorruptStoreError):
-            mark = (await self.move_record()).mark
-        if mark is not None and mark.left and not self.read_only:
-            acted_for = self._fence.run
-            self.act_for(mark.run)
-            try:
-                await self._note(partial(tables.make_stale, self._session), None)
-            finally:
-                self.act_for(acted_for)
-        await super().forget_move()
+        works = [
+            Change(partial(tables.set_sign, self._session, name, self._fence), brings_files=False)
+            for name in names
+        ]
+        await asyncio.gather(*map(self._writers.run, names, works, [limit] * len(names)))
 
     def act_for(self, run: str | None) -> None:
         self._fence.run = run

@@ -28,7 +28,6 @@ from .errors import TableThereError
 from .export import stream_of
 from .index.fields import drop_unwanted, index_fields
 from .layout import (
-    LEFT,
     LOADED,
     MOVING,
     added_column,
@@ -185,15 +184,6 @@ async def set_sign(session: Session, table: str, fence: Fence) -> None:
         moving = await fence.concerns_reads()
         if is_moving(arrow) != moving:
             await _note(session, lance, MOVING, "1" if moving else None)
-
-
-async def make_stale(session: Session, table: str) -> None:
-    """Make every handle on a table out of date."""
-    # It was dropped meanwhile, or nobody can write to it anyway.
-    with suppress(StaleTableError, CorruptStoreError):
-        lance, arrow = await session.open_any(table)
-        if arrow.get_field_index("id") >= 0:  # another program's table may have none
-            await _note(session, lance, LEFT, uuid.uuid4().hex)
 
 
 async def _note(session: Session, lance: AsyncTable, key: str, value: str | None) -> None:
