@@ -142,14 +142,7 @@ class Builder:
         known = index.tuned
         if known.auto:
             return await self.by_settings(table)
-        # The size was computed from the rows of that day where the user named a number.
-        named = "num_partitions" in known.options
-        options = {
-            name: value
-            for name, value in known.options.items()
-            if not (named and name == "target_partition_size")
-        }
-        return await self.planned(table, index.kind.name, options, known.target)
+        return await self.planned(table, index.kind.name, dict(known.options), known.target)
 
     async def build(self, handle: TableHandle, build: Build) -> None:
         """Build, and measure what was built."""
@@ -165,7 +158,7 @@ class Builder:
         noted = noted.with_changes(**changes, built_rows=build.rows, rows=0)
         with self._tell(handle.name, f"building {build.kind}"):
             await self._keep(handle, noted)
-            config = kinds.config_of(build.kind, build.options, table.schema.metric)
+            config = kinds.config_of(build.kind, build.options, build.rows, table.schema.metric)
             await self._index(handle, table.schema.vector, config)
         await self.measure(handle)
 

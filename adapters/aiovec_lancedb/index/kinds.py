@@ -129,12 +129,8 @@ def chosen_kind(schema: Schema) -> str:
 def plan_of(kind: str, options: Mapping[str, int], rows: int, dim: int) -> dict[str, int]:
     """Return the options of a build, with those that the user left open."""
     plan = dict(options)
-    if "target_partition_size" not in plan:
-        wanted = plan.get("num_partitions")
-        if wanted is None and not KINDS[kind].graph:
-            wanted = plan["num_partitions"] = _partitions_for(rows)
-        if wanted is not None:
-            plan["target_partition_size"] = max(1, rows // wanted)
+    if not (KINDS[kind].graph or "target_partition_size" in plan):
+        plan.setdefault("num_partitions", _partitions_for(rows))
     plan.setdefault("sample_rate", _SAMPLE_RATE)
     plan.setdefault("max_iterations", _ROUNDS)
     if kind == "ivf_rq":
@@ -153,12 +149,13 @@ def _sub_vectors(dim: int) -> int:
     return max(count for count in range(1, max(1, dim // 8) + 1) if dim % count == 0)
 
 
-def config_of(kind: str, plan: Mapping[str, int], metric: str) -> Any:
+def config_of(kind: str, plan: Mapping[str, int], rows: int, metric: str) -> Any:
     """Return the arguments of lancedb's ``create_index``.
 
     Of partitions it is told the size, not the number: Lance keeps the size with the index and goes
     by it in each ``optimize``. Without it the first one joined 343 partitions to 8.
     """
-    if "target_partition_size" in plan:
-        plan = {name: value for name, value in plan.items() if name != "num_partitions"}
-    return getattr(indexing, KINDS[kind].config)(distance_type=metric, **plan)
+    options = dict(plan)
+    if (number := options.pop("num_partitions", None)) is not None:
+        options["target_partition_size"] = max(1, rows // number)
+    return getattr(indexing, KINDS[kind].config)(distance_type=metric, **options)
