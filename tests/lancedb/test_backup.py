@@ -15,7 +15,7 @@ from aiovec import AiovecError
 from .support import backend_on, listed, opened
 
 
-async def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_cancelled_backup_is_whole_or_leaves_nothing(tmp_path: Path) -> None:
     """It is there or not when the call returns, and appears at no later time."""
     async with opened(tmp_path / "s") as store:
         for name in ("notes", "other"):
@@ -30,8 +30,9 @@ async def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
                     await asyncio.sleep(0)
                     task.cancel()
                 await asyncio.wait({task})
-                assert await listed(tmp_path) == (["s"] if task.cancelled() else ["copy", "s"])
-                if not task.cancelled():
+                there = await listed(tmp_path)
+                assert there in (["s"], ["copy", "s"])
+                if "copy" in there:
                     break
         else:
             await store.backup(tmp_path / "copy")

@@ -8,13 +8,10 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import pytest
 from tests.harness import syscalls
 
@@ -181,67 +178,3 @@ async def test_an_index_that_was_cut_short_is_built_anew(tmp_path: Path) -> None
         await store.optimize("notes")
         assert [index.name for index in await store.indexes("notes")] == names
         assert await answers(store) == [200, 100, 2, ["r7"]]
-
-
-class Compaction:
-    """A compaction by another process, which writes its file while a commit is being looked at,
-    and commits before that look is over.
-
-    It takes place at the moments when this process lists the table's folders.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._table = folder / "notes.lance"
-        self._steps: list[tuple[str, Callable[[], None]]] = []
-        self._lock = threading.Lock()
-        sys.addaudithook(self._heed)
-
-    def arm(self) -> None:
-        self._steps = [("data", self._write), ("_versions", self._commit)]
-
-    @property
-    def done(self) -> bool:
-        return not self._steps
-
-    def _heed(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in ("os.listdir", "os.scandir") or not self._steps:
-            return
-        where, step = self._steps[0]
-        if str(arguments[0]) == str(self._table / where) and self._lock.acquire(blocking=False):
-            try:
-                step()
-                self._steps.pop(0)
-            finally:
-                self._lock.release()
-
-    def _write(self) -> None:
-        before = {*self._table.glob("data/*"), *self._table.glob("_versions/*")}
-        optimize = threading.Thread(target=self._optimize)
-        optimize.start()
-        optimize.join()
-        after = {*self._table.glob("data/*"), *self._table.glob("_versions/*.manifest")}
-        [self._file] = [path for path in after - before if path.suffix == ".lance"]
-        self._manifests = [path for path in after - before if path.suffix == ".manifest"]
-        self._content = self._file.read_bytes()
-        os.truncate(self._file, len(self._content) // 2)
-        for path in self._manifests:
-            path.rename(path.with_suffix(".later"))
-
-    def _optimize(self) -> None:
-        lancedb.connect(self._table.parent).open_table("notes").optimize()
-
-    def _commit(self) -> None:
-        self._file.write_bytes(self._content)
-        for path in self._manifests:
-            path.with_suffix(".later").rename(path)
-
-
-async def test_a_write_beside_a_compaction_is_told_as_done(tmp_path: Path) -> None:
-    await filled(tmp_path, 10)
-    compaction = Compaction(tmp_path)
-    async with aiovec.connect(f"lancedb://{tmp_path}") as store:
-        await store.insert("notes", [row(10)])
-        compaction.arm()
-        await store.insert("notes", [row(11)])
-        assert compaction.done
-        assert await store.count("notes") == 12

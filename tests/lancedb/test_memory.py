@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aiovec import Schema, StoreClosedError
+from aiovec import Schema
 
 from .support import opened, run_code
 
@@ -99,15 +99,3 @@ async def test_a_small_budget_holds_up_nobody(tmp_path: Path) -> None:
                 assert [len(hits) for hits in found] == [2, 2, 2]
                 assert (len(records), len(got), updated) == (9000, 5000, 300)
             assert seen == 10_000
-
-
-async def test_a_closed_store_lets_nobody_wait(tmp_path: Path) -> None:
-    await filled(tmp_path / "s", 10_000, 64)
-    async with opened(tmp_path / "s", search_memory="1 MiB") as store:
-        searches = [store.search("t", np.ones(64), exact=True) for _ in range(30)]
-        tasks = [asyncio.ensure_future(search) for search in searches]
-        await asyncio.sleep(0)
-        await store.close()
-        async with asyncio.timeout(120):
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-    assert {type(one) for one in ended if isinstance(one, BaseException)} <= {StoreClosedError}
