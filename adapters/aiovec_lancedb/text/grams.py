@@ -26,11 +26,13 @@ from ..session import Opened, Session
 from .query import (
     MOST,
     SCORE,
-    Conditions,
+    Group,
     all_of,
     ask,
     fields_of,
     first,
+    first_groups,
+    matching_all,
     ranking,
     text_fields,
     words_query,
@@ -142,47 +144,32 @@ async def search(session: Session, table: Opened, query: TextQuery, where: str |
     )
     if not matching.positive:
         return ranking([], [])
-    conditions = _conditions(table.schema, query)
-    if conditions is None:
+    selecting = _selecting(table.schema, query)
+    if selecting is None:
         return await _by_scan(session, table, matching, query, where)
     columns = Columns(tuple(matching.fields))
     asked = min(query.limit + _MORE, ALL)
     while True:
-        rows = await ask(session, table, conditions.whole(), columns, where, asked)
+        rows = await ask(session, table, selecting, columns, where, asked)
         matches = await hop(matching.effort(rows), matching.matching, rows)
         if rows.num_rows < asked or matches.num_rows >= query.limit:
             return ranking(matches.column("id"), matches.column(SCORE))
         asked = min(asked * _TIMES, ALL)
 
 
-def _conditions(schema: Schema, query: TextQuery) -> Conditions | None:
-    """Return conditions that every matching row fulfils; None where grams can tell none."""
-    groups: list[tuple[FullTextQuery, ...]] = []
-    for clause in query.clauses:
-        if clause.excluded:
-            continue
-        group = _group(clause, schema)
-        if group:
-            groups.append(group)
-        elif query.any:
-            return None
-    if not groups:
-        return None
+def _selecting(schema: Schema, query: TextQuery) -> FullTextQuery | None:
+    """Return a query that every matching row matches; None where grams can tell none."""
+    wanted = [_group(clause, schema) for clause in query.clauses if not clause.excluded]
+    groups = [group for group in wanted if group]
     if query.any:
-        one = tuple(query for group in groups for query in group)
-        return Conditions((one,)) if len(one) <= MOST // _MOST_GRAMS else None
+        one = tuple(each for group in groups for each in group)
+        complete = len(groups) == len(wanted) and 0 < len(one) <= MOST // _MOST_GRAMS
+        return matching_all([one]) if complete else None
     # Every group leaves rows out, so some of them will do.
-    taken: list[tuple[FullTextQuery, ...]] = []
-    count = 0
-    for group in groups:
-        if taken and count + len(group) > MOST // _MOST_GRAMS:
-            break
-        taken.append(group)
-        count += len(group)
-    return Conditions(tuple(taken))
+    return matching_all(first_groups(groups, MOST // _MOST_GRAMS)) if groups else None
 
 
-def _group(clause: TextClause, schema: Schema) -> tuple[FullTextQuery, ...]:
+def _group(clause: TextClause, schema: Schema) -> Group:
     """Queries of which each matching row matches one; none for a clause that is too short."""
     composed, apart = (unicodedata.normalize(form, clause.text) for form in ("NFC", "NFD"))
     forms = dict.fromkeys((composed, apart, clause.text))

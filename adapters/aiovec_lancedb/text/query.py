@@ -21,7 +21,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -48,23 +47,28 @@ MOST = 64
 """Conditions of one query. Lance went through 200 in a row, each over eight columns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """A keyword search in terms of Lance.
+Group = tuple[FullTextQuery, ...]
+"""Queries of which a row matches any."""
 
-    A row matches that matches all ``groups`` and nothing of ``excluded``. It matches a group by
-    matching any of the group's queries. Without groups nothing matches.
-    """
 
-    groups: tuple[tuple[FullTextQuery, ...], ...]
-    excluded: tuple[FullTextQuery, ...] = ()
+def matching_all(groups: Sequence[Group], excluded: Group = ()) -> FullTextQuery:
+    """Return one query for the rows that match every group, and nothing of ``excluded``."""
+    if len(groups) == 1 and not excluded:
+        return any_of(groups[0])
+    required = [(Occur.MUST, any_of(group)) for group in groups]
+    return BooleanQuery(required + [(Occur.MUST_NOT, one) for one in excluded])
 
-    def whole(self) -> FullTextQuery:
-        """All of it as one query."""
-        if len(self.groups) == 1 and not self.excluded:
-            return any_of(self.groups[0])
-        required = [(Occur.MUST, any_of(group)) for group in self.groups]
-        return BooleanQuery(required + [(Occur.MUST_NOT, one) for one in self.excluded])
+
+def first_groups(groups: Iterable[Group], most: int) -> list[Group]:
+    """Return the first of the groups, at least one, that have no more than so many queries."""
+    taken: list[Group] = []
+    count = 0
+    for group in groups:
+        count += len(group)
+        if taken and count > most:
+            break
+        taken.append(group[:MOST])
+    return taken
 
 
 # Their signatures ask for what has a default.
@@ -99,38 +103,28 @@ def fields_of(clause: TextClause, schema: Schema) -> list[str]:
     return text_fields(schema) if clause.field is None else [clause.field]
 
 
-def conditions_of(schema: Schema, query: TextQuery, words: Words) -> Conditions:
-    """Translate a query of words, for the analyzers "plain" and "english"."""
+def query_of(schema: Schema, query: TextQuery, words: Words) -> FullTextQuery | None:
+    """Translate a query of words, for the analyzers "plain" and "english"; None finds nothing."""
     clauses = [clause for clause in query.clauses if any(map(str.isalnum, clause.text))]
     clauses.sort(key=lambda clause: -len(clause.text))
     positive = [clause for clause in clauses if not clause.excluded]
     excluded = _alternatives(schema, [one for one in clauses if one.excluded], words)
-    if not positive:
-        return Conditions(())
-    excluded = excluded[: MOST // 2]
     if query.any:
-        group = _alternatives(schema, positive, words)[: MOST // 2]
-        return Conditions((group,) if group else (), excluded)
-    # What is looked for in one field alone needs one query for all its words.
-    groups = [
-        _alternatives(schema, [clause], words)
-        for clause in positive
-        if _word(clause) is None or len(fields_of(clause, schema)) > 1
-    ]
-    if not all(groups):  # no word begins with one of the prefixes
-        return Conditions(())
-    joined = [
-        (words_query(" ".join(words), name, "AND"),)
-        for name, words in _words(schema, positive).items()
-    ]
-    taken: list[tuple[FullTextQuery, ...]] = [*joined]
-    count = len(joined)
-    for group in groups:
-        count += len(group)
-        if count > MOST // 2 and taken:
-            break
-        taken.append(group[:MOST])
-    return Conditions(tuple(taken), excluded)
+        groups = [_alternatives(schema, positive, words)[: MOST // 2]]
+    else:
+        # What is looked for in one field alone needs one query for all its words.
+        groups = [
+            (words_query(" ".join(words), name, "AND"),)
+            for name, words in _words(schema, positive).items()
+        ]
+        groups += [
+            _alternatives(schema, [clause], words)
+            for clause in positive
+            if _word(clause) is None or len(fields_of(clause, schema)) > 1
+        ]
+    if not groups or not all(groups):  # no word begins with one of the prefixes
+        return None
+    return matching_all(first_groups(groups, MOST // 2), excluded[: MOST // 2])
 
 
 def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]]:
@@ -143,9 +137,7 @@ def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]
     return found
 
 
-def _alternatives(
-    schema: Schema, clauses: Sequence[TextClause], words: Words
-) -> tuple[FullTextQuery, ...]:
+def _alternatives(schema: Schema, clauses: Sequence[TextClause], words: Words) -> Group:
     """Return queries of which each row matches at least one that matches any of the clauses."""
     single: dict[str, list[str]] = {}
     phrases: list[FullTextQuery] = []

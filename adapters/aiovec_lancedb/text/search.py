@@ -25,7 +25,7 @@ from ..sql.values import name, text
 from . import grams
 from .grams import letters
 from .highlight import highlighted
-from .query import SCORE, ask, conditions_of, fields_of, first, ranking, text_fields
+from .query import SCORE, ask, fields_of, first, query_of, ranking, text_fields
 
 # For ``hop``: a clause takes as long to turn into Lance's form as so many values to copy.
 _EFFORT = 32
@@ -74,10 +74,10 @@ async def _searched(session: Session, table: Opened, query: TextQuery) -> Found:
     else:
         words = await _beginnings(session, table, query, where)
         effort = _EFFORT * (len(query.clauses) + sum(map(len, words.values())))
-        conditions = await hop(effort, conditions_of, table.schema, query, words)
+        built = await hop(effort, query_of, table.schema, query, words)
         columns = columns_of(table.schema, query)
-        if conditions.groups:
-            rows = await ask(session, table, conditions.whole(), columns, where, query.limit)
+        if built is not None:
+            rows = await ask(session, table, built, columns, where, query.limit)
         else:
             rows = await _with_columns(session, table, query, ranking([], []))
     found = await hop(weight(rows), partial(_found, table, query, rows))
