@@ -65,13 +65,14 @@ async def newest_number(session: Session, table: Opened) -> int:
 
 
 async def _end(session: Session, table: Opened) -> _Place:
-    if table.numbering is None:
+    numbering = numbering_in(table.arrow)
+    if numbering is None:
         hint = (
             f"the rows of the table {table.name!r} have no stable ids; export them into a table "
             "that aiovec makes"
         )
         raise UnsupportedError("changes", "lancedb", hint)
-    return _Place(table.numbering, await session.version(table) + 1, 0)
+    return _Place(numbering, await session.version(table) + 1, 0)
 
 
 async def number_anew(session: Session, lance: AsyncTable) -> None:
@@ -111,7 +112,7 @@ async def changes(session: Session, table: Opened, since: int, limit: int) -> Ch
 async def _deleted(session: Session, table: Opened, base: int) -> list[str]:
     """Return the ids of the rows that a version has and the table lacks by now."""
     old, arrow = await session.open_any(table.name)
-    if numbering_in(arrow) != table.numbering:
+    if numbering_in(arrow) != numbering_in(table.arrow):
         raise StaleTableError(table.name)
     await session.run(old.checkout(base))
     new = table.lance

@@ -20,7 +20,7 @@ from aiovec.backend.contract import TableHandle
 from aiovec.errors import AiovecError, ConfigError, StoreBusyError
 
 from .index.build import MAKER, IndexMaker
-from .layout import LOADED, LoadNote
+from .layout import LOADED, LoadNote, load_in
 from .session import Opened, Session
 from .writer import Change, WriteOperation
 from .writes import stored_form as stored_form
@@ -75,7 +75,7 @@ class Filling:
 
     async def _begin(self) -> None:
         table = await self._session.opened(self._table)
-        rows, note = await self._session.rows(table), table.load
+        rows, note = await self._session.rows(table), load_in(table.arrow)
         if note is not None and note.filling and note.run != self._run:
             raise StoreBusyError(
                 f"another load ({note.run}) fills the table {self._table.name!r}, or was "
@@ -117,7 +117,7 @@ class Filling:
     async def _own(self) -> _Version:
         """Return the table's newest version; AiovecError if the load is no longer in charge."""
         table = await self._session.opened(self._table)
-        if table.load != self._note:
+        if load_in(table.arrow) != self._note:
             raise AiovecError(
                 f"another start of the load {self._run} took the table {self._table.name!r} over; "
                 "nothing was loaded by this one"

@@ -23,7 +23,7 @@ from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
-from .layout import column_names
+from .layout import column_names, incarnation_in
 from .memory import STREAM_BYTES
 from .reads import MOST, condition_of
 from .session import Opened, Session
@@ -155,8 +155,7 @@ def _bytes(batch: pa.RecordBatch) -> int:
 
 
 def _named(table: Opened) -> str:
-    incarnation = table.incarnation
-    return incarnation.decode() if isinstance(incarnation, bytes) else ""
+    return (incarnation_in(table.arrow) or b"").decode()
 
 
 async def stream_of(

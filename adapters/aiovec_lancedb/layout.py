@@ -144,10 +144,9 @@ def copied(arrow: pa.Schema) -> pa.Schema:
     return arrow.set(place, column.with_metadata(metadata))
 
 
-def tuned_in(arrow: pa.Schema, schema: Schema) -> Tuned | None:
+def tuned_in(arrow: pa.Schema, schema: Schema) -> Tuned:
     """The note about the vector index."""
-    text = (arrow.field(schema.vector).metadata or {}).get(KEY.encode())
-    return None if text is None else tuned_of(text)
+    return tuned_of((arrow.field(schema.vector).metadata or {}).get(KEY.encode(), b"{}"))
 
 
 def incarnation_of(handle: TableHandle) -> Hashable:

@@ -29,7 +29,7 @@ from aiovec.backend.weight import weight
 from aiovec.errors import CorruptStoreError
 
 from .driver import ColumnOrdering
-from .layout import PAYLOAD, column_names
+from .layout import PAYLOAD, column_names, is_moving
 from .memory import ids_bytes, result_bytes
 from .session import Opened, Session
 from .sorting import KEY_BATCH, key_columns, sorted_ids
@@ -289,7 +289,7 @@ class TableReader:
             version = await self._session.version(opened)
             if table is None or await self._session.version(table) != version:
                 table = opened
-        elif table.moving:
+        elif is_moving(table.arrow):
             await self._session.check_here()
         if not fresh:
             # It was so before the table was opened. If it belonged to another version, or to

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -46,13 +46,10 @@ from .layout import (
     incarnation_of,
     is_moving,
     load_in,
-    numbering_in,
     token_of,
-    tuned_in,
 )
 from .memory import ReadAdmission
 from .target import StoreTarget
-from .tuning import Tuned
 
 if TYPE_CHECKING:
     from lancedb import AsyncConnection
@@ -86,14 +83,8 @@ class Opened:
     name: str
     lance: AsyncTable
     schema: Schema
-    tuned: Tuned | None = None
-    incarnation: Hashable = None
-    moving: bool = False
-    """True if a read has to look for the mark of a migration."""
-    numbering: int | None = None
-    """The numbering of its changes; None where another program made it, without stable row ids."""
-    load: LoadNote | None = None
-    """The last load of an engine into it."""
+    arrow: pa.Schema
+    """With the notes about its state, which ``layout`` reads."""
     known: dict[str, Any] = field(default_factory=dict, compare=False)
     """Answers about this version that were asked for once, by their names."""
 
@@ -360,21 +351,10 @@ class Session:
             if not altered or incarnation_in(arrow) != incarnation_of(handle):
                 raise StaleTableError(handle.name)
             handle = handle_of(handle.name, arrow, self.target)
-        load = load_in(arrow)
-        await self.heed(load)
-        moving = is_moving(arrow)
-        if moving:
+        await self.heed(load_in(arrow))
+        if is_moving(arrow):
             await self.check_here()
-        return Opened(
-            handle.name,
-            table,
-            handle.schema,
-            tuned_in(arrow, handle.schema),
-            incarnation_of(handle),
-            moving,
-            numbering_in(arrow),
-            load,
-        )
+        return Opened(handle.name, table, handle.schema, arrow)
 
     @asynccontextmanager
     async def reading(self, handle: TableHandle) -> AsyncIterator[Opened]:

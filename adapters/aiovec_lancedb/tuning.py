@@ -144,12 +144,12 @@ def unmeasured_effort(*, graph: bool, whole: bool) -> Effort:
 
 
 @lru_cache(maxsize=256)
-def tuned_of(text: bytes) -> Tuned | None:
-    """Return the note in the metadata; None if it cannot be read."""
+def tuned_of(text: bytes) -> Tuned:
+    """Return the note in the metadata; an empty one if it cannot be read."""
     try:
         return Tuned.model_validate_json(text)
     except ValidationError:
-        return None
+        return Tuned()
 
 
 def named_effort(tuning: Tuning | None) -> Effort | None:

@@ -19,6 +19,7 @@ from aiovec.backend.contract import TableHandle
 from aiovec.errors import InvalidArgumentError, StoreBusyError
 
 from ..driver import indexing
+from ..layout import load_in, tuned_in
 from ..session import Opened, Session
 from ..tuning import KEY, Tuned
 from ..writer import Change, WriteOperation
@@ -80,10 +81,9 @@ async def reopened(session: Session, handle: TableHandle) -> Opened:
     Nothing is built then: the engine removes files that no version has yet.
     """
     table = await session.opened(handle, altered=True)
-    if table.load is not None and table.load.filling:
-        raise StoreBusyError(
-            f"`aiovec load` ({table.load.run}) fills the table {table.name!r}", 0.0
-        )
+    load = load_in(table.arrow)
+    if load is not None and load.filling:
+        raise StoreBusyError(f"`aiovec load` ({load.run}) fills the table {table.name!r}", 0.0)
     return table
 
 
@@ -122,8 +122,8 @@ class Builder:
         """Return the index to build, or raise an error with the reason."""
         rows = await self._session.rows(table)
         auto = kind == kinds.AUTO
-        if target is None and table.tuned is not None:
-            target = table.tuned.target
+        if target is None:
+            target = tuned_in(table.arrow, table.schema).target
         if auto and (rows == 0 or rows < self._settings.index_from):
             return Build(kinds.NONE, {}, auto=True, target=target, rows=rows)
         if not rows:
@@ -147,7 +147,8 @@ class Builder:
     async def build(self, handle: TableHandle, build: Build) -> None:
         """Build, and measure what was built."""
         table = await reopened(self._session, handle)
-        noted = (table.tuned or Tuned()).with_changes(target=build.target, kept_off=False)
+        noted = tuned_in(table.arrow, table.schema)
+        noted = noted.with_changes(target=build.target, kept_off=False)
         if build.kind == kinds.NONE:
             await self._keep(handle, noted)
             return

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiovec.backend.contract import IndexInfo, TableStats
 
+from ..layout import tuned_in
 from ..session import Opened, Session
 from ..tuning import Effort, Tuned, unmeasured_effort
 from .kinds import Kind, kind_of_type
@@ -58,7 +59,7 @@ async def vector_index(session: Session, table: Opened) -> InUse | None:
 
 
 def _in_use(indices: list[Any], table: Opened) -> InUse | None:
-    note = table.tuned or Tuned()
+    note = tuned_in(table.arrow, table.schema)
     for index in indices:
         kind = kind_of_type(index.index_type)
         if kind is not None and index.columns == [table.schema.vector]:

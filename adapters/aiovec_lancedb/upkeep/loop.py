@@ -40,11 +40,11 @@ from ..index import kinds
 from ..index.build import Builder, drop, reopened
 from ..index.fields import configs_of
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
+from ..layout import tuned_in
 from ..locks.local import TableLock
 from ..memory import scan_bytes
 from ..session import Opened, Session
 from ..tables import alter_field
-from ..tuning import Tuned
 from ..writer import Change, WriteOperation
 from .retention import Pins, Retention
 
@@ -380,7 +380,7 @@ class Upkeep:
     def _wants_build(self, table: Opened, index: InUse | None, rows: int) -> bool:
         by_itself = self._settings.index != kinds.NONE
         if index is None:
-            kept_off = (table.tuned or Tuned()).kept_off
+            kept_off = tuned_in(table.arrow, table.schema).kept_off
             return by_itself and not kept_off and rows >= self._settings.index_from
         outgrown = index.tuned.auto and by_itself and rows >= _OUTGROWN * index.tuned.built_rows
         return index.ours and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
