@@ -35,7 +35,6 @@ __all__ = [
     "Bridge",
     "DocumentBridge",
     "StoreOrTarget",
-    "best_search",
     "metadata_filter",
     "relevance",
     "storable",
