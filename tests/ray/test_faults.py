@@ -1,9 +1,10 @@
-"""Loads into a bucket whose storage refuses files: the row count holds."""
+"""Loads into a bucket that refuses files, or whose driver is killed: the row count holds."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .test_load import ALL, bucket, parts
 __all__ = ["bucket", "parts"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+_COMMIT = re.compile(r"PUT \S+/docs\.lance/_versions/")
 _DATA = re.compile(r"(PUT|POST) \S+/docs\.lance/data/")
 _REFUSED = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
 
@@ -45,6 +47,15 @@ class Faults:
         return True
 
 
+def write_config(config: Path, url: str, bucket: Bucket, proxy: Proxy) -> None:
+    options = {**bucket.options, "aws_endpoint": proxy.url, "client_max_retries": "3"}
+    listed = ", ".join(f'{name} = "{value}"' for name, value in options.items())
+    config.write_text(
+        f'[retrieval]\nbackend = "lancedb"\nlancedb_url = "{url}"\n'
+        f"[retrieval.lancedb]\nstorage_options = {{ {listed} }}\n"
+    )
+
+
 @pytest.mark.parametrize("most", [3, 100])
 async def test_the_row_count_holds(
     cluster: Cluster, parts: Path, bucket: Bucket, tmp_path: Path, most: int
@@ -54,12 +65,7 @@ async def test_the_row_count_holds(
     load = ("load", "docs", parts / "*.parquet", "--config", config)
     async with Proxy(bucket.endpoint) as proxy:
         faults = Faults(proxy, most)
-        options = {**bucket.options, "aws_endpoint": proxy.url, "client_max_retries": "3"}
-        listed = ", ".join(f'{name} = "{value}"' for name, value in options.items())
-        config.write_text(
-            f'[retrieval]\nbackend = "lancedb"\nlancedb_url = "{url}"\n'
-            f"[retrieval.lancedb]\nstorage_options = {{ {listed} }}\n"
-        )
+        write_config(config, url, bucket, proxy)
         code, said = await asyncio.to_thread(cluster.run, *load)
         assert faults.refused > 0
         if most > 50:
@@ -78,3 +84,42 @@ async def test_the_row_count_holds(
     async with opened(url, storage_options=bucket.options) as store:
         ids = await ids_in(store, "docs")
         assert len(ids) == len(set(ids)) == ALL
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before the commit", "after it"])
+async def test_a_driver_that_is_killed_within_the_commit(
+    cluster: Cluster, parts: Path, bucket: Bucket, tmp_path: Path, done: bool
+) -> None:
+    """The bucket has the new version, or has not, and the driver never hears of it."""
+    url = bucket.new_url()
+    config = tmp_path / "aiovec.toml"
+    load = ("load", "docs", parts / "*.parquet", "--config", config)
+    async with Proxy(bucket.endpoint) as proxy:
+        write_config(config, url, bucket, proxy)
+
+        async def kill(
+            request: Request, ask: Callable[[], Awaitable[bytes]], client: asyncio.StreamWriter
+        ) -> bool:
+            written = any(_DATA.match(one.line) for one in proxy.requests)
+            if not (written and _COMMIT.match(request.line)):
+                proxy.arm(kill)
+                client.write(await ask())
+                return True
+            if done:
+                await ask()
+            driver.kill()
+            return False
+
+        proxy.arm(kill)
+        driver = cluster.start_command(*load)
+        out, err = await asyncio.to_thread(driver.communicate, timeout=250)
+        assert driver.returncode == -signal.SIGKILL, out + err
+        async with opened(url, storage_options=bucket.options) as store:
+            assert await store.count("docs") == (ALL if done else 0)
+        for _ in range(2):
+            code, said = await asyncio.to_thread(cluster.run, *load)
+            assert code == 0, said
+    async with opened(url, storage_options=bucket.options) as store:
+        ids = await ids_in(store, "docs")
+        assert len(ids) == len(set(ids)) == ALL
+        await store.insert("docs", [{"id": "x", "embedding": [1.0] * 384}])
