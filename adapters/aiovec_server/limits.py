@@ -17,8 +17,6 @@ _MIB = 1024 * 1024
 _BODIES, _ANSWERS = 2, 4
 """Bodies and answers of the largest size that the server holds in memory at once."""
 
-_BARE = frozenset({"GET", "HEAD", "OPTIONS"})
-
 _QUEUE_SECONDS = 2.0
 """Seconds that a call waits for its turn."""
 
@@ -56,7 +54,7 @@ class Limits:
         token = BOUNDS.set(bounds)
         try:
             async with asyncio.timeout(None) as exchange.deadline:
-                exchange.begin(_length_of(scope))
+                exchange.begin(0 if endpoint.body is None else _length_of(scope))
                 if endpoint.access is Access.NONE:  # it answers without a turn, too
                     await self._app(scope, exchange.receive, exchange.send)
                 else:
@@ -93,8 +91,8 @@ def _length_of(scope: Scope) -> int | None:
     if "content-length" in headers:
         return int(headers["content-length"])
     # In HTTP/2 and later, a body needs neither.
-    bare = scope["method"] in _BARE or scope.get("http_version", "1.1").startswith("1")
-    return 0 if bare and "transfer-encoding" not in headers else None
+    needed = scope.get("http_version", "1.1").startswith("1")
+    return 0 if needed and "transfer-encoding" not in headers else None
 
 
 class _Exchange:
@@ -121,7 +119,7 @@ class _Exchange:
         """Set when the client has gone."""
 
     def begin(self, length: int | None) -> None:
-        """Wait for a body of this length, or refuse it."""
+        """Wait for a body of this length, or refuse it. One that nobody asked for is not read."""
         self._check_length(length or 0)
         self._is_empty = length == 0
         self._go_on(more=length != 0)

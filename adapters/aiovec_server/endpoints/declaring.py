@@ -80,8 +80,6 @@ class Endpoint:
             options["rows"] = await call.rows(self.body_kinds())
         elif self.body is not None:
             options |= await call.body(self.body, self.body_kinds())
-        else:
-            await request.body()
         found = await self.handler(call, options)
         if isinstance(found, Response):
             return found
