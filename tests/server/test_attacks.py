@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from collections.abc import Iterator
@@ -128,13 +127,9 @@ def test_heads_without_end_and_what_is_no_request(server: Served) -> None:
 
 
 PATHS: list[tuple[str, set[int]]] = [
-    ("/tables/notes/records/%2e%2e", {400}), ("/tables/notes/records/..", {400}),
-    ("/tables/notes/records/%ff%fe", {400}),
     ("/tables/notes/records/../../notes?confirm=notes", {400, 404, 405, 422}),
     ("/tables/notes/records/%2e%2e%2f%2e%2e%2fnotes?confirm=notes", {400, 404, 405, 422}),
     ("/tables/./notes?confirm=notes", {400, 404, 405}),
-    ("//tables/notes?confirm=notes", {400, 404, 405}),
-    ("/tables/notes/?confirm=notes", {400, 404, 405}),
     ("/tables/notes%00?confirm=notes%00", {400, 404, 422}),
     ("/tables/notes?confirm=Notes", {400}),
     ("/tables/notes?confirm=notes&confirm=other", {400, 422}),
@@ -162,12 +157,10 @@ def test_paths(server: Served) -> None:
 BODIES = (
     "[" * 100_000, '{"a":' * 100_000, '{"vector": ' + "[" * 50_000 + "]" * 50_000 + "}",
     '{"vector": [1, 0], "where": "' + "(" * 50_000 + "id = 'x'" + ")" * 50_000 + '"}',
-    '{"vector": [1, 0], "limit": 51, "groupBy": "payload.k", "perGroup": 2}',
-    '{"vector": [1, 0], "limit": 26, "boost": {"field": "payload.at", "halfLife": "7d"}}',
     '{"vector": [1, 0], "limit": 1e308}',
     '{"vector": [1e999, 0]}', '{"vector": "' + "x" * 100_000 + '"}',
     '{"vector": [1, 0], "where": "id = \'\\ud800\'"}',
-    '{"vector": [1, 0], "' + "k" * 100_000 + '": 1}', "\ufeff{}", "", "\0",
+    '{"vector": [1, 0], "' + "k" * 100_000 + '": 1}',
 )  # fmt: skip
 
 
@@ -179,10 +172,6 @@ def test_bodies(server: Served) -> None:
         assert found[1:] == [200]
         assert len(answer) < 20_000
         assert b"Traceback" not in answer
-    rows = [{"id": str(n), "embedding": [1, 0]} for n in range(101)]
-    for path, sent in (("records", rows), ("get", {"ids": [row["id"] for row in rows]})):
-        data = post(server, f"/tables/notes/{path}", json.dumps(sent))
-        assert statuses(exchange(server, data)) == [422, 200], path
     asked = ["Content-Length: 3000000", "Expect: 100-continue"]
     data = head(server, "POST", "/tables/notes/records", *asked)
     assert statuses(exchange(server, data, close=False)) == [413]

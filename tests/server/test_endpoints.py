@@ -322,6 +322,23 @@ async def test_ids_of_every_kind_in_a_path(client: Client) -> None:
     assert (await client.ok("GET", "/tables/notes/count")) == {"count": 5}
 
 
+@pytest.mark.parametrize("slash", ["%2F", "%2f", "%252F"])
+async def test_an_encoded_slash_leads_to_no_other_route(client: Client, slash: str) -> None:
+    """A proxy that keeps rules for paths and this server have to read the same path."""
+    for method, path in (
+        ("DELETE", "/tables|notes?confirm=notes"), ("GET", "/tables|notes"),
+        ("POST", "/tables/notes|count"), ("DELETE", "/tables/notes|records/note-1"),
+        ("DELETE", "/tables|notes/records/note-1"), ("DELETE", "/tables/notes/records|note-1"),
+        ("DELETE", "/tables|notes/records/note-1/x"), ("GET", "/page|overview"),
+        ("PUT", "/tables/notes/fields/year|index"),
+    ):  # fmt: skip
+        answer = await client.raw(method, path.replace("|", slash), json={})
+        assert answer.status_code in (400, 404, 405, 422), (path, answer.text)
+        if answer.status_code == 404 and slash != "%252F":
+            assert "encoded slash" in answer.json()["detail"]
+    assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
+
+
 async def test_paths_and_methods_that_do_not_exist(client: Client) -> None:
     for path in ("/none", "/docs", "/tables/", "/tables/none"):
         await client.problem("GET", path, 404)
@@ -355,24 +372,16 @@ async def test_head_is_get_without_the_body_and_nothing_is_kept_on_its_way(clien
     assert (await client.get("/")).headers.get_list("cache-control") == ["no-cache"]
 
 
-async def test_openapi_describes_every_endpoint(client: Client) -> None:
+async def test_names_in_the_openapi_document_are_those_of_classes_and_functions(
+    client: Client,
+) -> None:
     document = await client.ok("GET", "/openapi.json")
-    paths = document["paths"]
-    described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    for method, path in (
-        ("GET", "/health"), ("GET", "/tables"), ("POST", "/tables"), ("DELETE", "/tables/{table}"),
-        ("POST", "/tables/{table}/records"), ("GET", "/tables/{table}/records"),
-        ("POST", "/tables/{table}/search"), ("DELETE", "/tables/{table}/records/{id}"),
-        ("GET", "/tables/{table}/count"),
-    ):  # fmt: skip
-        assert (method, path) in described
     names = list(document["components"]["schemas"])  # what generated clients call their classes
     assert all(name.isidentifier() and not name.startswith("_") for name in names)
-    for path, methods in paths.items():
-        for method, operation in methods.items():
-            assert operation["summary"], (method, path)
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert operation["summary"], path
             names.append(operation["operationId"])
-            assert operation["responses"], (method, path)
             for media in operation.get("requestBody", {"content": {}})["content"].values():
                 assert media.get("example") or media["schema"].get("format") == "binary", path
     assert len(names) == len(set(names))
@@ -388,9 +397,14 @@ async def test_the_router_in_an_app_of_ones_own() -> None:
             assert found["error"] == "TableNotFoundError"
         await store.ping()  # it is the app's own, and stays open
     app = FastAPI(lifespan=lifespan(":memory:"))
-    app.mount("/", router())
+    app.mount("/vectors", router())
     async with serving(app) as client:
-        assert await client.ok("GET", "/tables") == {"tables": []}
+        await client.ok("POST", "/vectors/tables", 201, json={"name": "t", "schema": SCHEMA})
+        assert (await client.raw("DELETE", "/vectors/tables%2Ft?confirm=t")).status_code == 404
+        rows = [{**ROWS[0], "id": "a/b"}]
+        await client.ok("POST", "/vectors/tables/t/records", json=rows)
+        answer = await client.raw("DELETE", "/vectors/tables/t/records/a%2Fb")
+        assert answer.json() == {"deleted": 1}
 
 
 class _Embedder:

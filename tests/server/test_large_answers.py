@@ -78,12 +78,20 @@ async def test_answers_of_too_many_bytes_get_413(client: Client, kind: str) -> N
         assert answer.status_code == 200
 
 
-async def test_a_field_of_too_many_values() -> None:
+async def test_requests_and_answers_of_too_many_rows() -> None:
     settings = ServerSettings(max_rows=50)
     async with serving(create_app(":memory:", settings=settings)) as client:
         await client.ok("POST", "/tables", 201, json={"name": "t", "schema": SCHEMA})
         for part in (rows(51, 10)[:30], rows(51, 10)[30:]):
             await client.ok("POST", "/tables/t/records", json=part)
+        sixty: list[Any] = [{"id": str(n), "embedding": VECTOR} for n in range(60)]
+        grouped = {"vector": VECTOR, "limit": 26, "groupBy": "n", "perGroup": 2}
+        newer = {"vector": VECTOR, "limit": 13, "boost": {"field": "payload.at", "halfLife": "7d"}}
+        for path, body in (
+            ("records", sixty), ("get", {"ids": [row["id"] for row in sixty]}),
+            ("search", grouped), ("search", newer),
+        ):  # fmt: skip
+            await client.problem("POST", f"/tables/t/{path}", 422, json=body)
         found = await client.problem("POST", "/tables/t/distinct", 422, json={"field": "n"})
         assert "at most 50 on this server" in found["detail"]
         body = {"field": "n", "limit": 50}
