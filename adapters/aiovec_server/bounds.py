@@ -106,13 +106,13 @@ def check_answer(nbytes: int) -> None:
 async def rows_of(store: VectorStore, table: str, ids: Any, **options: Any) -> Results[Record]:
     """Return the rows with these ids, in their order, of which absent ones are left out."""
 
-    async def at_once() -> Results[Record]:
-        return await store.get(table, ids, **options)
-
-    async def in_steps() -> Results[Record]:
-        return await _rows_in_steps(store, table, ids, options)
-
-    return await _of_one_moment(store, table, len(ids), in_steps, at_once)
+    return await _of_one_moment(
+        store,
+        table,
+        len(ids),
+        lambda: _rows_in_steps(store, table, ids, options),
+        lambda: store.get(table, ids, **options),
+    )
 
 
 async def found_by(

@@ -39,37 +39,32 @@ def digest_of(key: str) -> bytes:
 def keys_of(settings: ServerSettings) -> Keys:
     """Return the keys that the settings name. ConfigError where one cannot be used."""
     variable, file = settings.api_keys_env, settings.api_keys_file
-    text = os.environ.get(variable, "").strip()
-    entries = [
-        (entry, f"key {number} of {variable}", variable)
-        for number, entry in enumerate(re.split(r"[\s,]+", text), 1)
-        if entry
-    ]
-    entries += [
-        (line.strip(), f"the key in line {number} of {file}", _FILE)
-        for number, line in enumerate(_lines(file) if file else (), 1)
-        if line.strip() and not line.strip().startswith("#")
-    ]
-    if (text or file) and not entries:
-        holder, name = (variable, variable) if text else (file, _FILE)
-        raise ConfigError(f"{holder} holds no API key; put one in, or leave it unset", key=name)
+    texts = {}
+    if text := os.environ.get(variable, "").strip():
+        texts[variable] = text
+    if file:
+        texts[file] = _text_of(file)
     found: dict[bytes, Access] = {}
-    for entry, place, name in entries:
-        access = Access.READ if entry.startswith("read:") else Access.WRITE
-        key = entry.removeprefix(f"{access.name.lower()}:")
-        # The key itself is never in a message.
-        if _KEY.fullmatch(key) is None:
-            raise ConfigError(f"{place} must be {_ACCEPTED}", key=name, accepted=_ACCEPTED)
-        if found.setdefault(digest_of(key), access) is not access:
-            raise ConfigError(
-                f"{place} is there twice, for reading alone and for writing", key=name
-            )
+    for holder, text in texts.items():
+        name = variable if holder == variable else _FILE
+        entries = re.findall(r"[^\s,]+", re.sub(r"(?m)^\s*#.*", "", text))
+        if not entries:
+            raise ConfigError(f"{holder} holds no API key; put one in, or leave it unset", key=name)
+        for number, entry in enumerate(entries, 1):
+            place = f"key {number} of {holder}"  # the key itself is never in a message
+            access = Access.READ if entry.startswith("read:") else Access.WRITE
+            key = entry.removeprefix(f"{access.name.lower()}:")
+            if _KEY.fullmatch(key) is None:
+                raise ConfigError(f"{place} must be {_ACCEPTED}", key=name, accepted=_ACCEPTED)
+            if found.setdefault(digest_of(key), access) is not access:
+                words = f"{place} is there twice, for reading alone and for writing"
+                raise ConfigError(words, key=name)
     return found
 
 
-def _lines(file: str) -> list[str]:
+def _text_of(file: str) -> str:
     try:
-        return Path(file).read_text("utf-8-sig").splitlines()
+        return Path(file).read_text("utf-8-sig")
     except (OSError, ValueError) as exc:  # it is no text
         reason = exc.strerror if isinstance(exc, OSError) else exc
         words = f"the API keys cannot be read from {file}: {reason}"
