@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,34 +181,6 @@ async def test_when_a_cancelled_write_returns_it_has_ended(proxy: Proxy, opens: 
                 {f"r{number:04}"} if done else set()
             )
         assert await store.insert("notes", small_rows(1, start=60)) == 1
-
-
-HOLDER = """
-import sqlite3, sys
-held = sqlite3.connect(sys.argv[1], isolation_level=None)
-held.execute("BEGIN IMMEDIATE")
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-async def test_a_cancelled_write_ends_at_the_server(url: str, tmp_path: Path) -> None:
-    """Another program holds the file, so the write waits there until it is cancelled."""
-    async with aiovec.connect(url) as store, aiovec.connect(url) as other:
-        await store.create_table("notes", SMALL)
-        holder = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", HOLDER, str(tmp_path / "store.db"), stdin=PIPE, stdout=PIPE
-        )
-        assert holder.stdout is not None
-        assert await holder.stdout.readline() == b"held\n"
-        writing = asyncio.ensure_future(store.insert("notes", small_rows(1)))
-        assert await other.count("notes") == 0  # so that the write is on its way, too
-        writing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await writing
-        await holder.communicate(b"")
-        await other.insert("notes", small_rows(1, start=60))
-        assert await other.exists("notes", ["r0000", "r0060"]) == {"r0060"}
 
 
 async def test_an_export_goes_on_behind_a_cut_and_fails_in_the_end(

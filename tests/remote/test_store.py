@@ -77,20 +77,6 @@ async def test_another_client_changes_the_table(url: str) -> None:
             await store.search("notes", [1.0, 0.0])
 
 
-async def test_ids_and_texts_of_any_signs_and_lengths(url: str) -> None:
-    async with aiovec.connect(url) as store:
-        await store.create_table("notes", SCHEMA)
-        await store.insert("notes", ROWS)
-        ids = [f"{n:05d}" + "[" * 507 for n in range(3000)]
-        assert await store.delete("notes", [*ids, "a"]) == 1
-        assert await store.exists("notes", [*ids, "b"]) == {"b"}
-        text = "[a], {b: 1}, " * 20_000 + '\\"' * 1000
-        assert await store.update("notes", {"body": text, "more": text}, ids=["b"]) == 1
-        (record,) = await store.get("notes", "b")
-        assert record["body"] == record["more"] == text
-        assert await store.count("notes", aiovec.F.body == text) == 1
-
-
 LEFT_OPEN = """
 import asyncio, sys, aiovec, aiovec.sync
 left = aiovec.sync.connect(sys.argv[1])

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pyarrow as pa
 
 import aiovec
 from aiovec.backend.server import ServerSettings
@@ -38,6 +39,15 @@ VECTOR = [1.0, 0.0, 0.5]
 JSON = {"content-type": "application/json"}
 LINES = {"content-type": "application/x-ndjson"}
 ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
+
+
+def ipc(table: pa.Table, **options: Any) -> bytes:
+    """Return an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    chosen = pa.ipc.IpcWriteOptions(**options)
+    with pa.ipc.new_stream(sink, table.schema, options=chosen) as writer:
+        writer.write_table(table, max_chunksize=100)
+    return bytes(sink.getvalue().to_pybytes())
 
 
 class Client(httpx.AsyncClient):

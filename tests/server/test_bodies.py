@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from tests.harness.waiting import until
-from tests.server.apps import ARROW, JSON, LINES, Client, Connection, Wrapped, notes, serving
+from tests.server.apps import ARROW, JSON, LINES, Client, Connection, Wrapped, ipc, notes, serving
 
 import aiovec
 from aiovec_server import create_app
 
 RECORDS = "/tables/notes/records"
-
-
-def ipc(table: pa.Table, **options: Any) -> bytes:
-    sink = pa.BufferOutputStream()
-    chosen = pa.ipc.IpcWriteOptions(**options)
-    with pa.ipc.new_stream(sink, table.schema, options=chosen) as writer:
-        writer.write_table(table, max_chunksize=100)
-    return bytes(sink.getvalue().to_pybytes())
 
 
 def vectors(count: int) -> pa.Array:
@@ -113,17 +104,10 @@ async def test_arrow_bodies_that_would_fill_the_memory_or_are_damaged() -> None:
         b"ARROW1", good[:-30], b"\xff\xff\xff\xff" * 9, good[8:], good.replace(b"id", b"\xffd"),
         good + good, good + b"x",  # what is behind the end would be lost
     ]  # fmt: skip
-    chance = random.Random(3)
-    by_chance = []
-    for _ in range(100):
-        damaged = bytearray(good)
-        for _ in range(chance.randrange(1, 4)):
-            damaged[chance.randrange(len(damaged))] = chance.choice([0, 1, 127, 255])
-        by_chance.append(bytes(damaged))
     async with notes() as client:
-        for number, body in enumerate([*bad, *by_chance]):
+        for number, body in enumerate(bad):
             answer = await client.post(f"{RECORDS}?mode=upsert", content=body, headers=ARROW)
-            assert answer.status_code in ((400, 422) if body in bad else (200, 400, 422)), number
+            assert answer.status_code in (400, 422), number
         offsets = pa.py_buffer(np.array([0, 2], np.int32))
         text = pa.Array.from_buffers(pa.utf8(), 1, [None, offsets, pa.py_buffer(b"\xff\xfe")])
         body = ipc(pa.table({"id": ["b"], "embedding": vectors(1), "body": text}))

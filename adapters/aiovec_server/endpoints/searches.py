@@ -10,7 +10,7 @@ from aiovec import Hit, Results
 
 from .. import models
 from ..bodies import rows_response
-from ..bounds import check_rows, found_by
+from ..bounds import found_by
 from ..call import OF_ROWS, Call
 from ..problems import RequestError
 from .declaring import endpoint
@@ -43,7 +43,6 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
     """
     _choose(options, "vectors", "texts")
     queries = len(options["vectors"])
-    check_rows(options.get("offset", 0), "offset")
     found = await found_by(call.store.search_many, call.store, call.table, options, queries)
     return await rows_response(call, "hits", found, of_many=True)
 
@@ -100,6 +99,5 @@ async def _answer(call: Call, options: dict[str, Any], method: str) -> Response:
     async def find(table: str, **chosen: Any) -> list[Results[Hit]]:
         return [await getattr(call.store, method)(table, **chosen)]
 
-    check_rows(options.get("offset", 0), "offset")
     hits = await found_by(find, call.store, call.table, options)
     return await rows_response(call, "hits", hits)
