@@ -13,9 +13,8 @@ from .data import FOLDER_VARIABLE
 from .measure import RESULTS, Options, Result, machine, write
 
 SUBJECTS = ("search", "writes", "get", "lancedb", "migrate", "text", "server", "load", "start")
-# One counts the code's calls, not time, one needs a cluster and hours, and one makes the README's
-# picture; ``all`` leaves them out.
-ALONE = ("counts", "scale", "stalls")
+# One needs a cluster and hours, and one makes the README's picture; ``all`` leaves them out.
+ALONE = ("scale", "stalls")
 
 
 def main(arguments: list[str] | None = None) -> int:
