@@ -1,7 +1,8 @@
 """One embedder of a store: requests that calls share, retried, checked and cached.
 
-The texts of a call wait in a queue for their purpose. A request takes as many as fit into it; while
-others are under way it first waits a few milliseconds for more texts.
+The texts of a call join the request that gathers for their purpose, if they fit into it. A request
+gathers until one of the places for requests is free, and a few milliseconds more while others are
+under way.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from itertools import count, islice
@@ -43,16 +44,16 @@ _MIB = 1024 * 1024
 _SHORT_TEXT = "How long is a vector?"
 
 
-@dataclass(slots=True, eq=False)
-class _Part:
-    """Texts of one call that go into one request: the place of each in the call, by its key."""
-
-    texts: Sequence[str]
-    places: dict[bytes, int]
-    done: asyncio.Future[dict[bytes, Float32Array]]
-
-
 _Outcomes = dict[bytes, Float32Array | Failure]
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """The texts of one request by their keys, and how many calls wait for it."""
+
+    texts: dict[bytes, str] = field(default_factory=dict)
+    calls: int = 0
+    task: asyncio.Task[_Outcomes] = field(init=False)
 
 
 class Batcher:
@@ -82,11 +83,9 @@ class Batcher:
         # A local model is loaded outside the time limits, since it may be downloaded first.
         self._prepare = embedder.prepare if isinstance(embedder, LocalModel) else None
         self._cache: OrderedDict[bytes, Float32Array] = OrderedDict()
-        self._queues: dict[Purpose, deque[_Part]] = {"query": deque(), "document": deque()}
-        self._senders: dict[Purpose, asyncio.Task[None]] = {}
+        self._gathering: dict[Purpose, _Request] = {}
+        self._requests: set[_Request] = set()
         self._slots = asyncio.Semaphore(1 if self._one_at_a_time else limits.concurrency)
-        self._requests: set[asyncio.Task[None]] = set()
-        self._parts: set[_Part] = set()
         self._closed: Callable[[], AiovecError] | None = None
 
     def __repr__(self) -> str:
@@ -121,9 +120,8 @@ class Batcher:
     def close(self, error: Callable[[], AiovecError]) -> None:
         """End the calls under way with an error; later calls raise it too."""
         self._closed = error
-        for part in self._parts:
-            if not part.done.done():
-                part.done.set_exception(error())
+        for request in self._requests:
+            request.task.cancel()
 
     async def close_service(self) -> None:
         """Close the connections of an embedder that the settings describe."""
@@ -170,102 +168,73 @@ class Batcher:
                 if len(self._cache) > most:
                     self._cache.popitem(last=False)
 
-    # The queues
+    # Requests
 
     async def _asked(
         self, texts: Sequence[str], missing: dict[bytes, int], kind: Purpose
     ) -> dict[bytes, Float32Array]:
         """Return the vectors of the texts at these places, by their keys."""
-        loop, size = asyncio.get_running_loop(), self._limits.batch_size
+        size = self._limits.batch_size
         items = list(missing.items())
-        parts = [
-            _Part(texts, dict(items[start : start + size]), loop.create_future())
-            for start in range(0, len(items), size)
-        ]
-        self._parts.update(parts)
-        self._queues[kind] += parts
-        if kind not in self._senders:
-            self._senders[kind] = asyncio.create_task(self._send(kind))
+        parts = [dict(items[start : start + size]) for start in range(0, len(items), size)]
+        requests = [self._join({key: texts[at] for key, at in p.items()}, kind) for p in parts]
         found: dict[bytes, Float32Array] = {}
         try:
-            for part in parts:  # in the order of their requests
-                found |= await part.done
+            for part, request in zip(parts, requests, strict=True):
+                await asyncio.wait([request.task])
+                if self._closed is not None:
+                    raise self._closed()
+                outcomes = request.task.result()
+                for key, place in part.items():
+                    outcome = outcomes[key]
+                    if isinstance(outcome, Failure):
+                        raise self.error_of(outcome, place)
+                    found[key] = outcome
         finally:
-            for part in parts:
-                if not part.done.cancel() and not part.done.cancelled():
-                    part.done.exception()  # so that it does not count as never retrieved
-            self._parts.difference_update(parts)
+            for request in requests:
+                request.calls -= 1
+                if not request.calls:
+                    request.task.cancel()
+                    self._leave(request, kind)
         return found
 
-    async def _send(self, kind: Purpose) -> None:
-        """Begin requests for the texts in a queue until it is empty."""
-        queue = self._queues[kind]
-        try:
-            while queue:
-                await self._slots.acquire()
-                full = sum(len(part.places) for part in queue) >= self._limits.batch_size
-                if not full:  # a request has many texts, or begins at once where none is under way
-                    await asyncio.sleep(_GATHERING if self._requests else 0)
-                parts = self._next_parts(queue)
-                if not parts:  # their callers have gone
-                    self._slots.release()
-                    continue
-                request = asyncio.create_task(self._request(parts, kind))
-                self._requests.add(request)
-                request.add_done_callback(partial(self._end, parts))
-                for part in parts:
-                    part.done.add_done_callback(partial(_stop, parts, request))
-        finally:
-            del self._senders[kind]
+    def _join(self, texts: dict[bytes, str], kind: Purpose) -> _Request:
+        """Return the request that will ask for these texts: the one that gathers, or a new one."""
+        request = self._gathering.get(kind)
+        if request is None or len(request.texts) + len(texts) > self._limits.batch_size:
+            request = self._gathering[kind] = _Request()
+            request.task = asyncio.create_task(self._send(request, kind))
+            self._requests.add(request)
+        request.texts |= texts
+        request.calls += 1
+        return request
 
-    def _next_parts(self, queue: deque[_Part]) -> list[_Part]:
-        """Take parts for one request, in their order."""
-        parts: list[_Part] = []
-        left = self._limits.batch_size
-        while queue and len(queue[0].places) <= left:
-            part = queue.popleft()
-            if not part.done.done():
-                parts.append(part)
-                left -= len(part.places)
-        return parts
-
-    def _end(self, parts: list[_Part], request: asyncio.Task[None]) -> None:
-        """Free the place of a request. One that was stopped has not settled its parts."""
+    def _leave(self, request: _Request, kind: Purpose) -> None:
         self._requests.discard(request)
-        self._slots.release()
-        error = None if request.cancelled() else request.exception()
-        for part in parts:
-            if not part.done.done():
-                stopped = Failure("its request was stopped", retryable=True)
-                part.done.set_exception(error or self.error_of(stopped, None))
+        if self._gathering.get(kind) is request:
+            del self._gathering[kind]
 
-    # A request
-
-    async def _request(self, parts: list[_Part], kind: Purpose) -> None:
-        texts = {key: part.texts[at] for part in parts for key, at in part.places.items()}
+    async def _send(self, request: _Request, kind: Purpose) -> _Outcomes:
+        """Ask for the texts of a request when there is a place for it."""
+        texts = request.texts
         try:
-            if self._prepare is not None:
-                await in_daemon_thread(self._prepare)
-                self._prepare = None
-        except Exception as exc:  # noqa: BLE001 - a library may raise anything
-            outcomes: _Outcomes = dict.fromkeys(texts, failure_of(exc))
-        else:
-            until = asyncio.get_running_loop().time() + self._limits.total_timeout
-            outcomes = await self._outcomes(texts, kind, until)
+            async with self._slots:
+                # It has many texts, or begins at once where no other is under way.
+                if len(texts) < self._limits.batch_size:
+                    await asyncio.sleep(_GATHERING if len(self._requests) > 1 else 0)
+                if self._gathering.get(kind) is request:
+                    del self._gathering[kind]
+                if self._prepare is not None:
+                    await in_daemon_thread(self._prepare)
+                    self._prepare = None
+                until = asyncio.get_running_loop().time() + self._limits.total_timeout
+                outcomes = await self._outcomes(texts, kind, until)
+        except Exception as exc:  # noqa: BLE001 - the library of a model may raise anything
+            return dict.fromkeys(texts, failure_of(exc))
+        finally:
+            self._leave(request, kind)
         self._keep(outcomes)
-        for part in parts:
-            if not part.done.done():
-                self._settle(part, outcomes)
-
-    def _settle(self, part: _Part, outcomes: _Outcomes) -> None:
-        vectors: dict[bytes, Float32Array] = {}
-        for key, place in part.places.items():
-            outcome = outcomes[key]
-            if isinstance(outcome, Failure):
-                part.done.set_exception(self.error_of(outcome, place))
-                return
-            vectors[key] = outcome
-        part.done.set_result(vectors)
+        return outcomes
 
     async def _outcomes(self, texts: dict[bytes, str], kind: Purpose, until: float) -> _Outcomes:
         """Return the vector of each text, or its failure; refused texts are tried by halves."""
@@ -327,12 +296,6 @@ class Batcher:
             if timer.expired():
                 failure = Failure(f"there was no answer within {seconds:.3g} s", retryable=True)
         raise failure
-
-
-def _stop(parts: list[_Part], request: asyncio.Task[None], _: object) -> None:
-    """Stop a request if every call that waited for it is over."""
-    if all(part.done.done() for part in parts):
-        request.cancel()
 
 
 def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
