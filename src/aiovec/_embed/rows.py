@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from .._model.arrays import Float32Array, Int64Array
-from .._model.arrow import from_matrix, one_array, to_matrix
+from .._model.arrow import from_matrix, one_array, to_matrix, without_vector
 from .._model.schema import Embed, Schema
 from ..errors import EmbeddingError, InvalidRowError
 
@@ -56,28 +55,17 @@ def _listed(column: pa.Array) -> list[str]:
     return [value for part in parts for value in part.to_pylist()]
 
 
-def without(rows: pa.Table, found: Lacking, ids: Iterable[str]) -> tuple[pa.Table, Lacking]:
-    """Return the rows, and those that lack a vector, but for lacking ones with these ids."""
-    left_out = set(ids)
-    kept = np.array([id not in left_out for id in found.ids], dtype=bool)
-    mask = np.ones(rows.num_rows, dtype=bool)
-    mask[found.places[~kept]] = False
-    places = (np.cumsum(mask) - 1)[found.places[kept]]
-    chosen = Lacking(
-        places, list(compress(found.ids, kept.tolist())), list(compress(found.texts, kept.tolist()))
-    )
-    return rows.filter(pa.array(mask)), chosen
+def without(rows: pa.Table, ids: Sequence[str]) -> pa.Table:
+    """Return the rows but for those with these ids."""
+    there = pc.is_in(rows.column("id"), value_set=pa.array(ids, pa.utf8()))
+    return rows.filter(pc.invert(there))
 
 
 def filled(rows: pa.Table, schema: Schema, found: Lacking, vectors: Float32Array) -> pa.Table:
     """Return the rows with the vectors that they lacked."""
-    column = rows.column(schema.vector)
-    missing = one_array(column).is_null().to_numpy(zero_copy_only=False).copy()
-    missing[found.places] = False
-    matrix = vectors
-    if len(found.places) < rows.num_rows:
-        matrix = to_matrix(column).copy()
-        matrix[found.places] = vectors
+    matrix = to_matrix(rows.column(schema.vector)).copy()
+    matrix[found.places] = vectors
+    missing = without_vector(matrix)
     layout = schema.to_arrow()
     at = layout.get_field_index(schema.vector)
     return rows.set_column(

@@ -106,7 +106,8 @@ class RowsToWrite:
             found = await hop(effort, lacking, rows, schema, embed)
             if found.texts and skips:
                 there = (await engine.backend.get(handle, found.ids, Columns(()))).ids
-                rows, found = await hop(effort, without, rows, found, there)
+                rows = await hop(effort, without, rows, there)
+                found = await hop(effort, lacking, rows, schema, embed)
             if found.texts:  # rows may stay without a vector
                 try:
                     vectors = await self.embed(engine, handle, found.texts, "document", self.model)
