@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-pytest.register_assert_rewrite("tests.contract", "tests.harness", "tests.soak")
+pytest.register_assert_rewrite("tests.contract", "tests.harness")
 
 from tests.harness.blocking import watching  # noqa: E402 - behind what rewrites the asserts
 

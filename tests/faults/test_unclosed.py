@@ -68,7 +68,8 @@ import aiovec.sync
 store = aiovec.sync.connect(sys.argv[1])
 store.create_table("t", aiovec.Schema(4))
 store.insert("t", [row(n) for n in range(2)])
-store.search("t", [1, 2, 3, 4])
+while store.stats("t").details["searched"] != "in memory":
+    store.search("t", [1, 2, 3, 4])
 def bye():
     store.upsert("t", [row(n) for n in range(3)])
     print(store.count("t"), len(store.search("t", [1, 2, 3, 4])))

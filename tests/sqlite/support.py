@@ -17,17 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sqlite_vec
+from tests.harness import vec0
 from tests.harness.waiting import until
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
 from aiovec.backend.plugin import plugin_of
-
-try:  # the SQLite that a store uses too: two of them in one process would lose locks
-    import pysqlite3.dbapi2 as driver
-except ImportError:
-    import sqlite3 as driver  # type: ignore[no-redef]
 
 ROOT = Path(__file__).resolve().parents[2]
 DIM = 16
@@ -154,11 +149,7 @@ async def rows_of(batches: Sequence[Any]) -> dict[str, dict[str, Any]]:
 
 def sql(path: Path) -> closing[sqlite3.Connection]:
     """A plain connection with sqlite-vec."""
-    db = driver.connect(str(path), timeout=30, isolation_level=None)
-    db.enable_load_extension(True)
-    sqlite_vec.load(db)
-    db.enable_load_extension(False)
-    return closing(db)
+    return closing(vec0.connect(path))
 
 
 def check_file(path: Path) -> dict[str, int]:
@@ -204,15 +195,6 @@ def _check_table(db: sqlite3.Connection, name: str, schema: Schema, change: int)
     return len(ordinary)
 
 
-def files_of(path: Path) -> dict[str, str]:
-    """A hash of the file, and of whatever lies beside it under its name."""
-    return {
-        found.name: hashlib.sha256(found.read_bytes()).hexdigest()
-        for found in sorted(path.parent.glob(f"{path.name}*"))
-        if found.is_file()
-    }
-
-
 # Other processes
 
 
@@ -223,13 +205,8 @@ def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def run_code(
-    code: str, *arguments: str, env: Mapping[str, str] | None = None, fresh: bool = False
-) -> Any:
-    """Run code in another Python to its end: code, output, errors.
-
-    A ``fresh`` one is started, not forked, so that its memory is its own.
-    """
+def run_code(code: str, *arguments: str, env: Mapping[str, str] | None = None) -> Any:
+    """Run code in another Python to its end: code, output, errors."""
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=ROOT,

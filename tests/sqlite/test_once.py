@@ -69,15 +69,6 @@ async def test_a_key_is_kept_with_its_write(store: VectorStore, path: Path, tmp_
         assert await backend.kept(WriteKey("other", b"d")) is None
 
 
-async def test_in_memory() -> None:
-    async with aiovec.connect(":memory:") as store:
-        await store.create_table("notes", SCHEMA)
-        for _ in range(2):
-            with keyed("k"):
-                assert await store.insert("notes", [row("a")]) == 1
-        assert await store.count("notes") == 1
-
-
 async def test_a_store_that_was_left_still_knows_its_outcomes(
     store: VectorStore, path: Path
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.sqlite.support import LockHolder, check_file, opened, python, run_code
 
 import aiovec
-from aiovec import Schema, StoreBusyError, StoreClosedError
+from aiovec import Schema, StoreBusyError
 
 SCHEMA = Schema(4, metric="l2", fields={"n": int})
 
@@ -32,13 +32,25 @@ async def test_another_process_that_holds_the_lock_is_waited_for(tmp_path: Path)
             # Reads do not wait, and see what was there before.
             assert await store.count("notes") == 0
             assert await store.search("notes", [1.0] * 4) == []
+            others = [
+                asyncio.ensure_future(call)
+                for call in (
+                    store.delete("notes", ["r1"]), store.update("notes", {"n": 0}, where="TRUE"),
+                    store.optimize("notes"), store.create_table("other", SCHEMA),
+                )
+            ]  # fmt: skip
             assert not any(write.done() for write in writes)
-            writes[20].cancel()  # one that waits for a place and leaves takes none with it
+            for left in (writes[20], *others):  # each leaves at once, and takes no place with it
+                left.cancel()
+            _, waiting = await asyncio.wait([writes[20], *others], timeout=60)
+            assert not waiting
+            assert all(call.cancelled() for call in others)
             await holder.free()
         outcomes = await asyncio.gather(*writes, return_exceptions=True)
         assert isinstance(outcomes.pop(20), asyncio.CancelledError)
         assert outcomes == [1] * 29
-        assert await store.count("notes", "n = 20") == 0
+        assert await store.count("notes", "n = 20 OR n = 0") == 1
+        assert await store.tables() == ["notes"]
     assert await asyncio.to_thread(check_file, path) == {"notes": 29}
 
 
@@ -59,22 +71,6 @@ async def test_beyond_busy_timeout_a_call_fails_and_does_nothing_later(tmp_path:
                 assert ("too many writes" if queue == 1 else "another process") in told
         assert await patient.count("notes") == 0
         assert await patient.insert("notes", [row(1)]) == 1
-
-
-async def test_many_stores_take_turns_and_see_each_other(tmp_path: Path) -> None:
-    path = tmp_path / "notes.db"
-    async with opened(path) as one, opened(path) as other:
-        await one.create_table("notes", SCHEMA)
-        calls = [(one, other)[n % 2].insert("notes", [row(n)]) for n in range(100)]
-        assert await asyncio.gather(*calls) == [1] * 100
-        for n in range(100, 130):
-            writer, reader = (one, other) if n % 2 else (other, one)
-            await writer.insert("notes", [row(n)])
-            (hit,) = await reader.search("notes", [float(n), 1, 2, 3], limit=1)
-            assert (hit.id, hit.distance) == (f"r{n}", 0)
-            await reader.delete("notes", f"r{n - 50}")
-            (hit,) = await writer.search("notes", [float(n - 50), 1, 2, 3], limit=1)
-            assert hit.id != f"r{n - 50}"
 
 
 async def test_searches_and_writes_at_once(tmp_path: Path) -> None:
@@ -125,30 +121,6 @@ async def test_searches_and_writes_at_once(tmp_path: Path) -> None:
         first, second, _ = await asyncio.gather(*searching)
         assert first
         assert second
-
-
-async def test_a_close_meets_calls(tmp_path: Path) -> None:
-    """Calls are answered or told that the store is closed; a close may be cancelled anywhere."""
-    path = tmp_path / "notes.db"
-    async with aiovec.connect(path) as store:
-        await store.create_table("notes", SCHEMA)
-    for turn in range(16):
-        store = await aiovec.connect(path)
-        await store.insert("notes", [row(turn)])
-        reads = [asyncio.ensure_future(store.count("notes")) for _ in range(4)]
-        closing = asyncio.ensure_future(store.close())
-        for _ in range(turn):
-            await asyncio.sleep(0)
-        closing.cancel()
-        await asyncio.sleep(0)
-        closing.cancel()
-        await asyncio.wait([closing])
-        await store.close()
-        for outcome in await asyncio.gather(*reads, return_exceptions=True):
-            assert outcome == turn + 1 or isinstance(outcome, StoreClosedError), repr(outcome)
-    assert await asyncio.to_thread(os.listdir, tmp_path) == ["notes.db"]
-    async with aiovec.connect(path) as store:
-        assert await store.count("notes") == 16
 
 
 OTHER = """

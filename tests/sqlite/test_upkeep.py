@@ -1,4 +1,4 @@
-"""optimize, backup, stats and the change feed's floor."""
+"""optimize, backup and stats."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from tests.sqlite.support import (
     SCHEMAS,
     LockHolder,
     State,
-    backend_on,
     check_file,
     names_in,
     opened,
-    rows_of,
     whole_table,
 )
 
-from aiovec import AiovecError, InvalidArgumentError, Schema, VectorStore
-from aiovec.errors import ChangesPrunedError
+from aiovec import InvalidArgumentError, Schema, VectorStore
 
 
 def rows(prefix: str, count: int, owner: str = "me") -> list[dict[str, object]]:
@@ -67,89 +64,7 @@ async def test_optimize_gives_room_back_and_changes_no_answer(tmp_path: Path) ->
     assert await asyncio.to_thread(check_file, path) == {"notes": left}
 
 
-async def test_other_stores_read_and_write_while_one_optimizes(tmp_path: Path) -> None:
-    """Also beside an export that nobody reads, and where it is cancelled midway."""
-    path = tmp_path / "notes.db"
-    async with opened(path, chunk_size=8) as store, opened(path) as other:
-        await store.create_table("notes", SCHEMAS["partitioned"])
-        left = await churn(store, 300)
-        export = store.export("notes", batch_size=10)
-        await anext(export)
-        written = 0
-        for turn in range(4):
-            optimizing = asyncio.ensure_future(store.optimize("notes"))
-            before = written
-            while not optimizing.done() or written == before:
-                await other.insert("notes", rows(f"new{written}/", 1))
-                (record,) = await other.get("notes", f"new{written}/0")
-                assert State(1, 1).problems(record, "me") == []
-                written += 1
-                if turn < 3:
-                    optimizing.cancel()
-                    break
-            await asyncio.wait([optimizing])
-            assert optimizing.cancelled() or optimizing.exception() is None
-        assert sum([batch.num_rows async for batch in export]) == left - 10
-        assert await store.count("notes") == left + written
-    assert await asyncio.to_thread(check_file, path) == {"notes": left + written}
-
-
-async def test_tombstones_are_pruned_and_the_floor_tells_it(tmp_path: Path) -> None:
-    path = tmp_path / "notes.db"
-    async with opened(path, keep_deletes=50) as store, backend_on(path) as backend:
-        await store.create_table("notes", SCHEMAS["plain"])
-        handle = await backend.open_table("notes")
-        await store.insert("notes", rows("a", 100))
-        early = await backend.change_number(handle)
-        for n in range(80):
-            await store.delete("notes", f"a{n}")
-        late = await backend.change_number(handle)
-        page = await backend.changes(handle, early)  # nothing is forgotten yet
-        assert len(page.deleted) == 80
-        assert page.complete
-        await store.optimize("notes")
-        with pytest.raises(ChangesPrunedError) as caught:
-            await backend.changes(handle, early)
-        floor = caught.value.floor
-        assert early < floor < late
-        assert len((await backend.changes(handle, floor)).deleted) == 50
-        assert (await backend.changes(handle, late)).deleted == []
-        # Who starts anew misses nothing.
-        page = await backend.changes(handle, 0, limit=1_000)
-        assert await rows_of([page.upserted]) == await whole_table(store, "notes")
-
-
 # Backup
-
-
-async def test_backup_while_writers_go_on(tmp_path: Path) -> None:
-    path, copy = tmp_path / "notes.db", tmp_path / "copy.db"
-    async with opened(path) as store:
-        await store.create_table("notes", SCHEMAS["partitioned"])
-        await store.insert("notes", rows("a", 1_000))
-        over = asyncio.Event()
-        pairs = 0
-
-        async def write() -> None:
-            """Pairs of rows, each pair in one call: a copy has both of them or none."""
-            nonlocal pairs
-            while not over.is_set():
-                await store.insert("notes", rows(f"pair{pairs}/", 2))
-                pairs += 1
-
-        writing = asyncio.ensure_future(write())
-        await until(lambda: pairs)
-        before = await store.count("notes")
-        await store.backup(copy)
-        over.set()
-        await writing
-    counts = await asyncio.to_thread(check_file, copy)
-    assert before <= counts["notes"] <= 1_000 + 2 * pairs
-    assert counts["notes"] % 2 == 0
-    async with opened(copy) as restored:
-        assert await restored.schema("notes") == SCHEMAS["partitioned"]
-        await restored.insert("notes", rows("more", 1))
-        await restored.optimize("notes")
 
 
 async def test_a_backup_needs_no_lock_and_replaces_nothing(tmp_path: Path) -> None:
@@ -163,8 +78,6 @@ async def test_a_backup_needs_no_lock_and_replaces_nothing(tmp_path: Path) -> No
         for there in (tmp_path / "there", path, tmp_path):
             with pytest.raises(InvalidArgumentError, match="exist"):
                 await store.backup(there)
-        with pytest.raises(AiovecError):
-            await store.backup(tmp_path / "no such folder" / "copy.db")
     async with opened(":memory:") as store:
         await store.create_table("notes", SCHEMAS["plain"])
         await store.insert("notes", rows("a", 30))
