@@ -12,7 +12,7 @@ from ..errors import FilterError
 from . import patterns
 from . import text as words
 from .operators import F
-from .parser import Place, parse_with_places
+from .parser import Places, parse_with_places
 from .tree import (
     MAX_NAMES,
     And,
@@ -93,7 +93,7 @@ def _equal(name: str, value: Any) -> Expr:
 
 
 class _Binder:
-    def __init__(self, schema: Schema, text: str | None, places: Mapping[Expr, Place]) -> None:
+    def __init__(self, schema: Schema, text: str | None, places: Places) -> None:
         self._schema = schema
         self._text = text
         self._places = places
@@ -251,10 +251,8 @@ class _Binder:
         return "one of " + ", ".join(names)
 
     def _fail(self, leaf: Expr, message: str, expected: str, value: int | None = None) -> NoReturn:
-        place = self._places.get(leaf)
-        position = None
-        if place is not None:
-            position = place.field if value is None else place.values[value]
+        places = self._places.get(leaf)
+        position = None if places is None else places[0 if value is None else 1 + value]
         raise FilterError(message, text=self._text, position=position, expected=expected)
 
 

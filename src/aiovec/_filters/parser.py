@@ -49,13 +49,8 @@ _A_PREDICATE_AFTER_NOT = f"{', '.join(_PREDICATES[:-1])} or {_PREDICATES[-1]}"
 _A_PREDICATE = f"= != < <= > >= IS {' '.join(_PREDICATES)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The positions of a condition in its text: of its field, and of its literals."""
-
-    field: int
-    values: tuple[int, ...] = ()
-
+Places = Mapping[Expr, tuple[int, ...]]
+"""The positions in a text of each condition: that of its field, then those of its literals."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -71,7 +66,7 @@ def where(text: str) -> Expr:
     return parse_with_places(text)[0]
 
 
-def parse_with_places(text: object) -> tuple[Expr, Mapping[Expr, Place]]:
+def parse_with_places(text: object) -> tuple[Expr, Places]:
     """Return the tree of a filter text, and the first position in it of each condition."""
     if not isinstance(text, str):
         raise FilterError(
@@ -138,7 +133,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.next = self._cut(0)
-        self.places: dict[Expr, Place] = {}
+        self.places: dict[Expr, tuple[int, ...]] = {}
         self.literals = 0
         self.open = 0
 
@@ -333,7 +328,7 @@ class _Parser:
             self._need(",", f"',' or '{closing}'")
 
     def _placed(self, leaf: Expr, at: int, *values: int) -> Expr:
-        self.places.setdefault(leaf, Place(at, values))
+        self.places.setdefault(leaf, (at, *values))
         return leaf
 
     def _ref(self) -> Ref:

@@ -122,20 +122,16 @@ def select_columns(
     select: Sequence[str] | None,
     *,
     include_vector: bool = False,
-    needs_vector: bool = False,
     whole_payload: bool = False,
 ) -> Selection:
     """The selection for ``select``: fields, the vector's name, "payload" or "payload.<key>".
 
     Dots lead into nested objects, as in filters, and ``payload."a.b"`` is the key ``a.b``. None
     selects every field and the payload. A row without a selected key of the payload does not get
-    one. ``needs_vector`` reads the vector for the caller's own use; ``whole_payload`` allows no
-    single keys.
+    one. ``whole_payload`` allows no single keys.
     """
     if select is None:
-        columns = Columns(
-            tuple(schema.fields), payload=schema.payload, vector=include_vector or needs_vector
-        )
+        columns = Columns(tuple(schema.fields), schema.payload, include_vector)
         return Selection(columns, schema.vector, shows_vector=include_vector)
     fields: list[str] = []
     keys: _Keys = {}
@@ -154,11 +150,7 @@ def select_columns(
             _add_path(keys, path_of(name))
         elif name != "id":
             raise _unknown(name, schema, whole_payload)
-    columns = Columns(
-        tuple(dict.fromkeys(fields)),
-        payload=payload or bool(keys),
-        vector=vector or needs_vector,
-    )
+    columns = Columns(tuple(dict.fromkeys(fields)), payload or bool(keys), vector)
     wanted = None if payload or not keys else keys
     hidden = frozenset(schema.fields).difference(fields, keys)
     return Selection(columns, schema.vector, wanted, shows_vector=vector, hidden=hidden)

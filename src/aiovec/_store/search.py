@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from operator import lt
-from typing import Any, NamedTuple, TypedDict, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, cast
 
 import numpy as np
 
@@ -303,7 +303,6 @@ def prepare(
         schema,
         options.select,  # type: ignore[arg-type]  # a list by now
         include_vector=options.include_vector,
-        needs_vector=bool(options.diversity),
     )
     group = time = None
     if options.group_by is not None:
@@ -321,7 +320,9 @@ def prepare(
     if any(ref.path for ref in refs) and not columns.payload:
         columns, chosen = replace(columns, payload=True), replace(chosen, keys={})
     hides = bool(options.diversity) and not chosen.shows_vector
-    if hides or columns is not chosen.columns:
+    if hides:
+        columns = replace(columns, vector=True)
+    if columns is not chosen.columns:
         chosen = replace(chosen, columns=columns, shows_vector=hides or chosen.shows_vector)
     where, text, queries = options.where, None, []
     # Where both lists are fused, each has more hits than the caller gets.
@@ -429,14 +430,10 @@ def vector_like(
 # From the plan to the hits
 
 
-class Group(NamedTuple):
-    """The value that rows of one group share, and its type: 1 and TRUE are not the same."""
+Group = tuple[str, Any]
+"""The type of the value that rows of one group share, and the value: 1 and TRUE are two."""
 
-    type: str
-    value: Any
-
-
-_NULL = Group("null", None)
+_NULL: Group = ("null", None)
 
 
 @dataclass(slots=True)
@@ -667,12 +664,12 @@ async def _grouped(
 def _small(hits: Iterable[Hit], groups: Mapping[str, Group], per_group: int) -> set[Group]:
     """Return the groups with fewer hits than wanted. JSON cannot be compared in a filter."""
     sizes = Counter(groups[hit.id] for hit in hits)
-    return {group for group, size in sizes.items() if size < per_group and group.type != "json"}
+    return {group for group, size in sizes.items() if size < per_group and group[0] != "json"}
 
 
 def _within(schema: Schema, ref: Ref, groups: set[Group], where: Expr | None) -> Expr | None:
     """Return the filter for rows of these groups; None where it would be too large."""
-    values = tuple(group.value for group in groups if group is not _NULL)
+    values = tuple(value for kind, value in groups if kind != "null")
     terms: list[Expr] = [In(ref, values)] if values else []
     if _NULL in groups:
         terms.append(IsNull(ref))
@@ -707,10 +704,10 @@ def _group_of(value: Any) -> Group:
     if value is None:
         return _NULL
     if isinstance(value, (bool, str, datetime)):
-        return Group(type(value).__name__, value)
+        return type(value).__name__, value
     if isinstance(value, (int, float)):
-        return Group("number", value)
-    return Group("json", json.dumps(value, sort_keys=True))
+        return "number", value
+    return "json", json.dumps(value, sort_keys=True)
 
 
 def _picked(

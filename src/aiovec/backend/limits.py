@@ -254,12 +254,10 @@ class Place:
 
     async def take(self) -> Self:
         """Wait for it."""
-        gate = self._gate
-        bounded = self.size or gate.calls is not None
-        if (gate._waiting and bounded) or not gate._fits(self.size):
-            await gate._wait(self)
-        else:
+        if self._gate.free(self.size):
             self._hold()
+        else:
+            await self._gate._wait(self)
         return self
 
     __aenter__ = take
