@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .._model.arrow import array_of
+from .._model.arrow import array_of, names_of, table_of
 from .._model.records import Hit, Record
 from ..errors import InvalidRowError
 from .arguments import is_iterable
@@ -88,6 +88,19 @@ def columns_of_frame(frame: Any) -> dict[str, Any]:
         if not isinstance(name, str):
             raise InvalidRowError(f"the name of a column is text, not {name!r:.60}")
     return columns
+
+
+def columns_of_whole(rows: Any) -> dict[str, Any]:
+    """The columns by name of a frame, of a mapping of columns, or of Arrow data."""
+    if is_frame(rows):
+        return columns_of_frame(rows)
+    if isinstance(rows, Mapping):
+        return dict(rows)
+    table = table_of(rows)
+    names = names_of(table)
+    if len(set(names)) != len(names):
+        raise InvalidRowError(f"a column's name occurs twice in {names}")
+    return dict(zip(names, table.columns, strict=True))
 
 
 def is_typed(column: object) -> bool:

@@ -35,8 +35,7 @@ from .foreign_rows import (
     array_of_typed,
     as_row,
     check_column,
-    columns_of_frame,
-    is_frame,
+    columns_of_whole,
     is_typed,
 )
 
@@ -206,12 +205,6 @@ def _columns_of(rows: Any) -> dict[str, Any]:
     """Return the columns of rows by name."""
     if isinstance(rows, NewRows):
         rows = rows.table
-    if isinstance(rows, Mapping):
-        for name, column in rows.items():
-            check_column(name, column)
-        return dict(rows)
-    if is_frame(rows):
-        return columns_of_frame(rows)
     if isinstance(rows, (list, tuple)) and not (rows and is_arrow(rows[0])):
         found: dict[str, list[Any]] = {}
         for row, item in enumerate(rows):
@@ -219,12 +212,17 @@ def _columns_of(rows: Any) -> dict[str, Any]:
             for name, value in {} if mapping is None else mapping.items():
                 found.setdefault(name, []).append(value)
         return found
-    tables = [table_of(item) for item in (rows if isinstance(rows, (list, tuple)) else [rows])]
-    try:
-        table = pa.concat_tables(tables)
-    except pa.ArrowException as exc:
-        raise InvalidRowError(f"the batches have different columns: {exc}") from exc
-    return dict(zip(table.schema.names, table.columns, strict=True))
+    if isinstance(rows, (list, tuple)):
+        try:
+            rows = pa.concat_tables([table_of(item) for item in rows])
+        except pa.ArrowException as exc:
+            raise InvalidRowError(f"the batches have different columns: {exc}") from exc
+    columns = columns_of_whole(rows)
+    for name, column in columns.items():
+        check_column(name, column)
+        if is_typed(column):
+            columns[name] = array_of_typed(column, name)
+    return columns
 
 
 def _vector_of(columns: Mapping[str, Any], options: TableOptions) -> str | None:
@@ -247,8 +245,6 @@ def _length(name: str, column: Any, *, first: bool = False) -> int | None:
 
     They must be of one length, unless only the ``first`` counts.
     """
-    if is_typed(column):
-        column = array_of_typed(column, name)
     if isinstance(column, np.ndarray) and column.dtype != object:
         return column.shape[1] if column.ndim == 2 and column.dtype.kind in "fiu" else None
     if isinstance(column, (pa.Array, pa.ChunkedArray)):
@@ -274,8 +270,6 @@ def vector_length(value: Any) -> int | None:
 
 def _field(name: str, column: Any) -> Field | None:
     """Return the field of a column; None for one of the payload."""
-    if is_typed(column):
-        column = array_of_typed(column, name)
     if isinstance(column, np.ndarray) and column.dtype != object and column.ndim == 1:
         column = pa.array(column[:0])
     if isinstance(column, (pa.Array, pa.ChunkedArray)):

@@ -29,7 +29,6 @@ from .._model.arrays import Float32Array
 from .._model.arrow import (
     check_array,
     is_arrow,
-    names_of,
     plain,
     table_of,
 )
@@ -56,7 +55,7 @@ from .foreign_rows import (
     array_of_typed,
     as_row,
     check_column,
-    columns_of_frame,
+    columns_of_whole,
     is_frame,
     is_typed,
 )
@@ -164,21 +163,9 @@ def _from_whole(
     rows: Any, schema: Schema, first_row: int = 0, *, make_ids: bool = False
 ) -> NewRows:
     """Rows that came as columns: a frame, a mapping, or Arrow data."""
-    stored_payload = False
-    if is_frame(rows):
-        columns = columns_of_frame(rows)
-    elif isinstance(rows, Mapping):
-        columns = dict(rows)
-    else:
-        table = table_of(rows)
-        names = names_of(table)
-        if len(set(names)) != len(names):
-            raise InvalidRowError(f"a column's name occurs twice in {names}")
-        columns = dict(zip(names, table.columns, strict=True))
-        stored_payload = "payload" in columns
-    return _from_columns(
-        columns, schema, first_row, make_ids=make_ids, stored_payload=stored_payload
-    )
+    columns = columns_of_whole(rows)
+    stored = "payload" in columns and is_arrow(rows) and not is_frame(rows)
+    return _from_columns(columns, schema, first_row, make_ids=make_ids, stored_payload=stored)
 
 
 def one_of_each_id(batch: NewRows, *, last: bool) -> NewRows:
