@@ -15,6 +15,7 @@ from .stores import (
     AnyTable,
     AsJson,
     Config,
+    FileFormat,
     Select,
     Store,
     Where,
@@ -42,13 +43,7 @@ def export(
     store: Store = None,
     where: Where = None,
     select: Select = None,
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="parquet, arrow, arrow-stream, jsonl or csv. Default: by the suffix of the file.",
-        ),
-    ] = None,
+    form: FileFormat = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     config: Config = None,
     json: AsJson = False,

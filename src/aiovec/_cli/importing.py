@@ -22,6 +22,7 @@ from .stores import (
     AsJson,
     Config,
     Embedder,
+    FileFormat,
     Store,
     expanded,
     give_embedder,
@@ -78,13 +79,7 @@ def import_(
     list_: Annotated[
         bool, typer.Option("--list", help="Show what would be imported, and write nothing.")
     ] = False,
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="parquet, arrow, arrow-stream, jsonl or csv. Default: by the suffix of the file.",
-        ),
-    ] = None,
+    form: FileFormat = None,
     schema: SchemaFile = None,
     model: ModelName = None,
     metric: MetricName = None,

@@ -88,6 +88,13 @@ Embedder = Annotated[
         "the table says, if that needs no other host.",
     ),
 ]
+FileFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="parquet, arrow, arrow-stream, jsonl or csv. Default: by the suffix of the file.",
+    ),
+]
 Select = Annotated[
     list[str] | None,
     typer.Option(
