@@ -30,14 +30,12 @@ from aiovec.backend import ANY_CHARACTER, ANY_TEXT, Kind, Value, same_letter
 
 _LEAST_INT = -(2**63)
 
-# What Lance's SQL calls the columns' types, for a null of the type. A list has none there.
-_TYPES: dict[Kind, str] = {
-    "text": "STRING",
-    "int": "BIGINT",
-    "float": "DOUBLE",
-    "bool": "BOOLEAN",
-}
+# The columns' types, as Lance's SQL takes them for a null of the type.
 _ARROW_TYPES: dict[Kind, str] = {
+    "text": "Utf8",
+    "int": "Int64",
+    "float": "Float64",
+    "bool": "Boolean",
     "datetime": 'Timestamp(Microsecond, Some("UTC"))',
     "list[text]": "List(Utf8)",
     "list[int]": "List(Int64)",
@@ -94,8 +92,6 @@ def listed(values: Iterable[Any]) -> str:
 def assigned(value: Any, kind: Kind) -> str:
     """A field's new value, for an UPDATE."""
     if value is None:
-        if kind in _TYPES:
-            return f"CAST(NULL AS {_TYPES[kind]})"
         return f"arrow_cast(NULL, {text(_ARROW_TYPES[kind])})"
     if kind.startswith("list["):
         if not value:
