@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.base import case
 
 import aiovec
 from aiovec import Schema, StoreReplacedError, VectorStore
@@ -81,20 +82,21 @@ async def filled(folder: Path) -> VectorStore:
     return store
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-@pytest.mark.parametrize("name", CALLS)
 async def test_a_call_is_refused_and_makes_nothing(
-    tmp_path: Path, name: str, way: Callable[[Path], None]
+    tmp_path: Path, way: Callable[[Path], None]
 ) -> None:
     folder = tmp_path / "notes"
     store = await filled(folder)
     try:
         await to_thread(way, folder)
         before = await to_thread(left_in, folder)
-        with pytest.raises(StoreReplacedError) as caught:
-            await asyncio.wait_for(CALLS[name](store), 60)
-        assert caught.value.target == str(folder)
+        for name, call in CALLS.items():
+            with case(name):
+                with pytest.raises(StoreReplacedError) as caught:
+                    await asyncio.wait_for(call(store), 60)
+                assert caught.value.target == str(folder)
+                assert await to_thread(left_in, folder) == before
     finally:
         await store.close()
     assert await to_thread(left_in, folder) == before
