@@ -27,7 +27,7 @@ from .index.info import InUse, vector_index
 from .index.recall import with_effort
 from .layout import column_names
 from .memory import scan_bytes
-from .reads import TableReader, condition_of, rows_by_id, rows_of
+from .reads import TableReader, condition_of, get, rows_of
 from .session import Opened, Session
 from .tuning import MOST_CANDIDATES, code_margin, named_effort
 
@@ -165,8 +165,7 @@ class VectorSearch:
             effort = weight(batch) + len(best)
             best = await hop(effort, partial(_nearer, best, batch, table, query))
         measures = {id: measure for measure, id in best}
-        rows = await rows_by_id(self._session, table, list(measures), query.columns)
-        found = await hop(weight(rows), lambda: rows_of(rows, query.columns, vector))
+        found = await get(self._session, table, list(measures), query.columns)
         return Found(found, [measures[id] for id in found.ids])
 
 

@@ -20,18 +20,18 @@ from aiovec.backend import Schema, TextClause
 from aiovec.backend.contract import Columns, TextQuery
 from aiovec.backend.threads import hop
 
-from ..driver import FullTextQuery
+from ..driver import FullTextQuery, Occur
 from ..reads import MOST as ALL
 from ..session import Opened, Session
 from .query import (
     MOST,
     SCORE,
     Group,
-    all_of,
     ask,
     fields_of,
     first,
     first_groups,
+    joined,
     matching_all,
     ranking,
     text_fields,
@@ -176,7 +176,7 @@ def _group(clause: TextClause, schema: Schema) -> Group:
     if min(map(len, forms)) < _GRAM:
         return ()
     return tuple(
-        all_of([words_query(gram, name, "AND") for gram in _grams(form)])
+        joined(Occur.MUST, [words_query(gram, name, "AND") for gram in _grams(form)])
         for name in fields_of(clause, schema)
         for form in forms
     )

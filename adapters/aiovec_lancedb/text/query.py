@@ -53,10 +53,11 @@ Group = tuple[FullTextQuery, ...]
 
 def matching_all(groups: Sequence[Group], excluded: Group = ()) -> FullTextQuery:
     """Return one query for the rows that match every group, and nothing of ``excluded``."""
-    if len(groups) == 1 and not excluded:
-        return any_of(groups[0])
-    required = [(Occur.MUST, any_of(group)) for group in groups]
-    return BooleanQuery(required + [(Occur.MUST_NOT, one) for one in excluded])
+    wanted = [joined(Occur.SHOULD, group) for group in groups]
+    if not excluded:
+        return joined(Occur.MUST, wanted)
+    unwanted = [(Occur.MUST_NOT, one) for one in excluded]
+    return BooleanQuery([(Occur.MUST, one) for one in wanted] + unwanted)
 
 
 def first_groups(groups: Iterable[Group], most: int) -> list[Group]:
@@ -82,16 +83,11 @@ def words_query(words: str, name: str, operator: Literal["AND", "OR"]) -> FullTe
     return query
 
 
-def any_of(queries: Sequence[FullTextQuery]) -> FullTextQuery:
+def joined(occur: Occur, queries: Sequence[FullTextQuery]) -> FullTextQuery:
+    """Return one query of several, all of which must match, or any should."""
     if len(queries) == 1:
         return queries[0]
-    return BooleanQuery([(Occur.SHOULD, query) for query in queries])
-
-
-def all_of(queries: Sequence[FullTextQuery]) -> FullTextQuery:
-    if len(queries) == 1:
-        return queries[0]
-    return BooleanQuery([(Occur.MUST, query) for query in queries])
+    return BooleanQuery([(occur, query) for query in queries])
 
 
 def text_fields(schema: Schema) -> list[str]:
