@@ -28,6 +28,7 @@ from .locks.moves import generation_in, write_generation
 from .session import Session
 from .target import NEW_TABLES, StoreTarget
 from .upkeep.retention import Pins
+from .written import TableFiles
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -133,6 +134,11 @@ async def _copy(
                         waiting = []
                 if waiting:
                     await _add(target, waiting, path)
+            if cut := await in_thread(TableFiles(partial, name).cut_short):
+                raise AiovecError(
+                    f"the file system or the disk of {path} failed while {cut[0]} of the table "
+                    f"{name!r} was written; nothing was kept, try again"
+                )
     finally:
         copy.close()  # type: ignore[no-untyped-call]
     with translated(path):
