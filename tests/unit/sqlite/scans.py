@@ -11,47 +11,12 @@ import numpy.typing as npt
 
 from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.kernel import library as native
-from aiovec_sqlite.copies.segments import Int8Array, Segment, State, encode_rows, rounding
+from aiovec_sqlite.copies.segments import Int8Array, Segment, State, encode_rows
 
 Bools = npt.NDArray[np.bool_]
 Near = list[tuple[list[int], npt.NDArray[np.float64]]]
 """For each query rows with their distances."""
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
-# Values that lie farther count as equally far; the scan has it in float32.
-FARTHEST = float(np.float32(1e37))
-
-
-@dataclass(frozen=True, slots=True)
-class QueryCodes:
-    """A query as codes, and its share of the bound."""
-
-    codes: Int8Array
-    scale: float
-    length: float
-    slack: float
-    blur: float = 0.0
-    """Distances to the query that differ by less are equal: float64 cannot tell them apart."""
-
-
-def encode_queries(queries: npt.NDArray[np.float32], metric: Metric) -> list[QueryCodes]:
-    """Codes of queries, one in each row, as ``scan.c`` encodes them."""
-    exact = queries.astype(np.float64)
-    lengths = np.sqrt(np.square(exact).sum(axis=1))
-    if metric == "cosine":
-        exact /= lengths[:, None]
-        lengths[:] = 1.0
-    largest = np.abs(exact).max(axis=1, initial=0.0)
-    scales = np.where(largest > 0, largest, 1.0) / 127
-    codes = np.rint(exact / scales[:, None]).astype(np.int8)
-    left_out = np.sqrt(np.square(exact - scales[:, None] * codes).sum(axis=1))
-    # float32 rounding of the value by codes is relative to it, so it counts with the slack.
-    share = rounding(queries.shape[1])
-    blurs = share * 2.0**-26 * lengths**2 if metric == "l2" else np.zeros(len(queries))
-    facts = (scales, lengths * (1 + share), left_out + share * lengths, blurs)
-    return [
-        QueryCodes(code, *numbers)
-        for code, *numbers in zip(codes, *(fact.tolist() for fact in facts), strict=True)
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +101,9 @@ def _masks(rng: np.random.Generator, segments: list[Segment]) -> list[Bools]:
     return [rng.random(one.count) < share for one in segments]
 
 
-def check_measured(case: Case, found: Near) -> None:
-    """Check each query's rows with their distances: they are the nearest, these first."""
+def check_measured(case: Case, listed: list[list[int]], found: Near) -> None:
+    """Check each query's candidates, and its rows with their distances: the nearest, in order."""
+    assert len(listed) == len(found) == len(case.points)
     for column, (rowids, measured) in enumerate(found):
         mask, ids, vectors = case.masks[column], [], []
         for number, one in enumerate(case.segments):
@@ -150,56 +116,13 @@ def check_measured(case: Case, found: Near) -> None:
         every = np.concatenate(vectors) if ids else case.points[:0]
         true = distances(every, case.points[column], case.metric)
         by_id = dict(zip(np.concatenate(ids).tolist() if ids else [], true, strict=True))
+        assert len(set(listed[column])) == len(listed[column])
+        assert set(rowids) <= set(listed[column]) <= by_id.keys()
         assert len(set(rowids)) == len(rowids)
         assert [by_id[rowid] for rowid in rowids] == measured.tolist() == sorted(measured)
         if len(true):
             last = np.sort(true)[min(case.wanted[column], len(true)) - 1]
             assert {rowid for rowid, far in by_id.items() if far <= last} == set(rowids)
-
-
-def check_found(case: Case, found: list[list[int]]) -> None:
-    """Check each query's rows: all that no bound excludes."""
-    assert len(found) == len(case.points)
-    for rowids, possible in zip(found, expected(case), strict=True):
-        assert len(set(rowids)) == len(rowids)
-        assert set(rowids) == set(possible)
-
-
-def expected(case: Case) -> list[dict[int, float]]:
-    """For each query the rows that no bound excludes, with the most that their values can be."""
-    queries = encode_queries(case.points, case.metric)
-    return [_expected(case, query, column) for column, query in enumerate(queries)]
-
-
-def _expected(case: Case, query: QueryCodes, column: int) -> dict[int, float]:
-    mask = case.masks[column]
-    share = rounding(len(query.codes))
-    ids, values, misses = [], [], []
-    for number, one in enumerate(case.segments):
-        codes = one.codes(slice(one.count)).astype(np.int64)
-        products = (codes @ query.codes.astype(np.int64)).astype(np.float32)
-        value = (products * one.scale[: one.count]).astype(np.float64) * query.scale
-        miss = query.length * one.error[: one.count].astype(np.float64)
-        miss += query.slack * (one.most_reach * (1 + share))
-        offset = one.offset[: one.count].astype(np.float64)
-        if case.metric == "l2":
-            value = np.maximum(value + offset, -FARTHEST * query.scale)
-            miss += share * np.abs(np.where(offset > -np.inf, offset, 0)) + query.blur
-        there = offset > -np.inf
-        if mask is not None:
-            there &= mask[number]
-        ids.append(one.rowids[: one.count][there])
-        values.append(value[there])
-        misses.append(miss[there])
-    if not ids:
-        return {}
-    rowids, value, miss = (np.concatenate(parts) for parts in (ids, values, misses))
-    wanted = case.wanted[column]
-    floor = -np.inf
-    if len(rowids) >= wanted:
-        floor = np.sort(value - miss)[len(rowids) - wanted]
-    kept = value + miss >= floor
-    return dict(zip(rowids[kept].tolist(), (value + miss)[kept].tolist(), strict=True))
 
 
 def packed(case: Case, kind: int) -> bytes:

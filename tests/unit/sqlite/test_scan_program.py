@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.unit.sqlite.scans import (
-    check_found,
     check_measured,
     packed,
     random_case,
@@ -78,8 +77,7 @@ async def check(command: list[str], kind: str, seeds: range) -> None:
     _, answers = unpacked(found, cases)
     for seed, case, (answer, near) in zip(seeds, cases, answers, strict=True):
         try:
-            check_found(case, answer)
-            check_measured(case, near)
+            check_measured(case, answer, near)
         except AssertionError as exc:
             exc.add_note(f"seed {seed}")
             raise
