@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from .._model.schema import Schema
-from .._telemetry.calls import place_of
+from .._telemetry.spans import place_of
 from ..backend.context import TableChangedError, call_context
 from ..backend.contract import Backend, StaleTableError, TableHandle
 from ..backend.limits import Gate

@@ -88,8 +88,7 @@ from .._model.schema import (
     check_field_name,
     check_table_name,
 )
-from .._telemetry.calls import Operation
-from .._telemetry.spans import span
+from .._telemetry.spans import Operation, span
 from ..backend.context import write_key
 from ..backend.contract import (
     Backend,

@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from opentelemetry import context, metrics, trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from .calls import Attributes, Operation
+if TYPE_CHECKING:
+    from .spans import Attributes, Operation
 
 _TRACER = trace.get_tracer("aiovec", version("aiovec"))
 _METER = metrics.get_meter("aiovec", version("aiovec"))

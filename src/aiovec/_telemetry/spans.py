@@ -1,16 +1,19 @@
 """Spans of calls: ``with span(operation, place): ...; operation.rows = 3``.
 
 ``VectorStore`` imports this module, and ``connect`` imports ``VectorStore`` in a thread. So
-OpenTelemetry is not loaded by ``import aiovec`` and not on the event loop.
+OpenTelemetry is not loaded by ``import aiovec`` and not on the event loop. Telemetry reports names,
+counts, durations and the classes of errors: never a row, an id, a vector, a filter or the message
+of an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import cast
 
-from .calls import Attributes, Operation
+from .._model.redaction import redacted
 
 try:
     from . import otel
@@ -21,6 +24,29 @@ Watch = AbstractContextManager[object, None]
 """Within it something is reported. It lets every exception pass."""
 
 _NOTHING = nullcontext()
+
+Attributes = Mapping[str, str | int]
+
+
+def place_of(backend: str, target: str) -> Attributes:
+    """Return the attributes that name a backend, without the secrets of its target."""
+    return {
+        "db.system.name": backend,
+        # A path may hold bytes that are no text.
+        "db.namespace": redacted(target).encode("utf-8", "replace").decode("utf-8"),
+    }
+
+
+@dataclass(slots=True)
+class Operation:
+    """One call of a user: its method, its table, and how many rows it came to."""
+
+    name: str
+    table: str | None = None
+    place: Attributes | None = None
+    """The backend that answered, if the store followed a migration during the call."""
+    rows: int | None = None
+    """The number of rows returned, written or deleted."""
 
 
 def span(operation: Operation, place: Attributes, *, current: bool = True) -> Watch:
