@@ -12,7 +12,7 @@ import typer
 from .._model.schema import Embed, Field, Schema
 from .._store.connect import connect
 from ..errors import AiovecError, TableNotFoundError
-from .output import one_line, out, progress, working
+from .output import one_line, out, working
 from .run import failing_clearly
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ FIELDS = {
     "text": Field(str, text=True),
 }
 
-# Enough rows to embed and write in bulk, few enough for the bar to move.
-_BATCH = 500
 _SHOWN = 3
 _LONGEST_TEXT = 90
 
@@ -64,14 +62,15 @@ async def _demo(target: str) -> None:
     from .._demo import stdlib_passages
 
     began = time.perf_counter()
-    embedders = {"default": {"kind": "demo", "batch_size": _BATCH}}
-    async with connect(target, embedders=embedders) as store:
+    async with connect(target, embedder="demo") as store:
         await _make_table(store)
         with working("reading docstrings"):
             passages = await asyncio.to_thread(lambda: list(stdlib_passages()))
         if not passages:
             raise AiovecError("this Python has no sources of its standard library")
-        await _insert(store, passages)
+        with working("embedding and storing"):
+            await store.insert(TABLE, passages)
+        _say(f"{len(passages):,} docstrings embedded and stored", "green")
         for query in _QUERIES:
             _show(f'Vectors: "{query}"', await store.search(TABLE, query, limit=_SHOWN))
         hits = await store.search(TABLE, query, limit=_SHOWN, where=_FILTER)
@@ -100,21 +99,8 @@ async def _make_table(store: VectorStore) -> None:
                 f"{store.target} has a table {TABLE!r} that is not the demo's; name another --store"
             )
         await store.drop_table(TABLE)
-    model, dim = HashingEmbedder.model, HashingEmbedder.dim
-    schema = Schema(dim, model=model, fields=FIELDS, analyzer="english", embed=Embed("text"))
+    schema = Schema(fields=FIELDS, analyzer="english", embed=Embed("text"))
     await store.create_table(TABLE, schema)
-
-
-async def _insert(store: VectorStore, passages: list[dict[str, str]]) -> None:
-    began = time.perf_counter()
-    with progress("passages") as bar:
-        task = bar.add_task("embedding and storing", total=len(passages))
-        for start in range(0, len(passages), _BATCH):
-            rows = passages[start : start + _BATCH]
-            await store.insert(TABLE, rows)
-            bar.advance(task, len(rows))
-    seconds = time.perf_counter() - began
-    _say(f"{len(passages):,} docstrings embedded and stored in {seconds:.1f} s", "green")
 
 
 def _show(title: str, hits: Sequence[Hit]) -> None:
