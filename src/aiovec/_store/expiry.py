@@ -15,7 +15,7 @@ from ..backend.threads import hop
 from ..backend.weight import weight
 from .current import Engine
 
-# Seconds between two sweeps by upserts, each of which may read the whole table.
+# Seconds between two sweeps by writes, each of which may read the whole table.
 _SWEEP_EVERY = 3600.0
 
 
@@ -56,19 +56,22 @@ async def get_live(
     return await hop(weight(rows), unexpired)
 
 
-async def sweep(engine: Engine, handle: TableHandle, *, now_and_then: bool = False) -> None:
-    """Delete the rows that have expired; with ``now_and_then`` not within an hour of the last time.
+async def sweep(engine: Engine, handle: TableHandle, *, now_and_then: bool = False) -> bool:
+    """Delete the rows that have expired, and return whether there were any.
 
-    A server does so for its clients, by its own clock.
+    With ``now_and_then`` not within an hour of the last time. A server does so for its clients, by
+    its own clock.
     """
     expires, backend = handle.schema.expires, engine.backend
     if expires is None or not backend.upkeep:
-        return
+        return False
     now = time.monotonic()
     if now_and_then and now - engine.swept.get(handle.name, -_SWEEP_EVERY) < _SWEEP_EVERY:
-        return
+        return False
     engine.swept[handle.name] = now
     expired = Compare(Ref(expires), "<=", datetime.now(UTC))
-    if await backend.count(handle, expired):
-        with calling(replace(call_context(), key=None)):  # it is that of the call's own write
-            await backend.delete(handle, ids=None, where=expired)
+    if not await backend.count(handle, expired):
+        return False
+    with calling(replace(call_context(), key=None)):  # it is that of the call's own write
+        await backend.delete(handle, ids=None, where=expired)
+    return True

@@ -54,7 +54,7 @@ class RowsToWrite:
             check_model(handle, self.model)
         schema, backend = handle.schema, engine.backend
         # The id of a row that nobody sees any more is free.
-        await sweep(engine, handle, now_and_then=self.on_conflict == "replace")
+        await sweep(engine, handle, now_and_then=self.on_conflict != "skip")
         embeds = schema.embed is not None
         batch = await self._with_vectors(engine, handle) if embeds else None
         # Before the rows are turned into what is written, which takes memory.
@@ -66,7 +66,12 @@ class RowsToWrite:
                 await backend.upsert(handle, batch)
             elif count:
                 skips = self.on_conflict == "skip"
-                count = await backend.insert(handle, batch, skip_existing=skips)
+                try:
+                    count = await backend.insert(handle, batch, skip_existing=skips)
+                except DuplicateIdError:
+                    if not await sweep(engine, handle):
+                        raise
+                    count = await backend.insert(handle, batch, skip_existing=skips)
         return count
 
     async def prepare(self, engine: Engine, handle: TableHandle) -> NewRows:
