@@ -41,9 +41,6 @@ _MAX_NUMBERS = 2_048_000
 # 300,000 rows in a second.
 _WALKED = 1_000_000
 _BATCH = 2_000
-# Power iteration: this many directions for the two that are asked for, so that it converges soon.
-_DIRECTIONS = 8
-_ROUNDS = 16
 # Values that have a colour of their own; the others share one. The colours are those of Okabe and
 # Ito, which people with colour blindness tell apart.
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
@@ -215,7 +212,6 @@ def _principal_components(vectors: Sequence[Any], *, unit: bool) -> tuple[Any, A
     if not vectors:
         return places, explained
     data = np.array(vectors, np.float64)  # the squares of float32 numbers cannot overflow there
-    dim = data.shape[1]
     if unit:
         data /= np.maximum(np.linalg.norm(data, axis=1, keepdims=True), 1e-300)
     least = 1e-12 * float(np.einsum("ij,ij->", data, data))
@@ -223,16 +219,14 @@ def _principal_components(vectors: Sequence[Any], *, unit: bool) -> tuple[Any, A
     variance = float(np.einsum("ij,ij->", data, data))
     if variance <= least:
         return places, explained  # they are all the same
-    start = np.random.default_rng(7).normal(size=(dim, min(_DIRECTIONS, dim)))
-    directions, _ = np.linalg.qr(start)
-    for _ in range(_ROUNDS):
-        directions, _ = np.linalg.qr(data.T @ (data @ directions))
-    # The best two within the space that was found.
-    left, values, _ = np.linalg.svd(data @ directions, full_matrices=False)
+    # Both products of the data with itself have the same largest eigenvalues: the smaller serves.
+    of_rows = len(data) <= data.shape[1]
+    values, directions = np.linalg.eigh(data @ data.T if of_rows else data.T @ data)
     found = min(2, len(values))
-    axes = left[:, :found] * values[:found]
+    values, axes = np.maximum(values[::-1][:found], 0.0), directions[:, ::-1][:, :found]
+    axes = axes * np.sqrt(values) if of_rows else data @ axes
     places[:, :found] = axes / max(float(np.abs(axes).max()), 1e-300)
-    explained[:found] = values[:found] ** 2 / variance
+    explained[:found] = values / variance
     return places, explained
 
 
