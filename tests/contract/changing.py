@@ -59,8 +59,10 @@ class Letters:
     """Embeds texts by their letters."""
 
     model, dim = "letters", DIM
+    asked = 0
 
     async def __call__(self, texts: list[str]) -> list[list[float]]:
+        self.asked += 1
         if "refused" in texts:
             raise ValueError("this text is refused")
         return [[1.0 + text.count(letter) for letter in "abcd"] for text in texts]
@@ -403,6 +405,9 @@ class ChangingContract(ContractBase):
                 with pytest.raises((EmbeddingError, InvalidRowError)):
                     await store.update("notes", {"body": text, "year": 77}, where="TRUE")
             assert await store.count("notes", "year = 77") == 0
+            asked = letters.asked
+            assert await store.update("notes", {"year": 8}, where="TRUE") == 6
+            assert letters.asked == asked
             for record in await store.get("notes", [f"r{n}" for n in range(6)]):
                 assert record.vector is not None
                 assert [record.vector.tolist()] == await letters([record["body"]])

@@ -10,7 +10,7 @@ from contextlib import suppress
 import anyio
 import pytest
 
-from aiovec import AiovecError, StoreBusyError, StoreClosedError, StoreFullError, connect
+from aiovec import AiovecError, StoreBusyError, StoreClosedError, StoreFullError
 from aiovec.backend.limits import Deadline, Gate, Steps, current_deadline
 from aiovec.backend.threads import in_thread
 
@@ -174,15 +174,3 @@ async def test_a_cancelled_call_waits_for_the_end_of_its_thread(stops: bool) -> 
                 asyncio.get_running_loop().call_later(0.05, end.set)
     assert ended
     assert call.cancelled()
-
-
-async def test_a_store_belongs_to_the_event_loop_that_opened_it() -> None:
-    async with connect(":memory:") as store:
-        assert await store.tables() == []
-
-        def elsewhere() -> None:
-            with pytest.raises(AiovecError, match="event loop"):
-                asyncio.run(store.tables())
-
-        await asyncio.to_thread(elsewhere)
-        assert await store.tables() == []

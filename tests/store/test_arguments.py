@@ -16,7 +16,7 @@ from tests.contract.base import case, filled
 from tests.contract.tables import CALLS
 from tests.harness.values import DIM, SMALL, ids_of, small_rows, vectors
 
-from aiovec import Embed, Field, Record, Schema, VectorStore
+from aiovec import Embed, Field, Schema, VectorStore
 from aiovec.errors import (
     AiovecError,
     DimensionMismatchError,
@@ -286,20 +286,6 @@ async def test_limits_are_positive_whole_numbers(notes: VectorStore) -> None:
         assert len(await notes.search("notes", vectors(1)[0], limit=limit)) == 10
         assert len(await notes.find("notes", limit=limit)) == 10
     assert await notes.find("notes", limit=5, offset=10**20) == []
-
-
-async def test_a_record_tells_its_row(store: VectorStore) -> None:
-    schema = Schema(DIM, vector="vec", fields={"year": int})
-    await filled(store, schema, [{"id": "x", "vec": [1, 2, 3, 4], "year": 5, "more": "y"}])
-    (record,) = await store.get("notes", "x")
-    assert isinstance(record, Record)
-    assert record["year"] == 5
-    with pytest.raises(KeyError):
-        record["absent"]
-    assert record.to_dict() == {"id": "x", "vec": [1.0, 2.0, 3.0, 4.0], "year": 5, "more": "y"}
-    assert record.vector is not None
-    assert record.vector.dtype == np.float32
-    assert record == (await store.get("notes", "x"))[0]
 
 
 async def test_a_records_vector_is_the_callers(notes: VectorStore) -> None:

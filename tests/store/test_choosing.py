@@ -14,7 +14,7 @@ import pytest
 from tests.contract.base import case, filled
 from tests.contract.searching import METRICS
 from tests.contract.tables import CALLS
-from tests.harness.values import DIM, SMALL, ids_of, small_rows, vectors
+from tests.harness.values import DIM, ids_of, small_rows, vectors
 
 from aiovec import F, Field, Hit, Schema, VectorStore
 from aiovec.errors import FilterError, InvalidArgumentError
@@ -382,39 +382,6 @@ async def test_diversity_chooses_by_the_published_formula(store: VectorStore) ->
             hits = await store.search(metric, query, limit=5, diversity=diversity)
             with case((metric, diversity)):
                 assert ids_of(hits) == [pool[i].id for i in picked]
-
-
-async def test_rerank_gives_new_scores_or_a_new_order(store: VectorStore) -> None:
-    await filled(store, SMALL, small_rows(40))
-    query = vectors(1, seed=3)[0]
-    offered: list[int] = []
-
-    def by_year(hits: list[Hit]) -> list[float]:
-        offered.append(len(hits))
-        return [float(hit["year"]) for hit in hits]
-
-    async def later(hits: list[Hit]) -> list[float]:
-        return by_year(hits)
-
-    def backwards(hits: list[Hit]) -> list[Hit]:
-        return hits[::-1]
-
-    pool = await store.search("notes", query, limit=20)
-    years = sorted((hit["year"] for hit in pool), reverse=True)[:5]
-    for rerank in (by_year, later):
-        hits = await store.search("notes", query, limit=5, rerank=rerank)
-        assert [hit["year"] for hit in hits] == years
-        assert [hit.score for hit in hits] == [float(year) for year in years]
-    assert offered == [20, 20]
-    hits = await store.search("notes", query, limit=5, rerank=backwards)
-    assert ids_of(hits) == ids_of(pool[::-1][:5])
-
-    def broken(hits: list[Hit]) -> list[float]:
-        return [1.0]
-
-    with pytest.raises(InvalidArgumentError) as caught:
-        await store.search("notes", query, limit=5, rerank=broken)
-    assert caught.value.argument == "rerank"
 
 
 async def test_a_function_that_reranks_answers_with_the_hits_or_scores(notes: VectorStore) -> None:

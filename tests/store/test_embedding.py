@@ -175,25 +175,6 @@ async def test_a_failed_embedding_writes_nothing_and_names_the_row(tmp_path: Pat
         assert caught.value.row == 1
 
 
-async def test_a_vector_of_zeros_is_a_failed_embedding(tmp_path: Path) -> None:
-    class Zeros(Letters):
-        def vector(self, text: str) -> list[float]:
-            return [0.0] * self.dim if text == "void" else super().vector(text)
-
-    async with opened(tmp_path, Zeros()) as store:
-        await store.create_table("notes", EMBEDDED)
-        await store.insert("notes", [{"id": "a", "body": "text"}])
-        for call in (
-            store.insert("notes", [{"id": "b", "body": "void"}]),
-            store.update("notes", {"body": "void"}, ids="a"),
-            store.search("notes", "void"),
-            store.search_many("notes", ["text", "void"]),
-        ):
-            with pytest.raises(EmbeddingError, match="is zero, so it has no cosine"):
-                await call
-        assert [(row.id, row["body"]) for row in await store.find("notes")] == [("a", "text")]
-
-
 async def test_rows_that_are_skipped_are_not_embedded(tmp_path: Path) -> None:
     letters = Letters()
     async with opened(tmp_path, letters) as store:
@@ -317,33 +298,6 @@ async def test_a_hybrid_search_takes_its_vector_from_the_query(tmp_path: Path) -
             hits = await store.search_hybrid("notes", "kiwi", vector, limit=2)
             assert hits[0].id == "kiwi"
             assert set(hits[0].ranks) == {"vector", "text"}
-
-
-async def test_an_update_of_the_text_updates_the_vector(tmp_path: Path) -> None:
-    letters = Letters()
-    async with opened(tmp_path, letters) as store:
-        await store.create_table("notes", EMBEDDED)
-        rows = [{"id": f"r{n}", "body": f"text {n}", "year": n} for n in range(6)]
-        await store.insert("notes", rows)
-        assert await store.update("notes", {"body": "zebra"}, where="year >= 4") == 2
-        assert await store.update("notes", {"body": "panda", "year": 9}, ids=["r0", "x"]) == 1
-        wanted = {"r0": "panda", "r1": "text 1", "r4": "zebra", "r5": "zebra"}
-        for record in await store.get("notes", list(wanted)):
-            assert record["body"] == wanted[record.id]
-            vector = letters.vector(wanted[record.id])
-            assert np.asarray(record.vector).tolist() == pytest.approx(vector)
-        (hit,) = await store.search("notes", "panda", limit=1)
-        assert hit.id == "r0"
-        asked = len(letters.calls)
-        assert await store.update("notes", {"year": 1}, where="TRUE") == 6
-        assert len(letters.calls) == asked
-        letters.refused = {"bad"}
-        for text, error in (
-            ("bad", EmbeddingError), (None, InvalidRowError), ("", InvalidRowError),
-        ):  # fmt: skip
-            with pytest.raises(error):
-                await store.update("notes", {"body": text, "year": 77}, where="TRUE")
-        assert await store.count("notes", "year = 77") == 0
 
 
 async def test_rows_without_a_text_may_stay_without_a_vector(tmp_path: Path) -> None:

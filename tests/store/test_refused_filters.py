@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tests.contract.base import case, filled
 from tests.contract.filtering import SCHEMA
-from tests.harness.values import DIM, vectors
+from tests.harness.values import vectors
 
-from aiovec import F, Schema, VectorStore
+from aiovec import F, VectorStore
 from aiovec.errors import FilterError
 
 BAD = (
@@ -48,24 +48,6 @@ async def test_bad_filters_are_told(store: VectorStore) -> None:
             assert isinstance(caught.value, ValueError)
             if caught.value.position is not None:
                 assert 0 <= caught.value.position <= len(text)
-
-
-async def test_an_error_names_the_place(store: VectorStore) -> None:
-    await filled(store, SCHEMA)
-    with pytest.raises(FilterError) as caught:
-        await store.search("notes", vectors(1)[0], where="year >= 2020 AND )")
-    assert caught.value.position == 17
-    assert caught.value.text == "year >= 2020 AND )"
-    assert caught.value.expected
-
-
-async def test_an_unknown_field_lists_those_there_are(store: VectorStore) -> None:
-    await filled(store, SCHEMA)
-    for where in ("yeer = 1", F.yeer == 1):
-        with pytest.raises(FilterError) as caught:
-            await store.count("notes", where)
-        for name in SCHEMA.fields:
-            assert name in str(caught.value)
 
 
 async def test_a_bad_filter_writes_nothing(store: VectorStore) -> None:
@@ -110,9 +92,3 @@ async def test_where_an_escape_is_wrong(notes: VectorStore) -> None:
         F.name.ilike("a\\", escape="\\")
     with pytest.raises(FilterError):
         await notes.count("notes", F["payload.x"] == list(range(1_001)))
-
-
-async def test_payload_filters_need_a_payload(store: VectorStore) -> None:
-    await store.create_table("notes", Schema(DIM, payload=False, fields={"a": str}))
-    with pytest.raises(FilterError):
-        await store.find("notes", "payload.x = 1")

@@ -13,8 +13,7 @@ from collections import Counter
 
 import pytest
 
-from .simulation.backend import LakeBackend
-from .simulation.course import Course, Scenario
+from .simulation.course import Course
 
 # As the trace tells it.
 _HAPPENS = (
@@ -67,22 +66,3 @@ def test_a_seed_is_one_course_of_events() -> None:
     other.run()
     assert one.world.trace == other.world.trace
     assert len(one.world.trace) > 20
-
-
-@pytest.mark.slow
-def test_a_pause_that_does_not_wait_for_writes_under_way_is_found_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def at_once(self: LakeBackend, limit: float) -> None:
-        await self.world.time_passes()
-
-    monkeypatch.setattr(LakeBackend, "flush_writers", at_once)
-    for seed in range(1, 100):
-        scenario = Scenario.of(seed)
-        # Others have nothing that could bring it to light.
-        if scenario.source == "lancedb" and scenario.options.switch and scenario.workers:
-            try:
-                Course(seed).run()
-            except Exception:  # noqa: BLE001 - whatever it is that came to light
-                return
-    raise AssertionError("nobody noticed")

@@ -30,7 +30,6 @@ from aiovec.backend.contract import (
 from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord
 from aiovec.backend.rows import NewRows
 from aiovec.errors import (
-    ChangesPrunedError,
     DuplicateIdError,
     StoreBusyError,
     TableExistsError,
@@ -339,8 +338,6 @@ class ModelBackend(_Unused):
 
         def act() -> Changes:
             there = self._of(table)
-            if since < self.disk.pruned.get(table.name, 0):
-                raise ChangesPrunedError(there.newest)
             every = [(n, id) for id, n in there.numbers.items() if n > since]
             every += [(n, id) for id, n in there.deleted.items() if n > since]
             page = sorted(every)[:limit]
