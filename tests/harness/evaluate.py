@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-import pyarrow as pa
-from tests.harness.values import python_rows
-
-from aiovec import Schema
 from aiovec.backend import (
     And,
     Compare,
@@ -87,29 +82,11 @@ def truth(expr: Expr, values: Values) -> bool | None:
     raise TypeError(f"{expr!r} is not a condition")
 
 
-def evaluate(expr: Expr, table: pa.Table, schema: Schema) -> pa.BooleanArray:
-    """``truth`` of each row of a table in the layout of ``schema.to_arrow()``."""
-    names = [name for name in table.column_names if name != schema.vector]
-    rows = python_rows(table.select(names))
-    payloads = [json.loads(row.get("payload") or "{}") for row in rows]
-
-    def values(row: Mapping[str, Any], payload: object) -> Values:
-        return lambda ref: within(payload, ref.path) if ref.path else row[ref.name]
-
-    truths = [truth(expr, values(*pair)) for pair in zip(rows, payloads, strict=True)]
-    return pa.array(truths, pa.bool_())
-
-
 def within(payload: object, path: Sequence[str]) -> object:
     """Return what lies at a path in a payload; None where there is nothing."""
     for key in path:
         payload = payload.get(key) if isinstance(payload, dict) else None
     return payload
-
-
-def value_in(row: Mapping[str, Any], ref: Ref) -> object:
-    """Return the value in a row as Arrow gives it, with the payload as JSON text."""
-    return within(json.loads(row["payload"] or "{}"), ref.path) if ref.path else row[ref.name]
 
 
 def in_order(

@@ -172,6 +172,13 @@ def _literals(kind: Kind) -> Strategy[Any]:
 _PATTERNS: Strategy[str] = st.one_of(
     st.sampled_from(("%", "_", "a%", "%a", "%a%", "_b", "")), texts
 )
+# Those whose escape stands before what can be escaped, and none.
+_ESCAPED: Strategy[tuple[Any, ...]] = st.one_of(
+    st.tuples(_PATTERNS, st.none()),
+    st.tuples(_PATTERNS, st.sampled_from("!aA%_")).map(
+        lambda drawn: (drawn[0].replace(drawn[1], drawn[1] * 2) + f"{drawn[1]}%", drawn[1])
+    ),
+)
 _SCALARS: Strategy[Any] = st.one_of(ints, floats, texts)
 _ITEMS: Strategy[Any] = st.one_of(_SCALARS, st.booleans())
 
@@ -186,9 +193,11 @@ def _condition_by(draw: st.DrawFn, ref: Any, form: str, literal: Strategy[Any]) 
         case "between":
             made = ref.between(draw(literal), draw(literal))
         case "like":
-            made = ref.like(draw(_PATTERNS))
+            pattern, escape = draw(_ESCAPED)
+            made = ref.like(pattern, escape=escape)
         case "ilike":
-            made = ref.ilike(draw(_PATTERNS))
+            pattern, escape = draw(_ESCAPED)
+            made = ref.ilike(pattern, escape=escape)
         case "contains_text":
             made = ref.contains_text(draw(texts))
         case "list":
