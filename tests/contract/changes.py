@@ -51,6 +51,10 @@ async def _content(store: VectorStore, table: str) -> dict[str, dict[str, Any]]:
     return {row["id"]: row async for batch in store.export(table) for row in python_rows(batch)}
 
 
+def _row(id: str) -> dict[str, Any]:
+    return {"id": id, "embedding": [1.0] * DIM}
+
+
 class ChangesContract(ContractBase):
     """The change feed, where the backend offers it, by a second object at the same place."""
 
@@ -72,10 +76,11 @@ class ChangesContract(ContractBase):
             await store.insert("notes", rows_of_every_kind(30))
             for change in (
                 store.update("notes", {"name": "new", "more": 1}, where="year < 2010"),
-                store.upsert("notes", [{"id": "r0003", "embedding": [1.0] * DIM}]),
+                store.upsert("notes", [_row("r0003")]),
                 store.set_vectors("notes", ["r0004", "absent"], [[3.0] * DIM] * 2),
                 store.delete("notes", ["r0001", "r0002"]),
                 store.delete("notes", where="year > 2025"),
+                store.upsert("notes", [_row("tell\nlines"), _row('"é\u2028')]),
                 store.insert("notes", [{"id": "r0001", "embedding": [2.0] * DIM}]),
             ):
                 before = follower.number

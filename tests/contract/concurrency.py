@@ -10,7 +10,7 @@ import pytest
 from tests.contract.base import ContractBase
 from tests.harness.values import DIM, SMALL, small_rows, vectors
 
-from aiovec import Field, VectorStore
+from aiovec import VectorStore
 from aiovec.errors import DuplicateIdError, InvalidRowError
 
 
@@ -113,19 +113,6 @@ class ConcurrencyContract(ContractBase):
             writing = False
             await asyncio.gather(*readers)
         assert {count % 20 for count in seen} == {0}
-
-    async def test_a_table_altered_while_it_is_written(self, store: VectorStore) -> None:
-        await store.create_table("notes", SMALL)
-
-        async def write(n: int) -> None:
-            await store.insert("notes", small_rows(2, start=2 * n))
-            await store.search("notes", vectors(1)[0])
-            await store.update("notes", {"name": "x"}, ids=f"r{2 * n:04}")
-
-        adding = [store.add_field("notes", f"f{n}", Field(int)) for n in range(4)]
-        await asyncio.gather(*map(write, range(30)), *adding)
-        assert await store.count("notes", "name = 'x' AND f0 IS NULL AND f3 IS NULL") == 30
-        assert set((await store.schema("notes")).fields) == {"name", "year", "f0", "f1", "f2", "f3"}
 
     @pytest.mark.core
     async def test_two_stores_write_one_table(self, tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ import pytest
 import pytest_asyncio
 from tests.contract.base import ContractBase
 from tests.harness.oracle import arrow_table
-from tests.harness.values import python_rows
 
 from aiovec import Schema, VectorStore
-from aiovec.backend.contract import Backend, TableHandle
+from aiovec.backend.contract import Backend
 from aiovec.backend.marks import MoveMark, MoveRecord
 from aiovec.backend.rows import NewRows
 from aiovec.errors import MigrationError, StoreMovedError, TableExistsError, TableNotFoundError
@@ -34,28 +33,6 @@ async def write(backend: Backend, ids: list[str]) -> None:
     handle = await backend.open_table("notes")
     rows = arrow_table([row(id) for id in ids], handle.schema)
     await backend.upsert(handle, NewRows(handle.schema, rows))
-
-
-class Replica:
-    """A copy of a table, kept fresh from the changes alone."""
-
-    def __init__(self, moves: Any, handle: TableHandle, number: int) -> None:
-        self._moves = moves
-        self._handle = handle
-        self.number = number
-        self.rows: dict[str, int] = {}
-
-    async def follow(self, limit: int = 10_000) -> None:
-        while True:
-            page = await self._moves.changes(self._handle, self.number, limit=limit)
-            assert page.complete or page.number > self.number
-            for id in page.deleted:
-                self.rows.pop(id, None)
-            for found in python_rows(page.upserted):
-                self.rows[found["id"]] = found["n"]
-            self.number = page.number
-            if page.complete:
-                return
 
 
 class MovingContract(ContractBase):
@@ -175,30 +152,6 @@ class MovingContract(ContractBase):
         await moves.end_move("r2", copied=True)
         assert await moves.move_record() == MoveRecord(None, 4, "r2")
         assert await one_row.delete("notes", "c") == 1
-
-    @pytest.mark.parametrize("limit", [pytest.param(1, marks=pytest.mark.core), 10_000])
-    async def test_every_change_of_a_row_is_told_while_a_mark_is_open(
-        self, one_row: VectorStore, moves: Any, limit: int
-    ) -> None:
-        await moves.begin_move("r1")
-        handle = await moves.open_table("notes")
-        replica = Replica(moves, handle, await moves.change_number(handle))
-        await one_row.insert("notes", [row(f"r{n}", n) for n in range(30)])
-        await one_row.upsert("notes", [row("a", 7), row("tell\nlines", 8), row('"é\u2028', 9)])
-        await replica.follow(limit)
-        await one_row.update("notes", {"n": 100}, ids=["r3", "none"])
-        await one_row.update("notes", {"n": 200}, where="n BETWEEN 4 AND 6")
-        await one_row.update("notes", {"note": "new"}, where="n = 7")
-        await one_row.delete("notes", ["r1", "none"])
-        await one_row.delete("notes", where="n BETWEEN 20 AND 25")
-        await replica.follow(limit)
-        rows = {found.id: found["n"] for found in await one_row.find("notes", limit=100)}
-        assert replica.rows == rows
-        await one_row.delete("notes", where="TRUE")
-        await replica.follow(limit)
-        assert replica.rows == {}
-        # A number that was told once is enough for a process that comes later.
-        assert await moves.change_number(handle) == replica.number
 
     @pytest.mark.core
     async def test_writers_wait_for_the_end_of_a_pause(
