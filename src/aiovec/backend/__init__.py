@@ -64,6 +64,5 @@ from .._model.schema import check_field_name as check_field_name
 from .._model.schema import check_table_name as check_table_name
 from .._telemetry.spans import called_by as called_by
 from .._text.query import TextClause as TextClause
-from .._text.snippets import SNIPPET_GAP as SNIPPET_GAP
 from .._text.snippets import snippet_around as snippet_around
 from .._text.snippets import snippets_of as snippets_of
