@@ -6,7 +6,6 @@ The models of the sections give each key's default, bounds and meaning, once.
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ValidationError, create_model
 from pydantic import Field as PydanticField
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from .._model.redaction import names_secret
 from .._model.schema import MAX_DIM
@@ -148,13 +149,14 @@ def load_settings(config: Path | None) -> RetrievalSettings:
     The addresses of the backends are as they were given; ``locate_configured`` resolves them.
     Raises ConfigError if a key or a value is wrong.
     """
-    variables = _from_environment()
+    _check_environment()
     document: dict[str, Any] = {}
     model = document_model()
     if config is not None:
         document = _read(config)
         # Strictly, since TOML has types: only the text of the environment is converted.
         settings = _validated(model, document, strict=True, place=str(config))
+    variables = _Environment(model)()
     if config is None or variables:
         settings = _validated(model, _merged(document, variables), strict=False)
     retrieval: RetrievalSettings = settings.retrieval  # type: ignore[attr-defined]
@@ -175,34 +177,42 @@ def embedder_section(name: str, given: Mapping[str, object], place: str) -> Embe
     return _validated(EmbedderSettings, dict(given), strict=True, place=place, within=within)
 
 
-def _from_environment() -> dict[str, Any]:
-    """Return the environment's values as a document; lists and sections may be JSON.
+class _Environment(EnvSettingsSource):
+    """The environment's values for a model, as nested mappings; lists and sections are JSON."""
 
-    Refuses a variable whose name is almost one of ours: aiovec would ignore it. Variables that are
-    like none, such as an app's own, are accepted.
+    def __init__(self, model: type[Section]) -> None:
+        fields: dict[str, Any] = {
+            name: (field.annotation, field) for name, field in model.model_fields.items()
+        }
+        super().__init__(
+            create_model("Environment", __base__=BaseSettings, **fields),
+            env_prefix=_PREFIX,
+            env_nested_delimiter=_DELIMITER,
+            env_ignore_empty=True,
+        )
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Return what a text of JSON holds; the validation refuses any other text, by its name."""
+        with suppress(ValueError, RecursionError):
+            return super().decode_complex_value(field_name, field, value)
+        return value
+
+
+def _check_environment() -> None:
+    """Refuse a variable whose name is almost one of ours: aiovec would ignore it.
+
+    Variables that are like none, such as an app's own, are accepted.
     """
-    found: dict[str, Any] = {}
     short = {f"{_PREFIX}{key}" for key in retrieval_model().model_fields}
-    # A variable with a whole section comes before those with its keys.
-    for name in sorted(filter(os.environ.get, os.environ), key=lambda name: (len(name), name)):
-        root, *path = name.lower().split(_DELIMITER)
-        if root == _ROOT:
-            value: Any = os.environ[name]
-            if value.lstrip().startswith(("[", "{")):
-                # The validation refuses any other text, by its name.
-                with suppress(ValueError, RecursionError):
-                    value = json.loads(value)
-            for key in reversed(["retrieval", *path]):
-                value = {key: value}
-            found = _merged(found, value)
-        elif root.startswith(_LIKE_ROOT) or name.lower() in short:
+    for name in sorted(filter(os.environ.get, os.environ)):
+        root = name.lower().split(_DELIMITER)[0]
+        if root != _ROOT and (root.startswith(_LIKE_ROOT) or name.lower() in short):
             right = f"{_ROOT.upper()}{_DELIMITER}..."
             raise ConfigError(
                 f"environment: {name} is unknown; the variables are {right}, with two underscores "
                 "between sections and keys",
                 key=name, accepted=right,
             )  # fmt: skip
-    return found
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
