@@ -43,24 +43,6 @@ def bytes_in(folder: Path) -> bytes:  # noqa: F811
     return b"".join(path.read_bytes() for path in folder.iterdir())
 
 
-async def test_texts_are_searched_in_a_table_of_another_program(tmp_path: Path) -> None:
-    async with aiovec.connect(tmp_path / "notes.db", embedder="demo") as store:
-        await store.create_table("notes", Schema(fields=FIELDS, embed=Embed("body")))
-        await store.insert("notes", ROWS)
-        await store.backup(tmp_path / "copy.db")
-    for name in ("notes.db", "copy.db"):
-        async with aiovec.connect(tmp_path / name) as store:
-            await store.insert("notes", [{"id": "walk", "body": "walking through a tree"}])
-            for text, id in (("how to open sockets", "net"), ("tree walks", "walk")):
-                assert (await store.search("notes", text, limit=1))[0].id == id
-                assert (await store.search_hybrid("notes", text, limit=1))[0].id == id
-            schema = await store.schema("notes")
-            assert (schema.dim, schema.embed) == (256, Embed("body"))
-            assert schema.embed is not None
-            assert schema.embed.recipe == {"kind": "demo"}
-            assert Schema.from_json(schema.to_json()).embed == schema.embed
-
-
 async def test_it_has_all_that_decides_the_vectors_and_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

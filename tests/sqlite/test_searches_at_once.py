@@ -1,4 +1,4 @@
-"""The first searches of a file that was just opened."""
+"""Searches at once: the first ones of a file that was just opened, and those of several tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
-from tests.sqlite.support import opened
+from tests.sqlite.support import opened, ready
 
 from aiovec import Schema
 
@@ -32,3 +32,25 @@ async def test_many_first_searches_wait_for_the_table_to_be_loaded(tmp_path: Pat
         assert [hits[0].id for hits in await asyncio.gather(*searches)] == wanted
         answered = (await store.stats("notes")).details["searches"]["searches"]
         assert 0 < answered < QUERIES  # the file answered the first
+
+
+async def test_each_tables_searches_are_answered_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    names = ("red", "blue")
+    vectors = {name: rng.standard_normal((200, 8), dtype=np.float32) for name in names}
+    async with opened(tmp_path / "a.db") as store:
+        for name in names:
+            await store.create_table(name, Schema(8))
+            ids = [f"{name}{n}" for n in range(200)]
+            await store.insert(name, {"id": ids, "embedding": vectors[name]})
+            await ready(store, name)
+
+        async def search(n: int) -> bool:
+            name = names[n % 2]
+            (hit,) = await store.search(name, vectors[name][n], limit=1)
+            return hit.id == f"{name}{n}"
+
+        assert all(await asyncio.gather(*map(search, range(64))))
+        for name in names:
+            searches = (await store.stats(name)).details["searches"]
+            assert searches["largest_batch"] >= 8
