@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -91,11 +92,13 @@ def _made(default: type, *others: type) -> Any:
         kind = kinds.get(options.pop("type", "") if others else default.__name__.lower())
         if kind is None:
             raise ValueError(f"an object whose type is {' or '.join(kinds)}")
-        known = {to_camel(name): name for name in kind.__annotations__}
-        if not options.keys() <= known.keys():
-            raise ValueError(f"an object with the keys {', '.join(known)}")
+        known = {to_camel(field.name): field for field in fields(kind)}
+        needed = {key for key, field in known.items() if field.default is MISSING}
+        if not needed <= options.keys() <= known.keys():
+            also = f", of which {' and '.join(sorted(needed))} are needed" if needed else ""
+            raise ValueError(f"an object with the keys {', '.join(known)}{also}")
         # What they may be is checked there, or by the store.
-        return kind(**{known[key]: value for key, value in options.items()})
+        return kind(**{known[key].name: value for key, value in options.items()})
 
     return Annotated[dict[str, Any], AfterValidator(make), WithJsonSchema({"type": "object"})]
 

@@ -194,6 +194,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("search", {"vector": VECTOR, "exact": "no"}, "boolean"),
     ("search", {"vector": VECTOR, "tuning": {"efs": 1}}, "ef"),
     ("search", {"vector": VECTOR, "boost": {"field": "at", "half_life": "7d"}}, "halfLife"),
+    ("search", {"vector": VECTOR, "boost": {"field": "at"}}, "field and halfLife are needed"),
     ("search", {"vector": [1, "2", 3]}, "numbers"),
     ("search", {"vector": [True, False, True]}, "True"),
     ("search", {"vector": [0, 0, 0]}, "zero"), ("search", {"text": "words"}, "no embedder"),
