@@ -103,7 +103,7 @@ class Data:
         random = np.random.default_rng(3)
         found: list[str] = []
         while len(found) < count:
-            words = re.findall(r"[a-z]{4,}", self.texts[int(random.integers(len(self)))])
+            words = re.findall(r"\b[a-z]{4,}\b", self.texts[int(random.integers(len(self)))])
             if words:
                 found.append(str(random.choice(words)))
         return found
