@@ -116,7 +116,7 @@ from ..errors import (
     TableNotFoundError,
     UnsupportedError,
 )
-from .current import MOST_ATTEMPTS, REFUSALS, Current, Engine, check_same
+from .current import REFUSALS, Attempts, Current, Engine, check_same
 from .expiry import bind_live, get_live, live, sweep
 from .rank import RRF, Fusion, check_fusion
 from .search import (
@@ -150,11 +150,16 @@ _T = TypeVar("_T")
 _MOST_ROWS = 2**31 - 1
 # Rows that a search is for, and away from: their vectors are read first.
 _MOST_LIKE = 1_000
-# What a store that was opened for reading only refuses. "create_table" may find that all is there.
-_WRITES = frozenset(
+# The calls behind which a table's handles are stale.
+_ALTERS = frozenset(
     {
         "add_field", "create_field_index", "drop_field_index", "drop_field",
         "rename_field", "rename_table", "drop_table",
+    }
+)  # fmt: skip
+# Methods that a read-only store refuses. create_table is none: the table may exist already.
+_WRITES = _ALTERS | frozenset(
+    {
         "insert", "upsert", "update", "set_vectors", "delete",
         "optimize", "create_index", "drop_index", "revert",
     }
@@ -898,8 +903,11 @@ class VectorStore:
         self._enter()
         operation = Operation("export", table)
         operation.rows = 0
-        with span(operation, self._current.engine.place, current=False):
-            for attempt in range(1, MOST_ATTEMPTS + 1):
+        with (
+            span(operation, self._current.engine.place, current=False),
+            Attempts(self._current) as attempts,
+        ):
+            while True:
                 engine = self._current.engine
                 engine.enter()
                 try:
@@ -927,8 +935,7 @@ class VectorStore:
                 finally:
                     engine.leave()
                 # Once a row is out, a further attempt would give it twice.
-                last = operation.rows > 0 or attempt == MOST_ATTEMPTS
-                await self._current.mend(engine, error, last=last)
+                await attempts.failed(engine, error, last=operation.rows > 0)
 
     # Searching
 
@@ -1302,7 +1309,7 @@ class VectorStore:
         engine = self._current.engine
         operation = Operation(call, table)
         with Deadline(engine.backend.busy_timeout), span(operation, engine.place):
-            found = await self._current.run(act)
+            found = await self._current.run(act, alters=call in _ALTERS)
             operation.place = self._current.engine.place  # it may have followed a migration
             operation.rows = None if rows is None else rows(found)
             return found
