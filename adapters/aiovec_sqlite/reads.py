@@ -355,8 +355,18 @@ def _rowid_of_cursor(cursor: bytes | None) -> int:
     return rowid
 
 
+# Callers get two numbers in one: the newest change that they have read and, in the lower bits, the
+# floor of that moment. Rows from below the floor are read in pages too, and a reader who has come
+# no further misses no deletion while the floor stays.
+_FLOOR_BITS = 62
+
+
 def change_number(db: sqlite3.Connection, handle: TableHandle) -> int:
     table = current_table(db, handle)
+    return _newest(db, table) << _FLOOR_BITS | floor_of(db, table)
+
+
+def _newest(db: sqlite3.Connection, table: TableLayout) -> int:
     (newest_row,) = db.execute(f"SELECT max(_seq) FROM {table.rows}").fetchone()
     (newest_delete,) = db.execute(
         "SELECT max(seq) FROM aiovec_deleted WHERE name = ?", (table.name,)
@@ -371,24 +381,25 @@ def changes(
     table = current_table(db, handle)
     floor = floor_of(db, table)
     # A reader that starts at 0 has no rows yet, so it misses nothing by the tombstones' absence.
-    if 0 < since < floor:
-        raise ChangesPrunedError(floor)
+    read, floor_then = divmod(since or floor, 1 << _FLOOR_BITS)
+    if (read < floor and floor_then != floor) or floor_then > floor or read > _newest(db, table):
+        raise ChangesPrunedError(floor << _FLOOR_BITS | floor)
     names = ["_seq", "_rowid", *table.row_columns]
     # One more than asked for tells whether there is a further page.
     rows = db.execute(
         f"SELECT {', '.join(names)} FROM {table.rows} WHERE _seq > ? ORDER BY _seq LIMIT ?",
-        (since, limit + 1),
+        (read, limit + 1),
     ).fetchall()
     deleted = db.execute(
         "SELECT seq, id FROM aiovec_deleted WHERE name = ? AND seq > ? ORDER BY seq LIMIT ?",
-        (table.name, since, limit + 1),
+        (table.name, read, limit + 1),
     ).fetchall()
     numbers = [row[0] for row in (*rows, *deleted)]
     numbers.sort()
     complete = len(numbers) <= limit
-    number = (numbers[-1] if numbers else since) if complete else numbers[limit - 1]
+    number = max([read, floor, *numbers]) if complete else numbers[limit - 1]
     return Changes(
-        number,
+        number << _FLOOR_BITS | floor,
         _as_table(db, ticket, table, [row for row in rows if row[0] <= number], len(names)),
         [id for seq, id in deleted if seq <= number],
         complete,

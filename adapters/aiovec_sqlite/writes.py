@@ -522,4 +522,6 @@ def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
     ).fetchone()
     if row is not None:
         tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ? AND seq <= ?", (name, row[0]))
-        tx.db.execute("UPDATE aiovec_tables SET floor = ? WHERE name = ?", (row[0], name))
+        tx.db.execute(
+            "UPDATE aiovec_tables SET floor = max(floor, ?) WHERE name = ?", (row[0], name)
+        )
