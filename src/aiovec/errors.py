@@ -171,16 +171,22 @@ class ExtensionUnavailableError(AiovecError):
 
 @dataclass(eq=False, repr=False)
 class InvalidArgumentError(AiovecError, ValueError):
-    """An argument out of its range: ``argument``, ``value`` and ``expected``."""
+    """An argument out of its range: ``argument``, ``value`` and ``expected``.
+
+    ``reason`` is the message, for where ``expected`` cannot follow "must be".
+    """
 
     http = HttpAnswer(422, "Invalid argument", machine=False)
 
     argument: str
     value: object
     expected: str
+    _: KW_ONLY
+    reason: InitVar[str | None] = None
 
-    def _message(self) -> str:
-        return f"{self.argument} must be {self.expected}, not {shown(self.value)}"
+    def __post_init__(self, reason: str | None) -> None:
+        must_be = f"{self.argument} must be {self.expected}, not {shown(self.value)}"
+        self.args = (reason or must_be,)
 
 
 @dataclass(eq=False, repr=False)

@@ -118,7 +118,7 @@ async def map_points(
     rows are taken, fewer if their vectors are long.
     """
     if not 1 <= rows <= MAX_ROWS:
-        raise InvalidArgumentError("rows", rows, f"from 1 to {MAX_ROWS:,}")
+        raise InvalidArgumentError("rows", rows, f"a whole number from 1 to {MAX_ROWS:,}")
     schema = await store.schema(table)
     if color not in (None, False) and color not in schema.fields:
         expected = "a field of the table: " + (", ".join(schema.fields) or "it has none")

@@ -243,4 +243,3 @@ class ChangesContract(ContractBase):
             fresh = Follower(backend, "notes")
             await fresh.follow(3)
             assert fresh.rows == await _content(store, "notes")
-

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.contract.base import case
 
@@ -34,6 +35,17 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     yield lambda: store.find("docs", "title CONTAINS 'a'"), where, "CONTAINS_TEXT or LIKE"
     yield lambda: store.find("docs", 2024), where, r"F\.year == 2024"
     yield lambda: store.create_index("docs"), aiovec.UnsupportedError, "searches are exact"
+    argument, rows = aiovec.InvalidArgumentError, [{"embedding": [1, 0]}]
+    yield lambda: store.delete("docs"), argument, "^pass ids or where; to select every row, pass"
+    yield lambda: store.create_table("new", rows, exist_ok=True), argument, r"with upsert\(\)$"
+    yield lambda: store.create_table("new", metric="l2"), argument, "set them in the schema$"
+    yield lambda: store.create_table("new", [{"x": 1}]), aiovec.InvalidRowError, r"columns \['x'\]"
+    yield lambda: store.create_table("new", [{}]), aiovec.InvalidRowError, "there are no columns;"
+    new = aiovec.Field(int, nullable=False)
+    yield lambda: store.add_field("docs", "n", new), argument, "^the new field 'n' must be nullable"
+    many = {"fetch_k": 50, "boost": aiovec.Decay("at", "7d"), "rerank": list}
+    yield lambda: store.search("docs", vector, **many), argument, "^boost and rerank cannot be"
+    yield lambda: store.search_many("docs", np.ones(2)), argument, "put it in a list$"
 
 
 async def test_calls(store: Any) -> None:

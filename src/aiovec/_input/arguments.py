@@ -98,11 +98,10 @@ def check_field_index(schema: Schema, name: object, kind: object) -> None:
         raise InvalidArgumentError("kind", kind, "'btree', 'bitmap' or 'text'")
     field = existing_field(schema, name)
     if field.is_list:
-        raise InvalidArgumentError(
-            "field", name, f"no field of lists (this one is of {field.kind})"
-        )
+        expected = f"a field without lists (this one is {field.kind})"
+        raise InvalidArgumentError("field", name, expected)
     if kind == "text" and field.kind != "text":
-        raise InvalidArgumentError("field", name, f"a field of text (this one is of {field.kind})")
+        raise InvalidArgumentError("field", name, f"a text field (this one is {field.kind})")
 
 
 def existing_field(schema: Schema, name: object) -> Field:

@@ -249,8 +249,12 @@ def count_types(
                 name = str(Ref(_PAYLOAD, (key,)))
                 counts.setdefault(name, Counter())[_TYPES[type(value)]] += 1
         if len(counts) > _MOST_COUNTED:
-            expected = f"rows with at most {_MOST_COUNTED:,} payload keys; narrow them by where"
-            raise InvalidArgumentError("the table", len(counts), expected)
+            reason = (
+                f"the rows have more than {_MOST_COUNTED:,} fields and payload keys; select fewer "
+                "rows with where="
+            )
+            expected = f"at most {_MOST_COUNTED:,} fields and payload keys"
+            raise InvalidArgumentError("where", len(counts), expected, reason=reason)
 
 
 def _add_path(keys: _Keys, path: list[str]) -> None:

@@ -153,11 +153,13 @@ class SearchOptions:
             expected = f"None, or at least offset + limit, {self.last}"
             raise InvalidArgumentError("fetch_k", self.fetch_k, expected)
         if self.group_by is not None and self.diversity:
+            reason = "diversity and group_by cannot be combined; use one of them"
             raise InvalidArgumentError(
-                "diversity", self.diversity, "None with group_by, which is for variety as well"
+                "diversity", self.diversity, "None with group_by", reason=reason
             )
         if self.boost is not None and self.rerank is not None:
-            raise InvalidArgumentError("boost", self.boost, "None with rerank, which gives scores")
+            reason = "boost and rerank cannot be combined; let the function of rerank do both"
+            raise InvalidArgumentError("boost", self.boost, "None with rerank", reason=reason)
         reranks = self.rerank is not None or self.boost is not None
         put("chooses", bool(self.diversity) or reranks)
         put("pool", self.last * POOL if self.fetch_k is None else self.fetch_k)

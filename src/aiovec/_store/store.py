@@ -328,10 +328,18 @@ class VectorStore:
         options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed)
         if schema is not None and not isinstance(schema, Schema):
             if exist_ok:
-                raise InvalidArgumentError("exist_ok", True, "False with rows; see upsert()")
+                reason = (
+                    "exist_ok=True goes with a schema, not with rows: create the table from its "
+                    "schema, then add the rows with upsert()"
+                )
+                raise InvalidArgumentError("exist_ok", True, "False with rows", reason=reason)
             return await self._create_of_rows(table, schema, options)
         if options != TableOptions():
-            raise InvalidArgumentError("schema", schema, "rows, to go with further arguments")
+            reason = (
+                "vector, metric, model, text, index and embed are for a table created from rows; "
+                "with a schema, set them in the schema"
+            )
+            raise InvalidArgumentError("schema", schema, "rows", reason=reason)
 
         async def create(engine: Engine) -> Schema | None:
             backend = engine.backend
@@ -392,9 +400,12 @@ class VectorStore:
         check_field_name(name)
         added = field if isinstance(field, Field) else Field(field)
         if not added.nullable or added.partition:
-            raise InvalidArgumentError(
-                "field", added, "nullable and no partition key, since rows may be there already"
+            reason = (
+                f"the new field {name!r} must be nullable and cannot be a partition key, since the "
+                "table may have rows; create the table anew with such a field"
             )
+            expected = "a nullable field that is no partition key"
+            raise InvalidArgumentError("field", added, expected, reason=reason)
 
         await self._alter(
             "add_field", table,
@@ -1341,9 +1352,8 @@ class VectorStore:
         """Return the bound filter of a write, which is for every row only if that is said."""
         condition = await hop(weight_of(where), bind, where, schema)
         if ids is None and condition is None:
-            raise InvalidArgumentError(
-                "ids or where", where, "given; for every row pass where='TRUE'"
-            )
+            reason = "pass ids or where; to select every row, pass where='TRUE'"
+            raise InvalidArgumentError("ids or where", where, "ids or a filter", reason=reason)
         return condition
 
 

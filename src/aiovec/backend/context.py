@@ -29,9 +29,11 @@ class WriteKey:
     def check(self, digest: bytes) -> None:
         """Raise InvalidArgumentError unless the write that had this key before was the same."""
         if digest != self.digest:
-            raise InvalidArgumentError(
-                "the idempotency key", self.name, "a new one: another write was done under it"
+            reason = (
+                f"the idempotency key {self.name!r} has been used for a different write; use a new "
+                "key for each write"
             )
+            raise InvalidArgumentError("the idempotency key", self.name, "a new key", reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
