@@ -446,6 +446,8 @@ def _patched(
         f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
         (json.dumps(list(rowids)),),
     ).fetchall()
+    if len(found) < len(rowids):
+        raise DamageError(f"rows of {table.name!r} that an index names are missing")
     try:
         return [payload.apply(text, id) for id, text in found]
     except (ValueError, RecursionError) as exc:

@@ -170,6 +170,32 @@ class SearchingContract(ContractBase):
             assert len(hits) == 10, limit
 
     @pytest.mark.core
+    async def test_numbers_beyond_all_rows(self, store: VectorStore) -> None:
+        """No number that a caller may pass is an error of the store, as that it were damaged."""
+        words = {"fields": {"name": Field(str, text=store.supports("text"))}}
+        await filled(store, Schema(DIM, **words), small_rows(10, name="word"))
+        query = vectors(1)[0]
+        for most in (2**31, 2**53, 2**63 - 2, 2**63 - 1, 2**63, 10**20):
+            with case(most):
+                assert len(await store.find("notes", limit=most)) == 10
+                assert len(await store.search("notes", query, limit=most)) == 10
+                assert await store.distinct("notes", "name", limit=most) == {"word": 10}
+                batches = [batch async for batch in store.export("notes", batch_size=most)]
+                assert sum(batch.num_rows for batch in batches) == 10
+                groups = {"group_by": "name", "per_group": most, "limit": 2}
+                assert len(await store.search("notes", query, **groups)) == 10
+                again = {"fetch_k": most, "diversity": 0.5}
+                assert len(await store.search("notes", query, **again)) == 10
+                assert await store.find("notes", limit=most, offset=most) == []
+                assert await store.search("notes", query, limit=most, offset=most) == []
+                if store.supports("text"):
+                    hits = await store.search_text("notes", "word", limit=most, highlight=True)
+                    assert len(hits) == 10
+                    hits = await store.search_hybrid("notes", "word", query, limit=most)
+                    assert len(hits) == 10
+                if store.supports("changes"):
+                    assert (await store.changes("notes", limit=most)).upserted.num_rows == 10
+
     async def test_a_search_sees_every_write(self, notes: VectorStore) -> None:
         query = [9.0, -9.0, 9.0, -9.0]
         await notes.insert("notes", [{"id": "x", "embedding": query, "year": 1_000}])

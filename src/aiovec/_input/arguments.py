@@ -14,11 +14,21 @@ from .._model.schema import Field, Schema
 from ..backend.contract import TableHandle, Tuning
 from ..errors import InvalidArgumentError, ModelMismatchError
 
+# More rows than any table has. Backends count them in 64 bits.
+_MOST_ROWS = 2**53
 # Seconds between the pauses of a reading.
 _LONGEST_READ = 0.002
 
 
 def count_of(argument: str, value: object, *, least: int = 1) -> int:
+    """Return a number of rows, NumPy's too, or raise InvalidArgumentError.
+
+    A number above that of any table's rows means the same as a smaller one, which is returned.
+    """
+    return min(whole_number(argument, value, least=least), _MOST_ROWS)
+
+
+def whole_number(argument: str, value: object, *, least: int) -> int:
     """Return a whole number of at least ``least``, NumPy's too, or raise InvalidArgumentError."""
     count = int(value) if isinstance(value, np.integer) else value
     if isinstance(count, bool) or not isinstance(count, int) or count < least:

@@ -36,6 +36,7 @@ from .._input.arguments import (
     check_words,
     count_of,
     existing_field,
+    whole_number,
 )
 from .._input.infer import TableOptions, inferred
 from .._input.rows import (
@@ -922,7 +923,7 @@ class VectorStore:
                         raise
                     batches = engine.backend.export(
                         handle, where=where, columns=columns, after=after,
-                        batch_size=min(batch_size, _MOST_ROWS),
+                        batch_size=batch_size,
                     )  # fmt: skip
                     self._exports.add(batches)
                     async with aclosing(batches):
@@ -1242,7 +1243,7 @@ class VectorStore:
         ChangesPrunedError where the changes are no longer kept: drop the rows read so far, and
         begin again with 0.
         """
-        since = count_of("since", since, least=0)
+        since = whole_number("since", since, least=0)
         limit = count_of("limit", limit)
         return await self._on_table(
             "changes", table, lambda engine, on: engine.backend.changes(on, since, limit=limit)
