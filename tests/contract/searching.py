@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -321,6 +322,33 @@ class SearchingContract(ContractBase):
                 await store.search("notes", query, offset=wrong)
         with pytest.raises(InvalidArgumentError, match=r"offset \+ limit, 14"):
             await store.search("notes", query, limit=4, offset=10, fetch_k=13)
+
+    async def test_groups_that_have_all_the_rows(self, store: VectorStore) -> None:
+        """Fewer than wanted, one far behind another, and of values that no filter compares."""
+        values = ([1], {"z": [1]}, "far", None, 1, True, "1")
+        rows = small_rows(150)
+        for n, row in enumerate(rows):
+            value = values[n % len(values)] if n % 3 else values[0]
+            row |= {"embedding": [float(n % 50), n + 1, 0, 0]} | ({"k": value} if value else {})
+            row["name"] = f"{json.dumps(value)}"
+        await filled(store, SMALL, rows)
+        query = [1.0, 0, 0, 0]
+        every = await store.search("notes", query, limit=150)
+        for key, limit, per_group in (
+            ("payload.k", 10, 1), ("payload.k", 10, 40), ("payload.k", 2, 3), ("name", 10, 3),
+            ("payload.absent", 10, 3),
+        ):  # fmt: skip
+            wanted: dict[str, list[str]] = {}
+            for hit in every:
+                group = "" if key == "payload.absent" else hit["name"]
+                if group in wanted or len(wanted) < limit:
+                    wanted.setdefault(group, []).append(hit.id)
+            best = {id for ids in wanted.values() for id in ids[:per_group]}
+            with case((key, limit, per_group)):
+                hits = await store.search(
+                    "notes", query, group_by=key, limit=limit, per_group=per_group
+                )
+                assert ids_of(hits) == [id for id in ids_of(every) if id in best]
 
     @pytest.mark.parametrize("metric", METRICS)
     async def test_like_several_rows_and_unlike_others(

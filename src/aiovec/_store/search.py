@@ -631,9 +631,10 @@ async def _grouped(
     """Return the best hits of the best groups.
 
     ``ask`` gives so many of the best hits that a filter selects, and True where there are no more.
-    It is asked for more until there are enough groups. With ``fills`` it is then asked for more
-    rows of the groups that have too few. Scores of keywords may depend on the filter, and fused
-    ones on the number of hits: there a group has the rows that were found with the others.
+    It is asked for more until there are enough groups. With ``fills`` the second answer is the last
+    of all rows, since a few groups may have the whole table: then rows of other groups are asked
+    for, and at last rows of the groups that have too few. Scores of keywords may depend on the
+    filter, and fused ones on the number of hits: there a group has the rows found with the others.
     """
     options, groups = answer.plan.options, answer.groups
     wanted, per_group = options.fetched, options.per_group
@@ -645,16 +646,34 @@ async def _grouped(
         known = {hit.id: hit for hit in (*hits, *more)}
         return picked(nearest_first([*known.values()]))
 
+    def sizes_of(hits: Iterable[Hit]) -> Counter[Group]:
+        return Counter(groups[hit.id] for hit in hits)
+
+    schema = answer.plan.schema
     count = options.pool * per_group
     found, over = await ask(where, count)
     hits = await hop(weight(found), picked, found)
-    while not over and len({groups[hit.id] for hit in hits}) < wanted:
+    while not over and len(sizes_of(hits)) < wanted:
         count *= POOL
         found, over = await ask(where, count)
         hits = await hop(weight(found), picked, found)
-    count = POOL * per_group * wanted
-    while fills and not over and (small := _small(hits, groups, per_group)):
-        within = _within(answer.plan.schema, group, small, where)
+        if fills:
+            break
+    every = over or not fills
+    while not every:
+        sizes = sizes_of(hits)
+        # A filter cannot compare JSON: such a group gets its rows from among those of no other.
+        few = any(size < per_group for group, size in sizes.items() if group[0] == "json")
+        if len(sizes) >= wanted and not few:
+            break
+        others = _among(schema, group, sizes, where, others=True)
+        more, every = await ask(where if others is None else others, count)
+        hits = await hop(weight(more), merged, hits, more)
+        if len(sizes_of(hits)) == len(sizes):
+            count *= POOL
+    while fills and not over:
+        small = {one for one, size in sizes_of(hits).items() if size < per_group}
+        within = _among(schema, group, small, where, others=False)
         if within is None:
             break
         more, over = await ask(within, count)
@@ -663,20 +682,22 @@ async def _grouped(
     return hits
 
 
-def _small(hits: Iterable[Hit], groups: Mapping[str, Group], per_group: int) -> set[Group]:
-    """Return the groups with fewer hits than wanted. JSON cannot be compared in a filter."""
-    sizes = Counter(groups[hit.id] for hit in hits)
-    return {group for group, size in sizes.items() if size < per_group and group[0] != "json"}
+def _among(
+    schema: Schema, ref: Ref, groups: Iterable[Group], where: Expr | None, *, others: bool
+) -> Expr | None:
+    """Return the filter for rows of these groups, or of ``others``.
 
-
-def _within(schema: Schema, ref: Ref, groups: set[Group], where: Expr | None) -> Expr | None:
-    """Return the filter for rows of these groups; None where it would be too large."""
-    values = tuple(value for kind, value in groups if kind != "null")
+    None where it would be too large, or all groups are of JSON, which it leaves out.
+    """
+    values = tuple(value for kind, value in groups if kind not in ("json", "null"))
     terms: list[Expr] = [In(ref, values)] if values else []
     if _NULL in groups:
         terms.append(IsNull(ref))
+    if not terms:
+        return None
     try:
-        bound = bind(any_of(terms), schema)
+        named = any_of(terms)
+        bound = bind(named.is_not_true() if others else named, schema)
         return bound if where is None or bound is None else all_of([where, bound])
     except FilterError:  # it would be deeper or larger than filters may be
         return None
