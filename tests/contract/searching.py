@@ -325,17 +325,19 @@ class SearchingContract(ContractBase):
 
     async def test_groups_that_have_all_the_rows(self, store: VectorStore) -> None:
         """Fewer than wanted, one far behind another, and of values that no filter compares."""
-        values = ([1], {"z": [1]}, "far", None, 1, True, "1")
+        values: tuple[Any, ...] = ([1], {"z": [1]}, "far", None, 1, True, "1")
         rows = small_rows(150)
         for n, row in enumerate(rows):
             value = values[n % len(values)] if n % 3 else values[0]
+            if n in (0, 49):  # the farthest and the nearest
+                value = {"of": "both ends"}
             row |= {"embedding": [float(n % 50), n + 1, 0, 0]} | ({"k": value} if value else {})
             row["name"] = f"{json.dumps(value)}"
         await filled(store, SMALL, rows)
         query = [1.0, 0, 0, 0]
         every = await store.search("notes", query, limit=150)
         for key, limit, per_group in (
-            ("payload.k", 10, 1), ("payload.k", 10, 40), ("payload.k", 2, 3), ("name", 10, 3),
+            ("payload.k", 10, 1), ("payload.k", 10, 40), ("payload.k", 2, 2), ("name", 10, 3),
             ("payload.absent", 10, 3),
         ):  # fmt: skip
             wanted: dict[str, list[str]] = {}
