@@ -423,8 +423,13 @@ def _highlights(
     marks: tuple[str, str],
 ) -> list[Mapping[str, str]]:
     if index.analyzer == "ngram":
+        needles = [
+            [folded(clause.text) for clause in terms.positive if name in terms.fields_of(clause)]
+            for name in terms.fields
+        ]
         return [
-            _marked_parts(terms, texts, marks) for texts in _texts(db, table, terms, rowids, ticket)
+            _marked_parts(terms.fields, needles, texts, marks)
+            for texts in _texts(db, table, terms, rowids, ticket)
         ]
     found: list[Mapping[str, str]] = []
     for start in range(0, len(rowids), _MARKED_AT_ONCE):
@@ -463,13 +468,15 @@ def _marked_words(
 
 
 def _marked_parts(
-    terms: _Terms, texts: Sequence[str | None], marks: tuple[str, str]
+    fields: Sequence[str],
+    needles: Sequence[Sequence[str]],
+    texts: Sequence[str | None],
+    marks: tuple[str, str],
 ) -> dict[str, str]:
     """A row's snippets in ngram tables, whose index cannot tell where words of two letters are."""
     shown = {}
-    for name, text in zip(terms.fields, texts, strict=True):
-        needles = [c.text for c in terms.positive if name in terms.fields_of(c)]
-        spans = (span for needle in needles for span in spans_of(needle, text or ""))
+    for name, wanted, text in zip(fields, needles, texts, strict=True):
+        spans = spans_of(wanted, text or "")
         if (marked := snippet_around(text or "", spans, marks)) is not None:
             shown[name] = marked
     return shown
