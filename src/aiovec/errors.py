@@ -35,7 +35,7 @@ Each carries its facts as attributes; a driver's exception is its ``__cause__``.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any, ClassVar
 
@@ -54,10 +54,29 @@ def shown(value: object, most: int = 120) -> str:
 
 def did_you_mean(name: object, known: Sequence[str]) -> str:
     """Return the end of a message that names the known name most like this one, if one is."""
+    near = nearest_name(name, known) if isinstance(name, str) else None
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def nearest_name(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the known name most like this one, if one is: of many, one that begins alike."""
     from difflib import get_close_matches  # rarely needed
 
-    near = get_close_matches(name, known, 1) if isinstance(name, str) else ()
-    return f"; did you mean {near[0]!r}?" if near else ""
+    names = list(known)
+    if len(names) > _MOST_COMPARED:  # each takes some 40 µs
+        begin = name[:1].lower()
+        names = [each for each in names if each[:1].lower() == begin][:_MOST_COMPARED]
+    near = get_close_matches(name[:_LONGEST_COMPARED], names, 1, likeness)
+    return near[0] if near else None
+
+
+_MOST_COMPARED, _LONGEST_COMPARED = 100, 100
+
+
+def listed(names: Sequence[str], most: int = 50) -> str:
+    """Return names for a message: the first of many."""
+    more = [f"{len(names) - most:,} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
 
 
 def _listed(names: Sequence[object], most: int = 12) -> str:

@@ -537,7 +537,8 @@ class TextContract(ContractBase):
         self.need(store, "text")
         await filled(store, TEXTS, pages({"a": "hello"}))
         for query, cure in (
-            ("titel:hello", "did you mean 'title'"), ("x -Title:hello", "did you mean 'title'"),
+            ("titel:hello", "did you mean 'title'"), ("bodi:hello", "did you mean 'body'"),
+            ("bdoy:hello", "did you mean 'body'"), ("x -Title:hello", "did you mean 'title'"),
             ('year:2024 x', "where"), ('id:"a"', "where"),
         ):  # fmt: skip
             with case(query):

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._model.schema import Field, Schema
 from ..backend.contract import TableHandle, Tuning
-from ..errors import InvalidArgumentError, ModelMismatchError
+from ..errors import InvalidArgumentError, ModelMismatchError, listed
 
 # More rows than any table has. Backends count them in 64 bits.
 _MOST_ROWS = 2**53
@@ -117,6 +117,6 @@ def check_field_index(schema: Schema, name: object, kind: object) -> None:
 def existing_field(schema: Schema, name: object) -> Field:
     """The field of this name, or InvalidArgumentError."""
     if not isinstance(name, str) or name not in schema.fields:
-        listed = ", ".join(schema.fields) or "the table has none"
-        raise InvalidArgumentError("field", name, f"the name of a field ({listed})")
+        names = listed([*schema.fields]) or "the table has none"
+        raise InvalidArgumentError("field", name, f"the name of a field ({names})")
     return schema.fields[name]

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ..errors import InvalidArgumentError, InvalidNameError
+from ..errors import InvalidArgumentError, InvalidNameError, listed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -525,7 +525,7 @@ def _check_embed(embed: object, fields: Mapping[str, Field]) -> None:
         raise InvalidArgumentError("embed", embed, 'Embed("field") or None')
     field = fields.get(embed.field)
     if field is None or field.kind != "text":
-        texts = ", ".join(name for name, each in fields.items() if each.kind == "text")
+        texts = listed([name for name, each in fields.items() if each.kind == "text"])
         raise InvalidArgumentError(
             "embed", embed.field, f"a text field of the schema ({texts or 'it has none'})"
         )

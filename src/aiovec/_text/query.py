@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from .._model.schema import Schema
-from ..errors import InvalidArgumentError, InvalidNameError
+from ..errors import InvalidArgumentError, InvalidNameError, listed, nearest_name
 
 # Every clause is looked up by itself, and few queries are longer than a paragraph.
 _MOST_CLAUSES = 1_000
@@ -41,8 +41,9 @@ _OPERATORS = frozenset('-*:"')
 # Characters of a query up to which a person types it: in a longer text, pasted or a model's, a word
 # before a colon is text.
 _TYPED = 1_000
-# A word is meant as a field from this likeness on, if it has more letters than these.
-_NEAR, _FEW_LETTERS = 0.8, 3
+# A word is meant as a field from this likeness on, if it has more letters than these. One letter of
+# four is a larger part.
+_NEAR, _NEAR_OF_FOUR, _FEW_LETTERS = 0.8, 0.75, 3
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -125,15 +126,13 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
 
 def _check_no_field(word: str, held: str, fields: Set[str], schema: Schema) -> None:
     """Raise InvalidNameError if a word before a colon is meant as a field of the table."""
-    from difflib import get_close_matches  # rarely needed
-
-    near = get_close_matches(word.lower(), fields, 1, _NEAR)
+    near = nearest_name(word.lower(), sorted(fields), _NEAR if len(word) > 4 else _NEAR_OF_FOUR)
     declared = word == "id" or word in schema.fields
     if (declared or (near and len(word) > _FEW_LETTERS)) and not held.startswith("//"):
-        cure = "use where to filter by it." if declared else f"did you mean {near[0]!r}?"
+        cure = "use where to filter by it." if declared else f"did you mean {near!r}?"
         raise InvalidNameError(
             word, "field of keyword search",
-            f"there are {', '.join(sorted(fields))}; {cure} In quotes, it is plain text",
+            f"there are {listed(sorted(fields))}; {cure} In quotes, it is plain text",
         )  # fmt: skip
 
 
