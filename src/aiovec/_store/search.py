@@ -42,7 +42,7 @@ from ..backend.contract import (
     VectorQuery,
 )
 from ..backend.limits import current_deadline
-from ..backend.threads import hop
+from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
 from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean
 from .current import Engine
@@ -397,12 +397,18 @@ def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextCla
 def weight_of(text: object, levels: int = 2) -> int:
     """Return the weight of a filter, or of the words of a search.
 
-    One filter for each vector, each a list, has two levels; a list may even be in itself.
+    One filter for each vector, each a list, has two levels; a list may even be in itself. Counting
+    stops beyond ``INLINE_LIMIT``.
     """
     if text is None:
         return 0
     if isinstance(text, (list, tuple)) and levels:
-        return sum(weight_of(one, levels - 1) for one in text)
+        total = 0
+        for one in text:
+            if total > INLINE_LIMIT:
+                break
+            total += 1 + weight_of(one, levels - 1)
+        return total
     return len(text) // _CHARACTERS_A_VALUE if isinstance(text, str) else weight(text)
 
 
