@@ -117,7 +117,9 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
                 _check_no_field(field, held, fields, schema)
             held, field = f"{field}:{held}", None
         prefix = word is not None and len(word) > 1 and word.endswith("*")
-        held = _GAP.sub(" ", held.rstrip("*") if prefix else held).strip()
+        held = (held.rstrip("*") if prefix else held).strip()
+        if not grams:  # n-grams are of all characters, also of line breaks and tabs
+            held = _GAP.sub(" ", held)
         # A part of a word is what n-grams find anyway.
         prefix = prefix and held[-1:].isalnum() and not grams
         if _is_wanted(held, grams):
