@@ -237,11 +237,13 @@ class VectorStore:
     async def _close(self) -> None:
         # A call that waits for its vectors has begun no write yet.
         await self._embedders.close(lambda: StoreClosedError(self.target))
-        await self._current.close()
-        self._closed = True
-        # One that is read just now ends by itself.
-        left = [batches.aclose() for batches in self._exports]
-        await asyncio.gather(*left, return_exceptions=True)
+        try:
+            await self._current.close()
+        finally:
+            self._closed = True  # a backend is closed once, also where that fails
+            # One that is read just now ends by itself.
+            left = [batches.aclose() for batches in self._exports]
+            await asyncio.gather(*left, return_exceptions=True)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_closing", self) is None and os.getpid() == self._process:
