@@ -66,12 +66,14 @@ class TextClause:
 def parse(text: str, schema: Schema) -> tuple[TextClause, ...]:
     """Return the clauses of a query, each once, in order; empty if it has no word."""
     if len(text) > _MOST_CHARACTERS:
-        raise InvalidArgumentError("query", text, f"at most {_MOST_CHARACTERS:,} characters")
+        reason = f"the query has {len(text):,} characters; it may have {_MOST_CHARACTERS:,}"
+        expected = f"at most {_MOST_CHARACTERS:,} characters"
+        raise InvalidArgumentError("query", text, expected, reason=reason)
     found = tuple(dict.fromkeys(_clauses(_UNSEEN.sub(" ", text), schema)))
     if len(found) > _MOST_CLAUSES:
-        raise InvalidArgumentError(
-            "query", text, f"at most {_MOST_CLAUSES:,} different words (it has {len(found):,})"
-        )
+        reason = f"the query has {len(found):,} different words; it may have {_MOST_CLAUSES:,}"
+        expected = f"at most {_MOST_CLAUSES:,} different words"
+        raise InvalidArgumentError("query", text, expected, reason=reason)
     return found
 
 
@@ -85,11 +87,12 @@ def check_phrases(text: str, clauses: Sequence[TextClause], schema: Schema) -> N
     counts = (sum(1 for _ in _WORD.finditer(clause.text)) for clause in clauses)
     total = sum(count for count in counts if count > 1)
     if total > _MOST_PHRASE_WORDS:
-        raise InvalidArgumentError(
-            "query", text,
-            f"at most {_MOST_PHRASE_WORDS:,} words in phrases (it has {total:,}); search for "
-            "fewer, or for words without quotes",
-        )  # fmt: skip
+        reason = (
+            f"the query has {total:,} words in phrases; it may have {_MOST_PHRASE_WORDS:,}. Search "
+            "for fewer, or for words without quotes"
+        )
+        expected = f"at most {_MOST_PHRASE_WORDS:,} words in phrases"
+        raise InvalidArgumentError("query", text, expected, reason=reason)
 
 
 def text_fields(schema: Schema) -> list[str]:
