@@ -65,15 +65,9 @@ class TextClause:
 
 def parse(text: str, schema: Schema) -> tuple[TextClause, ...]:
     """Return the clauses of a query, each once, in order; empty if it has no word."""
-    if len(text) > _MOST_CHARACTERS:
-        reason = f"the query has {len(text):,} characters; it may have {_MOST_CHARACTERS:,}"
-        expected = f"at most {_MOST_CHARACTERS:,} characters"
-        raise InvalidArgumentError("query", text, expected, reason=reason)
+    _check_count(text, len(text), _MOST_CHARACTERS, "characters")
     found = tuple(dict.fromkeys(_clauses(_UNSEEN.sub(" ", text), schema)))
-    if len(found) > _MOST_CLAUSES:
-        reason = f"the query has {len(found):,} different words; it may have {_MOST_CLAUSES:,}"
-        expected = f"at most {_MOST_CLAUSES:,} different words"
-        raise InvalidArgumentError("query", text, expected, reason=reason)
+    _check_count(text, len(found), _MOST_CLAUSES, "different words")
     return found
 
 
@@ -86,13 +80,14 @@ def check_phrases(text: str, clauses: Sequence[TextClause], schema: Schema) -> N
         return
     counts = (sum(1 for _ in _WORD.finditer(clause.text)) for clause in clauses)
     total = sum(count for count in counts if count > 1)
-    if total > _MOST_PHRASE_WORDS:
-        reason = (
-            f"the query has {total:,} words in phrases; it may have {_MOST_PHRASE_WORDS:,}. Search "
-            "for fewer, or for words without quotes"
-        )
-        expected = f"at most {_MOST_PHRASE_WORDS:,} words in phrases"
-        raise InvalidArgumentError("query", text, expected, reason=reason)
+    _check_count(text, total, _MOST_PHRASE_WORDS, "words in phrases")
+
+
+def _check_count(query: str, count: int, most: int, things: str) -> None:
+    if count > most:
+        expected = f"at most {most:,} {things}"
+        reason = f"the query has {count:,} {things}, and may have {expected}; make it shorter"
+        raise InvalidArgumentError("query", query, expected, reason=reason)
 
 
 def text_fields(schema: Schema) -> list[str]:
