@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class WriteKey:
         """Raise InvalidArgumentError unless the write that had this key before was the same."""
         if digest != self.digest:
             reason = (
-                f"the idempotency key {self.name!r} has been used for a different write; use a new "
-                "key for each write"
+                f"the idempotency key {shown(self.name)} was used for another write; use a new key "
+                "for each write"
             )
             raise InvalidArgumentError("the idempotency key", self.name, "a new key", reason=reason)
 
