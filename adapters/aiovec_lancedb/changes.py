@@ -6,8 +6,9 @@ was deleted since.
 
 A change number is a place in the table's history: the numbering it belongs to, a version, and a row
 id in it. All changes of earlier versions lie before it, and those of this version to rows of
-smaller ids. A numbering ends where the history does: a table that is made anew, restored to an
-earlier version, or copied has another.
+smaller ids. It also says which version was read last: all deletes up to that one were given, so
+rows of versions that are gone can be read in pages. A numbering ends where the history does: a
+table that is made anew, restored to an earlier version, or copied has another.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .session import Opened, Session
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
-_ROW_BITS, _PLACE_BITS = 36, 64
+_VERSION_BITS, _ROW_BITS, _PLACE_BITS = 28, 36, 64
 UPDATED, CREATED = "_row_last_updated_at_version", "_row_created_at_version"
 # Rows that are looked up by their row ids at once.
 _BLOCK = 10_000
@@ -44,11 +45,13 @@ class _Place(NamedTuple):
     numbering: int
     version: int
     row: int
+    read: int
 
     @classmethod
     def of(cls, number: int) -> _Place:
-        key = number & (1 << _PLACE_BITS) - 1
-        return cls(number >> _PLACE_BITS, key >> _ROW_BITS, key & (1 << _ROW_BITS) - 1)
+        place, read = divmod(number, 1 << _VERSION_BITS)
+        key = place & (1 << _PLACE_BITS) - 1
+        return cls(place >> _PLACE_BITS, key >> _ROW_BITS, key & (1 << _ROW_BITS) - 1, read)
 
     @property
     def key(self) -> int:
@@ -56,7 +59,7 @@ class _Place(NamedTuple):
 
     @property
     def number(self) -> int:
-        return self.numbering << _PLACE_BITS | self.key
+        return (self.numbering << _PLACE_BITS | self.key) << _VERSION_BITS | self.read
 
 
 async def newest_number(session: Session, table: Opened) -> int:
@@ -72,7 +75,8 @@ async def _end(session: Session, table: Opened) -> _Place:
             "that aiovec makes"
         )
         raise UnsupportedError("changes", "lancedb", hint)
-    return _Place(numbering, await session.version(table) + 1, 0)
+    version = await session.version(table)
+    return _Place(numbering, version + 1, 0, version)
 
 
 async def number_anew(session: Session, lance: AsyncTable) -> None:
@@ -84,29 +88,27 @@ async def number_anew(session: Session, lance: AsyncTable) -> None:
 async def changes(session: Session, table: Opened, since: int, limit: int) -> Changes:
     """Return about ``limit`` changes after ``since``, and all deletes.
 
-    ChangesPrunedError where the numbering is another, or the version of ``since`` has gone and so
-    nothing tells what was deleted.
+    ChangesPrunedError where the numbering is another, or the version that was read last has gone
+    and so nothing tells what was deleted.
     """
     end = await _end(session, table)
-    begin = _Place.of(since) if since else _Place(end.numbering, 1, 0)
+    begin = _Place.of(since) if since else _Place(end.numbering, 1, 0, end.read)
     if begin.numbering != end.numbering or begin > end:
         raise ChangesPrunedError(end.number)
-    # All rows that were given are in this version, and all deletes up to it were.
-    base = begin.version if begin.row else begin.version - 1
     deleted: list[str] = []
-    if 0 < base < end.version - 1:
+    if begin.read < end.read:
         try:
-            deleted = await _deleted(session, table, base)
+            deleted = await _deleted(session, table, begin.read)
         except CorruptStoreError as exc:
             raise ChangesPrunedError(end.number) from exc
     keys = await _written(session, table, begin, limit + 1)
     complete = len(keys) <= limit
-    number = end.number
     if not complete:
         keys = keys[:limit]
-        number = begin._replace(version=0, row=0).number + int(keys[-1]) + 1
+        version, row = divmod(int(keys[-1]) + 1, 1 << _ROW_BITS)
+        end = end._replace(version=version, row=row)
     rows = await _taken(session, table.lance, keys, table.schema.to_arrow())
-    return Changes(number, rows, deleted, complete)
+    return Changes(end.number, rows, deleted, complete)
 
 
 async def _deleted(session: Session, table: Opened, base: int) -> list[str]:

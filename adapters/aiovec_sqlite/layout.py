@@ -34,7 +34,16 @@ from aiovec.errors import (
 )
 
 from .driver import OPENING, load_driver
-from .errors import CANTOPEN, CORRUPT, NOTADB, DamageError, code_of, failures, names_text_index
+from .errors import (
+    CANTOPEN,
+    CORRUPT,
+    NOTADB,
+    DamageError,
+    code_of,
+    decodes,
+    failures,
+    names_text_index,
+)
 
 _HEADER_BYTES = 100
 # Where the header says how the file is written: 1 without a WAL, 2 with one.
@@ -491,6 +500,7 @@ def faults_of(db: sqlite3.Connection, check: str) -> list[str]:
     return [fault for fault in found if fault != "ok"][:_MOST_FAULTS]
 
 
+@decodes
 def change_number(value: Any) -> int:
     """The number, or DamageError where no store can have come to it: the next ones must fit."""
     number = int(value)
@@ -499,6 +509,7 @@ def change_number(value: Any) -> int:
     return number
 
 
+@decodes
 def floor_of(db: sqlite3.Connection, table: TableLayout) -> int:
     """The change number up to which the table's tombstones were pruned."""
     row = db.execute("SELECT floor FROM aiovec_tables WHERE name = ?", (table.name,)).fetchone()

@@ -35,8 +35,10 @@ Each carries its facts as attributes; a driver's exception is its ``__cause__``.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
+from heapq import nlargest
+from os.path import commonprefix
 from typing import Any, ClassVar
 
 
@@ -54,10 +56,31 @@ def shown(value: object, most: int = 120) -> str:
 
 def did_you_mean(name: object, known: Sequence[str]) -> str:
     """Return the end of a message that names the known name most like this one, if one is."""
+    near = nearest_name(name, known) if isinstance(name, str) else None
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def nearest_name(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the known name most like this one, if one is: of many, one that begins so."""
     from difflib import get_close_matches  # rarely needed
 
-    near = get_close_matches(name, known, 1) if isinstance(name, str) else ()
-    return f"; did you mean {near[0]!r}?" if near else ""
+    name = name[:_LONGEST_COMPARED]
+
+    def beginning(other: str) -> int:
+        return len(commonprefix((name, other)))  # noqa: RUF071 - of texts, not of paths
+
+    names = nlargest(_MOST_COMPARED, known, key=beginning)  # each comparison takes some 40 µs
+    near = get_close_matches(name, names, 1, likeness)
+    return near[0] if near else None
+
+
+_MOST_COMPARED, _LONGEST_COMPARED = 100, 100
+
+
+def listed(names: Sequence[str], most: int = 50) -> str:
+    """Return names for a message: the first of many."""
+    more = [f"{len(names) - most:,} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
 
 
 def _listed(names: Sequence[object], most: int = 12) -> str:
@@ -171,16 +194,22 @@ class ExtensionUnavailableError(AiovecError):
 
 @dataclass(eq=False, repr=False)
 class InvalidArgumentError(AiovecError, ValueError):
-    """An argument out of its range: ``argument``, ``value`` and ``expected``."""
+    """An argument out of its range: ``argument``, ``value`` and ``expected``.
+
+    ``reason`` is the message, for where ``expected`` cannot follow "must be".
+    """
 
     http = HttpAnswer(422, "Invalid argument", machine=False)
 
     argument: str
     value: object
     expected: str
+    _: KW_ONLY
+    reason: InitVar[str | None] = None
 
-    def _message(self) -> str:
-        return f"{self.argument} must be {self.expected}, not {shown(self.value)}"
+    def __post_init__(self, reason: str | None) -> None:
+        must_be = f"{self.argument} must be {self.expected}, not {shown(self.value)}"
+        self.args = (reason or must_be,)
 
 
 @dataclass(eq=False, repr=False)

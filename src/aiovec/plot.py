@@ -26,7 +26,7 @@ from ._model.results import Results
 from ._model.schema import Schema
 from ._store.store import VectorStore
 from .backend.threads import in_thread
-from .errors import InvalidArgumentError, UnsupportedError
+from .errors import InvalidArgumentError, UnsupportedError, listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,10 +118,10 @@ async def map_points(
     rows are taken, fewer if their vectors are long.
     """
     if not 1 <= rows <= MAX_ROWS:
-        raise InvalidArgumentError("rows", rows, f"from 1 to {MAX_ROWS:,}")
+        raise InvalidArgumentError("rows", rows, f"a whole number from 1 to {MAX_ROWS:,}")
     schema = await store.schema(table)
     if color not in (None, False) and color not in schema.fields:
-        expected = "a field of the table: " + (", ".join(schema.fields) or "it has none")
+        expected = "a field of the table: " + (listed([*schema.fields]) or "it has none")
         raise InvalidArgumentError("color", color, expected)
     total = await store.count(table)
     label = label_field(schema)

@@ -13,6 +13,7 @@ import pytest
 from tests.contract.base import ContractBase
 from tests.harness.values import DIM, EVERY_KIND, python_rows, rows_of_every_kind, small_rows
 
+import aiovec
 from aiovec import DuplicateIdError, InvalidArgumentError, VectorStore
 from aiovec.backend.contract import Backend
 from aiovec.errors import ChangesPrunedError
@@ -184,5 +185,61 @@ class ChangesContract(ContractBase):
             fresh.rows, fresh.number = await _content(store, "notes"), floor
             await store.upsert("notes", small_rows(2, start=500))
             await store.delete("notes", "r0299")
+            await fresh.follow(3)
+            assert fresh.rows == await _content(store, "notes")
+            # Whoever begins only now reads the rows from below the floor in pages, too.
+            late = Follower(backend, "notes")
+            await late.follow(3)
+            assert late.rows == fresh.rows
+
+    async def test_the_numbers_of_another_table_are_told(self, tmp_path: Path) -> None:
+        async with self.feed(tmp_path) as (store, backend):
+            await store.insert("notes", small_rows(5))
+            follower = Follower(backend, "notes")
+
+            async def begins_anew() -> None:
+                with pytest.raises(ChangesPrunedError):
+                    await follower.follow()
+                follower.rows, follower.number = {}, 0
+                await follower.follow(2)
+                assert follower.rows == await _content(store, "notes")
+                await store.update("notes", {"name": "newer"}, where="TRUE")
+                await store.delete("notes", where="id LIKE '%3'")
+                await follower.follow(2)
+                assert follower.rows == await _content(store, "notes")
+
+            await follower.follow()
+            for number in (2 * follower.number, 2**200):
+                with pytest.raises(ChangesPrunedError):
+                    await follower.follow(since=number)
+            await store.drop_table("notes")
+            await store.create_table("notes", EVERY_KIND)
+            await store.insert("notes", small_rows(5, start=10))
+            await begins_anew()
+            if self.renames_tables:
+                await store.create_table("others", EVERY_KIND)
+                await store.insert("others", small_rows(5, start=20))
+                await store.rename_table("notes", "old")
+                await store.rename_table("others", "notes")
+                await begins_anew()
+
+    async def test_the_numbers_before_a_restore_are_told(self, tmp_path: Path) -> None:
+        async with self.feed(tmp_path) as (store, backend):
+            self.need(store, "restore")
+            await store.insert("notes", small_rows(10))
+            follower = Follower(backend, "notes")
+            await follower.follow()
+            await store.backup(tmp_path / "backup")
+            await store.delete("notes", ["r0001", "r0002"])
+            await store.update("notes", {"name": "later"}, where="TRUE")
+            await store.insert("notes", small_rows(1, start=50))
+            await follower.follow()
+        await aiovec.restore(tmp_path / "backup", self.target(tmp_path), overwrite=True)
+        for read_only in (True, False):
+            async with self.connect(tmp_path, read_only=read_only) as store:
+                with pytest.raises(ChangesPrunedError):
+                    await store.changes("notes", follower.number)
+        async with self.connect(tmp_path) as store, self.opened_backend(tmp_path) as backend:
+            fresh = Follower(backend, "notes")
             await fresh.follow(3)
             assert fresh.rows == await _content(store, "notes")

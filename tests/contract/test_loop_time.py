@@ -32,6 +32,7 @@ async def test_no_callback_takes_long(tmp_path: Path, monkeypatch: pytest.Monkey
     }  # fmt: skip
     rows = [{name: column[n] for name, column in columns.items()} for n in range(ROWS)]
     query = columns["embedding"][0]
+    filters = [(F.year >= n) & (F.name == f"name {n}") for n in range(ROWS)]
     megabyte = {"name": "long text " * 100_000, "items": list(range(100_000))}
     calls: dict[str, Callable[[], Awaitable[Any]]] = {
         "insert": lambda: store.insert("notes", columns),
@@ -40,6 +41,7 @@ async def test_no_callback_takes_long(tmp_path: Path, monkeypatch: pytest.Monkey
         "find": lambda: store.find("notes", limit=ROWS),
         "search": lambda: store.search("notes", query, limit=ROWS),
         "search_many": lambda: store.search_many("notes", columns["embedding"][:500], limit=10),
+        "a filter each": lambda: store.search_many("notes", columns["embedding"], where=filters),
         "search_text": lambda: store.search_text("notes", "name", limit=5_000, highlight=True),
         "search_hybrid": lambda: store.search_hybrid("notes", "name", query, limit=5_000),
         "diversity": lambda: store.search("notes", query, limit=300, diversity=0.5),

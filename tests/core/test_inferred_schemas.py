@@ -138,14 +138,14 @@ async def test_refused_rows_leave_no_table(store: VectorStore) -> None:
     wrong = aiovec.InvalidRowError, aiovec.InvalidArgumentError
     rows = columns(x=[1, 2])
     for given, options, error, says in (
-        ([{"title": "a"}], {}, wrong, "no vectors are found.*'title'.*vector=.*embed="),
+        ([{"title": "a"}], {}, wrong, "no vectors were found.*'title'.*vector=.*embed="),
         ([], {}, wrong, "no vectors"),
         ([{"a": VECTOR, "b": VECTOR}], {}, wrong, "'a', 'b'"),
-        ([{"embedding": "a"}], {}, wrong, "'embedding' holds none"),
+        ([{"embedding": "a"}], {}, wrong, "no vectors were found in the column 'embedding'"),
         ({"id": "a", "embedding": VECTOR}, {}, wrong, "a list of one mapping"),
         (5, {}, wrong, "rows are"),
         (rows, {"vector": "no"}, wrong, "'no'"),
-        (rows, {"text": ["x"]}, wrong, "field of text"),
+        (rows, {"text": ["x"]}, wrong, "text field"),
         (rows, {"index": ["z"]}, wrong, "name of a field"),
         (rows, {"text": 5}, wrong, "text"),
         (rows, {"exist_ok": True}, wrong, "upsert"),

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.contract.base import case
 
@@ -34,6 +35,49 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     yield lambda: store.find("docs", "title CONTAINS 'a'"), where, "CONTAINS_TEXT or LIKE"
     yield lambda: store.find("docs", 2024), where, r"F\.year == 2024"
     yield lambda: store.create_index("docs"), aiovec.UnsupportedError, "searches are exact"
+    argument, rows = aiovec.InvalidArgumentError, [{"embedding": [1, 0]}]
+    yield lambda: store.delete("docs"), argument, "^pass ids or where; to select every row, pass"
+    yield lambda: store.create_table("new", rows, exist_ok=True), argument, r"with upsert\(\)$"
+    yield lambda: store.create_table("new", metric="l2"), argument, "set them in the schema$"
+    yield lambda: store.create_table("new", [{"x": 1}]), aiovec.InvalidRowError, r"columns \['x'\]"
+    yield lambda: store.create_table("new", [{}]), aiovec.InvalidRowError, "there are no columns;"
+    new = aiovec.Field(int, nullable=False)
+    yield lambda: store.add_field("docs", "n", new), argument, "^the new field 'n' must be nullable"
+    many = {"fetch_k": 50, "boost": aiovec.Decay("at", "7d"), "rerank": list}
+    yield lambda: store.search("docs", vector, **many), argument, "^boost and rerank cannot be"
+    yield lambda: store.search_many("docs", np.ones(2)), argument, "put it in a list$"
+
+
+async def test_a_name_among_many(store: Any) -> None:
+    """Its message names the one that was meant and not all the others."""
+    fields = {f"{'abcdefghij'[n % 10]}_name_{n:04}": str for n in range(1_900)}
+    fields |= {"title": aiovec.Field(str, text=True), "titles": str}
+    await store.create_table("many", Schema(2, fields=fields))
+    select, vector = ["titel"], [1.0, 0.0]
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        "select": lambda: store.find("many", select=select),
+        "select of a search": lambda: store.search("many", vector, select=select),
+        "order_by": lambda: store.find("many", order_by="titel"),
+        "group_by": lambda: store.search("many", vector, group_by="titel"),
+        "distinct": lambda: store.distinct("many", "titel"),
+        "bounds": lambda: store.bounds("many", "titel"),
+        "text": lambda: store.search_text("many", "titel:wool"),
+        "where": lambda: store.find("many", "titel = 'a'"),
+        "index": lambda: store.create_field_index("many", "titel", "btree"),
+        "drop": lambda: store.drop_field("many", "titel"),
+        "rename": lambda: store.rename_field("many", "titel", "x"),
+        "boost": lambda: store.search("many", vector, boost=aiovec.Decay("titel", "7d")),
+        "update": lambda: store.update("many", {"titel": 5, "a_name_0000": 5}, ids=["0"]),
+    }
+    for name, call in calls.items():
+        with case(name):
+            with pytest.raises(aiovec.AiovecError) as caught:
+                await call()
+            assert len(str(caught.value)) < 1_500
+            if name in ("select", "select of a search", "order_by", "group_by", "distinct", "text"):
+                assert "did you mean 'title'?" in str(caught.value)
+            if name not in ("text", "update"):
+                assert " more" in str(caught.value)
 
 
 async def test_calls(store: Any) -> None:

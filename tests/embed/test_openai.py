@@ -246,6 +246,11 @@ async def test_wrong_answers_write_nothing(service: Service, opened: Open) -> No
             service.always = lambda _, r=raw: Reply(raw=r)
             with case(raw), pytest.raises(EmbeddingError):
                 await store.insert("notes", rows(1))
+        for status in (200, 500):  # that is not read to its end
+            service.always = lambda _, s=status: Reply(raw=b" " * 2**22, status=s)
+            with case(status), pytest.raises(EmbeddingError, match="more than 1,0") as caught:
+                await store.insert("notes", rows(1))
+            assert caught.value.status == status
         assert await store.count("notes") == 0
 
 

@@ -29,7 +29,7 @@ from .._model.schema import (
     check_field_name,
 )
 from ..backend.rows import NewRows
-from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError
+from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError, shown
 from .arguments import check_field_index
 from .foreign_rows import (
     array_of_typed,
@@ -177,12 +177,13 @@ def inferred(rows: Any, options: TableOptions) -> Schema:
         vector = _vector_of(columns, options)
         dim = 0 if vector is None else _length(vector, columns.pop(vector), first=True)
         if not dim and options.embed is None:
-            found = f"{vector!r} holds none"
+            found = f"in the column {vector!r}"
             if vector is None:
-                found = f"the columns are {list(columns)!r:.200}"
+                names = shown(list(columns), 200)
+                found = f"among the columns {names}" if columns else "since there are no columns"
             raise InvalidRowError(
-                f"no vectors are found: {found}; name their column with vector=, or pass "
-                "embed=Embed('field') to have them made of a text"
+                f"no vectors were found {found}; name their column with vector=, or pass "
+                "embed=Embed('field') to have them made from a text"
             )
         for name in ("id", "payload"):
             columns.pop(name, None)

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ..errors import InvalidArgumentError, InvalidNameError
+from ..errors import InvalidArgumentError, InvalidNameError, listed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -365,11 +365,13 @@ class Schema:
     def without_field(self, name: str) -> Schema:
         """Return the schema without a field. Raises InvalidArgumentError if it needs the field."""
         if self.fields[name].partition:
-            reason = "no partition key, by which the rows are stored"
-            raise InvalidArgumentError("field", name, reason)
+            reason = f"the field {name!r} cannot be dropped: it is a partition key"
+            expected = "a field that is no partition key"
+            raise InvalidArgumentError("field", name, expected, reason=reason)
         if self.embed is not None and self.embed.field == name:
-            reason = "another than the one that the table's vectors are made from"
-            raise InvalidArgumentError("field", name, reason)
+            reason = f"the field {name!r} cannot be dropped: the table's vectors are made from it"
+            expected = "a field that no vectors are made from"
+            raise InvalidArgumentError("field", name, expected, reason=reason)
         return replace(self, fields={n: f for n, f in self.fields.items() if n != name})
 
     def with_renamed_field(self, old: str, new: str) -> Schema:
@@ -455,7 +457,8 @@ class Schema:
         import pyarrow as pa
 
         if not self.dim:
-            raise InvalidArgumentError("dim", 0, "the length of the vectors, for rows in Arrow")
+            reason = "an Arrow schema needs the length of the vectors: pass dim="
+            raise InvalidArgumentError("dim", 0, "the length of the vectors", reason=reason)
         columns = [
             pa.field("id", pa.utf8(), nullable=False),
             pa.field(self.vector, pa.list_(pa.float32(), self.dim), self.vector_nullable),
@@ -475,7 +478,8 @@ class Schema:
         if carried is None:
             raise InvalidArgumentError(
                 "an Arrow schema", schema,
-                "one of Schema.to_arrow(); create_table() takes the types of other Arrow data",
+                "a schema made by Schema.to_arrow() (for other Arrow data, pass the data itself to "
+                "create_table())",
             )  # fmt: skip
         return cls.from_json(carried)
 
@@ -505,10 +509,12 @@ def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Map
         checked[name] = field if isinstance(field, Field) else Field(field)
     partitions = [name for name, field in checked.items() if field.partition]
     if len(partitions) > MAX_PARTITIONS:
-        raise InvalidArgumentError("partition", partitions, f"at most {MAX_PARTITIONS} fields")
+        raise InvalidArgumentError(
+            "partition", partitions, f"True for at most {MAX_PARTITIONS} fields"
+        )
     expiring = [name for name, field in checked.items() if field.expires]
     if len(expiring) > 1:
-        raise InvalidArgumentError("expires", expiring, "one field")
+        raise InvalidArgumentError("expires", expiring, "True for one field")
     return MappingProxyType(checked)
 
 
@@ -519,7 +525,7 @@ def _check_embed(embed: object, fields: Mapping[str, Field]) -> None:
         raise InvalidArgumentError("embed", embed, 'Embed("field") or None')
     field = fields.get(embed.field)
     if field is None or field.kind != "text":
-        texts = ", ".join(name for name, each in fields.items() if each.kind == "text")
+        texts = listed([name for name, each in fields.items() if each.kind == "text"])
         raise InvalidArgumentError(
             "embed", embed.field, f"a text field of the schema ({texts or 'it has none'})"
         )

@@ -42,7 +42,7 @@ from ..backend.contract import (
     VectorQuery,
 )
 from ..backend.limits import current_deadline
-from ..backend.threads import hop
+from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
 from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean
 from .current import Engine
@@ -153,11 +153,13 @@ class SearchOptions:
             expected = f"None, or at least offset + limit, {self.last}"
             raise InvalidArgumentError("fetch_k", self.fetch_k, expected)
         if self.group_by is not None and self.diversity:
+            reason = "diversity and group_by cannot be combined; use one of them"
             raise InvalidArgumentError(
-                "diversity", self.diversity, "None with group_by, which is for variety as well"
+                "diversity", self.diversity, "None with group_by", reason=reason
             )
         if self.boost is not None and self.rerank is not None:
-            raise InvalidArgumentError("boost", self.boost, "None with rerank, which gives scores")
+            reason = "boost and rerank cannot be combined; let the function of rerank do both"
+            raise InvalidArgumentError("boost", self.boost, "None with rerank", reason=reason)
         reranks = self.rerank is not None or self.boost is not None
         put("chooses", bool(self.diversity) or reranks)
         put("pool", self.last * POOL if self.fetch_k is None else self.fetch_k)
@@ -395,12 +397,18 @@ def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextCla
 def weight_of(text: object, levels: int = 2) -> int:
     """Return the weight of a filter, or of the words of a search.
 
-    One filter for each vector, each a list, has two levels; a list may even be in itself.
+    One filter for each vector, each a list, has two levels; a list may even be in itself. Counting
+    stops beyond ``INLINE_LIMIT``.
     """
     if text is None:
         return 0
     if isinstance(text, (list, tuple)) and levels:
-        return sum(weight_of(one, levels - 1) for one in text)
+        total = 0
+        for one in text:
+            if total > INLINE_LIMIT:
+                break
+            total += 1 + weight_of(one, levels - 1)
+        return total
     return len(text) // _CHARACTERS_A_VALUE if isinstance(text, str) else weight(text)
 
 
@@ -629,9 +637,10 @@ async def _grouped(
     """Return the best hits of the best groups.
 
     ``ask`` gives so many of the best hits that a filter selects, and True where there are no more.
-    It is asked for more until there are enough groups. With ``fills`` it is then asked for more
-    rows of the groups that have too few. Scores of keywords may depend on the filter, and fused
-    ones on the number of hits: there a group has the rows that were found with the others.
+    It is asked for more until there are enough groups. With ``fills`` the second answer is the last
+    of all rows, since a few groups may have the whole table: then rows of other groups are asked
+    for, and at last rows of the groups that have too few. Scores of keywords may depend on the
+    filter, and fused ones on the number of hits: there a group has the rows found with the others.
     """
     options, groups = answer.plan.options, answer.groups
     wanted, per_group = options.fetched, options.per_group
@@ -643,16 +652,34 @@ async def _grouped(
         known = {hit.id: hit for hit in (*hits, *more)}
         return picked(nearest_first([*known.values()]))
 
+    def sizes_of(hits: Iterable[Hit]) -> Counter[Group]:
+        return Counter(groups[hit.id] for hit in hits)
+
+    schema = answer.plan.schema
     count = options.pool * per_group
     found, over = await ask(where, count)
     hits = await hop(weight(found), picked, found)
-    while not over and len({groups[hit.id] for hit in hits}) < wanted:
+    while not over and len(sizes_of(hits)) < wanted:
         count *= POOL
         found, over = await ask(where, count)
         hits = await hop(weight(found), picked, found)
-    count = POOL * per_group * wanted
-    while fills and not over and (small := _small(hits, groups, per_group)):
-        within = _within(answer.plan.schema, group, small, where)
+        if fills:
+            break
+    every = over or not fills
+    while not every:
+        sizes = sizes_of(hits)
+        # A filter cannot compare JSON: such a group gets its rows from among those of no other.
+        few = any(size < per_group for group, size in sizes.items() if group[0] == "json")
+        if len(sizes) >= wanted and not few:
+            break
+        others = _among(schema, group, sizes, where, others=True)
+        more, every = await ask(where if others is None else others, count)
+        hits = await hop(weight(more), merged, hits, more)
+        if len(sizes_of(hits)) == len(sizes):
+            count *= POOL
+    while fills and not over:
+        small = {one for one, size in sizes_of(hits).items() if size < per_group}
+        within = _among(schema, group, small, where, others=False)
         if within is None:
             break
         more, over = await ask(within, count)
@@ -661,20 +688,22 @@ async def _grouped(
     return hits
 
 
-def _small(hits: Iterable[Hit], groups: Mapping[str, Group], per_group: int) -> set[Group]:
-    """Return the groups with fewer hits than wanted. JSON cannot be compared in a filter."""
-    sizes = Counter(groups[hit.id] for hit in hits)
-    return {group for group, size in sizes.items() if size < per_group and group[0] != "json"}
+def _among(
+    schema: Schema, ref: Ref, groups: Iterable[Group], where: Expr | None, *, others: bool
+) -> Expr | None:
+    """Return the filter for rows of these groups, or of ``others``.
 
-
-def _within(schema: Schema, ref: Ref, groups: set[Group], where: Expr | None) -> Expr | None:
-    """Return the filter for rows of these groups; None where it would be too large."""
-    values = tuple(value for kind, value in groups if kind != "null")
+    None where it would be too large, or all groups are of JSON, which it leaves out.
+    """
+    values = tuple(value for kind, value in groups if kind not in ("json", "null"))
     terms: list[Expr] = [In(ref, values)] if values else []
     if _NULL in groups:
         terms.append(IsNull(ref))
+    if not terms:
+        return None
     try:
-        bound = bind(any_of(terms), schema)
+        named = any_of(terms)
+        bound = bind(named.is_not_true() if others else named, schema)
         return bound if where is None or bound is None else all_of([where, bound])
     except FilterError:  # it would be deeper or larger than filters may be
         return None

@@ -36,6 +36,7 @@ from .._input.arguments import (
     check_words,
     count_of,
     existing_field,
+    whole_number,
 )
 from .._input.infer import TableOptions, inferred
 from .._input.rows import (
@@ -241,11 +242,13 @@ class VectorStore:
     async def _close(self) -> None:
         # A call that waits for its vectors has begun no write yet.
         await self._embedders.close(lambda: StoreClosedError(self.target))
-        await self._current.close()
-        self._closed = True
-        # One that is read just now ends by itself.
-        left = [batches.aclose() for batches in self._exports]
-        await asyncio.gather(*left, return_exceptions=True)
+        try:
+            await self._current.close()
+        finally:
+            self._closed = True  # a backend is closed once, also where that fails
+            # One that is read just now ends by itself.
+            left = [batches.aclose() for batches in self._exports]
+            await asyncio.gather(*left, return_exceptions=True)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_closing", self) is None and os.getpid() == self._process:
@@ -333,10 +336,18 @@ class VectorStore:
         options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed)
         if schema is not None and not isinstance(schema, Schema):
             if exist_ok:
-                raise InvalidArgumentError("exist_ok", True, "False with rows; see upsert()")
+                reason = (
+                    "exist_ok=True goes with a schema, not with rows: create the table from its "
+                    "schema, then add the rows with upsert()"
+                )
+                raise InvalidArgumentError("exist_ok", True, "False with rows", reason=reason)
             return await self._create_of_rows(table, schema, options)
         if options != TableOptions():
-            raise InvalidArgumentError("schema", schema, "rows, to go with further arguments")
+            reason = (
+                "vector, metric, model, text, index and embed are for a table created from rows; "
+                "with a schema, set them in the schema"
+            )
+            raise InvalidArgumentError("schema", schema, "rows", reason=reason)
 
         async def create(engine: Engine) -> Schema | None:
             backend = engine.backend
@@ -397,9 +408,12 @@ class VectorStore:
         check_field_name(name)
         added = field if isinstance(field, Field) else Field(field)
         if not added.nullable or added.partition:
-            raise InvalidArgumentError(
-                "field", added, "nullable and no partition key, since rows may be there already"
+            reason = (
+                f"the new field {name!r} must be nullable and cannot be a partition key, since the "
+                "table may have rows; create the table anew with such a field"
             )
+            expected = "a nullable field that is no partition key"
+            raise InvalidArgumentError("field", added, expected, reason=reason)
 
         await self._alter(
             "add_field", table,
@@ -919,7 +933,7 @@ class VectorStore:
                         raise
                     batches = engine.backend.export(
                         handle, where=where, columns=columns, after=after,
-                        batch_size=min(batch_size, _MOST_ROWS),
+                        batch_size=batch_size,
                     )  # fmt: skip
                     self._exports.add(batches)
                     async with aclosing(batches):
@@ -1238,7 +1252,7 @@ class VectorStore:
         ChangesPrunedError where the changes are no longer kept: drop the rows read so far, and
         begin again with 0.
         """
-        since = count_of("since", since, least=0)
+        since = whole_number("since", since, least=0)
         limit = count_of("limit", limit)
         return await self._on_table(
             "changes", table, lambda engine, on: engine.backend.changes(on, since, limit=limit)
@@ -1348,9 +1362,8 @@ class VectorStore:
         """Return the bound filter of a write, which is for every row only if that is said."""
         condition = await hop(weight_of(where), bind, where, schema)
         if ids is None and condition is None:
-            raise InvalidArgumentError(
-                "ids or where", where, "given; for every row pass where='TRUE'"
-            )
+            reason = "pass ids or where; to select every row, pass where='TRUE'"
+            raise InvalidArgumentError("ids or where", where, "ids or a filter", reason=reason)
         return condition
 
 
