@@ -46,7 +46,7 @@ from ..backend.threads import hop
 from ..backend.weight import weight
 from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean
 from .current import Engine
-from .expiry import bind_live
+from .expiry import LiveRows
 from .rank import (
     NOTHING,
     Decay,
@@ -292,9 +292,11 @@ def prepare(
     vectors: Callable[[Schema], Sequence[Float32Array]] | None = None,
     words: str | None = None,
     left_out: frozenset[str] = frozenset(),
+    live: LiveRows | None = None,
 ) -> Plan:
     """Return the plan of a search for ``vectors``, as checked by the schema, or ``words``."""
     schema = handle.schema
+    live = live or LiveRows(backend, handle)
     if options.tuning is not None:
         check_tuning(options.tuning, schema.dim)
         if not options.exact:
@@ -324,24 +326,23 @@ def prepare(
         columns = replace(columns, vector=True)
     if columns is not chosen.columns:
         chosen = replace(chosen, columns=columns, shows_vector=hides or chosen.shows_vector)
-    where, text, queries = options.where, None, []
+    text, queries = None, []
     # Where both lists are fused, each has more hits than the caller gets.
     limit = options.fetched if words is None or vectors is None else options.pool
+    clauses = () if words is None else _clauses(backend, handle, words)
+    arrays = [] if vectors is None else vectors(schema)
+    filters = bound_filters(options.where, live, len(arrays) if words is None else 1)
     if words is not None:
-        clauses = _clauses(backend, handle, words)
         marks = options.highlight if isinstance(options.highlight, tuple) else _MARKS
         text = TextQuery(
-            clauses, limit, bind_live(where, schema), columns, options.match == "any",
+            clauses, limit, filters[0], columns, options.match == "any",
             marks if options.highlight else None,
         )  # fmt: skip
     if vectors is not None:
-        arrays = vectors(schema)
         limit += len(left_out)
         queries = [
             VectorQuery(array, limit, condition, columns, options.exact, options.tuning)
-            for array, condition in zip(
-                arrays, bound_filters(where, schema, len(arrays)), strict=True
-            )
+            for array, condition in zip(arrays, filters, strict=True)
         ]
     return Plan(options, schema, chosen, queries, text, group, time, added, hides, left_out)
 
@@ -362,19 +363,17 @@ def _check_means_something(tuning: Tuning, backend: Backend) -> None:
                 raise UnsupportedError(f"Tuning({name}=…)", backend.name, hint)
 
 
-def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:
+def bound_filters(where: Where | Sequence[Where], live: LiveRows, count: int) -> list[Expr | None]:
     """Return a bound filter for each of so many vectors; equal texts are read once."""
     if not isinstance(where, OneForEach):
-        return [bind_live(where, schema)] * count
+        return [live.bind(where)] * count
     if len(where) != count:
         raise InvalidArgumentError(
             "where", list(where),
             f"one filter, or one for each of the {count} vectors (there are {len(where)})",
         )  # fmt: skip
     keys = [each if isinstance(each, str) else id(each) for each in where]
-    bound = {
-        key: bind_live(each, schema) for key, each in dict(zip(keys, where, strict=True)).items()
-    }
+    bound = {key: live.bind(each) for key, each in dict(zip(keys, where, strict=True)).items()}
     return [bound[key] for key in keys]
 
 
@@ -739,12 +738,13 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
     if plan.added:
         names = tuple(name for name in names if name not in plan.added)
     columns = columns_of(plan.schema, names, hits=True, vector=shows)
+    now = datetime.now(UTC)
 
     def results() -> list[Results[Hit]]:
         made = []
         for n, hits in enumerate(lists):
             if options.boost is not None:
-                hits = boosted(hits, options.boost, answer.times, datetime.now(UTC))
+                hits = boosted(hits, options.boost, answer.times, now)
             if options.diversity:
                 # What reranks, or boosts, knows better than the vector.
                 scored = options.rerank is not None or options.boost is not None
