@@ -180,6 +180,30 @@ class ExpiringContract(ContractBase):
             assert await store.insert("notes", again, on_conflict="skip") == 1
             assert ids_of(await store.find("notes", order_by="id")) == ["r0", *LIVE]
 
+    async def test_expired_rows_that_lie_nearest(self, store: VectorStore) -> None:
+        schema = Schema(DIM, metric="l2", fields={"until": SCHEMA.fields["until"], "even": bool})
+        rows = [
+            {"id": f"r{n}", "embedding": [n, 0, 0, 0], "even": n % 2 == 0, "until": TIMES[n >= 40]}
+            for n in range(10, 70)
+        ]
+        await filled(store, schema, rows)
+        near, far = [0.0] * DIM, [69.0, 0, 0, 0]
+        for limit in (1, 5, 25, 40):
+            nearest = [f"r{n}" for n in range(40, 70)]
+            assert ids_of(await store.search("notes", near, limit=limit)) == nearest[:limit]
+            even, odd = await store.search_many(
+                "notes", [near, far], limit=limit, where=["even = TRUE", "even = FALSE"]
+            )
+            assert ids_of(even) == nearest[::2][:limit]
+            assert ids_of(odd) == nearest[::-2][:limit]
+        hits = await store.search("notes", near, group_by="even", per_group=2, limit=2)
+        assert ids_of(hits) == ["r40", "r41", "r42", "r43"]
+        (hit,) = await store.search("notes", near, limit=1, select=["even"], include_vector=True)
+        assert dict(hit) == {"id": "r40", "even": True}
+        assert list(hit.vector) == [40, 0, 0, 0]
+        like = await store.search_like("notes", "r41", limit=2, select=[])
+        assert ids_of(like) == ["r40", "r42"]
+
     async def test_texts_of_expired_ids_are_embedded(self, tmp_path: Path) -> None:
         schema = Schema(fields=SCHEMA.fields, embed=Embed("body"))
         async with self.connect(tmp_path, embedders={"default": {"kind": "demo"}}) as store:

@@ -18,21 +18,31 @@ import pyarrow.compute as pc
 from .._filters import Expr, bind
 from .._filters.tree import Compare, IsNull, Ref, all_of, any_of
 from ..backend.context import call_context, calling
-from ..backend.contract import Backend, Changes, Columns, StoredRows, TableHandle
+from ..backend.contract import (
+    Backend,
+    Changes,
+    Columns,
+    Found,
+    StoredRows,
+    TableHandle,
+    VectorQuery,
+)
 from ..backend.threads import hop
 from ..backend.weight import weight
 from .current import Engine
 
 # Seconds between two sweeps by writes, each of which may read the whole table.
 _SWEEP_EVERY = 3600.0
+# Expired rows that a search may meet before it filters, and one more for each four hits.
+_MORE = 4
 
 
 class LiveRows:
     """The rows of a table that exist for one call, by the clock at its beginning.
 
     Fractions of a second are dropped of both times, the clock's and the row's: a row is never seen
-    after its time, and the calls of one second have equal filters, so that backends can keep what
-    they know of these.
+    after its time, and the calls of one second have equal filters, of which backends keep masks and
+    counts.
     """
 
     __slots__ = ("_backend", "_expired", "_handle", "_moment", "field")
@@ -66,17 +76,45 @@ class LiveRows:
             return await backend.get(handle, ids, columns)
         rows = await backend.get(handle, ids, self.columns(columns))
 
-        def existing() -> StoredRows:
-            times = rows.fields[field]
-            kept = [i for i, at in enumerate(times) if at is None or at >= self._moment]
-            return StoredRows(
-                [rows.ids[i] for i in kept],
-                {name: [rows.fields[name][i] for i in kept] for name in columns.fields},
-                None if rows.payloads is None else [rows.payloads[i] for i in kept],
-                None if rows.vectors is None else rows.vectors[kept],
-            )
+        return await hop(weight(rows), lambda: _taken(rows, self._places(rows, field), columns))
 
-        return await hop(weight(rows), existing)
+    async def search(self, queries: Sequence[VectorQuery]) -> list[Found]:
+        """Search by vectors, with filters of their own.
+
+        To select the rows that exist takes as long as many searches, and hardly a row has expired
+        that was not deleted yet. So some more are asked for, and expired ones dropped. The filter
+        is for a query that had too many of them.
+        """
+        backend, handle, field = self._backend, self._handle, self.field
+        if field is None:
+            return await backend.search(handle, queries)
+        limits = [query.limit + _MORE + query.limit // 4 for query in queries]
+        wider = [
+            replace(query, limit=limit, columns=self.columns(query.columns))
+            for query, limit in zip(queries, limits, strict=True)
+        ]
+        found = await backend.search(handle, wider)
+
+        def existing(n: int) -> Found:
+            kept = self._places(found[n].rows, field)
+            measures = [found[n].measures[i] for i in kept]
+            return Found(_taken(found[n].rows, kept, queries[n].columns), measures)
+
+        answers = [await hop(weight(found[n].rows), existing, n) for n in range(len(queries))]
+        short = [
+            n for n, query in enumerate(queries)
+            if len(answers[n].measures) < query.limit and len(found[n].measures) >= limits[n]
+        ]  # fmt: skip
+        if short:
+            among = [replace(queries[n], where=self.only(queries[n].where)) for n in short]
+            for n, one in zip(short, await backend.search(handle, among), strict=True):
+                answers[n] = one
+        return answers
+
+    def _places(self, rows: StoredRows, field: str) -> list[int]:
+        """Return the places of the rows that exist."""
+        times = enumerate(rows.fields[field])
+        return [i for i, at in times if at is None or at >= self._moment]
 
     async def ids(self, ids: Sequence[str]) -> set[str]:
         """Return those of the ids that exist."""
@@ -137,6 +175,16 @@ class LiveRows:
         """Delete rows that have expired, of these ids only if there are any."""
         with calling(replace(call_context(), key=None)):  # it is that of the call's own write
             await self._backend.delete(self._handle, ids=ids, where=self._expired)
+
+
+def _taken(rows: StoredRows, places: Sequence[int], columns: Columns) -> StoredRows:
+    """Return the rows at these places, with these columns."""
+    return StoredRows(
+        [rows.ids[i] for i in places],
+        {name: [rows.fields[name][i] for i in places] for name in columns.fields},
+        None if rows.payloads is None else [rows.payloads[i] for i in places],
+        None if rows.vectors is None else rows.vectors[list(places)],
+    )
 
 
 async def sweep(engine: Engine, handle: TableHandle, *, now_and_then: bool = False) -> None:

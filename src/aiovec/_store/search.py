@@ -275,10 +275,11 @@ class Plan:
     options: SearchOptions
     schema: Schema
     selection: Selection
-    queries: Sequence[VectorQuery] = ()
-    text: TextQuery | None = None
-    group: Ref | None = None
-    time: Ref | None = None
+    queries: Sequence[VectorQuery]
+    text: TextQuery | None
+    group: Ref | None
+    time: Ref | None
+    live: LiveRows
     added: frozenset[str] = frozenset()
     hides_vector: bool = False
     left_out: frozenset[str] = frozenset()
@@ -331,11 +332,11 @@ def prepare(
     limit = options.fetched if words is None or vectors is None else options.pool
     clauses = () if words is None else _clauses(backend, handle, words)
     arrays = [] if vectors is None else vectors(schema)
-    filters = bound_filters(options.where, live, len(arrays) if words is None else 1)
+    filters = bound_filters(options.where, schema, len(arrays) if words is None else 1)
     if words is not None:
         marks = options.highlight if isinstance(options.highlight, tuple) else _MARKS
         text = TextQuery(
-            clauses, limit, filters[0], columns, options.match == "any",
+            clauses, limit, live.only(filters[0]), columns, options.match == "any",
             marks if options.highlight else None,
         )  # fmt: skip
     if vectors is not None:
@@ -344,7 +345,7 @@ def prepare(
             VectorQuery(array, limit, condition, columns, options.exact, options.tuning)
             for array, condition in zip(arrays, filters, strict=True)
         ]
-    return Plan(options, schema, chosen, queries, text, group, time, added, hides, left_out)
+    return Plan(options, schema, chosen, queries, text, group, time, live, added, hides, left_out)
 
 
 def _time_ref(schema: Schema, name: str) -> Ref:
@@ -363,17 +364,17 @@ def _check_means_something(tuning: Tuning, backend: Backend) -> None:
                 raise UnsupportedError(f"Tuning({name}=…)", backend.name, hint)
 
 
-def bound_filters(where: Where | Sequence[Where], live: LiveRows, count: int) -> list[Expr | None]:
+def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:
     """Return a bound filter for each of so many vectors; equal texts are read once."""
     if not isinstance(where, OneForEach):
-        return [live.bind(where)] * count
+        return [bind(where, schema)] * count
     if len(where) != count:
         raise InvalidArgumentError(
             "where", list(where),
             f"one filter, or one for each of the {count} vectors (there are {len(where)})",
         )  # fmt: skip
     keys = [each if isinstance(each, str) else id(each) for each in where]
-    bound = {key: live.bind(each) for key, each in dict(zip(keys, where, strict=True)).items()}
+    bound = {key: bind(each, schema) for key, each in dict(zip(keys, where, strict=True)).items()}
     return [bound[key] for key in keys]
 
 
@@ -541,14 +542,14 @@ async def ask_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Answ
     answer = Answer(plan)
     limit = plan.options.fetched
     if plan.group is None:
-        found = await backend.search(handle, plan.queries) if plan.queries else []
+        found = await plan.live.search(plan.queries) if plan.queries else []
         answer.hits = await hop(weight(*found), answer.ranked, found, limit, True)
         return answer
     for query in plan.queries:
 
         async def ask(where: Expr | None, count: int, query: VectorQuery = query) -> _Asked:
             wanted = count + len(plan.left_out)
-            (one,) = await backend.search(handle, [replace(query, limit=wanted, where=where)])
+            (one,) = await plan.live.search([replace(query, limit=wanted, where=where)])
             (hits,) = await hop(weight(one), answer.ranked, [one], count, True)
             return hits, len(hits) < count
 
@@ -586,7 +587,7 @@ async def ask_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fu
         queries, words = [replace(plan.queries[0], limit=count)], replace(text, limit=count)
         try:
             async with asyncio.TaskGroup() as both:
-                by_vector = both.create_task(part(backend.search(handle, queries)))
+                by_vector = both.create_task(part(plan.live.search(queries)))
                 by_words = both.create_task(part(_found_words(backend, handle, words)))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
