@@ -168,7 +168,7 @@ class ExpiringContract(ContractBase):
 
     async def test_the_id_of_an_expired_row_is_free(self, tmp_path: Path) -> None:
         # Also where only one write may be at work.
-        keys = {} if self.backend == "remote" else {"write_queue": 1, "busy_timeout": 5}
+        keys = {} if self.backend == "remote" else {"write_queue": 1, "busy_timeout": 20}
         async with self.connect(tmp_path, keys=keys) as store:
             await filled(store, SCHEMA, ROWS)
             assert await store.insert("notes", [row(0, None)]) == 1
@@ -179,6 +179,12 @@ class ExpiringContract(ContractBase):
             again = [row(0, TIMES[1]), row(1, None)]
             assert await store.insert("notes", again, on_conflict="skip") == 1
             assert ids_of(await store.find("notes", order_by="id")) == ["r0", *LIVE]
+            # Of those who take an id at the same time, one gets it.
+            await store.insert("notes", [row(n, TIMES[0]) for n in range(6, 12)])
+            taking = [store.insert("notes", [row(6 + n % 6, None)]) for n in range(12)]
+            outcomes = await asyncio.gather(*map(_outcome, taking))
+            for first, second in zip(outcomes[:6], outcomes[6:], strict=True):
+                assert {first, second} == {1, DuplicateIdError}
 
     async def test_expired_rows_that_lie_nearest(self, store: VectorStore) -> None:
         schema = Schema(DIM, metric="l2", fields={"until": SCHEMA.fields["until"], "even": bool})

@@ -118,7 +118,7 @@ class LiveRows:
 
     async def ids(self, ids: Sequence[str]) -> set[str]:
         """Return those of the ids that exist."""
-        return set((await self.get(ids, Columns(()))).ids)
+        return set((await self.get(ids, Columns(()))).ids) if ids else set()
 
     def columns(self, columns: Columns) -> Columns:
         """Return the columns to read, of which ``kept_of`` returns those asked for."""

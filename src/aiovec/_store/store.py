@@ -681,12 +681,13 @@ class VectorStore:
         async def write(engine: Engine, handle: TableHandle) -> int:
             check_model(handle, model)
             schema, backend = handle.schema, engine.backend
+            live, existing = LiveRows(backend, handle), None
+            if live.field is not None:  # no read waits for memory within a writer's place
+                existing = await live.ids(await hop(effort, distinct_ids, listed))
             async with backend.writing(len(held) * 4 * schema.dim):
                 wanted, matrix = await hop(effort, check_new_vectors, listed, held, schema)
-                live = LiveRows(backend, handle)
-                if live.field is not None and wanted:
-                    there = await live.ids(wanted)
-                    places = [place for place, id in enumerate(wanted) if id in there]
+                if existing is not None:
+                    places = [place for place, id in enumerate(wanted) if id in existing]
                     wanted, matrix = [wanted[place] for place in places], matrix[places]
                 return await backend.set_vectors(handle, wanted, matrix) if wanted else 0
 
@@ -716,8 +717,6 @@ class VectorStore:
         wanted = await self._checked_ids(ids, distinct_ids)
 
         async def exists(engine: Engine, handle: TableHandle) -> set[str]:
-            if not wanted:
-                return set()
             return await LiveRows(engine.backend, handle).ids(wanted)
 
         return await self._on_table("exists", table, exists, rows=len)

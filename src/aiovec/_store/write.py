@@ -69,7 +69,7 @@ class RowsToWrite:
             return await self._put(engine.backend, handle, live, batch)
         except _TakenError as exc:
             ids = exc.ids
-        # Behind the gate, since a delete takes a place of its own.
+        # Behind the gate: a delete takes a place of its own, and a read may wait for memory.
         if expired := await live.expired_among(ids):
             await live.delete_expired(expired)
         return await self._put(engine.backend, handle, live, batch, again=True)
@@ -90,8 +90,8 @@ class RowsToWrite:
             if not len(batch):
                 return 0
             skips = self.on_conflict == "skip"
-            if skips and not again and await live.expired_among(batch.ids):
-                raise _TakenError(batch.ids)
+            if skips and not again and live.field is not None:
+                raise _TakenError(batch.ids)  # by whom, no error would tell
             try:
                 if self.on_conflict != "replace":
                     return await backend.insert(handle, batch, skip_existing=skips)
