@@ -186,6 +186,31 @@ class ExpiringContract(ContractBase):
             for first, second in zip(outcomes[:6], outcomes[6:], strict=True):
                 assert {first, second} == {1, DuplicateIdError}
 
+    @pytest.mark.slow
+    async def test_no_row_is_seen_after_its_time(self, store: VectorStore) -> None:
+        await filled(store, SCHEMA)
+        until = datetime.now(UTC) + timedelta(seconds=2.5)
+        await store.insert("notes", [row(0, until)])
+        calls: tuple[Callable[[], Awaitable[Any]], ...] = (
+            lambda: store.count("notes"),
+            lambda: store.get("notes", "r0"),
+            lambda: store.find("notes"),
+            lambda: store.search("notes", [1.0] * DIM),
+            lambda: store.update("notes", {"year": 1}, ids="r0"),
+        )
+        over = False
+        while not over:
+            over = datetime.now(UTC) > until
+            for number, call in enumerate(calls):
+                began = datetime.now(UTC)
+                seen = bool(await call())
+                with case((number, began, until)):
+                    if datetime.now(UTC) < until.replace(microsecond=0):
+                        assert seen
+                    if began > until:
+                        assert not seen
+            await asyncio.sleep(0.02)
+
     async def test_expired_rows_that_lie_nearest(self, store: VectorStore) -> None:
         schema = Schema(DIM, metric="l2", fields={"until": SCHEMA.fields["until"], "even": bool})
         rows = [

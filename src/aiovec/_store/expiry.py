@@ -75,7 +75,6 @@ class LiveRows:
         if field is None:
             return await backend.get(handle, ids, columns)
         rows = await backend.get(handle, ids, self.columns(columns))
-
         return await hop(weight(rows), lambda: _taken(rows, self._places(rows, field), columns))
 
     async def search(self, queries: Sequence[VectorQuery]) -> list[Found]:
