@@ -35,6 +35,8 @@ from .current import Engine
 _SWEEP_EVERY = 3600.0
 # Expired rows that a search may meet before it filters, and one more for each four hits.
 _MORE = 4
+# For ``hop``: a query takes as long to change as so many values.
+_EFFORT = 16
 
 
 class LiveRows:
@@ -87,26 +89,28 @@ class LiveRows:
         backend, handle, field = self._backend, self._handle, self.field
         if field is None:
             return await backend.search(handle, queries)
-        limits = [query.limit + _MORE + query.limit // 4 for query in queries]
-        wider = [
-            replace(query, limit=limit, columns=self.columns(query.columns))
-            for query, limit in zip(queries, limits, strict=True)
-        ]
-        found = await backend.search(handle, wider)
+        columns, limit = queries[0].columns, queries[0].limit  # the same in all of them
+        enough = limit + _MORE + limit // 4
 
-        def existing(n: int) -> Found:
-            kept = self._places(found[n].rows, field)
-            measures = [found[n].measures[i] for i in kept]
-            return Found(_taken(found[n].rows, kept, queries[n].columns), measures)
+        def wider() -> list[VectorQuery]:
+            read = self.columns(columns)
+            return [replace(query, limit=enough, columns=read) for query in queries]
 
-        answers = [await hop(weight(found[n].rows), existing, n) for n in range(len(queries))]
-        short = [
-            n for n, query in enumerate(queries)
-            if len(answers[n].measures) < query.limit and len(found[n].measures) >= limits[n]
-        ]  # fmt: skip
-        if short:
-            among = [replace(queries[n], where=self.only(queries[n].where)) for n in short]
-            for n, one in zip(short, await backend.search(handle, among), strict=True):
+        found = await backend.search(handle, await hop(_EFFORT * len(queries), wider))
+
+        def existing() -> tuple[list[Found], dict[int, VectorQuery]]:
+            answers, again = [], {}
+            for n, one in enumerate(found):
+                kept = self._places(one.rows, field)
+                measures = [one.measures[i] for i in kept]
+                answers.append(Found(_taken(one.rows, kept, columns), measures))
+                if len(kept) < limit and len(one.measures) >= enough:
+                    again[n] = replace(queries[n], where=self.only(queries[n].where))
+            return answers, again
+
+        answers, again = await hop(weight(*found), existing)
+        if again:
+            for n, one in zip(again, await backend.search(handle, [*again.values()]), strict=True):
                 answers[n] = one
         return answers
 

@@ -684,11 +684,16 @@ class VectorStore:
             live, existing = LiveRows(backend, handle), None
             if live.field is not None:  # no read waits for memory within a writer's place
                 existing = await live.ids(await hop(effort, distinct_ids, listed))
+
+            def checked() -> tuple[list[str], Float32Array]:
+                wanted, matrix = check_new_vectors(listed, held, schema)
+                if existing is None:
+                    return wanted, matrix
+                places = [place for place, id in enumerate(wanted) if id in existing]
+                return [wanted[place] for place in places], matrix[places]
+
             async with backend.writing(len(held) * 4 * schema.dim):
-                wanted, matrix = await hop(effort, check_new_vectors, listed, held, schema)
-                if existing is not None:
-                    places = [place for place, id in enumerate(wanted) if id in existing]
-                    wanted, matrix = [wanted[place] for place in places], matrix[places]
+                wanted, matrix = await hop(effort, checked)
                 return await backend.set_vectors(handle, wanted, matrix) if wanted else 0
 
         return await self._on_table("set_vectors", table, write, rows=int)
