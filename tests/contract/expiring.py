@@ -232,6 +232,14 @@ class ExpiringContract(ContractBase):
         (hit,) = await store.search("notes", near, limit=1, select=["even"], include_vector=True)
         assert dict(hit) == {"id": "r40", "even": True}
         assert list(hit.vector) == [40, 0, 0, 0]
+        # Of rows equally far away behind expired ones, those with the least ids.
+        alike = [{"embedding": [0, 100, 0, 0], "until": TIMES[1]} for _ in range(60)]
+        gone = [{"embedding": [0, 99, 0, n / 100], "until": TIMES[0]} for n in range(6)]
+        more = [*alike, *gone, {"embedding": [0, 98, 0, 0], "until": None}]
+        more = [{"id": f"s{n:02}", **one} for n, one in enumerate(more)]
+        await store.insert("notes", more[::-1])
+        hits = await store.search("notes", [0, 98, 0, 0], limit=3)
+        assert ids_of(hits) == ["s66", "s00", "s01"]
         like = await store.search_like("notes", "r41", limit=2, select=[])
         assert ids_of(like) == ["r40", "r42"]
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -102,6 +103,9 @@ class LiveRows:
             answers, again = [], {}
             for n, one in enumerate(found):
                 kept = self._places(one.rows, field)
+                if len(one.measures) > enough:  # the others are not all that are so near
+                    order = sorted(zip(one.measures, one.rows.ids, count(), strict=False))
+                    kept = sorted({i for _, _, i in order[:enough]}.intersection(kept))
                 measures = [one.measures[i] for i in kept]
                 answers.append(Found(_taken(one.rows, kept, columns), measures))
                 if len(kept) < limit and len(one.measures) >= enough:
