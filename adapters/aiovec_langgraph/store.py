@@ -47,8 +47,8 @@ class AiovecStore(BaseStore):
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
     ``aiovec.connect`` serves the asynchronous methods only. Further ``options`` are those of
     ``aiovec.connect`` for a target. ``index`` and ``ttl`` are LangGraph's settings; an item has one
-    vector, of the texts of all its indexed fields. Expired items are never returned; a write
-    deletes them when ``sweep_interval_minutes`` have passed, and so does ``sweep_ttl``.
+    vector, of the texts of all its indexed fields. Expired items are never returned; once an hour
+    a write deletes them, whatever ``sweep_interval_minutes`` says, and so does ``sweep_ttl``.
     """
 
     supports_ttl = True
@@ -69,7 +69,6 @@ class AiovecStore(BaseStore):
         dim = 1 if index is None else index["dims"]
         schema = Schema(dim=dim, vector_nullable=True, fields=_FIELDS)
         self._bridge = Bridge(store, table, lambda _: schema, **options)
-        self._swept = _now()
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Run operations: the reads, then the writes, of which the last one of a key counts."""
@@ -91,7 +90,7 @@ class AiovecStore(BaseStore):
         return await self._bridge.aio(self._execute, plan)
 
     def sweep_ttl(self) -> int:
-        """Delete expired items, and return how many there were."""
+        """Delete expired items, and return how many there were. It optimizes the table too."""
         return self._bridge.run(self._sweep)
 
     async def asweep_ttl(self) -> int:
@@ -210,13 +209,15 @@ class AiovecStore(BaseStore):
             await self._bridge.writing(table, 1, lambda: table.upsert(rows))
         if gone:
             await self._bridge.reading(lambda: table.delete(gone), 0)
-        every = (self.ttl_config or {}).get("sweep_interval_minutes")
-        if plan.puts and every and now - self._swept > timedelta(minutes=every):
-            await self._sweep(table)
 
     async def _sweep(self, table: Table) -> int:
-        self._swept = _now()
-        return await self._bridge.reading(lambda: table.delete(where=F.expires_at <= _now()), 0)
+        async def sweep() -> int:
+            expired = int((await table.stats()).details.get("expired_rows", 0))
+            if expired:
+                await table.optimize()
+            return expired
+
+        return await self._bridge.reading(sweep, 0)
 
 
 class _Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ ROWS = 10_000
 MOST_SECONDS = 0.1
 """A coarse bound of a callback's own CPU time: five times what the docs promise."""
 
-SCHEMA = Schema(4, fields={"name": Field(str, text=True), "year": int, "tags": list[str]})
+SCHEMA = Schema(
+    4,
+    fields={
+        "name": Field(str, text=True), "year": int, "tags": list[str],
+        "until": Field(datetime, expires=True),
+    },
+)  # fmt: skip
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ class Field:
 
     ``kind`` is the type's name in JSON: text, int, float, bool, datetime, list[text],
     list[int] or list[float]. Once the time in a datetime field that ``expires`` has come, its row
-    is hidden from every read, and later deleted; a row without a time stays.
+    does not exist for any call, and is deleted later; a row without a time stays.
     """
 
     kind: Kind

@@ -46,7 +46,7 @@ from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
 from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean
 from .current import Engine
-from .expiry import bind_live
+from .expiry import LiveRows
 from .rank import (
     NOTHING,
     Decay,
@@ -277,10 +277,11 @@ class Plan:
     options: SearchOptions
     schema: Schema
     selection: Selection
-    queries: Sequence[VectorQuery] = ()
-    text: TextQuery | None = None
-    group: Ref | None = None
-    time: Ref | None = None
+    queries: Sequence[VectorQuery]
+    text: TextQuery | None
+    group: Ref | None
+    time: Ref | None
+    live: LiveRows
     added: frozenset[str] = frozenset()
     hides_vector: bool = False
     left_out: frozenset[str] = frozenset()
@@ -294,9 +295,11 @@ def prepare(
     vectors: Callable[[Schema], Sequence[Float32Array]] | None = None,
     words: str | None = None,
     left_out: frozenset[str] = frozenset(),
+    live: LiveRows | None = None,
 ) -> Plan:
     """Return the plan of a search for ``vectors``, as checked by the schema, or ``words``."""
     schema = handle.schema
+    live = live or LiveRows(backend, handle)
     if options.tuning is not None:
         check_tuning(options.tuning, schema.dim)
         if not options.exact:
@@ -326,26 +329,25 @@ def prepare(
         columns = replace(columns, vector=True)
     if columns is not chosen.columns:
         chosen = replace(chosen, columns=columns, shows_vector=hides or chosen.shows_vector)
-    where, text, queries = options.where, None, []
+    text, queries = None, []
     # Where both lists are fused, each has more hits than the caller gets.
     limit = options.fetched if words is None or vectors is None else options.pool
+    clauses = () if words is None else _clauses(backend, handle, words)
+    arrays = [] if vectors is None else vectors(schema)
+    filters = bound_filters(options.where, schema, len(arrays) if words is None else 1)
     if words is not None:
-        clauses = _clauses(backend, handle, words)
         marks = options.highlight if isinstance(options.highlight, tuple) else _MARKS
         text = TextQuery(
-            clauses, limit, bind_live(where, schema), columns, options.match == "any",
+            clauses, limit, live.only(filters[0]), columns, options.match == "any",
             marks if options.highlight else None,
         )  # fmt: skip
     if vectors is not None:
-        arrays = vectors(schema)
         limit += len(left_out)
         queries = [
             VectorQuery(array, limit, condition, columns, options.exact, options.tuning)
-            for array, condition in zip(
-                arrays, bound_filters(where, schema, len(arrays)), strict=True
-            )
+            for array, condition in zip(arrays, filters, strict=True)
         ]
-    return Plan(options, schema, chosen, queries, text, group, time, added, hides, left_out)
+    return Plan(options, schema, chosen, queries, text, group, time, live, added, hides, left_out)
 
 
 def _time_ref(schema: Schema, name: str) -> Ref:
@@ -367,16 +369,14 @@ def _check_means_something(tuning: Tuning, backend: Backend) -> None:
 def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:
     """Return a bound filter for each of so many vectors; equal texts are read once."""
     if not isinstance(where, OneForEach):
-        return [bind_live(where, schema)] * count
+        return [bind(where, schema)] * count
     if len(where) != count:
         raise InvalidArgumentError(
             "where", list(where),
             f"one filter, or one for each of the {count} vectors (there are {len(where)})",
         )  # fmt: skip
     keys = [each if isinstance(each, str) else id(each) for each in where]
-    bound = {
-        key: bind_live(each, schema) for key, each in dict(zip(keys, where, strict=True)).items()
-    }
+    bound = {key: bind(each, schema) for key, each in dict(zip(keys, where, strict=True)).items()}
     return [bound[key] for key in keys]
 
 
@@ -550,14 +550,14 @@ async def ask_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Answ
     answer = Answer(plan)
     limit = plan.options.fetched
     if plan.group is None:
-        found = await backend.search(handle, plan.queries) if plan.queries else []
+        found = await plan.live.search(plan.queries) if plan.queries else []
         answer.hits = await hop(weight(*found), answer.ranked, found, limit, True)
         return answer
     for query in plan.queries:
 
         async def ask(where: Expr | None, count: int, query: VectorQuery = query) -> _Asked:
             wanted = count + len(plan.left_out)
-            (one,) = await backend.search(handle, [replace(query, limit=wanted, where=where)])
+            (one,) = await plan.live.search([replace(query, limit=wanted, where=where)])
             (hits,) = await hop(weight(one), answer.ranked, [one], count, True)
             return hits, len(hits) < count
 
@@ -595,7 +595,7 @@ async def ask_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fu
         queries, words = [replace(plan.queries[0], limit=count)], replace(text, limit=count)
         try:
             async with asyncio.TaskGroup() as both:
-                by_vector = both.create_task(part(backend.search(handle, queries)))
+                by_vector = both.create_task(part(plan.live.search(queries)))
                 by_words = both.create_task(part(_found_words(backend, handle, words)))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -768,12 +768,13 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
     if plan.added:
         names = tuple(name for name in names if name not in plan.added)
     columns = columns_of(plan.schema, names, hits=True, vector=shows)
+    now = datetime.now(UTC)
 
     def results() -> list[Results[Hit]]:
         made = []
         for n, hits in enumerate(lists):
             if options.boost is not None:
-                hits = boosted(hits, options.boost, answer.times, datetime.now(UTC))
+                hits = boosted(hits, options.boost, answer.times, now)
             if options.diversity:
                 # What reranks, or boosts, knows better than the vector.
                 scored = options.rerank is not None or options.boost is not None

@@ -17,6 +17,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
@@ -118,7 +119,7 @@ from ..errors import (
     UnsupportedError,
 )
 from .current import REFUSALS, Attempts, Current, Engine, check_same
-from .expiry import bind_live, get_live, live, sweep
+from .expiry import LiveRows, sweep
 from .rank import RRF, Fusion, check_fusion
 from .search import (
     Answer,
@@ -669,10 +670,10 @@ class VectorStore:
                 made = await vector_of_update(self._embed, engine, handle, values)
             else:
                 made = query_vector(vector, handle.schema)
+            live = LiveRows(engine.backend, handle).only(condition)
             return await engine.backend.update(
-                handle, values, payload, ids=wanted, where=live(condition, handle.schema),
-                vector=made,
-            )  # fmt: skip
+                handle, values, payload, ids=wanted, where=live, vector=made
+            )
 
         return await self._on_table("update", table, update, rows=int)
 
@@ -699,8 +700,19 @@ class VectorStore:
         async def write(engine: Engine, handle: TableHandle) -> int:
             check_model(handle, model)
             schema, backend = handle.schema, engine.backend
+            live, existing = LiveRows(backend, handle), None
+            if live.field is not None:  # no read waits for memory within a writer's place
+                existing = await live.ids(await hop(effort, distinct_ids, listed))
+
+            def checked() -> tuple[list[str], Float32Array]:
+                wanted, matrix = check_new_vectors(listed, held, schema)
+                if existing is None:
+                    return wanted, matrix
+                places = [place for place, id in enumerate(wanted) if id in existing]
+                return [wanted[place] for place in places], matrix[places]
+
             async with backend.writing(len(held) * 4 * schema.dim):
-                wanted, matrix = await hop(effort, check_new_vectors, listed, held, schema)
+                wanted, matrix = await hop(effort, checked)
                 return await backend.set_vectors(handle, wanted, matrix) if wanted else 0
 
         return await self._on_table("set_vectors", table, write, rows=int)
@@ -717,7 +729,8 @@ class VectorStore:
             condition = await self._narrowed(wanted, where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
-            return await engine.backend.delete(handle, ids=wanted, where=condition)
+            live = LiveRows(engine.backend, handle).only(condition)
+            return await engine.backend.delete(handle, ids=wanted, where=live)
 
         return await self._on_table("delete", table, delete, rows=int)
 
@@ -728,9 +741,7 @@ class VectorStore:
         wanted = await self._checked_ids(ids, distinct_ids)
 
         async def exists(engine: Engine, handle: TableHandle) -> set[str]:
-            if not wanted:
-                return set()
-            return set((await get_live(engine.backend, handle, wanted, Columns(()))).ids)
+            return await LiveRows(engine.backend, handle).ids(wanted)
 
         return await self._on_table("exists", table, exists, rows=len)
 
@@ -757,7 +768,7 @@ class VectorStore:
             if not asked:
                 return Results(columns=columns)
             distinct = list(dict.fromkeys(asked))
-            rows = await get_live(engine.backend, handle, distinct, chosen.columns)
+            rows = await LiveRows(engine.backend, handle).get(distinct, chosen.columns)
 
             def records() -> Results[Record]:
                 found = {record.id: record for record in chosen.records(rows)}
@@ -800,7 +811,7 @@ class VectorStore:
             schema = handle.schema
             chosen = select_columns(schema, names, include_vector=with_vector)
             order = sort_order(schema, keys, descending=falling)
-            condition = await self._bind(where, schema)
+            condition = await self._bind(engine, handle, where)
             rows = await engine.backend.find(
                 handle, where=condition, order_by=order, limit=most, offset=offset,
                 columns=chosen.columns,
@@ -814,7 +825,7 @@ class VectorStore:
         """Return the number of rows, or of those that match the filter."""
 
         async def count(engine: Engine, handle: TableHandle) -> int:
-            return await engine.backend.count(handle, await self._bind(where, handle.schema))
+            return await engine.backend.count(handle, await self._bind(engine, handle, where))
 
         return await self._on_table("count", table, count)
 
@@ -834,7 +845,7 @@ class VectorStore:
 
         async def counted(engine: Engine, handle: TableHandle) -> Counts:
             ref = value_ref(handle.schema, field, "field", lists=True)
-            condition = await self._bind(where, handle.schema)
+            condition = await self._bind(engine, handle, where)
             counts = await engine.backend.value_counts(handle, ref, condition, limit)
             return await hop(len(counts), Counts, counts)
 
@@ -851,7 +862,7 @@ class VectorStore:
 
         async def read(engine: Engine, handle: TableHandle) -> tuple[Value, Value] | None:
             ref = value_ref(handle.schema, field, "field")
-            condition = await self._bind(where, handle.schema)
+            condition = await self._bind(engine, handle, where)
             return await engine.backend.bounds(handle, ref, condition)
 
         return await self._on_table("bounds", table, read)
@@ -870,7 +881,8 @@ class VectorStore:
         async def prepared(schema: Schema) -> tuple[Columns, Expr | None]:
             fields.clear()  # of an attempt before, which has read no row
             fields.update(schema.fields)
-            return Columns(tuple(fields), payload=schema.payload), await self._bind(where, schema)
+            condition = await hop(weight_of(where), bind, where, schema)
+            return Columns(tuple(fields), payload=schema.payload), condition
 
         async for batch in self._export(check_table_name(table), 1000, None, prepared):
             await hop(weight(batch), count_types, batch, fields, counts)
@@ -890,7 +902,8 @@ class VectorStore:
 
         Writes go on meanwhile and are not seen. Each batch carries its cursor in
         ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=`` goes on behind it in a new
-        snapshot. Leave early by ``aclose()`` or ``contextlib.aclosing``: an abandoned export
+        snapshot. A batch has ``batch_size`` rows, or fewer where they are large or some have
+        expired. Leave early by ``aclose()`` or ``contextlib.aclosing``: an abandoned export
         holds its snapshot until it is collected. A store has eight open at most; a further one
         waits for its turn, ``busy_timeout`` at most.
         """
@@ -902,7 +915,7 @@ class VectorStore:
         async def prepared(schema: Schema) -> tuple[Columns, Expr | None]:
             every = names is None
             chosen = select_columns(schema, names, include_vector=every, whole_payload=True)
-            return chosen.columns, await self._bind(where, schema)
+            return chosen.columns, await hop(weight_of(where), bind, where, schema)
 
         return self._export(check_table_name(table), batch_size, after, prepared)
 
@@ -931,13 +944,19 @@ class VectorStore:
                     except REFUSALS:
                         await engine.check_current(handle)
                         raise
+                    # Not by the filter, with which an export goes on behind its cursor.
+                    live = LiveRows(engine.backend, handle)
                     batches = engine.backend.export(
-                        handle, where=where, columns=columns, after=after,
+                        handle, where=where, columns=live.columns(columns), after=after,
                         batch_size=batch_size,
                     )  # fmt: skip
                     self._exports.add(batches)
                     async with aclosing(batches):
-                        async for batch, cursor in batches:
+                        async for every, cursor in batches:
+                            effort = 0 if live.field is None else weight(every)
+                            batch = await hop(effort, live.kept_of, every, columns)
+                            if not batch.num_rows:
+                                continue
                             operation.rows += batch.num_rows
                             metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
                             yield batch.replace_schema_metadata(metadata)
@@ -1086,9 +1105,10 @@ class VectorStore:
         checked = options_of("search_like", VectorArguments, limit=limit, where=where, **options)
 
         async def search(engine: Engine, handle: TableHandle) -> Answer:
-            rows = await get_live(engine.backend, handle, named, Columns((), vector=True))
+            live = LiveRows(engine.backend, handle)
+            rows = await live.get(named, Columns((), vector=True))
             vectors = partial(vector_like, rows, like, unlike)
-            plan = partial(prepare, vectors=vectors, left_out=frozenset(named))
+            plan = partial(prepare, vectors=vectors, left_out=frozenset(named), live=live)
             return await answer(engine, handle, checked, weight(rows), plan, ask_vectors)
 
         found = await self._on_table("search_like", table, search, rows=Answer.__len__)
@@ -1191,8 +1211,22 @@ class VectorStore:
     # Upkeep
 
     async def stats(self, table: str) -> TableStats:
-        """Return the size and the costs of the table."""
-        return await self._on_table("stats", table, lambda engine, on: engine.backend.stats(on))
+        """Return the size and the costs of the table.
+
+        Where rows expire, those that have are counted each time, which reads that field of every
+        row unless it has an index.
+        """
+
+        async def stats(engine: Engine, handle: TableHandle) -> TableStats:
+            told = await engine.backend.stats(handle)
+            live = LiveRows(engine.backend, handle)
+            if live.field is None:
+                return told
+            expired = min(await live.count_expired(), told.rows)
+            details = {**told.details, "expired_rows": expired}
+            return replace(told, rows=told.rows - expired, details=details)
+
+        return await self._on_table("stats", table, stats)
 
     async def optimize(self, table: str) -> None:
         """Do now what keeps the table small and fast, and delete expired rows.
@@ -1250,13 +1284,17 @@ class VectorStore:
         the ids in ``deleted`` first, then take the rows of ``upserted``, an Arrow table. A page has
         about ``limit`` changes, of a row the last one; the newest page is ``complete``.
         ChangesPrunedError where the changes are no longer kept: drop the rows read so far, and
-        begin again with 0.
+        begin again with 0. A row that has expired is in ``deleted``; one that expires after it was
+        told is there once it is deleted from the table, so look at its time too.
         """
         since = whole_number("since", since, least=0)
         limit = count_of("limit", limit)
-        return await self._on_table(
-            "changes", table, lambda engine, on: engine.backend.changes(on, since, limit=limit)
-        )
+
+        async def changes(engine: Engine, handle: TableHandle) -> Changes:
+            page = await engine.backend.changes(handle, since, limit=limit)
+            return await LiveRows(engine.backend, handle).changes(page)
+
+        return await self._on_table("changes", table, changes)
 
     async def _change_number(self, table: str) -> int | None:
         """The number of the table's newest change, None where the backend numbers none."""
@@ -1354,9 +1392,9 @@ class VectorStore:
         listed = await collect_ids(ids)
         return await hop(weight(listed), check, listed)
 
-    async def _bind(self, where: Where, schema: Schema) -> Expr | None:
+    async def _bind(self, engine: Engine, handle: TableHandle, where: Where) -> Expr | None:
         """Return the bound filter of a read."""
-        return await hop(weight_of(where), bind_live, where, schema)
+        return await hop(weight_of(where), LiveRows(engine.backend, handle).bind, where)
 
     async def _narrowed(self, ids: list[str] | None, where: Where, schema: Schema) -> Expr | None:
         """Return the bound filter of a write, which is for every row only if that is said."""
