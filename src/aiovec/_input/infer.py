@@ -29,7 +29,7 @@ from .._model.schema import (
     check_field_name,
 )
 from ..backend.rows import NewRows
-from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError
+from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError, shown
 from .arguments import check_field_index
 from .foreign_rows import (
     array_of_typed,
@@ -179,7 +179,7 @@ def inferred(rows: Any, options: TableOptions) -> Schema:
         if not dim and options.embed is None:
             found = f"{vector!r} holds none"
             if vector is None:
-                found = f"the columns are {list(columns)!r:.200}"
+                found = f"the columns are {shown(list(columns), 200)}"
             raise InvalidRowError(
                 f"no vectors are found: {found}; name their column with vector=, or pass "
                 "embed=Embed('field') to have them made of a text"
@@ -231,7 +231,7 @@ def _vector_of(columns: Mapping[str, Any], options: TableOptions) -> str | None:
         return options.vector
     if options.vector is not None and options.embed is None:
         raise InvalidArgumentError(
-            "vector", options.vector, f"one of the columns: {', '.join(map(repr, columns)):.200}"
+            "vector", options.vector, f"one of the columns: {', '.join(map(shown, columns)):.200}"
         )
     usual = [name for name in USUAL_VECTORS if name in columns]
     if usual or options.embed is not None:
