@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -151,6 +152,28 @@ def test_it_serves_other_machines_with_a_key_and_stops_when_nobody_calls(tmp_pat
         with socket.create_connection(("127.0.0.1", server.port)):
             pass
         assert server.process.wait(START) == 0
+
+
+@pytest.mark.slow
+def test_a_call_that_does_not_end_in_time_is_answered(tmp_path: Path) -> None:
+    config = tmp_path / "aiovec.toml"
+    config.write_text("[retrieval.server]\nshutdown_timeout = 1\naccess_log = false\n")
+    with serving("-s", tmp_path / "notes.db", "--config", config) as server:
+        server.call("POST", "/tables", {"name": "notes", "schema": {"dim": 3}})
+        call = http.client.HTTPConnection("127.0.0.1", server.port, timeout=START)
+        call.putrequest("POST", "/tables/notes/records")
+        for name, value in (("Content-Type", "application/json"), ("Content-Length", "100")):
+            call.putheader(name, value)
+        call.endheaders(b"[")  # and sends no more
+        time.sleep(0.2)
+        assert server.stop() == 0
+        answer = call.getresponse()
+        problem = json.loads(answer.read())
+        assert (answer.status, problem["begun"]) == (503, True)
+        assert "stopping" in problem["detail"]
+        call.close()
+        assert server.process.stderr is not None
+        assert "Traceback" not in server.process.stderr.read()
 
 
 @pytest.mark.slow
