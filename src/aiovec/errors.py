@@ -22,7 +22,7 @@ AiovecError
 ├── StoreFullError              no room left for the store's files
 ├── StoreUnreachableError       a server or a bucket that does not answer
 ├── StorePermissionError        a store that this process, or its key, may not use
-├── OutcomeUnknownError         a commit that failed, so that the write may have been saved or not
+├── OutcomeUnknownError         a write that may or may not have been saved
 ├── StoreMovedError             the store has been migrated to another place
 ├── StoreReplacedError          the file under an open store was replaced or removed
 ├── ChangesPrunedError          changes that the store keeps no longer
@@ -535,7 +535,7 @@ class StorePermissionError(AiovecError):
 
 @dataclass(eq=False, repr=False)
 class OutcomeUnknownError(AiovecError):
-    """The commit to ``target`` failed for ``reason``; the write may or may not have been saved.
+    """A write to ``target`` that may or may not have been saved; ``reason`` says what happened.
 
     All of the call is saved, or none of it. Check with ``get`` or ``count``, or repeat the call
     with ``upsert``, ``update`` or ``delete``, which is right in either case. If the file system
@@ -550,8 +550,8 @@ class OutcomeUnknownError(AiovecError):
 
     def _message(self) -> str:
         return (
-            f"the commit to {self.target} failed ({self.reason}); the write may or may not have "
-            "been saved. Check with get() or count(), or repeat it with upsert()"
+            f"the write to {self.target} may or may not have been saved: {self.reason}. Check "
+            "with get() or count(), or repeat it with upsert()"
         )
 
 

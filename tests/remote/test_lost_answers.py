@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.remote_server import Server
 from tests.harness.proxy import Proxy
 from tests.harness.values import DIM, SMALL, ids_of, small_rows
 from tests.remote.answers import http, problem
@@ -82,6 +84,19 @@ async def test_an_outcome_that_nobody_tells_is_unknown(proxy: Proxy, opens: Open
             await store.delete("notes", ["r0002"])
         proxy.disarm()
         assert await store.count("notes") == 8
+
+
+async def test_a_lost_answer_of_a_store_without_keys(server: Server, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    async with Proxy(server.url("lancedb", tmp_path)) as proxy, aiovec.connect(proxy.url) as store:
+        await store.create_table("notes", SMALL)
+        assert await store.count("notes") == 0  # so that the next request is the insert
+        proxy.cut(0)
+        with pytest.raises(OutcomeUnknownError, match="requested before") as caught:
+            await store.insert("notes", small_rows(2))
+        assert caught.value.target == proxy.url
+        assert await store.count("notes") == 2
+    server.forget()
 
 
 async def test_a_read_is_asked_for_again(proxy: Proxy, opens: Opens) -> None:
