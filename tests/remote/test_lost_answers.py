@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.contract.remote_server import Server
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import Meddling, Proxy, Request
 from tests.harness.values import DIM, SMALL, ids_of, small_rows
 from tests.remote.answers import http, problem
 from tests.remote.conftest import Opens
@@ -164,6 +164,35 @@ async def test_a_silent_server_is_not_waited_for_again(proxy: Proxy, opens: Open
         with pytest.raises(AiovecError, match="did not answer"):
             await store.count("notes")
         assert len(proxy.requests) == first + 1
+
+
+async def test_an_answer_that_drips_ends_in_time(proxy: Proxy, opens: Opens) -> None:
+    """Each byte comes long before idle_timeout."""
+    whole = http(b'{"count": 10}' + b" " * 100_000)
+
+    def dripping(begin: int) -> Meddling:
+        async def drip(_: Request, ask: object, client: asyncio.StreamWriter) -> bool:
+            client.write(whole[:begin])
+            for n in range(begin, len(whole)):
+                client.write(whole[n : n + 1])
+                await client.drain()
+                await asyncio.sleep(0.05)
+            return False
+
+        return drip
+
+    async with opens(idle_timeout=1.0, reconnect_timeout=60.0) as store:
+        for begin in (len(whole) - 100_000, 20):  # its body; its head
+            proxy.arm(dripping(begin))
+            with pytest.raises(AiovecError, match="too slowly"):
+                await store.count("notes")
+            await proxy.closed.wait()
+            proxy.closed.clear()
+        proxy.arm(dripping(20))
+        with pytest.raises(OutcomeUnknownError, match="too slowly"):
+            await store.delete("notes", ["r0001"])
+        proxy.answer(whole)
+        assert await store.count("notes") == 10
 
 
 async def test_a_cancelled_or_closed_read_closes_its_connection(proxy: Proxy, opens: Opens) -> None:
