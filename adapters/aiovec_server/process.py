@@ -27,6 +27,10 @@ MAX_HEAD = 64 * 1024
 """Bytes of a request's method, target and headers, and of its trailers. A browser's cookies take a
 few KiB."""
 
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+    b"content-length: 0\r\n\r\n"
+)
 _BACKLOG = 1024
 _CANCELLING = 5.0  # seconds that cancelled calls get to release what they hold
 _OTHER_FILES = 256  # open files beside the connections: the store's, modules, pipes
@@ -124,6 +128,7 @@ class Connection(HttpToolsProtocol):
     """uvicorn's connection with bounds: of time for a head and for who reads nothing, and of bytes
     beside bodies."""
 
+    _too_large = False
     _head_since: float | None = None
     _beside = _unsent = 0
     _taken = _served = 0.0
@@ -133,21 +138,24 @@ class Connection(HttpToolsProtocol):
         self._head_since = self._taken = self._served = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
+        if self._too_large:
+            return
         self._beside += len(data)
         super().data_received(data)
         if self._beside > MAX_HEAD:  # a head, trailers, or the extensions of a chunk
-            self.transport.abort()
+            self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_since, self._beside = self.loop.time(), 0
 
     def on_headers_complete(self) -> None:
-        self._head_since = None
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+            self._refuse_head()
             raise ValueError("the head is too large")
         if b"#" in self.url:  # uvicorn would leave out the rest, which may be that of an id
             raise ValueError("the target has a # in it")
+        self._head_since = None
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -158,8 +166,20 @@ class Connection(HttpToolsProtocol):
         """Refuse what is no request, but never within the answer to one before it."""
         if self._is_answering():
             self.transport.abort()
-        else:
+        elif not self._too_large:
             super().send_400_response(msg)
+
+    def _refuse_head(self) -> None:
+        """Answer to a head that is too large; end the connection if it is none, or not the first.
+
+        The client may write to its end: into a closed connection, it might never read the answer.
+        """
+        if self._head_since is None or self._is_answering():
+            self.transport.abort()
+        elif not self._too_large:
+            self._too_large = True
+            self.transport.write(_TOO_LARGE)
+            self.transport.write_eof()
 
     def check(self, now: float, settings: ServerSettings) -> None:
         """Close the connection if its client has stalled for too long."""
