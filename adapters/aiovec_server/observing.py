@@ -159,7 +159,8 @@ class Observing:
                     facts["key"] = state["aiovec_access"]
                 if not whole:
                     facts["broken"] = True
-                ACCESS.info("", extra={"facts": facts})
+                words = "%(method)s %(route)s: status %(status)d, %(ms)s ms"
+                ACCESS.info(words, facts, extra={"facts": facts})
 
 
 def _is_short(headers: Headers, name: str) -> bool:
