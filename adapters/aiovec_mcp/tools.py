@@ -134,7 +134,9 @@ class Tools:
         """Save a text that will matter later, such as a preference, a decision or a result.
         Write one fact as a whole sentence that is clear without this conversation."""
         if taken := _OWN & (facts or {}).keys():
-            raise InvalidArgumentError("facts", min(taken), f"keys other than {sorted(_OWN)}")
+            own = ", ".join(sorted(_OWN))
+            words = f"facts cannot have the key {min(taken)!r}; these are a memory's own: {own}"
+            raise InvalidArgumentError("facts", min(taken), "another key", reason=words)
         row = {**storable(facts or {}, "facts"), "id": new_id() if id is None else id, "text": text}
         row["at"] = datetime.now(UTC)
         try:
@@ -151,7 +153,8 @@ class Tools:
     ) -> dict[str, Any]:
         """Delete memories by their ids, or all that match a filter."""
         if ids is None and where is None:
-            raise InvalidArgumentError("ids", ids, "ids, or a filter; where='TRUE' is for all")
+            words = "pass ids or where; where='TRUE' deletes every memory"
+            raise InvalidArgumentError("ids", ids, "given", reason=words)
         try:
             return {"deleted": await self._memory.delete(ids, where=where)}
         except TableNotFoundError:

@@ -38,8 +38,11 @@ def encode(body: Mapping[str, Any] | None, rows: pa.Table | None) -> tuple[str, 
     try:
         text = _ENCODER.encode(body or {})
     except ValueError as exc:
-        expected = "finite: JSON has no other; upsert takes them"
-        raise InvalidArgumentError("a number in the call", None, expected) from exc
+        raise InvalidArgumentError(
+            "a number in the call", None, "finite",
+            reason="a number in the call is infinite or NaN, which JSON does not have; upsert "
+            "takes infinities",
+        ) from exc  # fmt: skip
     if rows is None:
         return JSON, memoryview(text.encode())
     schema = rows.schema.with_metadata({BODY: text.encode()} if body else None)

@@ -35,7 +35,6 @@ Each carries its facts as attributes; a driver's exception is its ``__cause__``.
 from __future__ import annotations
 
 import reprlib
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from datetime import date, datetime, time, timedelta, timezone
@@ -46,7 +45,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 _OWN = frozenset({
-    bool, bytearray, bytes, complex, date, datetime, Decimal, deque, dict, float, frozenset, int,
+    bool, bytearray, bytes, complex, date, datetime, Decimal, dict, float, frozenset, int,
     list, PosixPath, range, set, str, time, timedelta, timezone, tuple, type, type(None), type(...),
     UUID, WindowsPath,
 })  # fmt: skip
@@ -63,7 +62,7 @@ class _Shown(reprlib.Repr):
         super().__init__()
         self.maxlevel = 4
         self.maxstring = self.maxother = self.maxlong = most
-        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxdeque = 20
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 20
 
     def repr1(self, x: Any, level: int) -> str:
         kind = type(x)
@@ -211,16 +210,22 @@ class ExtensionUnavailableError(AiovecError):
 
 @dataclass(eq=False, repr=False)
 class InvalidArgumentError(AiovecError, ValueError):
-    """An argument out of its range: ``argument``, ``value`` and ``expected``."""
+    """An argument out of its range: ``argument``, ``value`` and ``expected``.
+
+    ``reason`` is the message, for where ``expected`` cannot follow "must be".
+    """
 
     http = HttpAnswer(422, "Invalid argument", machine=False)
 
     argument: str
     value: object
     expected: str
+    _: KW_ONLY
+    reason: InitVar[str | None] = None
 
-    def _message(self) -> str:
-        return f"{self.argument} must be {self.expected}, not {shown(self.value)}"
+    def __post_init__(self, reason: str | None) -> None:
+        must_be = f"{self.argument} must be {self.expected}, not {shown(self.value)}"
+        self.args = (reason or must_be,)
 
 
 @dataclass(eq=False, repr=False)

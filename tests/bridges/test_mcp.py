@@ -131,7 +131,9 @@ async def test_errors_reach_the_model_with_their_text(tmp_path: Path) -> None:
         assert "title, year" in await error_of(client, "search", **search, where="yaer = 1")
         assert "no table 'nope'" in await error_of(client, "get", table="nope", ids=["a"])
         assert "where='TRUE'" in await error_of(client, "forget")
-        assert "facts must be" in await error_of(client, "remember", text="x", facts={"at": 1})
+        assert "cannot have the key 'at'" in await error_of(
+            client, "remember", text="x", facts={"at": 1}
+        )
         assert "less than or equal to 100" in await error_of(client, "search", **search, limit=101)
         assert "1 to 512 bytes" in await error_of(client, "remember", text="x", id="")
         for tool, arguments in (

@@ -203,7 +203,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("search_many", {"vectors": [VECTOR], "where": ["TRUE", "TRUE"]}, "where"),
     ("search_hybrid", {"query": "words"}, "missing"),
     ("search_hybrid", {"query": "x", "vector": VECTOR, "fusion": {"type": "x"}}, "rrf"),
-    ("search_text", {}, "query must be given"), ("search_like", {"ids": "none"}, "ids"),
+    ("search_text", {}, "lacks the key 'query'"), ("search_like", {"ids": "none"}, "ids"),
     ("get", {"ids": [1.5]}, "ids"), ("get", {"ids": [True]}, "ids"),
     ("exists", {"ids": [["a"]]}, "ids"), ("records", {}, "ids or where"),
     ("update", {"set": {"year": 1}}, "ids or where"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import re
 import runpy
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -28,7 +29,7 @@ Run = Callable[..., tuple[int, str]]
 @pytest.fixture
 def run_serve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Run:
+) -> Iterator[Run]:
     """Run an ``aiovec serve`` that is refused, in this process; return its code and its words."""
     monkeypatch.chdir(tmp_path)
     for name in ("AIOVEC_CONFIG", "AIOVEC_API_KEYS"):
@@ -42,7 +43,12 @@ def run_serve(
         assert captured.out == ""
         return int(ended.value.code or 0), captured.err
 
-    return run
+    root, access = logging.getLogger(), logging.getLogger("aiovec.access")
+    yield run
+    for handler in [*root.handlers]:
+        if type(handler).__module__ == "aiovec_server.logs":
+            root.removeHandler(handler)
+    access.setLevel(logging.NOTSET)
 
 
 def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> None:

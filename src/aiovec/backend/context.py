@@ -30,8 +30,10 @@ class WriteKey:
         """Raise InvalidArgumentError unless the write that had this key before was the same."""
         if digest != self.digest:
             raise InvalidArgumentError(
-                "the idempotency key", self.name, "a new one: another write was done under it"
-            )
+                "the idempotency key", self.name, "a new one",
+                reason=f"another write was done under the idempotency key {self.name!r}; use a "
+                "new key",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
