@@ -100,7 +100,12 @@ async def test_what_a_key_allows(store: aiovec.VectorStore) -> None:
 @pytest.mark.usefixtures("keys")
 async def test_each_endpoint_needs_the_right_to_what_it_does(store: aiovec.VectorStore) -> None:
     async with client_of(store) as client:
-        paths = (await client.get("/openapi.json", headers=bearer(READS))).json()["paths"]
+        document = (await client.get("/openapi.json", headers=bearer(READS))).json()
+        paths, schemes = document["paths"], document["components"]["securitySchemes"]
+        assert {next(iter(way), None) for way in document["security"]} == {*schemes, None}
+        assert schemes["bearer"]["scheme"] == "bearer"
+        header = schemes["apiKey"]["name"]
+        assert (await client.get("/tables", headers={header: READS})).status_code == 200
         places = {"table": "none", "id": "a", "field": "f", "index": "i", "key": "k"}
         for path, methods in paths.items():
             for method in methods:
@@ -110,6 +115,7 @@ async def test_each_endpoint_needs_the_right_to_what_it_does(store: aiovec.Vecto
                 assert (answer.status_code != 403) is reads, (method, path)
                 answer = await client.request(method, url)
                 assert (answer.status_code == 401) is (path != "/health"), (method, path)
+                assert (methods[method].get("security") == []) is (path == "/health")
 
 
 @pytest.mark.usefixtures("keys")
