@@ -50,8 +50,7 @@ def _comparison(wanted: Mapping[str, Any], field: Callable[[str], Any]) -> Any:
             if value is None:
                 return known.is_null() & known.is_not_null()  # nothing
             return _ORDER[operator](known, _ordered(operator, value))
-    known_ones = "==, !=, >, >=, <, <=, in, not in"
-    raise FilterError(f"the operator {shown(operator)} is not one of {known_ones}")
+    raise FilterError(f"the operator {operator!r} is not one of ==, !=, >, >=, <, <=, in, not in")
 
 
 def _ordered(operator: str, value: Any) -> Any:

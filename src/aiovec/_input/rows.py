@@ -38,13 +38,7 @@ from .._model.records import Record
 from .._model.schema import Field, Schema, may_lack_vectors
 from ..backend.contract import StoredRows
 from ..backend.rows import NewRows
-from ..errors import (
-    FilterError,
-    InvalidArgumentError,
-    InvalidRowError,
-    InvalidVectorError,
-    shown,
-)
+from ..errors import FilterError, InvalidArgumentError, InvalidRowError, InvalidVectorError, shown
 from .arguments import check_words, is_iterable, read_all
 from .columns import (
     MOST_KEYS,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class WriteKey:
     def check(self, digest: bytes) -> None:
         """Raise InvalidArgumentError unless the write that had this key before was the same."""
         if digest != self.digest:
-            raise InvalidArgumentError(
-                "the idempotency key", self.name, "a new one",
-                reason=f"another write was done under the idempotency key {self.name!r}; use a "
-                "new key",
-            )  # fmt: skip
+            reason = (
+                f"the idempotency key {shown(self.name)} was used for another write; use a new key "
+                "for each write"
+            )
+            raise InvalidArgumentError("the idempotency key", self.name, "a new key", reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
