@@ -11,6 +11,7 @@ from typing import Any
 from haystack.errors import FilterError
 
 from aiovec.bridge import storable
+from aiovec.errors import shown
 
 
 def condition(wanted: Mapping[str, Any], field: Callable[[str], Any]) -> Any:
@@ -22,14 +23,14 @@ def condition(wanted: Mapping[str, Any], field: Callable[[str], Any]) -> Any:
     operator = _part(wanted, "operator")
     made = [condition(one, field) for one in _part(wanted, "conditions")]
     if operator not in ("AND", "OR", "NOT") or not made:
-        raise FilterError(f"expected AND, OR or NOT over conditions, not {wanted!r}")
+        raise FilterError(f"expected AND, OR or NOT over conditions, not {shown(wanted)}")
     joined = reduce(or_ if operator == "OR" else and_, made)
     return joined.is_not_true() if operator == "NOT" else joined
 
 
 def _part(wanted: Mapping[str, Any], name: str) -> Any:
     if name not in wanted:
-        raise FilterError(f"the filter has no {name!r}: {wanted!r}")
+        raise FilterError(f"the filter has no {name!r}: {shown(wanted)}")
     return wanted[name]
 
 
@@ -59,7 +60,7 @@ def _ordered(operator: str, value: Any) -> Any:
             datetime.fromisoformat(value)
         except ValueError:
             raise FilterError(
-                f"{operator!r} takes a number or an ISO date, not {value!r}"
+                f"{operator!r} takes a number or an ISO date, not {shown(value)}"
             ) from None
     elif not isinstance(value, int | float | date):
         raise FilterError(f"{operator!r} takes a number or a date, not {type(value).__name__}")

@@ -44,6 +44,8 @@ def test_a_migration_to_a_server_and_from_it(
 
 def test_the_commands(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which no call asks
+    monkeypatch.delenv("no_proxy", raising=False)
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     (tmp_path / "schema.json").write_text(SCHEMA.to_json())
     for words, told in (

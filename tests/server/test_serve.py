@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import re
 import runpy
 import signal
@@ -11,7 +12,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -27,7 +29,7 @@ Run = Callable[..., tuple[int, str]]
 @pytest.fixture
 def run_serve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Run:
+) -> Iterator[Run]:
     """Run an ``aiovec serve`` that is refused, in this process; return its code and its words."""
     monkeypatch.chdir(tmp_path)
     for name in ("AIOVEC_CONFIG", "AIOVEC_API_KEYS"):
@@ -41,7 +43,12 @@ def run_serve(
         assert captured.out == ""
         return int(ended.value.code or 0), captured.err
 
-    return run
+    root, access = logging.getLogger(), logging.getLogger("aiovec.access")
+    yield run
+    for handler in [*root.handlers]:
+        if type(handler).__module__ == "aiovec_server.logs":
+            root.removeHandler(handler)
+    access.setLevel(logging.NOTSET)
 
 
 def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> None:
@@ -151,6 +158,28 @@ def test_it_serves_other_machines_with_a_key_and_stops_when_nobody_calls(tmp_pat
         with socket.create_connection(("127.0.0.1", server.port)):
             pass
         assert server.process.wait(START) == 0
+
+
+@pytest.mark.slow
+def test_a_call_that_does_not_end_in_time_is_answered(tmp_path: Path) -> None:
+    config = tmp_path / "aiovec.toml"
+    config.write_text("[retrieval.server]\nshutdown_timeout = 1\naccess_log = false\n")
+    with serving("-s", tmp_path / "notes.db", "--config", config) as server:
+        server.call("POST", "/tables", {"name": "notes", "schema": {"dim": 3}})
+        call = http.client.HTTPConnection("127.0.0.1", server.port, timeout=START)
+        call.putrequest("POST", "/tables/notes/records")
+        for name, value in (("Content-Type", "application/json"), ("Content-Length", "100")):
+            call.putheader(name, value)
+        call.endheaders(b"[")  # and sends no more
+        time.sleep(0.2)
+        assert server.stop() == 0
+        answer = call.getresponse()
+        problem = json.loads(answer.read())
+        assert (answer.status, problem["begun"]) == (503, True)
+        assert "stopping" in problem["detail"]
+        call.close()
+        assert server.process.stderr is not None
+        assert "Traceback" not in server.process.stderr.read()
 
 
 @pytest.mark.slow

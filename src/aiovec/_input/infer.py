@@ -232,7 +232,7 @@ def _vector_of(columns: Mapping[str, Any], options: TableOptions) -> str | None:
         return options.vector
     if options.vector is not None and options.embed is None:
         raise InvalidArgumentError(
-            "vector", options.vector, f"one of the columns: {', '.join(map(repr, columns)):.200}"
+            "vector", options.vector, f"one of the columns: {', '.join(map(shown, columns)):.200}"
         )
     usual = [name for name in USUAL_VECTORS if name in columns]
     if usual or options.embed is not None:

@@ -38,7 +38,7 @@ from .._model.records import Record
 from .._model.schema import Field, Schema, may_lack_vectors
 from ..backend.contract import StoredRows
 from ..backend.rows import NewRows
-from ..errors import FilterError, InvalidArgumentError, InvalidRowError, InvalidVectorError
+from ..errors import FilterError, InvalidArgumentError, InvalidRowError, InvalidVectorError, shown
 from .arguments import check_words, is_iterable, read_all
 from .columns import (
     MOST_KEYS,
@@ -374,7 +374,7 @@ def _from_columns(
     for name in needed if may_lack_vectors(schema) else [*needed, schema.vector]:
         if name not in given:
             raise InvalidRowError(
-                f"the columns have no {name!r}; they are: {', '.join(map(repr, given))}"
+                f"the columns have no {name!r}; they are: {', '.join(map(shown, given))}"
             )
     columns = {name: _column(name, column, schema) for name, column in given.items()}
     if "id" in columns:

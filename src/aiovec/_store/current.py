@@ -108,8 +108,8 @@ class Engine:
             self._handles.pop(name, None)
             handle = self._handles[name] = await self.backend.open_table(name)
             fresh = True
-        wanted = call_context().state
-        if wanted is None or wanted == self.state_of(handle):
+        wanted = call_context().states
+        if wanted is None or self.state_of(handle) in wanted:
             return handle
         if fresh:
             raise TableChangedError(name)

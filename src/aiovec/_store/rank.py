@@ -319,10 +319,10 @@ def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
             known = left.pop(hit.id, None) if isinstance(hit.id, str) else None
             if known is None:
                 raise refuse(
-                    f"a hit with the id {hit.id!r:.60}, which was none of them or came before"
+                    f"a hit with the id {shown(hit.id, 60)}, which was none of them or came before"
                 )
             if _number(hit.score) is None:
-                raise refuse(f"the hit {hit.id!r:.60} with the score {hit.score!r:.60}")
+                raise refuse(f"the hit {shown(hit.id, 60)} with the score {shown(hit.score, 60)}")
             # A copy without the vector lacks what diversity is computed from.
             order.append(hit if hit.vector is not None else hit.__replace__(vector=known.vector))
         return order
@@ -332,7 +332,7 @@ def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
     for hit, item in zip(hits, answer, strict=True):
         score = _number(item)
         if score is None:
-            raise refuse(f"{item!r:.60} for the hit {hit.id!r:.60}")
+            raise refuse(f"{shown(item, 60)} for the hit {hit.id!r:.60}")
         scored.append(hit.__replace__(score=score))
     return best_first(scored)
 

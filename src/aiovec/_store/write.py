@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -182,17 +182,25 @@ async def vector_of_update(
 async def once(key: WriteKey, write: Callable[[Engine], Awaitable[_T]], engine: Engine) -> _T:
     """Do a write under a key, or return the outcome that was kept of it, which is its result.
 
-    OutcomeUnknownError where it may have been done before and nothing tells.
+    OutcomeUnknownError where it may have been done before, and the store kept no outcome.
     """
     backend = engine.backend
     kept = await backend.kept(key)
     if kept is not None:
         return cast("_T", kept.outcome)
     if call_context().retried and await _forgets(backend):
-        raise OutcomeUnknownError(
-            backend.target, "this write was asked for before, and its outcome was not kept"
+        raise _RepeatedWriteError(
+            backend.target,
+            "it was requested before under the same key, the store has kept no outcome of that "
+            "request, and nothing was done now",
         )
     return await write(engine)
+
+
+class _RepeatedWriteError(OutcomeUnknownError):
+    """A repeat that the caller asked for, which is no fault of the server."""
+
+    http = replace(OutcomeUnknownError.http, status=409)
 
 
 async def _forgets(backend: Backend) -> bool:

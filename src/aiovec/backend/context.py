@@ -46,8 +46,8 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    state: str | None = None
-    """The state that the table must have; None for whatever state it has."""
+    states: frozenset[str] | None = None
+    """The states of which the table must have one; None for whatever state it has."""
 
     key: WriteKey | Callable[[], WriteKey] | None = None
     """The key of the one write that is made, or a function that gives it when the write begins:
