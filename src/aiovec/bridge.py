@@ -13,7 +13,7 @@ import math
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
@@ -249,9 +249,9 @@ def relevance(score: float, metric: Metric) -> float:
 def storable(value: Any, name: str = "metadata") -> Any:
     """Return a value of metadata as a row's payload can hold it.
 
-    Naive datetimes, paths and integers beyond 64 bits become text, Decimals numbers, NaN and
-    infinity None, sets and tuples lists, arrays lists of numbers, and keys of mappings text.
-    InvalidArgumentError names what cannot be stored.
+    Naive datetimes, times of a day, paths and integers beyond 64 bits become text, Decimals
+    numbers, NaN and infinity None, sets and tuples lists, arrays lists of numbers, and keys of
+    mappings text. InvalidArgumentError names what cannot be stored.
     """
     match value:
         case None | bool() | str() | UUID() | Enum():
@@ -264,6 +264,8 @@ def storable(value: Any, name: str = "metadata") -> Any:
             return value if value.tzinfo is not None else value.isoformat()
         case date():
             return value
+        case time():
+            return value.isoformat()
         case Decimal():
             return storable(float(value), name)
         case Mapping():
