@@ -191,9 +191,9 @@ class DocumentBridge(Bridge):
             raise FilterError("a filter is a mapping, a condition or its text, not a function")
         if not isinstance(wanted, Mapping):
             return wanted
-        return metadata_filter(wanted, self._meant)
+        return metadata_filter(wanted, self.fields)
 
-    def _meant(self, key: str) -> list[FieldRef]:
+    def fields(self, key: str) -> list[FieldRef]:
         """Return the fields that a key of a filter may mean: dots may lead into its objects."""
         first, *inner = key.split(".")
         nested = inner and self._stored(first) not in self._declared
