@@ -37,7 +37,8 @@ class ChromaSource(CollectionSource):
         # makes no embedding function, which may need a key.
         made = one.configuration_json
         index = made.get("hnsw") or made.get("spann") or {}
-        vectors = [Vectors("embedding", dim, index.get("space", "l2"))]
+        kind = "dense" if dim else "none yet"
+        vectors = [Vectors("embedding", dim, index.get("space", "l2"), kind)]
         fields = {"text": Field(str, text=True)}
         return Collection(name, vectors, one.count(), one, fields, _model(made))
 

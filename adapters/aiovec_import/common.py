@@ -51,7 +51,6 @@ class Collection:
     fields: Mapping[str, Field] = field(default_factory=dict)
     model: str | None = None
     omitted: Sequence[str] = ()
-    notes: Sequence[str] = ()
     new_ids: bool = False
 
 
@@ -124,11 +123,10 @@ class CollectionSource(Source):
             try:
                 with _failing_clearly():
                     found = self.collection(name)
-                if self._chosen(found) is not None:
-                    tables.append(self._table(found))
+                if self._chosen(found) is None:
+                    skipped.append(name)
                 else:
-                    has = ", ".join(map(str, found.vectors)) or "none"
-                    skipped.append(name if self._hints.table is None else f"{name} has: {has}")
+                    tables.append(self._table(found))
             except AiovecError as exc:
                 if len(wanted) == 1:
                     raise
@@ -137,14 +135,9 @@ class CollectionSource(Source):
             if skipped:
                 self.remark += f"; left out, without dense vectors: {', '.join(skipped)}"
             return tables
-        if self.failed:
-            reasons = "; ".join(f"{name}: {why}" for name, why in self.failed.items())
+        if why := {**dict.fromkeys(skipped, "no dense vectors"), **self.failed}:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in why.items())
             raise ConfigError(f"no {self.layout} can be imported: {reasons}")
-        if skipped:
-            raise ConfigError(
-                f"no {self.layout} that is wanted has dense vectors: {', '.join(skipped)}",
-                key="--table",
-            )
         raise ConfigError(
             f"there is no {self.layout} {self._hints.table or 'here'}; there are: "
             f"{', '.join(names) or 'none'}",
@@ -156,18 +149,18 @@ class CollectionSource(Source):
         wanted = self._hints.vector_column
         able = [one for one in found.vectors if one.dim]
         chosen = next((one for one in able if wanted in (None, one.name)), None)
-        if chosen is None and wanted is not None:
-            names = ", ".join(one.name for one in able)
+        if chosen is None and not (wanted is None is self._hints.table):
+            named = "" if wanted is None else f" {wanted!r}"
+            has = ", ".join([one.name for one in able] or map(str, found.vectors)) or "none"
             raise ConfigError(
-                f"{found.name} has no dense vectors {wanted!r}; it has: {names or 'none'}",
-                key="--vector-column",
+                f"{found.name} has no dense vectors{named}; it has: {has}", key="--vector-column"
             )
         return chosen
 
     def _table(self, found: Collection) -> ForeignTable:
         chosen = self._chosen(found) or found.vectors[0]
         metric = _METRICS.get((chosen.metric or "").lower())
-        notes = list(found.notes)
+        notes = []
         if chosen.metric is None:
             notes.append("no index names the metric; the table gets l2")
         elif metric is None:

@@ -121,6 +121,8 @@ def test_chroma(store: Any) -> None:
     done = bring("chroma")  # all of them; the empty one is told
     assert {one["name"]: one["rows"] for one in done.json["tables"]}["bare"] == 1
     assert "left out, without dense vectors: empty" in done.err
+    refused = bring("chroma:chroma#empty")
+    assert (refused.code, "it has: embedding (none yet)" in refused.err) == (1, True)
     schema, rows = store("bare")
     assert schema.metric == "dot"
     assert_rows(rows, ["a"], VECTORS[:1], [{"uri": "file:///a"}])
@@ -217,7 +219,7 @@ def test_a_folder_of_qdrants_client(store: Any) -> None:
     assert_rows(rows, ["1", "2"], [[1, 2], [3, 4]], [{"far": str(10**30)}, {"x": 1}])
     for source, options, why in (
         ("qdrant:q#named", ["--vector-column", "words"], "it has: title, body"),
-        ("qdrant:q#sparse", [], "has dense vectors: sparse has: words (sparse)"),
+        ("qdrant:q#sparse", [], "sparse has no dense vectors; it has: words (sparse)"),
         ("qdrant:q#none", [], "there is no Qdrant collection none; there are: "),
     ):
         refused = bring(source, *options)

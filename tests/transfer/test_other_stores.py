@@ -118,7 +118,7 @@ def test_a_lancedb_folder_with_several_tables(folder: Path, store: Path) -> None
     assert (done.code, done.json["tables"][0]["rows"]) == (0, 2)
     for name, why in (
         ("three", "there are: One, numbers, two"),
-        ("numbers", "no LanceDB table that is wanted has dense vectors: numbers has: none"),
+        ("numbers", "numbers has no dense vectors; it has: none"),
     ):
         refused = run("import", f"lancedb:{other}#{name}", "-s", folder / "none.db")
         assert (refused.code, why in refused.err) == (1, True), refused.err

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TypeVar
@@ -105,12 +105,11 @@ async def load(
         for one in loads:
             await find_table(store, one)
         for one in loads if strict else ():
-            with _told_apart(one, alone=True):
-                await _check(store, source, one, rejects)
+            await _check(store, source, one, rejects)
         _refuse_any(loads, rejects)
+        alone = _alone(source, loads, strict)
         for one in loads:
-            with _told_apart(one, alone=strict or _is_alone(source, loads)):
-                await _fill(store, source, one, rejects)
+            await _fill(store, source, one, rejects, alone=alone)
         if not any(one.rows for one in loads):
             _refuse_all(source, loads, rejects)
         done = True
@@ -133,11 +132,12 @@ async def rehearse(
     trials = [replace(one, schema=_wanted(one), reasons=Counter()) for one in loads]
     if not all(one.used_schema.dim for one in trials):
         return  # the store's embedder says the length
+    alone = _alone(source, trials, strict)
     try:
         for one in trials:
-            with _told_apart(one, alone=strict or _is_alone(source, trials)):
-                if await _check(None, source, one, rejects, whole=strict) and not strict:
-                    return
+            good = await _check(None, source, one, rejects, whole=strict, alone=alone)
+            if good and not strict:
+                return
         if strict:
             _refuse_any(trials, rejects)
         else:
@@ -168,28 +168,9 @@ def _refuse_all(source: Input, loads: Sequence[Load], rejects: RejectsFile) -> N
         )
 
 
-def _is_alone(source: Input, loads: Sequence[Load]) -> bool:
-    """Return whether the source has one table, whose error says all."""
-    return len(loads) == 1 and not source.reader.failed
-
-
-class _UnreadableError(Exception):
-    """The source of one table cannot be read; ``error`` is why."""
-
-    def __init__(self, error: AiovecError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-@contextmanager
-def _told_apart(one: Load, *, alone: bool) -> Iterator[None]:
-    """Note that the source of a table cannot be read; raise that where it is ``alone``."""
-    try:
-        yield
-    except _UnreadableError as exc:
-        if alone:
-            raise exc.error from exc.error.__cause__
-        one.problem = str(exc)
+def _alone(source: Input, loads: Sequence[Load], strict: bool) -> bool:
+    """Return whether an error of one table is that of the whole import."""
+    return strict or (len(loads) == 1 and not source.reader.failed)
 
 
 async def find_table(store: VectorStore, one: Load) -> None:
@@ -233,8 +214,9 @@ def _wanted(one: Load) -> Schema:
 
 
 async def _check(
-    store: VectorStore | None, source: Input, one: Load, rejects: RejectsFile, *, whole: bool = True
-) -> bool:
+    store: VectorStore | None, source: Input, one: Load, rejects: RejectsFile, *,
+    whole: bool = True, alone: bool = True,
+) -> bool:  # fmt: skip
     """List the rows that cannot be imported; return whether another can be.
 
     ``store`` is None where it does not exist yet. Reads all rows if ``whole``, else until one can
@@ -243,7 +225,7 @@ async def _check(
     good = False
     before: set[str] = set()
     read = 0
-    async with aclosing(_sifted(source, one)) as sifted:
+    async with aclosing(_sifted(source, one, alone=alone)) as sifted:
         async for part in sifted:
             read += part.rows.num_rows + len(part.rejects)
             if not one.upsert:
@@ -260,16 +242,20 @@ async def _check(
     return good
 
 
-async def _fill(store: VectorStore, source: Input, one: Load, rejects: RejectsFile) -> None:
+async def _fill(
+    store: VectorStore, source: Input, one: Load, rejects: RejectsFile, *, alone: bool
+) -> None:
     """Import one table: the next chunk is read and checked while the last one is written."""
     read = 0
-    async with aclosing(_sifted(source, one)) as sifted:
+    async with aclosing(_sifted(source, one, alone=alone)) as sifted:
         async for part in sifted:
             read += part.rows.num_rows + len(part.rejects)
             part = await _write(store, one, part)
             one.rows += part.rows.num_rows
             await _reject(one, source, part, rejects)
             one.seen(read)
+    if one.problem:
+        return
     one.missing = max(0, (one.source.rows or 0) - read)
     if not one.rejected:
         await create(store, one)
@@ -288,8 +274,11 @@ async def create(store: VectorStore, one: Load) -> None:
         one._exists = one.created = True
 
 
-def _sifted(source: Input, one: Load) -> AsyncGenerator[Sifted, None]:
-    """Yield the rows of a table a chunk at a time."""
+def _sifted(source: Input, one: Load, *, alone: bool) -> AsyncGenerator[Sifted, None]:
+    """Yield the rows of a table a chunk at a time; end and note why if it cannot be read.
+
+    Raise that where the table is ``alone``.
+    """
     schema = one.used_schema
     chunks = source.chunks(one.source, schema, rows_at_once(schema))
 
@@ -301,7 +290,10 @@ def _sifted(source: Input, one: Load) -> AsyncGenerator[Sifted, None]:
             with reading(source.name):
                 return sift(chunk, schema, last_counts=one.upsert, new_ids=one.source.new_ids)
         except AiovecError as exc:
-            raise _UnreadableError(exc) from exc
+            if alone:
+                raise
+            one.problem = str(exc)
+            return None
 
     return read_ahead(following)
 
