@@ -26,7 +26,7 @@ from langgraph.store.base import (
 )
 from langgraph.store.base import validate_op_namespace as check_namespace
 
-from aiovec import Counts, F, Field, Hit, Record, Schema, Table
+from aiovec import Counts, F, Field, Hit, InvalidArgumentError, Record, Schema, Table
 from aiovec.bridge import Bridge, StoreOrTarget, metadata_filter, storable
 
 # Bytes of an id of aiovec, at most.
@@ -62,6 +62,12 @@ class AiovecStore(BaseStore):
         ttl: TTLConfig | None = None,
         **options: Any,
     ) -> None:
+        if index is not None and not {"dims", "embed"} <= index.keys():
+            raise InvalidArgumentError(
+                "index",
+                sorted(index),
+                "a mapping with the keys 'dims', the length of the vectors, and 'embed'",
+            )
         self.ttl_config = ttl
         self.index_config = index
         self.embeddings = None if index is None else ensure_embeddings(index.get("embed"))
@@ -107,6 +113,9 @@ class AiovecStore(BaseStore):
         plan = _Plan(list(ops))
         for op in plan.ops:
             check_namespace(op)
+            for name in ("limit", "offset"):
+                if (value := getattr(op, name, 0)) < 0:
+                    raise InvalidArgumentError(name, value, "a whole number from 0")
             if isinstance(op, PutOp):
                 plan.puts[_id_of(op.namespace, op.key)] = op, self._text_of(op)
             elif isinstance(op, SearchOp) and op.query:
@@ -158,7 +167,7 @@ class AiovecStore(BaseStore):
         prefix = "".join(f"{label}." for label in op.namespace_prefix)
         where: list[Any] = [F.namespace.startswith(prefix)]
         if op.filter:
-            where.append(metadata_filter(op.filter, lambda key: F.payload["value"][key]))
+            where.append(metadata_filter(op.filter, _meant))
         if vector is not None:
             return await self._bridge.reading(
                 lambda: table.search(vector, limit=op.limit, offset=op.offset, where=where), ()
@@ -179,7 +188,9 @@ class AiovecStore(BaseStore):
         return sorted(found)[op.offset : op.offset + op.limit]
 
     async def _refresh(self, table: Table, rows: Iterable[Record | Hit]) -> None:
-        """Let items that were read live as long again."""
+        """Let items that were read live as long again, unless the store is only read."""
+        if table.store.read_only:
+            return
         alike: dict[float, list[str]] = {}
         for row in rows:
             if row["ttl"] is not None:
@@ -230,6 +241,14 @@ class _Plan:
         self.texts: list[str] = []
         self.of_queries: dict[str, list[float]] = {}
         self.of_texts: dict[str, list[float]] = {}
+
+
+def _meant(key: str) -> list[Any]:
+    """Return the fields that a key of a filter may mean: dots may lead into the item's objects."""
+    nested = F.payload["value"]
+    for part in key.split("."):
+        nested = nested[part]
+    return [F.payload["value"][key], nested] if "." in key else [nested]
 
 
 def _now() -> datetime:

@@ -83,6 +83,12 @@ def restore(
     target = target.resolve()
     if target.exists() and backup.exists() and os.path.samefile(backup, target):
         raise InvalidArgumentError("backup", str(backup), "a file other than the target")
+    if backup.is_dir():
+        raise CorruptStoreError(
+            str(backup),
+            "this is a folder, and a backup of SQLite is a file; restore one of LanceDB to an "
+            "address such as lancedb://PATH",
+        )
     if not check_header_to_read(backup):
         raise CorruptStoreError(str(backup), "this is not a backup: it is empty")
     make_folder_of(target)

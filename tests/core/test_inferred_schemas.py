@@ -119,6 +119,22 @@ async def test_types_of_arrow(store: VectorStore) -> None:
     assert (await store.find("t"))[0]["b"] == [True]
 
 
+async def test_arrays_of_text_are_lists(store: VectorStore) -> None:
+    """A frame that was read from Parquet has its lists so."""
+    arrays = [np.array(["a", "b"], object), np.array(["c"]), np.array([], object)]
+    rows = columns(x=arrays, y=[{"deep": arrays[0]}, None, np.array([["z"]])])
+    for given in (rows, {name: [row[name] for row in rows] for name in rows[0]}):
+        await store.create_table("t", given)
+        assert (await store.schema("t")).fields == {"x": Field(list[str])}
+        found = sorted(await store.find("t"), key=lambda row: len(row["x"]))
+        assert [row["x"] for row in found] == [[], ["c"], ["a", "b"]]
+        assert [row["y"] for row in found] == [[["z"]], None, {"deep": ["a", "b"]}]
+        await store.drop_table("t")
+    times = [np.array(["2024-01-01"], "datetime64[ns]")] * 2
+    with pytest.raises(aiovec.InvalidRowError, match="ndarray is not JSON"):
+        await store.create_table("t", columns(x=times))
+
+
 async def test_options(store: VectorStore) -> None:
     rows = columns(title=["red", "blue"], year=[1, 2], more=[[1.5, 2, 3], [1, 2, 3]])
     schema = await store.create_table(

@@ -250,6 +250,12 @@ async def of_each_table(
     return found
 
 
+def exists(store: str | None, config: str | None) -> bool:
+    """Return whether a command's store may exist."""
+    path = origin_of(store, config).location().path
+    return path is None or path.exists()
+
+
 def _existing(store: str | None, config: str | None, reading: bool) -> Origin:
     """Return the origin of an existing store. Opening would create one for a mistyped name."""
     origin = origin_of(store, config)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
+from operator import eq, ge, gt, le, lt, ne
 from typing import Any, Literal, NoReturn
 
 from .._model.schema import Kind, Schema
-from ..errors import FilterError
+from ..errors import FilterError, did_you_mean
 from . import patterns
 from . import text as words
-from .operators import F
+from .operators import F, FieldRef
 from .parser import Places, parse_with_places
 from .tree import (
     MAX_NAMES,
@@ -69,7 +71,7 @@ def bind(where: object, schema: Schema) -> Expr | None:
     if where is None:
         return None
     if isinstance(where, Mapping):
-        where = [_equal(name, value) for name, value in where.items()]
+        where = [_equal(name, value, schema) for name, value in where.items()]
     if isinstance(where, (list, tuple)):
         bound = [_bound_item(one, schema) for one in where]
         terms = [term for term in bound if term is not None]
@@ -86,10 +88,29 @@ def _bound_item(where: object, schema: Schema) -> Expr | None:
     return bind(where, schema)
 
 
-def _equal(name: str, value: Any) -> Expr:
+def _equal(name: str, value: Any, schema: Schema) -> Expr:
     """Return the condition of one entry of a mapping."""
     field = F[name]
+    if isinstance(value, Mapping) or name.startswith("$"):
+        raise _mongodb(name, value, schema)
     return field.in_(value) if isinstance(value, (list, tuple, set, frozenset)) else field == value
+
+
+_MONGODB: dict[str, Callable[[Any, Any], Any]] = {
+    "$eq": eq, "$ne": ne, "$gt": gt, "$gte": ge, "$lt": lt, "$lte": le, "$in": FieldRef.in_,
+}  # fmt: skip
+
+
+def _mongodb(name: str, value: Any, schema: Schema) -> FilterError:
+    """Return the error for an entry as MongoDB and Chroma write it, with the text to write."""
+    known = name.split(".")[0] in ("id", "payload", *schema.fields)
+    field = F[name if known or not schema.payload else f"payload.{name}"]
+    cure = "text such as \"year >= 2020 AND lang = 'en'\", or an expression of F"
+    with suppress(FilterError, TypeError, AttributeError, KeyError):
+        if conditions := [_MONGODB[operator](field, one) for operator, one in value.items()]:
+            cure = f"it as text: {all_of(conditions)}"
+    given = words.shown(name if name.startswith("$") else {name: value})
+    return FilterError(f"{given} is a filter as MongoDB writes it; write {cure}")
 
 
 class _Binder:
@@ -237,7 +258,11 @@ class _Binder:
             self._fail(leaf, f"{ref} is the vector", f"{ref} IS NULL, or {self._names()}")
         field = schema.fields.get(ref.name)
         if field is None and ref.name != "id":
-            self._fail(leaf, f"there is no field {words.shown(ref.name)}", self._names())
+            hint = did_you_mean(ref.name, ["id", *schema.fields])
+            if schema.payload and not hint:
+                hint = f"; did you mean {Ref('payload', (ref.name, *ref.path))}?"
+            hint = f" ({hint.removeprefix('; ')})" if hint else ""
+            self._fail(leaf, f"there is no field {words.shown(ref.name)}{hint}", self._names())
         if ref.path:
             self._fail(leaf, f"{words.name(ref.name)} has no keys within it", self._names())
         return "text" if field is None else field.kind

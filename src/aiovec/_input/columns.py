@@ -345,14 +345,13 @@ def _plainer(value: Any) -> Any:
     if isinstance(value, np.bool_):
         return bool(value)
     if isinstance(value, datetime):
-        try:
-            return moment_text(moment(value))
-        except ValueError as exc:
-            raise ValueError(f"is not JSON: {exc}") from exc
+        return moment_text(moment(value))
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, UUID):
         return str(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "mM":  # of which some become ints
+        return value.tolist()
     raise ValueError(
         f"{type(value).__name__} is not JSON (text, numbers, booleans, None, lists, dicts, "
         "datetimes, dates, UUIDs); declare a field for it, or convert it"

@@ -51,6 +51,9 @@ MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)
 _KINDS: dict[type, str] = {
     str: "text", int: "int", float: "float", bool: "bool", datetime: "datetime",
 }  # fmt: skip
+_ARRAYS = {
+    "i": "list[int]", "u": "list[int]", "f": "list[float]", "U": "list[text]", "T": "list[text]",
+}  # fmt: skip
 _SUBCLASSES = (
     (np.bool_, "bool"), (np.integer, "int"), (np.floating, "float"), (datetime, "datetime"),
 )  # fmt: skip
@@ -105,8 +108,11 @@ def kinds_in(values: Sequence[Any], *, moments: bool = False) -> set[str]:
 
 def _kind_of_list(value: Any) -> str:
     if isinstance(value, np.ndarray):
-        known = {"i": "list[int]", "u": "list[int]", "f": "list[float]"}
-        return known.get(value.dtype.kind, "other") if value.ndim == 1 else "other"
+        if value.ndim != 1:
+            return "other"
+        if value.dtype != object:
+            return _ARRAYS.get(value.dtype.kind, "other")
+        value = value.tolist()
     kinds = kinds_in(value) if None not in value else {"other"}
     if kinds <= {"int", "float"} and kinds:
         return "list[float]" if "float" in kinds else "list[int]"

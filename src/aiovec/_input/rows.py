@@ -387,6 +387,7 @@ def _from_columns(
                 f"the column has {len(column)} values, the ids are {len(ids)}", field=name
             )
     locate = partial(_located, ids, first_row)
+    _check_zones(columns, locate)
     vectors = columns.pop(schema.vector, None)
     fields = {name: columns.pop(name, None) for name in schema.fields}
     extra: list[Any] = [None] * len(ids)
@@ -416,6 +417,20 @@ def _column(name: str, column: Any, schema: Schema) -> Any:
         return plain(column, name)
     check_column(name, column)
     return column if isinstance(column, list) else list(column)
+
+
+def _check_zones(columns: Mapping[str, Any], locate: RowLocator) -> None:
+    """Refuse columns of times without a zone, with the cure for a whole column."""
+    for name, column in columns.items():
+        if not isinstance(column, pa.Array) or not pa.types.is_timestamp(column.type):
+            continue
+        if column.type.tz is None and column.null_count < len(column):
+            raise InvalidRowError(
+                f"its times have no time zone; give them one: df[{name!r}].dt.tz_localize('UTC') "
+                f"in pandas, pl.col({name!r}).dt.replace_time_zone('UTC') in Polars",
+                field=name,
+                **locate(column.is_valid().index(True).as_py()),
+            )
 
 
 def _values(name: str, column: Any) -> list[Any]:

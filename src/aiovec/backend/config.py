@@ -143,8 +143,8 @@ def _document_model(usable: tuple[BackendPlugin, ...], broken: tuple[str, ...]) 
     )
 
 
-def load_settings(config: Path | None) -> RetrievalSettings:
-    """Return the settings of a TOML file, or of none, with the environment over them.
+def load_settings(config: Path | None, *, environment: bool = True) -> RetrievalSettings:
+    """Return the settings of a TOML file, or of none, with the environment over them if wanted.
 
     The addresses of the backends are as they were given; ``locate_configured`` resolves them.
     Raises ConfigError if a key or a value is wrong.
@@ -156,7 +156,7 @@ def load_settings(config: Path | None) -> RetrievalSettings:
         document = _read(config)
         # Strictly, since TOML has types: only the text of the environment is converted.
         settings = _validated(model, document, strict=True, place=str(config))
-    variables = _Environment(model)()
+    variables = _Environment(model)() if environment else {}
     if config is None or variables:
         settings = _validated(model, _merged(document, variables), strict=False)
     retrieval: RetrievalSettings = settings.retrieval  # type: ignore[attr-defined]
