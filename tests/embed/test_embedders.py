@@ -217,7 +217,7 @@ async def test_faults_name_the_key(toml: Toml) -> None:
         ("batch_size = 0", {"batch_size": 0}, "default.batch_size: must be greater than"),
         ('modle = "x"', {"modle": "x"}, "did you mean 'model'"),
         ('api_key = "sk-secret-1"', {"api_key": "sk-secret-1"}, "did you mean 'api_key_env'"),
-        ('base_url = "ftp://x"', {"base_url": "ftp://x"}, "default.base_url: must be an address that"),
+        ('base_url = "ftp://x"', {"base_url": "ftp://x"}, "base_url: must be an address that"),
         ("timeout = 0.0", {"timeout": 0.0}, "default.timeout: must be greater than 0"),
     ):
         described: Any = {"default": keys}
