@@ -189,7 +189,8 @@ class SqliteBackend(Backend):
             tables = await self.tables()
             for name in dict.fromkeys(self._settings.preload):
                 if name not in tables:
-                    LOG.warning("preload names %r, which is no table of %s", name, self._target)
+                    said = "preload names %r, which is no table of %s"
+                    await in_thread(LOG.warning, said, name, self._target)  # to a file, perhaps
                     continue
                 with suppress(TableNotFoundError):  # it was dropped since
                     self._resident.prepare(await self.open_table(name))

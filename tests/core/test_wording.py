@@ -84,7 +84,7 @@ async def test_a_row_is_no_object(store: Any) -> None:
     (hit,) = await store.search("docs", [1.0, 0.0], limit=1)
     (row,) = await store.get("docs", "0")
     for one in (hit, row):
-        for name, cure in (("title", r"write row\['title'\]"), ("payload", "fields and payload keys")):
+        for name, cure in (("title", r"write row\['title'\]"), ("payload", "fields are its items")):
             with pytest.raises(AttributeError, match=f"no attribute '{name}'; {cure}"):
                 getattr(one, name)
         assert not hasattr(one, "__array__")

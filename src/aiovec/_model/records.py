@@ -62,7 +62,7 @@ class _Row(Mapping[str, Any]):
             has_none = f"{kind!r} object has no attribute {name!r}"
             if name.startswith("_") or name in _Row.__slots__:  # asked for before they are set
                 raise AttributeError(has_none)
-            cure = f"write row[{name!r}]" if name in self else "fields and payload keys are its items"
+            cure = f"write row[{name!r}]" if name in self else "fields are its items: row['name']"
             raise AttributeError(f"{has_none}; {cure}")
 
     def __contains__(self, name: object) -> bool:
