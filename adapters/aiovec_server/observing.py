@@ -27,9 +27,6 @@ from .endpoints.declaring import Endpoint
 from .logs import ACCESS
 from .problems import problem_response, response_of
 
-STOPPING = "aiovec_stopping"
-"""The name in the app's state of whether its server stops, and cancels the calls in progress."""
-
 _UNKNOWN = "(none)"  # the route of a request that has none
 _CLIENT_GONE = 499  # the status where the client disconnected: no answer was sent
 _OF_CALLERS = ("traceparent", "tracestate")
@@ -131,10 +128,7 @@ class Observing:
         try:
             with called_by({name: given[name] for name in _OF_CALLERS if _is_short(given, name)}):
                 await self._app(scope, receive, named)
-        except asyncio.CancelledError:
-            # An app or a server around this one, which answers for itself.
-            if not getattr(scope["app"].state, STOPPING, False):
-                raise
+        except asyncio.CancelledError:  # the server stops
             if not status:
                 stopping = problem_response(_STOPPING, headers={"connection": "close"})
                 await stopping(scope, receive, named)

@@ -15,13 +15,10 @@ from contextlib import suppress
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aiovec.backend.server import ServerSettings
 from aiovec.errors import ConfigError
-
-from .observing import STOPPING
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request's method, target and headers, and of its trailers. A browser's cookies take a
@@ -43,7 +40,7 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        app: Starlette,
+        app: Any,
         settings: ServerSettings,
         *,
         ready: Callable[[], None],
@@ -67,7 +64,6 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout),
         )
         super().__init__(config)
-        self._app = app
         self._settings = settings
         self._ready = ready
         self._idle_timeout = idle_timeout
@@ -93,7 +89,6 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         _notify("STOPPING=1")
-        setattr(self._app.state, STOPPING, True)
         cutting = asyncio.create_task(self._cut_short())
         await super().shutdown(sockets)
         if tasks := list(self.server_state.tasks):
