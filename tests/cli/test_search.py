@@ -107,7 +107,7 @@ def test_newer_rows_first(run: Run) -> None:
     wrong = run("search", *search, "--boost", "at:soon")
     assert (wrong.code, "'30m', '12h', '7d'" in wrong.err) == (2, True)
     assert (
-        "of times: at, payload.<key>, not 'then'" in run("search", *search, "--boost", "then:7d").err
+        "times: at, payload.<key>, not 'then'" in run("search", *search, "--boost", "then:7d").err
     )
 
 
