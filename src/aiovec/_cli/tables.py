@@ -112,8 +112,8 @@ def drop(
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter(f"pass --yes to drop {table} with all its rows")
-        there = in_store(store, config, lambda vectors: vectors.count(table), reading=True)
-        typer.confirm(f"Drop {table} with {counted(there)}?", abort=True, err=True)
+        rows = in_store(store, config, lambda vectors: vectors.count(table), reading=True)
+        typer.confirm(f"Drop {table} with {counted(rows)}?", abort=True, err=True)
 
     async def work(vectors: VectorStore) -> int:
         rows = await vectors.count(table)
