@@ -67,8 +67,8 @@ def read_header(path: Path) -> Header | None:
     if stat.S_ISDIR(found.st_mode):
         raise CorruptStoreError(
             str(path),
-            "this is a folder, and a SQLite store is a file; a LanceDB store is opened as "
-            f"lancedb://{path}, and a backup of one is restored to such a target",
+            "this is a folder, and a SQLite store is a file; a LanceDB store, or a backup of one, "
+            f"is opened as lancedb://{path}",
         )
     if not stat.S_ISREG(found.st_mode):
         raise CorruptStoreError(str(path), "this is a device, not a file")
