@@ -73,8 +73,14 @@ def read_header(path: Path) -> Header | None:
         if isinstance(exc, PermissionError):
             raise StorePermissionError(str(path), _MAY_NOT_READ) from exc
         raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    if stat.S_ISDIR(found.st_mode):
+        raise CorruptStoreError(
+            str(path),
+            "this is a folder, and a SQLite store is a file; a LanceDB store, or a backup of one, "
+            f"is opened as lancedb://{path}",
+        )
     if not stat.S_ISREG(found.st_mode):
-        raise CorruptStoreError(str(path), "this is not a file but a directory or a device")
+        raise CorruptStoreError(str(path), "this is a device, not a file")
     if not found.st_size:
         return None
     if found.st_size < _HEADER_BYTES:  # SQLite takes a single byte for an empty database
@@ -345,7 +351,8 @@ def _look_at(path: Path) -> bool:
         raise CorruptStoreError(
             target,
             "this is a database of another application, or one that aiovec did not create "
-            f"(application id {header.application_id:#010x})",
+            f"(application id {header.application_id:#010x}); if it holds vectors, "
+            f"aiovec import {path.name} reads them",
         )
     _check_version(target, header.version)
     if _holds_something(path, "-journal"):

@@ -372,10 +372,10 @@ class InvalidRowError(AiovecError, ValueError):
     field: str | None = None
 
     def _message(self) -> str:
-        subject = "rows" if self.row is None else "the row"
+        place = _place(self.row, self.id)
         if self.field is not None:
-            subject = f"field {shown(self.field)}"
-        return f"{subject}{_place(self.row, self.id)}: {self.reason}"
+            return f"field {shown(self.field)}{place}: {self.reason}"
+        return f"{place.removeprefix(' of ') or 'rows'}: {self.reason}"
 
 
 @dataclass(eq=False, repr=False)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.contract.base import case
 from tests.harness.strategies import filters, floats, ints, texts
 
-from aiovec import F, FilterError, Schema
+from aiovec import F, FilterError, Schema, where
 from aiovec.backend import Compare, Expr, Ref, bind
 
 from . import cases
@@ -134,6 +134,15 @@ def test_an_error_points_at_the_fault_and_names_what_fits() -> None:
                 bind(text, SCHEMA)
             assert (caught.value.text, caught.value.position) == (text, position)
             assert expected.replace("\\", "") in (caught.value.expected or "")
+            joined: Any
+            for joined in (
+                lambda text=text: (F.lang == "de") & where(text),
+                lambda text=text: where("live OR year = 2") & ~(where(text) | (F.year == 1)),
+                lambda text=text: [{"lang": "de"}, where(text)],
+            ):
+                with pytest.raises(FilterError, match=message) as caught:
+                    bind(joined(), SCHEMA)
+                assert (caught.value.text, caught.value.position) == (text, position)
     with pytest.raises(FilterError, match="no field 'yeer'") as caught:
         bind(F.yeer == 1, SCHEMA)
     assert (caught.value.text, caught.value.position) == (None, None)

@@ -64,7 +64,10 @@ class OpenAIEmbedder:
         status, headers, body = await self._post(asked.encode(), len(texts))
         if status != 200:
             said = shortened(_message_of(body), self._secrets())
-            raise of_status(status, f"HTTP {status}: {said}", headers)
+            reason = f"POST {redacted(self._url)} answered {status}: {said}"
+            if status in (404, 405) and not self._url.endswith("/v1/embeddings"):
+                reason += "; base_url usually ends in /v1"
+            raise of_status(status, reason, headers)
         read = partial(_vectors_of, body, len(texts))
         try:
             return await hop(len(body) // _BYTES, read)

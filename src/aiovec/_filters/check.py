@@ -14,7 +14,7 @@ from ..errors import FilterError, did_you_mean
 from . import patterns
 from . import text as words
 from .operators import F, FieldRef
-from .parser import Places, parse_with_places
+from .parser import where as parsed
 from .tree import (
     MAX_NAMES,
     And,
@@ -66,7 +66,7 @@ def bind(where: object, schema: Schema) -> Expr | None:
     comes back every name is known, every literal has exactly its field's type (on a payload key:
     its own), and conditions that mean the same have one form: an IN holds two or more values, on a
     payload key of one type, and a LIKE has a wildcard before its end. Raises FilterError, with the
-    position where ``where`` is text.
+    position where the condition at fault was parsed from text.
     """
     if where is None:
         return None
@@ -77,9 +77,8 @@ def bind(where: object, schema: Schema) -> Expr | None:
         terms = [term for term in bound if term is not None]
         return all_of(terms) if terms else None
     if isinstance(where, Combinable):
-        return _Binder(schema, None, {}).bind(where.as_condition())
-    expr, places = parse_with_places(where)
-    return _Binder(schema, str(where), places).bind(expr)
+        return _Binder(schema).bind(where.as_condition())
+    return _Binder(schema).bind(parsed(where))  # type: ignore[arg-type]
 
 
 def _bound_item(where: object, schema: Schema) -> Expr | None:
@@ -114,10 +113,8 @@ def _mongodb(name: str, value: Any, schema: Schema) -> FilterError:
 
 
 class _Binder:
-    def __init__(self, schema: Schema, text: str | None, places: Places) -> None:
+    def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._text = text
-        self._places = places
 
     def bind(self, expr: Expr) -> Expr:
         match expr:
@@ -276,9 +273,9 @@ class _Binder:
         return "one of " + ", ".join(names)
 
     def _fail(self, leaf: Expr, message: str, expected: str, value: int | None = None) -> NoReturn:
-        places = self._places.get(leaf)
-        position = None if places is None else places[0 if value is None else 1 + value]
-        raise FilterError(message, text=self._text, position=position, expected=expected)
+        text, places = getattr(leaf, "place", (None, ()))
+        position = places[0 if value is None else 1 + value] if places else None
+        raise FilterError(message, text=text, position=position, expected=expected)
 
 
 def _fitting(value: Value, kind: str) -> Value | None:

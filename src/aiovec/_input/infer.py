@@ -181,12 +181,15 @@ def inferred(rows: Any, options: TableOptions) -> Schema:
     if schema is None:
         columns = _columns_of(rows)
         vector = _vector_of(columns, options)
-        dim = 0 if vector is None else _length(vector, columns.pop(vector), first=True)
+        column = None if vector is None else columns.pop(vector)
+        dim = 0 if vector is None else _length(vector, column, first=True)
         if not dim and options.embed is None:
-            found = f"in the column {vector!r}"
-            if vector is None:
-                names = shown(list(columns), 200)
-                found = f"among the columns {names}" if columns else "since there are no columns"
+            if vector is not None:
+                found = f"in the column {vector!r}, which holds {_instead_of_vectors(column)}"
+            elif columns:
+                found = f"among the columns {shown(list(columns), 200)}"
+            else:
+                found = "since there are no columns"
             raise InvalidRowError(
                 f"no vectors were found {found}; name their column with vector=, or pass "
                 "embed=Embed('field') to have them made from a text"
@@ -266,6 +269,14 @@ def _length(name: str, column: Any, *, first: bool = False) -> int | None:
         found = (vector_length(value) for value in column if value is not None)
         lengths = [next(found, None)] if first else list(set(found))
     return lengths[0] if len(lengths) == 1 or (first and lengths) else None
+
+
+def _instead_of_vectors(column: Any) -> str:
+    """Return what a column holds that holds no vectors."""
+    if not len(column):
+        return "no value (pass a Schema to create a table without rows)"
+    first = column[0].as_py() if isinstance(column[0], pa.Scalar) else column[0]
+    return "text (parse it, as with json.loads)" if isinstance(first, str) else "none"
 
 
 def vector_length(value: Any) -> int | None:

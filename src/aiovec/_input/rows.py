@@ -308,6 +308,13 @@ def _located(ids: Sequence[str], first_row: int, row: int) -> RowPlace:
     return {"row": first_row + row, "id": ids[row] if row < len(ids) else None}
 
 
+def _texts_as_rows(item: object, schema: Schema) -> str:
+    """Return how texts are given to a table that makes their vectors."""
+    if not isinstance(item, str) or schema.embed is None:
+        return ""
+    return f"; write {{{schema.embed.field!r}: [{shown(item, 40)}, ...]}}"
+
+
 def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> NewRows:
     mappings: list[Mapping[str, Any]] = []
     for row, item in enumerate(items):
@@ -315,7 +322,7 @@ def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> N
         if found is None:
             raise InvalidRowError(
                 "a row is a mapping, a record, a pydantic model, a dataclass or a named tuple, "
-                f"not {type(item).__name__}", row=row,
+                f"not {type(item).__name__}{_texts_as_rows(item, schema)}", row=row,
             )  # fmt: skip
         mappings.append(found)
     # One loop, not one for each column: most calls have a single row.

@@ -306,6 +306,9 @@ class Schema:
         embed: Embed | None = None,
         vector_nullable: bool = False,
     ) -> None:
+        if dim == 0 and embed is None and type(dim) is int:
+            expected = "given, as in Schema(384), unless embed=Embed(field) makes the vectors"
+            raise InvalidArgumentError("dim", None, expected)
         least = 1 if embed is None else 0
         if isinstance(dim, bool) or not isinstance(dim, int) or not least <= dim <= MAX_DIM:
             raise InvalidArgumentError("dim", dim, f"a whole number from 1 to {MAX_DIM}")

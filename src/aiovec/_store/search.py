@@ -352,10 +352,12 @@ def prepare(
 
 def _time_ref(schema: Schema, name: str) -> Ref:
     """Return the field or payload key of times, which may be texts."""
-    ref = value_ref(schema, name, "boost", ids=False)
-    if not ref.path and schema.fields[ref.name].kind not in ("datetime", "text"):
-        raise InvalidArgumentError("boost", name, "the name of a field of datetimes")
-    return ref
+    able = [one for one, field in schema.fields.items() if field.kind in ("datetime", "text")]
+    if name in able or str(name).startswith("payload."):
+        return value_ref(schema, name, "boost", ids=False)
+    able += ["payload.<key>"] if schema.payload else []
+    listed = ", ".join(able) or "no field of this table"
+    raise InvalidArgumentError("boost", name, f"a field of times: {listed}")
 
 
 def _check_means_something(tuning: Tuning, backend: Backend) -> None:

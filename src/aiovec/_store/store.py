@@ -336,6 +336,8 @@ class VectorStore:
         texts, indexed = read_names("text", text), read_names("index", index)
         options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed)
         if schema is not None and not isinstance(schema, Schema):
+            if isinstance(schema, Mapping) and isinstance(schema.get("dim"), int):
+                raise InvalidArgumentError("schema", schema, "aiovec.Schema(...) or rows")
             if exist_ok:
                 reason = (
                     "exist_ok=True goes with a schema, not with rows: create the table from its "
