@@ -44,7 +44,7 @@ from ..backend.contract import (
 from ..backend.limits import current_deadline
 from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
-from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean
+from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean, listed
 from .current import Engine
 from .expiry import LiveRows
 from .rank import (
@@ -355,9 +355,10 @@ def _time_ref(schema: Schema, name: str) -> Ref:
     able = [one for one, field in schema.fields.items() if field.kind in ("datetime", "text")]
     if name in able or str(name).startswith("payload."):
         return value_ref(schema, name, "boost", ids=False)
-    able += ["payload.<key>"] if schema.payload else []
-    listed = ", ".join(able) or "no field of this table"
-    raise InvalidArgumentError("boost", name, f"a field of times: {listed}")
+    names = [listed(able)] if able else []
+    names += ["payload.<key>"] if schema.payload else []
+    expected = ", ".join(names) or "no field of this table"
+    raise InvalidArgumentError("boost", name, f"a field of times: {expected}")
 
 
 def _check_means_something(tuning: Tuning, backend: Backend) -> None:
