@@ -63,7 +63,7 @@ from .export import Export
 from .index import info
 from .locks import moves
 from .locks.local import FOLDER, TableLock
-from .locks.moves import FolderMarks, Marks
+from .locks.moves import BucketMarks, FolderMarks, Marks
 from .reads import TableReader
 from .search import VectorSearch
 from .session import Session
@@ -177,10 +177,7 @@ class LancedbBackend(Backend):
 
     def _bucket_marks(self) -> Marks:
         """Imports, so it runs in a thread."""
-        bucket = self._session.bucket
-        from .locks.bucket import BucketMarks
-
-        return BucketMarks(bucket)
+        return BucketMarks(self._session.bucket)
 
     def supports(self, ability: str) -> bool:
         return ability in _ABLE or (ability == "moves" and self._fence.supported)

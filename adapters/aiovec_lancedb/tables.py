@@ -26,7 +26,7 @@ from aiovec.errors import (
 
 from .changes import number_anew
 from .driver import lancedb
-from .errors import TableThereError, translated
+from .errors import TableThereError, translated, unknown_outcome
 from .export import stream_of
 from .index.fields import drop_unwanted, index_fields
 from .layout import (
@@ -203,14 +203,23 @@ def _rename(folder: Path, old: str, new: str) -> None:
 
 
 async def revert(session: Session, handle: TableHandle, version: int) -> None:
+    """Make a version the newest again.
+
+    Whatever stops this between its commits, the table is as it was, and followers of its changes
+    begin anew; or it is reverted, and the history tells them.
+    """
     table = await session.opened(handle)
     await _check_out(session, table, version)
+    old = await session.run(table.lance.schema())
+    newest, _ = await session.open_any(handle.name)
+    await number_anew(session, newest)
+    # Its handle knows the version alone, whatever was committed meanwhile.
     await session.run(table.lance.restore())
-    lance, arrow = await session.open_any(handle.name)
-    load = load_in(arrow)
+    load = load_in(old)
     if load is not None and load.filling:  # then; nobody fills it now
-        await _note(session, lance, LOADED, None)
-    await number_anew(session, lance)
+        with unknown_outcome(session.target, "the table was reverted, but holds writes off"):
+            lance, _ = await session.open_any(handle.name)
+            await _note(session, lance, LOADED, None)
 
 
 async def set_sign(session: Session, table: str, fence: Fence) -> None:

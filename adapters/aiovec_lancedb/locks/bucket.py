@@ -1,14 +1,11 @@
 """Conditional writes in a bucket, beside LanceDB's own: a table's first version, and the mark of a
 migration.
-
-Each change of the mark is conditional on the object that was read, so none is lost; no clock is
-compared.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -25,10 +22,9 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from aiovec.backend import cleaned, secrets_in
-from aiovec.errors import AiovecError, StoreBusyError
+from aiovec.errors import AiovecError
 
 from ..errors import translate
-from .moves import Marks
 
 _TIMEOUTS = {"timeout": "5s", "connect_timeout": "5s"}
 _RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
@@ -45,12 +41,6 @@ _CLIENT = frozenset(
 _PREFIXES = ("aws_", "google_", "azure_")
 
 _FAILURES = (BaseError, OSError, ValueError)
-
-
-_RECORD = ".aiovec/_move.json"
-
-# Attempts at a change that others were in the way of.
-_ATTEMPTS = 20
 
 
 class Bucket:
@@ -133,23 +123,3 @@ class Bucket:
                     "which new tables and migrations need"
                 ) from exc
             raise translate(exc, self._shown) from exc
-
-
-class BucketMarks(Marks):
-    """In a bucket: an object."""
-
-    poll = 0.2
-
-    def __init__(self, bucket: Bucket) -> None:
-        self._bucket = bucket
-
-    def read(self) -> bytes | None:
-        return self._bucket.get(_RECORD)[0]
-
-    def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
-        for _ in range(_ATTEMPTS):
-            found, mode = self._bucket.get(_RECORD)
-            text = change(found)
-            if text is None or self._bucket.put(_RECORD, text, mode):
-                return
-        raise StoreBusyError("other processes keep changing the mark of the migration", 0.0)
