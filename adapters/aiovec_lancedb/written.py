@@ -53,6 +53,12 @@ class TableFiles:
         """Return the number of the newest version; 0 where there is none."""
         return max((number for number, _ in self._versions()), default=0)
 
+    def remove_before(self, first: int) -> None:
+        """Remove the manifests of the versions before the first to keep, the oldest first."""
+        for number, name in reversed(self._versions()):
+            if number < first:
+                (self._folder / "_versions" / name).unlink(missing_ok=True)
+
     def version_without(self, names: list[str], last: int = _NEWEST) -> int | None:
         """Return the newest version, up to the ``last``, that has none of these files."""
         for number, name in self._versions():
