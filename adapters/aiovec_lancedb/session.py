@@ -51,6 +51,7 @@ from .layout import (
 )
 from .memory import ReadAdmission
 from .target import StoreTarget
+from .written import TableFiles
 
 if TYPE_CHECKING:
     from lancedb import AsyncConnection
@@ -335,8 +336,14 @@ class Session:
                 table = await connection.open_table(name)
                 return table, await table.schema()
 
-        # Missing files may be those of a table that was dropped, or made anew, meanwhile.
-        return await _looked_up(look)
+        try:  # missing files may be those of a table that was dropped, or made anew, meanwhile
+            return await _looked_up(look)
+        except CorruptStoreError as exc:
+            files = None if self.folder is None else TableFiles(self.folder, name)
+            if files is None or (cure := await in_thread(files.empty_version)) is None:
+                raise
+            reason = f"the newest version of table {name!r} is empty, as after a power cut; {cure}"
+            raise CorruptStoreError(self.target, reason) from exc
 
     async def versions(self, table: Opened) -> list[Version]:
         """Every version of a table that is kept, the oldest first."""

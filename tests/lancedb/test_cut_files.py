@@ -157,6 +157,33 @@ def test_the_doctor_names_the_version_to_go_back_to(
     assert doctor(tmp_path, capsys, monkeypatch)["ok"]
 
 
+def test_an_empty_manifest_of_a_power_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def damage() -> Path:
+        await filled(tmp_path, 10)
+        async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+            await store.delete("notes", ["r0"])
+        manifest = min((tmp_path / "notes.lance/_versions").glob("*.manifest"))
+        os.truncate(manifest, 0)
+        async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+            for call in (store.count("notes"), store.insert("notes", [row(99)])):
+                with pytest.raises(CorruptStoreError, match=f"remove .*{manifest.name} to return"):
+                    await call
+        return manifest
+
+    async def count() -> int:
+        async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+            await store.insert("notes", [row(99)])
+            return await store.count("notes")
+
+    manifest = asyncio.run(damage())
+    assert str(manifest) in doctor(tmp_path, capsys, monkeypatch)["cure"]
+    manifest.unlink()
+    assert asyncio.run(count()) == 11
+    assert doctor(tmp_path, capsys, monkeypatch)["ok"]
+
+
 async def test_a_damaged_table_can_be_dropped(tmp_path: Path) -> None:
     await filled(tmp_path, 10)
     async with aiovec.connect(f"lancedb://{tmp_path}") as store:
