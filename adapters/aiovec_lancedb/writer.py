@@ -312,7 +312,7 @@ class TableWriter(Committer[_Call]):
                 await self._go_back(files, cut, before)
             else:
                 await self._drop_indexes(cut)
-        if rows or (cut and isinstance(work, Change) and work.act is _nothing):
+        if rows or (cut and isinstance(work, Change) and not work.changes_schema):
             kept = "nothing of the call was kept" if rows else "the index was dropped"
             raise AiovecError(
                 f"the file system or the disk of {self.target} failed while {cut[0]} was "

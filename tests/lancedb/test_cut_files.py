@@ -30,7 +30,11 @@ from pathlib import Path
 import aiovec
 from aiovec import AiovecError
 from tests.harness import syscalls
-from tests.lancedb.test_cut_files import answers, filled
+from tests.lancedb.test_cut_files import answers, filled, row
+
+async def optimized(store):
+    await store.upsert("notes", [row(n) for n in range(600)])
+    await store.optimize("notes")
 
 async def main(folder):
     target = f"lancedb://{folder}"
@@ -42,6 +46,7 @@ async def main(folder):
         "delete many": ([0], "_deletions", lambda: store.delete("notes", where="year < 5500")),
         "update": ([0], "_deletions", lambda: store.update("notes", {"year": -1}, ids=["r2"])),
         "btree": (range(6), "_indices", lambda: store.create_field_index("notes", "size", "btree")),
+        "optimize": ([5, 7], "_indices", lambda: optimized(store)),
         "ivf_flat": (range(5), "_indices", lambda: store.create_index("notes", "ivf_flat")),
         "backup": ([8, 9], "notes.lance/data", lambda: store.backup(f"{folder}-copy")),
     }
