@@ -26,7 +26,7 @@ from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
 from aiovec.errors import ChangesPrunedError, CorruptStoreError, UnsupportedError
 
-from .layout import NUMBERING, incarnation_in, new_numbering, numbering_in
+from .layout import NUMBERING, incarnation_in, new_numbering, numbering_in, token_of
 from .session import Opened, Session
 
 if TYPE_CHECKING:
@@ -130,7 +130,11 @@ async def _page(
     session: Session, table: Opened, at: _Position, end: _Position, limit: int
 ) -> Changes:
     """Return the next changes between two versions."""
-    new = table.lance if at.target == end.base else (await _version(session, table, at.target))[0]
+    new = table.lance
+    if at.target < end.base:
+        new, arrow = await _version(session, table, at.target)
+        if token_of(arrow) != token_of(table.arrow):  # its fields were others
+            raise ChangesPrunedError(end.number)
     deleted: list[str] = []
     left = limit
     if at.place >> _ROW_BITS == 0:

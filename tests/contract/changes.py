@@ -13,7 +13,7 @@ import pytest
 from tests.contract.base import ContractBase
 from tests.harness.values import DIM, EVERY_KIND, python_rows, rows_of_every_kind, small_rows
 
-from aiovec import DuplicateIdError, InvalidArgumentError, VectorStore
+from aiovec import DuplicateIdError, Field, InvalidArgumentError, VectorStore
 from aiovec.backend.contract import Backend
 from aiovec.errors import ChangesPrunedError
 
@@ -165,6 +165,20 @@ class ChangesContract(ContractBase):
             assert sorted(told) == [f"r{n:04}" for n in (*range(100), *range(180, 230))]
             await follower.follow(limit)
             assert follower.rows == await _content(store, "notes")
+
+    async def test_a_field_that_is_added_between_two_pages(self, tmp_path: Path) -> None:
+        async with self.feed(tmp_path) as (store, backend):
+            await store.insert("notes", small_rows(9))
+            page = await backend.changes(await backend.open_table("notes"), 0, limit=4)
+            assert not page.complete
+            await store.add_field("notes", "more", Field(int))
+            follower = Follower(backend, "notes")
+            follower.rows = {row["id"]: row for row in python_rows(page.upserted)}
+            try:
+                await follower.follow(4, since=page.number)
+            except ChangesPrunedError:
+                await follower.follow(4, since=0)
+            assert follower.rows.keys() == (await _content(store, "notes")).keys()
 
     async def test_following_while_others_write(self, tmp_path: Path) -> None:
         async with self.feed(tmp_path) as (store, backend):
