@@ -154,7 +154,7 @@ async def _add(target: AsyncTable, blocks: list[pa.RecordBatch], path: str) -> N
 def _prepare(path: Path, partial: Path) -> None:
     with translated(str(path)):
         if os.path.lexists(path):
-            raise AiovecError(f"{path} already exists; name a path that does not exist yet")
+            raise InvalidArgumentError("path", str(path), "a path that does not exist yet")
         remove_abandoned(path.parent, f"{path.name}.partial-", "")
         partial.mkdir(parents=True)
 
