@@ -65,10 +65,11 @@ async def create_table(session: Session, name: str, schema: Schema, fence: Fence
             raise TableExistsError(name) from exc.__cause__
     else:
         await _create_in_bucket(session, name, layout)
-    table, there = await session.open_any(name)
-    if incarnation_in(there) != incarnation_in(layout):
-        raise TableExistsError(name)
-    await _index_now_or_later(session, table, schema.fields, schema.analyzer)
+        with unknown_outcome(session.target, "the new table cannot be read"):
+            _, there = await session.open_any(name)
+        if incarnation_in(there) != incarnation_in(layout):
+            raise TableExistsError(name)
+    await _index_now_or_later(session, name, schema.fields, schema.analyzer)
 
 
 async def _create_in_bucket(session: Session, name: str, layout: pa.Schema) -> None:
@@ -150,8 +151,7 @@ async def add_field(session: Session, handle: TableHandle, name: str, field: Fie
     if name in table.schema.fields:
         raise InvalidNameError(name, "field", "a field with this name exists")
     await session.run(table.lance.add_columns(added_column(name, field)))
-    lance, _ = await session.open_any(handle.name)
-    await _index_now_or_later(session, lance, {name: field}, table.schema.analyzer)
+    await _index_now_or_later(session, handle.name, {name: field}, table.schema.analyzer)
 
 
 async def alter_field(session: Session, handle: TableHandle, name: str, field: Field) -> None:
@@ -268,8 +268,9 @@ async def _check_out(session: Session, table: Opened, version: int) -> None:
 
 
 async def _index_now_or_later(
-    session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str
+    session: Session, table: str, fields: Mapping[str, Field], analyzer: str
 ) -> None:
-    """Index columns that are there. What fails is left to upkeep: it is no failure of the call."""
-    with suppress(AiovecError):
+    """Index columns that exist. Upkeep does what fails: the call itself is done."""
+    with suppress(AiovecError, StaleTableError):
+        lance, _ = await session.open_any(table)
         await index_fields(session, lance, fields, analyzer)
