@@ -134,7 +134,9 @@ async def _copy(
                         waiting = []
                 if waiting:
                     await _add(target, waiting, path)
-            if cut := await in_thread(TableFiles(partial, name).cut_short):
+            with translated(path):
+                cut = await in_thread(TableFiles(partial, name).cut_short)
+            if cut:
                 raise AiovecError(
                     f"the file system or the disk of {path} failed while {cut[0]} of the table "
                     f"{name!r} was written; nothing was kept, try again"
