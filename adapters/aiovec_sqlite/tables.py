@@ -12,6 +12,7 @@ from aiovec.backend.contract import TableHandle
 from aiovec.errors import InvalidArgumentError, TableExistsError, TableNotFoundError
 
 from .connection import Transaction
+from .copies.scanfile import forget_token
 from .layout import (
     TableLayout,
     column_definition,
@@ -160,6 +161,7 @@ def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None
         "UPDATE aiovec_tables SET name = ?, schema = ?, epoch = ? WHERE name = ?",
         (new, entry, tx.take(), old),
     )
+    forget_token(tx.db, old)
     tx.db.execute("UPDATE aiovec_deleted SET name = ? WHERE name = ?", (new, old))
     text.rename_table(tx, old, new)
 
@@ -182,3 +184,4 @@ def drop_table(tx: Transaction, name: str, check_free: Check) -> None:
     tx.db.execute(f"DROP TABLE {table.rows}")
     tx.db.execute("DELETE FROM aiovec_tables WHERE name = ?", (name,))
     tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ?", (name,))
+    forget_token(tx.db, name)

@@ -43,23 +43,20 @@ class VectorReader:
         rowids: Int64Array,
         ticket: Ticket,
         *,
-        scattered: bool = False,
         present: bool = False,
     ) -> Float32Array:
         """Return the vectors of rows that exist, in the order of ``rowids``.
 
-        ``scattered`` tells that hardly two of them lie in the same chunk. Where rows may have no
-        vector, theirs is of NaN, unless all of these are known to have one (``present``).
+        Where rows may have no vector, theirs is of NaN, unless all of these are known to have one
+        (``present``).
         """
         if self._table.schema.vector_nullable and not present:
             return self._read_with_gaps(rowids, ticket)
-        return self._read_all(rowids, ticket, scattered=scattered)
+        return self._read_all(rowids, ticket)
 
-    def _read_all(
-        self, rowids: Int64Array, ticket: Ticket, *, scattered: bool = False
-    ) -> Float32Array:
+    def _read_all(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
         """Read rows that all have a vector."""
-        if len(rowids) <= _FEW or scattered:
+        if len(rowids) <= _FEW:
             return self._read_by_rowid(rowids, ticket)
         return self._read_by_chunks(rowids, ticket)
 

@@ -76,7 +76,7 @@ def _vectors(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.f
 
 def _segment(rng: np.random.Generator, place: int, count: int, dim: int, metric: Metric) -> Segment:
     room = count + int(rng.integers(0, 9))
-    segment = Segment.empty(max(room, 1), dim, vectors=True)
+    segment = Segment.empty(max(room, 1), dim)
     if rng.random() < 0.5:  # not where a line of the cache begins
         upper, lower = _loose(rng, segment.upper), _loose(rng, segment.lower)
         segment = replace(segment, upper=upper, lower=lower)

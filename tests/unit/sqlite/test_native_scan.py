@@ -18,9 +18,9 @@ from tests.unit.sqlite.scans import (
 )
 
 from aiovec_sqlite.copies.kernel import library as native
-from aiovec_sqlite.copies.kernel.library import KINDS, Library
+from aiovec_sqlite.copies.kernel.library import KINDS, Library, measure
 from aiovec_sqlite.copies.segments import State, appended, encode_rows
-from aiovec_sqlite.copies.settle import Asked, candidates, measure, nearest
+from aiovec_sqlite.copies.settle import Asked, candidates, nearest
 
 
 @pytest.fixture(params=KINDS)
