@@ -26,6 +26,8 @@ from aiovec import Schema, VectorStore
 # 35 MiB of vectors and codes: the least that gets a scan file are 32.
 ROWS, DIM, TABLE = 1_800, 4096, "notes"
 NAME = "a.db"
+# The end of the name of a file that is another program's.
+FOREIGN = "0" * 32
 
 
 def vectors_of(count: int, seed: int) -> np.ndarray:
@@ -61,8 +63,8 @@ def _counted(folder: Path) -> int:
     with sql(folder / NAME) as db:
         found = db.execute("SELECT value FROM aiovec_state WHERE key LIKE 'scan:%'").fetchall()
     names = {str(value)[:32] for (value,) in found}
-    files = scan_files(folder)
-    return len(files) if names == {file.name[-32:] for file in files} else -1
+    files = {file.name[-32:] for file in scan_files(folder)} - {FOREIGN}
+    return len(files) if names == files else -1
 
 
 async def searched(store: VectorStore, table: str = TABLE) -> dict[str, Any]:
@@ -210,7 +212,7 @@ async def _changed(path: Path, **settings: Any) -> None:
 async def _an_older_store(folder: Path) -> None:
     async with opened(folder / NAME, scan="disk") as store:
         await store.backup(folder / "older.db")
-        await store.delete(TABLE, where="n < 900")
+        await store.delete(TABLE, where="n < 100")
     for file in scan_files(folder):
         file.unlink()
     async with opened(folder / NAME) as store:
@@ -227,7 +229,7 @@ async def _restored(folder: Path) -> None:
     async with opened(folder / NAME, scan="disk") as store:
         await store.backup(folder / "b.db")
     await _changed(folder / NAME)
-    await asyncio.to_thread(aiovec.restore, folder / "b.db", folder / NAME, overwrite=True)
+    await aiovec.restore(folder / "b.db", folder / NAME, overwrite=True)
 
 
 async def _another_store(folder: Path) -> None:
@@ -400,17 +402,13 @@ async def test_a_backup_has_none_and_it_may_be_deleted_while_it_is_used(folder: 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 async def test_it_has_the_stores_permissions_and_leaves_foreign_files(tmp_path: Path) -> None:
-    foreign = tmp_path / f"{NAME}-scan-{'0' * 32}"
+    foreign = tmp_path / f"{NAME}-scan-{FOREIGN}"
     foreign.write_bytes(b"another program's")
     async with opened(tmp_path / NAME) as store:
         os.chmod(tmp_path / NAME, 0o640)
         await create(store)
 
-        async def is_there() -> bool:
-            await store.search(TABLE, [1.0] * DIM, limit=1)
-            return (await searched(store))["scan_file"] > 0
-
-        await until(is_there)
+        await kept(store, tmp_path)
     (file,) = (one for one in scan_files(tmp_path) if one != foreign)
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     assert foreign.read_bytes() == b"another program's"
