@@ -9,7 +9,8 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tests.sqlite.support import open_store, opened, python, ready, sql
 
 import aiovec
 from aiovec import Schema, VectorStore
+from aiovec.backend.files import try_lock
+from aiovec.errors import StoreClosedError
 
 # 35 MiB of vectors and codes: the least that gets a scan file are 32.
 ROWS, DIM, TABLE = 1_800, 4096, "notes"
@@ -412,6 +415,44 @@ async def test_it_has_the_stores_permissions_and_leaves_foreign_files(tmp_path: 
     (file,) = (one for one in scan_files(tmp_path) if one != foreign)
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     assert foreign.read_bytes() == b"another program's"
+
+
+@contextmanager
+def written_elsewhere(folder: Path) -> Iterator[None]:
+    """A scan file that another process is writing: loads wait for its end."""
+    path = folder / f"{NAME}-scan-{'1' * 32}"
+    with path.open("w+b") as file:
+        file.write(b"aiovec scan file")
+        file.flush()
+        assert try_lock(file.fileno())
+        yield
+    path.unlink(missing_ok=True)
+
+
+async def test_searches_that_wait_for_a_load_are_answered_by_the_file(folder: Path) -> None:
+    scan_files(folder)[0].unlink()
+    with written_elsewhere(folder):
+        async with opened(folder / NAME, busy_timeout=2) as store:
+            queries = vectors_of(24, 3)
+            found = await asyncio.gather(*(store.search(TABLE, one, limit=3) for one in queries))
+            assert all(len(hits) == 3 for hits in found)
+            details = await searched(store)
+            assert details["searched"] == "from the file while the table is being loaded"
+            await check(store)
+    async with opened(folder / NAME) as store:
+        await kept(store, folder)  # what a killed process left has gone
+
+
+async def test_close_fails_the_searches_that_wait_for_a_load(folder: Path) -> None:
+    scan_files(folder)[0].unlink()
+    with written_elsewhere(folder):
+        store = await open_store(folder / NAME)
+        await store.search(TABLE, [1.0] * DIM)
+        waiting = [asyncio.create_task(store.search(TABLE, [1.0] * DIM)) for _ in range(8)]
+        await asyncio.sleep(0)
+        await store.close()
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(one, StoreClosedError) for one in found)
 
 
 WRITER = """

@@ -32,11 +32,7 @@ from .segments import (
     Segment,
     State,
     appended,
-    compacted,
     encode_rows,
-    needs_compaction,
-    replaced,
-    sparse,
     without,
 )
 
@@ -284,18 +280,6 @@ class ResidentCopy:
         """Return the count of changes to bring in at once into a copy of so many rows."""
         by_size = _BYTES_AT_ONCE // self.table.schema.dim
         return max(_ROWS_AT_ONCE, by_size, int(rows * _SHARE_AT_ONCE))
-
-    def compact(self) -> None:
-        """Give back the room of rows that are gone. Safe at any time, in any thread."""
-        state = self.state
-        if state is None or not needs_compaction(state):
-            return
-        parts = sparse(state)
-        fresh = compacted(parts)
-        with self._lock:
-            # Writes may have been brought in meanwhile.
-            if self.state is not None and (after := replaced(self.state, parts, fresh)):
-                self.state = after
 
 
 def _changes(

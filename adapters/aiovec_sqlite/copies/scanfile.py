@@ -117,8 +117,6 @@ class NewFile:
         self._file.write(_MAGIC)
         self._small = bytearray(self._places.large - _HEAD)
         self.token = ""
-        self.given_up = False
-        """True where ``flush`` is to remove it."""
 
     def fill(self, blocks: Iterable[tuple[Int64Array, RowCodes]]) -> State:
         """Write all rows, and the head; return the rows as they are mapped."""
@@ -164,18 +162,16 @@ class NewFile:
     def flush(self) -> None:
         """Have it reach the disk, before the store gets its token."""
         os.fsync(self._file.fileno())
-        if self.given_up:
-            self.discard()
 
     def end(self) -> None:
-        """Close it: the store has its token."""
-        unlock(self._file.fileno())  # what is mapped holds the descriptor, and so the lock
-        self._file.close()
+        """Give the lock back: the store has its token."""
+        if not self._file.closed:
+            unlock(self._file.fileno())  # what is mapped holds the descriptor, and so the lock
+            self._file.close()
 
     def discard(self) -> None:
         """Remove it. Who has it mapped keeps it."""
-        if not self._file.closed:
-            self.end()
+        self.end()
         with suppress(OSError):
             self.path.unlink()
 

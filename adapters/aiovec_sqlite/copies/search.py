@@ -17,13 +17,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 
-import anyio
-
 from aiovec.backend import Int64Array
 from aiovec.backend.contract import Found, StaleTableError, TableHandle, VectorQuery
 from aiovec.backend.limits import Deadline, Gate, Line, copy_of_error, current_deadline
 from aiovec.backend.threads import Background, in_daemon_thread, in_thread
-from aiovec.errors import StoreBusyError, StoreClosedError
+from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError
 
 from ..connection import Read, Ticket
 from ..layout import TableLayout, current_table
@@ -31,7 +29,7 @@ from ..search import is_approximate
 from ..search import search as search_in_file
 from .copy import ChangesForgottenError, OlderSnapshotError, ResidentCopy, rows_to_load
 from .scanfile import WORTH, NewFile, ScanFiles, size_of
-from .segments import State, needs_compaction
+from .segments import State
 from .settle import Snapshot, answer
 
 LOG = logging.getLogger("aiovec")
@@ -61,9 +59,10 @@ _LOADS_ALONE = 2.0
 _PAUSE, _LONG_PAUSE = 10.0, 300.0
 # Seconds without a search after which a table's private memory is given to another one.
 _IDLE = 60.0
-# A scan file is written anew when this share of its rows has come and gone, and when so many times
-# as long has passed as the last one took.
-_WORN, _BETWEEN_FILES = 1 / 8, 20
+# A table is loaded anew when this share of its scan file's rows has come and gone, or as many rows
+# of private memory are gone as are left, and some; and when so many times as long has passed as the
+# last load took.
+_WORN, _GONE, _BETWEEN_LOADS = 1 / 8, 256, 20
 # Seconds between looks at a scan file that another process writes.
 _LOOK = 0.2
 # Seconds between looks at which tables there still are.
@@ -122,13 +121,12 @@ class _Resident:
         # Bytes reserved for the copy being loaded.
         self.reserved = 0
         self.loading: asyncio.Task[None] | None = None
-        self.compacting: asyncio.Task[None] | None = None
         # Set when the first search has been answered; None where none waits for it.
         self.answered: asyncio.Event | None = None
         # When the file may answer searches that wait for the load.
         self.file_at = 0.0
-        # Until when no load is tried, and why; when a scan file may be written.
-        self.retry_at, self.reason, self.next_file = 0.0, "", 0.0
+        # Until when no load is tried, and why; when it may be loaded anew.
+        self.retry_at, self.reason, self.renew_at = 0.0, "", 0.0
         # No scan file can be written.
         self.no_file = False
         # The state that was looked after last.
@@ -220,7 +218,6 @@ class ResidentSearch:
         self._line = Line()
         self._at_work = 0
         self._batches: set[asyncio.Task[None]] = set()
-        self._threads = anyio.CapacityLimiter(1)
         # Loading takes some memory beside the copy.
         self._loaders = Gate("other tables are being loaded", calls=_MOST_LOADERS)
         # Those that have reserved memory, also where the table was let go and the thread runs on.
@@ -342,14 +339,15 @@ class ResidentSearch:
             self._refuse(resident, f"loading it failed: {exc}", pause=_PAUSE)
 
     def _is_worn(self, resident: _Resident) -> bool:
-        """Return whether a scan file is worth its work."""
+        """Return whether so much has changed that it is worth to load the table anew."""
         copy = resident.copy
         state = None if copy is None else copy.state
-        if state is None or self._files is None or time.monotonic() < resident.next_file:
+        if state is None or time.monotonic() < resident.renew_at:
             return False
-        if size_of(state.rows, resident.table.schema.dim) < WORTH and not state.is_mapped:
-            return False
-        return state.changed > _WORN * state.rows
+        large = size_of(state.rows, resident.table.schema.dim) >= WORTH
+        if state.is_mapped or (large and self._files is not None and not resident.no_file):
+            return state.changed > _WORN * state.rows
+        return state.dead > state.rows + _GONE
 
     async def _load_now(self, resident: _Resident) -> None:
         began = time.monotonic()
@@ -357,9 +355,9 @@ class ResidentSearch:
         try:
             while True:
                 async with self._aside() as read:
-                    copy, rowids = await read(partial(self._look_for_file, resident))
+                    copy, rowids = await read(partial(self._look_for_file, resident.table, before))
                     if rowids is not None:
-                        file = await self._load_by(read, resident, copy, rowids)
+                        file = await self._load_by(read, resident, before, copy, rowids)
                         break
                     if copy.state is not None:
                         break
@@ -370,7 +368,7 @@ class ResidentSearch:
             while not caught_up:
                 async with self._aside() as read:
                     caught_up = await read(copy.catch_up)
-            if resident.copy is before:
+            if resident.copy in (before, None):
                 resident.copy, resident.is_behind = copy, False
             self._begin_batches()
         except BaseException:
@@ -382,21 +380,21 @@ class ResidentSearch:
             self._loading.discard(resident)
         if file is not None and self._files is not None:
             await self._publish(resident, file, self._files)
-        resident.next_file = time.monotonic() + _BETWEEN_FILES * (time.monotonic() - began)
+        took = time.monotonic() - began
+        resident.renew_at = max(resident.renew_at, began + (1 + _BETWEEN_LOADS) * took)
 
     def _look_for_file(
-        self, resident: _Resident, db: sqlite3.Connection, _: Ticket
+        self, table: TableHandle, before: ResidentCopy | None, db: sqlite3.Connection, _: Ticket
     ) -> tuple[ResidentCopy, Int64Array | None]:
-        """A copy by a scan file that is better than before; without one, the rows to load.
+        """A copy by a scan file that is newer than before; without one, the rows to load.
 
         Neither where another process writes one.
         """
-        layout = current_table(db, resident.table)
+        layout = current_table(db, table)
         copy, files = self._new_copy(layout, db), self._files
-        before = -1 if resident.copy is None else resident.copy.file_change
-        if copy.state is not None and copy.file_change > before:
+        if copy.state is not None and (before is None or copy.file_change > before.file_change):
             return copy, None
-        copy.state = None
+        copy.state, copy.file_change = None, -1
         rowids = rows_to_load(db, layout)
         large = size_of(len(rowids), layout.schema.dim) >= WORTH
         if large and files is not None and files.is_written():
@@ -408,7 +406,12 @@ class ResidentSearch:
         return ResidentCopy(layout, int(self._budget * _FOR_MASKS), state)
 
     async def _load_by(
-        self, read: Read, resident: _Resident, copy: ResidentCopy, rowids: Int64Array
+        self,
+        read: Read,
+        resident: _Resident,
+        before: ResidentCopy | None,
+        copy: ResidentCopy,
+        rowids: Int64Array,
     ) -> NewFile | None:
         """Load the copy, into a new scan file if there can be one, else where there is memory."""
         files, file = self._files, None
@@ -416,9 +419,12 @@ class ResidentSearch:
             file = await read(lambda db, _: files.new(db, copy.table, len(rowids)))
         if file is None:
             size = size_of(len(rowids), copy.table.schema.dim)
-            if resident.copy is not None:
-                resident.next_file = time.monotonic() + _LONG_PAUSE
+            state = None if before is None else before.state
+            if state is not None and (state.is_mapped or state.dead <= state.rows):
+                resident.renew_at = time.monotonic() + _LONG_PAUSE
                 return None
+            if not self._has_room(resident, size):
+                resident.copy = None  # the file answers meanwhile
             if not self._has_room(resident, size):
                 # What others are being loaded into is not given away.
                 pause = _LONG_PAUSE if size > self._budget else _PAUSE
@@ -436,17 +442,19 @@ class ResidentSearch:
         return file
 
     async def _publish(self, resident: _Resident, file: NewFile, files: ScanFiles) -> None:
-        """Have the store count on a scan file, as soon as it has reached the disk."""
+        """Have the store count on a scan file, as soon as it has reached the disk.
+
+        Where that fails the file is removed, and this process goes on with what it has mapped.
+        """
         try:
             await in_daemon_thread(file.flush)
-        except BaseException:
-            file.given_up = True  # ``flush`` may still run, and removes it then
-            raise
-        try:
             await self._put_token(resident.table, file.token)
-        except BaseException:
+        except (AiovecError, OSError, asyncio.CancelledError) as exc:
+            resident.renew_at = time.monotonic() + _LONG_PAUSE
             await in_thread(file.discard)
-            raise
+            if isinstance(exc, asyncio.CancelledError):
+                raise
+            return
         await in_thread(file.end)
         await self._clean(files)
 
@@ -476,7 +484,7 @@ class ResidentSearch:
         if reason != before:  # in a thread, since a log may be a file
             name = resident.table.name
             say = partial(LOG.warning, "table %s is searched from the file: %s", name, reason)
-            self._tasks.start(in_thread(say, limit=self._threads))
+            self._tasks.start(in_thread(say))
 
     def _drop(self, resident: _Resident) -> None:
         if self._tables.get(resident.table.name) is resident:
@@ -515,7 +523,9 @@ class ResidentSearch:
         """Begin batches of the calls that wait, as many as there are workers for."""
         while self._at_work < self._workers and (resident := self._longest_waiting()) is not None:
             share = resident.wanted
-            if share > _ONE_BATCH:
+            if not resident.ready:  # the file is read once for all
+                share = _MOST_TOGETHER
+            elif share > _ONE_BATCH:
                 share = min(_MOST_TOGETHER, -(-share // (self._workers - self._at_work)))
             self._begin(resident)
             calls = resident.take(share)
@@ -547,8 +557,9 @@ class ResidentSearch:
     async def _answer(self, resident: _Resident, calls: Sequence[_Call]) -> None:
         try:
             async with self._reader() as read:
-                _Batch(calls, asyncio.current_task())
-                await self._answer_calls(read, resident, calls)
+                if calls := [call for call in calls if not call.future.done()]:
+                    _Batch(calls, asyncio.current_task())
+                    await self._answer_calls(read, resident, calls)
         except asyncio.CancelledError:
             for call in calls:
                 call.future.cancel()
@@ -649,16 +660,11 @@ class ResidentSearch:
         loop.call_later(self._loads_alone + 0.001, self._begin_batches)
 
     def _look_after(self, resident: _Resident, state: State) -> None:
-        """Keep to the budget, and have scan files written and room of rows that are gone freed."""
+        """Keep to the budget, and have the table loaded anew where that is worth it."""
         resident.kept = state
         self._keep_to_budget(resident)
-        copy = resident.copy
-        if copy is None:
-            return
         if self._is_worn(resident):
             self._begin_loading(resident)
-        elif needs_compaction(state) and _is_over(resident.compacting):
-            resident.compacting = self._tasks.start(in_thread(copy.compact, limit=self._threads))
         now = time.monotonic()
         if now >= self._looked_at + _BETWEEN_LOOKS and len(self._tables) > 1:
             self._looked_at = now

@@ -130,8 +130,6 @@ _FEW_SOUGHT = 8
 # Where codes begin, in bytes: a row that lies across one more line of the processor's cache than it
 # has to takes half as long again to scan.
 _CACHE_LINE = 64
-# Rows that are gone and not worth a compaction.
-_SMALLEST = 256
 
 
 @dataclass(frozen=True)
@@ -382,50 +380,3 @@ def without(segments: Sequence[Segment], rowids: Int64Array) -> list[Segment]:
         return list(segments)
     sought = np.sort(rowids)
     return [segment.without(sought) for segment in segments]
-
-
-def sparse(state: State) -> list[Segment]:
-    """The private segments of which at least half of the rows are gone."""
-    return [
-        part for part in state.segments
-        if part.dead and part.dead * 2 >= part.count and not part.mapped
-    ]  # fmt: skip
-
-
-def compacted(parts: Sequence[Segment]) -> list[Segment]:
-    """Return the rows of sparse segments, without room for those that are gone."""
-    fresh: list[Segment] = []
-    for part in parts:
-        rows = np.flatnonzero(part.offset[: part.count] > -np.inf)
-        rows = rows[np.argsort(part.rowids[rows])]
-        # In segments of their own: room in the others may be taken by a write meanwhile.
-        fresh = appended(fresh, part.rowids[rows], part.rows(rows))
-    return fresh
-
-
-def replaced(state: State, parts: Sequence[Segment], fresh: Sequence[Segment]) -> State | None:
-    """Return the state with ``fresh``, made of ``parts``, in the place of these as they are now.
-
-    Rows of them that have gone since go, those that have come since come. None where one of them
-    has gone altogether.
-    """
-    now = {segment.mark: segment for segment in state.segments}
-    if any(part.mark not in now for part in parts):
-        return None
-    segments = list(fresh)
-    for part in parts:
-        before = part.offset[: part.count] > -np.inf
-        gone = before & np.isneginf(now[part.mark].offset[: part.count])
-        segments = without(segments, part.rowids[: part.count][gone])
-    for part in parts:
-        newer = now[part.mark]
-        rows = part.count + np.flatnonzero(newer.offset[part.count : newer.count] > -np.inf)
-        segments = appended(segments, newer.rowids[rows], newer.rows(rows))
-    marks = {part.mark for part in parts}
-    kept = (segment for segment in state.segments if segment.mark not in marks)
-    return State(state.change, (*kept, *segments))
-
-
-def needs_compaction(state: State) -> bool:
-    """Return whether a good part of the memory is for rows that are gone."""
-    return state.dead > _SMALLEST and bool(sparse(state))

@@ -40,35 +40,12 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
-    """Rows that may be among a query's nearest, the likeliest first."""
-
-    rowids: Int64Array
-    most: Float64Array
-    """The most that their true values can be."""
-
-
-@dataclass(frozen=True, slots=True)
 class Nearest:
     """Rows and their distances to a query; vectors where the batch wants any."""
 
     rowids: Int64Array
     distances: Float64Array
     vectors: Float32Array | None
-
-
-def candidates(
-    state: State, asked: Sequence[Asked], metric: Metric, stop: ctypes.c_byte | None = None
-) -> list[Candidates]:
-    """Return for each query all rows that may be among its nearest, and some more.
-
-    Where ``stop`` becomes true the scan ends early, and rows are missing.
-    """
-    room = sum(8 * min(one.wanted, state.rows) + 256 for one in asked)
-    search = _Search(state, asked, metric, stop, settled=False)
-    ends, rowids, most, _ = search.run(room)
-    parts = _slices(ends)
-    return [Candidates(rowids[part], most[part]) for part in parts]
 
 
 def nearest(
@@ -81,24 +58,24 @@ def nearest(
 ) -> list[Nearest]:
     """Return each query's nearest rows, and those that equal the last one, the nearest first.
 
-    Their vectors come along on demand. Where ``stop`` becomes true the scan ends
-    early, and rows are missing.
+    Their vectors come along on demand. Where ``stop`` becomes true the scan ends early, and rows
+    are missing.
     """
     room = sum(2 * min(one.wanted, state.rows) + 16 for one in asked)
-    search = _Search(state, asked, metric, stop, settled=True)
+    search = Search(state, asked, metric, stop)
     ends, rowids, far, kept = search.run(room, vectors=vectors)
     return [
         Nearest(rowids[part], far[part], None if kept is None else kept[part])
-        for part in _slices(ends)
+        for part in slices(ends)
     ]
 
 
-def _slices(ends: Sequence[int]) -> list[slice]:
+def slices(ends: Sequence[int]) -> list[slice]:
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-class _Search:
-    """The arguments of one call."""
+class Search:
+    """The arguments of one call; not ``settled``, it gives all candidates."""
 
     def __init__(
         self,
@@ -107,7 +84,7 @@ class _Search:
         metric: Metric,
         stop: ctypes.c_byte | None,
         *,
-        settled: bool,
+        settled: bool = True,
     ) -> None:
         self._library = library()
         self._points = np.ascontiguousarray(stacked([one.vector for one in asked]), np.float32)

@@ -7,13 +7,13 @@ The truth is computed in float64 from the float32 vectors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.sqlite.scans import Candidates, candidates
 
 from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.segments import (
@@ -24,7 +24,7 @@ from aiovec_sqlite.copies.segments import (
     encode_rows,
     without,
 )
-from aiovec_sqlite.copies.settle import Asked, Candidates, candidates, nearest
+from aiovec_sqlite.copies.settle import Asked, nearest
 
 Rows = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -204,7 +204,7 @@ def state_of(
         end = min(n, start + int(rng.integers(1, n + 1)))
         ids = np.arange(start, end, dtype=np.int64)
         some = rows[start:end]
-        coded = replace(encode_rows(some, metric), vectors=some)
+        coded = encode_rows(some, metric)
         parts = appended(parts, ids, coded, full=full)
         start = end
     parts = without(parts, np.array(sorted(gone), dtype=np.int64))
