@@ -40,8 +40,6 @@ _MOST_TOGETHER = 32
 # So many queries are one batch, on which all cores work: reading the codes for two batches of fewer
 # would take longer.
 _ONE_BATCH = 16
-# Searches of a table that wait at most.
-_MOST_WAITING = 10_000
 _BUSY = "the searches of this process take too long"
 # Masks may take this share of the budget.
 _FOR_MASKS = 1 / 16
@@ -62,7 +60,7 @@ _IDLE = 60.0
 # A table is loaded anew when this share of its scan file's rows has come and gone, or as many rows
 # of private memory are gone as are left, and some; and when so many times as long has passed as the
 # last load took.
-_WORN, _GONE, _BETWEEN_LOADS = 1 / 8, 256, 20
+_WORN, _GONE, _BETWEEN_LOADS = 1 / 8, 256, 4
 # Seconds between looks at a scan file that another process writes.
 _LOOK = 0.2
 # Seconds between looks at which tables there still are.
@@ -299,7 +297,7 @@ class ResidentSearch:
         elif resident is not None and not _is_over(resident.loading):
             searched = "from the file while the table is being loaded"
         mapped = 0 if state is None else sum(one.count for one in state.segments if one.mapped)
-        shared = mapped or (self._files is not None and self._files.can_write and size >= WORTH)
+        shared = mapped or self._gets_file(resident or _Resident(table), rows)
         return {
             "searched": searched,
             "searches": {} if resident is None else dict(resident.counts),
@@ -336,7 +334,9 @@ class ResidentSearch:
         except (ChangesForgottenError, StaleTableError):
             self._drop(resident)
         except Exception as exc:  # noqa: BLE001 - searches go on from the file, with the same results
-            self._refuse(resident, f"loading it failed: {exc}", pause=_PAUSE)
+            resident.renew_at = time.monotonic() + _LONG_PAUSE
+            if not resident.ready:
+                self._refuse(resident, f"loading it failed: {exc}", pause=_PAUSE)
 
     def _is_worn(self, resident: _Resident) -> bool:
         """Return whether so much has changed that it is worth to load the table anew."""
@@ -344,10 +344,14 @@ class ResidentSearch:
         state = None if copy is None else copy.state
         if state is None or time.monotonic() < resident.renew_at:
             return False
-        large = size_of(state.rows, resident.table.schema.dim) >= WORTH
-        if state.is_mapped or (large and self._files is not None and not resident.no_file):
+        if state.is_mapped or self._gets_file(resident, state.rows):
             return state.changed > _WORN * state.rows
         return state.dead > state.rows + _GONE
+
+    def _gets_file(self, resident: _Resident, rows: int) -> bool:
+        """Return whether a table of so many rows is loaded into a scan file."""
+        can = self._files is not None and self._files.can_write and not resident.no_file
+        return can and size_of(rows, resident.table.schema.dim) >= WORTH
 
     async def _load_now(self, resident: _Resident) -> None:
         began = time.monotonic()
@@ -355,7 +359,7 @@ class ResidentSearch:
         try:
             while True:
                 async with self._aside() as read:
-                    copy, rowids = await read(partial(self._look_for_file, resident.table, before))
+                    copy, rowids = await read(partial(self._look_for_file, resident, before))
                     if rowids is not None:
                         file = await self._load_by(read, resident, before, copy, rowids)
                         break
@@ -384,16 +388,19 @@ class ResidentSearch:
         resident.renew_at = max(resident.renew_at, began + (1 + _BETWEEN_LOADS) * took)
 
     def _look_for_file(
-        self, table: TableHandle, before: ResidentCopy | None, db: sqlite3.Connection, _: Ticket
+        self, resident: _Resident, before: ResidentCopy | None, db: sqlite3.Connection, _: Ticket
     ) -> tuple[ResidentCopy, Int64Array | None]:
         """A copy by a scan file that is newer than before; without one, the rows to load.
 
         Neither where another process writes one.
         """
-        layout = current_table(db, table)
+        layout = current_table(db, resident.table)
         copy, files = self._new_copy(layout, db), self._files
-        if copy.state is not None and (before is None or copy.file_change > before.file_change):
-            return copy, None
+        last = -1 if before is None else before.file_change
+        if copy.state is not None and copy.file_change > last:
+            worn = self._gets_file(resident, copy.state.rows) and copy.is_worn(db, _WORN)
+            if not worn:
+                return copy, None
         copy.state, copy.file_change = None, -1
         rowids = rows_to_load(db, layout)
         large = size_of(len(rowids), layout.schema.dim) >= WORTH
@@ -507,8 +514,6 @@ class ResidentSearch:
         if self._closed:
             raise StoreClosedError(self._target)
         call = _Call(queries, current_deadline(self._busy_timeout))
-        if len(resident.waiting) >= _MOST_WAITING:
-            raise call.deadline.error(f"{_BUSY}, and {_MOST_WAITING} of them wait")
         resident.waiting.append(call)
         self._waiting[resident] = None
         self._begin_batches()
@@ -681,7 +686,12 @@ class ResidentSearch:
                     self._drop(resident)
 
     def _keep_to_budget(self, resident: _Resident) -> None:
-        if not self._has_room(resident, 0) and resident.copy is not None:  # tables grow
+        copy = resident.copy
+        if copy is None or copy.state is None or self._has_room(resident, 0):
+            return
+        if self._gets_file(resident, copy.state.rows):  # for what has changed since the last one
+            resident.copy = None
+        else:  # tables grow
             self._refuse(resident, _TOO_LARGE)
 
 
