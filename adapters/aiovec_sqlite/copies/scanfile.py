@@ -209,11 +209,15 @@ def _mapped(number: int, table: TableLayout, token: str) -> State:
 
 
 def _advise(area: mmap.mmap, places: _Places) -> None:
-    """Have the codes read ahead, and of the vectors only what is measured."""
+    """Have the codes read ahead in large pages, and of the vectors only what is measured."""
     vectors = places.arrays["vectors"][0]
-    with suppress(AttributeError, OSError):  # a system without advice
-        area.madvise(mmap.MADV_WILLNEED, places.large, vectors - places.large)
-        area.madvise(mmap.MADV_RANDOM, vectors, places.length - vectors)
+    codes = places.large, vectors - places.large
+    for name, start, length in (
+        ("MADV_HUGEPAGE", *codes), ("MADV_WILLNEED", *codes),
+        ("MADV_RANDOM", vectors, places.length - vectors),
+    ):  # fmt: skip
+        with suppress(AttributeError, OSError):  # a system without such advice
+            area.madvise(getattr(mmap, name), start, length)
 
 
 class ScanFiles:
