@@ -39,8 +39,8 @@ from .segments import (
 # Vectors encoded at once: what is computed on the way stays in the processor's cache, and is little
 # beside the copy.
 _BLOCK_BYTES = 384 * 1024
-# For fewer rows their chunks would not be read whole.
-_FEWEST = 256
+# For fewer rows their chunks would not be read whole; so many are read at once.
+_FEWEST, _READ = 256, 2048
 
 
 # Components beyond these make squares that leave float32 or drown in its denormals.
@@ -275,13 +275,16 @@ class ResidentCopy:
         """Rows of the file, some at a time."""
         schema, reader = self.table.schema, VectorReader(db, self.table)
         together = max(_FEWEST, _BLOCK_BYTES // (4 * schema.dim))
-        for start in range(0, len(rowids), together):
-            ticket.check()
-            block = rowids[start : start + together]
+        read = together * max(1, _READ // together)
+        for start in range(0, len(rowids), read):
+            block = rowids[start : start + read]
             vectors = reader.read(block, ticket, present=True)
             if _is_extreme(vectors):  # one would spoil the bound for all rows
                 raise DamageError("a vector is not finite, or extreme")
-            yield block, encode_rows(vectors, schema.metric)
+            for first in range(0, len(block), together):
+                ticket.check()
+                some = slice(first, first + together)
+                yield block[some], encode_rows(vectors[some], schema.metric)
 
     def most_changes(self, rows: int) -> int:
         """Return the count of changes to bring in at once into a copy of so many rows."""

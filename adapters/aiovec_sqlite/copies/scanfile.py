@@ -16,6 +16,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ _LAYOUT = 1
 _HEAD = 4096
 # Where arrays begin: a multiple of every system's pages.
 _ALIGNED = 65_536
+# Bytes that are written at once.
+_PART = 32 * 2**20
 _TOKEN = re.compile(r"[0-9a-f]{96}")
 _NAME = re.compile(r"-scan-[0-9a-f]{32}")
 # The key of a table's token in ``aiovec_state``.
@@ -58,7 +61,9 @@ class _Places:
     """Where the arrays of so many rows lie in a file."""
 
     def __init__(self, rows: int, dim: int) -> None:
-        half, segments = (dim + 1) // 2, -(-rows // FULL)
+        # Of a segment's rows, two parts are in memory while a file is written.
+        self.full = min(FULL, max(1024, _PART // (5 * dim + 20)) // 64 * 64)
+        half, segments = (dim + 1) // 2, -(-rows // self.full)
         self.arrays: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
         self.length = _HEAD
         for name, kind, shape in (
@@ -84,11 +89,11 @@ class _Places:
 
 
 def _head(table: TableLayout, rows: int, change: int, random: str, digest: str) -> bytes:
-    schema = table.schema
+    schema, places = table.schema, _Places(rows, table.schema.dim)
     facts = {
-        "layout": _LAYOUT, "bytes": sys.byteorder, "full": FULL, "epoch": table.epoch,
+        "layout": _LAYOUT, "bytes": sys.byteorder, "full": places.full, "epoch": table.epoch,
         "dim": schema.dim, "metric": schema.metric, "rows": rows, "change": change,
-        "length": _Places(rows, schema.dim).length, "random": random, "digest": digest,
+        "length": places.length, "random": random, "digest": digest,
     }  # fmt: skip
     return (_MAGIC + json.dumps(facts).encode()).ljust(_HEAD, b"\0")
 
@@ -120,17 +125,25 @@ class NewFile:
 
     def fill(self, blocks: Iterable[tuple[Int64Array, RowCodes]]) -> State:
         """Write all rows, and the head; return the rows as they are mapped."""
-        segment, done = Segment.empty(min(FULL, self._rows), self._table.schema.dim), 0
-        for rowids, rows in blocks:
-            start = 0
-            while start < len(rowids) and done < self._rows:
-                some = slice(start, start + len(segment.rowids) - segment.count)
-                segment = segment.append(rowids[some], rows.part(some))
-                start += len(rowids[some])
-                if segment.count == len(segment.rowids):
-                    self._write(segment, done)
-                    done += segment.count
-                    segment = segment.emptied(min(FULL, self._rows - done))
+        room, dim, done = min(self._places.full, self._rows), self._table.schema.dim, 0
+        segment, spare = Segment.empty(room, dim), Segment.empty(room, dim)
+        writing: Future[None] | None = None
+        with ThreadPoolExecutor(1, "aiovec-scan-file") as writer:
+            for rowids, rows in blocks:
+                start = 0
+                while start < len(rowids) and done < self._rows:
+                    some = slice(start, start + room - segment.count)
+                    segment = segment.append(rowids[some], rows.part(some))
+                    start += len(rowids[some])
+                    if segment.count == room:
+                        if writing is not None:
+                            writing.result()
+                        writing = writer.submit(self._write, segment, done)
+                        done += room
+                        room = min(room, self._rows - done)
+                        segment, spare = spare.emptied(room), segment
+            if writing is not None:
+                writing.result()
         if done != self._rows:
             raise OSError(f"a scan file of {self._rows} rows got {done}")
         return self._end()
@@ -140,7 +153,7 @@ class NewFile:
         for name in _SMALL:
             self._places.of(self._small, name, _HEAD)[rows] = getattr(segment, name)
         facts = [getattr(segment, name) for name in _FACTS]
-        self._places.of(self._small, "facts", _HEAD)[first // FULL] = facts
+        self._places.of(self._small, "facts", _HEAD)[first // self._places.full] = facts
         for name in _LARGE:
             start, kind, shape = self._places.arrays[name]
             self._put(start + first * kind.itemsize * shape[1], getattr(segment, name))
@@ -195,10 +208,10 @@ def _mapped(number: int, table: TableLayout, token: str) -> State:
     names = ("upper", "lower", "scale", "offset", "error", "rowids", "vectors")
     arrays = [places.of(area, name) for name in names]
     segments, facts_of = [], places.of(area, "facts")
-    for number, first in enumerate(range(0, rows, FULL)):
+    for number, first in enumerate(range(0, rows, places.full)):
         most_error, most_reach, most_offset, most_lower, ordered = facts_of[number].tolist()
         upper, lower, scale, offset, error, rowids, vectors = (
-            array[first : first + FULL] for array in arrays
+            array[first : first + places.full] for array in arrays
         )
         segment = Segment(
             object(), len(rowids), 0, table.schema.dim, upper, lower, scale, offset, error, rowids,
