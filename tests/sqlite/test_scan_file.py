@@ -153,9 +153,18 @@ async def test_a_new_one_is_written_when_an_eighth_has_changed(folder: Path) -> 
 
 
 async def test_private_memory_alone_is_bounded(folder: Path) -> None:
-    async with opened(folder / NAME, scan_memory="64 KiB") as store:
+    async with opened(folder / NAME, scan_memory="2 MiB") as store:
         await check(store)
         assert (await searched(store))["searched"] == "in memory"
+        await store.insert(TABLE, rows_of(120, 4))  # 2.4 MiB: what is private is too much
+        await check(store)
+        assert (await store.stats(TABLE)).scan_memory <= 2 * 2**20
+
+        async def is_new() -> bool:
+            await check(store)
+            return bool((await searched(store))["scan_file"] == (ROWS + 120) * (5 * DIM + 20))
+
+        await until(is_new)
 
 
 async def test_it_goes_with_its_table(folder: Path) -> None:

@@ -207,12 +207,11 @@ class ResidentCopy:
         db.execute("PRAGMA shrink_memory")
         give_back()
 
-    def is_worn(self, db: sqlite3.Connection, share: float) -> bool:
-        """Return whether more than this share of the rows was written since the copy's state."""
-        if self.state is None:
-            return True
+    def is_worn(self, db: sqlite3.Connection, most: float) -> bool:
+        """Return whether more rows than this were written since the copy's state."""
+        since = -1 if self.state is None else self.state.change
         sql = f"SELECT count(*) FROM {self.table.rows} WHERE _seq > ?"
-        return bool(db.execute(sql, (self.state.change,)).fetchone()[0] > share * self.state.rows)
+        return bool(db.execute(sql, (since,)).fetchone()[0] > most)
 
     def catch_up(self, db: sqlite3.Connection, ticket: Ticket) -> bool:
         """Bring in all changes; return whether they were as few as a search brings in.

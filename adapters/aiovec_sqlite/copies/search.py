@@ -398,8 +398,9 @@ class ResidentSearch:
         copy, files = self._new_copy(layout, db), self._files
         last = -1 if before is None else before.file_change
         if copy.state is not None and copy.file_change > last:
-            worn = self._gets_file(resident, copy.state.rows) and copy.is_worn(db, _WORN)
-            if not worn:
+            rows = copy.state.rows
+            most = min(_WORN * rows, self._budget / 2 / size_of(1, layout.schema.dim))
+            if not (self._gets_file(resident, rows) and copy.is_worn(db, most)):
                 return copy, None
         copy.state, copy.file_change = None, -1
         rowids = rows_to_load(db, layout)
@@ -606,7 +607,7 @@ class ResidentSearch:
             copy = None if by_file else self._copy(resident, layout, db)
             state = None if copy is None else copy.advance(db, ticket)
             if copy is None or state is None:
-                resident.is_behind = copy is not None
+                resident.is_behind |= copy is not None
                 return None, search_in_file(db, ticket, resident.table, queries, by_bits=False)
             snapshot = Snapshot(db, ticket, layout, state)
             found: list[Found] = []
@@ -686,13 +687,14 @@ class ResidentSearch:
                     self._drop(resident)
 
     def _keep_to_budget(self, resident: _Resident) -> None:
-        copy = resident.copy
-        if copy is None or copy.state is None or self._has_room(resident, 0):
+        """Tables grow: the largest goes to a new scan file, or is left to the store's file."""
+        if self._has_room(resident, 0):
             return
-        if self._gets_file(resident, copy.state.rows):  # for what has changed since the last one
-            resident.copy = None
-        else:  # tables grow
-            self._refuse(resident, _TOO_LARGE)
+        largest = max(self._tables.values(), key=lambda one: one.nbytes, default=resident)
+        copy = largest.copy
+        if copy is not None and copy.state is not None:
+            gets_file = self._gets_file(largest, copy.state.rows)
+            self._refuse(largest, _TOO_LARGE, pause=_PAUSE if gets_file else _LONG_PAUSE)
 
 
 def _is_over(task: asyncio.Task[None] | None) -> bool:
