@@ -102,7 +102,11 @@ class AiovecStorage:
         older_than: datetime | None = None,
         metadata_filter: dict[str, Any] | None = None,
     ) -> int:
-        """Delete the memories that meet all conditions, and return how many there were."""
+        """Delete the memories that meet all conditions, and return how many there were.
+
+        An empty list of categories or ids selects none.
+        """
+        record_ids = [] if categories == [] else record_ids
         where = _where(scope_prefix, categories, metadata_filter, record_ids, older_than)
         return self._bridge.run(self._delete, where)
 
@@ -115,6 +119,7 @@ class AiovecStorage:
         metadata_filter: dict[str, Any] | None = None,
     ) -> int:
         """As ``delete``."""
+        record_ids = [] if categories == [] else record_ids
         where = _where(scope_prefix, categories, metadata_filter, record_ids, older_than)
         return await self._bridge.aio(self._delete, where)
 

@@ -188,7 +188,7 @@ class AiovecDocumentStore:
         return await self._documents.aio(self._delete_by, filters)
 
     async def _delete_by(self, table: Table, filters: _Filters) -> int:
-        where = condition(filters, self._field)
+        where = condition(filters, self._fields)
         return await self._documents.reading(lambda: table.delete(where=where), 0)
 
     def update_by_filter(self, filters: _Filters, meta: dict[str, Any]) -> int:
@@ -200,7 +200,7 @@ class AiovecDocumentStore:
         return await self._documents.aio(self._update_by, filters, meta)
 
     async def _update_by(self, table: Table, filters: _Filters, meta: dict[str, Any]) -> int:
-        where = condition(filters, self._field)
+        where = condition(filters, self._fields)
         columns = self._documents.row("", "", None, {})
         row = self._documents.row("", "", None, meta)
         values = {name: value for name, value in row.items() if name not in columns}
@@ -237,7 +237,7 @@ class AiovecDocumentStore:
         return await self._documents.aio(self._min_max, metadata_field)
 
     async def _min_max(self, table: Table, name: str) -> dict[str, Any]:
-        field = str(self._field(f"meta.{name.removeprefix('meta.')}"))
+        field = str(self._documents.field(*name.removeprefix("meta.").split(".")))
         bounds = await self._documents.reading(lambda: table.bounds(field), None)
         least, greatest = bounds or (None, None)
         return {"min": least, "max": greatest}
@@ -411,12 +411,12 @@ class AiovecDocumentStore:
         )
 
     def _where(self, filters: _Filters | None) -> Any:
-        return condition(filters, self._field) if filters else None
+        return condition(filters, self._fields) if filters else None
 
-    def _field(self, name: str) -> Any:
+    def _fields(self, name: str) -> Sequence[Any]:
         if name in ("id", "content"):
-            return F[name]
-        return self._documents.field(*name.removeprefix("meta.").split("."))
+            return [F[name]]
+        return self._documents.fields(name.removeprefix("meta."))
 
 
 _TYPES = {"bool": "boolean", "int": "int", "float": "float"}

@@ -25,17 +25,22 @@ class ChromaSource(CollectionSource):
         quiet = chromadb.Settings(anonymized_telemetry=False)
         self._client = chromadb.PersistentClient(place, settings=quiet)
 
-    def collections(self) -> Iterable[Collection]:
-        for one in self._client.list_collections():
-            first = one.get(limit=1, include=["embeddings"])["embeddings"]
-            dim = len(first[0]) if first is not None and len(first) else None
-            # The metric is that of one of two kinds of indexes. Reading the configuration as JSON
-            # makes no embedding function, which may need a key.
-            made = one.configuration_json
-            index = made.get("hnsw") or made.get("spann") or {}
-            vectors = [Vectors("embedding", dim, index.get("space", "l2"))]
-            fields = {"text": Field(str, text=True)}
-            yield Collection(one.name, vectors, one.count(), one, fields, _model(made))
+    def names(self) -> Iterable[str]:
+        self._listed = {one.name: one for one in self._client.list_collections()}
+        return self._listed
+
+    def collection(self, name: str) -> Collection:
+        one = self._listed[name]
+        first = one.get(limit=1, include=["embeddings"])["embeddings"]
+        dim = len(first[0]) if first is not None and len(first) else None
+        # The metric is that of one of two kinds of indexes. Reading the configuration as JSON
+        # makes no embedding function, which may need a key.
+        made = one.configuration_json
+        index = made.get("hnsw") or made.get("spann") or {}
+        kind = "dense" if dim else "none yet"
+        vectors = [Vectors("embedding", dim, index.get("space", "l2"), kind)]
+        fields = {"text": Field(str, text=True)}
+        return Collection(name, vectors, one.count(), one, fields, _model(made))
 
     def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         for offset in range(0, found.rows or 0, size):

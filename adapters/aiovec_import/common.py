@@ -24,13 +24,16 @@ _METRICS: dict[str, Metric] = {
 class Vectors:
     """A column of vectors. Without ``dim`` they cannot be imported, and ``kind`` says what it is.
 
-    ``metric`` is the word of the other store for it.
+    ``metric`` is the word of the other store for it, None where nothing there names one.
     """
 
     name: str
     dim: int | None = None
-    metric: str = "cosine"
+    metric: str | None = "cosine"
     kind: str = "dense"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.kind})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,6 @@ class Collection:
     fields: Mapping[str, Field] = field(default_factory=dict)
     model: str | None = None
     omitted: Sequence[str] = ()
-    notes: Sequence[str] = ()
     new_ids: bool = False
 
 
@@ -64,7 +66,8 @@ class Point(NamedTuple):
 class CollectionSource(Source):
     """A store of collections, read by its own client. ``layout`` is the word for one of them.
 
-    With ``chooses_ids`` the user names the column of the ids.
+    One that cannot be imported stops no other. With ``chooses_ids`` the user names the column of
+    the ids.
     """
 
     layout: ClassVar[str]
@@ -95,8 +98,12 @@ class CollectionSource(Source):
         """Open the store at a path or URL."""
 
     @abstractmethod
-    def collections(self) -> Iterable[Collection]:
-        """Return the collections."""
+    def names(self) -> Iterable[str]:
+        """Return the names of the collections."""
+
+    @abstractmethod
+    def collection(self, name: str) -> Collection:
+        """Return what there is to know of a collection before its points are read."""
 
     @abstractmethod
     def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
@@ -107,46 +114,58 @@ class CollectionSource(Source):
 
     def tables(self) -> list[ForeignTable]:
         with _failing_clearly():
-            found = list(self.collections())
-        names = [one.name for one in found]
-        wanted = self._hints.table
-        found = [one for one in found if self.is_wanted(one.name)]
-        tables = [self._table(one) for one in found if self._chosen(one)]
-        if not tables:
-            raise ConfigError(
-                f"there is no {self.layout} {wanted or 'with vectors'} here; there are: "
-                f"{', '.join(names) or 'none'}",
-                key="--table",
-            )
-        skipped = [one.name for one in found if not self._chosen(one)]
-        if skipped:
-            self.remark += f"; left out, without dense vectors: {', '.join(skipped)}"
-        return tables
-
-    def is_wanted(self, name: str) -> bool:
-        """Return whether the user wants this collection: all of them, or the one of this name."""
-        return self._hints.table in (None, name, table_name(name))
+            names = list(self.names())
+        wanted = [name for name in names if self._hints.table in (None, name, table_name(name))]
+        tables: list[ForeignTable] = []
+        skipped: list[str] = []
+        self.failed = {}
+        for name in wanted:
+            try:
+                with _failing_clearly():
+                    found = self.collection(name)
+                if self._chosen(found) is None:
+                    skipped.append(name)
+                else:
+                    tables.append(self._table(found))
+            except AiovecError as exc:
+                if len(wanted) == 1:
+                    raise
+                self.failed[name] = str(exc)
+        if tables:
+            if skipped:
+                self.remark += f"; left out, without dense vectors: {', '.join(skipped)}"
+            return tables
+        if why := {**dict.fromkeys(skipped, "no dense vectors"), **self.failed}:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in why.items())
+            raise ConfigError(f"no {self.layout} can be imported: {reasons}")
+        raise ConfigError(
+            f"there is no {self.layout} {self._hints.table or 'here'}; there are: "
+            f"{', '.join(names) or 'none'}",
+            key="--table",
+        )
 
     def _chosen(self, found: Collection) -> Vectors | None:
         """Return the vectors to import: those that the user names, or the first dense ones."""
         wanted = self._hints.vector_column
         able = [one for one in found.vectors if one.dim]
         chosen = next((one for one in able if wanted in (None, one.name)), None)
-        if chosen is None and wanted is not None:
-            names = ", ".join(one.name for one in able)
+        if chosen is None and not (wanted is None is self._hints.table):
+            named = "" if wanted is None else f" {wanted!r}"
+            has = ", ".join([one.name for one in able] or map(str, found.vectors)) or "none"
             raise ConfigError(
-                f"{found.name} has no dense vectors {wanted!r}; it has: {names or 'none'}",
-                key="--vector-column",
+                f"{found.name} has no dense vectors{named}; it has: {has}", key="--vector-column"
             )
         return chosen
 
     def _table(self, found: Collection) -> ForeignTable:
         chosen = self._chosen(found) or found.vectors[0]
-        metric = _METRICS.get(chosen.metric.lower())
-        notes = list(found.notes)
-        if metric is None:
+        metric = _METRICS.get((chosen.metric or "").lower())
+        notes = []
+        if chosen.metric is None:
+            notes.append("no index names the metric; the table gets l2")
+        elif metric is None:
             notes.append(f"the metric {chosen.metric} is unknown to aiovec; the table gets l2")
-        others = [f"the vectors {one.name} ({one.kind})" for one in found.vectors if one != chosen]
+        others = [f"the vectors {one}" for one in found.vectors if one != chosen]
         vector = chosen.name if is_field_name(chosen.name) else "embedding"
         fields = {name: one for name, one in found.fields.items() if name != vector}
         schema = Schema(
@@ -187,6 +206,21 @@ def _row(point: Point, schema: Schema, *, new_ids: bool) -> dict[str, Any]:
     if new_ids:
         del row["id"]
     return row
+
+
+def fields_of(kinds: Iterable[tuple[str, Any]], vectors: Iterable[Vectors]) -> dict[str, Field]:
+    """Return the fields of columns with their types, None for those of the payload.
+
+    The payload keeps columns whose names no field can have: those of another field or of a vector,
+    apart from case.
+    """
+    fields: dict[str, Field] = {}
+    taken = {one.name.lower() for one in vectors}
+    for name, kind in kinds:
+        if kind and is_field_name(name) and name.lower() not in taken:
+            fields[name] = Field(kind)
+            taken.add(name.lower())
+    return fields
 
 
 def is_field_name(name: str) -> bool:

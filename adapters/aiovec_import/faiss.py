@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Iterator
+from datetime import date, datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from aiovec.backend import Field
 from aiovec.errors import ConfigError
@@ -18,6 +20,12 @@ from .common import Collection, CollectionSource, Point, Vectors, client
 
 # The indexes that hold each vector as it was given.
 _EXACT = ("IndexFlat", "IndexFlatL2", "IndexFlatIP", "IndexHNSWFlat", "IndexIVFFlat")
+
+
+# Types of values that metadata may hold, and that do nothing but hold them.
+_VALUES: dict[tuple[str, str], type] = {
+    (one.__module__, one.__name__): one for one in (datetime, date, time, timezone, timedelta, UUID)
+}
 
 
 class FaissSource(CollectionSource):
@@ -31,21 +39,35 @@ class FaissSource(CollectionSource):
         self._faiss = client("faiss", "faiss-cpu")
         self._path = Path(place)
 
-    def collections(self) -> Iterable[Collection]:
-        for file in sorted(self._path.glob("*.faiss")):
-            index = self._faiss.read_index(str(file))
-            kind = type(index).__name__
-            if kind not in _EXACT:
-                raise ConfigError(
-                    f"{file} is an {kind}, which keeps no exact vectors; embed the texts again"
-                )
+    def names(self) -> Iterable[str]:
+        own = self._path.resolve().name
+        files = sorted(self._path.glob("*.faiss"))
+        self._files = {file.stem: file for file in files}
+        if "index" in self._files and own not in self._files:  # LangChain's usual name says nothing
+            self._files[own] = self._files.pop("index")
+        return self._files
+
+    def collection(self, name: str) -> Collection:
+        file = self._files[name]
+        index = self._faiss.read_index(str(file))
+        kind = type(index).__name__
+        if kind not in _EXACT:
+            raise ConfigError(
+                f"{file} is an {kind}; those that can be read are {', '.join(_EXACT)}. If it keeps "
+                "no exact vectors, embed the texts again"
+            )
+        try:
             if hasattr(index, "make_direct_map"):
                 index.make_direct_map()
-            metric = "l2" if index.metric_type == self._faiss.METRIC_L2 else "dot"
-            name = self._path.resolve().name if file.stem == "index" else file.stem
-            fields = {"text": Field(str, text=True)}
-            vectors = [Vectors("embedding", index.d, metric)]
-            yield Collection(name, vectors, index.ntotal, (file, index), fields)
+        except RuntimeError as exc:  # its text is that of an assertion in C++
+            raise ConfigError(
+                f"{file} gives no vectors by their places, because some were removed from this "
+                f"{kind}; embed the texts again"
+            ) from exc
+        metric = "l2" if index.metric_type == self._faiss.METRIC_L2 else "dot"
+        fields = {"text": Field(str, text=True)}
+        vectors = [Vectors("embedding", index.d, metric)]
+        return Collection(name, vectors, index.ntotal, (file, index), fields)
 
     def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         file, index = found.handle
@@ -77,4 +99,6 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type:
         if module.startswith("langchain") and name in ("InMemoryDocstore", "Document"):
             return _Plain
+        if (known := _VALUES.get((module, name))) is not None:
+            return known
         raise ConfigError(f"the docstore names {module}.{name}, which is not read")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Field
+from aiovec.backend import unstorable
 from aiovec.errors import ConfigError
 
-from .common import Collection, CollectionSource, Point, Vectors, client, is_field_name
+from .common import Collection, CollectionSource, Point, Vectors, client, fields_of
 
 _USUAL = ("vector", "embedding")
 
@@ -28,16 +28,16 @@ class LanceSource(CollectionSource):
     def open(self, place: str) -> None:
         self._db = client("lancedb", "'aiovec[lancedb]'").connect(place)
 
-    def collections(self) -> Iterable[Collection]:
+    def names(self) -> Iterable[str]:
         token = None
         while True:
             page = self._db.list_tables(page_token=token)
-            yield from map(self._collection, page.tables)
+            yield from page.tables
             token = page.page_token
             if not token:
                 return
 
-    def _collection(self, name: str) -> Collection:
+    def collection(self, name: str) -> Collection:
         table = self._db.open_table(name)
         columns = table.schema
         if b"aiovec.schema" in (columns.metadata or {}):
@@ -50,7 +50,7 @@ class LanceSource(CollectionSource):
             for index in table.list_indices()
         }
         vectors = [
-            Vectors(one.name, _dim_of(one.type), metrics.get(one.name, "l2"))
+            Vectors(one.name, _dim_of(one.type), metrics.get(one.name))
             for one in columns if _dim_of(one.type)
         ]  # fmt: skip
         vectors += [
@@ -60,20 +60,13 @@ class LanceSource(CollectionSource):
         vectors.sort(key=lambda one: one.name not in _USUAL)
         own = {one.name for one in vectors}
         id = self._hints.id_column or "id"
-        if self.is_wanted(name) and self._hints.id_column not in (None, "none", *columns.names):
+        if self._hints.id_column not in (None, "none", *columns.names):
             raise ConfigError(f"{name} has no column {id!r}", key="--id-column")
-        fields = {
-            one.name: Field(kind) for one in columns
-            if one.name not in (id, *own) and is_field_name(one.name)
-            and (kind := _kind_of(one.type))
-        }  # fmt: skip
-        binary = [one.name for one in columns if _is_binary(one.type)]
-        notes = (
-            [] if metrics else ["no index names the metric; the table gets l2, as LanceDB has it"]
-        )
+        kinds = ((one.name, _kind_of(one.type)) for one in columns if one.name not in (id, *own))
+        left_out = [(one.name, word) for one in columns if (word := unstorable(one.type))]
         return Collection(
-            name, vectors, table.count_rows(), table, fields,
-            omitted=[f"the column {one} (binary)" for one in binary], notes=notes,
+            name, vectors, table.count_rows(), table, fields_of(kinds, vectors),
+            omitted=[f"the column {one} ({word})" for one, word in left_out],
             new_ids=id not in columns.names,
         )  # fmt: skip
 
@@ -84,7 +77,7 @@ class LanceSource(CollectionSource):
             vectors = _vectors_of(batch.column(vector))
             kept = [
                 one.name for one in batch.schema
-                if one.name not in left_out and not _is_binary(one.type)
+                if one.name not in left_out and not unstorable(one.type)
             ]  # fmt: skip
             rows = batch.select(kept).to_pylist()
             for start in range(0, len(rows), size):
@@ -112,13 +105,6 @@ def _dim_of(kind: pa.DataType) -> int | None:
     if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type):
         return int(kind.list_size)
     return None
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
-    )  # fmt: skip
 
 
 def _kind_of(kind: pa.DataType) -> Any:

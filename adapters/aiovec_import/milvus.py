@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from aiovec.backend import Field
+from aiovec.errors import ConfigError
 
-from .common import Collection, CollectionSource, Point, Vectors, client, is_field_name
+from .common import Collection, CollectionSource, Point, Vectors, client, fields_of
 
 _KINDS: dict[str, Any] = {
     "BOOL": "bool", "INT8": "int", "INT16": "int", "INT32": "int", "INT64": "int",
@@ -25,19 +25,20 @@ class MilvusSource(CollectionSource):
 
     def open(self, place: str) -> None:
         client("milvus_lite", "pymilvus milvus-lite")
+        if not place.endswith(".db"):
+            raise ConfigError(f"{place}: pymilvus opens folders whose names end in .db: rename it")
         self._client = client("pymilvus", "pymilvus").MilvusClient(place)
 
-    def collections(self) -> Iterable[Collection]:
-        for name in self._client.list_collections():
-            described = self._client.describe_collection(name)["fields"]
-            vectors = [self._vectors(name, one) for one in described if _is_vector(one)]
-            (key,) = (one["name"] for one in described if one.get("is_primary"))
-            fields = {
-                one["name"]: Field(kind) for one in described
-                if one["name"] != key and is_field_name(one["name"]) and (kind := _kind_of(one))
-            }  # fmt: skip
-            rows = self._client.query(name, output_fields=["count(*)"])[0]["count(*)"]
-            yield Collection(name, vectors, rows, key, fields)
+    def names(self) -> Iterable[str]:
+        return list(self._client.list_collections())
+
+    def collection(self, name: str) -> Collection:
+        described = self._client.describe_collection(name)["fields"]
+        vectors = [self._vectors(name, one) for one in described if _is_vector(one)]
+        (key,) = (one["name"] for one in described if one.get("is_primary"))
+        kinds = ((one["name"], _kind_of(one)) for one in described if one["name"] != key)
+        rows = self._client.query(name, output_fields=["count(*)"])[0]["count(*)"]
+        return Collection(name, vectors, rows, key, fields_of(kinds, vectors))
 
     def _vectors(self, collection: str, one: dict[str, Any]) -> Vectors:
         name, kind = one["name"], one["type"].name
@@ -49,6 +50,8 @@ class MilvusSource(CollectionSource):
 
     def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         others = {one.name for one in found.vectors if one.name != vector}
+        # One with an index cannot be read before: each process begins with it released.
+        self._client.load_collection(found.name)
         pages = self._client.query_iterator(found.name, batch_size=size, output_fields=["*"])
         try:
             while page := pages.next():

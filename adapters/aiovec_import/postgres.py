@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aiovec.backend import Field
 from aiovec.backend.foreign import Hints
 from aiovec.errors import ConfigError
 
-from .common import Collection, CollectionSource, Point, Vectors, client, is_field_name
+from .common import Collection, CollectionSource, Point, Vectors, client, fields_of
 
 _KINDS: dict[str, Any] = {
     "bool": "bool", "int2": "int", "int4": "int", "int8": "int", "float4": "float",
@@ -78,14 +77,18 @@ class PostgresSource(CollectionSource):
         self._db.read_only = True
         self._db.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
 
-    def collections(self) -> Iterable[Collection]:
+    def names(self) -> Iterable[str]:
         listed = self._db.execute(_COLUMNS).fetchall()
-        for (source, name), columns in groupby(listed, lambda one: one[:2]):
-            yield self._collection(source, name, [_Column(*one[2:]) for one in columns])
+        self._listed = {
+            name: (source, [_Column(*one[2:]) for one in columns])
+            for (source, name), columns in groupby(listed, lambda one: one[:2])
+        }
+        return self._listed
 
-    def _collection(self, source: str, name: str, columns: list[_Column]) -> Collection:
+    def collection(self, name: str) -> Collection:
+        source, columns = self._listed[name]
         id = self._hints.id_column or next((one.name for one in columns if one.is_key), "none")
-        if self.is_wanted(name) and id not in ("none", *(one.name for one in columns)):
+        if id not in ("none", *(one.name for one in columns)):
             raise ConfigError(f"{name} has no column {id!r}", key="--id-column")
         vectors = [self._vectors(source, one) for one in columns if one.type in _DENSE]
         vectors += [
@@ -93,17 +96,12 @@ class PostgresSource(CollectionSource):
         ]  # fmt: skip
         own = {id, *(one.name for one in vectors)}
         others = [one for one in columns if one.name not in own and one.type not in _OMITTED]
-        fields = {
-            one.name: Field(_KINDS[one.type]) for one in others
-            if one.type in _KINDS and is_field_name(one.name)
-        }  # fmt: skip
+        kinds = ((one.name, _KINDS.get(one.type)) for one in others)
         (rows,) = self._db.execute(f"SELECT count(*) FROM {source}").fetchone()
-        named = any(one.metric for one in columns)
         return Collection(
-            name, vectors, rows, (source, id, others), fields,
+            name, vectors, rows, (source, id, others), fields_of(kinds, vectors),
             omitted=[f"the column {one.name} ({one.type})" for one in columns
                      if one.type in _OMITTED],
-            notes=[] if named else ["no index names the metric; the table gets l2"],
             new_ids=id == "none",
         )  # fmt: skip
 
@@ -113,7 +111,7 @@ class PostgresSource(CollectionSource):
             column = _quoted(one.name)
             some = f"SELECT vector_dims({column}) FROM {source} WHERE {column} IS NOT NULL LIMIT 1"
             (dim,) = self._db.execute(some).fetchone() or (None,)
-        return Vectors(one.name, dim, one.metric or "l2")
+        return Vectors(one.name, dim, one.metric)
 
     def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         source, id, others = found.handle

@@ -23,14 +23,16 @@ class QdrantSource(CollectionSource):
         key = os.environ.get("QDRANT_API_KEY")
         self._client = connect(url=place, api_key=key) if "://" in place else connect(path=place)
 
-    def collections(self) -> Iterable[Collection]:
-        for one in self._client.get_collections().collections:
-            params = self._client.get_collection(one.name).config.params
-            dense = params.vectors or {}
-            named = dense if isinstance(dense, Mapping) else {"": dense}
-            vectors = [_vectors(name, made.model_dump()) for name, made in named.items()]
-            vectors += [Vectors(name, kind="sparse") for name in params.sparse_vectors or ()]
-            yield Collection(one.name, vectors, self._client.count(one.name, exact=True).count)
+    def names(self) -> Iterable[str]:
+        return [one.name for one in self._client.get_collections().collections]
+
+    def collection(self, name: str) -> Collection:
+        params = self._client.get_collection(name).config.params
+        dense = params.vectors or {}
+        named = dense if isinstance(dense, Mapping) else {"": dense}
+        vectors = [_vectors(each, made.model_dump()) for each, made in named.items()]
+        vectors += [Vectors(each, kind="sparse") for each in params.sparse_vectors or ()]
+        return Collection(name, vectors, self._client.count(name, exact=True).count)
 
     def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         offset = None
@@ -52,19 +54,26 @@ class QdrantEdgeSource(CollectionSource):
 
     @classmethod
     def recognise(cls, path: Path) -> bool:
-        return (path / "edge_config.json").is_file()
+        return (path / "edge_config.json").is_file() and (path / "segments").is_dir()
 
     def open(self, place: str) -> None:
         self._edge = client("qdrant_edge", "qdrant-edge-py")
         self._path = Path(place)
         self._shard = self._edge.EdgeShard.load(place)
 
-    def collections(self) -> Iterable[Collection]:
+    def names(self) -> Iterable[str]:
+        return [self._path.resolve().name]
+
+    def collection(self, name: str) -> Collection:
         made = json.loads((self._path / "edge_config.json").read_text("utf-8"))
-        vectors = [_vectors(name, one) for name, one in (made.get("vectors") or {}).items()]
-        vectors += [Vectors(name, kind="sparse") for name in made.get("sparse_vectors") or ()]
+        # The file has them in the order of a hash map, another one each time it is written.
+        dense = sorted((made.get("vectors") or {}).items())
+        vectors = [_vectors(each, one) for each, one in dense]
+        vectors += [
+            Vectors(each, kind="sparse") for each in sorted(made.get("sparse_vectors") or ())
+        ]
         count = self._shard.count(self._edge.CountRequest(exact=True))
-        yield Collection(self._path.resolve().name, vectors, count)
+        return Collection(name, vectors, count)
 
     def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         offset = None

@@ -154,7 +154,7 @@ async def _add(target: AsyncTable, blocks: list[pa.RecordBatch], path: str) -> N
 def _prepare(path: Path, partial: Path) -> None:
     with translated(str(path)):
         if os.path.lexists(path):
-            raise AiovecError(f"{path} already exists; name a path that does not exist yet")
+            raise InvalidArgumentError("path", str(path), "a path that does not exist yet")
         remove_abandoned(path.parent, f"{path.name}.partial-", "")
         partial.mkdir(parents=True)
 
@@ -170,7 +170,10 @@ def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, i
     if folder == backup or backup in folder.parents or folder in backup.parents:
         raise InvalidArgumentError("backup", str(backup), "a folder outside the target")
     if not _is_store(backup):
-        raise CorruptStoreError(str(backup), "this is not a LanceDB backup: it has no tables")
+        file = "; a file is one of SQLite, which is restored to a path" if backup.is_file() else ""
+        raise CorruptStoreError(
+            str(backup), f"this is not a LanceDB backup, a folder with tables{file}"
+        )
     if folder.exists() and not overwrite and any(folder.iterdir()) and not _is_store(folder):
         raise CorruptStoreError(
             str(folder),

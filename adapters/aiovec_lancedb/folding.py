@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from aiovec.backend import Schema
+from aiovec.backend import And, Compare, Expr, IsNull, Or, Ref, Schema
 from aiovec.backend.contract import StoredRows
 from aiovec.backend.rows import NewRows, check_partitions, partition_fields
 
@@ -21,7 +22,7 @@ class FoldedRows:
     """Those of the table's rows that calls name, and what the calls make of them.
 
     ``old`` are rows that the table has and that may be changed, ``there`` others that it has, with
-    the values of partition fields alone. The rows in ``written`` are to be written, and those of
+    the values of ``looked_at`` alone. The rows in ``written`` are to be written, and those of
     the ids in ``gone`` to be deleted afterwards: a row that is written and then deleted is in both,
     so that each call is done by one commit as a whole.
 
@@ -40,6 +41,10 @@ class FoldedRows:
 
     def __contains__(self, id: str) -> bool:
         return id in self._now
+
+    def matching(self, ids: Iterable[str], where: Expr | None) -> list[str]:
+        """Return those of the ids that exist, each once, for which a filter ``is_known`` holds."""
+        return [id for id in dict.fromkeys(ids) if id in self and _holds(where, self._now[id])]
 
     def check_partitions(self, rows: NewRows) -> None:
         """Raise InvalidRowError if one of these rows would move to another partition."""
@@ -92,6 +97,47 @@ class FoldedRows:
                 np.stack([row[self.schema.vector] for row in rows]),
             ),
         )
+
+
+def looked_at(schema: Schema) -> list[str]:
+    """Return the fields of existing rows on which it depends what may be done to them."""
+    times = [] if schema.expires is None else [schema.expires]
+    return [*partition_fields(schema), *times]
+
+
+_OPERATORS = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le,
+    ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+
+def is_known(where: Expr | None, schema: Schema) -> bool:
+    """Return whether a filter can be applied to rows in memory: only ones of the times at which
+    rows expire, as most calls on such a table have."""
+    match where:
+        case None:
+            return True
+        case And(items) | Or(items):
+            return all(is_known(item, schema) for item in items)
+        case IsNull(ref) | Compare(ref):
+            return schema.expires is not None and ref == Ref(schema.expires)
+        case _:
+            return False
+
+
+def _holds(where: Expr | None, row: Row) -> bool:
+    match where:
+        case And(items):
+            return all(_holds(item, row) for item in items)
+        case Or(items):
+            return any(_holds(item, row) for item in items)
+        case IsNull(ref):
+            return row[ref.name] is None
+        case Compare(ref, op, value):
+            at = row[ref.name]
+            return at is not None and bool(_OPERATORS[op](at, value))
+        case _:
+            return True
 
 
 def partition_values(

@@ -31,6 +31,7 @@ from aiovec.backend import (
     from_matrix,
     payload_array,
     payload_texts,
+    python_values,
     without_vector,
 )
 from aiovec.backend.contract import Columns, TableHandle
@@ -46,7 +47,7 @@ from aiovec.errors import (
 
 from .changes import CREATED
 from .errors import ConflictError, unknown_outcome
-from .folding import FoldedRows, Row, partition_values, rows_of
+from .folding import FoldedRows, Row, is_known, looked_at, partition_values, rows_of
 from .layout import PAYLOAD
 from .reads import ADDRESS, condition_of, rows_by_id
 from .reads import rows_of as stored_rows
@@ -376,25 +377,26 @@ def _stored(value: Any) -> Any:
 
 
 async def existing_rows(session: Session, table: Opened, ids: Sequence[str]) -> dict[str, Row]:
-    """The rows that the table has of these ids, with the values of partition fields alone."""
+    """The rows that the table has of these ids, with the values of ``looked_at`` alone."""
     found: dict[str, Row] = {}
 
     def add(rows: pa.Table | pa.RecordBatch, wanted: pa.Array | None = None) -> None:
         if wanted is not None:
             rows = rows.filter(pc.is_in(rows.column("id"), value_set=wanted))
-        found.update(zip(rows.column("id").to_pylist(), rows.to_pylist(), strict=True))
+        values = zip(*(python_values(rows.column(name)) for name in ("id", *columns)), strict=True)
+        found.update((id, dict(zip(columns, row, strict=True))) for id, *row in values)
 
     if not ids:
         return found
-    columns = ["id", *partition_fields(table.schema)]
-    query = table.lance.query().select(columns)
+    columns = looked_at(table.schema)
+    query = table.lance.query().select(["id", *columns])
     if len(ids) * _COST_IN_LIST > await session.rows(table) * _COST_IN_TABLE:
         wanted = await hop(len(ids), pa.array, ids, pa.utf8())
         within = await hop(len(ids), lambda: id_range_to_sql(min(ids), max(ids)))
         async for batch in await session.batches(query, _BATCH, within):
             await hop(weight(batch), add, batch, wanted)
     else:
-        rows = await rows_by_id(session, table, ids, Columns(tuple(columns[1:])))
+        rows = await rows_by_id(session, table, ids, Columns(tuple(columns)))
         await hop(weight(rows), add, rows)
     return found
 
@@ -418,12 +420,12 @@ def delete(handle: TableHandle, ids: Sequence[str] | None, where: Expr | None) -
         return int(done.num_deleted_rows)
 
     def fold(rows: FoldedRows) -> int:
-        there = [id for id in dict.fromkeys(ids or ()) if id in rows]
+        there = rows.matching(ids or (), where)
         for id in there:
             rows.drop(id)
         return len(there)
 
-    size = ALONE if ids is None or where is not None else len(ids)
+    size = ALONE if ids is None or not is_known(where, handle.schema) else len(ids)
     return RowsOperation(handle, "delete", fold, alone, ids or (), size)
 
 
@@ -436,7 +438,7 @@ def update(
     vector: Float32Array | None = None,
 ) -> RowsOperation:
     change = _Update(handle, values, payload, ids, where, vector)
-    few = ids is not None and where is None and len(ids) <= _MOST_CHANGED
+    few = ids is not None and is_known(where, handle.schema) and len(ids) <= _MOST_CHANGED
     size = len(ids or ()) * _SIZE_OF_CHANGED if few else ALONE
     by_rows = few and bool(payload)
     return RowsOperation(handle, "change", change.fold, change.alone, ids or (), size, by_rows)
@@ -493,7 +495,7 @@ class _Update:
         values = {name: _stored(value) for name, value in self.values.items()}
         if self.vector is not None:
             values[rows.schema.vector] = self.vector
-        found = [id for id in dict.fromkeys(self.ids or ()) if id in rows]
+        found = rows.matching(self.ids or (), self.where)
         if self.payload:
             texts = self._patched([rows.payload(id) for id in found], found)
             for id, text in zip(found, texts, strict=True):

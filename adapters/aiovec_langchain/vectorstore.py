@@ -151,7 +151,11 @@ class AiovecVectorStore(VectorStore):
     def delete(
         self, ids: Sequence[str] | None = None, *, filter: Filter = None, **_: Any
     ) -> bool | None:
-        """Delete the documents with these ids, or that match a filter. One of them is needed."""
+        """Delete the documents with these ids, or that match a filter. One of them is needed.
+
+        LangChain lets ``ids=None`` mean everything. Here it is an error, since it also comes of a
+        list of ids that was never filled; ``delete_collection`` deletes everything.
+        """
         self._documents.run(self._remove, ids, filter)
         return True
 

@@ -26,7 +26,7 @@ from langgraph.store.base import (
 )
 from langgraph.store.base import validate_op_namespace as check_namespace
 
-from aiovec import Counts, F, Field, Hit, Record, Schema, Table
+from aiovec import Counts, F, Field, Hit, InvalidArgumentError, Record, Schema, Table
 from aiovec.bridge import Bridge, StoreOrTarget, metadata_filter, storable
 
 # Bytes of an id of aiovec, at most.
@@ -47,8 +47,8 @@ class AiovecStore(BaseStore):
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
     ``aiovec.connect`` serves the asynchronous methods only. Further ``options`` are those of
     ``aiovec.connect`` for a target. ``index`` and ``ttl`` are LangGraph's settings; an item has one
-    vector, of the texts of all its indexed fields. Expired items are never returned; a write
-    deletes them when ``sweep_interval_minutes`` have passed, and so does ``sweep_ttl``.
+    vector, of the texts of all its indexed fields. Expired items are never returned; once an hour
+    a write deletes them, whatever ``sweep_interval_minutes`` says, and so does ``sweep_ttl``.
     """
 
     supports_ttl = True
@@ -62,6 +62,12 @@ class AiovecStore(BaseStore):
         ttl: TTLConfig | None = None,
         **options: Any,
     ) -> None:
+        if index is not None and not {"dims", "embed"} <= index.keys():
+            raise InvalidArgumentError(
+                "index",
+                sorted(index),
+                "a mapping with the keys 'dims', the length of the vectors, and 'embed'",
+            )
         self.ttl_config = ttl
         self.index_config = index
         self.embeddings = None if index is None else ensure_embeddings(index.get("embed"))
@@ -69,7 +75,6 @@ class AiovecStore(BaseStore):
         dim = 1 if index is None else index["dims"]
         schema = Schema(dim=dim, vector_nullable=True, fields=_FIELDS)
         self._bridge = Bridge(store, table, lambda _: schema, **options)
-        self._swept = _now()
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Run operations: the reads, then the writes, of which the last one of a key counts."""
@@ -91,7 +96,7 @@ class AiovecStore(BaseStore):
         return await self._bridge.aio(self._execute, plan)
 
     def sweep_ttl(self) -> int:
-        """Delete expired items, and return how many there were."""
+        """Delete expired items, and return how many there were. It optimizes the table too."""
         return self._bridge.run(self._sweep)
 
     async def asweep_ttl(self) -> int:
@@ -108,6 +113,9 @@ class AiovecStore(BaseStore):
         plan = _Plan(list(ops))
         for op in plan.ops:
             check_namespace(op)
+            for name in ("limit", "offset"):
+                if (value := getattr(op, name, 0)) < 0:
+                    raise InvalidArgumentError(name, value, "a whole number from 0")
             if isinstance(op, PutOp):
                 plan.puts[_id_of(op.namespace, op.key)] = op, self._text_of(op)
             elif isinstance(op, SearchOp) and op.query:
@@ -159,7 +167,7 @@ class AiovecStore(BaseStore):
         prefix = "".join(f"{label}." for label in op.namespace_prefix)
         where: list[Any] = [F.namespace.startswith(prefix)]
         if op.filter:
-            where.append(metadata_filter(op.filter, lambda key: F.payload["value"][key]))
+            where.append(metadata_filter(op.filter, _meant))
         if vector is not None:
             return await self._bridge.reading(
                 lambda: table.search(vector, limit=op.limit, offset=op.offset, where=where), ()
@@ -180,7 +188,9 @@ class AiovecStore(BaseStore):
         return sorted(found)[op.offset : op.offset + op.limit]
 
     async def _refresh(self, table: Table, rows: Iterable[Record | Hit]) -> None:
-        """Let items that were read live as long again."""
+        """Let items that were read live as long again, unless the store is only read."""
+        if table.store.read_only:
+            return
         alike: dict[float, list[str]] = {}
         for row in rows:
             if row["ttl"] is not None:
@@ -210,13 +220,15 @@ class AiovecStore(BaseStore):
             await self._bridge.writing(table, 1, lambda: table.upsert(rows))
         if gone:
             await self._bridge.reading(lambda: table.delete(gone), 0)
-        every = (self.ttl_config or {}).get("sweep_interval_minutes")
-        if plan.puts and every and now - self._swept > timedelta(minutes=every):
-            await self._sweep(table)
 
     async def _sweep(self, table: Table) -> int:
-        self._swept = _now()
-        return await self._bridge.reading(lambda: table.delete(where=F.expires_at <= _now()), 0)
+        async def sweep() -> int:
+            expired = int((await table.stats()).details.get("expired_rows", 0))
+            if expired:
+                await table.optimize()
+            return expired
+
+        return await self._bridge.reading(sweep, 0)
 
 
 class _Plan:
@@ -229,6 +241,14 @@ class _Plan:
         self.texts: list[str] = []
         self.of_queries: dict[str, list[float]] = {}
         self.of_texts: dict[str, list[float]] = {}
+
+
+def _meant(key: str) -> list[Any]:
+    """Return the fields that a key of a filter may mean: dots may lead into the item's objects."""
+    nested = F.payload["value"]
+    for part in key.split("."):
+        nested = nested[part]
+    return [F.payload["value"][key], nested] if "." in key else [nested]
 
 
 def _now() -> datetime:

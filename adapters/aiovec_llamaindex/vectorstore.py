@@ -85,11 +85,11 @@ class AiovecVectorStore(BasePydanticVectorStore):
 
     def delete(self, ref_doc_id: str, **_: Any) -> None:
         """Delete the nodes of a document."""
-        self._documents.run(self._remove, F.payload["ref_doc_id"] == ref_doc_id)
+        self._documents.run(self._remove, self._documents.field("ref_doc_id") == ref_doc_id)
 
     async def adelete(self, ref_doc_id: str, **_: Any) -> None:
         """As ``delete``."""
-        await self._documents.aio(self._remove, F.payload["ref_doc_id"] == ref_doc_id)
+        await self._documents.aio(self._remove, self._documents.field("ref_doc_id") == ref_doc_id)
 
     def delete_nodes(
         self,
@@ -211,7 +211,7 @@ class AiovecVectorStore(BasePydanticVectorStore):
         if node_ids is not None:
             conditions.append(F.id.in_(node_ids))
         if doc_ids:
-            conditions.append(F.payload["ref_doc_id"].in_(doc_ids))
+            conditions.append(self._documents.field("ref_doc_id").in_(doc_ids))
         return conditions or None
 
     def _all(self, filters: MetadataFilters) -> Any:

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, ParamSpec
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
-from mcp.types import ToolAnnotations
+from mcp.types import Tool, ToolAnnotations
+from pydantic import ValidationError
 
 from aiovec import AiovecError, VectorStore, __version__
 
@@ -22,6 +23,33 @@ _INSTRUCTIONS = (
 )
 
 
+class _Server(MCPServer[Any]):
+    """Refuses arguments that a tool does not have: to pass over a filter would find every row."""
+
+    async def list_tools(self) -> list[Tool]:
+        tools = await super().list_tools()
+        for tool in tools:
+            tool.input_schema = {**tool.input_schema, "additionalProperties": False}
+        return tools
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> Any:
+        for tool in await self.list_tools():
+            known = tool.input_schema["properties"]
+            if tool.name == name and (unknown := arguments.keys() - known.keys()):
+                words = f"{name} has no argument {', '.join(map(repr, sorted(unknown)))}"
+                raise ToolError(f"{words}; its arguments are: {', '.join(known)}")
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as exc:
+            if not isinstance(exc.__cause__, ValidationError):
+                raise
+            faults = exc.__cause__.errors(include_url=False, include_input=False)
+            words = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in faults)
+            raise ToolError(f"{name} cannot take these arguments: {words}") from exc
+
+
 def create_server(
     store: VectorStore, *, table: str = "memories", allow_writes: bool = False
 ) -> MCPServer[Any]:
@@ -31,7 +59,7 @@ def create_server(
     and ``forget`` write it, and nothing else.
     """
     more = ", which `remember` and `forget` change." if allow_writes else "; you cannot write."
-    server: MCPServer[Any] = MCPServer(
+    server = _Server(
         "aiovec", version=__version__, instructions=_INSTRUCTIONS + more, log_level="WARNING"
     )
     tools = Tools(store, store.table(table))

@@ -20,6 +20,7 @@ from aiovec import (
     Schema,
     Table,
     TableNotFoundError,
+    UnsupportedError,
     VectorStore,
     new_id,
 )
@@ -77,9 +78,10 @@ class Tools:
     ) -> dict[str, Any]:
         """Search your memory by meaning and by words: what `remember` saved, in this conversation
         or an earlier one. The best match comes first. Use it before you ask the user again."""
-        boost = None if half_life is None else Decay("at", half_life)
-        options = {"limit": limit, "where": where, "boost": boost}
+        options: dict[str, Any] = {"limit": limit, "where": where}
         try:
+            if half_life is not None:
+                options["boost"] = await self._boost(half_life)
             found = await self._search(self._memory, query, None, **options)
         except TableNotFoundError:
             found = []
@@ -132,8 +134,10 @@ class Tools:
         """Save a text that will matter later, such as a preference, a decision or a result.
         Write one fact as a whole sentence that is clear without this conversation."""
         if taken := _OWN & (facts or {}).keys():
-            raise InvalidArgumentError("facts", min(taken), f"keys other than {sorted(_OWN)}")
-        row = {**storable(facts or {}, "facts"), "id": id or new_id(), "text": text}
+            own = ", ".join(sorted(_OWN))
+            words = f"facts cannot have the key {min(taken)!r}; these are a memory's own: {own}"
+            raise InvalidArgumentError("facts", min(taken), "another key", reason=words)
+        row = {**storable(facts or {}, "facts"), "id": new_id() if id is None else id, "text": text}
         row["at"] = datetime.now(UTC)
         try:
             await self._memory.upsert([row])
@@ -149,11 +153,24 @@ class Tools:
     ) -> dict[str, Any]:
         """Delete memories by their ids, or all that match a filter."""
         if ids is None and where is None:
-            raise InvalidArgumentError("ids", ids, "ids, or a filter; where='TRUE' is for all")
+            words = "pass ids or where; where='TRUE' deletes every memory"
+            raise InvalidArgumentError("ids", ids, "given", reason=words)
         try:
             return {"deleted": await self._memory.delete(ids, where=where)}
         except TableNotFoundError:
             return {"deleted": 0}
+
+    async def _boost(self, half_life: str) -> Decay:
+        """Return how newer memories are preferred."""
+        name = self._memory.name
+        if "at" not in (await self._memory.schema()).fields:
+            hint = "it has no field 'at' with the time of each row; leave half_life out"
+            raise UnsupportedError("half_life", self._store.backend_name, hint, table=name)
+        try:
+            return Decay("at", half_life)
+        except InvalidArgumentError:
+            words = "a text such as '30m', '12h' or '30d'"
+            raise InvalidArgumentError("half_life", half_life, words) from None
 
     async def _create_memory(self) -> None:
         """Create the table of memories; without an embedder, they are found by their words."""

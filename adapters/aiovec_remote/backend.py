@@ -67,6 +67,7 @@ class RemoteBackend(Backend):
     """That of its own, and those of the server's store once it is open."""
 
     upkeep = False  # the server's own
+    hides_expired = True
 
     def __init__(self, url: str, settings: RemoteSettings) -> None:
         self._client = Client(url, settings)

@@ -47,6 +47,8 @@ _PART = 256 * 1024
 # Servers close a connection that is idle, uvicorn after 5 s. A request that meets the closing is
 # lost, and nobody can tell whether it was read before.
 _KEEP_ALIVE = 4.0
+# Bytes of a request and of its answer for each of which the call may take a second more.
+_PACE = 16 * 1024
 # Bytes of an answer that wait to be read before the connection pauses. With the 64 KiB of aiohttp's
 # default, each batch of an export takes dozens of turns of the loop.
 _BUFFER = 512 * 1024
@@ -131,6 +133,7 @@ class Client:
         while True:
             try:
                 async with self.response(call) as response:
+                    call.time.reschedule(None)  # who reads slowly may
                     head = await read_message(response.content)
                     while data := await read_message(response.content):
                         given = True
@@ -163,22 +166,27 @@ class Client:
         # A large body is sent in parts, so that it does not hold the event loop.
         data = io.BytesIO(call.body) if len(call.body) > _PART else bytes(call.body) or None
         query = f"?{urlencode(request.query)}" if request.query else ""
-        timeout = aiohttp.ClientTimeout(
-            sock_connect=self.settings.connect_timeout,
-            sock_read=None if request.long else self.settings.idle_timeout,
-        )
+        idle = None if request.long else self.settings.idle_timeout
+        timeout = aiohttp.ClientTimeout(sock_connect=self.settings.connect_timeout, sock_read=idle)
         try:
-            async with self._sessions[path].request(
-                request.method, f"{url}{request.path}{query}", data=data, headers=headers,
-                allow_redirects=False, timeout=timeout,
-            ) as response:  # fmt: skip
+            async with (
+                asyncio.timeout(idle and idle + len(call.body) / _PACE) as call.time,
+                self._sessions[path].request(
+                    request.method, f"{url}{request.path}{query}", data=data, headers=headers,
+                    allow_redirects=False, timeout=timeout,
+                ) as response,
+            ):  # fmt: skip
                 if response.status not in _DONE:
+                    call.go_on()
                     await refuse(response, self.target, len(call.body), writes=request.writes)
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             unsent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-            again: Again = "never" if isinstance(exc, aiohttp.SocketTimeoutError) else "reachable"
-            raise NoAnswerError(_reason(exc), again, sent=not isinstance(exc, unsent)) from exc
+            slow = call.time.expired()
+            late = slow or isinstance(exc, aiohttp.SocketTimeoutError)
+            reason = "its answer came too slowly" if slow else _reason(exc)
+            again: Again = "never" if late else "reachable"
+            raise NoAnswerError(reason, again, sent=not isinstance(exc, unsent)) from exc
 
     def unreadable(self, exc: Exception, *, writes: bool = False) -> AiovecError:
         """Return the error for an answer that does not fit the call."""
@@ -202,6 +210,9 @@ class Client:
 
 class _Call:
     """A request and its tries: the waits between them, and the error if there is no further one."""
+
+    time: asyncio.Timeout
+    """That of the try, within which its answer has to come."""
 
     def __init__(self, client: Client, request: Request, *, once: bool = False) -> None:
         self.request = request
@@ -247,14 +258,24 @@ class _Call:
     async def read(self) -> tuple[Any, str]:
         """Return the answer to one try."""
         async with self._client.response(self) as response:
-            data = await response.read()
+            self.go_on()
+            parts = []
+            while part := await response.content.readany():
+                parts.append(part)
+                self.time.reschedule((self.time.when() or 0.0) + len(part) / _PACE)
         if response.status == 204:
             return None, ""
+        data = b"".join(parts)
         try:
             value = await hop(weight(data), decode, response.content_type, data)
         except WireError as exc:
             raise self._client.unreadable(exc, writes=self.request.writes) from exc
         return value, response.headers.get("ETag", "").strip('"')
+
+    def go_on(self) -> None:
+        """Let the answer, whose head has come, come whole in the time that a call may idle."""
+        now = asyncio.get_running_loop().time()
+        self.time.reschedule(now + self._client.settings.idle_timeout)
 
     async def wait_after(self, exc: NoAnswerError) -> None:
         """Wait until it is time for another try, or raise why there is none."""

@@ -38,8 +38,11 @@ def encode(body: Mapping[str, Any] | None, rows: pa.Table | None) -> tuple[str, 
     try:
         text = _ENCODER.encode(body or {})
     except ValueError as exc:
-        expected = "finite: JSON has no other; upsert takes them"
-        raise InvalidArgumentError("a number in the call", None, expected) from exc
+        raise InvalidArgumentError(
+            "a number in the call", None, "finite",
+            reason="a number in the call is infinite or NaN, which JSON does not have; upsert "
+            "takes infinities",
+        ) from exc  # fmt: skip
     if rows is None:
         return JSON, memoryview(text.encode())
     schema = rows.schema.with_metadata({BODY: text.encode()} if body else None)
@@ -145,9 +148,9 @@ async def read_message(body: aiohttp.StreamReader) -> bytes:
 def exported_batch(head: bytes, data: bytes) -> tuple[pa.RecordBatch, bytes]:
     """Return a batch and its cursor: of the stream's first message, and of its own."""
     try:
-        reader = pa.ipc.open_stream(pa.py_buffer(head + data + _END))
-        batch, metadata = reader.read_next_batch_with_custom_metadata()
-        batch.validate(full=True)
+        stream = head + data + _END
+        read_rows(stream)
+        batch, metadata = pa.ipc.open_stream(stream).read_next_batch_with_custom_metadata()
         return batch, metadata[CURSOR]
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as exc:
+    except (DamagedStreamError, pa.ArrowException, OSError, ValueError, TypeError, KeyError) as exc:
         raise WireError(f"a batch of the export cannot be read: {exc}"[:200]) from exc

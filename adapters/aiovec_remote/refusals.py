@@ -81,8 +81,9 @@ def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
         )
     if status == 413:
         return InvalidArgumentError(
-            "the call", f"{size:,} bytes", f"smaller, for the server at {target}: {detail}"
-        )
+            "the call", f"{size:,} bytes", "smaller",
+            reason=f"the server at {target} refuses the call of {size:,} bytes: {detail}",
+        )  # fmt: skip
     return AiovecError(f"the server at {target} says HTTP {status}: {detail}")
 
 

@@ -30,7 +30,9 @@ class RemoteSettings(BackendSettings):
     idle_timeout: float = Field(default=120.0, ge=1, le=86_400)
     """Seconds without a byte from the server after which a call fails.
 
-    Calls that may take long by their nature, such as an index build, have no limit."""
+    A whole request may take as long until its answer begins, and the answer as long again; both a
+    second more for each 16 KiB. Calls that may take long by their nature, such as an index build,
+    have no limit until their answer begins."""
 
     reconnect_timeout: float = Field(default=10.0, ge=0, le=86_400)
     """Seconds for which a call tries again while the server cannot be reached, such as during its

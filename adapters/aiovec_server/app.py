@@ -21,11 +21,12 @@ from .call import Call
 from .endpoints import ENDPOINTS
 from .endpoints.declaring import Endpoint, routes_of
 from .endpoints.document import openapi
-from .logs import log_requests
 from .observing import Metrics, Observing
 from .page import page_endpoints
 from .problems import problem_response
 from .security import cors
+
+_Embedder = Embedder | Mapping[str, object] | str
 
 
 def create_app(
@@ -33,19 +34,20 @@ def create_app(
     *,
     config: str | Path | None = None,
     read_only: bool = False,
-    embedders: Mapping[str, Embedder] | None = None,
+    follow: bool = False,
+    embedder: _Embedder | None = None,
+    embedders: Mapping[str, _Embedder] | None = None,
     store: VectorStore | None = None,
     settings: ServerSettings | None = None,
 ) -> Starlette:
     """Return the server as an ASGI app, which opens its store when it starts.
 
     The arguments are those of ``aiovec.connect``; or ``store`` is one that is open already, and
-    that its owner closes.
+    that its owner closes. With ``access_log`` the logger ``aiovec.access`` gets a record for each
+    request, at the level INFO, with its ``facts``.
     """
     chosen = settings or ServerSettings()
     metrics = Metrics() if chosen.metrics else None
-    if chosen.access_log:
-        log_requests()
     endpoints = [*ENDPOINTS]
     if metrics is not None:
         endpoints.append(metrics.endpoint())
@@ -62,7 +64,12 @@ def create_app(
         lifespan=None
         if store is not None
         else lifespan(
-            target, config=config, read_only=read_only or chosen.read_only, embedders=embedders
+            target,
+            config=config,
+            read_only=read_only or chosen.read_only,
+            follow=follow,
+            embedder=embedder,
+            embedders=embedders,
         ),
         middleware=[
             Middleware(Observing, metrics=metrics, logs=chosen.access_log),

@@ -39,15 +39,15 @@ class JsonBytes(Response):
 
 
 def dump(value: object) -> bytes:
-    """Return a value as JSON, with null for what JSON has no number for."""
-    return pydantic_core.to_json(value, inf_nan_mode="null")
+    """Return a value as JSON, in which an infinity is the text ``Infinity`` or ``-Infinity``."""
+    return pydantic_core.to_json(value, inf_nan_mode="strings")
 
 
 async def values_response(value: object) -> Response:
-    """Answer with single values, of which an infinity is the text ``Infinity``."""
+    """Answer with single values."""
 
     def text() -> bytes:
-        found = pydantic_core.to_json(value, inf_nan_mode="strings")
+        found = dump(value)
         check_answer(len(found))
         return found
 

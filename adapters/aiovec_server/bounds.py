@@ -75,13 +75,15 @@ _UNBOUNDED = Bounds(sys.maxsize, sys.maxsize, Room(0))
 BOUNDS = ContextVar("aiovec_server_bounds", default=_UNBOUNDED)
 
 
-def check_rows(count: int, name: str = "rows in a request") -> None:
-    """Refuse more rows than a request, or an answer, may have."""
+def check_rows(count: int, name: str = "rows") -> None:
+    """Refuse more of the rows, or of the items of an argument, than a request may have."""
     most = BOUNDS.get().rows
     if count > most:
         raise InvalidArgumentError(
-            name, count, f"at most {most:,} on this server; use several requests, or an export"
-        )
+            name, count, f"at most {most:,}",
+            reason=f"{name}: {count:,} is more than {most:,}, the limit of this server. Use "
+            "several requests, or an export.",
+        )  # fmt: skip
 
 
 def check_answer(nbytes: int) -> None:
@@ -173,7 +175,7 @@ async def values_of(
     while True:
         found = await count(table, limit=min(step, limit), **options)
         if len(found) > BOUNDS.get().rows:
-            raise _too_many(BOUNDS.get().rows)
+            raise _too_many(BOUNDS.get().rows, "values", "")
         nbytes = await hop(weight(found), _bytes_of_values, found)
         check_answer(nbytes)
         if len(found) < step or step >= limit:
@@ -195,9 +197,9 @@ def _cut(limit: int, queries: int = 1) -> int:
     return min(limit, BOUNDS.get().rows // max(1, queries) + 1)
 
 
-def _too_many(most: int) -> Exception:
-    expected = f"at most {most:,} on this server; ask for fewer, or export them"
-    return InvalidArgumentError("rows of the answer", None, expected)
+def _too_many(most: int, what: str = "rows", cure: str = ", or export them") -> Exception:
+    reason = f"The answer has more than {most:,} {what}, the limit of this server. Ask for fewer"
+    return InvalidArgumentError("limit", None, f"at most {most:,}", reason=f"{reason}{cure}.")
 
 
 async def _of_one_moment(

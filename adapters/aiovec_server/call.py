@@ -19,7 +19,7 @@ import pydantic_core
 from starlette.requests import Request
 
 from aiovec import VectorStore
-from aiovec._http.ipc import ARROW, BODY, DamagedStreamError, read_stream
+from aiovec._http.ipc import ARROW, BODY, DamagedStreamError, read_rows
 from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidArgumentError
 
@@ -179,9 +179,9 @@ class Call:
         return text
 
     async def _table(self) -> pa.Table:
-        """Return the table of an Arrow IPC stream. The store validates its values."""
+        """Return the table of an Arrow IPC stream, whose values are validated."""
         try:
-            table = await in_thread(read_stream, await self._read())
+            table = await in_thread(read_rows, await self._read())
         except DamagedStreamError as exc:
             raise RequestError(400, str(exc)) from exc
         check_rows(table.num_rows)

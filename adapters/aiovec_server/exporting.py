@@ -65,9 +65,7 @@ def cursor_of(text: str) -> bytes:
     try:
         return base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidArgumentError(
-            "after", text, "a cursor that an export gave, as it gave it"
-        ) from None
+        raise InvalidArgumentError("after", text, "the cursor of an export, unchanged") from None
 
 
 def cursor_text(batch: pa.RecordBatch) -> str:

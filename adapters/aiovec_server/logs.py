@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections import deque
-from functools import cache
 
 ACCESS = logging.getLogger("aiovec.access")
 """Logs requests; each record has its facts as ``facts``."""
@@ -77,18 +76,7 @@ class _Stderr(logging.Handler):
             time.sleep(0.01)
 
 
-@cache
-def _handler() -> logging.Handler:
-    return _Stderr()
-
-
 def log_to_stderr() -> None:
-    """Write what is logged in this process to standard error."""
-    logging.getLogger().addHandler(_handler())
-
-
-def log_requests() -> None:
-    """Write a line for each request to standard error."""
+    """Write what is logged in this process, and each request, to standard error."""
+    logging.getLogger().addHandler(_Stderr())
     ACCESS.setLevel(logging.INFO)
-    ACCESS.propagate = False
-    ACCESS.addHandler(_handler())

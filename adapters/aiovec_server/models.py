@@ -24,7 +24,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from aiovec import RRF, Decay, Tuning, Weighted
-from aiovec.errors import InvalidArgumentError
+from aiovec.errors import InvalidArgumentError, shown
 
 OLDER_NAMES = {"limit": "topK", "where": "filter"}
 """Names of arguments that older clients send, by the present ones."""
@@ -75,10 +75,13 @@ class Model(BaseModel):
         error = exc.errors(include_url=False)[0]
         name = str(error["loc"][0])
         if error["type"] == "extra_forbidden":
-            known = ", ".join(cls.keys()) or "no keys"
-            return InvalidArgumentError(f"the keys of {place}", name, f"among {known}, each once")
+            known = ", ".join(cls.keys())
+            keys = f"its keys are: {known}" if known else "it takes none"
+            words = f"{place} has the unknown key {shown(name)}; {keys}"
+            return InvalidArgumentError(f"the keys of {place}", name, known, reason=words)
         if error["type"] == "missing":
-            return InvalidArgumentError(name, None, "given")
+            words = f"{place} lacks the key {name!r}"
+            return InvalidArgumentError(name, None, "given", reason=words)
         words = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         return InvalidArgumentError(name, given.get(name), words)
 

@@ -27,6 +27,9 @@ from .endpoints.declaring import Endpoint
 from .logs import ACCESS
 from .problems import problem_response, response_of
 
+STOPPING = "aiovec_stopping"
+"""The name in the app's state of whether its server stops, and cancels the calls in progress."""
+
 _UNKNOWN = "(none)"  # the route of a request that has none
 _CLIENT_GONE = 499  # the status where the client disconnected: no answer was sent
 _OF_CALLERS = ("traceparent", "tracestate")
@@ -128,7 +131,10 @@ class Observing:
         try:
             with called_by({name: given[name] for name in _OF_CALLERS if _is_short(given, name)}):
                 await self._app(scope, receive, named)
-        except asyncio.CancelledError:  # the server stops
+        except asyncio.CancelledError:
+            # An app or a server around this one, which answers for itself.
+            if not getattr(scope["app"].state, STOPPING, False):
+                raise
             if not status:
                 stopping = problem_response(_STOPPING, headers={"connection": "close"})
                 await stopping(scope, receive, named)
@@ -153,7 +159,8 @@ class Observing:
                     facts["key"] = state["aiovec_access"]
                 if not whole:
                     facts["broken"] = True
-                ACCESS.info("", extra={"facts": facts})
+                words = "%(method)s %(route)s: status %(status)d, %(ms)s ms"
+                ACCESS.info(words, facts, extra={"facts": facts})
 
 
 def _is_short(headers: Headers, name: str) -> bool:

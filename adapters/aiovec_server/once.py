@@ -46,6 +46,12 @@ def key_name(values: Sequence[str]) -> str | None:
     return values[0]
 
 
+def _states_in(values: Sequence[str]) -> frozenset[str] | None:
+    """Return the states that the header lists; None where any will do."""
+    tags = [tag.strip() for tag in ",".join(values).split(",")]
+    return None if not values or tags == ["*"] else frozenset(tag.strip('"') for tag in tags)
+
+
 class WriteKeys:
     """The keys of the requests that came to one app."""
 
@@ -56,13 +62,17 @@ class WriteKeys:
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
 
-    async def answer(self, request: Request, act: Callable[[Request], Awaitable[_T]]) -> _T:
-        """Return what ``act`` answers to the request, under its key and on the state it names."""
-        etag = request.headers.get(STATE_HEADER, "*")
-        state = None if etag == "*" else etag.strip().strip('"')
-        name = key_name(request.headers.getlist(HEADER))
+    async def answer(
+        self, request: Request, act: Callable[[Request], Awaitable[_T]], *, writes: bool
+    ) -> _T:
+        """Return what ``act`` answers to the request, on a state that it names.
+
+        One that ``writes`` is done under its key.
+        """
+        states = _states_in(request.headers.getlist(STATE_HEADER))
+        name = key_name(request.headers.getlist(HEADER)) if writes else None
         if name is None:
-            with calling(CallContext(state=state)):
+            with calling(CallContext(states=states)):
                 return await act(request)
         while (running := self._running.get(name)) is not None:
             await asyncio.wait([running])
@@ -80,7 +90,7 @@ class WriteKeys:
             return WriteKey(name, digest.digest())
 
         async def write() -> _T:
-            with calling(CallContext(state=state, key=key, retried=retried)):
+            with calling(CallContext(states=states, key=key, retried=retried)):
                 return await act(Request(request.scope, receive))
 
         # In a task of its own, which ``cancel`` can end without ending the request's.

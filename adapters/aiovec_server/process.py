@@ -15,15 +15,22 @@ from contextlib import suppress
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aiovec.backend.server import ServerSettings
 from aiovec.errors import ConfigError
 
+from .observing import STOPPING
+
 MAX_HEAD = 64 * 1024
 """Bytes of a request's method, target and headers, and of its trailers. A browser's cookies take a
 few KiB."""
 
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+    b"content-length: 0\r\n\r\n"
+)
 _BACKLOG = 1024
 _CANCELLING = 5.0  # seconds that cancelled calls get to release what they hold
 _OTHER_FILES = 256  # open files beside the connections: the store's, modules, pipes
@@ -40,7 +47,7 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        app: Any,
+        app: Starlette,
         settings: ServerSettings,
         *,
         ready: Callable[[], None],
@@ -64,6 +71,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout),
         )
         super().__init__(config)
+        self._app = app
         self._settings = settings
         self._ready = ready
         self._idle_timeout = idle_timeout
@@ -89,6 +97,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         _notify("STOPPING=1")
+        setattr(self._app.state, STOPPING, True)
         cutting = asyncio.create_task(self._cut_short())
         await super().shutdown(sockets)
         if tasks := list(self.server_state.tasks):
@@ -119,6 +128,7 @@ class Connection(HttpToolsProtocol):
     """uvicorn's connection with bounds: of time for a head and for who reads nothing, and of bytes
     beside bodies."""
 
+    _too_large = False
     _head_since: float | None = None
     _beside = _unsent = 0
     _taken = _served = 0.0
@@ -128,21 +138,24 @@ class Connection(HttpToolsProtocol):
         self._head_since = self._taken = self._served = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
+        if self._too_large:
+            return
         self._beside += len(data)
         super().data_received(data)
         if self._beside > MAX_HEAD:  # a head, trailers, or the extensions of a chunk
-            self.transport.abort()
+            self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_since, self._beside = self.loop.time(), 0
 
     def on_headers_complete(self) -> None:
-        self._head_since = None
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+            self._refuse_head()
             raise ValueError("the head is too large")
         if b"#" in self.url:  # uvicorn would leave out the rest, which may be that of an id
             raise ValueError("the target has a # in it")
+        self._head_since = None
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -153,8 +166,20 @@ class Connection(HttpToolsProtocol):
         """Refuse what is no request, but never within the answer to one before it."""
         if self._is_answering():
             self.transport.abort()
-        else:
+        elif not self._too_large:
             super().send_400_response(msg)
+
+    def _refuse_head(self) -> None:
+        """Answer to a head that is too large; end the connection if it is none, or not the first.
+
+        The client may write to its end: into a closed connection, it might never read the answer.
+        """
+        if self._head_since is None or self._is_answering():
+            self.transport.abort()
+        elif not self._too_large:
+            self._too_large = True
+            self.transport.write(_TOO_LARGE)
+            self.transport.write_eof()
 
     def check(self, now: float, settings: ServerSettings) -> None:
         """Close the connection if its client has stalled for too long."""

@@ -25,7 +25,7 @@ from .layout import (
     read_header,
 )
 from .moves import forget_mark, has_mark
-from .opening import connect_read_only
+from .opening import connect_read_only, count_on
 from .settings import BESIDE, SqliteSettings, check_free_name, make_folder_of
 
 _PAGES_AT_ONCE = 4096
@@ -83,6 +83,12 @@ def restore(
     target = target.resolve()
     if target.exists() and backup.exists() and os.path.samefile(backup, target):
         raise InvalidArgumentError("backup", str(backup), "a file other than the target")
+    if backup.is_dir():
+        raise CorruptStoreError(
+            str(backup),
+            "this is a folder, and a backup of SQLite is a file; restore one of LanceDB to an "
+            "address such as lancedb://PATH",
+        )
     if not check_header_to_read(backup):
         raise CorruptStoreError(str(backup), "this is not a backup: it is empty")
     make_folder_of(target)
@@ -98,9 +104,8 @@ def restore(
             create_like(partial, target if target.exists() else backup)
             _copy(source, partial, str(backup))
         with _held_alone(target, overwrite=overwrite) as newest:
-            if newest:
-                with translated(str(target)), copying_to(str(target)):
-                    _count_on_from(partial, newest)
+            with translated(str(target)), copying_to(str(target)):
+                _count_on_from(partial, newest or 0)
             kept = None if overwrite or newest is None else _keep(target)
             for end in BESIDE:
                 Path(f"{target}{end}").unlink(missing_ok=True)
@@ -137,13 +142,12 @@ def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
 def _count_on_from(partial: Path, newest: int) -> None:
     """Number the copy's changes behind those of the store that it replaces.
 
-    The clock does the same when the copy is put into use, but it may have been set back.
+    The first process that writes does so again by the clock, but may be preceded by one that only
+    reads, and the clock may have been set back.
     """
     with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")
-        copy.execute(
-            "UPDATE aiovec_state SET value = max(value, ?) WHERE key = 'change'", (newest,)
-        )
+        count_on(copy, newest)
 
 
 @contextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from aiovec.backend.files import writing_to
 from aiovec.errors import (
@@ -20,6 +22,9 @@ from aiovec.errors import (
 )
 
 from .driver import load_driver
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 # SQLite's primary result codes. Not every driver tells the extended ones.
 ERROR = 1
@@ -47,6 +52,24 @@ _FAILED_IN_VEC0 = re.compile(
 
 class DamageError(Exception):
     """The value read cannot be the value written. Never reaches a user: see ``translate``."""
+
+
+def decodes(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Tell what a function raises at stored values as damage.
+
+    Tables are STRICT, so a value that cannot be converted is not the one that was written.
+    """
+
+    @wraps(function)
+    def decode(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return function(*args, **kwargs)
+        except (TypeError, ValueError, OverflowError) as exc:
+            if isinstance(exc, AiovecError):
+                raise
+            raise DamageError(f"{type(exc).__name__}: {exc}") from exc
+
+    return decode
 
 
 _REBUILD = (
@@ -91,9 +114,9 @@ def is_busy(error: BaseException) -> bool:
 def failures() -> tuple[type[Exception], ...]:
     """Return the errors that ``translate`` takes.
 
-    Tables are STRICT, so a value of another type than was written is damage.
+    The driver raises UnicodeDecodeError where SQLite's message names what it read.
     """
-    return (load_driver().Error, DamageError, TypeError, ValueError, OverflowError)
+    return (load_driver().Error, DamageError, UnicodeDecodeError)
 
 
 # Less free space than this, in bytes, explains a failure of sqlite-vec, which does not say why.
@@ -106,11 +129,7 @@ def translate(error: Exception, target: str) -> AiovecError:
         return error
     code = code_of(error)
     text = str(error)
-    if isinstance(error, DamageError):
-        code = CORRUPT
-    elif not isinstance(error, load_driver().Error):
-        return _damaged(target, f"{type(error).__name__}: {text}")
-    elif _DAMAGE.search(text):
+    if isinstance(error, (DamageError, UnicodeDecodeError)) or _DAMAGE.search(text):
         code = CORRUPT
     elif code in (0, ERROR) and _FAILED_IN_VEC0.search(text):
         code = FULL if _is_full(target) else CORRUPT

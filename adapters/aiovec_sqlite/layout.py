@@ -34,7 +34,16 @@ from aiovec.errors import (
 )
 
 from .driver import OPENING, load_driver
-from .errors import CANTOPEN, CORRUPT, NOTADB, DamageError, code_of, failures, names_text_index
+from .errors import (
+    CANTOPEN,
+    CORRUPT,
+    NOTADB,
+    DamageError,
+    code_of,
+    decodes,
+    failures,
+    names_text_index,
+)
 
 _HEADER_BYTES = 100
 # Where the header says how the file is written: 1 without a WAL, 2 with one.
@@ -64,8 +73,14 @@ def read_header(path: Path) -> Header | None:
         if isinstance(exc, PermissionError):
             raise StorePermissionError(str(path), _MAY_NOT_READ) from exc
         raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    if stat.S_ISDIR(found.st_mode):
+        raise CorruptStoreError(
+            str(path),
+            "this is a folder, and a SQLite store is a file; a LanceDB store, or a backup of one, "
+            f"is opened as lancedb://{path}",
+        )
     if not stat.S_ISREG(found.st_mode):
-        raise CorruptStoreError(str(path), "this is not a file but a directory or a device")
+        raise CorruptStoreError(str(path), "this is a device, not a file")
     if not found.st_size:
         return None
     if found.st_size < _HEADER_BYTES:  # SQLite takes a single byte for an empty database
@@ -331,7 +346,8 @@ def _look_at(path: Path) -> bool:
         raise CorruptStoreError(
             target,
             "this is a database of another application, or one that aiovec did not create "
-            f"(application id {header.application_id:#010x})",
+            f"(application id {header.application_id:#010x}); if it holds vectors, "
+            f"aiovec import {path.name} reads them",
         )
     _check_version(target, header.version)
     if _holds_something(path, "-journal"):
@@ -484,6 +500,7 @@ def faults_of(db: sqlite3.Connection, check: str) -> list[str]:
     return [fault for fault in found if fault != "ok"][:_MOST_FAULTS]
 
 
+@decodes
 def change_number(value: Any) -> int:
     """The number, or DamageError where no store can have come to it: the next ones must fit."""
     number = int(value)
@@ -492,6 +509,7 @@ def change_number(value: Any) -> int:
     return number
 
 
+@decodes
 def floor_of(db: sqlite3.Connection, table: TableLayout) -> int:
     """The change number up to which the table's tombstones were pruned."""
     row = db.execute("SELECT floor FROM aiovec_tables WHERE name = ?", (table.name,)).fetchone()

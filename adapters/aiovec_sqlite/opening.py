@@ -154,13 +154,22 @@ def _to_wal(db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")
         try:
             if not _has_wal_mode(db):  # another process may have been faster
-                number = _number_behind(newest_change(db))
-                db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
+                count_on(db)
             db.execute("COMMIT")
         except BaseException:
             db.rollback()
             raise
     db.execute("PRAGMA journal_mode = WAL").fetchone()
+
+
+def count_on(db: sqlite3.Connection, behind: int = 0) -> None:
+    """Number further changes behind those so far, and behind a store that the file replaces.
+
+    Readers of the change feed begin anew, since their numbers may be of that other store.
+    """
+    number = _number_behind(max(newest_change(db), behind))
+    db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
+    db.execute("UPDATE aiovec_tables SET floor = ?", (number,))
 
 
 def _number_behind(number: int) -> int:

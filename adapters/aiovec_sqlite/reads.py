@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from aiovec.backend import (
     Ref,
     Value,
     from_matrix,
-    payload_array,
     without_vector,
 )
 from aiovec.backend.contract import (
@@ -37,11 +37,11 @@ from aiovec.backend.files import look_at
 from aiovec.errors import AiovecError, ChangesPrunedError, InvalidArgumentError
 
 from .connection import Ticket
-from .errors import DamageError
+from .errors import DamageError, decodes
 from .layout import TableLayout, current_table, floor_of, quoted
 from .sql.filters import order_to_sql, sorted_value
 from .sql.filters import to_sql as filter_to_sql
-from .sql.values import from_sql, to_arrow
+from .sql.values import from_sql, ids_to_arrow, payloads_to_arrow, to_arrow
 from .vectors import VectorReader
 
 _BLOCK = 2048
@@ -87,6 +87,8 @@ def rows_from_sql(
     vectors: Float32Array | None,
 ) -> StoredRows:
     """Columns of SQLite's values, in the order of ``column_list``, as StoredRows."""
+    if not set(map(type, ids)) <= {str}:
+        raise DamageError(f"an id of {table.name!r} is not text")
     kinds = [table.schema.fields[name].kind for name in columns.fields]
     fields = {
         name: from_sql(values[i], kind)
@@ -143,11 +145,10 @@ def find(
     condition, values = condition_of(where, table)
     names = ["r._rowid", "r.id", *column_list(columns)]
     order, keys = order_to_sql(order_by)
-    most = 2**63 - 1
     rows = db.execute(
         f"SELECT {', '.join(names)} FROM {table.rows} AS r WHERE {condition} ORDER BY {order} "
         "LIMIT ? OFFSET ?",
-        (*values, *keys, min(limit, most), min(offset, most)),
+        (*values, *keys, limit, offset),
     ).fetchall()
     return _as_rows(db, ticket, table, rows, columns, len(names))
 
@@ -331,7 +332,7 @@ class Export:
         rowids, ids, *values = transposed(rows, len(names))
         self._after = rowids[-1]
         fields = self._table.schema.fields
-        arrays = [pa.array(ids, type=pa.utf8())]
+        arrays = [ids_to_arrow(ids)]
         if self._columns.vector:
             vectors = self._vectors.read(np.array(rowids, dtype=np.int64), ticket)
             arrays.append(vector_column(vectors, self._table))
@@ -340,7 +341,7 @@ class Export:
             for name, column in zip(self._columns.fields, values, strict=False)
         ]
         if self._columns.payload:
-            arrays.append(payload_array(values[-1]))
+            arrays.append(payloads_to_arrow(values[-1]))
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema), str(self._after).encode()
 
 
@@ -355,8 +356,19 @@ def _rowid_of_cursor(cursor: bytes | None) -> int:
     return rowid
 
 
+# Callers get two numbers in one: the newest change that they have read and, in the lower bits, the
+# floor of that moment. Rows from below the floor are read in pages too, and a reader who has come
+# no further misses no deletion while the floor stays.
+_FLOOR_BITS = 62
+
+
 def change_number(db: sqlite3.Connection, handle: TableHandle) -> int:
     table = current_table(db, handle)
+    return _newest(db, table) << _FLOOR_BITS | floor_of(db, table)
+
+
+@decodes
+def _newest(db: sqlite3.Connection, table: TableLayout) -> int:
     (newest_row,) = db.execute(f"SELECT max(_seq) FROM {table.rows}").fetchone()
     (newest_delete,) = db.execute(
         "SELECT max(seq) FROM aiovec_deleted WHERE name = ?", (table.name,)
@@ -371,28 +383,33 @@ def changes(
     table = current_table(db, handle)
     floor = floor_of(db, table)
     # A reader that starts at 0 has no rows yet, so it misses nothing by the tombstones' absence.
-    if 0 < since < floor:
-        raise ChangesPrunedError(floor)
+    read, floor_then = divmod(since or floor, 1 << _FLOOR_BITS)
+    if (read < floor and floor_then != floor) or floor_then > floor or read > _newest(db, table):
+        raise ChangesPrunedError(floor << _FLOOR_BITS | floor)
     names = ["_seq", "_rowid", *table.row_columns]
     # One more than asked for tells whether there is a further page.
     rows = db.execute(
         f"SELECT {', '.join(names)} FROM {table.rows} WHERE _seq > ? ORDER BY _seq LIMIT ?",
-        (since, limit + 1),
+        (read, limit + 1),
     ).fetchall()
     deleted = db.execute(
         "SELECT seq, id FROM aiovec_deleted WHERE name = ? AND seq > ? ORDER BY seq LIMIT ?",
-        (table.name, since, limit + 1),
+        (table.name, read, limit + 1),
     ).fetchall()
-    numbers = [row[0] for row in (*rows, *deleted)]
-    numbers.sort()
+    numbers = _in_order([row[0] for row in (*rows, *deleted)])
     complete = len(numbers) <= limit
-    number = (numbers[-1] if numbers else since) if complete else numbers[limit - 1]
+    number = max([read, floor, *numbers]) if complete else numbers[limit - 1]
     return Changes(
-        number,
+        number << _FLOOR_BITS | floor,
         _as_table(db, ticket, table, [row for row in rows if row[0] <= number], len(names)),
         [id for seq, id in deleted if seq <= number],
         complete,
     )
+
+
+@decodes
+def _in_order(numbers: list[Any]) -> list[int]:
+    return sorted(map(index, numbers))
 
 
 def _as_table(
@@ -406,16 +423,13 @@ def _as_table(
     vectors = VectorReader(db, table).read(np.array(rowids, dtype=np.int64), ticket)
     fields = table.schema.fields.values()
     arrays = [
-        pa.array(ids, type=pa.utf8()),
+        ids_to_arrow(ids),
         vector_column(vectors, table),
         *(to_arrow(column, field) for column, field in zip(values, fields, strict=False)),
     ]
     if table.schema.payload:
-        arrays.append(payload_array(values[-1]))
+        arrays.append(payloads_to_arrow(values[-1]))
     return pa.Table.from_arrays(arrays, schema=table.schema.to_arrow())
-
-
-_MOST = 2**63 - 1
 
 
 def value_counts(
@@ -423,7 +437,7 @@ def value_counts(
 ) -> list[tuple[Value, int]]:
     table = current_table(db, handle)
     condition, bound = condition_of(where, table)
-    most = _MOST if limit is None else min(limit, _MOST)
+    most = -1 if limit is None else limit  # of a negative number SQLite makes no limit
     field = table.schema.fields.get(ref.name)
     if field is not None and field.is_list:
         items = f"json_each(r.{quoted(ref.name)}) AS listed"

@@ -53,7 +53,7 @@ def oversampled(query: VectorQuery, default: float, rows: int) -> int:
     """Return the number of rows that are measured with whole vectors."""
     told = None if query.tuning is None else query.tuning.oversample
     factor = default if told is None else told
-    return min(rows, max(query.limit, math.ceil(query.limit * factor)))
+    return min(rows, max(query.limit, math.ceil(min(rows, query.limit * factor))))
 
 
 _BLOCK = 4096

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
 
     from .settings import SqliteSettings
 
+LOG = logging.getLogger("aiovec.sqlite")
 _T = TypeVar("_T")
 
 
@@ -186,7 +188,12 @@ class SqliteBackend(Backend):
         if self._resident is None or not self._settings.preload:
             return
         with suppress(StoreMovedError):  # the first call tells, and can follow
-            for name in set(self._settings.preload).intersection(await self.tables()):
+            tables = await self.tables()
+            for name in dict.fromkeys(self._settings.preload):
+                if name not in tables:
+                    said = "preload names %r, which is no table of %s"
+                    await in_thread(LOG.warning, said, name, self._target)  # to a file, perhaps
+                    continue
                 with suppress(TableNotFoundError):  # it was dropped since
                     self._resident.prepare(await self.open_table(name))
 

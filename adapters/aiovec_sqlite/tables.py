@@ -61,8 +61,9 @@ def create_table(
     for statement in table.create_statements(chunk_size):
         tx.db.execute(statement)
     tx.db.execute(
-        "INSERT INTO aiovec_tables (name, epoch, schema, created) VALUES (?, ?, ?, ?)",
-        (name, table.epoch, table.entry(schema), datetime.now(UTC).isoformat()),
+        # Numbers up to the floor are those of an earlier table of this name.
+        "INSERT INTO aiovec_tables (name, epoch, schema, created, floor) VALUES (?, ?, ?, ?, ?)",
+        (name, epoch, table.entry(schema), datetime.now(UTC).isoformat(), epoch),
     )
     text.create_empty(tx, table)
 
@@ -156,13 +157,14 @@ def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None
     if read_table(tx.db, new) is not None:
         raise TableExistsError(new)
     check_free(tx)
-    entry = replace(table, name=new).entry(table.schema)
+    entry, number = replace(table, name=new).entry(table.schema), tx.take()
+    # Numbers up to the floor may be those of another table of this name.
     tx.db.execute(
-        "UPDATE aiovec_tables SET name = ?, schema = ?, epoch = ? WHERE name = ?",
-        (new, entry, tx.take(), old),
+        "UPDATE aiovec_tables SET name = ?, schema = ?, epoch = ?, floor = ? WHERE name = ?",
+        (new, entry, number, number, old),
     )
+    tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ?", (old,))
     forget_token(tx.db, old)
-    tx.db.execute("UPDATE aiovec_deleted SET name = ? WHERE name = ?", (new, old))
     text.rename_table(tx, old, new)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from aiovec.backend.contract import TableHandle, TableStats
 
 from .connection import Ticket, Transaction
-from .errors import DamageError
+from .errors import DamageError, decodes
 from .layout import TableLayout, current_table
 from .text import index as text_index
 from .writes import move_vectors, prune_deletes
@@ -24,6 +24,7 @@ _ANALYZED = 1000
 _PAGES_A_STEP = 2000
 
 
+@decodes
 def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableStats:
     table = current_table(db, handle)
     (rows,) = db.execute(f"SELECT count(*) FROM {table.rows}").fetchone()
@@ -78,6 +79,7 @@ def _row_bytes(db: sqlite3.Connection, table: TableLayout, rows: int) -> int:
     return int(rows * ((mean or 0) + 32))
 
 
+@decodes
 def sparse_chunks(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -> list[int]:
     """The chunks that are worth emptying: holes and not the last of their partition."""
     table = current_table(db, handle)

@@ -18,7 +18,7 @@ import numpy as np
 from aiovec.backend import Float32Array, Int64Array
 
 from .connection import Ticket
-from .errors import DamageError
+from .errors import DamageError, decodes
 from .layout import TableLayout
 
 # Below this many rows a query of vec0 is quicker than reading whole chunks.
@@ -38,6 +38,7 @@ class VectorReader:
         self._chunk_id = -1
         self._chunk: Float32Array | None = None
 
+    @decodes
     def read(
         self,
         rowids: Int64Array,

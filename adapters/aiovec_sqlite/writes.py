@@ -36,8 +36,9 @@ _BLOCK = 1000
 _BLOCK_PAYLOADS = 8 * 2**20
 # Rows with text for each statement, and the values that one may have by SQLite's default.
 _ROWS_A_STATEMENT, _MOST_PARAMETERS = 256, 32_766
-# How many changes pass between two looks at the number of tombstones.
-_PRUNE_EVERY = 4096
+# How many changes pass between two looks at the number of tombstones. A look counts all that are
+# kept, in the write transaction, so it also waits for this share of them.
+_PRUNE_EVERY, _PRUNE_SHARE = 4096, 16
 
 
 RowsAct = Callable[[Transaction, TableHandle, NewRows, Sequence[int]], Sequence[int]]
@@ -446,6 +447,8 @@ def _patched(
         f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
         (json.dumps(list(rowids)),),
     ).fetchall()
+    if len(found) < len(rowids):
+        raise DamageError(f"rows of {table.name!r} that an index names are missing")
     try:
         return [payload.apply(text, id) for id, text in found]
     except (ValueError, RecursionError) as exc:
@@ -507,7 +510,8 @@ def delete(
         else:
             tx.db.executemany(f"DELETE FROM {table.rows} WHERE _rowid = ?", each)
         tx.db.executemany(f"DELETE FROM {table.vec} WHERE rowid = ?", each)
-    if first // _PRUNE_EVERY != (first + len(rowids)) // _PRUNE_EVERY:
+    every = max(_PRUNE_EVERY, keep_deletes // _PRUNE_SHARE)
+    if first // every != (first + len(rowids)) // every:
         prune_deletes(tx, table.name, keep_deletes)
     return len(rowids)
 
@@ -522,4 +526,6 @@ def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
     ).fetchone()
     if row is not None:
         tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ? AND seq <= ?", (name, row[0]))
-        tx.db.execute("UPDATE aiovec_tables SET floor = ? WHERE name = ?", (row[0], name))
+        tx.db.execute(
+            "UPDATE aiovec_tables SET floor = max(floor, ?) WHERE name = ?", (row[0], name)
+        )

@@ -20,7 +20,7 @@ from .host import Host, RealHost, Step, no_step
 from .lock import lock_file, release_lock, take_lock
 from .migration import Migration, Report, TableReport
 from .places import Located, PathText, Place, config_file, configured, locate, open_place
-from .planning import Plan
+from .planning import Plan, other_vectors
 from .tables import OpenTable
 from .toml import TomlFile
 from .work import run_of
@@ -38,6 +38,7 @@ async def plan(
 ) -> Plan:
     """Return what a run would do and what would stop it. Writes nothing."""
     host = host or RealHost()
+    _check_embedding(embedder, from_field)
     async with AsyncExitStack() as stack:
         file = await host.in_thread(config_file, config)
         here, there = await _located(source, target, file, host)
@@ -50,7 +51,7 @@ async def plan(
             one, other, options, host=host, toml=_toml(file, host),
             transform=await _transform(stack, embedder, from_field, file, host),
         )  # fmt: skip
-        found = await migration.look()
+        found = await migration.plan()
         await host.in_thread(_look_at_disk, there, found)
         return found
 
@@ -76,12 +77,16 @@ async def run(
     """
     host = host or RealHost()
     options = options or Options()
+    _check_embedding(embedder, from_field)
     async with AsyncExitStack() as stack:
         file = await host.in_thread(config_file, config)
         here, there = await _located(source, target, file, host)
         if await host.in_thread(here.location.same_as, there.location):
             if source is None and options.switch:  # a run that was killed behind its last step
-                await _check_arrived(stack, there, host)
+                place = await _arrived(stack, there, host)
+                transform = await _transform(stack, embedder, from_field, file, host)
+                for problem in await other_vectors(place, transform):
+                    raise MigrationError(problem)
                 return Report(str(here.location), str(there.location), switched=True)
             raise MigrationError(f"the source and the target are the same store: {here.location}")
         await _lock(stack, here, there, host)
@@ -228,10 +233,11 @@ async def abort(
 
 async def forget(
     store: PathText, *, config: PathText | None = None, host: Host | None = None
-) -> None:
-    """Remove the mark of a store that was left, or one that is damaged.
+) -> list[str]:
+    """Remove the mark of a store that was left, or one that is damaged; return warnings.
 
-    The store is one of its own again: nothing leads from it to the place that it moved to.
+    The store is one of its own again: nothing leads from it to the place that it moved to. A
+    warning says so if the TOML file leads apps to another backend.
     """
     host = host or RealHost()
     async with AsyncExitStack() as stack:
@@ -240,6 +246,12 @@ async def forget(
         if not place.keeps_marks:
             raise MigrationError(f"{place} cannot hold the mark of a migration")
         await place.backend.forget_move()
+        current = "" if file is None else await TomlFile(file, host).current()
+        if not place.configured or current == place.configured:
+            return []
+        line = f'backend = "{place.configured}"'
+        still = f"apps of {file} still use the backend {current!r}"
+        return [f"{still}; to lead them here, write {line} under [retrieval]"]
 
 
 _TWO_MODELS = "the vectors are of two models and were not compared"
@@ -265,20 +277,25 @@ async def _existing(stack: AsyncExitStack, found: Located, host: Host) -> Place:
     return place
 
 
-async def _check_arrived(stack: AsyncExitStack, found: Located, host: Host) -> None:
-    """Raise MigrationError if no switch has led to the store that the TOML names already."""
-    record = await (await open_place(stack, found, host, make=False)).record()
+async def _arrived(stack: AsyncExitStack, found: Located, host: Host) -> Place:
+    """Return the store that the TOML names. MigrationError if no switch has led to what it is."""
+    place = await open_place(stack, found, host, make=False)
+    record = await place.record()
     mark = record.mark
+    cure = "name the store in use in the file, or the one to copy with --from"
     if mark is not None and mark.left:
         why = f"apps were led from there to {mark.moved_to}"
-    elif not record.generation:
-        why = "no switch has led there"
+    elif record.generation:
+        return place
+    elif place.missing:
+        why = "there is no store"
+        cure = (
+            "if a switch led there, put the store back and run this again, or, if it is lost, use "
+            f"the old one, with its rows from before the switch: aiovec migrate forget; else {cure}"
+        )
     else:
-        return
-    raise MigrationError(
-        f"the TOML file names {found.location} already, but {why}; name the store in use in the "
-        "file, or the one to copy with --from"
-    )
+        why = "no switch has led to the store that is there now"
+    raise MigrationError(f"the TOML file names {found.location} already, but {why}; {cure}")
 
 
 async def _lock(stack: AsyncExitStack, here: Located, there: Located, host: Host) -> None:
@@ -292,6 +309,15 @@ async def _lock(stack: AsyncExitStack, here: Located, there: Located, host: Host
         await to_its_end(host.in_thread(release_lock, file, lock))
 
     stack.push_async_callback(release)
+
+
+def _check_embedding(embedder: str, from_field: str) -> None:
+    """Raise MigrationError for a text to embed without an embedder: the old vectors would stay."""
+    if from_field and not embedder:
+        raise MigrationError(
+            f"--from-field {from_field} names a text to embed, but no embedder; add --embedder "
+            "with the name of one in the TOML file, or leave out --from-field"
+        )
 
 
 async def _transform(

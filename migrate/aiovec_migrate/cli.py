@@ -285,9 +285,9 @@ def forget_(
     """
     from . import api, show
 
-    asyncio.run(api.forget(store, config=config))
-    lines = [f"{store} is an independent store again"]
-    show.emit_lines({"store": store, "forgotten": True}, lines, json)
+    warnings = asyncio.run(api.forget(store, config=config))
+    lines = [*(f"warning: {text}" for text in warnings), f"{store} is an independent store again"]
+    show.emit_lines({"store": store, "forgotten": True, "warnings": warnings}, lines, json)
 
 
 def _emit_last(facts: dict[str, Any], lines: list[str], json: bool) -> None:

@@ -105,6 +105,7 @@ class Comparison:
         vector: bool,
         size: int,
         progress: Progress,
+        ids_alone: bool = False,
     ) -> None:
         self._source = source
         self._target = target
@@ -112,8 +113,18 @@ class Comparison:
         self._vector = vector
         self._size = size
         self._progress = progress
+        self._ids_alone = ids_alone
         # Both hash the source's fields: what else a schema says does not count here.
-        self._hasher = Hasher(source.schema, vector=vector)
+        schema = Schema(1, payload=False) if ids_alone else source.schema
+        self._hasher = Hasher(schema, vector=vector)
+
+    @classmethod
+    def of_ids(cls, source: OpenTable, target: OpenTable, host: Host) -> Comparison:
+        """Prepare a comparison of the ids alone, which tables of any schemas have."""
+        return cls(
+            source, target, host=host, vector=False, size=_MOST_IDS, progress=lambda rows: None,
+            ids_alone=True,
+        )  # fmt: skip
 
     @classmethod
     async def of(
@@ -161,7 +172,8 @@ class Comparison:
 
         hashing: asyncio.Task[None] | None = None
         try:
-            every = self._export(table, everything(table.schema, vector=self._vector))
+            columns = everything(table.schema, vector=self._vector)
+            every = self._export(table, Columns(()) if self._ids_alone else columns)
             async with aclosing(every) as batches:
                 async for batch in batches:
                     if hashing is not None:

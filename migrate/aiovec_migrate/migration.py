@@ -28,7 +28,7 @@ from .events import Listener, Options, unheard
 from .host import Host, RealHost, Step, no_step
 from .moving import TableMove
 from .places import Place
-from .planning import Plan, drops_others, look
+from .planning import Plan, count_removed, drops_others, look
 from .tables import OpenTable
 from .toml import Toml
 from .work import Transform, Work
@@ -36,11 +36,15 @@ from .work import Transform, Work
 
 @dataclass(frozen=True, slots=True)
 class TableReport:
-    """The comparison of one table; ``problem`` says why it could not be compared."""
+    """The comparison of one table; ``problem`` says why it could not be compared.
+
+    ``removed`` counts the rows that only the target had, and that the run has removed.
+    """
 
     table: str
     difference: Difference = field(default_factory=Difference)
     problem: str = ""
+    removed: int = 0
 
     @property
     def equal(self) -> bool:
@@ -76,6 +80,7 @@ class Report:
                 "different": one.difference.different,
                 "ids": list(one.difference.ids),
                 "problem": one.problem,
+                "removed": one.removed,
             }
             for one in self.tables
         ]
@@ -95,6 +100,8 @@ class Report:
                 facts += f"target: {found.missing:,} missing, {found.extra:,} only in the target, "
                 facts += f"{found.different:,} different: {', '.join(found.ids[:5])}"
                 facts += " …" if found.total > 5 else ""
+            if one.removed:
+                facts += f"; {one.removed:,} rows only in the target were removed"
             lines.append(f"table   {one.table}: {facts}")
         return lines
 
@@ -120,6 +127,12 @@ class Migration:
         host, options = host or RealHost(), options or Options()
         self._work = Work(source, target, options, host, listener, step, transform)
         self._toml = toml
+
+    async def plan(self) -> Plan:
+        """Return what ``look`` does, with the rows that would be removed counted."""
+        plan = await self.look()
+        await count_removed(self._work, plan)
+        return plan
 
     async def look(self) -> Plan:
         """Return what a run would do and what would stop it."""
@@ -161,7 +174,9 @@ class Migration:
                 await table.target.do(work.target.backend.optimize)
                 await work.step("optimized")
         work.enter("verifying")
-        reports = [TableReport(table.name, await table.verify()) for table in tables]
+        reports = [
+            TableReport(table.name, await table.verify(), removed=table.removed) for table in tables
+        ]
         if work.options.switch and self._toml is not None:
             cut_over = Cutover(work, self._toml, tables)
             await cut_over.turn()
@@ -274,10 +289,12 @@ class Migration:
         open_here = here is not None and here.run == run and not here.left
         filling = there is not None and there.run == run and there.filling
         if here is not None and here.run == work.run and here.left:
+            # The target has the cut-over's generation once it is in use.
+            done = there is None and target.generation >= here.generation
+            rest = "" if done else "complete the switch with the command that started it; "
             raise MigrationError(
-                f"it is too late to abort: apps were switched to {work.target}. Complete the "
-                "switch with the command that started it; the way back is a run in the other "
-                "direction"
+                f"it is too late to abort: apps were switched to {work.target}; {rest}the way back "
+                "is a run in the other direction"
             )
         if not open_here and not filling:
             raise MigrationError(f"no migration from {work.source} to {work.target} is open")

@@ -29,7 +29,8 @@ class TableMove:
     """A table of the source and that of the target.
 
     ``verified`` says that all rows were compared and that each change since was compared as well;
-    ``suspects`` are ids whose rows differed when they were looked at last.
+    ``suspects`` are ids whose rows differed when they were looked at last. ``removed`` counts the
+    rows that only the target had.
     """
 
     def __init__(self, work: Work, source: OpenTable, target: OpenTable) -> None:
@@ -38,6 +39,7 @@ class TableMove:
         self.target = target
         self.verified = False
         self.suspects: set[str] = set()
+        self.removed = 0
         self._number = 0  # all changes up to this one are in the target
         self._page = 0
 
@@ -80,7 +82,11 @@ class TableMove:
         await comparison.bring_over(found, work.changed)
         await work.step("brought")
         count = len(found.missing) + len(found.extra) + len(found.different)
-        work.tell("table", f"{count:,} rows differed", table=self.name, rows=found.source_rows)
+        self.removed += len(found.extra)
+        text = f"{count:,} rows differed"
+        if len(found.extra):
+            text += f", {len(found.extra):,} of them only in the target and removed"
+        work.tell("table", text, table=self.name, rows=found.source_rows)
         return count
 
     async def _comparison(self, *, told: bool = True) -> Comparison:

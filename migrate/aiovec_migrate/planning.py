@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from aiovec.backend import IsNull, Ref, Schema
@@ -11,9 +11,10 @@ from aiovec.backend.contract import StaleTableError
 from aiovec.backend.marks import MoveRecord
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
+from .compare import Comparison
 from .places import Place
 from .tables import MOST_TIMES, OpenTable
-from .work import Work
+from .work import Transform, Work
 
 # What the target takes for the rows with what lies beside them; the same where it keeps the version
 # before they were put in order.
@@ -23,12 +24,16 @@ _SPARE = 2**20
 
 @dataclass(frozen=True, slots=True)
 class TablePlan:
-    """One table: its rows and bytes in the source, and its rows in the target, None if missing."""
+    """One table: its rows and bytes in the source, and its rows in the target, None if missing.
+
+    ``removed`` counts the rows only in the target, which a run would remove.
+    """
 
     name: str
     rows: int
     bytes: int
     target_rows: int | None
+    removed: int = 0
 
 
 @dataclass(slots=True)
@@ -71,6 +76,8 @@ class Plan:
             if table.target_rows is not None:
                 doing = "compared with" if self.resumes else "beside"
                 there = f", {doing} {table.target_rows:,} in the target"
+            if table.removed:
+                there += f"; {table.removed:,} rows only in the target would be removed"
             size = f"{table.bytes / 2**20:,.1f} MiB"
             lines.append(f"table   {table.name}: {table.rows:,} rows, {size}{there}")
         free = "unknown" if self.free is None else f"{self.free / 2**20:,.0f} MiB"
@@ -87,6 +94,8 @@ async def look(work: Work) -> Plan:
     plan = Plan(str(work.source), str(work.target))
     source, target = await work.source.record(), await work.target.record()
     _look_at_marks(work, plan, source, target)
+    if plan.has_moved:
+        plan.problems += await other_vectors(work.target, work.transform, work.run)
     if plan.problems or plan.has_moved:
         return plan
     if not work.source.keeps_marks:
@@ -103,6 +112,50 @@ async def look(work: Work) -> Plan:
     versions = work.target.backend.supports("snapshots")
     plan.needed = int((_WITH_VERSIONS if versions else _AT_LEAST) * size) + _SPARE
     return plan
+
+
+async def count_removed(work: Work, plan: Plan) -> None:
+    """Count in the plan the rows that a run would remove. Reads all ids of tables in the target."""
+    for number, table in enumerate(plan.tables):
+        if not (plan.ok and plan.resumes and table.target_rows):
+            continue
+        for _ in range(MOST_TIMES):
+            found = [await _find(place, table.name) for place in (work.source, work.target)]
+            if found[0] is None or found[1] is None:
+                break
+            with suppress(StaleTableError):
+                comparison = Comparison.of_ids(found[0][0], found[1][0], work.host)
+                removed = len((await comparison.unlike()).extra)
+                plan.tables[number] = replace(table, removed=removed)
+                break
+
+
+async def other_vectors(place: Place, transform: Transform | None, run: str = "") -> list[str]:
+    """Return a problem for each table of the store in use whose vectors were not made anew.
+
+    They come from a run without the embedder, which has switched already.
+    """
+    problems: list[str] = []
+    if transform is None or place.missing:
+        return problems
+    if run and place.keeps_marks:
+        place.backend.act_for(run)
+    for name in await place.backend.tables():
+        found = await _find(place, name)
+        if found is None:
+            continue
+        schema = found[0].schema
+        try:
+            differences = "; ".join(schema.differences(transform.target_schema(schema)))
+        except AiovecError as exc:
+            differences = str(exc)
+        if differences:
+            problems.append(
+                f"apps use {place} already, and its table {name!r} has other vectors than the "
+                f"embedder makes ({differences}); complete the switch without --embedder, if it "
+                "was interrupted, and run in the other direction with it"
+            )
+    return problems
 
 
 def _look_at_marks(work: Work, plan: Plan, source: MoveRecord, target: MoveRecord) -> None:
@@ -244,8 +297,3 @@ async def _find(place: Place, name: str) -> tuple[OpenTable, int, int] | None:
         else:
             return table, stats.rows, stats.bytes
     raise MigrationError(f"the table {name!r} keeps changing; try again")
-
-
-def listed(lines: Sequence[str]) -> str:
-    """Return lines as one text that ends with a line end."""
-    return "".join(f"{line}\n" for line in lines)

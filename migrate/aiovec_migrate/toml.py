@@ -14,9 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from aiovec.backend.config import RetrievalSettings
+from aiovec.backend.config import RetrievalSettings, load_settings
 from aiovec.backend.files import flush_folder
-from aiovec.backend.plugin import backend_names
+from aiovec.backend.locate import locate_configured
+from aiovec.backend.plugin import backend_names, create_backend, plugin_of
 from aiovec.errors import ConfigError, MigrationError
 
 from .host import Host
@@ -72,6 +73,7 @@ class TomlFile:
     def _check(self, source: Place, target: Place) -> None:
         for place in (source, target):
             self._check_leads(place)
+        self._check_alone(target)
         present = backend_in(self._file)
         if present != source.configured:
             raise MigrationError(
@@ -92,8 +94,30 @@ class TomlFile:
                 f"{found}, but this run is of {place}: write that address back into the file"
             )
 
+    def _check_alone(self, target: Place) -> None:
+        """Refuse a target that the file names only together with a variable of this process.
+
+        An app that starts without the variable would use another store after the switch.
+        """
+        name, plugin = target.configured, plugin_of(target.configured)
+        settings = load_settings(self._file, environment=False)
+        found = create_backend(locate_configured(plugin, settings, self._file), settings).target
+        if found == target.backend.target:
+            return
+        key = plugin.address_key
+        keys = {"", f"__{name}__URL".upper() if key is None else f"__{key.name}".upper()}
+        able = {f"AIOVEC_RETRIEVAL{each}" for each in keys}
+        variables = [each for each in sorted(os.environ) if each.upper() in able]
+        raise MigrationError(
+            f"{' and '.join(variables) or 'the environment'} leads the backend {name!r} to "
+            f"{target.backend.target}, but {self._file} leads it to {found}, which apps without "
+            "the variable would use after the switch; write the address into the file, or unset "
+            "the variable"
+        )
+
     def _flip(self, target: Place) -> str:
         self._check_leads(target)
+        self._check_alone(target)
         backend = target.configured
         real = Path(os.path.realpath(self._file))
         by_hand = f'write {_KEY} = "{backend}" under [{_SECTION}] in {self._file}'

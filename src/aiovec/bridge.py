@@ -13,7 +13,7 @@ import math
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
@@ -191,7 +191,13 @@ class DocumentBridge(Bridge):
             raise FilterError("a filter is a mapping, a condition or its text, not a function")
         if not isinstance(wanted, Mapping):
             return wanted
-        return metadata_filter(wanted, lambda key: self.field(*key.split(".")))
+        return metadata_filter(wanted, self.fields)
+
+    def fields(self, key: str) -> list[FieldRef]:
+        """Return the fields that a key of a filter may mean: dots may lead into its objects."""
+        first, *inner = key.split(".")
+        nested = inner and self._stored(first) not in self._declared
+        return [self.field(key), *([self.field(first, *inner)] if nested else [])]
 
     def _stored(self, key: object) -> str:
         name = str(key)
@@ -249,9 +255,9 @@ def relevance(score: float, metric: Metric) -> float:
 def storable(value: Any, name: str = "metadata") -> Any:
     """Return a value of metadata as a row's payload can hold it.
 
-    Naive datetimes, paths and integers beyond 64 bits become text, Decimals numbers, NaN and
-    infinity None, sets and tuples lists, arrays lists of numbers, and keys of mappings text.
-    InvalidArgumentError names what cannot be stored.
+    Naive datetimes, times of a day, paths and integers beyond 64 bits become text, Decimals
+    numbers, NaN and infinity None, sets and tuples lists, arrays lists of numbers, and keys of
+    mappings text. InvalidArgumentError names what cannot be stored.
     """
     match value:
         case None | bool() | str() | UUID() | Enum():
@@ -264,6 +270,8 @@ def storable(value: Any, name: str = "metadata") -> Any:
             return value if value.tzinfo is not None else value.isoformat()
         case date():
             return value
+        case time():
+            return value.isoformat()
         case Decimal():
             return storable(float(value), name)
         case Mapping():
@@ -285,8 +293,11 @@ def storable(value: Any, name: str = "metadata") -> Any:
     )
 
 
+_Meant: TypeAlias = Callable[[str], FieldRef | Sequence[FieldRef]]
+
+
 def metadata_filter(
-    wanted: Mapping[str, Any], field: Callable[[str], FieldRef] = lambda key: F[f"payload.{key}"]
+    wanted: Mapping[str, Any], field: _Meant = lambda key: F[f"payload.{key}"]
 ) -> Expr:
     """Return a filter from a mapping as MongoDB writes it.
 
@@ -294,15 +305,15 @@ def metadata_filter(
     equality. The operators are ``$eq $ne $gt $gte $lt $lte $in $nin $exists $not``, and beyond
     MongoDB's ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
     lists of mappings, ``$not`` one. As in MongoDB, a negation also matches rows without the key,
-    and dots lead into nested objects. ``field`` returns the field of a key; by default it is a key
-    of the payload.
+    and dots lead into nested objects. ``field`` returns the field of a key, or several of which one
+    has to match; by default it is a key of the payload.
     """
     if not isinstance(wanted, Mapping):
         raise FilterError(f"a filter is a mapping, not {type(wanted).__name__}")
     return all_of([_entry(key, value, field) for key, value in wanted.items()])
 
 
-def _entry(key: str, value: Any, field: Callable[[str], FieldRef]) -> Expr:
+def _entry(key: str, value: Any, field: _Meant) -> Expr:
     match key:
         case "$and":
             return all_of([metadata_filter(one, field) for one in _listed(key, value)])
@@ -313,27 +324,35 @@ def _entry(key: str, value: Any, field: Callable[[str], FieldRef]) -> Expr:
             return metadata_filter(value, field).is_not_true()
     if not isinstance(key, str) or key.startswith("$"):
         raise FilterError(f"the filter has no operator {key!r}; expected $and, $or, $nor or $not")
-    return _conditions(field(key), value)
+    found = field(key)
+    return _conditions([found] if isinstance(found, FieldRef) else found, value)
 
 
-def _conditions(field: FieldRef, value: Any) -> Expr:
+def _conditions(fields: Sequence[FieldRef], value: Any) -> Expr:
     if not isinstance(value, Mapping):
-        return _OPERATORS["$eq"](field, _literal(value))
+        return _operation(fields, "$eq", value)
     if not value:
-        raise FilterError(f"{field} has no operator; expected one of {', '.join(_OPERATORS)}")
-    return all_of([_operation(field, name, one) for name, one in value.items()])
+        raise FilterError(f"{fields[0]} has no operator; expected one of {_KNOWN}")
+    return all_of([_operation(fields, name, one) for name, one in value.items()])
 
 
-def _operation(field: FieldRef, name: str, value: Any) -> Expr:
+def _operation(fields: Sequence[FieldRef], name: str, value: Any) -> Expr:
     if name == "$not":
-        return _conditions(field, value).is_not_true()
+        return _conditions(fields, value).is_not_true()
+    if name == "$exists":
+        there = any_of([field.is_not_null() for field in fields])
+        return there if value else there.is_not_true()
+    if name in _NEGATED:
+        return _operation(fields, _NEGATED[name], value).is_not_true()
     if name not in _OPERATORS:
-        raise FilterError(
-            f"{field} has no operator {name!r}; expected one of {', '.join(_OPERATORS)}"
-        )
-    if name in ("$in", "$nin", "$between"):
-        return _OPERATORS[name](field, [_literal(one) for one in _listed(name, value)])
-    return _OPERATORS[name](field, _literal(value))
+        raise FilterError(f"{fields[0]} has no operator {name!r}; expected one of {_KNOWN}")
+    if name in ("$in", "$between"):
+        literal: Any = [_literal(one) for one in _listed(name, value)]
+    else:
+        literal = _literal(value)
+    if name == "$eq" and literal is None:
+        return all_of([field.is_null() for field in fields])
+    return any_of([_OPERATORS[name](field, literal) for field in fields])
 
 
 def _contains(field: FieldRef, value: Any) -> Expr:
@@ -350,20 +369,18 @@ def _between(field: FieldRef, value: Any) -> Expr:
 
 _OPERATORS: dict[str, Callable[[FieldRef, Any], Expr]] = {
     "$eq": lambda field, value: field == value,
-    "$ne": lambda field, value: (field == value).is_not_true(),
     "$gt": lambda field, value: field > value,
     "$gte": lambda field, value: field >= value,
     "$lt": lambda field, value: field < value,
     "$lte": lambda field, value: field <= value,
     "$in": lambda field, value: field.in_(value),
-    "$nin": lambda field, value: field.in_(value).is_not_true(),
-    "$exists": lambda field, value: field.is_not_null() if value else field.is_null(),
     "$between": _between,
     "$like": lambda field, value: field.like(value),
     "$ilike": lambda field, value: field.ilike(value),
     "$contains": _contains,
-    "$not_contains": lambda field, value: _contains(field, value).is_not_true(),
 }
+_NEGATED = {"$ne": "$eq", "$nin": "$in", "$not_contains": "$contains"}
+_KNOWN = ", ".join([*_OPERATORS, *_NEGATED, "$exists", "$not"])
 
 
 def _listed(name: str, value: Any) -> Sequence[Any]:

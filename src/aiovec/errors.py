@@ -22,7 +22,7 @@ AiovecError
 ├── StoreFullError              no room left for the store's files
 ├── StoreUnreachableError       a server or a bucket that does not answer
 ├── StorePermissionError        a store that this process, or its key, may not use
-├── OutcomeUnknownError         a commit that failed, so that the write may have been saved or not
+├── OutcomeUnknownError         a write that may or may not have been saved
 ├── StoreMovedError             the store has been migrated to another place
 ├── StoreReplacedError          the file under an open store was replaced or removed
 ├── ChangesPrunedError          changes that the store keeps no longer
@@ -35,18 +35,59 @@ Each carries its facts as attributes; a driver's exception is its ``__cause__``.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from heapq import nlargest
+from os.path import commonprefix
+from pathlib import PosixPath, WindowsPath
 from typing import Any, ClassVar
+from uuid import UUID
+
+_OWN = frozenset({
+    bool, bytearray, bytes, complex, date, datetime, Decimal, dict, float, frozenset, int,
+    list, PosixPath, range, set, str, time, timedelta, timezone, tuple, type, type(None), type(...),
+    UUID, WindowsPath,
+})  # fmt: skip
+_SCALARS = frozenset({"numpy", "pandas"})
+
+
+class _Shown(reprlib.Repr):
+    """Values cut short. ``repr`` is called of Python's own alone.
+
+    That of another library may read memory that nobody has validated, name addresses, or take long.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxstring = self.maxother = self.maxlong = most
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 20
+
+    def repr1(self, x: Any, level: int) -> str:
+        kind = type(x)
+        if kind in _OWN:
+            return super().repr1(x, level)
+        if issubclass(kind, Enum):
+            return f"{kind.__name__}.{x._name_}"
+        if issubclass(kind, str):  # also NumPy's
+            return self.repr_str(str.__str__(x), level)
+        library = kind.__module__.partition(".")[0]
+        # Of NumPy and pandas: numbers, dates, missing values. Arrays and frames have a length.
+        if library == "aiovec" or (library in _SCALARS and not hasattr(kind, "__len__")):
+            return self.repr_instance(x, level)
+        try:
+            return f"<{kind.__name__} of length {len(x)}>"
+        except Exception:  # noqa: BLE001 - it has none
+            return f"<{kind.__name__}>"
 
 
 def shown(value: object, most: int = 120) -> str:
     """Return a user's value for a message, cut short: quickly, and without raising."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = most
-    short.maxlist = short.maxtuple = short.maxdict = short.maxset = 20
     try:
-        text = short.repr(value)
+        text = _Shown(most).repr(value)
     except Exception:  # noqa: BLE001 - Python writes out no number of more than 4,300 digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= most else f"{text[: most - 3]}..."
@@ -54,10 +95,31 @@ def shown(value: object, most: int = 120) -> str:
 
 def did_you_mean(name: object, known: Sequence[str]) -> str:
     """Return the end of a message that names the known name most like this one, if one is."""
+    near = nearest_name(name, known) if isinstance(name, str) else None
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def nearest_name(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the known name most like this one, if one is: of many, one that begins so."""
     from difflib import get_close_matches  # rarely needed
 
-    near = get_close_matches(name, known, 1) if isinstance(name, str) else ()
-    return f"; did you mean {near[0]!r}?" if near else ""
+    name = name[:_LONGEST_COMPARED]
+
+    def beginning(other: str) -> int:
+        return len(commonprefix((name, other)))  # noqa: RUF071 - of texts, not of paths
+
+    names = nlargest(_MOST_COMPARED, known, key=beginning)  # each comparison takes some 40 µs
+    near = get_close_matches(name, names, 1, likeness)
+    return near[0] if near else None
+
+
+_MOST_COMPARED, _LONGEST_COMPARED = 100, 100
+
+
+def listed(names: Sequence[str], most: int = 50) -> str:
+    """Return names for a message: the first of many."""
+    more = [f"{len(names) - most:,} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
 
 
 def _listed(names: Sequence[object], most: int = 12) -> str:
@@ -171,16 +233,22 @@ class ExtensionUnavailableError(AiovecError):
 
 @dataclass(eq=False, repr=False)
 class InvalidArgumentError(AiovecError, ValueError):
-    """An argument out of its range: ``argument``, ``value`` and ``expected``."""
+    """An argument out of its range: ``argument``, ``value`` and ``expected``.
+
+    ``reason`` is the message, for where ``expected`` cannot follow "must be".
+    """
 
     http = HttpAnswer(422, "Invalid argument", machine=False)
 
     argument: str
     value: object
     expected: str
+    _: KW_ONLY
+    reason: InitVar[str | None] = None
 
-    def _message(self) -> str:
-        return f"{self.argument} must be {self.expected}, not {shown(self.value)}"
+    def __post_init__(self, reason: str | None) -> None:
+        must_be = f"{self.argument} must be {self.expected}, not {shown(self.value)}"
+        self.args = (reason or must_be,)
 
 
 @dataclass(eq=False, repr=False)
@@ -304,10 +372,10 @@ class InvalidRowError(AiovecError, ValueError):
     field: str | None = None
 
     def _message(self) -> str:
-        subject = "rows" if self.row is None else "the row"
+        place = _place(self.row, self.id)
         if self.field is not None:
-            subject = f"field {shown(self.field)}"
-        return f"{subject}{_place(self.row, self.id)}: {self.reason}"
+            return f"field {shown(self.field)}{place}: {self.reason}"
+        return f"{place.removeprefix(' of ') or 'rows'}: {self.reason}"
 
 
 @dataclass(eq=False, repr=False)
@@ -495,7 +563,7 @@ class StorePermissionError(AiovecError):
 
 @dataclass(eq=False, repr=False)
 class OutcomeUnknownError(AiovecError):
-    """The commit to ``target`` failed for ``reason``; the write may or may not have been saved.
+    """A write to ``target`` that may or may not have been saved; ``reason`` says what happened.
 
     All of the call is saved, or none of it. Check with ``get`` or ``count``, or repeat the call
     with ``upsert``, ``update`` or ``delete``, which is right in either case. If the file system
@@ -510,8 +578,8 @@ class OutcomeUnknownError(AiovecError):
 
     def _message(self) -> str:
         return (
-            f"the commit to {self.target} failed ({self.reason}); the write may or may not have "
-            "been saved. Check with get() or count(), or repeat it with upsert()"
+            f"the write to {self.target} may or may not have been saved: {self.reason}. Check "
+            "with get() or count(), or repeat it with upsert()"
         )
 
 

@@ -11,9 +11,10 @@ same points to draw with something else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime
 from io import BytesIO
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -26,7 +27,7 @@ from ._model.results import Results
 from ._model.schema import Schema
 from ._store.store import VectorStore
 from .backend.threads import in_thread
-from .errors import InvalidArgumentError, UnsupportedError
+from .errors import InvalidArgumentError, UnsupportedError, listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,6 +46,8 @@ _BATCH = 2_000
 # Ito, which people with colour blindness tell apart.
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 _OTHERS = "#9a9a9a"
+# Numbers and times with more different values than this are drawn along a scale of colours.
+_MOST_GROUPED = 12
 _LABEL = 120
 _LEGEND = 30
 
@@ -68,9 +71,11 @@ class MapPoints:
     """A sample of a table's rows as points.
 
     ``x`` and ``y`` lie between -1 and 1. ``explained`` is the share of the variance along each.
-    ``members`` has the number of each point's group in ``groups``. ``label`` and ``color`` name the
-    fields that ``labels`` and ``groups`` come from. ``total`` counts the rows of the table, ``of``
-    those that the sample is spread over, and ``without`` those of the sample without a vector.
+    ``members`` has the number of each point's group in ``groups``. ``values`` has the value of each
+    point if these are numbers or times, and more than a dozen; else it is empty. ``label`` and
+    ``color`` name the fields that ``labels`` and ``groups`` come from. ``total`` counts the rows of
+    the table, ``of`` those that the sample is spread over, and ``without`` those of the sample
+    without a vector.
     """
 
     ids: list[str]
@@ -79,6 +84,7 @@ class MapPoints:
     labels: list[str | None]
     groups: list[Group]
     members: list[int]
+    values: list[int | float | datetime | None]
     explained: list[float]
     label: str | None
     color: str | None
@@ -113,15 +119,16 @@ async def map_points(
 ) -> MapPoints:
     """Return the two principal components of a sample's vectors, with what to show of each row.
 
-    ``color`` is the field whose most frequent values get a group each, False none. By default it is
-    the first field that has a few values. The same rows give the same points. At most ``MAX_ROWS``
-    rows are taken, fewer if their vectors are long.
+    ``color`` is the field whose most frequent values get a group each, or whose numbers or times
+    the figure draws along a scale of colours; False is none. By default it is the first field that
+    has a few values. The same rows give the same points. At most ``MAX_ROWS`` rows are taken, fewer
+    if their vectors are long.
     """
     if not 1 <= rows <= MAX_ROWS:
-        raise InvalidArgumentError("rows", rows, f"from 1 to {MAX_ROWS:,}")
+        raise InvalidArgumentError("rows", rows, f"a whole number from 1 to {MAX_ROWS:,}")
     schema = await store.schema(table)
     if color not in (None, False) and color not in schema.fields:
-        expected = "a field of the table: " + (", ".join(schema.fields) or "it has none")
+        expected = "a field of the table: " + (listed([*schema.fields]) or "it has none")
         raise InvalidArgumentError("color", color, expected)
     total = await store.count(table)
     label = label_field(schema)
@@ -192,6 +199,7 @@ def _points(
         labels=[None if label is None else _short(record[label]) for record in placed],
         groups=groups,
         members=members,
+        values=[] if color is None else _scaled([record[color] for record in placed]),
         explained=explained.round(4).tolist(),
         label=label,
         color=color,
@@ -244,6 +252,14 @@ def _groups(placed: list[Record], color: str | None) -> tuple[list[Group], list[
     return groups, [numbers[text] for text in texts]
 
 
+def _scaled(values: list[Any]) -> list[int | float | datetime | None]:
+    """Return the values if they are numbers or times of which a scale shows more than groups."""
+    kinds = {type(value) for value in values if value is not None}
+    if len(set(values) - {None} if kinds <= {int, float, datetime} else ()) <= _MOST_GROUPED:
+        return []
+    return values
+
+
 def _group_of(value: object) -> str:
     if value is None:
         return "(null)"
@@ -281,24 +297,45 @@ def _draw(points: MapPoints, table: str) -> Figure:
     axes = figure.add_subplot()
     dots: dict[str, Any] = {"s": 14, "alpha": 0.75, "linewidths": 0}
     colors = (*_COLORS, _OTHERS)
-    if points.groups:
-        x, y, members = np.array(points.x), np.array(points.y), np.array(points.members)
+    x, y, members = np.array(points.x), np.array(points.y), np.array(points.members)
+    if points.values:
+        _draw_scale(figure, axes, points, dots)
+    elif points.groups:
         for number, group in enumerate(points.groups):
             own = members == number
             name = f"{group.values:,} other values" if group.name is None else group.name
             # The space: matplotlib leaves labels out of the legend that begin with "_".
             label = f" {_literal(name, _LEGEND)} ({group.rows:,})"
             axes.scatter(x[own], y[own], color=colors[number], label=label, **dots)
-        legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        legend = figure.legend(loc="outside right center", frameon=False)
         legend.set_title(_literal(points.color or "", _LEGEND))
     else:
-        axes.scatter(points.x, points.y, color=colors[0], **dots)
+        axes.scatter(x, y, color=colors[0], **dots)
     axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xticks=[], yticks=[])
     across, up = points.explained
     axes.set_xlabel(f"{across:.0%} of the variance")
     axes.set_ylabel(f"{up:.0%} of the variance")
     axes.set_title(f"{table}: {len(points.ids):,} of {points.total:,} rows", loc="left")
     return figure
+
+
+def _draw_scale(figure: Figure, axes: Any, points: MapPoints, dots: dict[str, Any]) -> None:
+    """Draw the points in the colours of a scale, with its bar; those without a number in grey."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+
+    times = any(isinstance(value, datetime) for value in points.values)
+    number: Callable[[Any], float] = date2num if times else float
+    values = np.array([np.nan if one is None else number(one) for one in points.values])
+    x, y, known = np.array(points.x), np.array(points.y), np.isfinite(values)
+    axes.scatter(x[~known], y[~known], color=_OTHERS, **dots)
+    shades = axes.scatter(x[known], y[known], c=values[known], cmap="viridis", **dots)
+    bar = figure.colorbar(shades, ax=axes, shrink=0.7)
+    if times:
+        locator = AutoDateLocator()
+        bar.ax.yaxis.set(major_locator=locator, major_formatter=ConciseDateFormatter(locator))
+    missing = int(np.count_nonzero(~known))
+    name = _literal(points.color or "", _LEGEND)
+    bar.set_label(f"{name} (grey: {missing:,} without)" if missing else name)
 
 
 def _literal(text: str, length: int) -> str:

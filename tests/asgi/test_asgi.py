@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 from starlette.websockets import WebSocketDisconnect
 
+import aiovec
 from aiovec import (
     ConfigError,
     InvalidArgumentError,
@@ -238,6 +239,8 @@ async def run(request: Any, what: str) -> Any:
     await store.create_table("notes", SCHEMA, exist_ok=True)
     if what == "missing":
         return await store.count("absent")
+    if what == "filter":
+        return await store.count("notes", (aiovec.F.id == "1") & aiovec.where("yeer = 1"))
     row = {"id": "1", "embedding": [1, 0], "year": 1}
     if what == "row":
         row["year"] = "late"
@@ -291,6 +294,15 @@ def test_each_framework_answers_with_problems(
 ) -> None:
     wanted = {
         "missing": (404, "TableNotFoundError", {"table": "absent", "tables": ["notes"]}),
+        "filter": (
+            422,
+            "FilterError",
+            {
+                "text": "yeer = 1",
+                "position": 0,
+                "expected": "one of id, year, payload.<key>",
+            },
+        ),
         "row": (422, "InvalidRowError", None),
         "twice": (409, "DuplicateIdError", {"table": "notes", "ids": ["1"], "within_call": False}),
         "busy": (503, "StoreBusyError", None),

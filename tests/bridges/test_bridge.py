@@ -85,7 +85,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "a": {"n": 1, "lang": "en", "tags": ["x", "y"], "in": {"deep": True}},
     "b": {"n": 2, "lang": "de", "tags": [], "at": datetime.fromisoformat("2024-01-01")},
     "c": {"n": 3.5, "lang": None, "text": "hello world"},
-    "d": {"id": "own", "n": "2"},
+    "d": {"id": "own", "n": "2", "a.b": 1, "in.deep": "flat"},
 }
 FILTERS: list[tuple[dict[str, Any], str]] = [
     ({}, "abcd"),
@@ -110,6 +110,13 @@ FILTERS: list[tuple[dict[str, Any], str]] = [
     ({"text": {"$not_contains": "lo w"}}, "abd"),
     ({"tags": ["x", "y"]}, "a"),
     ({"in.deep": True}, "a"),
+    ({"a.b": 1}, "d"),
+    ({"in.deep": {"$in": [True, "flat"]}}, "ad"),
+    ({"in.deep": {"$ne": True}}, "bcd"),
+    ({"in.deep": {"$nin": [True, "flat"]}}, "bc"),
+    ({"in.deep": {"$exists": False}}, "bc"),
+    ({"in.deep": None}, "bc"),
+    ({"in.deep": {"$not": {"$eq": "flat"}}}, "abc"),
     ({"id": "own"}, "d"),
     ({"at": datetime.fromisoformat("2024-01-01")}, "b"),
     ({"$or": [{"n": 1}, {"$and": [{"n": 2}, {"lang": "de"}]}]}, "ab"),

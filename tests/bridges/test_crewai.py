@@ -98,6 +98,7 @@ def test_updates_and_deletes(ours: AiovecStorage) -> None:
     assert (changed.content, changed.embedding) == ("new", [0.875, 0.125])
     assert changed.last_accessed > MEMORIES[1].last_accessed
     assert ours.delete(record_ids=[]) == 0
+    assert ours.delete(categories=[]) == 0
     assert ours.delete(record_ids=["a", "none"]) == 1
     assert ours.delete("/crew", categories=["x"]) == 0
     assert ours.delete(older_than=NOW - timedelta(days=2)) == 1

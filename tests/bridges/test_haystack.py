@@ -82,7 +82,7 @@ DOCUMENTS = [
     Document(id="b", content="blue fox", embedding=[0.875, 0.125],
              meta={"lang": "de", "n": {"m": 1}}),
     Document(id="c", content="green zebra", embedding=[0.0, 1.0],
-             meta={"lang": "en", "tags": ["x", "y"]}),
+             meta={"lang": "en", "tags": ["x", "y"], "n.o": 2}),
     Document(id="d", content=None, blob=ByteStream(b"\x00\xff", mime_type="image/png"),
              sparse_embedding=SparseEmbedding(indices=[3], values=[0.5])),
 ]  # fmt: skip
@@ -105,7 +105,12 @@ def test_documents_come_back_whole(ours: AiovecDocumentStore) -> None:
     nested = {"field": "meta.n.m", "operator": "==", "value": 1}
     own = {"field": "meta.id", "operator": "==", "value": "own"}
     by_id = {"field": "id", "operator": "in", "value": ["c", "d"]}
-    for filters, wanted in ((nested, ["b"]), (own, ["a"]), (by_id, ["c", "d"])):
+    dotted = {"field": "meta.n.o", "operator": ">", "value": 1}
+    neither = {"field": "meta.n.o", "operator": "==", "value": None}
+    for filters, wanted in (
+        (nested, ["b"]), (own, ["a"]), (by_id, ["c", "d"]), (dotted, ["c"]),
+        (neither, ["a", "b", "d"]),
+    ):  # fmt: skip
         assert ids({"documents": ours.filter_documents(filters)}) == wanted
     assert ours.get_metadata_field_unique_values("tags") == (["x", "y"], 2)
     with pytest.raises(FilterError):
@@ -168,7 +173,8 @@ async def test_a_store_of_an_app_and_errors(tmp_path: Path) -> None:
         assert await store.filter_documents_async(ENGLISH) == [DOCUMENTS[0], DOCUMENTS[2]]
         info = await store.get_metadata_fields_info_async()
         assert {name: one["type"] for name, one in info.items()} == {
-            "lang": "keyword", "id": "keyword", "n": "keyword", "tags": "keyword"}  # fmt: skip
+            "lang": "keyword", "id": "keyword", "n": "keyword", "tags": "keyword",
+            "n.o": "int"}  # fmt: skip
         with pytest.raises(InvalidArgumentError):
             store.to_dict()
         with pytest.raises(aiovec.AiovecError):

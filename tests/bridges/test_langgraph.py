@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from langgraph.store.base import (
 from langgraph.store.memory import InMemoryStore
 
 import aiovec
-from aiovec import FilterError, sync
+from aiovec import FilterError, InvalidArgumentError, sync
 from aiovec_langgraph import AiovecStore
 
 pytestmark = pytest.mark.slow
@@ -136,6 +137,31 @@ def test_errors(ours: BaseStore) -> None:
     with pytest.raises(FilterError, match="expected one of"):
         ours.search((), filter={"n": {"$near": 1}})
     assert ours.search((), limit=0) == []
+    for call in (ours.search, lambda _, **more: ours.list_namespaces(**more)):
+        for name in ("limit", "offset"):
+            with pytest.raises(InvalidArgumentError, match=f"{name} must be a whole number from 0"):
+                call((), **{name: -1})
+    for wrong in ({"dim": 3, "embed": letters}, {"dims": 3}):
+        with pytest.raises(InvalidArgumentError, match="with the keys 'dims', the length"):
+            AiovecStore(index=wrong)  # type: ignore[arg-type]
+
+
+def test_dots_in_a_filter_lead_into_objects_or_are_part_of_a_key(ours: BaseStore) -> None:
+    ours.put(("a",), "flat", {"deep.x": 5})
+    ours.put(("a",), "nested", {"deep": {"x": 5}})
+    found = ours.search(("a",), filter={"deep.x": 5})
+    assert sorted(item.key for item in found) == ["flat", "nested"]
+
+
+def test_a_store_that_is_only_read_refreshes_nothing(tmp_path: Path) -> None:
+    with sync.connect(tmp_path / "a.db") as store:
+        AiovecStore(store, ttl={"default_ttl": 60}).put(("a",), "k", {"v": 1})
+        expires = store.find("langgraph")[0]["expires_at"]
+    with sync.connect(tmp_path / "a.db", read_only=True) as store:
+        ours = AiovecStore(store, ttl={"refresh_on_read": True})
+        item = ours.get(("a",), "k")
+        assert (item and item.value, len(ours.search(("a",)))) == ({"v": 1}, 1)
+        assert store.find("langgraph")[0]["expires_at"] == expires
 
 
 def test_without_an_index_and_without_rows(store: sync.VectorStore) -> None:

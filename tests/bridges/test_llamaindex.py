@@ -140,6 +140,16 @@ def test_nodes_come_back_whole(ours: AiovecVectorStore) -> None:
     assert ids(ours, similarity_top_k=99, filters=filters(("n", Op.EQ, 1))) == ["a"]
 
 
+def test_documents_are_told_apart_by_a_declared_field(store: sync.VectorStore) -> None:
+    schema = aiovec.Schema(2, fields={"text": str, "ref_doc_id": aiovec.Field(str, index="btree")})
+    made = AiovecVectorStore(store, "declared", schema=schema)
+    made.add(nodes())
+    query = VectorStoreQuery([1.0, 0.0], similarity_top_k=9, doc_ids=["doc-True"])
+    assert sorted(made.query(query).ids or ()) == ["a", "b"]
+    made.delete("doc-True")
+    assert sorted(node.node_id for node in made.get_nodes()) == ["c", "d"]
+
+
 def test_deleting(ours: AiovecVectorStore) -> None:
     ours.delete("doc-True")
     assert ids(ours, similarity_top_k=9) == ["d", "c"]

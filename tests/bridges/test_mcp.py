@@ -78,9 +78,8 @@ async def test_a_memory(tmp_path: Path) -> None:
         assert (changed["text"], changed.get("user")) == ("Ana prefers long answers.", None)
         newer = await call(client, "recall", query="answers", half_life="7d")
         assert newer["memories"][0]["id"] == first["id"]
-        assert "'30m', '12h', '7d'" in await error_of(
-            client, "recall", query="answers", half_life="soon"
-        )
+        refused = await error_of(client, "recall", query="answers", half_life="soon")
+        assert "half_life must be a text such as '30m', '12h' or '30d', not 'soon'" in refused
         listed = await call(client, "list", table="memories", order_by="-at", limit=1)
         assert [row["id"] for row in listed["rows"]] == [first["id"]]
         assert await call(client, "forget", where="payload.user = 'ben'") == {"deleted": 1}
@@ -132,10 +131,47 @@ async def test_errors_reach_the_model_with_their_text(tmp_path: Path) -> None:
         assert "title, year" in await error_of(client, "search", **search, where="yaer = 1")
         assert "no table 'nope'" in await error_of(client, "get", table="nope", ids=["a"])
         assert "where='TRUE'" in await error_of(client, "forget")
-        assert "facts must be" in await error_of(client, "remember", text="x", facts={"at": 1})
+        assert "cannot have the key 'at'" in await error_of(
+            client, "remember", text="x", facts={"at": 1}
+        )
         assert "less than or equal to 100" in await error_of(client, "search", **search, limit=101)
+        assert "1 to 512 bytes" in await error_of(client, "remember", text="x", id="")
+        for tool, arguments in (
+            ("search", {**search, "limit": "many"}), ("search", {"table": "articles"}),
+            ("get", {"table": "articles", "ids": ["a"] * 101}), ("recall", {"query": ["x"]}),
+        ):  # fmt: skip
+            refused = await error_of(client, tool, **arguments)
+            assert f"{tool} cannot take these arguments" in refused
+            assert "pydantic" not in refused
         with pytest.raises(MCPError, match="no table 'nope'"):
             await client.read_resource("aiovec://tables/nope")
+
+
+async def test_an_argument_that_a_tool_does_not_have_is_refused(tmp_path: Path) -> None:
+    """A filter of another name would find, and delete, everybody's rows."""
+    async with client_of(tmp_path, writes=True) as client:
+        for id, user in (("m1", "ana"), ("m2", "ben")):
+            await call(client, "remember", text="A text.", id=id, facts={"user": user})
+        refused = await error_of(client, "recall", query="text", filter="payload.user = 'ben'")
+        assert refused == (
+            "recall has no argument 'filter'; its arguments are: query, limit, where, half_life"
+        )
+        wrong = {"where": "payload.user = 'ana'", "id": ["m1"], "all": True}
+        assert "no argument 'all', 'id';" in await error_of(client, "forget", **wrong)
+        assert len((await call(client, "recall", query="text"))["memories"]) == 2
+        for tool in (await client.list_tools()).tools:
+            assert tool.input_schema["additionalProperties"] is False
+
+
+async def test_a_memory_in_a_table_without_times(tmp_path: Path) -> None:
+    async with aiovec.connect(tmp_path / "agent.db", embedder="demo") as store:
+        await store.create_table("articles", ARTICLES)
+        await store.upsert("articles", ROWS)
+        async with Client(create_server(store, table="articles")) as client:
+            assert len((await call(client, "recall", query="fox", limit=2))["memories"]) == 2
+            refused = await error_of(client, "recall", query="fox", half_life="7d")
+            assert "'articles'" in refused
+            assert "no field 'at'" in refused
 
 
 async def test_without_an_embedder_memories_are_found_by_words(tmp_path: Path) -> None:

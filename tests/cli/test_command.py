@@ -97,7 +97,7 @@ FAILURES = {
     "index notes -s notes.db": "every search is exact",
     "text-index year -s notes.db": "year",
     "create notes --dim 3 -s notes.db": "notes",
-    "drop absent -s notes.db": "absent",
+    "drop absent --yes -s notes.db": "absent",
     "delete absent a -s notes.db": "absent",
     "backup other.db -s notes.db": "other.db",
     "tables -s other.db": "another application",

@@ -113,7 +113,7 @@ def test_failures_of_import(run: Run, old: Path, store: Path, folder: Path) -> N
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for arguments, said in (
         (["absent.parquet"], "there is no file"),
-        ([old, "-s", old, *ITEMS], "database of another application"),
+        ([old, "-s", old, *ITEMS], "if it holds vectors, aiovec import"),
         ([store], "is already an aiovec store"),
         ([old], "docs (BLOBs: vec)"),
         ([old, "--table", "absent"], "there is no table 'absent'"),

@@ -172,7 +172,8 @@ def test_a_strict_import_from_standard_input(folder: Path) -> None:
     (folder / "rows.jsonl").write_bytes(ROW)
     command = "aiovec import - -s n.db --format jsonl --table t --strict"
     ended, _, error = in_a_shell(f"{{ cat rows.jsonl; echo broken; }} | {command}")
-    assert (ended, "nothing was kept" in error) == (1, True)
+    assert (ended, "1 row cannot be imported, so none was" in error) == (1, True)
+    assert not (folder / "n.db").exists()
     ended, out, error = in_a_shell(f"cat rows.jsonl | {command}")
     assert (ended, "imported 1 row" in out) == (0, True), error
 

@@ -80,6 +80,8 @@ def test_by_words(run: Run, texts: Path) -> None:
     assert ids(run, "docs", "water -cold", "--by", "text", *toml) == ["snow"]
     assert ids(run, "docs", "cold door", "--by", "text", *toml) == []
     assert sorted(ids(run, "docs", "cold door", "--by", "text", "--any", *toml)) == ["door", "wool"]
+    shown = run("search", "docs", "water", "--by", "text", *toml).lines  # in half of the rows
+    assert [float(score) > 0 for score, *_ in shown[1:]] == [True, True]
     assert ids(run, "docs", "opened doors", "--by", "vector", *toml)[0] == "door"
     vector = json.dumps([1.0] + [0.0] * 255)
     assert len(ids(run, "docs", "--vector", vector, *toml)) == 3
@@ -105,7 +107,7 @@ def test_newer_rows_first(run: Run) -> None:
     wrong = run("search", *search, "--boost", "at:soon")
     assert (wrong.code, "'30m', '12h', '7d'" in wrong.err) == (2, True)
     assert (
-        "one of at, payload.<key>, not 'then'" in run("search", *search, "--boost", "then:7d").err
+        "times: at, payload.<key>, not 'then'" in run("search", *search, "--boost", "then:7d").err
     )
 
 

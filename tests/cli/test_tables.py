@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
+from tests.harness.command import COMMAND, run_process
 
 from aiovec import sync
 
@@ -45,9 +51,49 @@ def test_a_table_from_its_creation_to_its_end(run: Run, folder: Path) -> None:
     assert (mistaken.code, "pass a filter with --where" in mistaken.err) == (2, True)
     assert run("delete", "notes", "year > 2000", *notes).out == "deleted 0 rows\n"
     assert run("delete", "b", *notes, "--json").json == {"deleted": 1}
-    assert run("drop", "notes", *notes).out == "dropped notes with 0 rows\n"
+    refused = run_process("drop", "notes", *notes)
+    assert (refused.code, "pass --yes" in refused.err) == (2, True)
+    assert run("tables", *notes).lines[1][0] == "notes"
+    assert run("drop", "notes", "--yes", *notes).out == "dropped notes with 0 rows\n"
     none = run("rows", *notes)
     assert (none.code, none.err) == (1, "error: which table? the store has: no table\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal is needed")
+def test_a_table_is_dropped_on_a_terminal_once_that_is_confirmed(run: Run, store: Path) -> None:
+    import pty
+
+    for answer, code, left in (("n", 1, 4), ("y", 0, None)):
+        ours, terminal = pty.openpty()
+        with (
+            os.fdopen(ours, "r+b", buffering=0) as keyboard,
+            subprocess.Popen(
+                [*COMMAND, "drop", "notes", "-s", store], stdin=terminal, stderr=terminal
+            ) as process,
+        ):
+            os.close(terminal)
+            asked = b""
+            while b"[y/N]:" not in asked:
+                asked += keyboard.read(100)
+            assert b"Drop notes with 4 rows?" in asked
+            keyboard.write(f"{answer}\n".encode())
+            assert process.wait(60) == code, answer
+        with sync.connect(store) as vectors:
+            assert (vectors.count("notes") if vectors.tables() else None) == left
+
+
+def test_the_name_of_a_table_is_not_taken_for_an_id(run: Run, store: Path) -> None:
+    with sync.connect(store) as vectors:
+        (row,) = vectors.get("notes", "a", include_vector=True)
+        vectors.insert("notes", [{**row.to_dict(), "id": "notes"}])
+    for others in ([], ["memos"]):
+        with sync.connect(store) as vectors:
+            for name in others:
+                vectors.create_table(name)
+        refused = run("delete", "notes", "-s", store)
+        assert (refused.code, "notes is a table" in refused.err) == (2, True)
+    assert run("count", "notes", "-s", store).out == "5\n"
+    assert run("delete", "notes", "notes", "-s", store).out == "deleted 1 row\n"
 
 
 def test_several_tables_want_one_named(run: Run, store: Path) -> None:

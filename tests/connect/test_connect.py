@@ -80,6 +80,16 @@ async def test_an_opening_is_awaited_or_entered_once(made: list[Toy], tmp_path: 
     assert [backend.done for backend in made] == [["open", "close"]] * 3
 
 
+async def test_a_backend_that_fails_to_close_is_closed_once(made: list[Toy]) -> None:
+    store = await connect("toy://stuck")
+    with pytest.raises(OSError, match="does not close"):
+        await store.close()
+    await store.close()
+    with pytest.raises(AiovecError, match="closed"):
+        await store.tables()
+    assert made[-1].done == ["open", "close"]
+
+
 async def test_a_cancelled_opening_closes(made: list[Toy]) -> None:
     async def opened() -> VectorStore:
         return await connect("toy://slow")

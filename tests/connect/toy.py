@@ -40,6 +40,8 @@ class Toy(Backend):
     async def close(self) -> None:
         await asyncio.sleep(0)
         self.done.append("close")
+        if self._target == "toy://stuck":
+            raise OSError("it does not close")
 
     async def ping(self) -> None:
         self.done.append("ping")

@@ -289,6 +289,30 @@ class AlteringContract(ContractBase):
         assert await store.count("notes") == 2000 + written
 
     @pytest.mark.core
+    async def test_calls_are_let_through_by_those_who_alter_without_a_pause(
+        self, store: VectorStore
+    ) -> None:
+        await store.create_table("notes", Schema(DIM, fields={"year": int}))
+        ended = asyncio.Event()
+
+        async def alter(name: str) -> None:
+            while not ended.is_set():
+                await store.add_field("notes", name, Field(str))
+                await store.drop_field("notes", name)
+
+        altering = [asyncio.ensure_future(alter(f"field{n}")) for n in range(4)]
+        try:
+            for n in range(10):
+                row = {"id": f"r{n}", "embedding": vectors(1)[0], "year": n}
+                assert await store.insert("notes", [row]) == 1
+                assert len(await store.find("notes", f"year = {n}")) == 1
+                assert len([batch async for batch in store.export("notes")]) == 1
+        finally:
+            ended.set()
+            await asyncio.gather(*altering)
+        assert dict((await store.schema("notes")).fields) == {"year": Field(int)}
+
+    @pytest.mark.core
     async def test_another_store_sees_altered_tables(self, tmp_path: Path) -> None:
         self.need_persistence()
         async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:

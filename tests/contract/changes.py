@@ -13,7 +13,8 @@ import pytest
 from tests.contract.base import ContractBase
 from tests.harness.values import DIM, EVERY_KIND, python_rows, rows_of_every_kind, small_rows
 
-from aiovec import DuplicateIdError, InvalidArgumentError, VectorStore
+import aiovec
+from aiovec import DuplicateIdError, Field, InvalidArgumentError, VectorStore
 from aiovec.backend.contract import Backend
 from aiovec.errors import ChangesPrunedError
 
@@ -144,6 +145,42 @@ class ChangesContract(ContractBase):
             await late.follow(limit)
             assert late.rows == often.rows
 
+    @pytest.mark.parametrize("limit", [1, 40])
+    async def test_a_page_has_about_so_many_changes(self, tmp_path: Path, limit: int) -> None:
+        """Also of deletes, each of which is told once."""
+        async with self.feed(tmp_path) as (store, backend):
+            await store.insert("notes", small_rows(200))
+            follower = Follower(backend, "notes")
+            await follower.follow()
+            await store.delete("notes", [f"r{n:04}" for n in range(100)])
+            await store.upsert("notes", small_rows(50, start=180))
+            handle = await backend.open_table("notes")
+            told: list[str] = []
+            number, complete = follower.number, False
+            while not complete:
+                page = await backend.changes(handle, number, limit=limit)
+                ids = [*page.deleted, *page.upserted.column("id").to_pylist()]
+                assert len(ids) <= 2 * limit
+                told += ids
+                number, complete = page.number, page.complete
+            assert sorted(told) == [f"r{n:04}" for n in (*range(100), *range(180, 230))]
+            await follower.follow(limit)
+            assert follower.rows == await _content(store, "notes")
+
+    async def test_a_field_that_is_added_between_two_pages(self, tmp_path: Path) -> None:
+        async with self.feed(tmp_path) as (store, backend):
+            await store.insert("notes", small_rows(9))
+            page = await backend.changes(await backend.open_table("notes"), 0, limit=4)
+            assert not page.complete
+            await store.add_field("notes", "more", Field(int))
+            follower = Follower(backend, "notes")
+            follower.rows = {row["id"]: row for row in python_rows(page.upserted)}
+            try:
+                await follower.follow(4, since=page.number)
+            except ChangesPrunedError:
+                await follower.follow(4, since=0)
+            assert follower.rows.keys() == (await _content(store, "notes")).keys()
+
     async def test_following_while_others_write(self, tmp_path: Path) -> None:
         async with self.feed(tmp_path) as (store, backend):
             follower = Follower(backend, "notes")
@@ -184,5 +221,61 @@ class ChangesContract(ContractBase):
             fresh.rows, fresh.number = await _content(store, "notes"), floor
             await store.upsert("notes", small_rows(2, start=500))
             await store.delete("notes", "r0299")
+            await fresh.follow(3)
+            assert fresh.rows == await _content(store, "notes")
+            # Whoever begins only now reads the rows from below the floor in pages, too.
+            late = Follower(backend, "notes")
+            await late.follow(3)
+            assert late.rows == fresh.rows
+
+    async def test_the_numbers_of_another_table_are_told(self, tmp_path: Path) -> None:
+        async with self.feed(tmp_path) as (store, backend):
+            await store.insert("notes", small_rows(5))
+            follower = Follower(backend, "notes")
+
+            async def begins_anew() -> None:
+                with pytest.raises(ChangesPrunedError):
+                    await follower.follow()
+                follower.rows, follower.number = {}, 0
+                await follower.follow(2)
+                assert follower.rows == await _content(store, "notes")
+                await store.update("notes", {"name": "newer"}, where="TRUE")
+                await store.delete("notes", where="id LIKE '%3'")
+                await follower.follow(2)
+                assert follower.rows == await _content(store, "notes")
+
+            await follower.follow()
+            for number in (2 * follower.number, 2**200):
+                with pytest.raises(ChangesPrunedError):
+                    await follower.follow(since=number)
+            await store.drop_table("notes")
+            await store.create_table("notes", EVERY_KIND)
+            await store.insert("notes", small_rows(5, start=10))
+            await begins_anew()
+            if self.renames_tables:
+                await store.create_table("others", EVERY_KIND)
+                await store.insert("others", small_rows(5, start=20))
+                await store.rename_table("notes", "old")
+                await store.rename_table("others", "notes")
+                await begins_anew()
+
+    async def test_the_numbers_before_a_restore_are_told(self, tmp_path: Path) -> None:
+        async with self.feed(tmp_path) as (store, backend):
+            self.need(store, "restore")
+            await store.insert("notes", small_rows(10))
+            follower = Follower(backend, "notes")
+            await follower.follow()
+            await store.backup(tmp_path / "backup")
+            await store.delete("notes", ["r0001", "r0002"])
+            await store.update("notes", {"name": "later"}, where="TRUE")
+            await store.insert("notes", small_rows(1, start=50))
+            await follower.follow()
+        await aiovec.restore(tmp_path / "backup", self.target(tmp_path), overwrite=True)
+        for read_only in (True, False):
+            async with self.connect(tmp_path, read_only=read_only) as store:
+                with pytest.raises(ChangesPrunedError):
+                    await store.changes("notes", follower.number)
+        async with self.connect(tmp_path) as store, self.opened_backend(tmp_path) as backend:
+            fresh = Follower(backend, "notes")
             await fresh.follow(3)
             assert fresh.rows == await _content(store, "notes")

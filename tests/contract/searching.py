@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -170,6 +171,32 @@ class SearchingContract(ContractBase):
             assert len(hits) == 10, limit
 
     @pytest.mark.core
+    async def test_numbers_beyond_all_rows(self, store: VectorStore) -> None:
+        """No number that a caller may pass is an error of the store, as that it were damaged."""
+        words = {"fields": {"name": Field(str, text=store.supports("text"))}}
+        await filled(store, Schema(DIM, **words), small_rows(10, name="word"))
+        query = vectors(1)[0]
+        for most in (2**31, 2**53, 2**63 - 2, 2**63 - 1, 2**63, 10**20):
+            with case(most):
+                assert len(await store.find("notes", limit=most)) == 10
+                assert len(await store.search("notes", query, limit=most)) == 10
+                assert await store.distinct("notes", "name", limit=most) == {"word": 10}
+                batches = [batch async for batch in store.export("notes", batch_size=most)]
+                assert sum(batch.num_rows for batch in batches) == 10
+                groups = {"group_by": "name", "per_group": most, "limit": 2}
+                assert len(await store.search("notes", query, **groups)) == 10
+                again = {"fetch_k": most, "diversity": 0.5}
+                assert len(await store.search("notes", query, **again)) == 10
+                assert await store.find("notes", limit=most, offset=most) == []
+                assert await store.search("notes", query, limit=most, offset=most) == []
+                if store.supports("text"):
+                    hits = await store.search_text("notes", "word", limit=most, highlight=True)
+                    assert len(hits) == 10
+                    hits = await store.search_hybrid("notes", "word", query, limit=most)
+                    assert len(hits) == 10
+                if store.supports("changes"):
+                    assert (await store.changes("notes", limit=most)).upserted.num_rows == 10
+
     async def test_a_search_sees_every_write(self, notes: VectorStore) -> None:
         query = [9.0, -9.0, 9.0, -9.0]
         await notes.insert("notes", [{"id": "x", "embedding": query, "year": 1_000}])
@@ -295,6 +322,35 @@ class SearchingContract(ContractBase):
                 await store.search("notes", query, offset=wrong)
         with pytest.raises(InvalidArgumentError, match=r"offset \+ limit, 14"):
             await store.search("notes", query, limit=4, offset=10, fetch_k=13)
+
+    async def test_groups_that_have_all_the_rows(self, store: VectorStore) -> None:
+        """Fewer than wanted, one far behind another, and of values that no filter compares."""
+        values: tuple[Any, ...] = ([1], {"z": [1]}, "far", None, 1, True, "1")
+        rows = small_rows(150)
+        for n, row in enumerate(rows):
+            value = values[n % len(values)] if n % 3 else values[0]
+            if n in (0, 49):  # the farthest and the nearest
+                value = {"of": "both ends"}
+            row |= {"embedding": [float(n % 50), n + 1, 0, 0]} | ({"k": value} if value else {})
+            row["name"] = f"{json.dumps(value)}"
+        await filled(store, SMALL, rows)
+        query = [1.0, 0, 0, 0]
+        every = await store.search("notes", query, limit=150)
+        for key, limit, per_group in (
+            ("payload.k", 10, 1), ("payload.k", 10, 40), ("payload.k", 2, 2), ("name", 10, 3),
+            ("payload.absent", 10, 3),
+        ):  # fmt: skip
+            wanted: dict[str, list[str]] = {}
+            for hit in every:
+                group = "" if key == "payload.absent" else hit["name"]
+                if group in wanted or len(wanted) < limit:
+                    wanted.setdefault(group, []).append(hit.id)
+            best = {id for ids in wanted.values() for id in ids[:per_group]}
+            with case((key, limit, per_group)):
+                hits = await store.search(
+                    "notes", query, group_by=key, limit=limit, per_group=per_group
+                )
+                assert ids_of(hits) == [id for id in ids_of(every) if id in best]
 
     @pytest.mark.parametrize("metric", METRICS)
     async def test_like_several_rows_and_unlike_others(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ ROWS = 10_000
 MOST_SECONDS = 0.1
 """A coarse bound of a callback's own CPU time: five times what the docs promise."""
 
-SCHEMA = Schema(4, fields={"name": Field(str, text=True), "year": int, "tags": list[str]})
+SCHEMA = Schema(
+    4,
+    fields={
+        "name": Field(str, text=True), "year": int, "tags": list[str],
+        "until": Field(datetime, expires=True),
+    },
+)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -32,6 +39,7 @@ async def test_no_callback_takes_long(tmp_path: Path, monkeypatch: pytest.Monkey
     }  # fmt: skip
     rows = [{name: column[n] for name, column in columns.items()} for n in range(ROWS)]
     query = columns["embedding"][0]
+    filters = [(F.year >= n) & (F.name == f"name {n}") for n in range(ROWS)]
     megabyte = {"name": "long text " * 100_000, "items": list(range(100_000))}
     calls: dict[str, Callable[[], Awaitable[Any]]] = {
         "insert": lambda: store.insert("notes", columns),
@@ -40,6 +48,7 @@ async def test_no_callback_takes_long(tmp_path: Path, monkeypatch: pytest.Monkey
         "find": lambda: store.find("notes", limit=ROWS),
         "search": lambda: store.search("notes", query, limit=ROWS),
         "search_many": lambda: store.search_many("notes", columns["embedding"][:500], limit=10),
+        "a filter each": lambda: store.search_many("notes", columns["embedding"], where=filters),
         "search_text": lambda: store.search_text("notes", "name", limit=5_000, highlight=True),
         "search_hybrid": lambda: store.search_hybrid("notes", "name", query, limit=5_000),
         "diversity": lambda: store.search("notes", query, limit=300, diversity=0.5),

@@ -402,6 +402,19 @@ class TextContract(ContractBase):
                 assert hit.id == id
                 assert marked in hit.highlights["body"]
 
+    async def test_parts_with_white_space_are_found_as_they_are(self, store: VectorStore) -> None:
+        gaps = {"space": " ", "two": "  ", "line": "\n", "tab": "\t", "lines": "\r\n\r\n"}
+        await self._texts(
+            store, NGRAM, {id: f"the first{gap}and second" for id, gap in gaps.items()}
+        )
+        for id, gap in gaps.items():
+            for part in (f"first{gap}and", f"t{gap}a", f"the first{gap}and second"):
+                with case(part):
+                    (hit,) = await store.search_text("notes", f'"{part}"', highlight=True)
+                    assert hit.id == id
+                    assert f"<mark>{part}</mark>" in hit.highlights["body"]
+        assert len(await store.search_text("notes", "first\n\tand")) == len(gaps)
+
     # Filters
 
     @pytest.mark.core
@@ -537,7 +550,8 @@ class TextContract(ContractBase):
         self.need(store, "text")
         await filled(store, TEXTS, pages({"a": "hello"}))
         for query, cure in (
-            ("titel:hello", "did you mean 'title'"), ("x -Title:hello", "did you mean 'title'"),
+            ("titel:hello", "did you mean 'title'"), ("bodi:hello", "did you mean 'body'"),
+            ("bdoy:hello", "did you mean 'body'"), ("x -Title:hello", "did you mean 'title'"),
             ('year:2024 x', "where"), ('id:"a"', "where"),
         ):  # fmt: skip
             with case(query):

@@ -310,8 +310,9 @@ class WritingContract(ContractBase):
                 with pytest.raises(InvalidRowError) as caught:
                     await store.upsert("notes", many)
                 assert (caught.value.id, caught.value.field) == (id, field)
-                for value in values:
-                    assert value in str(caught.value)
+                theirs, ours = values
+                assert ours in str(caught.value)
+                assert theirs not in str(caught.value)
         assert_same_rows(await store.get("notes", ["a", "b", "c"]), rows, schema)
         assert await store.count("notes") == 3
         # In groups: those of many tasks that share a commit.

@@ -112,6 +112,9 @@ FRAMES: dict[str, Callable[[], Any]] = {
     "pandas with ndarrays": lambda: a_pandas_frame().assign(
         embedding=[np.array(v, dtype=np.float16) for v in VECTORS]
     ),
+    "pandas with arrays of text, as from Parquet": lambda: a_pandas_frame().assign(
+        tags=[np.array(["p", "q"]), None, np.array([], object)]
+    ),
     "pandas in another zone and unit": lambda: a_pandas_frame().assign(
         seen=pd.to_datetime([MOMENT, None, MOMENT]).tz_convert("Asia/Kolkata").as_unit("ns")
     ),
@@ -143,12 +146,18 @@ async def test_columns_that_do_not_fit_name_the_row(notes: VectorStore) -> None:
         (pl.DataFrame, "year", [1.0, 3.5, 3.0], 1, "whole number"),
         (pl.DataFrame, "year", large, 2, "64 bits"),
         (pl.DataFrame, "score", [decimal.Decimal("1.5")] * 3, 0, "must be a number"),
-        (pl.DataFrame, "seen", [naive] * 3, 0, "time zone"),
+        (pl.DataFrame, "seen", [None, naive, naive], 1, r"pl\.col\('seen'\)\.dt\.replace_time"),
         (pl.DataFrame, "name", [1, 2, 3], 0, "must be text"),
         (pl.DataFrame, "tags", ["a", "b", "c"], 0, "must be a list"),
         (pd.DataFrame, "year", [1.0, np.nan, 3.5], 2, "whole number"),
-        (pd.DataFrame, "seen", pd.to_datetime(["2024-01-01"] * 3), 0, "time zone"),
-        (pd.DataFrame, "extra", pd.to_datetime(["2024-01-01"] * 3), 0, "not JSON"),
+        (pd.DataFrame, "seen", pd.to_datetime(["2024-01-01"] * 3), 0, "no time zone"),
+        (
+            pd.DataFrame,
+            "extra",
+            pd.to_datetime(["2024-01-01"] * 3),
+            0,
+            r"^field 'extra' of row 0 \(id 'a'\): its .*df\['extra'\]\.dt\.tz_localize\('UTC'\)",
+        ),
         (pd.DataFrame, "score", [1.0, {}, 2.0], 1, "a number"),
         (pd.DataFrame, "extra", pd.period_range("2024-01", periods=3, freq="M"), None, "convert"),
     ):

@@ -119,6 +119,22 @@ async def test_types_of_arrow(store: VectorStore) -> None:
     assert (await store.find("t"))[0]["b"] == [True]
 
 
+async def test_arrays_of_text_are_lists(store: VectorStore) -> None:
+    """A frame that was read from Parquet has its lists so."""
+    arrays = [np.array(["a", "b"], object), np.array(["c"]), np.array([], object)]
+    rows = columns(x=arrays, y=[{"deep": arrays[0]}, None, np.array([["z"]])])
+    for given in (rows, {name: [row[name] for row in rows] for name in rows[0]}):
+        await store.create_table("t", given)
+        assert (await store.schema("t")).fields == {"x": Field(list[str])}
+        found = sorted(await store.find("t"), key=lambda row: len(row["x"]))
+        assert [row["x"] for row in found] == [[], ["c"], ["a", "b"]]
+        assert [row["y"] for row in found] == [[["z"]], None, {"deep": ["a", "b"]}]
+        await store.drop_table("t")
+    times = [np.array(["2024-01-01"], "datetime64[ns]")] * 2
+    with pytest.raises(aiovec.InvalidRowError, match="ndarray is not JSON"):
+        await store.create_table("t", columns(x=times))
+
+
 async def test_options(store: VectorStore) -> None:
     rows = columns(title=["red", "blue"], year=[1, 2], more=[[1.5, 2, 3], [1, 2, 3]])
     schema = await store.create_table(
@@ -138,14 +154,17 @@ async def test_refused_rows_leave_no_table(store: VectorStore) -> None:
     wrong = aiovec.InvalidRowError, aiovec.InvalidArgumentError
     rows = columns(x=[1, 2])
     for given, options, error, says in (
-        ([{"title": "a"}], {}, wrong, "no vectors are found.*'title'.*vector=.*embed="),
+        ([{"title": "a"}], {}, wrong, "no vectors were found.*'title'.*vector=.*embed="),
         ([], {}, wrong, "no vectors"),
         ([{"a": VECTOR, "b": VECTOR}], {}, wrong, "'a', 'b'"),
-        ([{"embedding": "a"}], {}, wrong, "'embedding' holds none"),
+        ([{"embedding": 5}], {}, wrong, "in the column 'embedding', which holds none"),
+        ([{"embedding": "[1, 2]"}], {}, wrong, "'embedding', which holds text .parse it"),
+        (pa.table({"embedding": ["[1, 2]"]}), {}, wrong, "'embedding', which holds text .parse"),
+        ({"id": [], "embedding": []}, {}, wrong, "'embedding', which holds no value .pass a Sch"),
         ({"id": "a", "embedding": VECTOR}, {}, wrong, "a list of one mapping"),
         (5, {}, wrong, "rows are"),
         (rows, {"vector": "no"}, wrong, "'no'"),
-        (rows, {"text": ["x"]}, wrong, "field of text"),
+        (rows, {"text": ["x"]}, wrong, "text field"),
         (rows, {"index": ["z"]}, wrong, "name of a field"),
         (rows, {"text": 5}, wrong, "text"),
         (rows, {"exist_ok": True}, wrong, "upsert"),

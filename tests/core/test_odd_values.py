@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from tests.contract.base import case
 
@@ -26,15 +27,19 @@ LOOPY: list[Any] = []
 LOOPY.append(LOOPY)
 
 
-class Unreadable:
+class Foreign:
+    asked = 0
+
     def __repr__(self) -> str:
-        raise RuntimeError("no words for it")
+        Foreign.asked += 1
+        return "its own words"
 
 
 async def test_values_without_a_text_are_refused_like_others(store: VectorStore) -> None:
-    await store.create_table("notes", Schema(2))
+    """Nobody asks an object of another library for its text."""
+    await store.create_table("notes", Schema(2, fields={"year": int}))
     await store.insert("notes", [{"id": "a", "embedding": [1, 0]}])
-    values: dict[str, Any] = {"number": -(10**5000), "object": Unreadable(), "list": LOOPY}
+    values: dict[str, Any] = {"number": -(10**5000), "object": Foreign(), "list": LOOPY}
     for name, value in values.items():
         for call in (
             store.search("notes", [1, 0], limit=value),
@@ -52,6 +57,18 @@ async def test_values_without_a_text_are_refused_like_others(store: VectorStore)
                 await call
         with case(name), pytest.raises(AiovecError):
             store.table(value)
+        row = {"id": "b", "embedding": [1, 0], "year": value, "extra": {"a": [value]}}
+        with case(name), pytest.raises(AiovecError):
+            await store.insert("notes", [row])
+    assert not Foreign.asked
+    for value, words in (
+        (np.float32(1.5), "not np.float32(1.5)"), (np.arange(3), "not <ndarray of length 3>"),
+        (pa.array(["a"]), "not <StringArray of length 1>"), ([pa.scalar("a")], "<StringScalar>"),
+        (Foreign(), "not <Foreign>"), (Schema(2).metric, "not 'cosine'"),
+    ):  # fmt: skip
+        with case(words), pytest.raises(InvalidArgumentError) as caught:
+            await store.search("notes", [1, 0], limit=value)
+        assert words in str(caught.value)
 
 
 async def test_a_selection_that_never_ends_is_refused(store: VectorStore) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,7 +54,7 @@ async def test_rows_that_are_alike_lie_close_together() -> None:
         assert len(left) == 1
         assert points.explained[0] > 0.5
         assert await plot.map_points(store, "t") == points
-        none = dataclasses.replace(points, color=None, groups=[], members=[])
+        none = dataclasses.replace(points, color=None, groups=[], members=[], values=[])
         assert await plot.map_points(store, "t", color=False) == none
         few = await plot.map_points(store, "t", rows=20)
         assert len(few.ids) + few.without == 20
@@ -93,15 +95,46 @@ def test_a_figure_of_either_face() -> None:
     figure = asyncio.run(awaited())
     (axes,) = figure.axes
     assert "200 of 201" in axes.get_title(loc="left")
-    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    (legend,) = figure.legends
+    shown = [text.get_text() for text in legend.get_texts()]
     assert shown == [r" \$even\$ (100)", " _odd (100)"]
     assert sum(len(dots.get_offsets()) for dots in axes.collections) == 200
     assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
+    right = figure.bbox.x1  # of the picture: the legend is not cut
+    assert legend.get_window_extent().x1 <= right
     with aiovec.sync.connect(":memory:") as store:
         store.create_table("t", SCHEMA)
         empty = plot.map(store, "t")
     assert "0 of 0" in empty.axes[0].get_title(loc="left")
     assert empty._repr_png_()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+async def test_many_numbers_or_times_are_drawn_along_a_scale(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    fields = {"n": int, "x": float, "at": datetime, "few": int}
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("t", Schema(dim=2, fields=fields))
+        begin = datetime(2026, 1, 31, tzinfo=UTC)
+        await store.insert("t", [
+            {"embedding": [1, n], "n": n * 1000, "x": n / 7, "at": begin + timedelta(days=n),
+             "few": n % 12}
+            for n in range(90)
+        ] + [{"embedding": [2, 1]}])  # fmt: skip
+        for name, first in (("n", 0), ("x", 0), ("at", begin)):
+            points = await plot.map_points(store, "t", color=name)
+            assert points.values.count(None) == 1
+            assert first in points.values
+            figure = await plot.map(store, "t", color=name)
+            axes, bar = figure.axes
+            assert (axes.get_legend(), figure.legends) == (None, [])
+            assert bar.get_ylabel() == f"{name} (grey: 1 without)"
+            assert sorted(len(dots.get_offsets()) for dots in axes.collections) == [1, 90]
+            figure.savefig(tmp_path / f"{name}.png")
+            ticks = {tick.get_text() for tick in bar.get_yticklabels()}
+            assert name != "at" or ticks & {"Feb", "Mar", "2026-Feb", "2026-Mar"}
+        assert (await plot.map_points(store, "t", color="few")).values == []
 
 
 async def test_the_vectors_of_results_are_one_matrix() -> None:

@@ -72,7 +72,7 @@ def test_every_answer_is_results() -> None:
 @pytest.mark.slow
 def test_tables_have_the_values_of_the_rows() -> None:
     pytest.importorskip("pandas")
-    pytest.importorskip("polars")
+    polars_lib = pytest.importorskip("polars")
     for found in asked(answers):
         rows = {row["id"]: row.to_dict() for row in found}
         arrow = found.to_arrow()
@@ -81,6 +81,9 @@ def test_tables_have_the_values_of_the_rows() -> None:
         assert arrow.column("id").to_pylist() == list(rows)
         assert polars["id"].to_list() == list(pandas["id"]) == list(rows)
         assert arrow.schema.field("seen").type == pa.timestamp("us", tz="UTC")
+        if "embedding" in arrow.column_names:
+            assert arrow.schema.field("embedding").type.value_type == pa.float32()
+            assert polars.schema["embedding"].inner == polars_lib.Float32
         for values in (arrow.column("year").to_pylist(), polars["year"].to_list()):
             assert values == [row.get("year") for row in rows.values()]
         assert [int(year) for year in pandas["year"] if year is not None] == [

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.contract.base import case
 
 import aiovec
-from aiovec import F, Schema
+from aiovec import Embed, F, Schema
 
 
 @pytest.fixture
 async def store() -> Any:
-    async with aiovec.connect(":memory:") as opened:
-        fields = {"year": int, "title": str}
+    async with aiovec.connect(":memory:", embedder="demo") as opened:
+        fields = {"year": int, "title": str, "at": datetime}
         await opened.create_table("docs", Schema(2, fields=fields))
         rows = [{"id": str(n), "embedding": [1, n], "year": 2000 + n} for n in range(4)]
         await opened.insert("docs", rows)
+        texts = Schema(fields={"body": str}, embed=Embed("body"))
+        await opened.create_table("texts", texts)
         yield opened
 
 
@@ -33,7 +38,57 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     yield lambda: store.search_text("docs", "x", exact=True), TypeError, "'exact'"
     yield lambda: store.find("docs", "title CONTAINS 'a'"), where, "CONTAINS_TEXT or LIKE"
     yield lambda: store.find("docs", 2024), where, r"F\.year == 2024"
+    arguments, rows = aiovec.InvalidArgumentError, aiovec.InvalidRowError
+    for field in ("att", "year"):
+        boosted = partial(store.search, "docs", vector, boost=aiovec.Decay(field, "7d"))
+        yield boosted, arguments, rf"a field of times: title, at, payload.<key>, not '{field}'"
+    yield lambda: store.create_table("x", {"dim": 3}), arguments, r"schema must be aiovec\.Schema\("
+    yield lambda: store.insert("docs", ["hello"]), rows, "^row 0: a row is a mapping.*not str$"
+    yield lambda: store.insert("texts", ["hello"]), rows, r"write {'body': \['hello', \.\.\.\]}$"
     yield lambda: store.create_index("docs"), aiovec.UnsupportedError, "searches are exact"
+    argument, rows = aiovec.InvalidArgumentError, [{"embedding": [1, 0]}]
+    yield lambda: store.delete("docs"), argument, "^pass ids or where; to select every row, pass"
+    yield lambda: store.create_table("new", rows, exist_ok=True), argument, r"with upsert\(\)$"
+    yield lambda: store.create_table("new", metric="l2"), argument, "set them in the schema$"
+    yield lambda: store.create_table("new", [{"x": 1}]), aiovec.InvalidRowError, r"columns \['x'\]"
+    yield lambda: store.create_table("new", [{}]), aiovec.InvalidRowError, "there are no columns;"
+    new = aiovec.Field(int, nullable=False)
+    yield lambda: store.add_field("docs", "n", new), argument, "^the new field 'n' must be nullable"
+    many = {"fetch_k": 50, "boost": aiovec.Decay("at", "7d"), "rerank": list}
+    yield lambda: store.search("docs", vector, **many), argument, "^boost and rerank cannot be"
+    yield lambda: store.search_many("docs", np.ones(2)), argument, "put it in a list$"
+
+
+async def test_a_name_among_many(store: Any) -> None:
+    """Its message names the one that was meant and not all the others."""
+    fields = {f"{'abcdefghij'[n % 10]}_name_{n:04}": str for n in range(1_900)}
+    fields |= {"title": aiovec.Field(str, text=True), "titles": str}
+    await store.create_table("many", Schema(2, fields=fields))
+    select, vector = ["titel"], [1.0, 0.0]
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        "select": lambda: store.find("many", select=select),
+        "select of a search": lambda: store.search("many", vector, select=select),
+        "order_by": lambda: store.find("many", order_by="titel"),
+        "group_by": lambda: store.search("many", vector, group_by="titel"),
+        "distinct": lambda: store.distinct("many", "titel"),
+        "bounds": lambda: store.bounds("many", "titel"),
+        "text": lambda: store.search_text("many", "titel:wool"),
+        "where": lambda: store.find("many", "titel = 'a'"),
+        "index": lambda: store.create_field_index("many", "titel", "btree"),
+        "drop": lambda: store.drop_field("many", "titel"),
+        "rename": lambda: store.rename_field("many", "titel", "x"),
+        "boost": lambda: store.search("many", vector, boost=aiovec.Decay("titel", "7d")),
+        "update": lambda: store.update("many", {"titel": 5, "a_name_0000": 5}, ids=["0"]),
+    }
+    for name, call in calls.items():
+        with case(name):
+            with pytest.raises(aiovec.AiovecError) as caught:
+                await call()
+            assert len(str(caught.value)) < 1_500
+            if name in ("select", "select of a search", "order_by", "group_by", "distinct", "text"):
+                assert "did you mean 'title'?" in str(caught.value)
+            if name not in ("text", "update"):
+                assert " more" in str(caught.value)
 
 
 async def test_calls(store: Any) -> None:
@@ -50,6 +105,7 @@ def test_conditions_and_schemas() -> None:
         (lambda: wrong.isnull(), AttributeError, "did you mean 'is_null'"),
         (lambda: wrong.isin([1]), AttributeError, "did you mean 'in_'"),
         (lambda: wrong.kind, AttributeError, r'F\["year\.kind"\]'),
+        (lambda: Schema(fields={"year": int}), aiovec.InvalidArgumentError, r"dim must be given"),
         (lambda: Schema(2, metric="euclidean"), aiovec.InvalidArgumentError, r"'l2' \(Eucl"),
         (lambda: Schema(2, metric="ip"), aiovec.InvalidArgumentError, r"'dot' \(inner product\)"),
     ):
@@ -68,12 +124,33 @@ async def test_a_filter_in_the_place_of_ids(store: Any) -> None:
         assert await store.delete("docs", id) == (id == "1")
 
 
+async def test_a_row_is_no_object(store: Any) -> None:
+    (hit,) = await store.search("docs", [1.0, 0.0], limit=1)
+    (row,) = await store.get("docs", "0")
+    for one in (hit, row):
+        for name, cure in (("title", r"write row\['title'\]"), ("payload", "fields are its items")):
+            with pytest.raises(AttributeError, match=f"no attribute '{name}'; {cure}"):
+                getattr(one, name)
+        assert not hasattr(one, "__array__")
+
+
 async def test_a_forgotten_await() -> None:
     unopened: Any = aiovec.connect(":memory:")
     with pytest.raises(AttributeError, match=r"await aiovec\.connect"):
         unopened.search("docs", [1.0])
     assert not hasattr(unopened, "_repr_html_")
+    with pytest.raises(TypeError, match=r"async with aiovec\.connect.*aiovec\.sync"), unopened:
+        pass
     await (await unopened).close()
+
+
+async def test_a_table_to_preload_that_does_not_exist(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tmp_path / "aiovec.toml"
+    config.write_text('[retrieval]\nsqlite_path = "x.db"\n[retrieval.sqlite]\npreload = ["nope"]\n')
+    async with aiovec.connect(config=config):
+        assert "preload names 'nope', which is no table of" in caplog.text
 
 
 async def test_reach_and_rights(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ BEYOND = ("docs/how-to/ray.md", "docs/explanation/scale.md")
 # Each is read by the users of one framework or of another store, and by nobody else.
 BRIDGES = (
     "docs/how-to/agent-memory.md",
+    "docs/explanation/side-by-side.md",
     "docs/how-to/crewai.md",
     "docs/how-to/from-other-stores.md",
     "docs/how-to/haystack.md",

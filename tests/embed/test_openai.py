@@ -167,6 +167,19 @@ async def test_a_service_that_stays_away_is_given_up(service: Service, opened: O
 
 async def test_lasting_failures_are_not_retried(service: Service, opened: Open) -> None:
     elsewhere = {"Location": "http://127.0.0.1:9/"}
+    root = service.url.removesuffix("/v1")
+    for base, hint in {
+        root: "; base_url usually ends in /v1",
+        f"{service.url}/embeddings": "; base_url usually ends in /v1",
+        service.url: "",
+    }.items():
+        service.always = lambda _: Reply({"detail": "Not Found"}, status=404)
+        async with opened(base_url=base) as store:
+            await with_table(store)
+            with pytest.raises(EmbeddingError) as caught:
+                await store.insert("notes", rows(1))
+            assert caught.value.reason.startswith(f"POST {base}/embeddings answered 404: ")
+            assert caught.value.reason.endswith(f"Not Found'}}{hint}")
     async with opened() as store:
         await with_table(store)
         for status in (401, 403, 404, 301):
@@ -225,6 +238,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "null": (None, "'data'"),
     "index": ({"data": [item(0, GOOD), item(2, GOOD)]}, "'index'"),
     "long vector": ({"data": [item(0, GOOD), item(1, [*GOOD, 1.0])]}, "no list of vectors"),
+    "all longer": (
+        {"data": [item(n, [*GOOD, 1.0]) for n in range(2)]},
+        "the model makes 9 numbers, and dim says 8: set dim = 9",
+    ),
     "flags": ({"data": [item(n, [True] * DIM) for n in range(2)]}, "not a vector of 8 numbers"),
     "base64": ({"data": [item(0, GOOD), item(1, "AAA=!")]}, "no list of vectors"),
     "no embedding": ({"data": [item(0, GOOD), {"index": 1}]}, "'embedding'"),
@@ -246,6 +263,11 @@ async def test_wrong_answers_write_nothing(service: Service, opened: Open) -> No
             service.always = lambda _, r=raw: Reply(raw=r)
             with case(raw), pytest.raises(EmbeddingError):
                 await store.insert("notes", rows(1))
+        for status in (200, 500):  # that is not read to its end
+            service.always = lambda _, s=status: Reply(raw=b" " * 2**22, status=s)
+            with case(status), pytest.raises(EmbeddingError, match="more than 1,0") as caught:
+                await store.insert("notes", rows(1))
+            assert caught.value.status == status
         assert await store.count("notes") == 0
 
 

@@ -228,6 +228,10 @@ async def test_what_is_no_backup_or_no_store(tmp_path: Path) -> None:
         with pytest.raises(CorruptStoreError) as caught:
             await aiovec.restore(wrong, path)
         assert caught.value.target == str(wrong)
+    with pytest.raises(CorruptStoreError, match=r"one of LanceDB to an address .* lancedb://PATH"):
+        await aiovec.restore(tmp_path, path)
+    with pytest.raises(CorruptStoreError, match="a file is one of SQLite, which is restored to a"):
+        await aiovec.restore(backup, f"lancedb://{tmp_path}/n.lance")
     with pytest.raises(ConfigError, match="there is no backup"):
         await aiovec.restore(tmp_path / "absent.db", path)
     with pytest.raises(InvalidArgumentError):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.contract.base import case
 from tests.harness.strategies import filters, floats, ints, texts
 
-from aiovec import F, FilterError, Schema
+from aiovec import F, FilterError, Schema, where
 from aiovec.backend import Compare, Expr, Ref, bind
 
 from . import cases
@@ -105,9 +105,10 @@ FAULTS = [
     ("seen > TIMESTAMP '0001-01-01T00:00:00+14:00'", 7, "out of range", "TIMESTAMP"),
     ("payload. = 1", 9, "'='", "a key"),
     ("lang = '\ud800'", 7, "surrogate", "'text'"),
-    ("live AND yeer = 1", 9, "no field 'yeer'", NAMES),
+    ("live AND yeer = 1", 9, r"no field 'yeer' \(did you mean 'year'\?\)", NAMES),
     ("Year = 1", 0, "no field 'Year'", NAMES),
     ("live AND startswith(nope, 'a')", 20, "no field 'nope'", NAMES),
+    ("zzz.deep = 1", 0, r"no field 'zzz' \(did you mean payload\.zzz\.deep\?\)", NAMES),
     ("year.a = 1", 0, "no keys within", NAMES),
     ("embedding = 1", 0, "the vector", f"embedding IS NULL, or {NAMES}"),
     ("payload = 1", 0, "as a whole", "payload.<key>"),
@@ -133,6 +134,15 @@ def test_an_error_points_at_the_fault_and_names_what_fits() -> None:
                 bind(text, SCHEMA)
             assert (caught.value.text, caught.value.position) == (text, position)
             assert expected.replace("\\", "") in (caught.value.expected or "")
+            joined: Any
+            for joined in (
+                lambda text=text: (F.lang == "de") & where(text),
+                lambda text=text: where("live OR year = 2") & ~(where(text) | (F.year == 1)),
+                lambda text=text: [{"lang": "de"}, where(text)],
+            ):
+                with pytest.raises(FilterError, match=message) as caught:
+                    bind(joined(), SCHEMA)
+                assert (caught.value.text, caught.value.position) == (text, position)
     with pytest.raises(FilterError, match="no field 'yeer'") as caught:
         bind(F.yeer == 1, SCHEMA)
     assert (caught.value.text, caught.value.position) == (None, None)
@@ -140,6 +150,28 @@ def test_an_error_points_at_the_fault_and_names_what_fits() -> None:
     with pytest.raises(FilterError, match="no field 'payload'") as caught:
         bind("payload.kind = 'x'", Schema(dim=8, fields={"year": int}, payload=False))
     assert caught.value.expected == "one of id, year"
+
+
+@pytest.mark.parametrize(
+    ("where", "cure"),
+    [
+        ({"n": {"$gte": 500}}, "write it as text: payload.n >= 500"),
+        ({"year": {"$gt": 1, "$lt": 5}}, "write it as text: year > 1 AND year < 5"),
+        ({"lang": {"$in": ["a", "b"]}}, r"text: lang IN \('a', 'b'\)"),
+        ({"payload.n": {"$ne": "x"}}, "text: payload.n != 'x'"),
+        (
+            {"$or": [{"n": 1}, {"n": 2}]},
+            "'\\$or' is a filter as MongoDB writes it; write text such",
+        ),
+        ({"n": {"$near": 1}}, "write text such as"),
+        ({"n": {}}, "write text such as"),
+    ],
+)
+def test_a_filter_as_mongodb_writes_it_gets_the_text_to_write(where: Any, cure: str) -> None:
+    with pytest.raises(FilterError, match=cure):
+        bind(where, SCHEMA)
+    with pytest.raises(FilterError, match=cure):
+        bind(["live", where], SCHEMA)
 
 
 # Printing

@@ -1,4 +1,7 @@
-"""`aiovec import` of stores that other libraries wrote: each row comes as its library has it."""
+"""`aiovec import` of stores that other libraries wrote: each row comes as its library has it.
+
+Each store is made in another process, as a user's is: what a library keeps in memory is not there.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ import pickle
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -30,6 +36,14 @@ UNIT = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def elsewhere(make: Callable[..., None], *args: Any, needs: str) -> None:
+    """Make a store in another process, in the current folder."""
+    for module in needs.split():
+        pytest.importorskip(module, reason="needs the packages of nox -s imports")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(make, *args).result()
 
 
 def bring(source: str, *options: str) -> Finished:
@@ -64,27 +78,32 @@ def assert_rows(
 # Chroma
 
 
-@pytest.fixture
-def chroma(folder: Path) -> Any:
-    chromadb = pytest.importorskip("chromadb", reason="needs chromadb (nox -s imports)")
-    settings = chromadb.Settings(anonymized_telemetry=False)
-    return chromadb.PersistentClient(str(folder / "chroma"), settings=settings)
+IDS = [f"n{i}" for i in range(COUNT)]
+METADATA = [{"k": i, "half": i / 2, "id": "own", "live": i % 2 == 0} for i in range(COUNT)]
+TEXTS = [f"text {i}" for i in range(COUNT)]
 
 
-def test_chroma(chroma: Any, store: Any) -> None:
-    ids = [f"n{i}" for i in range(COUNT)]
-    metadata = [{"k": i, "half": i / 2, "id": "own", "live": i % 2 == 0} for i in range(COUNT)]
-    texts = [f"text {i}" for i in range(COUNT)]
-    made = chroma.create_collection("My.Col-2", configuration={"hnsw": {"space": "cosine"}})
+def chroma(folder: str) -> Any:
+    import chromadb
+
+    return chromadb.PersistentClient(folder, settings=chromadb.Settings(anonymized_telemetry=False))
+
+
+def make_chroma() -> None:
+    client = chroma("chroma")
+    made = client.create_collection("My.Col-2", configuration={"hnsw": {"space": "cosine"}})
     for start in range(0, COUNT, 500):
         part = slice(start, start + 500)
         made.add(
-            ids=ids[part], embeddings=VECTORS[part], metadatas=metadata[part], documents=texts[part]
+            ids=IDS[part], embeddings=VECTORS[part], metadatas=METADATA[part], documents=TEXTS[part]
         )
-    bare = chroma.create_collection("bare", configuration={"hnsw": {"space": "ip"}})
+    bare = client.create_collection("bare", configuration={"hnsw": {"space": "ip"}})
     bare.add(ids=["a"], embeddings=[VECTORS[0]], uris=["file:///a"])
-    chroma.create_collection("empty")
+    client.create_collection("empty")
 
+
+def test_chroma(store: Any) -> None:
+    elsewhere(make_chroma, needs="chromadb")
     listed = run("import", "chroma", "--list")
     assert {tuple(line[1:]) for line in listed.lines[1:]} == {
         ("bare", "Chroma collection", "1", "8", "dot", "-"),
@@ -96,36 +115,45 @@ def test_chroma(chroma: Any, store: Any) -> None:
     assert (schema.metric, schema.dim, schema.fields["text"].text) == ("cosine", DIM, True)
     wanted = [
         {"k": m["k"], "half": m["half"], "id_": "own", "live": m["live"], "text": text}
-        for m, text in zip(metadata, texts, strict=True)
+        for m, text in zip(METADATA, TEXTS, strict=True)
     ]
-    assert_rows(rows, ids, VECTORS, wanted)
+    assert_rows(rows, IDS, VECTORS, wanted)
     done = bring("chroma")  # all of them; the empty one is told
     assert {one["name"]: one["rows"] for one in done.json["tables"]}["bare"] == 1
     assert "left out, without dense vectors: empty" in done.err
+    refused = bring("chroma:chroma#empty")
+    assert (refused.code, "it has: embedding (none yet)" in refused.err) == (1, True)
     schema, rows = store("bare")
     assert schema.metric == "dot"
     assert_rows(rows, ["a"], VECTORS[:1], [{"uri": "file:///a"}])
 
 
-def test_chroma_names_the_model_of_its_embedding_function(chroma: Any, store: Any) -> None:
-    functions = pytest.importorskip("chromadb.utils.embedding_functions")
-    try:
-        function = functions.OllamaEmbeddingFunction(model_name="nomic-embed-text")
-    except ValueError as exc:  # its client is not installed
-        pytest.skip(str(exc))
-    made = chroma.create_collection("docs", embedding_function=function)
+def make_chroma_of_ollama() -> None:
+    from chromadb.utils.embedding_functions import OllamaEmbeddingFunction
+
+    function = OllamaEmbeddingFunction(model_name="nomic-embed-text")
+    made = chroma("chroma").create_collection("docs", embedding_function=function)
     made.add(ids=["a"], embeddings=[VECTORS[0]])
+
+
+def test_chroma_names_the_model_of_its_embedding_function() -> None:
+    elsewhere(make_chroma_of_ollama, needs="chromadb ollama")
     assert table(bring("chroma"))["model"] == "nomic-embed-text"
 
 
 # Qdrant
 
 
-def test_a_folder_of_qdrants_client(folder: Path, store: Any) -> None:
-    qdrant = pytest.importorskip("qdrant_client", reason="needs qdrant-client (nox -s imports)")
+QDRANT_IDS = [i if i % 2 else f"00000000-0000-4000-8000-{i:012}" for i in range(COUNT)]
+PAYLOADS: list[dict[str, Any]] = [
+    {"n": i, "deep": {"a": [i]}, "none": None, "text": f"t{i}"} for i in range(COUNT)
+]
+
+
+def make_qdrant() -> None:
+    import qdrant_client as qdrant
+
     models = qdrant.models
-    ids = [i if i % 2 else f"00000000-0000-4000-8000-{i:012}" for i in range(COUNT)]
-    payloads = [{"n": i, "deep": {"a": [i]}, "none": None, "text": f"t{i}"} for i in range(COUNT)]
     client = qdrant.QdrantClient(path="q")
     client.create_collection(
         "plain", models.VectorParams(size=DIM, distance=models.Distance.EUCLID)
@@ -134,10 +162,11 @@ def test_a_folder_of_qdrants_client(folder: Path, store: Any) -> None:
         "plain",
         [
             models.PointStruct(id=id, vector=vector.tolist(), payload=payload)
-            for id, vector, payload in zip(ids, VECTORS, payloads, strict=True)
+            for id, vector, payload in zip(QDRANT_IDS, VECTORS, PAYLOADS, strict=True)
         ],
     )
     size = models.VectorParams(size=DIM, distance=models.Distance.DOT)
+    words = {"words": models.SparseVectorParams()}
     client.create_collection(
         "named",
         {
@@ -149,8 +178,9 @@ def test_a_folder_of_qdrants_client(folder: Path, store: Any) -> None:
                 multivector_config=models.MultiVectorConfig(comparator="max_sim"),
             ),
         },
-        sparse_vectors_config={"words": models.SparseVectorParams()},
+        sparse_vectors_config=words,
     )
+    client.create_collection("sparse", {}, sparse_vectors_config=words)
     several = {
         "title": VECTORS[0].tolist(),
         "body": [1.0, 2.0],
@@ -160,16 +190,19 @@ def test_a_folder_of_qdrants_client(folder: Path, store: Any) -> None:
     client.upsert(
         "named",
         [
-            models.PointStruct(id=1, vector=several, payload={}),
+            models.PointStruct(id=1, vector=several, payload={"far": 10**30}),
             models.PointStruct(id=2, vector={"body": [3.0, 4.0]}, payload={"x": 1}),
         ],
     )
     client.close()
 
+
+def test_a_folder_of_qdrants_client(store: Any) -> None:
+    elsewhere(make_qdrant, needs="qdrant_client")
     done = bring("q", "--table", "plain")
     assert (done.code, table(done)["rows"], table(done)["metric"]) == (0, COUNT, "l2")
     _, rows = store("plain")
-    assert_rows(rows, list(map(str, ids)), VECTORS, payloads)
+    assert_rows(rows, list(map(str, QDRANT_IDS)), VECTORS, PAYLOADS)
 
     done = bring("qdrant:q#named", "--as", "titles")
     assert (done.code, table(done)["rows"], table(done)["rejected"]) == (1, 1, 1)
@@ -183,27 +216,39 @@ def test_a_folder_of_qdrants_client(folder: Path, store: Any) -> None:
     schema, rows = store("bodies")
     assert (schema.metric, schema.vector) == ("l2", "body")
     assert "Manhattan" in str(table(done)["notes"])
-    assert_rows(rows, ["1", "2"], [[1, 2], [3, 4]], [{}, {"x": 1}])
-    refused = bring("qdrant:q#named", "--vector-column", "words")
-    assert (refused.code, "it has: title, body" in refused.err) == (1, True)
+    assert_rows(rows, ["1", "2"], [[1, 2], [3, 4]], [{"far": str(10**30)}, {"x": 1}])
+    for source, options, why in (
+        ("qdrant:q#named", ["--vector-column", "words"], "it has: title, body"),
+        ("qdrant:q#sparse", [], "sparse has no dense vectors; it has: words (sparse)"),
+        ("qdrant:q#none", [], "there is no Qdrant collection none; there are: "),
+    ):
+        refused = bring(source, *options)
+        assert (refused.code, why in refused.err) == (1, True), refused.err
 
 
-def test_a_shard_of_qdrant_edge(folder: Path, store: Any) -> None:
-    edge = pytest.importorskip("qdrant_edge", reason="needs qdrant-edge-py (nox -s imports)")
-    (folder / "shard").mkdir()
+def make_edge(names: list[str]) -> None:
+    import qdrant_edge as edge
+
+    Path("shard").mkdir()
+    size = edge.EdgeVectorParams(size=DIM, distance=edge.Distance.Cosine)
     shard = edge.EdgeShard.create(
         "shard",
         edge.EdgeConfig(
-            vectors={"text": edge.EdgeVectorParams(size=DIM, distance=edge.Distance.Cosine)},
+            vectors=dict.fromkeys(names, size),
             sparse_vectors={"words": edge.EdgeSparseVectorParams()},
         ),
     )
     points = [
-        edge.Point(i, {"text": vector.tolist()}, {"n": i}) for i, vector in enumerate(VECTORS)
+        edge.Point(i, dict.fromkeys(names, vector.tolist()), {"n": i})
+        for i, vector in enumerate(VECTORS)
     ]
     shard.update(edge.UpdateOperation.upsert_points(points))
     shard.flush()
     shard.close()
+
+
+def test_a_shard_of_qdrant_edge(store: Any) -> None:
+    elsewhere(make_edge, ["text"], needs="qdrant_edge")
     done = bring("qdrant-edge:shard", "--allow-rejects")
     assert (done.code, table(done)["rows"], table(done)["missing"]) == (0, COUNT, 0)
     assert table(done)["omitted"] == ["the vectors words (sparse)"]
@@ -213,12 +258,31 @@ def test_a_shard_of_qdrant_edge(folder: Path, store: Any) -> None:
     assert_rows(rows, [str(i) for i in range(COUNT)], UNIT, fields)  # as Qdrant keeps them
 
 
+def test_of_several_vectors_of_qdrant_edge_the_first_by_name_comes(folder: Path) -> None:
+    names = list("hgfedcba")  # the shard keeps them in no order
+    elsewhere(make_edge, names, needs="qdrant_edge")
+    done = bring("qdrant-edge:shard", "--allow-rejects")
+    wanted = [f"the vectors {name} (dense)" for name in sorted(names)[1:]]
+    assert table(done)["omitted"] == [*wanted, "the vectors words (sparse)"]
+    (folder / "no").mkdir()
+    (folder / "no" / "edge_config.json").write_text("{}")
+    refused = bring("qdrant-edge:no")
+    assert (refused.code, "is not the folder of a Qdrant Edge shard" in refused.err) == (1, True)
+    assert [one.name for one in (folder / "no").iterdir()] == ["edge_config.json"]
+
+
 # Milvus Lite
 
 
-def test_a_folder_of_milvus_lite(folder: Path, store: Any) -> None:
-    pytest.importorskip("milvus_lite", reason="needs milvus-lite (nox -s imports)")
-    pymilvus = pytest.importorskip("pymilvus", reason="needs pymilvus (nox -s imports)")
+MILVUS_FIELDS: list[dict[str, Any]] = [
+    {"body": f"b{i}" if i % 3 else None, "deep": {"a": i}, "marks": [i, 1], "more": i}
+    for i in range(COUNT)
+]
+
+
+def make_milvus() -> None:
+    import pymilvus
+
     kinds = pymilvus.DataType
     client = pymilvus.MilvusClient("m.db")
     schema = client.create_schema(auto_id=False, enable_dynamic_field=True)
@@ -232,17 +296,26 @@ def test_a_folder_of_milvus_lite(folder: Path, store: Any) -> None:
     indexes.add_index("emb", index_type="FLAT", metric_type="IP")
     indexes.add_index("words", index_type="SPARSE_INVERTED_INDEX", metric_type="IP")
     client.create_collection("docs", schema=schema, index_params=indexes)
-    fields = [
-        {"body": f"b{i}" if i % 3 else None, "deep": {"a": i}, "marks": [i, 1], "more": i}
-        for i in range(COUNT)
-    ]
     rows = [
-        {"pk": f"p{i}", "emb": VECTORS[i].tolist(), "words": {1: 0.5}, **fields[i]}
-        for i in range(COUNT)
+        {"pk": f"p{i}", "emb": VECTORS[i].tolist(), "words": {1: 0.5}, **fields}
+        for i, fields in enumerate(MILVUS_FIELDS)
     ]
     client.insert("docs", rows)
+    client.create_collection("quick", dimension=2)
+    client.insert("quick", [{"id": i, "vector": [i, 1]} for i in range(3)])
+    client.delete("quick", ids=[1])
+    schema = client.create_schema(auto_id=False)
+    for name in ("pk", "Year", "year"):
+        schema.add_field(name, kinds.INT64, is_primary=name == "pk")
+    schema.add_field("emb", kinds.FLOAT_VECTOR, dim=2)
+    client.create_collection("bare", schema=schema)
+    client.insert("bare", [{"pk": 1, "emb": [1, 2], "Year": 1, "year": 2}])
     client.close()
-    done = bring("milvus:m.db", "--allow-rejects", "--text", "body")
+
+
+def test_a_folder_of_milvus_lite(folder: Path, store: Any) -> None:
+    elsewhere(make_milvus, needs="milvus_lite pymilvus")
+    done = bring("milvus:m.db#docs", "--allow-rejects", "--text", "body")
     assert done.code == 0, done.err
     facts = table(done)
     assert (facts["rows"], facts["missing"], facts["metric"]) == (COUNT, 0, "dot")
@@ -252,55 +325,98 @@ def test_a_folder_of_milvus_lite(folder: Path, store: Any) -> None:
         "body": "text",
         "marks": "list[int]",
     }
-    assert_rows(found, [f"p{i}" for i in range(COUNT)], VECTORS, fields)
+    assert_rows(found, [f"p{i}" for i in range(COUNT)], VECTORS, MILVUS_FIELDS)
+    done = bring("m.db", "--upsert", "--allow-rejects")
+    rows = {one["name"]: one["rows"] for one in done.json["tables"]}
+    assert (done.code, rows) == (0, {"docs": COUNT, "quick": 2, "bare": 1})
+    assert_rows(store("quick")[1], ["0", "2"], [[0, 1], [2, 1]], [{}, {}])
+    assert_rows(store("bare")[1], ["1"], [[1, 2]], [{"Year": 1, "year": 2}])
+    shutil.copytree("m.db", "copy")
+    refused = bring("milvus:copy")
+    assert (refused.code, "whose names end in .db" in refused.err) == (1, True)
 
 
 # FAISS, by LangChain
 
 
-def save_local(folder: Path, count: int, **options: Any) -> None:
-    documents = pytest.importorskip("langchain_core.documents", reason="needs langchain-core")
-    stores = pytest.importorskip(
-        "langchain_community.vectorstores", reason="needs langchain-community (nox -s imports)"
-    )
-    docstores = pytest.importorskip("langchain_community.docstore")
-    faiss = pytest.importorskip("faiss", reason="needs faiss-cpu (nox -s imports)")
+AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
+LINK = UUID(int=5)
+
+
+def save_local(count: int, factory: str = "Flat", removed: int | None = None) -> None:
+    import faiss
+    from langchain_community.docstore.in_memory import InMemoryDocstore
+    from langchain_community.vectorstores import FAISS
+    from langchain_core.documents import Document
+
     texts = {
-        f"d{i}": documents.Document(page_content=f"text {i}", metadata={"n": i, "at": f"{i}"})
+        f"d{i}": Document(f"text {i}", metadata={"n": i, "at": AT, "day": AT.date(), "link": LINK})
         for i in range(count)
     }
-    index = options.get("index") or faiss.IndexFlatL2(DIM)
-    index.add(VECTORS[:count])
-    made = stores.FAISS(
+    index = faiss.index_factory(DIM, factory)
+    index.train(VECTORS)
+    if isinstance(index, faiss.IndexIDMap):
+        index.add_with_ids(VECTORS[:count], np.arange(count))
+    else:
+        index.add(VECTORS[:count])
+    if removed is not None:
+        index.remove_ids(np.array([removed]))
+    made = FAISS(
         embedding_function=lambda text: VECTORS[0].tolist(),
         index=index,
-        docstore=docstores.InMemoryDocstore(texts),
+        docstore=InMemoryDocstore(texts),
         index_to_docstore_id=dict(enumerate(texts)),
     )
-    made.save_local(str(folder))
+    made.save_local("saved")
 
 
-def test_faiss_beside_a_docstore(folder: Path, store: Any) -> None:
-    save_local(folder / "saved", COUNT)
+LOCAL = "faiss langchain_community langchain_core"
+
+
+def test_faiss_beside_a_docstore(store: Any) -> None:
+    elsewhere(save_local, COUNT, needs=LOCAL)
     done = bring("faiss:saved")
     assert (done.code, table(done)["rows"], table(done)["metric"]) == (0, COUNT, "l2")
     _, rows = store("saved")
-    fields = [{"text": f"text {i}", "n": i, "at": f"{i}"} for i in range(COUNT)]
+    fields: list[dict[str, Any]] = [
+        {"text": f"text {i}", "n": i, "at": "2026-01-31T12:00:00.000000Z",
+         "day": "2026-01-31", "link": str(LINK)}
+        for i in range(COUNT)
+    ]  # fmt: skip
     assert_rows(rows, [f"d{i}" for i in range(COUNT)], VECTORS, fields)
 
 
-def test_faiss_that_keeps_no_exact_vectors_is_refused(folder: Path) -> None:
-    faiss = pytest.importorskip("faiss", reason="needs faiss-cpu (nox -s imports)")
-    index = faiss.IndexScalarQuantizer(DIM, faiss.ScalarQuantizer.QT_8bit)
-    index.train(VECTORS)
-    save_local(folder / "saved", 10, index=index)
+@pytest.mark.parametrize(
+    ("factory", "removed", "why"),
+    [
+        ("SQ8", None, "If it keeps no exact vectors, embed the texts again"),
+        ("IDMap,Flat", None, "is an IndexIDMap; those that can be read are IndexFlat"),
+        ("IVF4,Flat", 3, "because some were removed from this IndexIVFFlat"),
+    ],
+)
+def test_faiss_without_exact_vectors_in_their_places_is_refused(
+    factory: str, removed: int | None, why: str
+) -> None:
+    elsewhere(save_local, 100, factory, removed, needs=LOCAL)
     refused = bring("faiss:saved")
-    assert (refused.code, "keeps no exact vectors" in refused.err) == (1, True)
+    assert (refused.code, why in refused.err) == (1, True), refused.err
     assert not Path("new.db").exists()
 
 
+def test_one_index_of_a_folder_that_is_refused_stops_no_other() -> None:
+    elsewhere(save_local, 10, needs=LOCAL)
+    for end in ("faiss", "pkl"):
+        Path(f"saved/index.{end}").rename(f"saved/good.{end}")
+    elsewhere(save_local, 100, "SQ8", needs=LOCAL)
+    Path("saved/lost.faiss").write_bytes(b"nothing")
+    Path("saved/lost.pkl").touch()
+    done = bring("saved")
+    assert (done.code, table(done)["name"], table(done)["rows"]) == (1, "good", 10)
+    assert set(done.json["failed"]) == {"saved", "lost"}
+
+
 def test_a_docstore_runs_nothing(folder: Path) -> None:
-    faiss = pytest.importorskip("faiss", reason="needs faiss-cpu (nox -s imports)")
+    faiss = pytest.importorskip("faiss", reason="needs the packages of nox -s imports")
 
     class Evil:
         def __reduce__(self) -> Any:
@@ -314,6 +430,7 @@ def test_a_docstore_runs_nothing(folder: Path) -> None:
     refused = bring("saved")
     assert (refused.code, "which is not read" in refused.err) == (1, True)
     assert not Path("touched").exists()
+    assert not Path("new.db").exists()
 
 
 # pgvector

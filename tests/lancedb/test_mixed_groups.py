@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,23 @@ async def _share_commits(target: Path | str, **settings: Any) -> None:
         assert await asyncio.gather(*calls) == [1] * 300
         assert await store.count("notes") == 200
         assert await store.count("notes", "year = -1") == 100
+        assert len(await store.versions("notes")) - before <= 8
+
+
+async def test_calls_share_commits_where_rows_expire(tmp_path: Path) -> None:
+    schema = Schema(4, fields={"until": Field(datetime, expires=True), "year": int})
+    now = datetime.now(UTC)
+    times = [now - timedelta(days=1), now + timedelta(days=1), None]
+    rows = [{**_year(n, 0), "until": times[n % 3]} for n in range(96)]
+    async with opened(tmp_path / "s", index="none") as store:
+        await store.create_table("notes", schema)
+        await store.insert("notes", rows)
+        before = len(await store.versions("notes"))
+        ids = [row["id"] for row in rows]
+        updates = [store.update("notes", {"year": 1}, ids=[id]) for id in ids]
+        assert await asyncio.gather(*updates) == [0, 1, 1] * 32
+        deletes = [store.delete("notes", [id]) for id in ids[:48]]
+        assert await asyncio.gather(*deletes) == [0, 1, 1] * 16
         assert len(await store.versions("notes")) - before <= 8
 
 

@@ -46,6 +46,7 @@ def test_each_command_from_the_plan_to_the_end(run: Run, tmp_path: Path) -> None
     code, _, err = run("abort", *here)
     assert code == 1
     assert "too late to abort" in err
+    assert "complete" not in err
     wanted = asyncio.run(contents_at(config=config))
     code, out, err = run("run", *here, "--to", "sqlite", "--switch", "--json")  # an event a line
     assert code == 0, err

@@ -88,9 +88,28 @@ async def test_a_target_that_is_lost_for_good_leaves_the_old_store(
     await asyncio.to_thread(put_away, tmp_path, target, tmp_path / "aside")
     with pytest.raises(MigrationError, match="migrate forget"):
         await switched(config, target)
-    await aiovec_migrate.forget(source, config=config)
+    assert await aiovec_migrate.forget(source, config=config) == []
     assert named(config) == source
     assert_same(wanted, await contents_at(config=config))
+
+
+async def test_a_target_that_is_lost_behind_the_switch_leaves_the_old_store(
+    tmp_path: Path,
+) -> None:
+    """The TOML file names it: the same command, and the one that it names, say what to do."""
+    config = await a_store(tmp_path, "sqlite")
+    wanted = await contents_at(config=config)
+    await switched(config, "lancedb")
+    await asyncio.to_thread(put_away, tmp_path, "lancedb", tmp_path / "aside")
+    with pytest.raises(MigrationError, match=r"there is no store; .* put the store back .* forget"):
+        await switched(config, "lancedb")
+    async with aiovec.connect(config=config) as store:
+        await store.create_table("young", SMALL)
+    with pytest.raises(MigrationError, match="no switch has led to the store that is there now"):
+        await switched(config, "lancedb")
+    [warning] = await aiovec_migrate.forget("sqlite", config=config)
+    assert 'write backend = "sqlite" under [retrieval]' in warning
+    assert_same(wanted, await contents_at(place_of(config, "sqlite")))
 
 
 @THERE_FIRST

@@ -158,6 +158,15 @@ async def test_what_would_stop_a_switch(tmp_path: Path, monkeypatch: pytest.Monk
     await asyncio.to_thread(write_toml, tmp_path, "lancedb")
     assert "not the source" in await problems("sqlite", "lancedb", config=config, options=SWITCH)
     await asyncio.to_thread(write_toml, tmp_path, "sqlite")
+    # What only a variable of this process says leads no app that starts without it.
+    variable = "AIOVEC_RETRIEVAL__LANCEDB_URL"
+    monkeypatch.setenv(variable, f"{tmp_path}/another.lance")
+    found = await problems(None, "lancedb", config=config, options=SWITCH)
+    assert f"{variable} leads the backend 'lancedb' to" in found
+    with pytest.raises(MigrationError, match=variable):
+        await switched(config, "lancedb")
+    assert await problems(None, "lancedb", config=config) == ""
+    monkeypatch.delenv(variable)
     # Nobody's tables come along.
     await a_store_of(target, others=NOTES)
     assert "others" in await problems(None, "lancedb", config=config, options=SWITCH)

@@ -114,6 +114,39 @@ def test_every_vector_is_computed_anew(run: Run, tmp_path: Path, way: str) -> No
     }  # fmt: skip
 
 
+def test_an_embedding_that_would_be_passed_over_is_refused(run: Run, tmp_path: Path) -> None:
+    config = write_toml(tmp_path, "sqlite", more=EMBEDDERS)
+    given = ["--config", config, "--to", "lancedb", "--switch"]
+    embedded = ["--embedder", "newer", "--from-field", "body"]
+
+    async def written() -> None:
+        async with aiovec.connect(config=config) as store:
+            await store.create_table("notes", Schema(4, model="old", fields={"body": str}))
+            rows = [{"id": "a", "embedding": [1, 2, 3, 4], "body": "text"}]
+            await store.insert("notes", rows)
+
+    asyncio.run(written())
+    for command in ("plan", "run"):
+        code, _, err = run(command, *given, "--from-field", "body")
+        assert (code, "add --embedder" in err) == (1, True), err
+    assert run("run", *given)[0] == 0
+    # The apps have switched, with the old vectors.
+    for end in ([], ["--from", "sqlite"]):
+        code, _, err = run("run", *given, *embedded, *end)
+        assert code == 1
+        assert "model is 'old', not 'new'" in err
+        assert "run in the other direction" in err
+    code, out, _ = run("plan", *given, *embedded, "--from", "sqlite")
+    assert code == 1
+    assert "model is 'old', not 'new'" in out
+    back = ["--config", config, "--to", "sqlite", "--switch", *embedded]
+    for _ in range(2):  # the same command again has nothing to do
+        code, out, err = run("run", *back)
+        assert code == 0, err
+        assert "switched: apps use" in out
+    assert asyncio.run(vectors(config)) == {"a": embedder.vector("text")}
+
+
 def test_a_table_still_describes_its_embedder_after_a_move(run: Run, tmp_path: Path) -> None:
     config = write_toml(tmp_path, "sqlite")
 

@@ -133,10 +133,15 @@ async def test_a_copy_is_brought_up_to_date_by_the_same_command(tmp_path: Path) 
         await store.delete("notes", "r/9")
         await fill(store, "others")
         await copy.insert("notes", rows("stray", 2))
+        plan = await aiovec_migrate.plan(None, target, config=config)
+        assert [table.removed for table in plan.tables] == [3, 0]
+        assert "3 rows only in the target would be removed" in "\n".join(plan.lines())
         events: list[Event] = []
-        await aiovec_migrate.run(None, target, config=config, listener=events.append)
+        report = await aiovec_migrate.run(None, target, config=config, listener=events.append)
         told = [event.text for event in events if event.phase == "comparing" and event.text]
-        assert told == ["6 rows differed"]
+        assert told == ["6 rows differed, 3 of them only in the target and removed"]
+        assert [table.removed for table in report.tables] == [3, 0]
+        assert "3 rows only in the target were removed" in "\n".join(report.lines())
         assert_same(await contents_at(config=config), await contents_at(target))
         # A field of which the copy knows nothing.
         await store.add_field("notes", "added", Field(str))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness.proxy import Proxy
+from tests.contract.remote_server import Server
+from tests.harness.proxy import Meddling, Proxy, Request
 from tests.harness.values import DIM, SMALL, ids_of, small_rows
 from tests.remote.answers import http, problem
 from tests.remote.conftest import Opens
@@ -84,6 +86,19 @@ async def test_an_outcome_that_nobody_tells_is_unknown(proxy: Proxy, opens: Open
         assert await store.count("notes") == 8
 
 
+async def test_a_lost_answer_of_a_store_without_keys(server: Server, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    async with Proxy(server.url("lancedb", tmp_path)) as proxy, aiovec.connect(proxy.url) as store:
+        await store.create_table("notes", SMALL)
+        assert await store.count("notes") == 0  # so that the next request is the insert
+        proxy.cut(0)
+        with pytest.raises(OutcomeUnknownError, match="requested before") as caught:
+            await store.insert("notes", small_rows(2))
+        assert caught.value.target == proxy.url
+        assert await store.count("notes") == 2
+    server.forget()
+
+
 async def test_a_read_is_asked_for_again(proxy: Proxy, opens: Opens) -> None:
     async with opens(reconnect_timeout=60.0, busy_timeout=60.0) as store:
         for cut in (0, 1, 40, 150):
@@ -149,6 +164,35 @@ async def test_a_silent_server_is_not_waited_for_again(proxy: Proxy, opens: Open
         with pytest.raises(AiovecError, match="did not answer"):
             await store.count("notes")
         assert len(proxy.requests) == first + 1
+
+
+async def test_an_answer_that_drips_ends_in_time(proxy: Proxy, opens: Opens) -> None:
+    """Each byte comes long before idle_timeout."""
+    whole = http(b'{"count": 10}' + b" " * 100_000)
+
+    def dripping(begin: int) -> Meddling:
+        async def drip(_: Request, ask: object, client: asyncio.StreamWriter) -> bool:
+            client.write(whole[:begin])
+            for n in range(begin, len(whole)):
+                client.write(whole[n : n + 1])
+                await client.drain()
+                await asyncio.sleep(0.05)
+            return False
+
+        return drip
+
+    async with opens(idle_timeout=1.0, reconnect_timeout=60.0) as store:
+        for begin in (len(whole) - 100_000, 20):  # its body; its head
+            proxy.arm(dripping(begin))
+            with pytest.raises(AiovecError, match="too slowly"):
+                await store.count("notes")
+            await proxy.closed.wait()
+            proxy.closed.clear()
+        proxy.arm(dripping(20))
+        with pytest.raises(OutcomeUnknownError, match="too slowly"):
+            await store.delete("notes", ["r0001"])
+        proxy.answer(whole)
+        assert await store.count("notes") == 10
 
 
 async def test_a_cancelled_or_closed_read_closes_its_connection(proxy: Proxy, opens: Opens) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tests.harness.proxy import Proxy
+from tests.hostile.test_arrow_bodies import misled, unknown_first
 from tests.remote.answers import http, problem
 from tests.remote.conftest import SECRET, Opens
 
@@ -56,10 +58,12 @@ async def test_what_is_no_server_for_us(tmp_path: Path) -> None:
         await aiovec.connect(config=config)
 
 
+STREAM = "application/vnd.apache.arrow.stream"
 GARBAGE = (
     http(b""), http(b"not json"), http(b"[1]"), http(b"\xff\xfe"), http(b"null"), http(b"{}"),
-    http(b"[" * 100_000), http(b'{"hits": 3}'), http(b"ARROW1", kind="application/vnd.apache"
-    ".arrow.stream"), http(b"\xff" * 100, kind="application/vnd.apache.arrow.stream"),
+    http(b"[" * 100_000), http(b'{"hits": 3}'), http(b"ARROW1", kind=STREAM),
+    http(b"\xff" * 100, kind=STREAM), http(unknown_first("id"), kind=STREAM),
+    http(misled(pa.array(["abc", "def"]), "id", [0, -(2**31) + 4, 6]), kind=STREAM),
 )  # fmt: skip
 
 

@@ -7,10 +7,12 @@ import itertools
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.remote_server import Server
 from tests.harness.command import run
 
 import aiovec
@@ -42,6 +44,8 @@ def test_a_migration_to_a_server_and_from_it(
 
 def test_the_commands(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which no call asks
+    monkeypatch.delenv("no_proxy", raising=False)
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     (tmp_path / "schema.json").write_text(SCHEMA.to_json())
     for words, told in (
@@ -95,3 +99,21 @@ async def test_a_script_that_leaves_stores_open_ends(url: str) -> None:
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "[]\n[]\n")
     assert "Traceback" not in done.stderr  # that sessions were not closed may be told
+
+
+async def test_an_export_of_expiring_rows_goes_on_whatever_serves_it(
+    server: Server, tmp_path: Path
+) -> None:
+    until, now = Field(datetime, expires=True), datetime.now(UTC)
+    for kind in ("sqlite", "lancedb"):
+        url = server.url(kind, tmp_path)
+        async with aiovec.connect(url) as store:
+            await store.create_table("notes", Schema(2, fields={"until": until}))
+            rows = [{"id": f"r{n}", "embedding": [1, n], "until": now} for n in range(6)]
+            await store.insert("notes", [{**row, "until": None} for row in rows[:5]] + rows[5:])
+            first = await anext(store.export("notes", batch_size=2))
+            after = first.schema.metadata[b"aiovec.cursor"]
+            rest = [batch async for batch in store.export("notes", batch_size=2, after=after)]
+            ids = [id for batch in (first, *rest) for id in batch["id"].to_pylist()]
+            assert sorted(ids) == ["r0", "r1", "r2", "r3", "r4"]
+    server.forget()

@@ -93,6 +93,27 @@ async def test_numbers_beyond_float64_are_refused() -> None:
         assert await store.count("notes") == 0
 
 
+async def test_infinities_have_one_form() -> None:
+    async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:
+        await store.create_table("notes", aiovec.Schema(2, fields={"f": float, "lf": list[float]}))
+        inf = float("inf")
+        for id, values in (("a", [inf, 1.5]), ("b", [-inf])):
+            row = {"id": id, "embedding": [1, 0], "f": values[0], "lf": values}
+            await store.insert("notes", [row])
+        wanted = [("Infinity", ["Infinity", 1.5]), ("-Infinity", ["-Infinity"])]
+        for path, body, name in (
+            ("get", {"ids": ["a", "b"]}, "records"), ("find", {}, "records"),
+            ("search", {"vector": [1, 0]}, "hits"),
+        ):  # fmt: skip
+            found = await client.ok("POST", f"/tables/notes/{path}", json=body)
+            assert [(row["f"], row["lf"]) for row in found[name]] == wanted, path
+        assert [(row["f"], row["lf"]) for row in await lines_of(client)] == wanted
+        found = await client.ok("POST", "/tables/notes/bounds", json={"field": "f"})
+        assert found == {"min": "-Infinity", "max": "Infinity"}
+        found = await client.ok("POST", "/tables/notes/distinct", json={"field": "f"})
+        assert sorted(one["value"] for one in found["values"]) == ["-Infinity", "Infinity"]
+
+
 async def test_arrow_bodies_that_would_fill_the_memory_or_are_damaged() -> None:
     plain = pa.table({"id": ["a"], "embedding": vectors(1)})
     runs = pa.RunEndEncodedArray.from_arrays(pa.array([1], pa.int32()), pa.array(["x" * 1000]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("search_many", {"vectors": [VECTOR], "where": ["TRUE", "TRUE"]}, "where"),
     ("search_hybrid", {"query": "words"}, "missing"),
     ("search_hybrid", {"query": "x", "vector": VECTOR, "fusion": {"type": "x"}}, "rrf"),
-    ("search_text", {}, "query must be given"), ("search_like", {"ids": "none"}, "ids"),
+    ("search_text", {}, "lacks the key 'query'"), ("search_like", {"ids": "none"}, "ids"),
     ("get", {"ids": [1.5]}, "ids"), ("get", {"ids": [True]}, "ids"),
     ("exists", {"ids": [["a"]]}, "ids"), ("records", {}, "ids or where"),
     ("update", {"set": {"year": 1}}, "ids or where"),
@@ -418,8 +419,22 @@ class _Embedder:
         return [[1 + text.count(letter) for letter in "abc"] for text in texts]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced")
+async def test_a_newer_copy_is_followed(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        async with aiovec.connect(tmp_path / f"{name}.db") as store:
+            await store.create_table(name, aiovec.Schema(2))
+    app = create_app(tmp_path / "old.db", read_only=True, follow=True)
+    async with serving(app) as client:
+        for name in ("old", "new"):
+            found = await client.ok("GET", "/tables")
+            assert [table["name"] for table in found["tables"]] == [name]
+            if name == "old":
+                (tmp_path / "new.db").replace(tmp_path / "old.db")
+
+
 async def test_texts_in_the_place_of_vectors() -> None:
-    app = create_app(":memory:", embedders={"default": _Embedder()})
+    app = create_app(":memory:", embedder=_Embedder())
     async with serving(app) as client:
         schema = {"dim": 3, "fields": {"body": {"type": "text", "text": True}}}
         schema["embed"] = {"field": "body", "using": "default"}

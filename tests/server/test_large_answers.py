@@ -93,7 +93,14 @@ async def test_requests_and_answers_of_too_many_rows() -> None:
         ):  # fmt: skip
             await client.problem("POST", f"/tables/t/{path}", 422, json=body)
         found = await client.problem("POST", "/tables/t/distinct", 422, json={"field": "n"})
-        assert "at most 50 on this server" in found["detail"]
+        assert found["detail"] == (
+            "The answer has more than 50 values, the limit of this server. Ask for fewer."
+        )
+        found = await client.problem("POST", "/tables/t/find", 422, json={"limit": 100})
+        assert found["detail"] == (
+            "The answer has more than 50 rows, the limit of this server. Ask for fewer, or export "
+            "them."
+        )
         body = {"field": "n", "limit": 50}
         assert len((await client.ok("POST", "/tables/t/distinct", json=body))["values"]) == 50
         await client.ok("DELETE", "/tables/t/records", json={"ids": ["r000"]})

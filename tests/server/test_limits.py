@@ -110,6 +110,17 @@ async def test_the_call_of_a_client_that_is_gone_is_cancelled_and_so_is_a_late_o
     assert await Connection(app, "POST", SEARCH, [BODY]).status() == 200  # its turn is free
 
 
+async def test_a_call_that_is_cancelled_from_outside(held: Held) -> None:
+    """The app around this one has set the deadline, and answers."""
+    connection = Connection(held.app(), "POST", SEARCH, [BODY])
+    await held.begun.wait()
+    connection.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connection.task
+    assert held.cancelled == 1
+    assert not connection.sent
+
+
 async def test_an_error_that_nobody_expected(caplog: pytest.LogCaptureFixture) -> None:
     async def search(*_: Any, **__: Any) -> Any:
         raise RuntimeError("/srv/secret")

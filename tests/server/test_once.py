@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.harness.values import SMALL, small_rows
-from tests.server.apps import serving
+from tests.server.apps import Wrapped, serving
 
 import aiovec
 from aiovec_server import create_app
@@ -56,7 +56,9 @@ async def test_a_repeated_write_is_done_once(tmp_path: Path) -> None:
         assert await store.tables() == ["more", "notes"]
 
 
-async def test_a_store_without_keys_does_no_write_twice(tmp_path: Path) -> None:
+async def test_a_store_without_keys_does_no_write_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("lancedb")
     target = f"lancedb://{tmp_path}/a"
     async with aiovec.connect(target) as store, serving(create_app(store=store)) as client:
@@ -64,8 +66,11 @@ async def test_a_store_without_keys_does_no_write_twice(tmp_path: Path) -> None:
         body = rows(1, 2)
         assert await client.ok("POST", RECORDS, json=body, headers=keyed("k")) == {"count": 2}
         await store.delete("notes", ["r0001"])
-        await client.problem("POST", RECORDS, 500, json=body, headers=keyed("k"))
+        found = await client.problem("POST", RECORDS, 409, json=body, headers=keyed("k"))
+        assert found["error"] == "OutcomeUnknownError"
+        assert "requested before" in found["detail"]
         assert await store.count("notes") == 1
+    assert not [record for record in caplog.records if record.name == "aiovec.server"]
 
 
 async def test_after_a_write_that_found_the_store_busy_its_key_may_be_used_again(
@@ -86,7 +91,33 @@ async def test_after_a_write_that_found_the_store_busy_its_key_may_be_used_again
             for _ in range(2):
                 await client.problem("POST", RECORDS, 503, json=rows(1), headers=keyed("k"))
         assert await client.ok("POST", RECORDS, json=rows(1), headers=keyed("k")) == {"count": 1}
-        await client.problem("POST", RECORDS, 500, json=rows(1), headers=keyed("k"))
+        await client.problem("POST", RECORDS, 409, json=rows(1), headers=keyed("k"))
+
+
+async def test_a_read_takes_no_part_in_keys(tmp_path: Path) -> None:
+    """It waits for no write, and a write of its key is none that was requested before."""
+    pytest.importorskip("lancedb")
+    async with aiovec.connect(f"lancedb://{tmp_path}/a") as store:
+        await store.create_table("notes", SMALL)
+        begun, let = asyncio.Event(), asyncio.Event()
+
+        async def insert(*args: Any, **options: Any) -> int:
+            begun.set()
+            await let.wait()
+            return await store.insert(*args, **options)
+
+        app = create_app(store=Wrapped(store, insert=insert))  # type: ignore[arg-type]
+        async with serving(app) as client:
+            count = "/tables/notes/count"
+            assert await client.ok("GET", count, headers=keyed("k")) == {"count": 0}
+            body = rows(1)
+            write = asyncio.ensure_future(client.ok("POST", RECORDS, json=body, headers=keyed("k")))
+            await begun.wait()
+            for method, options in (("GET", {}), ("POST", {"json": {}})):
+                found = await client.ok(method, count, headers=keyed("k"), **options)
+                assert found == {"count": 0}
+            let.set()
+            assert await write == {"count": 1}
 
 
 async def test_keys_that_cannot_be() -> None:

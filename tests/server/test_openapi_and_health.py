@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import httpx
 import pytest
 from tests.server.apps import Wrapped, serving
 from tests.server.process import environment
@@ -46,30 +47,22 @@ async def test_the_health_of_a_store_that_cannot_be_reached() -> None:
             await client.problem("GET", "/health", 503)
 
 
-LOGGER = """
-import asyncio, httpx
-from aiovec_server import create_app
-async def main():
-    transport = httpx.ASGITransport(create_app(":memory:"))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        for n in range(300):
-            await client.get("/none", headers={"x-request-id": f"r{n}" + "x" * 50})
-asyncio.run(main())
-print("done", flush=True)
-"""
-
-
 @pytest.mark.slow
 def test_no_log_line_is_lost_where_stderr_does_not_block() -> None:
     """As where it is shared with Node, or with some supervisors."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
+    command = [sys.executable, "-m", "aiovec_server", "-s", ":memory:", "--port", "0", "--json"]
     with subprocess.Popen(
-        [sys.executable, "-c", LOGGER], stdout=subprocess.PIPE, stderr=writer, env=environment()
+        command, stdout=subprocess.PIPE, stderr=writer, env=environment()
     ) as process, os.fdopen(reader) as errors:  # fmt: skip
         os.close(writer)
         assert process.stdout is not None
-        assert process.stdout.readline() == b"done\n"  # the pipe has long been full
+        url = json.loads(process.stdout.readline())["url"]
+        with httpx.Client(base_url=url) as client:
+            for n in range(300):
+                client.get("/none", headers={"x-request-id": f"r{n}" + "x" * 50})
+        process.terminate()  # the pipe has long been full
         lines = errors.read().splitlines()
     found = [json.loads(line)["request"] for line in lines]
     assert found == [f"r{n}" + "x" * 50 for n in range(300)]

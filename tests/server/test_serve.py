@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import re
 import runpy
 import signal
@@ -11,15 +12,19 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+import tomllib
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.docs.blocks import blocks
 from tests.server.process import START, Served, serving
 
 import aiovec.sync
 
+DEPLOY = "docs/how-to/deploy.md"
 SCHEMA = {"dim": 3, "fields": {"n": "int"}}
 Run = Callable[..., tuple[int, str]]
 
@@ -27,7 +32,7 @@ Run = Callable[..., tuple[int, str]]
 @pytest.fixture
 def run_serve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Run:
+) -> Iterator[Run]:
     """Run an ``aiovec serve`` that is refused, in this process; return its code and its words."""
     monkeypatch.chdir(tmp_path)
     for name in ("AIOVEC_CONFIG", "AIOVEC_API_KEYS"):
@@ -41,7 +46,12 @@ def run_serve(
         assert captured.out == ""
         return int(ended.value.code or 0), captured.err
 
-    return run
+    root, access = logging.getLogger(), logging.getLogger("aiovec.access")
+    yield run
+    for handler in [*root.handlers]:
+        if type(handler).__module__ == "aiovec_server.logs":
+            root.removeHandler(handler)
+    access.setLevel(logging.NOTSET)
 
 
 def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> None:
@@ -91,6 +101,47 @@ def test_the_examples_start_it_with_options_that_exist(run_serve: Run) -> None:
         code, told = run_serve(*words[2:], "--host", "no-such-host.invalid")
         assert "no such option" not in told.lower()
         assert code == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the commands are those of Linux")
+def test_the_commands_of_the_page_make_all_that_the_unit_reads(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    unit = (root / "examples/server/aiovec.service").read_text(encoding="utf-8")
+    (script,) = [block for block in blocks(DEPLOY, "sh") if "systemctl" in block]
+    (tmp_path / "aiovec.service").write_text(unit, encoding="utf-8")
+    (tmp_path / "etc/systemd/system").mkdir(parents=True)  # as on each machine with systemd
+    script = re.sub(r"^.*\b(venv|pip|systemctl)\b.*\n", "", script, flags=re.MULTILINE)
+    script = script.replace(" /etc/", f" {tmp_path}/etc/")
+    subprocess.run(["sh", "-euc", script], cwd=tmp_path, check=True)
+    assert (tmp_path / "etc/systemd/system/aiovec.service").read_text("utf-8") == unit
+    for name in re.findall(r"(/etc/aiovec/[\w.]+)$", unit, re.MULTILINE):
+        assert (tmp_path / name.lstrip("/")).is_file(), name
+    keys = tmp_path / "etc/aiovec/environment"
+    assert keys.stat().st_mode & 0o777 == 0o600
+    assert re.fullmatch(r"AIOVEC_API_KEYS=[0-9a-f]{64}\n", keys.read_text("utf-8"))
+    toml = tmp_path / "etc/aiovec/aiovec.toml"
+    (state,) = re.findall(r"^WorkingDirectory=(.*)$", unit, re.MULTILINE)
+    path = tomllib.loads(toml.read_text("utf-8"))["retrieval"]["sqlite_path"]
+    assert Path(path).parent == Path(state)
+    toml.write_text(toml.read_text("utf-8").replace(path, str(tmp_path / "vectors.db")), "utf-8")
+    with serving("--config", toml) as server:
+        assert server.facts["store"] == str(tmp_path / "vectors.db")
+
+
+def test_a_container_answers_to_the_name_that_the_page_gives_it(tmp_path: Path) -> None:
+    (line,) = re.findall(r"-e (AIOVEC_RETRIEVAL__\S+)", "".join(blocks(DEPLOY, "sh")))
+    name, _, value = line.partition("=")
+    env = {name: value.strip("'"), "AIOVEC_API_KEYS": "read:" + "k" * 40}
+    bearer = {"authorization": "Bearer " + "k" * 40}
+    with serving("-s", tmp_path / "vectors.db", "--host", "0.0.0.0", env=env) as server:
+        for host, status in (("vectors:4002", 200), ("10.1.2.3:4002", 200), ("other:4002", 421)):
+            for path in ("/health", "/metrics"):
+                with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection:
+                    connection.request("GET", path, headers={"host": host, **bearer})
+                    assert connection.getresponse().status == status, (host, path)
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection:
+            connection.request("GET", "/metrics")
+            assert connection.getresponse().status == 401
 
 
 def _write(server: Served, name: str, acknowledged: list[str]) -> None:
@@ -151,6 +202,28 @@ def test_it_serves_other_machines_with_a_key_and_stops_when_nobody_calls(tmp_pat
         with socket.create_connection(("127.0.0.1", server.port)):
             pass
         assert server.process.wait(START) == 0
+
+
+@pytest.mark.slow
+def test_a_call_that_does_not_end_in_time_is_answered(tmp_path: Path) -> None:
+    config = tmp_path / "aiovec.toml"
+    config.write_text("[retrieval.server]\nshutdown_timeout = 1\naccess_log = false\n")
+    with serving("-s", tmp_path / "notes.db", "--config", config) as server:
+        server.call("POST", "/tables", {"name": "notes", "schema": {"dim": 3}})
+        call = http.client.HTTPConnection("127.0.0.1", server.port, timeout=START)
+        call.putrequest("POST", "/tables/notes/records")
+        for name, value in (("Content-Type", "application/json"), ("Content-Length", "100")):
+            call.putheader(name, value)
+        call.endheaders(b"[")  # and sends no more
+        time.sleep(0.2)
+        assert server.stop() == 0
+        answer = call.getresponse()
+        problem = json.loads(answer.read())
+        assert (answer.status, problem["begun"]) == (503, True)
+        assert "stopping" in problem["detail"]
+        call.close()
+        assert server.process.stderr is not None
+        assert "Traceback" not in server.process.stderr.read()
 
 
 @pytest.mark.slow

@@ -19,6 +19,10 @@ async def test_a_call_for_a_state_that_has_passed_does_nothing() -> None:
     async with notes() as client:
         state = (await client.get(T)).headers["etag"]
         same = {"if-match": state}
+        for given in (f'"other", {state}', f'{state},"other"', "*", " * "):
+            assert await client.ok("GET", f"{T}/count", headers={"if-match": given})
+        for given in ('"a", "b"', "", f"W/{state}", '"*"x'):
+            await client.problem("GET", f"{T}/count", 412, headers={"if-match": given})
         assert (await client.get(f"{T}?rows=false")).json()["rows"] is None
         assert await client.ok("GET", f"{T}/count", headers=same) == {"count": 5}
         field = {"name": "lang", "field": "text"}

@@ -48,6 +48,9 @@ async def test_most_of_the_nearest_are_found_and_truly_measured(tmp_path: Path, 
                 found += len({hit.id for hit in hits} & {hit.id for hit in true})
                 wanted += 10
         assert found >= 0.9 * wanted
+        every = Tuning(oversample=1e308, dims=None if tuning is None else tuning.dims)
+        hits = await store.search("t", rows[0], tuning=every, limit=100)
+        assert hits == await store.search("t", rows[0], exact=True, limit=100)
         # What was just written is found, and what was deleted is not.
         await store.upsert("t", [{"id": "new", "embedding": 2 * rows[7], "n": -1}])
         await store.delete("t", "7")

@@ -323,7 +323,7 @@ ATTACKS = (
     Attack("VACUUM", _vacuumed, counts=True),
     Attack("an older store in its place", _an_older_store),
     Attack("an older store that goes on", _an_older_store_that_goes_on),
-    Attack("restored", _restored, counts=True),
+    Attack("restored", _restored),
     Attack("another store in its place", _another_store),
     Attack("dropped and made anew", _recreated),
     Attack("deletes are forgotten", _pruned),

@@ -34,6 +34,28 @@ async def test_many_first_searches_wait_for_the_table_to_be_loaded(tmp_path: Pat
         assert 0 < answered < QUERIES  # the file answered the first
 
 
+async def test_few_groups_take_few_searches_however_many_rows(tmp_path: Path) -> None:
+    """More groups are wanted than there are: nobody reads the whole table to learn it."""
+    vectors = np.random.default_rng(1).standard_normal((ROWS, DIM)).astype("f4")
+    rows = {
+        "id": [str(row) for row in range(ROWS)], "embedding": vectors,
+        "kind": ["abc"[row % 3] for row in range(ROWS)],
+    }  # fmt: skip
+    async with opened(tmp_path / "a.db") as store:
+        await store.create_table("notes", Schema(dim=DIM, fields={"kind": str}))
+        await store.insert("notes", rows)
+        await ready(store, "notes")
+
+        async def answered() -> int:
+            found: int = (await store.stats("notes")).details["searches"]["searches"]
+            return found
+
+        before = await answered()
+        hits = await store.search("notes", vectors[0], group_by="kind", per_group=2, limit=10)
+        assert sorted(hit["kind"] for hit in hits) == list("aabbcc")
+        assert await answered() - before <= 3
+
+
 async def test_each_tables_searches_are_answered_together(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     names = ("red", "blue")

@@ -441,6 +441,8 @@ async def test_values_of_the_payload_that_stand_for_others(store: VectorStore) -
         "flag": (np.True_, True),
         "text": (np.str_("x"), "x"),
         "tuple": ((1, ("a", _Color.RED)), [1, ["a", "red"]]),
+        "array": (np.array(["a", "b"], object), ["a", "b"]),
+        "matrix": (np.array([[1], [2]]), [[1], [2]]),
         "nested": ({"a": [{"b": (np.int64(1), one)}]}, {"a": [{"b": [1, str(one)]}]}),
     }
     row: dict[str, Any] = {key: given for key, (given, _) in values.items()}
@@ -464,7 +466,8 @@ async def test_values_of_the_payload_that_stand_for_others(store: VectorStore) -
         assert await store.count("notes", moment_of > moment - later) == 2
         assert await store.count("notes", moment_of >= moment + later) == 0
     bad: list[Any] = [
-        Decimal("1.5"), b"x", {1}, object(), datetime(2024, 1, 1), time(1), np.array([1]),  # noqa: DTZ001 - the missing zone is the fault
+        Decimal("1.5"), b"x", {1}, object(), datetime(2024, 1, 1), time(1), np.array([b"x"]),  # noqa: DTZ001 - the missing zone is the fault
+        np.array(["2024-01-01"], "datetime64[ns]"),
         np.float64("nan"), timedelta(1), [np.datetime64("2024-01-01")], _Odd.LIST, 1j, {1: 2},
         {_Color.RED: 1}, uuid.UUID, np.uint64(2**64 - 1), "\ud800", _Odd.SURROGATE,
     ]  # fmt: skip

@@ -192,6 +192,36 @@ def test_an_interrupt_cancels_the_call(store: sync.VectorStore) -> None:
     assert store.count("notes") == 3
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no interval timer")
+# An interrupt within the callback of a weak reference, which cannot raise it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interrupts_at_any_moment(store: sync.VectorStore) -> None:
+    """Wherever they arrive, also while a call is begun: no call hangs, and the store stays open."""
+
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    store.insert("notes", small_rows(3))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        for n in range(2000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + n % 80))
+                assert len(store.search("notes", QUERY)) == 3
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupt:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted
+    assert store.count("notes") == 3
+
+
 # Closing
 
 

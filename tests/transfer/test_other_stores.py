@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,111 @@ def test_a_lancedb_folder_with_several_tables(folder: Path, store: Path) -> None
     assert len(rows_of(store, "two")) == 3
     done = run("import", f"lancedb:{other}#One", "-s", folder / "one.db", "--as", "one", "--json")
     assert (done.code, done.json["tables"][0]["rows"]) == (0, 2)
-    refused = run("import", f"lancedb:{other}#three", "-s", folder / "none.db")
-    assert (refused.code, "there are: One, numbers, two" in refused.err) == (1, True)
+    for name, why in (
+        ("three", "there are: One, numbers, two"),
+        ("numbers", "numbers has no dense vectors; it has: none"),
+    ):
+        refused = run("import", f"lancedb:{other}#{name}", "-s", folder / "none.db")
+        assert (refused.code, why in refused.err) == (1, True), refused.err
     assert not (folder / "none.db").exists()
+
+
+# A column by its type, and the value of it that arrives, or the word for what is left out.
+_DAY = datetime(2024, 2, 29, tzinfo=UTC).replace(tzinfo=None)
+ODD_COLUMNS: dict[str, tuple[Any, pa.DataType | None, Any]] = {
+    "length": (timedelta(1), pa.duration("s"), "durations"),
+    "raw": (b"x", None, "binary"),
+    "fixed": (b"xy", pa.binary(2), "binary"),
+    "raw_inside": ({"a": b"x", "b": 1}, None, "binary"),
+    "raw_listed": ([b"x"], None, "binary"),
+    "length_inside": ({"a": [timedelta(1)]}, None, "durations"),
+    "time": (_DAY.time(), None, ...),
+    "time_inside": ({"a": _DAY.time()}, None, ...),
+    "naive_inside": ({"a": _DAY}, None, ...),
+    "naive_listed": ([_DAY], None, ...),
+    "price_inside": ({"a": Decimal("1.5")}, None, ...),
+    "Year": (1, None, 1),
+    "year": (2, None, 2),  # differs from a field in case alone, so it is a key of the payload
+    "VECTOR": (3, None, 3),
+}
+
+
+@pytest.mark.parametrize("kind", ["lancedb", "parquet"])
+def test_a_column_that_cannot_come_stops_no_other(folder: Path, store: Path, kind: str) -> None:
+    columns = {
+        name: pa.array([value] * 2, made_as) for name, (value, made_as, _) in ODD_COLUMNS.items()
+    }
+    columns |= {"id": pa.array(["a", "b"]), "vector": vectors(VECTORS[:2])}
+    if kind == "lancedb":
+        lance(folder / "notes", columns)
+    else:
+        pq.write_table(pa.table(columns), folder / "notes")
+    more = ["--format", "parquet"] if kind == "parquet" else []
+    done = bring(folder / "notes", store, *more, code=1)
+    assert (done["rows"], done["rejected"]) == (2, 0)
+    words = {name: word for name, (_, _, word) in ODD_COLUMNS.items() if isinstance(word, str)}
+    assert done["omitted"] == [f"the column {name} ({word})" for name, word in words.items()]
+    row = rows_of(store)["a"]
+    assert set(row.fields) == set(ODD_COLUMNS) - set(words)
+    for name, (_, _, wanted) in ODD_COLUMNS.items():
+        if name not in words and wanted is not ...:
+            assert row[name] == wanted
+    assert set(schema_of(store).fields) == {"Year"}
+
+
+def test_a_table_that_cannot_come_stops_no_other(folder: Path, store: Path) -> None:
+    other = folder / "other"
+    for name in ("bad", "good", "lost"):
+        lance(other, {"vector": vectors(VECTORS[:2]), "n": [0, 1]}, name)
+    shutil.rmtree(other / "bad.lance" / "_versions")
+    (other / "bad.lance" / "_versions").mkdir()
+    shutil.rmtree(other / "lost.lance" / "data")
+    done = run("import", other, "-s", store, "--json", "--allow-rejects")
+    assert done.code == 1
+    assert [(one["name"], one["rows"]) for one in done.json["tables"]] == [("good", 2), ("lost", 0)]
+    assert set(done.json["failed"]) == {"bad", "lost"}
+    assert "lost: cannot be imported: " in run("import", other, "-s", folder / "b.db").err
+    refused = run("import", f"{other}", "--table", "lost", "-s", folder / "none.db")
+    assert (refused.code, "cannot be read" in refused.err) == (1, True)
+    shutil.rmtree(other / "good.lance")
+    refused = run("import", other, "-s", folder / "none.db")
+    assert (refused.code, "no table can be imported: lost: " in refused.err) == (1, True)
+    assert "; bad: " in refused.err
+    assert not (folder / "none.db").exists()
+
+
+BROKEN = {
+    "gone": "import no_such_module_at_all",
+    "none": "Kind = 3",
+    "half": "def (",
+}
+
+
+def test_a_broken_source_stops_nothing_else(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(folder / "site")
+    for name, code in BROKEN.items():
+        information = folder / "site" / f"{name}_source-1.0.dist-info"
+        information.mkdir(parents=True)
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        entry = f"[aiovec.sources]\na-{name} = {name}_source:Kind\n"
+        (information / "entry_points.txt").write_text(entry)
+        (folder / "site" / f"{name}_source.py").write_text(code)
+    lines = jsonl(folder / "notes.jsonl", [{"id": "a", "embedding": [1, 2]}])
+    assert bring(lines, store)["rows"] == 1
+    lance(folder / "other", {"id": ["a"], "vector": vectors(VECTORS[:1])})
+    assert bring(folder / "other", folder / "b.db")["rows"] == 1
+    plain = lines.rename(folder / "plain.txt")
+    assert bring(plain, folder / "c.db", "--format", "jsonl")["rows"] == 1
+    (folder / "empty").mkdir()
+    for source in ("plain.txt", "empty"):
+        refused = run("import", source, "-s", folder / "d.db")
+        assert refused.code == 1
+        for name in BROKEN:
+            assert f"the source 'a-{name}' ({name}_source:Kind) is unusable" in refused.err
+    refused = run("import", "a-gone:here", "-s", folder / "d.db")
+    assert (refused.code, "No module named 'no_such_module_at_all'" in refused.err) == (1, True)
 
 
 def test_a_store_of_ours_is_not_imported(folder: Path, store: Path) -> None:

@@ -146,7 +146,8 @@ async def _answer(
             security.check(request, endpoint.access)
         _check_slashes(request)
         store = get_store(request) if own is None else own
-        return await keys.answer(request, partial(endpoint.act, store, keys))
+        writes = endpoint.access is Access.WRITE
+        return await keys.answer(request, partial(endpoint.act, store, keys), writes=writes)
     except (AiovecError, RequestError, TableChangedError) as exc:
         id = request.scope.get("state", {}).get("request_id", "")
         return await response_of(exc, id, store)

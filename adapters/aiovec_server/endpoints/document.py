@@ -38,6 +38,12 @@ _STATE = (
 )
 
 
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
 def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     """Return the document."""
     used = {model for one in endpoints for model in (one.body, one.answer) if model is not None}
@@ -55,7 +61,12 @@ def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "aiovec", "summary": "A vector store over HTTP", "version": version},
         "paths": paths,
-        "components": {"schemas": schemas, "responses": {"Problem": problem}},
+        "components": {
+            "schemas": schemas,
+            "responses": {"Problem": problem},
+            "securitySchemes": _KEYS,
+        },
+        "security": [*({name: []} for name in _KEYS), {}],  # a server may have no keys
     }
 
 
@@ -72,6 +83,8 @@ def _operation(endpoint: Endpoint, name: str, places: dict[Any, Any]) -> dict[st
             "5XX": {"$ref": "#/components/responses/Problem"},
         },
     }
+    if endpoint.access is Access.NONE:
+        found["security"] = []
     if endpoint.status != 204:
         schema = places.get(endpoint.answer)
         found["responses"][str(endpoint.status)]["content"] = _contents(endpoint.kinds, schema)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -77,7 +77,7 @@ def data_endpoints(*, page_writes: bool) -> list[Endpoint]:
             began = time.perf_counter()
             points = await map_points(call.store, call.table, **options)
             seconds = round(time.perf_counter() - began, 6)
-        return {**asdict(points), "rows": len(points.ids), "seconds": seconds}
+        return {**asdict(replace(points, values=[])), "rows": len(points.ids), "seconds": seconds}
 
     return [
         Endpoint("GET", "/page/about", about),

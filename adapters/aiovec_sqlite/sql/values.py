@@ -9,8 +9,10 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from aiovec.backend import Field, Kind, Value, payload_texts
+from aiovec.backend import Field, Kind, Value, payload_array, payload_texts
 from aiovec.backend.rows import NewRows
+
+from ..errors import decodes
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -69,6 +71,7 @@ def _column_to_sql(column: pa.Array | pa.ChunkedArray, kind: Kind) -> list[Any]:
     return values
 
 
+@decodes
 def from_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
     """A column of SQLite's values as Python's."""
     convert = _FROM_SQL.get(kind)
@@ -92,6 +95,17 @@ def _list(items: Any, of: type) -> list[Any]:
     return items
 
 
+@decodes
+def ids_to_arrow(ids: Sequence[Any]) -> pa.Array:
+    return pa.array(ids, type=pa.utf8())
+
+
+@decodes
+def payloads_to_arrow(texts: Sequence[Any]) -> pa.Array:
+    return payload_array(texts)
+
+
+@decodes
 def to_arrow(values: Sequence[Any], field: Field) -> pa.Array:
     """A column of SQLite's values as Arrow's."""
     if field.kind == "bool":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 # Characters that one call into C looks at. It holds the interpreter meanwhile, for some 3 ms.
@@ -52,20 +52,20 @@ def folded(text: str) -> str:
     )
 
 
-def spans_of(needle: str, text: str) -> Iterator[tuple[int, int]]:
-    """Where a needle stands in a text, in any case, with or without accents."""
-    wanted = folded(needle)
+def spans_of(needles: Iterable[str], text: str) -> Iterator[tuple[int, int]]:
+    """Where folded needles stand in a text, in any case, with or without accents."""
     whole = folded(text)
     # The characters that the folded ones come from: accents of their own are left out.
     if len(whole) == len(text):
         origins: Sequence[int] = range(len(text))
     else:
         origins = [n for n, char in enumerate(text) if _FOLDING[ord(char)]]
-    at = whole.find(wanted)
-    while at >= 0:
-        behind = at + len(wanted)
-        yield origins[at], origins[behind] if behind < len(origins) else len(text)
-        at = whole.find(wanted, behind)
+    for wanted in needles:
+        at = whole.find(wanted)
+        while at >= 0:
+            behind = at + len(wanted)
+            yield origins[at], origins[behind] if behind < len(origins) else len(text)
+            at = whole.find(wanted, behind)
 
 
 def count_in(needle: str, stored: bytes | None) -> int:

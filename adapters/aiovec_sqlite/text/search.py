@@ -150,7 +150,6 @@ _LONGEST_PART = 128
 _MARKED_AT_ONCE = 500
 # Rows between two looks whether the caller has gone.
 _BLOCK = 1_000
-_MOST = 2**63 - 1
 
 # What FTS5 takes for the end of a query, and what is no text in SQLite.
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -166,13 +165,12 @@ def search_text(
         for clause in query.clauses
     ]
     terms = _Terms(db, table, index, clauses, any=query.any)
-    limit = min(query.limit, _MOST)
     best: Scored = []
     with _told_as_damage(table.name):
         if terms.scanned:
-            best = _by_scan(db, ticket, table, index, terms, query, limit)
+            best = _by_scan(db, ticket, table, index, terms, query)
         elif terms.match is not None:
-            best = _by_index(db, ticket, table, index, terms, query, limit)
+            best = _by_index(db, ticket, table, index, terms, query)
     ticket.check()
     rowids = [rowid for rowid, _ in best]
     rows = _rows(db, ticket, table, rowids, query.columns)
@@ -268,9 +266,10 @@ def _by_index(
     index: TextIndex,
     terms: _Terms,
     query: TextQuery,
-    limit: int,
 ) -> Scored:
     """The rowids of the best rows with their scores."""
+
+    limit = query.limit
 
     def run(match: str) -> Scored:
         found = _best(db, table, *_matching(table, index, match, query), limit)
@@ -288,7 +287,7 @@ def _best(
     db: sqlite3.Connection, table: TableLayout, sql: str, values: Sequence[Any], limit: int
 ) -> list[tuple[int, float]]:
     """The best of the rows that the statement gives; of equal ones the first by id."""
-    found = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, min(limit + 1, _MOST))).fetchall()
+    found = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, limit + 1)).fetchall()
     if len(found) <= limit or found[limit][1] != found[limit - 1][1]:
         return found[:limit]
     # The limit within has SQLite compute the scores first, and look up the ids of these rows alone.
@@ -352,7 +351,6 @@ def _by_scan(
     index: TextIndex,
     terms: _Terms,
     query: TextQuery,
-    limit: int,
 ) -> Scored:
     """The best rows where some clauses have to be looked for in the texts."""
     wanted = [clause for clause in terms.scanned if not clause.excluded]
@@ -408,7 +406,7 @@ def _by_scan(
         )
 
     scored = ((-score(rowid, length, own), id, rowid) for rowid, id, length, own in kept)
-    best = heapq.nsmallest(min(limit, len(kept)), scored)
+    best = heapq.nsmallest(min(query.limit, len(kept)), scored)
     return [(rowid, -value) for value, _, rowid in best]
 
 
@@ -425,8 +423,13 @@ def _highlights(
     marks: tuple[str, str],
 ) -> list[Mapping[str, str]]:
     if index.analyzer == "ngram":
+        needles = [
+            [folded(clause.text) for clause in terms.positive if name in terms.fields_of(clause)]
+            for name in terms.fields
+        ]
         return [
-            _marked_parts(terms, texts, marks) for texts in _texts(db, table, terms, rowids, ticket)
+            _marked_parts(terms.fields, needles, texts, marks)
+            for texts in _texts(db, table, terms, rowids, ticket)
         ]
     found: list[Mapping[str, str]] = []
     for start in range(0, len(rowids), _MARKED_AT_ONCE):
@@ -465,13 +468,15 @@ def _marked_words(
 
 
 def _marked_parts(
-    terms: _Terms, texts: Sequence[str | None], marks: tuple[str, str]
+    fields: Sequence[str],
+    needles: Sequence[Sequence[str]],
+    texts: Sequence[str | None],
+    marks: tuple[str, str],
 ) -> dict[str, str]:
     """A row's snippets in ngram tables, whose index cannot tell where words of two letters are."""
     shown = {}
-    for name, text in zip(terms.fields, texts, strict=True):
-        needles = [c.text for c in terms.positive if name in terms.fields_of(c)]
-        spans = (span for needle in needles for span in spans_of(needle, text or ""))
+    for name, wanted, text in zip(fields, needles, texts, strict=True):
+        spans = spans_of(wanted, text or "")
         if (marked := snippet_around(text or "", spans, marks)) is not None:
             shown[name] = marked
     return shown

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from .stores import (
     Embedder,
     FileFormat,
     Store,
+    exists,
     expanded,
     give_embedder,
     in_store,
@@ -130,7 +132,7 @@ def import_(
     with the reason in SOURCE.rejects.jsonl; all others are imported. Exits with 1 if anything was
     left out.
     """
-    from .._transfer import Load, RejectsFile, load, open_input, open_source, schema_in
+    from .._transfer import Load, RejectsFile, load, open_input, open_source, rehearse, schema_in
     from ..backend.foreign import Hints, Source, legal_table_name
 
     piped = file == "-"
@@ -181,7 +183,7 @@ def import_(
                 for one in loads:
                     task = bar.add_task(one.table, total=one.source.rows)
                     one.seen = partial(_show, bar, task)
-                await load(vectors, source, loads, listed, strict=strict)
+                await load(vectors, source, loads, listed, strict=strict and not is_new)
             # Nobody else builds the indexes after a script.
             filled = [one.table for one in loads if one.rows]
             if filled:
@@ -189,9 +191,12 @@ def import_(
             return vectors.target
 
         began = time.perf_counter()
+        if is_new := not exists(store, config):
+            asyncio.run(rehearse(source, loads, listed, strict=strict))
         target = in_store(store, config, work, create=True)
         seconds = time.perf_counter() - began
-    whole = all(one.whole for one in loads)
+    failed = {**source.reader.failed, **{one.table: one.problem for one in loads if one.problem}}
+    whole = all(one.whole for one in loads) and not failed
     facts = {
         "file": source.name,
         "format": source.form,
@@ -199,6 +204,7 @@ def import_(
         "seconds": round(seconds, 6),
         "complete": whole,
         "rejects": str(listed.path) if listed.count else None,
+        "failed": failed,
         "tables": list(map(_loaded, loads)),
     }
     shown = [line for one in loads for line in _lines(one)] + [f"done in {seconds:.2f} s"]
@@ -207,6 +213,7 @@ def import_(
     emit(facts, shown, json)
     if not json:
         _print_notes(found)
+        _print_failed(failed)
         for one in loads:
             for reason, rows in one.reasons.most_common(_REASONS_SHOWN):
                 err().print(f"{one.table}: rejected {counted(rows)}: {reason}")
@@ -215,7 +222,7 @@ def import_(
                 err().print(
                     f"{one.table}: the source counts {total}, of which {one.missing:,} did not come"
                 )
-    if not whole and not allow_rejects:
+    if failed or not (whole or allow_rejects):
         raise typer.Exit(1)
 
 
@@ -251,9 +258,11 @@ def _show_found(source: Input, found: list[ForeignTable], json: bool) -> None:
     ]  # fmt: skip
     columns = ["table", "from", "layout", "rows", "dim", "metric", "model"]
     listing = Listing(columns, cells, right=["rows", "dim"])
-    emit({"file": source.name, "format": source.form, "tables": facts}, [listing], json)
+    named = {"file": source.name, "format": source.form, "failed": source.reader.failed}
+    emit({**named, "tables": facts}, [listing], json)
     if not json:
         _print_notes(found)
+        _print_failed(source.reader.failed)
 
 
 def _facts(source: ForeignTable) -> dict[str, Any]:
@@ -294,6 +303,11 @@ def _lines(one: Load) -> Iterator[str]:
 def _words(field: Field) -> str:
     options = [*(["keywords"] if field.text else []), *([field.index] if field.index else [])]
     return f"{field.kind} ({', '.join(options)})" if options else field.kind
+
+
+def _print_failed(failed: Mapping[str, str]) -> None:
+    for name, reason in failed.items():
+        err().print(f"{name}: cannot be imported: {reason}")
 
 
 def _print_notes(sources: Iterable[ForeignTable]) -> None:

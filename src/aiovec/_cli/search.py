@@ -139,7 +139,7 @@ def search(
     flat = [hit.to_dict() for hit in hits]
     names = [name for name in dict.fromkeys(name for row in flat for name in row)
              if name not in ("id", "_score", "_distance", "_ranks")]  # fmt: skip
-    cells = [[f"{row['_score']:.4f}", row["id"], *(cell(row.get(name)) for name in names)]
+    cells = [[_score(row), row["id"], *(cell(row.get(name)) for name in names)]
              for row in flat]  # fmt: skip
     facts = {"hits": flat, "seconds": round(seconds, 6)}
     emit(facts, [Listing(["score", "id", *names], cells, right=["score"])], json)
@@ -248,6 +248,13 @@ def distinct(
     listing = Listing(["rows", name], [[n, cell(value)] for value, n in values.items()], ["rows"])
     facts = {"values": [{"value": value, "rows": n} for value, n in values.items()]}
     emit(facts, [listing], json)
+
+
+def _score(row: dict[str, Any]) -> str:
+    """Return the score of a hit for people. Keywords that most rows have score close to 0."""
+    score: float = row["_score"]
+    is_small = row.get("_distance") is None and 0 < score < 0.001
+    return f"{score:.2g}" if is_small else f"{score:.4f}"
 
 
 def _vector_in(text: str) -> list[float]:

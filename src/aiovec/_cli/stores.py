@@ -205,15 +205,19 @@ def in_table(
     """Run the work on a table, by default the store's only one, to its end."""
 
     async def in_it(vectors: VectorStore) -> _T:
-        name = table
-        if name is None:
-            name, *others = await vectors.tables() or [""]
-            if not name or others:
-                names = ", ".join([name, *others]) or "no table"
-                raise AiovecError(f"which table? the store has: {names}")
-        return await work(vectors.table(name))
+        return await work(await table_of(vectors, table))
 
     return in_store(store, config, in_it, reading=reading)
+
+
+async def table_of(vectors: VectorStore, name: str | None) -> Handle:
+    """Return the table of this name, by default the store's only one."""
+    if name is None:
+        name, *others = await vectors.tables() or [""]
+        if not name or others:
+            names = ", ".join([name, *others]) or "no table"
+            raise AiovecError(f"which table? the store has: {names}")
+    return vectors.table(name)
 
 
 def table_and_one(table: str | None, one: str | None, name: str) -> tuple[str | None, str]:
@@ -248,6 +252,12 @@ async def of_each_table(
             found.append(await look(name))
             bar.advance(task)
     return found
+
+
+def exists(store: str | None, config: str | None) -> bool:
+    """Return whether a command's store may exist."""
+    path = origin_of(store, config).location().path
+    return path is None or path.exists()
 
 
 def _existing(store: str | None, config: str | None, reading: bool) -> Origin:

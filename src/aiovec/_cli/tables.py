@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from .stores import (
     in_store,
     in_table,
     table_and_more,
+    table_of,
 )
 
 if TYPE_CHECKING:
@@ -96,8 +98,22 @@ def create(
 
 
 @failing_clearly
-def drop(table: Table, store: Store = None, config: Config = None, json: AsJson = False) -> None:
-    """Drop a table with all its rows."""
+def drop(
+    table: Table,
+    store: Store = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Drop it without asking.")] = False,
+    config: Config = None,
+    json: AsJson = False,
+) -> None:
+    """Drop a table with all its rows.
+
+    Asks first on a terminal, and elsewhere needs --yes.
+    """
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter(f"pass --yes to drop {table} with all its rows")
+        rows = in_store(store, config, lambda vectors: vectors.count(table), reading=True)
+        typer.confirm(f"Drop {table} with {counted(rows)}?", abort=True, err=True)
 
     async def work(vectors: VectorStore) -> int:
         rows = await vectors.count(table)
@@ -153,7 +169,8 @@ def delete(
 ) -> None:
     """Delete rows by their ids, by a filter, or by both.
 
-    A single argument is an ID, or with --where the TABLE; of several, the first is the TABLE.
+    A single argument is an ID, or with --where the TABLE; of several, the first is the TABLE. The
+    name of a table alone is refused.
     """
     from .._input.rows import reads_as_filter
 
@@ -164,5 +181,15 @@ def delete(
         raise typer.BadParameter("pass an ID or --where")
     if table is None and chosen is not None and reads_as_filter(chosen[0]):
         raise typer.BadParameter("pass a filter with --where, and an ID like this after the TABLE")
-    deleted = in_table(store, config, table, lambda one: one.delete(chosen, where=where))
+
+    async def work(vectors: VectorStore) -> int:
+        if table is None and chosen is not None and chosen[0] in await vectors.tables():
+            name = chosen[0]
+            raise typer.BadParameter(
+                f"{name} is a table: pass ids after it, or --where; for the row with the id "
+                f"{name}, write the TABLE before it; aiovec drop {name} drops the table"
+            )
+        return await (await table_of(vectors, table)).delete(chosen, where=where)
+
+    deleted = in_store(store, config, work)
     emit({"deleted": deleted}, [f"deleted {counted(deleted)}"], json)

@@ -313,8 +313,11 @@ def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
     except (TypeError, ValueError, OverflowError, RuntimeError) as exc:
         raise Failure(f"it gave no list of vectors: {exc}"[:300]) from exc
     # None, huge integers and vectors of several lengths make an array of objects.
-    right = found.ndim == 2 and found.shape == (count, dim or found.shape[1])
-    if found.dtype.kind not in "fiu" or not right:
+    right = found.ndim == 2 and len(found) == count and found.dtype.kind in "fiu"
+    if right and dim and found.shape[1] != dim:
+        length = found.shape[1]
+        raise Failure(f"the model makes {length} numbers, and dim says {dim}: set dim = {length}")
+    if not right:
         raise Failure(
             f"it gave an array of {found.dtype} and the shape {found.shape} for {count} texts, "
             f"not a vector of {dim or 'some'} numbers for each"

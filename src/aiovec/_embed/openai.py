@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .._model.redaction import redacted, secrets_in
+from .._model.schema import MAX_DIM
 from ..backend.embedders import OWN_URL
 from ..backend.threads import hop, in_thread
 from .failures import Failure, of_status, shortened
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 OWN_KEY = "OPENAI_API_KEY"
 
+# Bytes of an answer that is read: of all but the vectors, and of a number in them.
+_LARGEST, _NUMBER = 2**20, 64
 # Characters that JSON writes, and bytes that it reads, as fast as Python touches one value.
 _CHARACTERS, _BYTES = 64, 256
 
@@ -58,10 +61,13 @@ class OpenAIEmbedder:
             raise Failure(f"the environment variable {self._key_name} holds no key")
         write = partial(json.dumps, {**self._options, "input": texts})
         asked = await hop(len(texts) + sum(map(len, texts)) // _CHARACTERS, write)
-        status, headers, body = await self._post(asked.encode())
+        status, headers, body = await self._post(asked.encode(), len(texts))
         if status != 200:
             said = shortened(_message_of(body), self._secrets())
-            raise of_status(status, f"HTTP {status}: {said}", headers)
+            reason = f"POST {redacted(self._url)} answered {status}: {said}"
+            if status in (404, 405) and not self._url.endswith("/v1/embeddings"):
+                reason += "; base_url usually ends in /v1"
+            raise of_status(status, reason, headers)
         read = partial(_vectors_of, body, len(texts))
         try:
             return await hop(len(body) // _BYTES, read)
@@ -74,7 +80,7 @@ class OpenAIEmbedder:
         if self._session is not None:
             await self._session.close()
 
-    async def _post(self, data: bytes) -> tuple[int, Any, bytes]:
+    async def _post(self, data: bytes, count: int) -> tuple[int, Any, bytes]:
         """Return the status, headers and body of one request, or raise Failure."""
         if self._session is None:
             await in_thread(importlib.import_module, "aiohttp")
@@ -92,7 +98,13 @@ class OpenAIEmbedder:
             async with self._session.post(
                 self._url, data=data, headers=self._headers(), allow_redirects=False
             ) as answer:
-                return answer.status, answer.headers, await answer.read()
+                body, most = bytearray(), _LARGEST + count * _NUMBER * (self.dim or MAX_DIM)
+                async for part in answer.content.iter_any():
+                    body += part
+                    if len(body) > most:
+                        said = f"its answer has more than {most:,} bytes for {count} texts"
+                        raise Failure(said, status=answer.status)
+                return answer.status, answer.headers, bytes(body)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             # An address or a header that cannot be sent is a ValueError.
             lasting = isinstance(exc, (aiohttp.ClientSSLError, ValueError))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
+from operator import eq, ge, gt, le, lt, ne
 from typing import Any, Literal, NoReturn
 
 from .._model.schema import Kind, Schema
-from ..errors import FilterError
+from ..errors import FilterError, did_you_mean
 from . import patterns
 from . import text as words
-from .operators import F
-from .parser import Places, parse_with_places
+from .operators import F, FieldRef
+from .parser import where as parsed
 from .tree import (
     MAX_NAMES,
     And,
@@ -64,20 +66,19 @@ def bind(where: object, schema: Schema) -> Expr | None:
     comes back every name is known, every literal has exactly its field's type (on a payload key:
     its own), and conditions that mean the same have one form: an IN holds two or more values, on a
     payload key of one type, and a LIKE has a wildcard before its end. Raises FilterError, with the
-    position where ``where`` is text.
+    position where the condition at fault was parsed from text.
     """
     if where is None:
         return None
     if isinstance(where, Mapping):
-        where = [_equal(name, value) for name, value in where.items()]
+        where = [_equal(name, value, schema) for name, value in where.items()]
     if isinstance(where, (list, tuple)):
         bound = [_bound_item(one, schema) for one in where]
         terms = [term for term in bound if term is not None]
         return all_of(terms) if terms else None
     if isinstance(where, Combinable):
-        return _Binder(schema, None, {}).bind(where.as_condition())
-    expr, places = parse_with_places(where)
-    return _Binder(schema, str(where), places).bind(expr)
+        return _Binder(schema).bind(where.as_condition())
+    return _Binder(schema).bind(parsed(where))  # type: ignore[arg-type]
 
 
 def _bound_item(where: object, schema: Schema) -> Expr | None:
@@ -86,17 +87,34 @@ def _bound_item(where: object, schema: Schema) -> Expr | None:
     return bind(where, schema)
 
 
-def _equal(name: str, value: Any) -> Expr:
+def _equal(name: str, value: Any, schema: Schema) -> Expr:
     """Return the condition of one entry of a mapping."""
     field = F[name]
+    if isinstance(value, Mapping) or name.startswith("$"):
+        raise _mongodb(name, value, schema)
     return field.in_(value) if isinstance(value, (list, tuple, set, frozenset)) else field == value
 
 
+_MONGODB: dict[str, Callable[[Any, Any], Any]] = {
+    "$eq": eq, "$ne": ne, "$gt": gt, "$gte": ge, "$lt": lt, "$lte": le, "$in": FieldRef.in_,
+}  # fmt: skip
+
+
+def _mongodb(name: str, value: Any, schema: Schema) -> FilterError:
+    """Return the error for an entry as MongoDB and Chroma write it, with the text to write."""
+    known = name.split(".")[0] in ("id", "payload", *schema.fields)
+    field = F[name if known or not schema.payload else f"payload.{name}"]
+    cure = "text such as \"year >= 2020 AND lang = 'en'\", or an expression of F"
+    with suppress(FilterError, TypeError, AttributeError, KeyError):
+        if conditions := [_MONGODB[operator](field, one) for operator, one in value.items()]:
+            cure = f"it as text: {all_of(conditions)}"
+    given = words.shown(name if name.startswith("$") else {name: value})
+    return FilterError(f"{given} is a filter as MongoDB writes it; write {cure}")
+
+
 class _Binder:
-    def __init__(self, schema: Schema, text: str | None, places: Places) -> None:
+    def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._text = text
-        self._places = places
 
     def bind(self, expr: Expr) -> Expr:
         match expr:
@@ -237,7 +255,11 @@ class _Binder:
             self._fail(leaf, f"{ref} is the vector", f"{ref} IS NULL, or {self._names()}")
         field = schema.fields.get(ref.name)
         if field is None and ref.name != "id":
-            self._fail(leaf, f"there is no field {words.shown(ref.name)}", self._names())
+            hint = did_you_mean(ref.name, ["id", *schema.fields])
+            if schema.payload and not hint:
+                hint = f"; did you mean {Ref('payload', (ref.name, *ref.path))}?"
+            hint = f" ({hint.removeprefix('; ')})" if hint else ""
+            self._fail(leaf, f"there is no field {words.shown(ref.name)}{hint}", self._names())
         if ref.path:
             self._fail(leaf, f"{words.name(ref.name)} has no keys within it", self._names())
         return "text" if field is None else field.kind
@@ -251,9 +273,9 @@ class _Binder:
         return "one of " + ", ".join(names)
 
     def _fail(self, leaf: Expr, message: str, expected: str, value: int | None = None) -> NoReturn:
-        places = self._places.get(leaf)
-        position = None if places is None else places[0 if value is None else 1 + value]
-        raise FilterError(message, text=self._text, position=position, expected=expected)
+        text, places = getattr(leaf, "place", (None, ()))
+        position = places[0 if value is None else 1 + value] if places else None
+        raise FilterError(message, text=text, position=position, expected=expected)
 
 
 def _fitting(value: Value, kind: str) -> Value | None:

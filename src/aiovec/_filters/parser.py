@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -49,9 +49,6 @@ _A_PREDICATE_AFTER_NOT = f"{', '.join(_PREDICATES[:-1])} or {_PREDICATES[-1]}"
 _A_PREDICATE = f"= != < <= > >= IS {' '.join(_PREDICATES)}"
 
 
-Places = Mapping[Expr, tuple[int, ...]]
-"""The positions in a text of each condition: that of its field, then those of its literals."""
-
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -63,11 +60,6 @@ def where(text: str) -> Expr:
     ``(F.tenant == tenant) & aiovec.where(text)`` holds whatever a user types. FilterError has the
     position of the fault and what is accepted there.
     """
-    return parse_with_places(text)[0]
-
-
-def parse_with_places(text: object) -> tuple[Expr, Places]:
-    """Return the tree of a filter text, and the first position in it of each condition."""
     if not isinstance(text, str):
         raise FilterError(
             "a filter is text, an expression of F such as F.year == 2024, a mapping of fields to "
@@ -75,8 +67,7 @@ def parse_with_places(text: object) -> tuple[Expr, Places]:
         )
     if not text.strip():
         raise FilterError("the filter is empty", text=text, position=0, expected=_A_CONDITION)
-    parser = _Parser(text)
-    return parser.whole(), parser.places
+    return _Parser(text).whole()
 
 
 # Possessive quantifiers (*+) never go back, so an unclosed quote costs one pass.
@@ -133,7 +124,6 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.next = self._cut(0)
-        self.places: dict[Expr, tuple[int, ...]] = {}
         self.literals = 0
         self.open = 0
 
@@ -328,7 +318,7 @@ class _Parser:
             self._need(",", f"',' or '{closing}'")
 
     def _placed(self, leaf: Expr, at: int, *values: int) -> Expr:
-        self.places.setdefault(leaf, (at, *values))
+        object.__setattr__(leaf, "place", (self.text, (at, *values)))
         return leaf
 
     def _ref(self) -> Ref:

@@ -85,8 +85,12 @@ class Expr(Combinable):
     neither ``x = 1.0`` nor ``x = TRUE``.
     """
 
-    __slots__ = ()
+    __slots__ = ("place",)
     __match_args__: ClassVar[tuple[str, ...]]
+
+    place: tuple[str, tuple[int, ...]]
+    """Of a condition that was parsed: the whole text, and the positions in it of the field and of
+    the literals. It stays with the condition wherever that is joined, for errors."""
 
     @property
     def depth(self) -> int:

@@ -1,7 +1,8 @@
-"""Arrow IPC streams from outside: read only where a few bytes cannot become gigabytes.
+"""Arrow IPC streams from outside: the one place where they are read, and validated in full.
 
-Compressed buffers say themselves how large they become, and Arrow allocates what they say.
-Dictionaries repeat a value any number of times. A body of a call needs neither.
+They are read only where a few bytes cannot become gigabytes. Compressed buffers say themselves how
+large they become, and Arrow allocates what they say. Dictionaries repeat a value any number of
+times. A body of a call needs neither.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 
 from .._model.arrow import check_table
-from ..errors import InvalidRowError
 
 ARROW = "application/vnd.apache.arrow.stream"
 """The media type of such a stream."""
@@ -34,29 +34,27 @@ class DamagedStreamError(Exception):
     """Bytes that are no Arrow IPC stream, or one that is refused. Never reaches a user."""
 
 
-def read_stream(data: bytes | bytearray | memoryview) -> pa.Table:
-    """Return the rows of an uncompressed Arrow IPC stream, not validated yet. Copies nothing."""
+def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:
+    """Return the rows of an uncompressed Arrow IPC stream, validated in full. Copies nothing.
+
+    Raises InvalidRowError where the values of a column are damaged.
+    """
     try:
         stream = pa.BufferReader(pa.py_buffer(data))
         messages = iter(pa.ipc.MessageReader.open_stream(stream))
-        schema = pa.ipc.read_schema(_checked(next(messages, None)))
+        schema = pa.ipc.read_schema(_checked(next(messages, None), "schema"))
         for field in schema:
             _check_field(field)
-        batches = [pa.ipc.read_record_batch(_checked(one), schema) for one in messages]
+        batches = [
+            pa.ipc.read_record_batch(_checked(message, "record batch"), schema)
+            for message in messages
+        ]
         if stream.tell() != len(data):
             raise DamagedStreamError("there is more behind the end of the Arrow stream")
-        return pa.Table.from_batches(batches, schema)
+        table = pa.Table.from_batches(batches, schema)
     except (pa.ArrowException, OSError, ValueError, IndexError, struct.error) as exc:
         raise DamagedStreamError(f"the Arrow stream cannot be read: {exc}"[:200]) from exc
-
-
-def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:
-    """Return the rows of an uncompressed Arrow IPC stream, validated in full."""
-    table = read_stream(data)
-    try:
-        check_table(table)
-    except InvalidRowError as exc:
-        raise DamagedStreamError(str(exc)) from exc
+    check_table(table)
     return table
 
 
@@ -75,12 +73,15 @@ def _check_field(field: pa.Field) -> None:
         _check_field(kind.field(n))
 
 
-def _checked(message: Any) -> Any:
+def _checked(message: Any, expected: str) -> Any:
+    """Return a message of the expected kind. Arrow verifies none whose kind it does not know."""
     if message is None:
         raise DamagedStreamError("the Arrow stream is empty")
     if message.type == "dictionary":
         raise DamagedStreamError("the Arrow stream has dictionaries; write plain columns")
-    if message.type == "record batch":
+    if message.type != expected:
+        raise DamagedStreamError(f"the Arrow stream has no {expected} where one has to be")
+    if expected == "record batch":
         metadata = bytes(message.metadata)
         (table,) = struct.unpack_from("<I", metadata, 0)
         place = _field(metadata, table, _HEADER)

@@ -12,13 +12,23 @@ import numpy as np
 
 from .._model.schema import Field, Schema
 from ..backend.contract import TableHandle, Tuning
-from ..errors import InvalidArgumentError, ModelMismatchError
+from ..errors import InvalidArgumentError, ModelMismatchError, listed
 
+# More rows than any table has. Backends count them in 64 bits.
+_MOST_ROWS = 2**53
 # Seconds between the pauses of a reading.
 _LONGEST_READ = 0.002
 
 
 def count_of(argument: str, value: object, *, least: int = 1) -> int:
+    """Return a number of rows, NumPy's too, or raise InvalidArgumentError.
+
+    A number above that of any table's rows means the same as a smaller one, which is returned.
+    """
+    return min(whole_number(argument, value, least=least), _MOST_ROWS)
+
+
+def whole_number(argument: str, value: object, *, least: int) -> int:
     """Return a whole number of at least ``least``, NumPy's too, or raise InvalidArgumentError."""
     count = int(value) if isinstance(value, np.integer) else value
     if isinstance(count, bool) or not isinstance(count, int) or count < least:
@@ -98,16 +108,15 @@ def check_field_index(schema: Schema, name: object, kind: object) -> None:
         raise InvalidArgumentError("kind", kind, "'btree', 'bitmap' or 'text'")
     field = existing_field(schema, name)
     if field.is_list:
-        raise InvalidArgumentError(
-            "field", name, f"no field of lists (this one is of {field.kind})"
-        )
+        expected = f"a field without lists (this one is {field.kind})"
+        raise InvalidArgumentError("field", name, expected)
     if kind == "text" and field.kind != "text":
-        raise InvalidArgumentError("field", name, f"a field of text (this one is of {field.kind})")
+        raise InvalidArgumentError("field", name, f"a text field (this one is {field.kind})")
 
 
 def existing_field(schema: Schema, name: object) -> Field:
     """The field of this name, or InvalidArgumentError."""
     if not isinstance(name, str) or name not in schema.fields:
-        listed = ", ".join(schema.fields) or "the table has none"
-        raise InvalidArgumentError("field", name, f"the name of a field ({listed})")
+        names = listed([*schema.fields]) or "the table has none"
+        raise InvalidArgumentError("field", name, f"the name of a field ({names})")
     return schema.fields[name]

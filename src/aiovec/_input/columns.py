@@ -19,7 +19,7 @@ from .._model.arrow import is_list, python_values
 from .._model.ids import id_text
 from .._model.json_text import read_json
 from .._model.schema import MAX_ID_BYTES, Field, Kind, Schema
-from ..errors import InvalidRowError
+from ..errors import InvalidRowError, shown
 
 
 class RowPlace(TypedDict, total=False):
@@ -206,7 +206,7 @@ def _check_types(
         if issubclass(one, accepted) and (kind == "bool" or not issubclass(one, _FLAGS)):
             continue
         value = next(value for value in values if type(value) is one)
-        found = f"must be {words}, not {value!r:.60} ({one.__name__})"
+        found = f"must be {words}, not {shown(value, 60)} ({one.__name__})"
         raise ValueError(found if within is None else f"must be {_ACCEPTED[within][1]}: {found}")
     return kinds
 
@@ -232,7 +232,9 @@ def moment(value: Any) -> datetime:
         try:
             value = datetime.fromisoformat(value.upper())
         except ValueError as exc:
-            raise ValueError(f"must be a datetime or RFC 3339 text, not {value!r:.60}") from exc
+            raise ValueError(
+                f"must be a datetime or RFC 3339 text, not {shown(value, 60)}"
+            ) from exc
     if value != value:  # what pandas calls NaT
         raise ValueError("not a time is no value; use None")
     if value.utcoffset() is None:
@@ -343,14 +345,13 @@ def _plainer(value: Any) -> Any:
     if isinstance(value, np.bool_):
         return bool(value)
     if isinstance(value, datetime):
-        try:
-            return moment_text(moment(value))
-        except ValueError as exc:
-            raise ValueError(f"is not JSON: {exc}") from exc
+        return moment_text(moment(value))
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, UUID):
         return str(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "mM":  # of which some become ints
+        return value.tolist()
     raise ValueError(
         f"{type(value).__name__} is not JSON (text, numbers, booleans, None, lists, dicts, "
         "datetimes, dates, UUIDs); declare a field for it, or convert it"

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from .._model.arrow import array_of, names_of, table_of
 from .._model.records import Hit, Record
-from ..errors import InvalidRowError
+from ..errors import InvalidRowError, shown
 from .arguments import is_iterable
 
 
@@ -82,11 +82,13 @@ def columns_of_frame(frame: Any) -> dict[str, Any]:
     }
     for position, name in enumerate(frame.columns):
         if name in columns:
-            raise InvalidRowError(f"a column's name stands twice in {list(frame.columns)!r:.200}")
+            raise InvalidRowError(
+                f"a column's name stands twice in {shown(list(frame.columns), 200)}"
+            )
         columns[name] = frame.iloc[:, position]
     for name in columns:
         if not isinstance(name, str):
-            raise InvalidRowError(f"the name of a column is text, not {name!r:.60}")
+            raise InvalidRowError(f"the name of a column is text, not {shown(name, 60)}")
     return columns
 
 

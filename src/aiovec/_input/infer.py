@@ -29,7 +29,7 @@ from .._model.schema import (
     check_field_name,
 )
 from ..backend.rows import NewRows
-from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError
+from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError, shown
 from .arguments import check_field_index
 from .foreign_rows import (
     array_of_typed,
@@ -50,6 +50,9 @@ MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)
 
 _KINDS: dict[type, str] = {
     str: "text", int: "int", float: "float", bool: "bool", datetime: "datetime",
+}  # fmt: skip
+_ARRAYS = {
+    "i": "list[int]", "u": "list[int]", "f": "list[float]", "U": "list[text]", "T": "list[text]",
 }  # fmt: skip
 _SUBCLASSES = (
     (np.bool_, "bool"), (np.integer, "int"), (np.floating, "float"), (datetime, "datetime"),
@@ -105,8 +108,11 @@ def kinds_in(values: Sequence[Any], *, moments: bool = False) -> set[str]:
 
 def _kind_of_list(value: Any) -> str:
     if isinstance(value, np.ndarray):
-        known = {"i": "list[int]", "u": "list[int]", "f": "list[float]"}
-        return known.get(value.dtype.kind, "other") if value.ndim == 1 else "other"
+        if value.ndim != 1:
+            return "other"
+        if value.dtype != object:
+            return _ARRAYS.get(value.dtype.kind, "other")
+        value = value.tolist()
     kinds = kinds_in(value) if None not in value else {"other"}
     if kinds <= {"int", "float"} and kinds:
         return "list[float]" if "float" in kinds else "list[int]"
@@ -175,14 +181,18 @@ def inferred(rows: Any, options: TableOptions) -> Schema:
     if schema is None:
         columns = _columns_of(rows)
         vector = _vector_of(columns, options)
-        dim = 0 if vector is None else _length(vector, columns.pop(vector), first=True)
+        column = None if vector is None else columns.pop(vector)
+        dim = 0 if vector is None else _length(vector, column, first=True)
         if not dim and options.embed is None:
-            found = f"{vector!r} holds none"
-            if vector is None:
-                found = f"the columns are {list(columns)!r:.200}"
+            if vector is not None:
+                found = f"in the column {vector!r}, which holds {_instead_of_vectors(column)}"
+            elif columns:
+                found = f"among the columns {shown(list(columns), 200)}"
+            else:
+                found = "since there are no columns"
             raise InvalidRowError(
-                f"no vectors are found: {found}; name their column with vector=, or pass "
-                "embed=Embed('field') to have them made of a text"
+                f"no vectors were found {found}; name their column with vector=, or pass "
+                "embed=Embed('field') to have them made from a text"
             )
         for name in ("id", "payload"):
             columns.pop(name, None)
@@ -231,7 +241,7 @@ def _vector_of(columns: Mapping[str, Any], options: TableOptions) -> str | None:
         return options.vector
     if options.vector is not None and options.embed is None:
         raise InvalidArgumentError(
-            "vector", options.vector, f"one of the columns: {', '.join(map(repr, columns)):.200}"
+            "vector", options.vector, f"one of the columns: {', '.join(map(shown, columns)):.200}"
         )
     usual = [name for name in USUAL_VECTORS if name in columns]
     if usual or options.embed is not None:
@@ -259,6 +269,14 @@ def _length(name: str, column: Any, *, first: bool = False) -> int | None:
         found = (vector_length(value) for value in column if value is not None)
         lengths = [next(found, None)] if first else list(set(found))
     return lengths[0] if len(lengths) == 1 or (first and lengths) else None
+
+
+def _instead_of_vectors(column: Any) -> str:
+    """Return what a column holds that holds no vectors."""
+    if not len(column):
+        return "no value (pass a Schema to create a table without rows)"
+    first = column[0].as_py() if isinstance(column[0], pa.Scalar) else column[0]
+    return "text (parse it, as with json.loads)" if isinstance(first, str) else "none"
 
 
 def vector_length(value: Any) -> int | None:

@@ -38,7 +38,7 @@ from .._model.records import Record
 from .._model.schema import Field, Schema, may_lack_vectors
 from ..backend.contract import StoredRows
 from ..backend.rows import NewRows
-from ..errors import FilterError, InvalidArgumentError, InvalidRowError, InvalidVectorError
+from ..errors import FilterError, InvalidArgumentError, InvalidRowError, InvalidVectorError, shown
 from .arguments import check_words, is_iterable, read_all
 from .columns import (
     MOST_KEYS,
@@ -308,6 +308,13 @@ def _located(ids: Sequence[str], first_row: int, row: int) -> RowPlace:
     return {"row": first_row + row, "id": ids[row] if row < len(ids) else None}
 
 
+def _texts_as_rows(item: object, schema: Schema) -> str:
+    """Return how texts are given to a table that makes their vectors."""
+    if not isinstance(item, str) or schema.embed is None:
+        return ""
+    return f"; write {{{schema.embed.field!r}: [{shown(item, 40)}, ...]}}"
+
+
 def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> NewRows:
     mappings: list[Mapping[str, Any]] = []
     for row, item in enumerate(items):
@@ -315,7 +322,7 @@ def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> N
         if found is None:
             raise InvalidRowError(
                 "a row is a mapping, a record, a pydantic model, a dataclass or a named tuple, "
-                f"not {type(item).__name__}", row=row,
+                f"not {type(item).__name__}{_texts_as_rows(item, schema)}", row=row,
             )  # fmt: skip
         mappings.append(found)
     # One loop, not one for each column: most calls have a single row.
@@ -374,7 +381,7 @@ def _from_columns(
     for name in needed if may_lack_vectors(schema) else [*needed, schema.vector]:
         if name not in given:
             raise InvalidRowError(
-                f"the columns have no {name!r}; they are: {', '.join(map(repr, given))}"
+                f"the columns have no {name!r}; they are: {', '.join(map(shown, given))}"
             )
     columns = {name: _column(name, column, schema) for name, column in given.items()}
     if "id" in columns:
@@ -387,6 +394,7 @@ def _from_columns(
                 f"the column has {len(column)} values, the ids are {len(ids)}", field=name
             )
     locate = partial(_located, ids, first_row)
+    _check_zones(columns, locate)
     vectors = columns.pop(schema.vector, None)
     fields = {name: columns.pop(name, None) for name in schema.fields}
     extra: list[Any] = [None] * len(ids)
@@ -416,6 +424,20 @@ def _column(name: str, column: Any, schema: Schema) -> Any:
         return plain(column, name)
     check_column(name, column)
     return column if isinstance(column, list) else list(column)
+
+
+def _check_zones(columns: Mapping[str, Any], locate: RowLocator) -> None:
+    """Refuse columns of times without a zone, with the cure for a whole column."""
+    for name, column in columns.items():
+        if not isinstance(column, pa.Array) or not pa.types.is_timestamp(column.type):
+            continue
+        if column.type.tz is None and column.null_count < len(column):
+            raise InvalidRowError(
+                f"its times have no time zone; give them one: df[{name!r}].dt.tz_localize('UTC') "
+                f"in pandas, pl.col({name!r}).dt.replace_time_zone('UTC') in Polars",
+                field=name,
+                **locate(column.is_valid().index(True).as_py()),
+            )
 
 
 def _values(name: str, column: Any) -> list[Any]:

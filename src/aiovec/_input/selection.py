@@ -18,7 +18,14 @@ from .._model.records import Record
 from .._model.results import columns_of
 from .._model.schema import Field, Schema
 from ..backend.contract import Columns, Order, StoredRows
-from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError, did_you_mean
+from ..errors import (
+    CorruptStoreError,
+    InvalidArgumentError,
+    InvalidNameError,
+    did_you_mean,
+    listed,
+    shown,
+)
 from .arguments import is_iterable
 
 if TYPE_CHECKING:
@@ -184,9 +191,11 @@ def value_ref(
         return ref
     able = ["id"] if ids else []
     able += [each for each, field in schema.fields.items() if lists or not field.is_list]
-    able += ["payload.<key>"] if schema.payload else []
-    listed = ", ".join(able) or "none, since the table has no fields"
-    raise InvalidArgumentError(argument, name, f"one of {listed}")
+    names = [listed(able)] if able else []
+    names += ["payload.<key>"] if schema.payload else []
+    expected = f"one of {', '.join(names) or 'none, since the table has no fields'}"
+    reason = f"{argument} must be {expected}, not {shown(name)}{did_you_mean(name, able)}"
+    raise InvalidArgumentError(argument, name, expected, reason=reason)
 
 
 def _ref_of(schema: Schema, name: object, *, lists: bool) -> Ref | None:
@@ -249,8 +258,12 @@ def count_types(
                 name = str(Ref(_PAYLOAD, (key,)))
                 counts.setdefault(name, Counter())[_TYPES[type(value)]] += 1
         if len(counts) > _MOST_COUNTED:
-            expected = f"rows with at most {_MOST_COUNTED:,} payload keys; narrow them by where"
-            raise InvalidArgumentError("the table", len(counts), expected)
+            reason = (
+                f"the rows have more than {_MOST_COUNTED:,} fields and payload keys; select fewer "
+                "rows with where="
+            )
+            expected = f"at most {_MOST_COUNTED:,} fields and payload keys"
+            raise InvalidArgumentError("where", len(counts), expected, reason=reason)
 
 
 def _add_path(keys: _Keys, path: list[str]) -> None:
@@ -280,6 +293,6 @@ def _part(value: Mapping[str, Any], keys: _Keys) -> dict[str, Any]:
 def _unknown(name: object, schema: Schema, whole_payload: bool) -> InvalidNameError:
     able = ["id", schema.vector, *schema.fields]
     hint = did_you_mean(name, able)
-    if schema.payload:
-        able.append(_PAYLOAD if whole_payload else "payload, payload.<key>")
-    return InvalidNameError(name, "selected column", f"there are {', '.join(able)}{hint}")
+    payload = [_PAYLOAD] if whole_payload else [_PAYLOAD, "payload.<key>"]
+    names = ", ".join([listed(able), *(payload if schema.payload else ())])
+    return InvalidNameError(name, "selected column", f"there are {names}{hint}")

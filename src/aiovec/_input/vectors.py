@@ -98,7 +98,8 @@ def given_matrix(vectors: Any, schema: Schema, locate: RowLocator) -> Float32Arr
         check_array(vectors, "vectors")
         return arrow_matrix(plain(vectors, "vectors"), schema, locate)
     if isinstance(vectors, np.ndarray) and vectors.ndim == 1 and vectors.dtype != object:
-        raise InvalidArgumentError("vectors", vectors.shape, "a sequence of vectors, not one")
+        reason = "vectors is a single vector; put it in a list"
+        raise InvalidArgumentError("vectors", vectors.shape, "a sequence of vectors", reason=reason)
     return matrix_of(vectors, schema, locate)
 
 

@@ -189,6 +189,22 @@ def is_list(kind: pa.DataType) -> bool:
     )
 
 
+def unstorable(kind: pa.DataType) -> str:
+    """Return the word for values that no row can hold, also in lists and structs; "" for others."""
+    if pa.types.is_dictionary(kind):
+        return unstorable(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return "" if kind == pa.uuid() else unstorable(kind.storage_type)
+    if (
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind)
+    ):  # fmt: skip
+        return "binary"
+    if pa.types.is_duration(kind) or pa.types.is_interval(kind):
+        return "durations"
+    return next(filter(None, (unstorable(kind.field(i).type) for i in range(kind.num_fields))), "")
+
+
 def plain(column: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
     """A checked column as one array of the types that this package reads.
 

@@ -55,6 +55,16 @@ class _Row(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self.id if name == "id" else self.fields[name]
 
+    if not TYPE_CHECKING:  # so that checkers keep refusing names that do not exist
+
+        def __getattr__(self, name: str) -> NoReturn:
+            kind = type(self).__name__
+            has_none = f"{kind!r} object has no attribute {name!r}"
+            if name.startswith("_") or name in _Row.__slots__:  # asked for before they are set
+                raise AttributeError(has_none)
+            cure = f"write row[{name!r}]" if name in self else "fields are its items: row['name']"
+            raise AttributeError(f"{has_none}; {cure}")
+
     def __contains__(self, name: object) -> bool:
         return name == "id" or name in self.fields
 

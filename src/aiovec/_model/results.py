@@ -130,6 +130,7 @@ class Results(list[_R], _AsFrames):
         kinds = {name: field.arrow_type() for name, field in self._columns.items() if field}
         kinds |= {name: pa.float64() for name in _OF_HITS if name in self._columns}
         kinds["id"] = pa.utf8()
+        kinds |= {row.vector_name: pa.list_(pa.float32()) for row in self if row.vector is not None}
         flat = self._flat().items()
         return pa.table({name: _array(values, kinds.get(name)) for name, values in flat})
 

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ..errors import InvalidArgumentError, InvalidNameError
+from ..errors import InvalidArgumentError, InvalidNameError, listed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,7 +100,7 @@ class Field:
 
     ``kind`` is the type's name in JSON: text, int, float, bool, datetime, list[text],
     list[int] or list[float]. Once the time in a datetime field that ``expires`` has come, its row
-    is hidden from every read, and later deleted; a row without a time stays.
+    does not exist for any call, and is deleted later; a row without a time stays.
     """
 
     kind: Kind
@@ -306,6 +306,9 @@ class Schema:
         embed: Embed | None = None,
         vector_nullable: bool = False,
     ) -> None:
+        if dim == 0 and embed is None and type(dim) is int:
+            expected = "given, as in Schema(384), unless embed=Embed(field) makes the vectors"
+            raise InvalidArgumentError("dim", None, expected)
         least = 1 if embed is None else 0
         if isinstance(dim, bool) or not isinstance(dim, int) or not least <= dim <= MAX_DIM:
             raise InvalidArgumentError("dim", dim, f"a whole number from 1 to {MAX_DIM}")
@@ -365,11 +368,13 @@ class Schema:
     def without_field(self, name: str) -> Schema:
         """Return the schema without a field. Raises InvalidArgumentError if it needs the field."""
         if self.fields[name].partition:
-            reason = "no partition key, by which the rows are stored"
-            raise InvalidArgumentError("field", name, reason)
+            reason = f"the field {name!r} cannot be dropped: it is a partition key"
+            expected = "a field that is no partition key"
+            raise InvalidArgumentError("field", name, expected, reason=reason)
         if self.embed is not None and self.embed.field == name:
-            reason = "another than the one that the table's vectors are made from"
-            raise InvalidArgumentError("field", name, reason)
+            reason = f"the field {name!r} cannot be dropped: the table's vectors are made from it"
+            expected = "a field that no vectors are made from"
+            raise InvalidArgumentError("field", name, expected, reason=reason)
         return replace(self, fields={n: f for n, f in self.fields.items() if n != name})
 
     def with_renamed_field(self, old: str, new: str) -> Schema:
@@ -455,7 +460,8 @@ class Schema:
         import pyarrow as pa
 
         if not self.dim:
-            raise InvalidArgumentError("dim", 0, "the length of the vectors, for rows in Arrow")
+            reason = "an Arrow schema needs the length of the vectors: pass dim="
+            raise InvalidArgumentError("dim", 0, "the length of the vectors", reason=reason)
         columns = [
             pa.field("id", pa.utf8(), nullable=False),
             pa.field(self.vector, pa.list_(pa.float32(), self.dim), self.vector_nullable),
@@ -475,7 +481,8 @@ class Schema:
         if carried is None:
             raise InvalidArgumentError(
                 "an Arrow schema", schema,
-                "one of Schema.to_arrow(); create_table() takes the types of other Arrow data",
+                "a schema made by Schema.to_arrow() (for other Arrow data, pass the data itself to "
+                "create_table())",
             )  # fmt: skip
         return cls.from_json(carried)
 
@@ -505,10 +512,12 @@ def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Map
         checked[name] = field if isinstance(field, Field) else Field(field)
     partitions = [name for name, field in checked.items() if field.partition]
     if len(partitions) > MAX_PARTITIONS:
-        raise InvalidArgumentError("partition", partitions, f"at most {MAX_PARTITIONS} fields")
+        raise InvalidArgumentError(
+            "partition", partitions, f"True for at most {MAX_PARTITIONS} fields"
+        )
     expiring = [name for name, field in checked.items() if field.expires]
     if len(expiring) > 1:
-        raise InvalidArgumentError("expires", expiring, "one field")
+        raise InvalidArgumentError("expires", expiring, "True for one field")
     return MappingProxyType(checked)
 
 
@@ -519,7 +528,7 @@ def _check_embed(embed: object, fields: Mapping[str, Field]) -> None:
         raise InvalidArgumentError("embed", embed, 'Embed("field") or None')
     field = fields.get(embed.field)
     if field is None or field.kind != "text":
-        texts = ", ".join(name for name, each in fields.items() if each.kind == "text")
+        texts = listed([name for name, each in fields.items() if each.kind == "text"])
         raise InvalidArgumentError(
             "embed", embed.field, f"a text field of the schema ({texts or 'it has none'})"
         )

@@ -109,6 +109,16 @@ class Opening:
             "'async with aiovec.connect(...) as store'"
         )
 
+    if not TYPE_CHECKING:  # checkers find a plain "with" by themselves
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(
+                "write 'async with aiovec.connect(...) as store', or without async "
+                "'with aiovec.sync.connect(...) as store'"
+            )
+
+        def __exit__(self, *_: object) -> None: ...
+
     async def __aenter__(self) -> VectorStore:
         self._store = await self._open()
         return self._store

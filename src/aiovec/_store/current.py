@@ -12,13 +12,13 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from .._model.schema import Schema
 from .._telemetry.spans import place_of
 from ..backend.context import TableChangedError, call_context
 from ..backend.contract import Backend, StaleTableError, TableHandle
-from ..backend.limits import Gate
+from ..backend.limits import Deadline, Gate, current_deadline
 from ..backend.marks import MOVED, MoveMark
 from ..backend.threads import in_thread, to_its_end
 from ..errors import (
@@ -30,7 +30,6 @@ from ..errors import (
     MigrationError,
     ModelMismatchError,
     SchemaMismatchError,
-    StoreBusyError,
     StoreClosedError,
     StoreMovedError,
     StoreReplacedError,
@@ -52,8 +51,9 @@ REFUSALS = (
 )  # fmt: skip
 """Errors of calls that do not fit the table's schema. Another process may have altered it."""
 
-MOST_ATTEMPTS = 20
-"""Attempts of one call whose table was altered, or whose store moved, meanwhile."""
+# Attempts that every call has whose table was altered, or whose store moved: also a long one, which
+# has no time left when it meets that first.
+_LEAST_ATTEMPTS = 20
 
 
 class Engine:
@@ -68,6 +68,7 @@ class Engine:
         self.idle.set()
         self.swept: dict[str, float] = {}
         """When a table's expired rows were last deleted, by ``time.monotonic``."""
+        self._overtaken: list[asyncio.Future[None]] = []
         self._calls = 0
         reason, calls = "other searches of this process take too long", backend.searches_at_once
         self.vector_searches = Gate(reason, calls=calls)
@@ -85,6 +86,21 @@ class Engine:
         if not self._calls:
             self.idle.set()
 
+    def overtake(self) -> asyncio.Future[None]:
+        """Note a call that an alteration has overtaken; the caller ends the future after it."""
+        overtaken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._overtaken.append(overtaken)
+        overtaken.add_done_callback(self._overtaken.remove)
+        return overtaken
+
+    async def let_pass(self, deadline: Deadline) -> None:
+        """Wait for the calls that alterations have overtaken, until the deadline.
+
+        Otherwise a call that takes longer than the pause between two alterations never succeeds.
+        """
+        if self._overtaken:
+            await asyncio.wait(list(self._overtaken), timeout=max(0, deadline.left()))
+
     async def open_table(self, name: str, *, fresh: bool = False) -> TableHandle:
         """The table's handle, from memory unless a ``fresh`` one is wanted."""
         handle = None if fresh else self._handles.get(name)
@@ -92,8 +108,8 @@ class Engine:
             self._handles.pop(name, None)
             handle = self._handles[name] = await self.backend.open_table(name)
             fresh = True
-        wanted = call_context().state
-        if wanted is None or wanted == self.state_of(handle):
+        wanted = call_context().states
+        if wanted is None or self.state_of(handle) in wanted:
             return handle
         if fresh:
             raise TableChangedError(name)
@@ -136,36 +152,26 @@ class Current:
         self._retired: dict[Engine, asyncio.Task[None]] = {}
         self._closed = False
 
-    async def run(self, act: Callable[[Engine], Awaitable[_T]]) -> _T:
-        """Return what ``act`` does on the engine in use; repeat it where a retry can mend it."""
-        for attempt in range(1, MOST_ATTEMPTS + 1):
-            engine = self.engine
-            engine.enter()
-            try:
-                return await act(engine)
-            except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
-                error = exc
-            finally:
-                engine.leave()
-            await self.mend(engine, error, last=attempt == MOST_ATTEMPTS)
-        raise StoreClosedError(self.engine.backend.target)  # never reached: the last one raises
+    async def run(self, act: Callable[[Engine], Awaitable[_T]], *, alters: bool = False) -> _T:
+        """Return what ``act`` does on the engine in use; repeat it where a retry can mend it.
 
-    async def mend(
-        self,
-        engine: Engine,
-        error: StaleTableError | StoreMovedError | StoreReplacedError,
-        *,
-        last: bool,
-    ) -> None:
-        """Do what lets a call succeed that has failed so; raise where nothing does."""
-        if isinstance(error, StaleTableError):
-            engine.forget_all()
-            if last:
-                raise StoreBusyError("the table is being altered all the time", 0.0) from error
-        elif last or not await self._follow(engine, error):
-            raise error
+        A call that ``alters`` a table begins behind those that alterations have overtaken.
+        """
+        with Attempts(self) as attempts:
+            if alters:
+                await self.engine.let_pass(attempts.deadline)
+            while True:
+                engine = self.engine
+                engine.enter()
+                try:
+                    return await act(engine)
+                except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
+                    error = exc
+                finally:
+                    engine.leave()
+                await attempts.failed(engine, error)
 
-    async def _follow(self, left: Engine, error: StoreMovedError | StoreReplacedError) -> bool:
+    async def follow(self, left: Engine, error: StoreMovedError | StoreReplacedError) -> bool:
         """Go where the store in use has moved to, or to the copy that has taken its place.
 
         Return whether the call is to be tried again.
@@ -247,6 +253,44 @@ class Current:
         failures = await asyncio.gather(*closing, return_exceptions=True)
         for failure in filter(None, failures):
             raise failure
+
+
+class Attempts:
+    """The attempts of one call, which is repeated until its deadline where a retry can mend it."""
+
+    def __init__(self, current: Current) -> None:
+        self._current = current
+        self.deadline = current_deadline(current.engine.backend.busy_timeout)
+        self._failed = 0
+        self._overtaken: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._overtaken is not None and not self._overtaken.done():
+            self._overtaken.set_result(None)
+
+    async def failed(
+        self,
+        engine: Engine,
+        error: StaleTableError | StoreMovedError | StoreReplacedError,
+        *,
+        last: bool = False,
+    ) -> None:
+        """Do what lets a call succeed that has failed so; raise where nothing does."""
+        self._failed += 1
+        last = last or (self._failed >= _LEAST_ATTEMPTS and self.deadline.left() <= 0)
+        if isinstance(error, StaleTableError):
+            engine.forget_all()
+            if last:
+                times = "once" if self._failed == 1 else f"{self._failed} times"
+                reason = f"a table's fields or indexes changed {times} during the call"
+                raise self.deadline.error(reason) from error
+            if self._overtaken is None:
+                self._overtaken = engine.overtake()
+        elif last or not await self._current.follow(engine, error):
+            raise error
 
 
 async def close_after(backend: Backend, failure: BaseException) -> None:

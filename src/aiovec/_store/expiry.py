@@ -1,77 +1,210 @@
-"""Rows that expire: hidden from every read at once, deleted by later writes and ``optimize``."""
+"""Rows that expire.
+
+The rule: an expired row does not exist for anybody but the sweep, which deletes it. Each attempt of
+a user's call that reads or writes rows makes one ``LiveRows``, and reads, changes and counts only
+the rows which that selects. The sweep runs in ``optimize`` and once an hour before a write.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from .._filters import Expr, bind
 from .._filters.tree import Compare, IsNull, Ref, all_of, any_of
-from .._model.schema import Schema
 from ..backend.context import call_context, calling
-from ..backend.contract import Backend, Columns, StoredRows, TableHandle
+from ..backend.contract import (
+    Backend,
+    Changes,
+    Columns,
+    Found,
+    StoredRows,
+    TableHandle,
+    VectorQuery,
+)
 from ..backend.threads import hop
 from ..backend.weight import weight
 from .current import Engine
 
 # Seconds between two sweeps by writes, each of which may read the whole table.
 _SWEEP_EVERY = 3600.0
+# Expired rows that a search may meet before it filters, and one more for each four hits.
+_MORE = 4
+# For ``hop``: a query takes as long to change as so many values.
+_EFFORT = 16
 
 
-def live(where: Expr | None, schema: Schema) -> Expr | None:
-    """Return the filter for those of its rows that have not expired."""
-    if schema.expires is None:
-        return where
-    at = Ref(schema.expires)
-    alive = any_of([IsNull(at), Compare(at, ">", datetime.now(UTC))])
-    return alive if where is None else all_of([where, alive])
+class LiveRows:
+    """The rows of a table that exist for one call, by the clock at its beginning.
 
-
-def bind_live(where: object, schema: Schema) -> Expr | None:
-    """Return the bound filter of a read."""
-    return live(bind(where, schema), schema)
-
-
-async def get_live(
-    backend: Backend, handle: TableHandle, ids: list[str], columns: Columns
-) -> StoredRows:
-    """Read rows by their ids, but for those that have expired."""
-    expires = handle.schema.expires
-    if expires is None:
-        return await backend.get(handle, ids, columns)
-    fields = tuple(dict.fromkeys((*columns.fields, expires)))
-    rows = await backend.get(handle, ids, replace(columns, fields=fields))
-    now = datetime.now(UTC)
-
-    def unexpired() -> StoredRows:
-        kept = [i for i, at in enumerate(rows.fields[expires]) if at is None or at > now]
-        return StoredRows(
-            [rows.ids[i] for i in kept],
-            {name: [rows.fields[name][i] for i in kept] for name in columns.fields},
-            None if rows.payloads is None else [rows.payloads[i] for i in kept],
-            None if rows.vectors is None else rows.vectors[kept],
-        )
-
-    return await hop(weight(rows), unexpired)
-
-
-async def sweep(engine: Engine, handle: TableHandle, *, now_and_then: bool = False) -> bool:
-    """Delete the rows that have expired, and return whether there were any.
-
-    With ``now_and_then`` not within an hour of the last time. A server does so for its clients, by
-    its own clock.
+    Fractions of a second are dropped of both times, the clock's and the row's: a row is never seen
+    after its time, and the calls of one second have equal filters, of which backends keep masks and
+    counts.
     """
-    expires, backend = handle.schema.expires, engine.backend
-    if expires is None or not backend.upkeep:
-        return False
+
+    __slots__ = ("_backend", "_expired", "_handle", "_moment", "field")
+
+    def __init__(self, backend: Backend, handle: TableHandle) -> None:
+        self._backend, self._handle = backend, handle
+        self.field = None if backend.hides_expired else handle.schema.expires
+        """The field of the times, None if every row that the backend has exists."""
+        # A row has expired if its second has begun.
+        self._moment = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
+        self._expired: Expr | None = None
+        if self.field is not None:
+            self._expired = Compare(Ref(self.field), "<", self._moment)
+
+    def bind(self, where: object) -> Expr | None:
+        """Return a user's filter, bound to the table, for rows that exist."""
+        return self.only(bind(where, self._handle.schema))
+
+    def only(self, where: Expr | None) -> Expr | None:
+        """Return a bound filter for rows that exist."""
+        if self.field is None:
+            return where
+        at = Ref(self.field)
+        alive = any_of([IsNull(at), Compare(at, ">=", self._moment)])
+        return alive if where is None else all_of([where, alive])
+
+    async def get(self, ids: Sequence[str], columns: Columns) -> StoredRows:
+        """Read rows by their ids."""
+        backend, handle, field = self._backend, self._handle, self.field
+        if field is None:
+            return await backend.get(handle, ids, columns)
+        rows = await backend.get(handle, ids, self.columns(columns))
+        return await hop(weight(rows), lambda: _taken(rows, self._places(rows, field), columns))
+
+    async def search(self, queries: Sequence[VectorQuery]) -> list[Found]:
+        """Search by vectors, with filters of their own.
+
+        To select the rows that exist takes as long as many searches, and hardly a row has expired
+        that was not deleted yet. So some more are asked for, and expired ones dropped. The filter
+        is for a query that had too many of them.
+        """
+        backend, handle, field = self._backend, self._handle, self.field
+        if field is None:
+            return await backend.search(handle, queries)
+        columns, limit = queries[0].columns, queries[0].limit  # the same in all of them
+        enough = limit + _MORE + limit // 4
+
+        def wider() -> list[VectorQuery]:
+            read = self.columns(columns)
+            return [replace(query, limit=enough, columns=read) for query in queries]
+
+        found = await backend.search(handle, await hop(_EFFORT * len(queries), wider))
+
+        def existing() -> tuple[list[Found], dict[int, VectorQuery]]:
+            answers, again = [], {}
+            for n, one in enumerate(found):
+                kept = self._places(one.rows, field)
+                if len(one.measures) > enough:  # the others are not all that are so near
+                    order = sorted(zip(one.measures, one.rows.ids, count(), strict=False))
+                    kept = sorted({i for _, _, i in order[:enough]}.intersection(kept))
+                measures = [one.measures[i] for i in kept]
+                answers.append(Found(_taken(one.rows, kept, columns), measures))
+                if len(kept) < limit and len(one.measures) >= enough:
+                    again[n] = replace(queries[n], where=self.only(queries[n].where))
+            return answers, again
+
+        answers, again = await hop(weight(*found), existing)
+        if again:
+            for n, one in zip(again, await backend.search(handle, [*again.values()]), strict=True):
+                answers[n] = one
+        return answers
+
+    def _places(self, rows: StoredRows, field: str) -> list[int]:
+        """Return the places of the rows that exist."""
+        times = enumerate(rows.fields[field])
+        return [i for i, at in times if at is None or at >= self._moment]
+
+    async def ids(self, ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that exist."""
+        return set((await self.get(ids, Columns(()))).ids) if ids else set()
+
+    def columns(self, columns: Columns) -> Columns:
+        """Return the columns to read, of which ``kept_of`` returns those asked for."""
+        if self.field is None or self.field in columns.fields:
+            return columns
+        return replace(columns, fields=(*columns.fields, self.field))
+
+    def kept_of(self, batch: pa.RecordBatch, columns: Columns) -> pa.RecordBatch:
+        """Return the rows of a batch that exist."""
+        if self.field is None:
+            return batch
+        expired = self._expired_in(batch)
+        if expired.true_count:
+            batch = batch.filter(pc.invert(expired))
+        return batch if self.field in columns.fields else batch.drop_columns([self.field])
+
+    async def changes(self, page: Changes) -> Changes:
+        """Return a page of the change feed in which an expired row is deleted.
+
+        It may have been told before, with another time.
+        """
+        if self.field is None or not page.upserted.num_rows:
+            return page
+
+        def divided() -> Changes:
+            expired = self._expired_in(page.upserted)
+            gone = page.upserted.column("id").filter(expired).to_pylist()
+            rows = page.upserted.filter(pc.invert(expired)) if gone else page.upserted
+            return replace(page, upserted=rows, deleted=[*page.deleted, *gone])
+
+        return await hop(weight(page.upserted), divided)
+
+    def _expired_in(self, rows: pa.RecordBatch | pa.Table) -> pa.Array | pa.ChunkedArray:
+        at = rows.column(self.field)
+        return pc.fill_null(pc.less(at, pa.scalar(self._moment, at.type)), False)
+
+    # The sweep's
+
+    async def expired_among(self, ids: Sequence[str]) -> list[str]:
+        """Return those of the ids whose rows have expired and are still stored."""
+        if self.field is None:
+            return []
+        rows = await self._backend.get(self._handle, ids, Columns((self.field,)))
+        times = zip(rows.ids, rows.fields[self.field], strict=True)
+        return [id for id, at in times if at is not None and at < self._moment]
+
+    async def count_expired(self) -> int:
+        """Return the number of rows that have expired and are still stored."""
+        if self._expired is None:
+            return 0
+        return await self._backend.count(self._handle, self._expired)
+
+    async def delete_expired(self, ids: Sequence[str] | None = None) -> None:
+        """Delete rows that have expired, of these ids only if there are any."""
+        with calling(replace(call_context(), key=None)):  # it is that of the call's own write
+            await self._backend.delete(self._handle, ids=ids, where=self._expired)
+
+
+def _taken(rows: StoredRows, places: Sequence[int], columns: Columns) -> StoredRows:
+    """Return the rows at these places, with these columns."""
+    return StoredRows(
+        [rows.ids[i] for i in places],
+        {name: [rows.fields[name][i] for i in places] for name in columns.fields},
+        None if rows.payloads is None else [rows.payloads[i] for i in places],
+        None if rows.vectors is None else rows.vectors[list(places)],
+    )
+
+
+async def sweep(engine: Engine, handle: TableHandle, *, now_and_then: bool = False) -> None:
+    """Delete the rows that have expired; with ``now_and_then`` once an hour.
+
+    A server does so for its clients, by its own clock.
+    """
+    live = LiveRows(engine.backend, handle)
+    if live.field is None or not engine.backend.upkeep:
+        return
     now = time.monotonic()
     if now_and_then and now - engine.swept.get(handle.name, -_SWEEP_EVERY) < _SWEEP_EVERY:
-        return False
+        return
     engine.swept[handle.name] = now
-    expired = Compare(Ref(expires), "<=", datetime.now(UTC))
-    if not await backend.count(handle, expired):
-        return False
-    with calling(replace(call_context(), key=None)):  # it is that of the call's own write
-        await backend.delete(handle, ids=None, where=expired)
-    return True
+    if await live.count_expired():
+        await live.delete_expired()

@@ -42,11 +42,11 @@ from ..backend.contract import (
     VectorQuery,
 )
 from ..backend.limits import current_deadline
-from ..backend.threads import hop
+from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
-from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean
+from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean, listed
 from .current import Engine
-from .expiry import bind_live
+from .expiry import LiveRows
 from .rank import (
     NOTHING,
     Decay,
@@ -153,11 +153,13 @@ class SearchOptions:
             expected = f"None, or at least offset + limit, {self.last}"
             raise InvalidArgumentError("fetch_k", self.fetch_k, expected)
         if self.group_by is not None and self.diversity:
+            reason = "diversity and group_by cannot be combined; use one of them"
             raise InvalidArgumentError(
-                "diversity", self.diversity, "None with group_by, which is for variety as well"
+                "diversity", self.diversity, "None with group_by", reason=reason
             )
         if self.boost is not None and self.rerank is not None:
-            raise InvalidArgumentError("boost", self.boost, "None with rerank, which gives scores")
+            reason = "boost and rerank cannot be combined; let the function of rerank do both"
+            raise InvalidArgumentError("boost", self.boost, "None with rerank", reason=reason)
         reranks = self.rerank is not None or self.boost is not None
         put("chooses", bool(self.diversity) or reranks)
         put("pool", self.last * POOL if self.fetch_k is None else self.fetch_k)
@@ -275,10 +277,11 @@ class Plan:
     options: SearchOptions
     schema: Schema
     selection: Selection
-    queries: Sequence[VectorQuery] = ()
-    text: TextQuery | None = None
-    group: Ref | None = None
-    time: Ref | None = None
+    queries: Sequence[VectorQuery]
+    text: TextQuery | None
+    group: Ref | None
+    time: Ref | None
+    live: LiveRows
     added: frozenset[str] = frozenset()
     hides_vector: bool = False
     left_out: frozenset[str] = frozenset()
@@ -292,9 +295,11 @@ def prepare(
     vectors: Callable[[Schema], Sequence[Float32Array]] | None = None,
     words: str | None = None,
     left_out: frozenset[str] = frozenset(),
+    live: LiveRows | None = None,
 ) -> Plan:
     """Return the plan of a search for ``vectors``, as checked by the schema, or ``words``."""
     schema = handle.schema
+    live = live or LiveRows(backend, handle)
     if options.tuning is not None:
         check_tuning(options.tuning, schema.dim)
         if not options.exact:
@@ -324,34 +329,36 @@ def prepare(
         columns = replace(columns, vector=True)
     if columns is not chosen.columns:
         chosen = replace(chosen, columns=columns, shows_vector=hides or chosen.shows_vector)
-    where, text, queries = options.where, None, []
+    text, queries = None, []
     # Where both lists are fused, each has more hits than the caller gets.
     limit = options.fetched if words is None or vectors is None else options.pool
+    clauses = () if words is None else _clauses(backend, handle, words)
+    arrays = [] if vectors is None else vectors(schema)
+    filters = bound_filters(options.where, schema, len(arrays) if words is None else 1)
     if words is not None:
-        clauses = _clauses(backend, handle, words)
         marks = options.highlight if isinstance(options.highlight, tuple) else _MARKS
         text = TextQuery(
-            clauses, limit, bind_live(where, schema), columns, options.match == "any",
+            clauses, limit, live.only(filters[0]), columns, options.match == "any",
             marks if options.highlight else None,
         )  # fmt: skip
     if vectors is not None:
-        arrays = vectors(schema)
         limit += len(left_out)
         queries = [
             VectorQuery(array, limit, condition, columns, options.exact, options.tuning)
-            for array, condition in zip(
-                arrays, bound_filters(where, schema, len(arrays)), strict=True
-            )
+            for array, condition in zip(arrays, filters, strict=True)
         ]
-    return Plan(options, schema, chosen, queries, text, group, time, added, hides, left_out)
+    return Plan(options, schema, chosen, queries, text, group, time, live, added, hides, left_out)
 
 
 def _time_ref(schema: Schema, name: str) -> Ref:
     """Return the field or payload key of times, which may be texts."""
-    ref = value_ref(schema, name, "boost", ids=False)
-    if not ref.path and schema.fields[ref.name].kind not in ("datetime", "text"):
-        raise InvalidArgumentError("boost", name, "the name of a field of datetimes")
-    return ref
+    able = [one for one, field in schema.fields.items() if field.kind in ("datetime", "text")]
+    if name in able or str(name).startswith("payload."):
+        return value_ref(schema, name, "boost", ids=False)
+    names = [listed(able)] if able else []
+    names += ["payload.<key>"] if schema.payload else []
+    expected = ", ".join(names) or "no field of this table"
+    raise InvalidArgumentError("boost", name, f"a field of times: {expected}")
 
 
 def _check_means_something(tuning: Tuning, backend: Backend) -> None:
@@ -365,16 +372,14 @@ def _check_means_something(tuning: Tuning, backend: Backend) -> None:
 def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:
     """Return a bound filter for each of so many vectors; equal texts are read once."""
     if not isinstance(where, OneForEach):
-        return [bind_live(where, schema)] * count
+        return [bind(where, schema)] * count
     if len(where) != count:
         raise InvalidArgumentError(
             "where", list(where),
             f"one filter, or one for each of the {count} vectors (there are {len(where)})",
         )  # fmt: skip
     keys = [each if isinstance(each, str) else id(each) for each in where]
-    bound = {
-        key: bind_live(each, schema) for key, each in dict(zip(keys, where, strict=True)).items()
-    }
+    bound = {key: bind(each, schema) for key, each in dict(zip(keys, where, strict=True)).items()}
     return [bound[key] for key in keys]
 
 
@@ -395,12 +400,18 @@ def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextCla
 def weight_of(text: object, levels: int = 2) -> int:
     """Return the weight of a filter, or of the words of a search.
 
-    One filter for each vector, each a list, has two levels; a list may even be in itself.
+    One filter for each vector, each a list, has two levels; a list may even be in itself. Counting
+    stops beyond ``INLINE_LIMIT``.
     """
     if text is None:
         return 0
     if isinstance(text, (list, tuple)) and levels:
-        return sum(weight_of(one, levels - 1) for one in text)
+        total = 0
+        for one in text:
+            if total > INLINE_LIMIT:
+                break
+            total += 1 + weight_of(one, levels - 1)
+        return total
     return len(text) // _CHARACTERS_A_VALUE if isinstance(text, str) else weight(text)
 
 
@@ -542,14 +553,14 @@ async def ask_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Answ
     answer = Answer(plan)
     limit = plan.options.fetched
     if plan.group is None:
-        found = await backend.search(handle, plan.queries) if plan.queries else []
+        found = await plan.live.search(plan.queries) if plan.queries else []
         answer.hits = await hop(weight(*found), answer.ranked, found, limit, True)
         return answer
     for query in plan.queries:
 
         async def ask(where: Expr | None, count: int, query: VectorQuery = query) -> _Asked:
             wanted = count + len(plan.left_out)
-            (one,) = await backend.search(handle, [replace(query, limit=wanted, where=where)])
+            (one,) = await plan.live.search([replace(query, limit=wanted, where=where)])
             (hits,) = await hop(weight(one), answer.ranked, [one], count, True)
             return hits, len(hits) < count
 
@@ -587,7 +598,7 @@ async def ask_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fu
         queries, words = [replace(plan.queries[0], limit=count)], replace(text, limit=count)
         try:
             async with asyncio.TaskGroup() as both:
-                by_vector = both.create_task(part(backend.search(handle, queries)))
+                by_vector = both.create_task(part(plan.live.search(queries)))
                 by_words = both.create_task(part(_found_words(backend, handle, words)))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -629,9 +640,10 @@ async def _grouped(
     """Return the best hits of the best groups.
 
     ``ask`` gives so many of the best hits that a filter selects, and True where there are no more.
-    It is asked for more until there are enough groups. With ``fills`` it is then asked for more
-    rows of the groups that have too few. Scores of keywords may depend on the filter, and fused
-    ones on the number of hits: there a group has the rows that were found with the others.
+    It is asked for more until there are enough groups. With ``fills`` the second answer is the last
+    of all rows, since a few groups may have the whole table: then rows of other groups are asked
+    for, and at last rows of the groups that have too few. Scores of keywords may depend on the
+    filter, and fused ones on the number of hits: there a group has the rows found with the others.
     """
     options, groups = answer.plan.options, answer.groups
     wanted, per_group = options.fetched, options.per_group
@@ -643,16 +655,34 @@ async def _grouped(
         known = {hit.id: hit for hit in (*hits, *more)}
         return picked(nearest_first([*known.values()]))
 
+    def sizes_of(hits: Iterable[Hit]) -> Counter[Group]:
+        return Counter(groups[hit.id] for hit in hits)
+
+    schema = answer.plan.schema
     count = options.pool * per_group
     found, over = await ask(where, count)
     hits = await hop(weight(found), picked, found)
-    while not over and len({groups[hit.id] for hit in hits}) < wanted:
+    while not over and len(sizes_of(hits)) < wanted:
         count *= POOL
         found, over = await ask(where, count)
         hits = await hop(weight(found), picked, found)
-    count = POOL * per_group * wanted
-    while fills and not over and (small := _small(hits, groups, per_group)):
-        within = _within(answer.plan.schema, group, small, where)
+        if fills:
+            break
+    every = over or not fills
+    while not every:
+        sizes = sizes_of(hits)
+        # A filter cannot compare JSON: such a group gets its rows from among those of no other.
+        few = any(size < per_group for group, size in sizes.items() if group[0] == "json")
+        if len(sizes) >= wanted and not few:
+            break
+        others = _among(schema, group, sizes, where, others=True)
+        more, every = await ask(where if others is None else others, count)
+        hits = await hop(weight(more), merged, hits, more)
+        if len(sizes_of(hits)) == len(sizes):
+            count *= POOL
+    while fills and not over:
+        small = {one for one, size in sizes_of(hits).items() if size < per_group}
+        within = _among(schema, group, small, where, others=False)
         if within is None:
             break
         more, over = await ask(within, count)
@@ -661,20 +691,22 @@ async def _grouped(
     return hits
 
 
-def _small(hits: Iterable[Hit], groups: Mapping[str, Group], per_group: int) -> set[Group]:
-    """Return the groups with fewer hits than wanted. JSON cannot be compared in a filter."""
-    sizes = Counter(groups[hit.id] for hit in hits)
-    return {group for group, size in sizes.items() if size < per_group and group[0] != "json"}
+def _among(
+    schema: Schema, ref: Ref, groups: Iterable[Group], where: Expr | None, *, others: bool
+) -> Expr | None:
+    """Return the filter for rows of these groups, or of ``others``.
 
-
-def _within(schema: Schema, ref: Ref, groups: set[Group], where: Expr | None) -> Expr | None:
-    """Return the filter for rows of these groups; None where it would be too large."""
-    values = tuple(value for kind, value in groups if kind != "null")
+    None where it would be too large, or all groups are of JSON, which it leaves out.
+    """
+    values = tuple(value for kind, value in groups if kind not in ("json", "null"))
     terms: list[Expr] = [In(ref, values)] if values else []
     if _NULL in groups:
         terms.append(IsNull(ref))
+    if not terms:
+        return None
     try:
-        bound = bind(any_of(terms), schema)
+        named = any_of(terms)
+        bound = bind(named.is_not_true() if others else named, schema)
         return bound if where is None or bound is None else all_of([where, bound])
     except FilterError:  # it would be deeper or larger than filters may be
         return None
@@ -739,12 +771,13 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
     if plan.added:
         names = tuple(name for name in names if name not in plan.added)
     columns = columns_of(plan.schema, names, hits=True, vector=shows)
+    now = datetime.now(UTC)
 
     def results() -> list[Results[Hit]]:
         made = []
         for n, hits in enumerate(lists):
             if options.boost is not None:
-                hits = boosted(hits, options.boost, answer.times, datetime.now(UTC))
+                hits = boosted(hits, options.boost, answer.times, now)
             if options.diversity:
                 # What reranks, or boosts, knows better than the vector.
                 scored = options.rerank is not None or options.boost is not None

@@ -17,6 +17,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
@@ -36,6 +37,7 @@ from .._input.arguments import (
     check_words,
     count_of,
     existing_field,
+    whole_number,
 )
 from .._input.infer import TableOptions, inferred
 from .._input.rows import (
@@ -116,8 +118,8 @@ from ..errors import (
     TableNotFoundError,
     UnsupportedError,
 )
-from .current import MOST_ATTEMPTS, REFUSALS, Current, Engine, check_same
-from .expiry import bind_live, get_live, live, sweep
+from .current import REFUSALS, Attempts, Current, Engine, check_same
+from .expiry import LiveRows, sweep
 from .rank import RRF, Fusion, check_fusion
 from .search import (
     Answer,
@@ -150,11 +152,16 @@ _T = TypeVar("_T")
 _MOST_ROWS = 2**31 - 1
 # Rows that a search is for, and away from: their vectors are read first.
 _MOST_LIKE = 1_000
-# What a store that was opened for reading only refuses. "create_table" may find that all is there.
-_WRITES = frozenset(
+# The calls behind which a table's handles are stale.
+_ALTERS = frozenset(
     {
         "add_field", "create_field_index", "drop_field_index", "drop_field",
         "rename_field", "rename_table", "drop_table",
+    }
+)  # fmt: skip
+# Methods that a read-only store refuses. create_table is none: the table may exist already.
+_WRITES = _ALTERS | frozenset(
+    {
         "insert", "upsert", "update", "set_vectors", "delete",
         "optimize", "create_index", "drop_index", "revert",
     }
@@ -236,11 +243,13 @@ class VectorStore:
     async def _close(self) -> None:
         # A call that waits for its vectors has begun no write yet.
         await self._embedders.close(lambda: StoreClosedError(self.target))
-        await self._current.close()
-        self._closed = True
-        # One that is read just now ends by itself.
-        left = [batches.aclose() for batches in self._exports]
-        await asyncio.gather(*left, return_exceptions=True)
+        try:
+            await self._current.close()
+        finally:
+            self._closed = True  # a backend is closed once, also where that fails
+            # One that is read just now ends by itself.
+            left = [batches.aclose() for batches in self._exports]
+            await asyncio.gather(*left, return_exceptions=True)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_closing", self) is None and os.getpid() == self._process:
@@ -327,11 +336,21 @@ class VectorStore:
         texts, indexed = read_names("text", text), read_names("index", index)
         options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed)
         if schema is not None and not isinstance(schema, Schema):
+            if isinstance(schema, Mapping) and isinstance(schema.get("dim"), int):
+                raise InvalidArgumentError("schema", schema, "aiovec.Schema(...) or rows")
             if exist_ok:
-                raise InvalidArgumentError("exist_ok", True, "False with rows; see upsert()")
+                reason = (
+                    "exist_ok=True goes with a schema, not with rows: create the table from its "
+                    "schema, then add the rows with upsert()"
+                )
+                raise InvalidArgumentError("exist_ok", True, "False with rows", reason=reason)
             return await self._create_of_rows(table, schema, options)
         if options != TableOptions():
-            raise InvalidArgumentError("schema", schema, "rows, to go with further arguments")
+            reason = (
+                "vector, metric, model, text, index and embed are for a table created from rows; "
+                "with a schema, set them in the schema"
+            )
+            raise InvalidArgumentError("schema", schema, "rows", reason=reason)
 
         async def create(engine: Engine) -> Schema | None:
             backend = engine.backend
@@ -392,9 +411,12 @@ class VectorStore:
         check_field_name(name)
         added = field if isinstance(field, Field) else Field(field)
         if not added.nullable or added.partition:
-            raise InvalidArgumentError(
-                "field", added, "nullable and no partition key, since rows may be there already"
+            reason = (
+                f"the new field {name!r} must be nullable and cannot be a partition key, since the "
+                "table may have rows; create the table anew with such a field"
             )
+            expected = "a nullable field that is no partition key"
+            raise InvalidArgumentError("field", added, expected, reason=reason)
 
         await self._alter(
             "add_field", table,
@@ -650,10 +672,10 @@ class VectorStore:
                 made = await vector_of_update(self._embed, engine, handle, values)
             else:
                 made = query_vector(vector, handle.schema)
+            live = LiveRows(engine.backend, handle).only(condition)
             return await engine.backend.update(
-                handle, values, payload, ids=wanted, where=live(condition, handle.schema),
-                vector=made,
-            )  # fmt: skip
+                handle, values, payload, ids=wanted, where=live, vector=made
+            )
 
         return await self._on_table("update", table, update, rows=int)
 
@@ -680,8 +702,19 @@ class VectorStore:
         async def write(engine: Engine, handle: TableHandle) -> int:
             check_model(handle, model)
             schema, backend = handle.schema, engine.backend
+            live, existing = LiveRows(backend, handle), None
+            if live.field is not None:  # no read waits for memory within a writer's place
+                existing = await live.ids(await hop(effort, distinct_ids, listed))
+
+            def checked() -> tuple[list[str], Float32Array]:
+                wanted, matrix = check_new_vectors(listed, held, schema)
+                if existing is None:
+                    return wanted, matrix
+                places = [place for place, id in enumerate(wanted) if id in existing]
+                return [wanted[place] for place in places], matrix[places]
+
             async with backend.writing(len(held) * 4 * schema.dim):
-                wanted, matrix = await hop(effort, check_new_vectors, listed, held, schema)
+                wanted, matrix = await hop(effort, checked)
                 return await backend.set_vectors(handle, wanted, matrix) if wanted else 0
 
         return await self._on_table("set_vectors", table, write, rows=int)
@@ -698,7 +731,8 @@ class VectorStore:
             condition = await self._narrowed(wanted, where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
-            return await engine.backend.delete(handle, ids=wanted, where=condition)
+            live = LiveRows(engine.backend, handle).only(condition)
+            return await engine.backend.delete(handle, ids=wanted, where=live)
 
         return await self._on_table("delete", table, delete, rows=int)
 
@@ -709,9 +743,7 @@ class VectorStore:
         wanted = await self._checked_ids(ids, distinct_ids)
 
         async def exists(engine: Engine, handle: TableHandle) -> set[str]:
-            if not wanted:
-                return set()
-            return set((await get_live(engine.backend, handle, wanted, Columns(()))).ids)
+            return await LiveRows(engine.backend, handle).ids(wanted)
 
         return await self._on_table("exists", table, exists, rows=len)
 
@@ -738,7 +770,7 @@ class VectorStore:
             if not asked:
                 return Results(columns=columns)
             distinct = list(dict.fromkeys(asked))
-            rows = await get_live(engine.backend, handle, distinct, chosen.columns)
+            rows = await LiveRows(engine.backend, handle).get(distinct, chosen.columns)
 
             def records() -> Results[Record]:
                 found = {record.id: record for record in chosen.records(rows)}
@@ -781,7 +813,7 @@ class VectorStore:
             schema = handle.schema
             chosen = select_columns(schema, names, include_vector=with_vector)
             order = sort_order(schema, keys, descending=falling)
-            condition = await self._bind(where, schema)
+            condition = await self._bind(engine, handle, where)
             rows = await engine.backend.find(
                 handle, where=condition, order_by=order, limit=most, offset=offset,
                 columns=chosen.columns,
@@ -795,7 +827,7 @@ class VectorStore:
         """Return the number of rows, or of those that match the filter."""
 
         async def count(engine: Engine, handle: TableHandle) -> int:
-            return await engine.backend.count(handle, await self._bind(where, handle.schema))
+            return await engine.backend.count(handle, await self._bind(engine, handle, where))
 
         return await self._on_table("count", table, count)
 
@@ -815,7 +847,7 @@ class VectorStore:
 
         async def counted(engine: Engine, handle: TableHandle) -> Counts:
             ref = value_ref(handle.schema, field, "field", lists=True)
-            condition = await self._bind(where, handle.schema)
+            condition = await self._bind(engine, handle, where)
             counts = await engine.backend.value_counts(handle, ref, condition, limit)
             return await hop(len(counts), Counts, counts)
 
@@ -832,7 +864,7 @@ class VectorStore:
 
         async def read(engine: Engine, handle: TableHandle) -> tuple[Value, Value] | None:
             ref = value_ref(handle.schema, field, "field")
-            condition = await self._bind(where, handle.schema)
+            condition = await self._bind(engine, handle, where)
             return await engine.backend.bounds(handle, ref, condition)
 
         return await self._on_table("bounds", table, read)
@@ -851,7 +883,8 @@ class VectorStore:
         async def prepared(schema: Schema) -> tuple[Columns, Expr | None]:
             fields.clear()  # of an attempt before, which has read no row
             fields.update(schema.fields)
-            return Columns(tuple(fields), payload=schema.payload), await self._bind(where, schema)
+            condition = await hop(weight_of(where), bind, where, schema)
+            return Columns(tuple(fields), payload=schema.payload), condition
 
         async for batch in self._export(check_table_name(table), 1000, None, prepared):
             await hop(weight(batch), count_types, batch, fields, counts)
@@ -871,7 +904,8 @@ class VectorStore:
 
         Writes go on meanwhile and are not seen. Each batch carries its cursor in
         ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=`` goes on behind it in a new
-        snapshot. Leave early by ``aclose()`` or ``contextlib.aclosing``: an abandoned export
+        snapshot. A batch has ``batch_size`` rows, or fewer where they are large or some have
+        expired. Leave early by ``aclose()`` or ``contextlib.aclosing``: an abandoned export
         holds its snapshot until it is collected. A store has eight open at most; a further one
         waits for its turn, ``busy_timeout`` at most.
         """
@@ -883,7 +917,7 @@ class VectorStore:
         async def prepared(schema: Schema) -> tuple[Columns, Expr | None]:
             every = names is None
             chosen = select_columns(schema, names, include_vector=every, whole_payload=True)
-            return chosen.columns, await self._bind(where, schema)
+            return chosen.columns, await hop(weight_of(where), bind, where, schema)
 
         return self._export(check_table_name(table), batch_size, after, prepared)
 
@@ -898,8 +932,11 @@ class VectorStore:
         self._enter()
         operation = Operation("export", table)
         operation.rows = 0
-        with span(operation, self._current.engine.place, current=False):
-            for attempt in range(1, MOST_ATTEMPTS + 1):
+        with (
+            span(operation, self._current.engine.place, current=False),
+            Attempts(self._current) as attempts,
+        ):
+            while True:
                 engine = self._current.engine
                 engine.enter()
                 try:
@@ -909,13 +946,19 @@ class VectorStore:
                     except REFUSALS:
                         await engine.check_current(handle)
                         raise
+                    # Not by the filter, with which an export goes on behind its cursor.
+                    live = LiveRows(engine.backend, handle)
                     batches = engine.backend.export(
-                        handle, where=where, columns=columns, after=after,
-                        batch_size=min(batch_size, _MOST_ROWS),
+                        handle, where=where, columns=live.columns(columns), after=after,
+                        batch_size=batch_size,
                     )  # fmt: skip
                     self._exports.add(batches)
                     async with aclosing(batches):
-                        async for batch, cursor in batches:
+                        async for every, cursor in batches:
+                            effort = 0 if live.field is None else weight(every)
+                            batch = await hop(effort, live.kept_of, every, columns)
+                            if not batch.num_rows:
+                                continue
                             operation.rows += batch.num_rows
                             metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
                             yield batch.replace_schema_metadata(metadata)
@@ -927,8 +970,7 @@ class VectorStore:
                 finally:
                     engine.leave()
                 # Once a row is out, a further attempt would give it twice.
-                last = operation.rows > 0 or attempt == MOST_ATTEMPTS
-                await self._current.mend(engine, error, last=last)
+                await attempts.failed(engine, error, last=operation.rows > 0)
 
     # Searching
 
@@ -1065,9 +1107,10 @@ class VectorStore:
         checked = options_of("search_like", VectorArguments, limit=limit, where=where, **options)
 
         async def search(engine: Engine, handle: TableHandle) -> Answer:
-            rows = await get_live(engine.backend, handle, named, Columns((), vector=True))
+            live = LiveRows(engine.backend, handle)
+            rows = await live.get(named, Columns((), vector=True))
             vectors = partial(vector_like, rows, like, unlike)
-            plan = partial(prepare, vectors=vectors, left_out=frozenset(named))
+            plan = partial(prepare, vectors=vectors, left_out=frozenset(named), live=live)
             return await answer(engine, handle, checked, weight(rows), plan, ask_vectors)
 
         found = await self._on_table("search_like", table, search, rows=Answer.__len__)
@@ -1170,8 +1213,22 @@ class VectorStore:
     # Upkeep
 
     async def stats(self, table: str) -> TableStats:
-        """Return the size and the costs of the table."""
-        return await self._on_table("stats", table, lambda engine, on: engine.backend.stats(on))
+        """Return the size and the costs of the table.
+
+        Where rows expire, those that have are counted each time, which reads that field of every
+        row unless it has an index.
+        """
+
+        async def stats(engine: Engine, handle: TableHandle) -> TableStats:
+            told = await engine.backend.stats(handle)
+            live = LiveRows(engine.backend, handle)
+            if live.field is None:
+                return told
+            expired = min(await live.count_expired(), told.rows)
+            details = {**told.details, "expired_rows": expired}
+            return replace(told, rows=told.rows - expired, details=details)
+
+        return await self._on_table("stats", table, stats)
 
     async def optimize(self, table: str) -> None:
         """Do now what keeps the table small and fast, and delete expired rows.
@@ -1229,13 +1286,17 @@ class VectorStore:
         the ids in ``deleted`` first, then take the rows of ``upserted``, an Arrow table. A page has
         about ``limit`` changes, of a row the last one; the newest page is ``complete``.
         ChangesPrunedError where the changes are no longer kept: drop the rows read so far, and
-        begin again with 0.
+        begin again with 0. A row that has expired is in ``deleted``; one that expires after it was
+        told is there once it is deleted from the table, so look at its time too.
         """
-        since = count_of("since", since, least=0)
+        since = whole_number("since", since, least=0)
         limit = count_of("limit", limit)
-        return await self._on_table(
-            "changes", table, lambda engine, on: engine.backend.changes(on, since, limit=limit)
-        )
+
+        async def changes(engine: Engine, handle: TableHandle) -> Changes:
+            page = await engine.backend.changes(handle, since, limit=limit)
+            return await LiveRows(engine.backend, handle).changes(page)
+
+        return await self._on_table("changes", table, changes)
 
     async def _change_number(self, table: str) -> int | None:
         """The number of the table's newest change, None where the backend numbers none."""
@@ -1302,7 +1363,7 @@ class VectorStore:
         engine = self._current.engine
         operation = Operation(call, table)
         with Deadline(engine.backend.busy_timeout), span(operation, engine.place):
-            found = await self._current.run(act)
+            found = await self._current.run(act, alters=call in _ALTERS)
             operation.place = self._current.engine.place  # it may have followed a migration
             operation.rows = None if rows is None else rows(found)
             return found
@@ -1333,17 +1394,16 @@ class VectorStore:
         listed = await collect_ids(ids)
         return await hop(weight(listed), check, listed)
 
-    async def _bind(self, where: Where, schema: Schema) -> Expr | None:
+    async def _bind(self, engine: Engine, handle: TableHandle, where: Where) -> Expr | None:
         """Return the bound filter of a read."""
-        return await hop(weight_of(where), bind_live, where, schema)
+        return await hop(weight_of(where), LiveRows(engine.backend, handle).bind, where)
 
     async def _narrowed(self, ids: list[str] | None, where: Where, schema: Schema) -> Expr | None:
         """Return the bound filter of a write, which is for every row only if that is said."""
         condition = await hop(weight_of(where), bind, where, schema)
         if ids is None and condition is None:
-            raise InvalidArgumentError(
-                "ids or where", where, "given; for every row pass where='TRUE'"
-            )
+            reason = "pass ids or where; to select every row, pass where='TRUE'"
+            raise InvalidArgumentError("ids or where", where, "ids or a filter", reason=reason)
         return condition
 
 

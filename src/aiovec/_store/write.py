@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -17,13 +17,13 @@ from .._input.vectors import query_vector
 from .._model.arrays import Float32Array
 from .._model.schema import Schema
 from ..backend.context import WriteKey, call_context
-from ..backend.contract import Backend, Columns, TableHandle
+from ..backend.contract import Backend, TableHandle
 from ..backend.rows import NewRows
 from ..backend.threads import INLINE_LIMIT, arrow_ready, hop
 from ..backend.weight import weight
 from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
 from .current import Engine
-from .expiry import sweep
+from .expiry import LiveRows, sweep
 
 if TYPE_CHECKING:
     Embeds = Callable[
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     ]
 
 _T = TypeVar("_T")
+
+
+class _TakenError(Exception):
+    """Some of the ``ids`` are taken, perhaps by expired rows alone. Never reaches a user."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        super().__init__()
+        self.ids = ids
 
 
 @dataclass(slots=True)
@@ -52,32 +60,53 @@ class RowsToWrite:
         """Write them, on one attempt; how many those are."""
         if self.model is not None:
             check_model(handle, self.model)
-        schema, backend = handle.schema, engine.backend
-        # The id of a row that nobody sees any more is free.
-        await sweep(engine, handle, now_and_then=self.on_conflict != "skip")
-        embeds = schema.embed is not None
-        batch = await self._with_vectors(engine, handle) if embeds else None
+        await sweep(engine, handle, now_and_then=True)
+        live = LiveRows(engine.backend, handle)
+        batch = None
+        if handle.schema.embed is not None:
+            batch = await self._with_vectors(engine, handle, live)
+        try:
+            return await self._put(engine.backend, handle, live, batch)
+        except _TakenError as exc:
+            ids = exc.ids
+        # Behind the gate: a delete takes a place of its own, and a read may wait for memory.
+        if expired := await live.expired_among(ids):
+            await live.delete_expired(expired)
+        return await self._put(engine.backend, handle, live, batch, again=True)
+
+    async def _put(
+        self,
+        backend: Backend,
+        handle: TableHandle,
+        live: LiveRows,
+        batch: NewRows | None,
+        *,
+        again: bool = False,
+    ) -> int:
         # Before the rows are turned into what is written, which takes memory.
-        async with backend.writing(bytes_of(self.rows, schema)):
+        async with backend.writing(bytes_of(self.rows, handle.schema)):
             if batch is None:
                 batch = await self._checked_rows(handle)
-            count = len(batch)
-            if count and self.on_conflict == "replace":
+            if not len(batch):
+                return 0
+            skips = self.on_conflict == "skip"
+            if skips and not again and live.field is not None:
+                raise _TakenError(batch.ids)  # by whom, no error would tell
+            try:
+                if self.on_conflict != "replace":
+                    return await backend.insert(handle, batch, skip_existing=skips)
                 await backend.upsert(handle, batch)
-            elif count:
-                skips = self.on_conflict == "skip"
-                try:
-                    count = await backend.insert(handle, batch, skip_existing=skips)
-                except DuplicateIdError:
-                    if not await sweep(engine, handle):
-                        raise
-                    count = await backend.insert(handle, batch, skip_existing=skips)
-        return count
+            except (DuplicateIdError, InvalidRowError) as exc:
+                # An upsert is refused by a row in another partition.
+                if again or live.field is None:
+                    raise
+                raise _TakenError(batch.ids) from exc
+        return len(batch)
 
     async def prepare(self, engine: Engine, handle: TableHandle) -> NewRows:
         """Return the checked rows, with their vectors, for a table that may not exist yet."""
         if handle.schema.embed is not None:
-            return await self._with_vectors(engine, handle)
+            return await self._with_vectors(engine, handle, LiveRows(engine.backend, handle))
         return await self._checked_rows(handle)
 
     async def _checked_rows(self, handle: TableHandle) -> NewRows:
@@ -95,7 +124,7 @@ class RowsToWrite:
             raise DuplicateIdError(handle.name, repeated, within_call=True)
         return NewRows(batch.schema, batch.table) if are_many else batch
 
-    async def _with_vectors(self, engine: Engine, handle: TableHandle) -> NewRows:
+    async def _with_vectors(self, engine: Engine, handle: TableHandle, live: LiveRows) -> NewRows:
         """Return the checked rows, with vectors of the embedder where they have none.
 
         Rows that would be made for nothing, as they are skipped, are left out.
@@ -110,8 +139,8 @@ class RowsToWrite:
         if embed is not None and rows.column(schema.vector).null_count:
             found = await hop(effort, lacking, rows, schema, embed)
             if found.texts and skips:
-                there = (await engine.backend.get(handle, found.ids, Columns(()))).ids
-                rows = await hop(effort, without, rows, there)
+                there = await live.ids(found.ids)
+                rows = await hop(effort, without, rows, list(there))
                 found = await hop(effort, lacking, rows, schema, embed)
             if found.texts:  # rows may stay without a vector
                 try:
@@ -153,17 +182,25 @@ async def vector_of_update(
 async def once(key: WriteKey, write: Callable[[Engine], Awaitable[_T]], engine: Engine) -> _T:
     """Do a write under a key, or return the outcome that was kept of it, which is its result.
 
-    OutcomeUnknownError where it may have been done before and nothing tells.
+    OutcomeUnknownError where it may have been done before, and the store kept no outcome.
     """
     backend = engine.backend
     kept = await backend.kept(key)
     if kept is not None:
         return cast("_T", kept.outcome)
     if call_context().retried and await _forgets(backend):
-        raise OutcomeUnknownError(
-            backend.target, "this write was asked for before, and its outcome was not kept"
+        raise _RepeatedWriteError(
+            backend.target,
+            "it was requested before under the same key, the store has kept no outcome of that "
+            "request, and nothing was done now",
         )
     return await write(engine)
+
+
+class _RepeatedWriteError(OutcomeUnknownError):
+    """A repeat that the caller asked for, which is no fault of the server."""
+
+    http = replace(OutcomeUnknownError.http, status=409)
 
 
 async def _forgets(backend: Backend) -> bool:

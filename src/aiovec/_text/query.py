@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from .._model.schema import Schema
-from ..errors import InvalidArgumentError, InvalidNameError
+from ..errors import InvalidArgumentError, InvalidNameError, listed, nearest_name
 
 # Every clause is looked up by itself, and few queries are longer than a paragraph.
 _MOST_CLAUSES = 1_000
@@ -41,8 +41,9 @@ _OPERATORS = frozenset('-*:"')
 # Characters of a query up to which a person types it: in a longer text, pasted or a model's, a word
 # before a colon is text.
 _TYPED = 1_000
-# A word is meant as a field from this likeness on, if it has more letters than these.
-_NEAR, _FEW_LETTERS = 0.8, 3
+# A word is meant as a field from this likeness on, if it has more letters than these. One letter of
+# four is a larger part.
+_NEAR, _NEAR_OF_FOUR, _FEW_LETTERS = 0.8, 0.75, 3
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -64,13 +65,9 @@ class TextClause:
 
 def parse(text: str, schema: Schema) -> tuple[TextClause, ...]:
     """Return the clauses of a query, each once, in order; empty if it has no word."""
-    if len(text) > _MOST_CHARACTERS:
-        raise InvalidArgumentError("query", text, f"at most {_MOST_CHARACTERS:,} characters")
+    _check_count(text, len(text), _MOST_CHARACTERS, "characters")
     found = tuple(dict.fromkeys(_clauses(_UNSEEN.sub(" ", text), schema)))
-    if len(found) > _MOST_CLAUSES:
-        raise InvalidArgumentError(
-            "query", text, f"at most {_MOST_CLAUSES:,} different words (it has {len(found):,})"
-        )
+    _check_count(text, len(found), _MOST_CLAUSES, "different words")
     return found
 
 
@@ -83,12 +80,14 @@ def check_phrases(text: str, clauses: Sequence[TextClause], schema: Schema) -> N
         return
     counts = (sum(1 for _ in _WORD.finditer(clause.text)) for clause in clauses)
     total = sum(count for count in counts if count > 1)
-    if total > _MOST_PHRASE_WORDS:
-        raise InvalidArgumentError(
-            "query", text,
-            f"at most {_MOST_PHRASE_WORDS:,} words in phrases (it has {total:,}); search for "
-            "fewer, or for words without quotes",
-        )  # fmt: skip
+    _check_count(text, total, _MOST_PHRASE_WORDS, "words in phrases")
+
+
+def _check_count(query: str, count: int, most: int, things: str) -> None:
+    if count > most:
+        expected = f"at most {most:,} {things}"
+        reason = f"the query has {count:,} {things}, and may have {expected}; make it shorter"
+        raise InvalidArgumentError("query", query, expected, reason=reason)
 
 
 def text_fields(schema: Schema) -> list[str]:
@@ -116,7 +115,9 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
                 _check_no_field(field, held, fields, schema)
             held, field = f"{field}:{held}", None
         prefix = word is not None and len(word) > 1 and word.endswith("*")
-        held = _GAP.sub(" ", held.rstrip("*") if prefix else held).strip()
+        held = (held.rstrip("*") if prefix else held).strip()
+        if not grams:  # n-grams are of all characters, also of line breaks and tabs
+            held = _GAP.sub(" ", held)
         # A part of a word is what n-grams find anyway.
         prefix = prefix and held[-1:].isalnum() and not grams
         if _is_wanted(held, grams):
@@ -125,15 +126,13 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
 
 def _check_no_field(word: str, held: str, fields: Set[str], schema: Schema) -> None:
     """Raise InvalidNameError if a word before a colon is meant as a field of the table."""
-    from difflib import get_close_matches  # rarely needed
-
-    near = get_close_matches(word.lower(), fields, 1, _NEAR)
+    near = nearest_name(word.lower(), sorted(fields), _NEAR if len(word) > 4 else _NEAR_OF_FOUR)
     declared = word == "id" or word in schema.fields
     if (declared or (near and len(word) > _FEW_LETTERS)) and not held.startswith("//"):
-        cure = "use where to filter by it." if declared else f"did you mean {near[0]!r}?"
+        cure = "use where to filter by it." if declared else f"did you mean {near!r}?"
         raise InvalidNameError(
             word, "field of keyword search",
-            f"there are {', '.join(sorted(fields))}; {cure} In quotes, it is plain text",
+            f"there are {listed(sorted(fields))}; {cure} In quotes, it is plain text",
         )  # fmt: skip
 
 

@@ -1,9 +1,10 @@
 """Snippets of texts with their matches marked: around known places, or by FTS5.
 
-FTS5 has a table in memory of the texts of some rows alone, so that one query serves all of them. It
-compares each match of a text with every other one to choose its snippet, and cannot be
-interrupted: a text of 1 MB that repeats a word takes hours. So texts are searched in pieces, and
-the snippet is that of the best one. FTS5 ends a snippet at a NUL, which becomes a space.
+FTS5 has a table in memory of the texts of some rows alone, and one query makes the snippets of all
+of them: a query for each would look all words up for each. FTS5 compares each match of a text with
+every other one to choose its snippet, and cannot be interrupted: a text of 1 MB that repeats a word
+takes hours. So texts are searched in pieces, and the snippet is that of the best one. FTS5 ends a
+snippet at a NUL, which becomes a space.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class _Connection(Protocol):
 
     def execute(self, sql: str, parameters: Sequence[str | int | None] = ..., /) -> Any: ...
 
-    def executemany(self, sql: str, parameters: Iterable[tuple[int, str]], /) -> Any: ...
+    def executemany(self, sql: str, parameters: Iterable[tuple[int | str, ...]], /) -> Any: ...
 
 
 def snippets_of(
@@ -61,16 +62,19 @@ def snippets_of(
                 before, after = SNIPPET_GAP if n else "", SNIPPET_GAP if n < last else ""
                 pieces.append((row, name, before, after))
     ranked = "SELECT rowid FROM pieces WHERE pieces MATCH ? ORDER BY rank"
-    best: dict[tuple[int, str], int] = {}
-    for (number,) in connection.execute(ranked, (match,)):
-        best.setdefault(pieces[number][:2], number)
+    seen: set[tuple[int, str]] = set()
+    others = []
+    for (number,) in connection.execute(ranked, (match,)).fetchall():
+        if pieces[number][:2] in seen:
+            others.append((number,))
+        seen.add(pieces[number][:2])
+    connection.executemany("DELETE FROM pieces WHERE rowid = ?", others)
     shown = (
-        f"SELECT snippet(pieces, -1, '{opening}', '{ending}', '{SNIPPET_GAP}', {_WORDS}) "
-        "FROM pieces WHERE pieces MATCH ? AND rowid = ?"
+        f"SELECT rowid, snippet(pieces, -1, '{opening}', '{ending}', '{SNIPPET_GAP}', {_WORDS}) "
+        "FROM pieces WHERE pieces MATCH ?"
     )
-    for (row, name), number in best.items():
-        (snippet,) = connection.execute(shown, (match, number)).fetchone()
-        *_, before, after = pieces[number]
+    for number, snippet in connection.execute(shown, (match,)):
+        row, name, before, after = pieces[number]
         if not snippet.startswith(SNIPPET_GAP):
             snippet = before + snippet
         if not snippet.endswith(SNIPPET_GAP):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from .bulk import SourceReader, files_of, load_files
 from .files import schema_in
-from .loading import Load, RejectsFile, load
+from .loading import Load, RejectsFile, load, rehearse
 from .reading import Input, open_input, open_source
 from .saving import Saved, save
 
 __all__ = [
     "Input", "Load", "RejectsFile", "Saved", "SourceReader", "files_of", "load", "load_files",
-    "open_input", "open_source", "save", "schema_in",
+    "open_input", "open_source", "rehearse", "save", "schema_in",
 ]  # fmt: skip

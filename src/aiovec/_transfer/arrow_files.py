@@ -11,7 +11,7 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 from .._input.infer import field_of_arrow
-from .._model.arrow import is_list
+from .._model.arrow import is_list, unstorable
 from .._model.schema import Field, Schema
 from ..backend.foreign import Chunk, ForeignTable
 from .files import BYTES_AT_ONCE, FileReader, Given
@@ -37,8 +37,8 @@ class ArrowFile(FileReader):
         names = self._columns.names
         self.check_names(names)
         self.omitted = tuple(
-            f"the column {column.name} (binary)" for column in self._columns
-            if is_binary(column.type)
+            f"the column {column.name} ({word})" for column in self._columns
+            if (word := unstorable(column.type))
         )  # fmt: skip
         carried = (self._columns.metadata or {}).get(_CARRIED)
         if carried is None or given.hints.vector_column is not None:
@@ -67,7 +67,7 @@ class ArrowFile(FileReader):
     def _types(self, vector: str) -> dict[str, Field | None]:
         return {
             column.name: field_of_arrow(column) for column in self._columns
-            if not is_binary(column.type)
+            if not unstorable(column.type)
         }  # fmt: skip
 
     def _batches(self, size: int) -> Iterator[pa.RecordBatch]:
@@ -86,7 +86,7 @@ class ArrowFile(FileReader):
             yield batch
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        columns = [column.name for column in self._columns if not is_binary(column.type)]
+        columns = [column.name for column in self._columns if not unstorable(column.type)]
         names = self.new_names(columns, schema)
         row = 0
         for batch in self._batches(size):
@@ -97,14 +97,6 @@ class ArrowFile(FileReader):
                 part = rows.slice(start, size)
                 yield Chunk(part, range(row + start, row + start + len(part)))
             row += len(rows)
-
-
-def is_binary(kind: pa.DataType) -> bool:
-    """Return whether a type is bytes, of any width."""
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind)
-    )  # fmt: skip
 
 
 def _fitting(column: pa.Array, name: str, schema: Schema) -> pa.Array:
@@ -120,9 +112,21 @@ def _fitting(column: pa.Array, name: str, schema: Schema) -> pa.Array:
         return column.cast(pa.timestamp(kind.unit, "UTC"))
     if pa.types.is_timestamp(kind):
         return pc.replace_substring(column.cast(pa.utf8()), " ", "T", max_replacements=1)
-    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
-        return column.cast(pa.utf8())
-    return column
+    return column.cast(_as_text(kind))
+
+
+def _as_text(kind: pa.DataType) -> pa.DataType:
+    """Return the type with text for what JSON lacks, also in lists and structs."""
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_as_text(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_as_text(field.type)) for field in kind])
+    zoned = pa.types.is_timestamp(kind) and kind.tz is not None
+    return (
+        pa.utf8()
+        if (pa.types.is_temporal(kind) and not zoned) or pa.types.is_decimal(kind)
+        else kind
+    )
 
 
 def arrow_writer(file: IO[bytes], form: str, columns: pa.Schema) -> Any:

@@ -72,6 +72,11 @@ def format_of(path: Path, given: str | None) -> str:
     return found
 
 
+def has_suffix(path: Path) -> bool:
+    """Return whether the name of a file says its format."""
+    return path.suffix.lower() in _SUFFIXES
+
+
 def schema_file(path: Path) -> Path:
     """Return the file that holds the schema of a file whose format cannot carry one."""
     return path.with_name(f"{path.name}.schema.json")

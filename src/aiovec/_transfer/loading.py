@@ -23,7 +23,6 @@ from ..errors import (
     ConfigError,
     DimensionMismatchError,
     DuplicateIdError,
-    InvalidRowError,
     ModelMismatchError,
     TableNotFoundError,
 )
@@ -53,7 +52,8 @@ class Load:
     ``schema`` is one that the user gave; ``metric`` and ``model`` apply where the source names
     none. ``text`` and ``index`` are fields of a new table that get such indexes. Each row is
     imported (``rows``) or listed as a reject (``rejected``); the source counted some more that it
-    did not give (``missing``). ``created`` says that the table is new.
+    did not give (``missing``). ``created`` says that the table is new, ``problem`` why the rest of
+    the source cannot be read.
     """
 
     source: ForeignTable
@@ -69,13 +69,14 @@ class Load:
     rejected: int = 0
     missing: int = 0
     created: bool = False
+    problem: str = ""
     reasons: Counter[str] = field(default_factory=Counter)
     _exists: bool = False
 
     @property
     def whole(self) -> bool:
         """True if nothing of the table was left out."""
-        return not (self.rejected or self.missing or self.source.omitted)
+        return not (self.rejected or self.missing or self.source.omitted or self.problem)
 
     @property
     def used_schema(self) -> Schema:
@@ -96,7 +97,8 @@ async def load(
     """Import tables: list the rows that cannot be imported, and go on with the rest.
 
     With ``strict``, check every row before the first one is written, and write none if one cannot
-    be imported. A new table is created with the first of its rows.
+    be imported. A new table is created with the first of its rows. A table that cannot be read
+    stops no other; alone, or with ``strict``, it raises the error.
     """
     done = False
     try:
@@ -104,19 +106,12 @@ async def load(
             await find_table(store, one)
         for one in loads if strict else ():
             await _check(store, source, one, rejects)
-        if bad := sum(one.rejected for one in loads):
-            raise InvalidRowError(
-                f"{bad:,} of them cannot be imported, so nothing was kept; {rejects.path} lists "
-                "each"
-            )
+        _refuse_any(loads, rejects)
+        alone = _alone(source, loads, strict)
         for one in loads:
-            await _fill(store, source, one, rejects)
-        if rejects.count and not any(one.rows for one in loads):
-            first = next(reason for one in loads for reason in one.reasons)
-            raise InvalidRowError(
-                f"not one of {rejects.count:,} could be imported; the first: {first}; "
-                f"{rejects.path} lists each"
-            )
+            await _fill(store, source, one, rejects, alone=alone)
+        if not any(one.rows for one in loads):
+            _refuse_all(source, loads, rejects)
         done = True
     except AiovecError as exc:
         # The error is about the rows of its own call alone.
@@ -125,6 +120,57 @@ async def load(
         raise
     finally:
         await in_thread(rejects.close, done)
+
+
+async def rehearse(
+    source: Input, loads: Sequence[Load], rejects: RejectsFile, *, strict: bool
+) -> None:
+    """Raise what the import into a new store would end with, so that no empty one is left behind.
+
+    Reads until a row can be imported; with ``strict``, all rows.
+    """
+    trials = [replace(one, schema=_wanted(one), reasons=Counter()) for one in loads]
+    if not all(one.used_schema.dim for one in trials):
+        return  # the store's embedder says the length
+    alone = _alone(source, trials, strict)
+    try:
+        for one in trials:
+            good = await _check(None, source, one, rejects, whole=strict, alone=alone)
+            if good and not strict:
+                return
+        if strict:
+            _refuse_any(trials, rejects)
+        else:
+            _refuse_all(source, trials, rejects)
+    finally:
+        await in_thread(rejects.restart)
+
+
+def _refuse_any(loads: Sequence[Load], rejects: RejectsFile) -> None:
+    """Raise ConfigError if a row was rejected."""
+    if bad := sum(one.rejected for one in loads):
+        rows = "1 row" if bad == 1 else f"{bad:,} rows"
+        raise ConfigError(f"{rows} cannot be imported, so none was; {rejects.path} lists each")
+
+
+def _refuse_all(source: Input, loads: Sequence[Load], rejects: RejectsFile) -> None:
+    """Raise ConfigError for tables of which no row could be imported, unless they have none."""
+    if problems := {one.table: one.problem for one in loads if one.problem}:
+        problems |= source.reader.failed
+        listed = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+        raise ConfigError(f"no table can be imported: {listed}")
+    if rejects.count:
+        first = next(reason for one in loads for reason in one.reasons)
+        cure = "; --upsert replaces the rows that exist" if first == _EXISTS else ""
+        raise ConfigError(
+            f"not one of {rejects.count:,} rows could be imported; the first: {first}; "
+            f"{rejects.path} lists each{cure}"
+        )
+
+
+def _alone(source: Input, loads: Sequence[Load], strict: bool) -> bool:
+    """Return whether an error of one table is that of the whole import."""
+    return strict or (len(loads) == 1 and not source.reader.failed)
 
 
 async def find_table(store: VectorStore, one: Load) -> None:
@@ -167,33 +213,49 @@ def _wanted(one: Load) -> Schema:
     return with_indexes(schema, one.text, one.index)
 
 
-async def _check(store: VectorStore, source: Input, one: Load, rejects: RejectsFile) -> None:
-    """Read all rows of a table, and list those that cannot be imported."""
+async def _check(
+    store: VectorStore | None, source: Input, one: Load, rejects: RejectsFile, *,
+    whole: bool = True, alone: bool = True,
+) -> bool:  # fmt: skip
+    """List the rows that cannot be imported; return whether another can be.
+
+    ``store`` is None where it does not exist yet. Reads all rows if ``whole``, else until one can
+    be imported.
+    """
+    good = False
     before: set[str] = set()
     read = 0
-    async with aclosing(_sifted(source, one)) as sifted:
+    async with aclosing(_sifted(source, one, alone=alone)) as sifted:
         async for part in sifted:
             read += part.rows.num_rows + len(part.rejects)
             if not one.upsert:
                 part = part.without(before, CAME_BEFORE)
                 ids = part.rows.column("id").to_pylist()
                 before.update(ids)
-                if one._exists and ids:
+                if store is not None and one._exists and ids:
                     part = part.without(await store.exists(one.table, ids), _EXISTS)
             await _reject(one, source, part, rejects)
             one.seen(read)
+            good = good or part.rows.num_rows > 0
+            if good and not whole:
+                break
+    return good
 
 
-async def _fill(store: VectorStore, source: Input, one: Load, rejects: RejectsFile) -> None:
+async def _fill(
+    store: VectorStore, source: Input, one: Load, rejects: RejectsFile, *, alone: bool
+) -> None:
     """Import one table: the next chunk is read and checked while the last one is written."""
     read = 0
-    async with aclosing(_sifted(source, one)) as sifted:
+    async with aclosing(_sifted(source, one, alone=alone)) as sifted:
         async for part in sifted:
             read += part.rows.num_rows + len(part.rejects)
             part = await _write(store, one, part)
             one.rows += part.rows.num_rows
             await _reject(one, source, part, rejects)
             one.seen(read)
+    if one.problem:
+        return
     one.missing = max(0, (one.source.rows or 0) - read)
     if not one.rejected:
         await create(store, one)
@@ -212,17 +274,26 @@ async def create(store: VectorStore, one: Load) -> None:
         one._exists = one.created = True
 
 
-def _sifted(source: Input, one: Load) -> AsyncGenerator[Sifted, None]:
-    """Yield the rows of a table a chunk at a time."""
+def _sifted(source: Input, one: Load, *, alone: bool) -> AsyncGenerator[Sifted, None]:
+    """Yield the rows of a table a chunk at a time; end and note why if it cannot be read.
+
+    Raise that where the table is ``alone``.
+    """
     schema = one.used_schema
     chunks = source.chunks(one.source, schema, rows_at_once(schema))
 
     def following() -> Sifted | None:
-        chunk = next(chunks, None)
-        if chunk is None:
+        try:
+            chunk = next(chunks, None)
+            if chunk is None:
+                return None
+            with reading(source.name):
+                return sift(chunk, schema, last_counts=one.upsert, new_ids=one.source.new_ids)
+        except AiovecError as exc:
+            if alone:
+                raise
+            one.problem = str(exc)
             return None
-        with reading(source.name):
-            return sift(chunk, schema, last_counts=one.upsert, new_ids=one.source.new_ids)
 
     return read_ahead(following)
 
@@ -276,6 +347,13 @@ class RejectsFile:
                 entry = {"table": table, place: one.row, "id": one.id, "reason": one.reason}
                 self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 self.count += 1
+
+    def restart(self) -> None:
+        """Begin again with an empty list."""
+        with writing_to(self.path):
+            if self._file is not None:
+                self._file.close()
+        self._file, self.count = None, 0
 
     def close(self, done: bool) -> None:
         """Complete the list. ``done`` says that all rows were read."""

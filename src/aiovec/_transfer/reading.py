@@ -20,6 +20,7 @@ from ..backend.foreign import (
     named_source,
     source_for,
     source_names,
+    unusable_sources,
 )
 from ..errors import ConfigError
 from .arrow_files import ArrowFile
@@ -29,6 +30,7 @@ from .files import (
     FileReader,
     Given,
     format_of,
+    has_suffix,
     reading,
     schema_file,
     schema_in,
@@ -87,11 +89,14 @@ def open_input(
             if not path.exists():
                 raise ConfigError(f"there is no file {path}")
             # Before anything else opens the file: see ``Source.recognise``.
-            source = source_for(path) if path.is_file() or path.is_dir() else None
+            asked = path.is_dir() or (path.is_file() and not has_suffix(path))
+            source = source_for(path) if asked else None
             if source is None and path.is_dir():
-                raise ConfigError(
-                    f"{path} is a folder that no importer recognises; import takes a file, a "
-                    f"folder of another store, or one of {', '.join(source_names())}:PLACE"
+                raise _with_unusable(
+                    ConfigError(
+                        f"{path} is a folder that no importer recognises; import takes a file, a "
+                        f"folder of another store, or one of {', '.join(source_names())}:PLACE"
+                    )
                 )
             if source is not None:
                 if form is not None and format_of(path, form):
@@ -103,7 +108,10 @@ def open_input(
         raise ConfigError("--dtype is for databases; a file has its own types", key="--dtype")
     if hints.join is not None:
         raise ConfigError("--join is for tables of databases", key="--join")
-    found = format_of(path, form)
+    try:
+        found = format_of(path, form)
+    except ConfigError as exc:
+        raise _with_unusable(exc) if stream is None else exc from None
     with reading(path):
         file: Any = _copied(stream) if stream is not None else path.open("rb")
         try:
@@ -118,6 +126,13 @@ def open_input(
         except BaseException:
             file.close()
             raise
+
+
+def _with_unusable(error: ConfigError) -> ConfigError:
+    """Return the error with the sources that are unusable, one of which may read the input."""
+    for text in unusable_sources():
+        error.add_note(text)
+    return error
 
 
 def open_source(text: str, hints: Hints) -> Input | None:

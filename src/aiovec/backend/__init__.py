@@ -44,6 +44,7 @@ from .._model.arrow import payload_array as payload_array
 from .._model.arrow import payload_texts as payload_texts
 from .._model.arrow import python_values as python_values
 from .._model.arrow import to_matrix as to_matrix
+from .._model.arrow import unstorable as unstorable
 from .._model.arrow import without_vector as without_vector
 from .._model.distance import distances as distances
 from .._model.distance import nearest_first as nearest_first

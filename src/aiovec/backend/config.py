@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 # Of the names of the variables, in lower case: their case does not count.
 _PREFIX, _ROOT, _LIKE_ROOT, _DELIMITER = "aiovec_", "aiovec_retrieval", "aiovec_retr", "__"
 _OF_CHOICES = ("literal_error", "value_error")  # faults of a value that is one of a few
+# By the beginning of the kind of a fault: pydantic's words for these are not a reader's.
+_ACCEPTED = {
+    "int_": "a whole number", "float_": "a number", "bool_": "true or false",
+    "string_type": "text",
+}  # fmt: skip
+_ADDRESS = "an address that begins with http:// or https://"
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -143,8 +149,8 @@ def _document_model(usable: tuple[BackendPlugin, ...], broken: tuple[str, ...]) 
     )
 
 
-def load_settings(config: Path | None) -> RetrievalSettings:
-    """Return the settings of a TOML file, or of none, with the environment over them.
+def load_settings(config: Path | None, *, environment: bool = True) -> RetrievalSettings:
+    """Return the settings of a TOML file, or of none, with the environment over them if wanted.
 
     The addresses of the backends are as they were given; ``locate_configured`` resolves them.
     Raises ConfigError if a key or a value is wrong.
@@ -156,7 +162,7 @@ def load_settings(config: Path | None) -> RetrievalSettings:
         document = _read(config)
         # Strictly, since TOML has types: only the text of the environment is converted.
         settings = _validated(model, document, strict=True, place=str(config))
-    variables = _Environment(model)()
+    variables = _Environment(model)() if environment else {}
     if config is None or variables:
         settings = _validated(model, _merged(document, variables), strict=False)
     retrieval: RetrievalSettings = settings.retrieval  # type: ignore[attr-defined]
@@ -248,12 +254,15 @@ def _validated(
     path = [*within, *inner]
     key = ".".join(path)
     accepted = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    accepted = accepted.partition(", unable to")[0]
     if fault["type"] == "extra_forbidden":
         accepted, message = _unknown_key(model, inner)
     else:
+        accepted = next((_ACCEPTED[kind] for kind in _ACCEPTED if fault["type"].startswith(kind)),
+                        accepted)  # fmt: skip
+        if _is_of_address(fault):
+            accepted = _ADDRESS
         if fault["type"] in ("model_type", "dict_type"):
-            accepted = "a section" if strict else "a section as a JSON object"
+            accepted = "a section" + (", or { key = value }" if strict else " as a JSON object")
         message = accepted if accepted.startswith("String ") else f"must be {accepted}"
         message += _shown(path, fault)
     if place == "environment":
@@ -270,6 +279,13 @@ def _unknown_key(model: type[BaseModel], path: Sequence[str]) -> tuple[str, str]
         fields = getattr(kind, "model_fields", None)  # else a mapping of names to sections
         kind = fields[part].annotation if fields else get_args(kind)[-1]
     known = list(kind.model_fields)
+    homes = " or ".join(
+        f"[retrieval.{name}]"
+        for name, field in kind.model_fields.items()
+        if path[-1] in getattr(field.annotation, "model_fields", ())
+    )
+    if homes and issubclass(kind, RetrievalSettings):
+        return homes, f"is not a key of [retrieval]; it belongs to {homes}"
     hint = did_you_mean(path[-1].lower(), known)
     accepted = ", ".join(known)
     return accepted, f"is not a known key{hint} (the known keys: {accepted})"
@@ -279,9 +295,16 @@ def _shown(path: Sequence[str], fault: ErrorDetails) -> str:
     """Return the wrong value for a message, unless it may be a secret or hold one."""
     value = fault["input"]
     plain = isinstance(value, (bool, int, float)) or fault["type"] in _OF_CHOICES
+    plain |= fault["type"].startswith(("int_", "float_", "bool_"))
+    plain |= _is_of_address(fault) and not set("@?#") & set(str(value))
     if not plain or "storage_options" in path or names_secret(path[-1]):
         return ""
     return f", not {str(value).lower() if isinstance(value, bool) else shown(value, 80)}"
+
+
+def _is_of_address(fault: ErrorDetails) -> bool:
+    """Return whether a text is no address of HTTP, as its key wants."""
+    return str(fault.get("ctx", {}).get("pattern")).startswith("^https?:")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -300,6 +323,7 @@ def _read(file: Path) -> dict[str, Any]:
         problem = f"is not UTF-8 text (line {line})"
     except ValueError as exc:
         problem = f"is not TOML: {exc}"
+        problem += "; a text needs quotes" if "Invalid value" in problem else ""
     except RecursionError:
         problem = "is nested too deeply"
     # Outside of the handlers, so that no error that holds the text is a cause or a context.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,11 @@ class WriteKey:
     def check(self, digest: bytes) -> None:
         """Raise InvalidArgumentError unless the write that had this key before was the same."""
         if digest != self.digest:
-            raise InvalidArgumentError(
-                "the idempotency key", self.name, "a new one: another write was done under it"
+            reason = (
+                f"the idempotency key {shown(self.name)} was used for another write; use a new key "
+                "for each write"
             )
+            raise InvalidArgumentError("the idempotency key", self.name, "a new key", reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,8 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    state: str | None = None
-    """The state that the table must have; None for whatever state it has."""
+    states: frozenset[str] | None = None
+    """The states of which the table must have one; None for whatever state it has."""
 
     key: WriteKey | Callable[[], WriteKey] | None = None
     """The key of the one write that is made, or a function that gives it when the write begins:

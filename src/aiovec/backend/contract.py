@@ -184,7 +184,9 @@ class TableStats:
 
     ``bytes`` is what it takes where it lies, ``index`` the state of its vector index in words,
     ``unindexed_rows`` those that a search must scan, ``scan_memory`` the bytes that its resident
-    copy takes in this process. ``details`` is the backend's own.
+    copy takes in this process. ``details`` is the backend's own; for a table whose rows expire,
+    ``VectorStore`` takes the ``expired_rows`` that await their deletion out of ``rows``, and puts
+    their number there.
     """
 
     table: str
@@ -277,6 +279,11 @@ class Backend(ABC):
     upkeep: bool = True
     """Set to False before ``open`` by those who only look: no work begins in the background."""
 
+    hides_expired: bool = False
+    """True if the rows of ``Schema.expires`` are no matter of this process: a server behind it
+    hides those that have expired, and frees their ids. Else the backend treats them as all rows,
+    and ``VectorStore`` asks for those that live."""
+
     @property
     def address(self) -> str:
         """Where the store lies, as ``connect`` takes it; never a secret."""
@@ -361,7 +368,7 @@ class Backend(ABC):
 
         ``VectorStore`` holds it while it checks the rows of an ``insert`` or ``upsert``, or the
         vectors of ``set_vectors``, and writes them, so that calls that wait take no memory. The
-        other writing methods take one themselves.
+        other writing methods take one themselves, so none of them is called within.
         StoreBusyError where none comes in time.
         """
         return nullcontext()

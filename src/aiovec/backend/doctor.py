@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from .memory import size_text
 from .plugin import Location, backends
 
 # With less, the next larger write may fail, and optimize or a backup will.
@@ -75,4 +76,4 @@ def room_at(folder: Path, why: str) -> Iterator[Finding]:
         yield Finding("folder", f"{folder}: this user cannot write here", ok=False, cure=cure)
     free = shutil.disk_usage(folder).free
     low = f"make room on the volume of {folder}" if free < _LEAST_ROOM else None
-    yield Finding("free space", f"{free:,} bytes", ok=low is None, cure=low)
+    yield Finding("free space", size_text(free), ok=low is None, cure=low)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ class Reader(ABC):
     """
 
     place: str = "row"
+    failed: Mapping[str, str] = {}
+    """Tables that cannot be imported, with the reasons; complete once ``tables`` was called."""
 
     @abstractmethod
     def tables(self) -> list[ForeignTable]:
@@ -136,8 +139,26 @@ class Source(Reader):
 
 
 def source_for(path: Path) -> type[Source] | None:
-    """Return the kind of source that recognises a file or folder, or None."""
-    return next((kind for kind in map(_kind, installed(GROUP)) if kind.recognise(path)), None)
+    """Return the kind of source that recognises a file or folder, or None.
+
+    Kinds that are unusable stand in nobody's way; ``unusable_sources`` names them.
+    """
+    for name in installed(GROUP):
+        with suppress(ConfigError):
+            if (kind := _kind(name)).recognise(path):
+                return kind
+    return None
+
+
+def unusable_sources() -> list[str]:
+    """Return an error for each installed kind that cannot be used."""
+    errors = []
+    for name in installed(GROUP):
+        try:
+            _kind(name)
+        except ConfigError as exc:
+            errors.append(str(exc))
+    return errors
 
 
 def named_source(text: str) -> tuple[type[Source], str] | None:
@@ -156,7 +177,7 @@ def _kind(name: str) -> type[Source]:
     entry_point = installed(GROUP)[name]
     try:
         kind = entry_point.load()
-    except (ImportError, AttributeError) as exc:
+    except Exception as exc:  # whatever is wrong with it, the others work
         raise ConfigError(
             f"the source {entry_point.name!r} ({entry_point.value}) is unusable: {exc}"
         ) from exc

@@ -166,7 +166,9 @@ def new_path_of(path: str | Path) -> Path:
         if isinstance(exc, InvalidArgumentError):
             raise
         if not isinstance(exc, OSError) or exc.errno == errno.ENAMETOOLONG:
-            raise InvalidArgumentError("path", path, f"one that can be made ({exc})") from exc
+            reason = f"path cannot be used: {exc}"
+            expected = "a path that can be created"
+            raise InvalidArgumentError("path", path, expected, reason=reason) from exc
     if not target.name:  # the root
         raise InvalidArgumentError("path", path, "a path that does not exist yet")
     return target

@@ -117,9 +117,10 @@ def check_partitions(rows: NewRows, stored: Mapping[str, Sequence[Any]]) -> None
     for id, *values in zip(rows.ids, *map(rows.values, names), strict=True):
         for name, value, now in zip(names, values, stored.get(id, values), strict=True):
             if value != now:
+                # The other value is not named: it may be that of another tenant.
                 raise InvalidRowError(
-                    f"the row is in the partition {now!r} and an upsert cannot move it to "
-                    f"{value!r}; use update(), or another id",
+                    f"the row is in another partition than {value!r}, and an upsert cannot move "
+                    "it; use update(), or another id",
                     id=id, field=name,
                 )  # fmt: skip
 

@@ -12,8 +12,8 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, wait
-from typing import Any, TypeVar
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
 
 from ..backend.threads import FORKED, wait_out
 from ..errors import StoreClosedError
@@ -31,13 +31,20 @@ class Portal:
         self.target = target
         self._process = os.getpid()
         self._stop = asyncio.Event()
+        self._over = False  # not is_alive(): an interrupt there marks a thread that runs as ended
         started: Future[asyncio.AbstractEventLoop] = Future()
         # A daemon: a store that nobody closed never keeps the process from ending.
         self._thread = threading.Thread(
-            target=asyncio.run, args=(self._serve(started),), name="aiovec-sync", daemon=True
+            target=self._run_loop, args=(started,), name="aiovec-sync", daemon=True
         )
         self._thread.start()
         self._loop = started.result()
+
+    def _run_loop(self, started: Future[asyncio.AbstractEventLoop]) -> None:
+        try:
+            asyncio.run(self._serve(started))
+        finally:
+            self._over = True
 
     async def _serve(self, started: Future[asyncio.AbstractEventLoop]) -> None:
         started.set_result(asyncio.get_running_loop())
@@ -46,7 +53,7 @@ class Portal:
     @property
     def stopped(self) -> bool:
         """True after ``stop``."""
-        return self._stop.is_set() or not self._thread.is_alive()
+        return self._stop.is_set() or self._over
 
     @property
     def gone(self) -> str | None:
@@ -65,14 +72,15 @@ class Portal:
                 "a coroutine that the store awaits cannot wait for the store; await the "
                 "asynchronous store there, or give the store a plain function"
             )
-        done, cancel = self.begin(call)
+        begun = _Call(call)
         try:
-            self._wait(done)
+            self._begin(begun)
+            self._wait(begun)
         except BaseException:
-            cancel()
-            self._wait(done)  # a second interrupt interrupts this as well
+            self._soon(begun.cancel)
+            self._wait(begun)  # a second interrupt interrupts this as well
             raise
-        return self._result(done)
+        return self._result(begun)
 
     async def run_for_task(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """As ``run``, awaited on another event loop, which goes on in the meantime.
@@ -81,47 +89,32 @@ class Portal:
         """
         if threading.current_thread() is self._thread:
             return await call()
-        done, cancel = self.begin(call)
-        ended = asyncio.wrap_future(done)
+        begun = _Call(call)
+        self._begin(begun)
+        ended = asyncio.wrap_future(begun.result)
         try:
             await asyncio.wait([ended])
         except asyncio.CancelledError:
-            cancel()
+            self._soon(begun.cancel)
             await wait_out(ended)
             raise
         finally:
             if ended.done():
                 ended.exception()  # which ``_result`` raises
-        return self._result(done)
+        return self._result(begun)
 
-    def begin(self, call: Callable[[], Awaitable[_T]]) -> tuple[Future[_T], Callable[[], None]]:
-        """Have something run; return its result to come, and what cancels it.
+    def begin(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Have something run whose end nobody waits for.
 
         StoreClosedError where nothing can run any more.
         """
+        self._begin(_Call(call))
+
+    def _begin(self, call: _Call[Any]) -> None:
         gone = self.gone
         if gone or self.stopped:
             raise StoreClosedError(self.target, gone)
-        done: Future[_T] = Future()
-        tasks: list[asyncio.Task[None]] = []
-
-        async def drive() -> None:
-            # Whatever comes out is for the caller; an exit would end the loop's thread here.
-            try:
-                done.set_result(await call())
-            except BaseException as exc:  # noqa: BLE001 - raised again by the caller
-                done.set_exception(exc)
-
-        def settle(_: object) -> None:
-            if not done.done():  # cancelled before it began
-                done.set_exception(asyncio.CancelledError())
-
-        def start() -> None:
-            tasks.append(asyncio.ensure_future(drive()))
-            tasks[0].add_done_callback(settle)
-
-        self._soon(start)
-        return done, lambda: self._soon(lambda: tasks[0].cancel())
+        self._soon(call.start)
 
     def stop(self) -> None:
         """Cancel what still runs and end the thread. May be called twice."""
@@ -133,14 +126,55 @@ class Portal:
         with contextlib.suppress(RuntimeError):  # the loop is closed, so every call is over
             self._loop.call_soon_threadsafe(work)
 
-    def _wait(self, done: Future[Any]) -> None:
-        while not done.done() and self._thread.is_alive():
-            wait([done], timeout=_TICK)
+    def _wait(self, call: _Call[Any]) -> None:
+        while not call.ended and not self._over:
+            call.bell.acquire(timeout=_TICK)
 
-    def _result(self, done: Future[_T]) -> _T:
+    def _result(self, call: _Call[_T]) -> _T:
         try:
-            return done.result(0)
+            return call.result.result(0)
         except (asyncio.CancelledError, TimeoutError):
             if self.stopped:
                 raise StoreClosedError(self.target) from None
             raise
+
+
+class _Call(Generic[_T]):
+    """One call on a portal's loop, where its methods run.
+
+    An interrupt may arrive at any line of the thread that waits, also while it schedules the call:
+    what cancels the call exists before that. And the thread waits for a lock, not for the future,
+    whose condition an interrupt may leave locked.
+    """
+
+    def __init__(self, act: Callable[[], Awaitable[_T]]) -> None:
+        self.result: Future[_T] = Future()
+        self.ended = False
+        self.bell = threading.Lock()
+        self.bell.acquire()
+        self._act = act
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if not self.ended:
+            self._task = asyncio.ensure_future(self._drive())
+            self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        elif not self.ended:  # ``start`` has not run, and may never
+            self._end()
+
+    async def _drive(self) -> None:
+        # Whatever comes out is for the caller; an exit would end the loop's thread here.
+        try:
+            self.result.set_result(await self._act())
+        except BaseException as exc:  # noqa: BLE001 - raised again by the caller
+            self.result.set_exception(exc)
+
+    def _end(self, _: object = None) -> None:
+        if not self.result.done():  # cancelled before it began
+            self.result.set_exception(asyncio.CancelledError())
+        self.ended = True
+        self.bell.release()

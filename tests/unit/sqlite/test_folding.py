@@ -31,5 +31,5 @@ def test_a_text_in_pieces(needle: str, text: str, piece: int) -> None:
         return
     whole = in_the_whole(needle, text)
     with mock.patch.object(folding, "_PIECE", piece):
-        assert list(spans_of(needle, text)) == whole
+        assert list(spans_of([folded(needle)], text)) == whole
         assert count_in(needle, text.encode()) == len(whole)
