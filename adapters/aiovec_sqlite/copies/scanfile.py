@@ -117,9 +117,13 @@ class NewFile:
         self.path = store.with_name(f"{store.name}-scan-{self._random}")
         create_like(self.path, store)
         self._file = self.path.open("r+b", buffering=0)
-        if not try_lock(self._file.fileno()):
-            raise OSError("another process holds the lock of a new scan file")
-        self._file.write(_MAGIC)
+        try:
+            if not try_lock(self._file.fileno()):
+                raise OSError("another process holds the lock of a new scan file")
+            self._file.write(_MAGIC)
+        except OSError:
+            self.discard()
+            raise
         self._small = bytearray(self._places.large - _HEAD)
         self.token = ""
 

@@ -100,13 +100,6 @@ def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
     return upper, lower, squares**0.5 / 2
 
 
-def put_together(upper: Int8Array, lower: Int8Array, dim: int) -> Int8Array:
-    """The codes that ``halved`` took apart."""
-    high, low = upper.view(np.uint8), lower.view(np.uint8)
-    codes = np.concatenate([high << 4 | low & 15, high & 240 | low >> 4], axis=1)
-    return (codes ^ 128).view(np.int8)[:, :dim]
-
-
 def stacked(rows: Sequence[npt.NDArray[_Scalar]]) -> npt.NDArray[_Scalar]:
     """Return rows as one matrix; a single one as it lies, which takes a tenth of the time."""
     return np.stack(rows) if len(rows) > 1 else rows[0][None]
@@ -191,17 +184,6 @@ class Segment:
         if self.mapped:
             return self.offset.nbytes if self.dead else 0
         return sum(array.nbytes for array in self._arrays)
-
-    def codes(self, places: Any) -> Int8Array:
-        """The codes of the rows at these places."""
-        return put_together(self.upper[places], self.lower[places], self.dim)
-
-    def rows(self, places: Any) -> RowCodes:
-        """The rows at these places."""
-        return RowCodes(
-            self.codes(places), self.scale[places], self.offset[places], self.error[places],
-            self.vectors[places],
-        )  # fmt: skip
 
     def with_room(self, room: int) -> Segment:
         """The same rows in larger arrays, or in smaller ones."""

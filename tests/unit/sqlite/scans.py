@@ -111,6 +111,14 @@ def _segment(rng: np.random.Generator, place: int, count: int, dim: int, metric:
     return segment
 
 
+def codes_of(segment: Segment) -> Int8Array:
+    """The codes of a segment's rows, of both their halves."""
+    rows = slice(segment.count)
+    high, low = segment.upper[rows].view(np.uint8), segment.lower[rows].view(np.uint8)
+    codes = np.concatenate([high << 4 | low & 15, high & 240 | low >> 4], axis=1)
+    return (codes ^ 128).view(np.int8)[:, : segment.dim]
+
+
 def _loose(rng: np.random.Generator, codes: Int8Array) -> Int8Array:
     loose = np.zeros(codes.size + 64, dtype=codes.dtype)[int(rng.integers(1, 64)) :]
     return loose[: codes.size].reshape(codes.shape)

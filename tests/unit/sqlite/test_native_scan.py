@@ -14,6 +14,7 @@ from tests.unit.sqlite.scans import (
     Case,
     candidates,
     check_measured,
+    codes_of,
     random_case,
     random_pairs,
 )
@@ -114,7 +115,7 @@ def test_rows_that_come_in_the_worst_order() -> None:
     while not case.segments or case.segments[0].count < 100:
         case = random_case(rng, metric="dot")
     one = case.segments[0]
-    order = np.argsort(one.codes(slice(one.count)) @ case.points[0])
+    order = np.argsort(codes_of(one) @ case.points[0])
     for array in (one.upper, one.lower, one.scale):
         array[: one.count] = array[: one.count][order]
     check(case, vectors=False)
