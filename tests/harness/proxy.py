@@ -150,7 +150,8 @@ class Proxy:
             return await _answer(behind[0], request)
 
         async def leaving() -> None:
-            await reader.read(1)
+            with suppress(OSError):  # it was reset
+                await reader.read(1)
             self.closed.set()
 
         left = asyncio.ensure_future(leaving())
