@@ -960,6 +960,7 @@ class VectorStore:
                             if not batch.num_rows:
                                 continue
                             operation.rows += batch.num_rows
+                            attempts.succeeded()  # however long the caller takes for it
                             metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
                             yield batch.replace_schema_metadata(metadata)
                     if self._closed:  # which has ended it
