@@ -134,7 +134,9 @@ async def _copy(
                         waiting = []
                 if waiting:
                     await _add(target, waiting, path)
-            if cut := await in_thread(TableFiles(partial, name).cut_short):
+            with translated(path):
+                cut = await in_thread(TableFiles(partial, name).cut_short)
+            if cut:
                 raise AiovecError(
                     f"the file system or the disk of {path} failed while {cut[0]} of the table "
                     f"{name!r} was written; nothing was kept, try again"
@@ -154,7 +156,7 @@ async def _add(target: AsyncTable, blocks: list[pa.RecordBatch], path: str) -> N
 def _prepare(path: Path, partial: Path) -> None:
     with translated(str(path)):
         if os.path.lexists(path):
-            raise AiovecError(f"{path} already exists; name a path that does not exist yet")
+            raise InvalidArgumentError("path", str(path), "a path that does not exist yet")
         remove_abandoned(path.parent, f"{path.name}.partial-", "")
         partial.mkdir(parents=True)
 

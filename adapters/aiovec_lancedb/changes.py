@@ -4,11 +4,12 @@ Tables are made with stable row ids. So a row keeps its id and the version of it
 wherever compactions put it, and an id that a version has and the newest one lacks is of a row that
 was deleted since.
 
-A change number is a place in the table's history: the numbering it belongs to, a version, and a row
-id in it. All changes of earlier versions lie before it, and those of this version to rows of
-smaller ids. It also says which version was read last: all deletes up to that one were given, so
-rows of versions that are gone can be read in pages. A numbering ends where the history does: a
-table that is made anew, restored to an earlier version, or copied has another.
+A follower goes from one version to a later one, in pages: first what was deleted between the two,
+then what was written. A change number names the numbering of the table's history, the two versions,
+and how far that has come; so each page tells about as many changes as it may, and none twice. A
+numbering ends where the history does: a table that is made anew, or copied, has another. Before a
+return to an earlier version the table gets another one too, which the return takes back with all
+else; so a numbering that is not that of all versions in between has ended.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
 from aiovec.errors import ChangesPrunedError, CorruptStoreError, UnsupportedError
 
-from .layout import NUMBERING, new_numbering, numbering_in
+from .layout import NUMBERING, incarnation_in, new_numbering, numbering_in, token_of
 from .session import Opened, Session
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
-_VERSION_BITS, _ROW_BITS, _PLACE_BITS = 28, 36, 64
+# Of a row id, and of a version; a place among the changes between two versions has both.
+_ROW_BITS, _VERSION_BITS = 36, 28
+_PLACE_BITS = _ROW_BITS + _VERSION_BITS
 UPDATED, CREATED = "_row_last_updated_at_version", "_row_created_at_version"
 # Rows that are looked up by their row ids at once.
 _BLOCK = 10_000
@@ -39,27 +42,27 @@ _BLOCK = 10_000
 _Keys = npt.NDArray[np.uint64]
 
 
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     """A change number in parts."""
 
     numbering: int
-    version: int
-    row: int
-    read: int
+    base: int
+    """The version as of which everything was told."""
+    target: int = 0
+    """The version that is being told, 0 if none is."""
+    place: int = 0
+    """The smallest place that was not told yet. Rows that were deleted lie in version 0."""
 
     @classmethod
-    def of(cls, number: int) -> _Place:
-        place, read = divmod(number, 1 << _VERSION_BITS)
-        key = place & (1 << _PLACE_BITS) - 1
-        return cls(place >> _PLACE_BITS, key >> _ROW_BITS, key & (1 << _ROW_BITS) - 1, read)
-
-    @property
-    def key(self) -> int:
-        return self.version << _ROW_BITS | self.row
+    def of(cls, number: int) -> _Position:
+        number, place = divmod(number, 1 << _PLACE_BITS)
+        number, target = divmod(number, 1 << _VERSION_BITS)
+        return cls(*divmod(number, 1 << _VERSION_BITS), target, place)
 
     @property
     def number(self) -> int:
-        return (self.numbering << _PLACE_BITS | self.key) << _VERSION_BITS | self.read
+        versions = (self.numbering << _VERSION_BITS | self.base) << _VERSION_BITS | self.target
+        return versions << _PLACE_BITS | self.place
 
 
 async def newest_number(session: Session, table: Opened) -> int:
@@ -67,7 +70,7 @@ async def newest_number(session: Session, table: Opened) -> int:
     return (await _end(session, table)).number
 
 
-async def _end(session: Session, table: Opened) -> _Place:
+async def _end(session: Session, table: Opened) -> _Position:
     numbering = numbering_in(table.arrow)
     if numbering is None:
         hint = (
@@ -75,58 +78,100 @@ async def _end(session: Session, table: Opened) -> _Place:
             "that aiovec makes"
         )
         raise UnsupportedError("changes", "lancedb", hint)
-    version = await session.version(table)
-    return _Place(numbering, version + 1, 0, version)
+    return _Position(numbering, await session.version(table))
 
 
 async def number_anew(session: Session, lance: AsyncTable) -> None:
-    """Begin another numbering, behind a return to an earlier version."""
+    """Begin another numbering, before a return to an earlier version."""
     if numbering_in(await session.run(lance.schema())) is not None:
         await session.annotate(lance, "id", {NUMBERING: new_numbering()})
 
 
 async def changes(session: Session, table: Opened, since: int, limit: int) -> Changes:
-    """Return about ``limit`` changes after ``since``, and all deletes.
+    """Return about ``limit`` changes after ``since``.
 
-    ChangesPrunedError where the numbering is another, or the version that was read last has gone
-    and so nothing tells what was deleted.
+    ChangesPrunedError where the numbering is another, or a version that is needed has gone.
     """
     end = await _end(session, table)
-    begin = _Place.of(since) if since else _Place(end.numbering, 1, 0, end.read)
-    if begin.numbering != end.numbering or begin > end:
+    at = _Position.of(since) if since else _Position(end.numbering, 0)
+    if at.numbering != end.numbering or max(at.base, at.target) > end.base:
         raise ChangesPrunedError(end.number)
-    deleted: list[str] = []
-    if begin.read < end.read:
-        try:
-            deleted = await _deleted(session, table, begin.read)
-        except CorruptStoreError as exc:
+    try:
+        if not at.target:
+            await _check_history(session, table, at, end)
+            at = at._replace(target=end.base)
+        return await _page(session, table, at, end, limit)
+    except CorruptStoreError as exc:
+        if at.target < end.base or 0 < at.base < end.base:  # upkeep has removed a version
             raise ChangesPrunedError(end.number) from exc
-    keys = await _written(session, table, begin, limit + 1)
-    complete = len(keys) <= limit
-    if not complete:
-        keys = keys[:limit]
-        version, row = divmod(int(keys[-1]) + 1, 1 << _ROW_BITS)
-        end = end._replace(version=version, row=row)
-    rows = await _taken(session, table.lance, keys, table.schema.to_arrow())
-    return Changes(end.number, rows, deleted, complete)
+        raise
 
 
-async def _deleted(session: Session, table: Opened, base: int) -> list[str]:
-    """Return the ids of the rows that a version has and the table lacks by now."""
-    old, arrow = await session.open_any(table.name)
-    if numbering_in(arrow) != numbering_in(table.arrow):
+async def _check_history(session: Session, table: Opened, at: _Position, end: _Position) -> None:
+    """Raise ChangesPrunedError if the table returned to an earlier version since."""
+    if 0 < at.base < end.base:
+        lance, _ = await _version(session, table, at.base)
+        for version in range(at.base, end.base):
+            await session.run(lance.checkout(version))
+            if numbering_in(await session.run(lance.schema())) != at.numbering:
+                raise ChangesPrunedError(end.number)
+
+
+async def _version(session: Session, table: Opened, number: int) -> tuple[Any, pa.Schema]:
+    """Return the table as it was in a version, which the numbering of the newest one has."""
+    lance, arrow = await session.open_any(table.name)
+    if incarnation_in(arrow) != incarnation_in(table.arrow):
         raise StaleTableError(table.name)
-    await session.run(old.checkout(base))
+    await session.run(lance.checkout(number))
+    return lance, await session.run(lance.schema())
+
+
+async def _page(
+    session: Session, table: Opened, at: _Position, end: _Position, limit: int
+) -> Changes:
+    """Return the next changes between two versions."""
     new = table.lance
+    if at.target < end.base:
+        new, arrow = await _version(session, table, at.target)
+        if token_of(arrow) != token_of(table.arrow):  # its fields were others
+            raise ChangesPrunedError(end.number)
+    deleted: list[str] = []
+    left = limit
+    if at.place >> _ROW_BITS == 0:
+        deleted, row = await _deleted(session, table, new, at, limit)
+        left -= len(deleted)
+        at = at._replace(place=row or 1 << _ROW_BITS)
+    keys = np.empty(0, np.uint64)
+    if at.place >> _ROW_BITS:
+        keys = await _written(session, new, at, left + 1)
+        if len(keys) <= left:
+            at = _Position(at.numbering, at.target)
+        else:
+            keys = keys[:left]
+            at = at._replace(place=int(keys[-1]) + 1 if left else at.place)
+    rows = await _taken(session, new, keys, table.schema.to_arrow())
+    return Changes(at.number, rows, deleted, at == end)
+
+
+async def _deleted(
+    session: Session, table: Opened, new: Any, at: _Position, limit: int
+) -> tuple[list[str], int]:
+    """Return ids of rows that the first of two versions has and the second lacks, and the row id
+    behind which there are more; 0 where there are none."""
+    if at.base in (0, at.target):
+        return [], 0
+    old, arrow = await _version(session, table, at.base)
     # Counting takes next to no time, and mostly nothing was deleted.
-    added = await session.run(new.count_rows(f"{CREATED} > {base}"))
+    added = await session.run(new.count_rows(f"{CREATED} > {at.base}"))
     if await session.run(old.count_rows()) + added == await session.run(new.count_rows()):
-        return []
+        return [], 0
     both = await _row_ids(session, old), await _row_ids(session, new)
-    gone = await in_thread(np.setdiff1d, *both, True)
-    found = await _taken(session, old, gone, pa.schema([arrow.field("id")]))
-    ids: list[str] = await hop(len(gone), found.column("id").to_pylist)
-    return ids
+    gone = await in_thread(np.setdiff1d, *both)
+    gone = gone[np.searchsorted(gone, np.uint64(at.place)) :]
+    more = len(gone) > limit
+    found = await _taken(session, old, gone[:limit], pa.schema([arrow.field("id")]))
+    ids: list[str] = await hop(min(limit, len(gone)), found.column("id").to_pylist)
+    return ids, int(gone[limit - 1]) + 1 if more else 0
 
 
 async def _row_ids(session: Session, lance: Any) -> _Keys:
@@ -135,9 +180,9 @@ async def _row_ids(session: Session, lance: Any) -> _Keys:
     return np.concatenate([np.empty(0, np.uint64), *found])
 
 
-async def _written(session: Session, table: Opened, begin: _Place, count: int) -> _Keys:
-    """Return the first keys of changed rows behind a place, in their order."""
-    query = table.lance.query().select(["_rowid", UPDATED])
+async def _written(session: Session, lance: Any, at: _Position, count: int) -> _Keys:
+    """Return the first places of rows that were written behind a position, in their order."""
+    query = lance.query().select(["_rowid", UPDATED])
     kept = np.empty(0, np.uint64)
 
     def first(batch: pa.RecordBatch | None) -> _Keys:
@@ -145,12 +190,13 @@ async def _written(session: Session, table: Opened, begin: _Place, count: int) -
         if batch is not None:
             shifted = batch.column(UPDATED).to_numpy() << np.uint64(_ROW_BITS)
             new = shifted | batch.column("_rowid").to_numpy()
-            keys = np.concatenate([kept, new[new >= np.uint64(begin.key)]])
+            keys = np.concatenate([kept, new[new >= np.uint64(at.place)]])
             if len(keys) <= 8 * count:
                 return keys
         return np.sort(keys)[:count]
 
-    async for batch in await session.batches(query, where=f"{UPDATED} >= {begin.version}"):
+    since = max(at.base + 1, at.place >> _ROW_BITS)
+    async for batch in await session.batches(query, where=f"{UPDATED} >= {since}"):
         kept = await hop(batch.num_rows, first, batch)
     return await hop(len(kept), first, None)
 

@@ -117,6 +117,7 @@ async def _tables(target: str) -> list[Finding]:
 async def _table(session: Session, name: str) -> Finding:
     """Return the finding about a table. Reads every id."""
     if session.folder is not None:
+        await session.open_any(name)
         files = TableFiles(session.folder, name)
         if cut := await in_thread(files.cut_short):
             cure = await in_thread(files.cure, cut)
@@ -143,4 +144,5 @@ async def _table(session: Session, name: str) -> Finding:
 def _cure_of(error: CorruptStoreError) -> str:
     if "no aiovec schema" in error.reason:
         return "name another folder; another program made this table"
-    return _RESTORE
+    _, _, cure = error.reason.rpartition("as after a power cut; ")
+    return cure if cure.startswith("remove ") else _RESTORE

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from aiovec.backend.contract import TableHandle
+from aiovec.backend.limits import renewed
 from aiovec.errors import AiovecError, ConfigError, StoreBusyError
 
 from .index.build import MAKER, IndexMaker
@@ -51,7 +52,7 @@ class Filling:
     ) -> None:
         """``sweep`` removes the files that no version of the table has."""
         self._session = session
-        self._sweep = sweep
+        self._sweeping = sweep
         self._table = table
         self._run = run
         self._note = LoadNote(run, filling=True, attempt=uuid.uuid4().hex)
@@ -64,6 +65,10 @@ class Filling:
     def guarded(self) -> AbstractContextManager[None]:
         """Let errors of Lance come out as ours, without this store's secrets."""
         return self._session.guarded()
+
+    async def _sweep(self) -> None:
+        with self._session.guarded():
+            await self._sweeping()
 
     async def _do(self, act: Act) -> Any:
         # As a change of the schema: none of a load may be open with a migration.
@@ -119,8 +124,9 @@ class Filling:
         table = await self._session.opened(self._table)
         if load_in(table.arrow) != self._note:
             raise AiovecError(
-                f"another start of the load {self._run} took the table {self._table.name!r} over; "
-                "nothing was loaded by this one"
+                f"another process has taken over the load {self._run} of the table "
+                f"{self._table.name!r}; see `aiovec info`, for this one cannot tell whether its "
+                "rows were added"
             )
         version = await self._session.version(table)
         return _Version(table, version, await self._session.rows(table))
@@ -130,7 +136,8 @@ class Filling:
 
         ``commit`` adds all of them on the version that the load began with.
         """
-        return int(await self._do(partial(self._commit, commit)))
+        with renewed():  # what was written is no time that it waited for others
+            return int(await self._do(partial(self._commit, commit)))
 
     async def _commit(self, commit: Act) -> int:
         if not (await self._own()).rows:

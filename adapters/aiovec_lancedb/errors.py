@@ -185,6 +185,8 @@ _REQUESTS: Sequence[tuple[str, str, type[AiovecError], str]] = (
      "the bucket does not exist"),
     ("", "BadScheme", AiovecError,
      'its address is http://, which needs the storage option allow_http = "true"'),
+    ("", "Failed to resolve region", AiovecError,
+     "the region of the bucket is not known; set the storage option aws_region or AWS_REGION"),
     ("", (r"169\.254\.169\.254|CredentialsNotLoaded|no credentials|failed to (load|obtain) "
      "credentials|error getting credentials"), StorePermissionError,
      "there are no credentials in storage_options or in the environment"),

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -28,6 +28,7 @@ from aiovec.backend.settings import bytes_of
 from aiovec.backend.threads import hop, in_thread
 from aiovec.errors import (
     AiovecError,
+    BackendNotInstalledError,
     ConfigError,
     CorruptStoreError,
     InvalidNameError,
@@ -50,11 +51,13 @@ from .layout import (
 )
 from .memory import ReadAdmission
 from .target import StoreTarget
+from .written import TableFiles
 
 if TYPE_CHECKING:
     from lancedb import AsyncConnection
     from lancedb.table import AsyncTable
 
+    from .locks.bucket import Bucket
     from .settings import LancedbSettings
 
 _T = TypeVar("_T")
@@ -231,6 +234,11 @@ class Session:
             return found.st_dev, found.st_ino
         return _inode(folder)
 
+    @property
+    def new_tables(self) -> dict[str, str]:
+        """The storage options, which say how Lance makes a table."""
+        return dict(self._target.connection_options(self._settings)["storage_options"])
+
     def translated(self) -> AbstractContextManager[None]:
         """Let errors of lancedb come out as ours, without this store's secrets."""
         return translated(self.target, self._secrets)
@@ -276,6 +284,30 @@ class Session:
 
     # Tables
 
+    @cached_property
+    def bucket(self) -> Bucket:
+        """The client of a bucket for conditional writes. The first look imports it: in a thread."""
+        try:
+            from .locks.bucket import Bucket
+        except ImportError as exc:
+            raise BackendNotInstalledError("lancedb", "aiovec[lancedb]") from exc
+        return Bucket(self._target.key, self.target, self._settings.storage_options)
+
+    async def has(self, name: str) -> bool:
+        """Return whether there is a table of this name, maybe a damaged one."""
+        self.check()
+        if self.folder is not None:
+            await self.check_place()
+            with self.translated():
+                return await in_thread(_is_table, self.folder / f"{name}.lance")
+        if self._target.in_bucket:
+            return await in_thread(self._has_more_than_a_transaction, name)
+        return name in await self.names()
+
+    def _has_more_than_a_transaction(self, name: str) -> bool:
+        """In a bucket: that alone is what a killed creation of LanceDB's own left."""
+        return bool(self.bucket.folders(f"{name}.lance/") - {"_transactions"})
+
     async def names(self) -> list[str]:
         connection = self.check()
         if self.folder is not None:
@@ -289,7 +321,11 @@ class Session:
             names += filter(_is_name, page.tables)
             token = page.page_token
             if not token:
-                return sorted(names)
+                break
+        if self._target.in_bucket:
+            there = await asyncio.gather(*map(self.has, names))
+            names = [name for name, is_table in zip(names, there, strict=True) if is_table]
+        return sorted(names)
 
     async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:
         """A table and its schema as Lance has it, or StaleTableError where there is none."""
@@ -300,8 +336,14 @@ class Session:
                 table = await connection.open_table(name)
                 return table, await table.schema()
 
-        # Missing files may be those of a table that was dropped, or made anew, meanwhile.
-        return await _looked_up(look)
+        try:  # missing files may be those of a table that was dropped, or made anew, meanwhile
+            return await _looked_up(look)
+        except CorruptStoreError as exc:
+            files = None if self.folder is None else TableFiles(self.folder, name)
+            if files is None or (cure := await in_thread(files.empty_version)) is None:
+                raise
+            reason = f"the newest version of table {name!r} is empty, as after a power cut; {cure}"
+            raise CorruptStoreError(self.target, reason) from exc
 
     async def versions(self, table: Opened) -> list[Version]:
         """Every version of a table that is kept, the oldest first."""
@@ -434,11 +476,14 @@ def _inode(folder: Path) -> tuple[int, int] | None:
 
 
 def _tables_in(folder: Path) -> list[str]:
-    """Return the tables of a folder: what has a version, or rows, without a version then a damaged
-    table. Else it is what a killed or failed creation left."""
-    return sorted(
-        path.stem
-        for path in folder.glob("*.lance")
-        if _is_name(path.stem)
-        and (any(path.glob("_versions/[0-9]*.manifest")) or any(path.glob("data/*")))
-    )
+    """Return the tables of a folder."""
+    found = (path for path in folder.glob("*.lance") if _is_name(path.stem))
+    return sorted(path.stem for path in found if _is_table(path))
+
+
+def _is_table(path: Path) -> bool:
+    """Return whether a folder has a version, or rows, without a version then of a damaged table.
+
+    Else it is what a killed or failed creation left.
+    """
+    return any(path.glob("_versions/[0-9]*.manifest")) or any(path.glob("data/*"))

@@ -45,7 +45,6 @@ from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
 from aiovec.errors import (
     AiovecError,
-    BackendNotInstalledError,
     ConfigError,
     StoreClosedError,
     UnsupportedError,
@@ -64,7 +63,7 @@ from .export import Export
 from .index import info
 from .locks import moves
 from .locks.local import FOLDER, TableLock
-from .locks.moves import FolderMarks, Marks
+from .locks.moves import BucketMarks, FolderMarks, Marks
 from .reads import TableReader
 from .search import VectorSearch
 from .session import Session
@@ -178,11 +177,7 @@ class LancedbBackend(Backend):
 
     def _bucket_marks(self) -> Marks:
         """Imports, so it runs in a thread."""
-        try:
-            from .locks.bucket import BucketMarks
-        except ImportError as exc:
-            raise BackendNotInstalledError(self.name, "aiovec[lancedb]") from exc
-        return BucketMarks(self._target.key, self.target, self._settings.storage_options)
+        return BucketMarks(self._session.bucket)
 
     def supports(self, ability: str) -> bool:
         return ability in _ABLE or (ability == "moves" and self._fence.supported)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiovec.backend import Field, Schema
 from aiovec.backend.contract import StaleTableError, TableHandle
-from aiovec.backend.threads import in_thread
+from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -24,13 +25,15 @@ from aiovec.errors import (
 )
 
 from .changes import number_anew
-from .errors import TableThereError
+from .driver import lancedb
+from .errors import TableThereError, translated, unknown_outcome
 from .export import stream_of
 from .index.fields import drop_unwanted, index_fields
 from .layout import (
     LOADED,
     MOVING,
     added_column,
+    incarnation_in,
     is_moving,
     load_in,
     new_table,
@@ -41,6 +44,7 @@ from .locks.moves import Fence
 from .session import Opened, Session
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from lancedb.table import AsyncTable
 
 
@@ -53,25 +57,62 @@ async def create_table(session: Session, name: str, schema: Schema, fence: Fence
     connection = session.check()
     # Made by a migration in a store with a mark: those who read it have to look for that.
     moving = fence.run is not None and await fence.concerns_reads()
+    layout = new_table(schema, moving=moving)
+    if session.exclusive:
+        try:
+            await session.run(connection.create_table(name, schema=layout))
+        except TableThereError as exc:
+            raise TableExistsError(name) from exc.__cause__
+    else:
+        await _create_in_bucket(session, name, layout)
+        with unknown_outcome(session.target, "the new table cannot be read"):
+            _, there = await session.open_any(name)
+        if incarnation_in(there) != incarnation_in(layout):
+            raise TableExistsError(name)
+    await _index_now_or_later(session, name, schema.fields, schema.analyzer)
+
+
+async def _create_in_bucket(session: Session, name: str, layout: pa.Schema) -> None:
+    """Write the first version of a table, unless there is one.
+
+    LanceDB's own creation looks for the table, looks again when it commits, and overwrites one that
+    another process has created in between, with the rows that it has by then. So the version is
+    made in a folder of this machine, of which one conditional write brings the manifest: an empty
+    table is nothing else. Behind it the caller sees whose table it is, also where the answer was
+    lost, or where upkeep has removed the first version of a table of another.
+    """
+    with session.translated():
+        folder = Path(await in_thread(tempfile.mkdtemp, "", "aiovec-"))
     try:
-        await session.run(connection.create_table(name, schema=new_table(schema, moving=moving)))
-    except TableThereError as exc:
-        raise TableExistsError(name) from exc.__cause__
-    table, _ = await session.open_any(name)
-    await _index_now_or_later(session, table, schema.fields, schema.analyzer)
+        with translated(str(folder)):
+            made = await to_its_end(
+                lancedb.connect_async(folder, storage_options=session.new_tables)
+            )
+            try:
+                await to_its_end(made.create_table(name, schema=layout))
+            finally:
+                made.close()  # type: ignore[no-untyped-call]
+
+        def put() -> None:
+            [manifest] = folder.glob("*/_versions/*.manifest")
+            path = manifest.relative_to(folder).as_posix()
+            session.bucket.put(path, manifest.read_bytes())
+
+        await in_thread(put)
+    finally:
+        await to_its_end(in_thread(shutil.rmtree, folder, True))
 
 
 async def check_free(session: Session, name: str) -> None:
     """Raise TableExistsError where the name of a table is taken."""
-    if name in await session.names():
+    if await session.has(name):
         raise TableExistsError(name)
 
 
 async def check_there(session: Session, name: str) -> None:
     """Raise TableNotFoundError where there is no such table."""
-    names = await session.names()
-    if name not in names:
-        raise TableNotFoundError(name, names)
+    if not await session.has(name):
+        raise TableNotFoundError(name, await session.names())
 
 
 async def drop_table(session: Session, name: str) -> None:
@@ -110,8 +151,7 @@ async def add_field(session: Session, handle: TableHandle, name: str, field: Fie
     if name in table.schema.fields:
         raise InvalidNameError(name, "field", "a field with this name exists")
     await session.run(table.lance.add_columns(added_column(name, field)))
-    lance, _ = await session.open_any(handle.name)
-    await _index_now_or_later(session, lance, {name: field}, table.schema.analyzer)
+    await _index_now_or_later(session, handle.name, {name: field}, table.schema.analyzer)
 
 
 async def alter_field(session: Session, handle: TableHandle, name: str, field: Field) -> None:
@@ -163,14 +203,23 @@ def _rename(folder: Path, old: str, new: str) -> None:
 
 
 async def revert(session: Session, handle: TableHandle, version: int) -> None:
+    """Make a version the newest again.
+
+    Whatever stops this between its commits, the table is as it was, and followers of its changes
+    begin anew; or it is reverted, and the history tells them.
+    """
     table = await session.opened(handle)
     await _check_out(session, table, version)
+    old = await session.run(table.lance.schema())
+    newest, _ = await session.open_any(handle.name)
+    await number_anew(session, newest)
+    # Its handle knows the version alone, whatever was committed meanwhile.
     await session.run(table.lance.restore())
-    lance, arrow = await session.open_any(handle.name)
-    load = load_in(arrow)
+    load = load_in(old)
     if load is not None and load.filling:  # then; nobody fills it now
-        await _note(session, lance, LOADED, None)
-    await number_anew(session, lance)
+        with unknown_outcome(session.target, "the table was reverted, but holds writes off"):
+            lance, _ = await session.open_any(handle.name)
+            await _note(session, lance, LOADED, None)
 
 
 async def set_sign(session: Session, table: str, fence: Fence) -> None:
@@ -219,8 +268,9 @@ async def _check_out(session: Session, table: Opened, version: int) -> None:
 
 
 async def _index_now_or_later(
-    session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str
+    session: Session, table: str, fields: Mapping[str, Field], analyzer: str
 ) -> None:
-    """Index columns that are there. What fails is left to upkeep: it is no failure of the call."""
-    with suppress(AiovecError):
+    """Index columns that exist. Upkeep does what fails: the call itself is done."""
+    with suppress(AiovecError, StaleTableError):
+        lance, _ = await session.open_any(table)
         await index_fields(session, lance, fields, analyzer)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -312,7 +312,7 @@ class TableWriter(Committer[_Call]):
                 await self._go_back(files, cut, before)
             else:
                 await self._drop_indexes(cut)
-        if rows or (cut and isinstance(work, Change) and work.act is _nothing):
+        if rows or (cut and isinstance(work, Change) and not work.changes_schema):
             kept = "nothing of the call was kept" if rows else "the index was dropped"
             raise AiovecError(
                 f"the file system or the disk of {self.target} failed while {cut[0]} was "
@@ -331,9 +331,10 @@ class TableWriter(Committer[_Call]):
                 f"files of the table {self._table!r} were cut short while they were written",
             )
         lance, _ = await self._session.open_any(self._table)
+        with suppress(AiovecError):  # it needs room, and hardly anybody can have read the version
+            await number_anew(self._session, lance)
         await self._session.run(lance.checkout(number))
         await self._session.run(lance.restore())
-        await number_anew(self._session, lance)
 
     async def _drop_indexes(self, cut: list[str]) -> None:
         """Drop the indexes that the files belong to: without them every answer is the same."""

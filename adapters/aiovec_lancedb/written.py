@@ -53,6 +53,21 @@ class TableFiles:
         """Return the number of the newest version; 0 where there is none."""
         return max((number for number, _ in self._versions()), default=0)
 
+    def empty_version(self) -> str | None:
+        """Return in words what to do if the newest manifest is empty, as after a power cut."""
+        versions = self._versions()
+        if not versions or self._manifest(versions[0][1]):
+            return None
+        path = self._folder / "_versions" / versions[0][1]
+        left = f" to return to version {versions[1][0]}" if len(versions) > 1 else ""
+        return f"remove {path}{left}"
+
+    def remove_before(self, first: int) -> None:
+        """Remove the manifests of the versions before the first to keep, the oldest first."""
+        for number, name in reversed(self._versions()):
+            if number < first:
+                (self._folder / "_versions" / name).unlink(missing_ok=True)
+
     def version_without(self, names: list[str], last: int = _NEWEST) -> int | None:
         """Return the newest version, up to the ``last``, that has none of these files."""
         for number, name in self._versions():

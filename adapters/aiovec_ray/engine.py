@@ -10,7 +10,7 @@ from typing import Any
 from aiovec.backend.contract import Backend, TableHandle
 from aiovec.backend.engine import Engine, Loaded, ReadSource, Seen
 from aiovec.backend.threads import in_thread
-from aiovec.errors import AiovecError, DuplicateIdError, UnsupportedError
+from aiovec.errors import AiovecError, DuplicateIdError, OutcomeUnknownError, UnsupportedError
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.engines import making
 
@@ -58,6 +58,8 @@ class RayEngine(Engine):
                 files = [text for part in parts for text in part.fragments]
                 commit = partial(in_thread, fragments.commit, place, files, load.version, run)
                 return Loaded(await load.commit(commit if files else _nothing))
+            except OutcomeUnknownError:  # the rows may be in; the same command finds out
+                raise
             except AiovecError:
                 await load.abandon()
                 raise

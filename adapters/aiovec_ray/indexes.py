@@ -16,6 +16,8 @@ _LEAST_ROWS, _MOST_ROWS = 65_536, 1_048_576
 # The kinds that workers build, by lancedb's names; LanceDB builds the others.
 _SCALAR = {"BTree": "BTREE", "Bitmap": "BITMAP"}
 _VECTOR = {"IvfRq": "IVF_RQ", "IvfPq": "IVF_PQ", "IvfFlat": "IVF_FLAT"}
+# Parts of an index, each of which a search goes through; upkeep builds one of more than 32 anew.
+_MOST_SEGMENTS = 16
 _OPTIONS = ("num_bits", "num_sub_vectors", "sample_rate", "target_partition_size")
 
 
@@ -39,7 +41,8 @@ class RayMaker:
             }  # fmt: skip
             build = partial(
                 lance_ray.create_index, index_type=_VECTOR[kind], metric=config.distance_type,
-                max_iters=config.max_iterations, num_segments=self._workers, **options,
+                max_iters=config.max_iterations, num_segments=min(self._workers, _MOST_SEGMENTS),
+                **options,
             )  # fmt: skip
             size = config.target_partition_size
             if size:

@@ -358,6 +358,21 @@ class ReaderPool:
                 self._idle.append(connection)
 
     @asynccontextmanager
+    async def reader(self) -> AsyncGenerator[Read, None]:
+        """A connection for reads that wait elsewhere, with deadlines of their own."""
+        self._check_open()
+        async with self._places.enter(None):
+            connection = self._idle.pop() if self._idle else await self._opened()
+
+            async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
+                return await self._run(connection, partial(_in_snapshot, work))
+
+            try:
+                yield run
+            finally:
+                self._idle.append(connection)
+
+    @asynccontextmanager
     async def aside(self) -> AsyncGenerator[Read, None]:
         """Reads on a further connection, all in one snapshot, for what takes long."""
         connection = await self._opened()

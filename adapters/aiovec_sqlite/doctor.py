@@ -72,7 +72,7 @@ def _scan() -> Finding:
         return Finding("searches", f"in memory, with {library.kind}")
     return Finding(
         "searches",
-        f"by sqlite-vec in the file, which takes longer: {why_not()}",
+        f"in the file, which takes longer: {why_not()}",
         cure="install aiovec where there is a wheel for the machine, or a C compiler",
     )
 

@@ -210,16 +210,11 @@ def quoted(name: str) -> str:
 
 @dataclass(frozen=True)
 class TableLayout:
-    """One table of a store as it lies in the file.
-
-    ``extreme`` tells that vectors are there whose squares leave float32, which sqlite-vec's
-    distances cannot rank.
-    """
+    """One table of a store as it lies in the file."""
 
     name: str
     schema: Schema
     epoch: int
-    extreme: bool = False
     stem: str = ""
     """The beginning of the names in the file: those of its first name, if it was renamed."""
 
@@ -445,9 +440,7 @@ def create_store(db: sqlite3.Connection, page_size: int) -> None:
 
 
 def read_table(db: sqlite3.Connection, name: str) -> TableLayout | None:
-    row = db.execute(
-        "SELECT schema, epoch, extreme FROM aiovec_tables WHERE name = ?", (name,)
-    ).fetchone()
+    row = db.execute("SELECT schema, epoch FROM aiovec_tables WHERE name = ?", (name,)).fetchone()
     if row is None:
         return None
     return _layout(name, *row)
@@ -458,7 +451,7 @@ _UNREADABLE = (AiovecError, ArithmeticError, LookupError, RecursionError, TypeEr
 
 
 @lru_cache(maxsize=256)
-def _layout(name: str, schema: str, epoch: int, extreme: int) -> TableLayout:
+def _layout(name: str, schema: str, epoch: int) -> TableLayout:
     # Every call reads its table's entry, and the same text always says the same.
     try:
         check_table_name(name)  # of which the names of SQL are made
@@ -468,7 +461,7 @@ def _layout(name: str, schema: str, epoch: int, extreme: int) -> TableLayout:
             stem = form.pop(_STEM)
             if not isinstance(stem, str) or not _IS_STEM.fullmatch(stem):
                 raise ValueError("the names in the file")
-        return TableLayout(name, Schema.from_json(form), epoch, bool(extreme), stem=stem)
+        return TableLayout(name, Schema.from_json(form), epoch, stem=stem)
     except _UNREADABLE as exc:
         raise DamageError(f"the entry of the table {name!r} cannot be read") from exc
 

@@ -1,9 +1,7 @@
-"""The nearest rows: by sqlite-vec where it can rank them, by a streamed scan where it cannot.
+"""The nearest rows by a scan of the file, which streams all vectors and measures them in float64.
 
-Both give candidates, a few more than are wanted, and so do a scan of a prefix of the vectors and
-one of their bits where the caller or the settings asked for one. The candidates' order and
-distances are then settled in float64 from the stored vectors, so that hits rank the same whatever
-found them.
+Where the caller or the settings asked for it, a prefix of the vectors or their bits choose some
+rows, of which the same distances are then measured.
 """
 
 from __future__ import annotations
@@ -16,20 +14,20 @@ from typing import Any
 import numpy as np
 
 from aiovec.backend import (
+    Expr,
     Float32Array,
     Float64Array,
     Int64Array,
     Metric,
     Schema,
-    distances,
     nearest_first,
 )
 from aiovec.backend.contract import Found, TableHandle, VectorQuery
 
 from .connection import Ticket
-from .errors import DamageError
+from .copies.kernel.library import measured
 from .layout import TableLayout, current_table, partition_value
-from .reads import by_rowids, condition_of, rowids_where, transposed
+from .reads import by_rowids, condition_of, rowids_where
 from .sql.filters import fixed_values
 from .vectors import VectorReader
 
@@ -106,12 +104,7 @@ def _distances(rows: Float32Array, point: Float32Array, metric: Metric) -> Float
 
 # sqlite-vec refuses a larger k.
 _LARGEST_K = 4096
-# Candidates beyond the limit, and a quarter of it: up to the last of them distances have to rise by
-# more than float32's error, or all rows are measured again, which takes far longer.
-_MARGIN = 16
-# Differences below this vanish when float32 squares them.
-_SMALLEST_DISTANCE = 1e-17
-# Where a filter leaves no more rows than this, reading them is quicker than a scan of all.
+# Where a filter leaves no more rows than this, all of them are measured.
 _FEW = 2000
 
 
@@ -123,95 +116,61 @@ def search(
     *,
     by_bits: bool,
 ) -> list[Found]:
-    """Answer from the file. ``by_bits`` has the table's bits choose the rows that are measured."""
+    """Answer from the file. ``by_bits`` has the table's bits choose the rows that are measured.
+
+    Exact queries with one filter share a scan.
+    """
     table = current_table(db, handle)
     vectors = VectorReader(db, table)
-    return [_search_one(db, ticket, table, vectors, query, by_bits) for query in queries]
+    found: dict[int, Found] = {}
+    scans: dict[Expr | None, list[int]] = {}
+    for place, query in enumerate(queries):
+        rowids = None
+        if is_approximate(query, table.schema, by_bits=by_bits):
+            rowids = _likeliest(db, ticket, table, vectors, query)
+        if rowids is None:
+            scans.setdefault(query.where, []).append(place)
+        else:
+            found[place] = _settled(db, ticket, table, vectors, query, rowids)
+    for places in scans.values():
+        some = [queries[place] for place in places]
+        nearest = _nearest_by_scan(db, ticket, table, vectors, some)
+        for place, query, rowids in zip(places, some, nearest, strict=True):
+            found[place] = _settled(db, ticket, table, vectors, query, rowids)
+    return [found[place] for place in range(len(queries))]
 
 
-def _search_one(
+def _settled(
     db: sqlite3.Connection,
     ticket: Ticket,
     table: TableLayout,
     vectors: VectorReader,
     query: VectorQuery,
-    by_bits: bool,
+    rowids: Int64Array,
 ) -> Found:
-    ticket.check()
-    rowids, candidates, measured = _candidates(db, ticket, table, vectors, query, by_bits)
-    best = nearest_first(measured, query.limit)
+    """The nearest of these rows, which all have a vector, and those that equal the last one."""
+    candidates = vectors.read(rowids, ticket, present=True)
+    far = measured(candidates, query.vector, table.schema.metric)
+    best = nearest_first(far, query.limit)
     kept = candidates[best] if query.columns.vector else None
     rows = by_rowids(db, ticket, table, rowids[best], query.columns, kept)
-    return Found(rows, measured[best].tolist())
+    return Found(rows, far[best].tolist())
 
 
-def _candidates(
+def _likeliest(
     db: sqlite3.Connection,
     ticket: Ticket,
     table: TableLayout,
     vectors: VectorReader,
     query: VectorQuery,
-    by_bits: bool,
-) -> tuple[Int64Array, Float32Array, Float64Array]:
-    """Rows among which are the nearest, or likely ones, with their vectors and distances."""
-
-    def measured(rowids: Int64Array) -> tuple[Int64Array, Float32Array, Float64Array]:
-        found = vectors.read(rowids, ticket)
-        return rowids, found, distances(found, query.vector, table.schema.metric)
-
-    if query.where is not None:
-        few = _few_selected(db, table, query)
-        if few is not None:
-            return measured(few)
+) -> Int64Array | None:
+    """The rows that parts of the vectors choose; None where so many are wanted that they cannot."""
+    if query.where is not None and (few := _few_selected(db, table, query)) is not None:
+        return few
     if (dims := prefix_of(query, table.schema.dim)) is not None:
-        return measured(likeliest_by_prefix(db, ticket, table, vectors, query, dims))
-    if by_bits and not query.exact:
-        wanted = oversampled(query, BIT_OVERSAMPLE, _LARGEST_K)
-        if wanted > query.limit:
-            return measured(_nearest_by_vec0(db, table, query, wanted, by_bits=True)[0])
-    wanted = query.limit + _MARGIN + query.limit // 4
-    plain = table.schema.metric != "dot" and wanted <= _LARGEST_K
-    if plain and not table.extreme:
-        vectors.check_rows()
-        rowids, told = _nearest_by_vec0(db, table, query, wanted)
-        candidates = measured(rowids)
-        if len(rowids) < wanted:
-            _check_all_found(db, table, query, len(rowids))
-            return candidates
-        if _none_left_out(table.schema, query.limit, candidates[2], told):
-            return candidates
-    return measured(_nearest_by_scan(db, ticket, table, vectors, query))
-
-
-def _none_left_out(schema: Schema, limit: int, measured: Float64Array, told: Float64Array) -> bool:
-    """Return whether no row beyond sqlite-vec's candidates can be nearer than the last wanted.
-
-    It adds up float32 products one after the other. The bounds are the usual ones for a sum of n
-    terms in any order, with a part for products that are smaller than float32 can tell.
-    """
-    reached = float(np.partition(measured, limit - 1)[limit - 1])
-    unit = 2.0**-24
-    error = (2.5 * schema.dim + 16) * unit / (1 - 2 * schema.dim * unit)
-    farthest = float(told.max())
-    if schema.metric == "l2":
-        least = farthest / (1 + error) - _SMALLEST_DISTANCE
-    else:
-        least = farthest - error
-    return reached <= max(least, 0.0)  # nothing is nearer than rows that equal the query
-
-
-def _check_all_found(
-    db: sqlite3.Connection, table: TableLayout, query: VectorQuery, found: int
-) -> None:
-    """Raise DamageError where the filter selects more rows than vec0 has."""
-    condition, values = _condition(query, table)
-    (rows,) = db.execute(
-        f"SELECT count(*) FROM {table.rows} AS r WHERE {condition}", values
-    ).fetchone()
-    if rows != found:
-        raise DamageError(
-            f"table {table.name!r}: the filter selects {rows} rows, but vec0 has {found} of them"
-        )
+        return likeliest_by_prefix(db, ticket, table, vectors, query, dims)
+    wanted = oversampled(query, BIT_OVERSAMPLE, _LARGEST_K)
+    return _nearest_by_bits(db, table, query, wanted) if wanted > query.limit else None
 
 
 def _few_selected(
@@ -224,18 +183,13 @@ def _few_selected(
     return None if len(rows) > _FEW else np.array(rows, dtype=np.int64).reshape(-1)
 
 
-def _nearest_by_vec0(
-    db: sqlite3.Connection,
-    table: TableLayout,
-    query: VectorQuery,
-    wanted: int,
-    *,
-    by_bits: bool = False,
-) -> tuple[Int64Array, Float64Array]:
-    """The nearest rows as sqlite-vec ranks them, and the distances it told."""
+def _nearest_by_bits(
+    db: sqlite3.Connection, table: TableLayout, query: VectorQuery, wanted: int
+) -> Int64Array:
+    """The nearest rows as sqlite-vec ranks their bits."""
     # Selecting by ``rowid IN`` comes before the nearest are taken; a JOIN would come after.
-    match = "vector_bit MATCH vec_quantize_binary(?)" if by_bits else "vector MATCH ?"
-    sql = f"SELECT rowid, distance FROM {table.vec} WHERE {match} AND k = ?"
+    match = "vector_bit MATCH vec_quantize_binary(?)"
+    sql = f"SELECT rowid FROM {table.vec} WHERE {match} AND k = ?"
     values = [query.vector.tobytes(), wanted]
     if query.where is not None:
         for name, value in fixed_values(query.where, table.schema).items():
@@ -244,8 +198,7 @@ def _nearest_by_vec0(
         condition, bound = condition_of(query.where, table)
         sql += f" AND rowid IN (SELECT r._rowid FROM {table.rows} AS r WHERE {condition})"
         values += bound
-    rowids, told = transposed(db.execute(sql, values).fetchall(), 2)
-    return np.array(rowids, dtype=np.int64), np.array(told, dtype=np.float64)
+    return np.array(db.execute(sql, values).fetchall(), dtype=np.int64).reshape(-1)
 
 
 def _nearest_by_scan(
@@ -253,26 +206,23 @@ def _nearest_by_scan(
     ticket: Ticket,
     table: TableLayout,
     vectors: VectorReader,
-    query: VectorQuery,
-) -> Int64Array:
-    """Return the nearest rows where sqlite-vec cannot rank them.
-
-    It cannot rank dot products, more than 4,096 rows, extreme vectors, and rows so nearly equal
-    that float32 cannot tell which is nearer.
-    """
-    wanted = query.limit
-    selected = rowids_where(db, table, *_condition(query, table))
-    if len(selected) <= wanted:
-        return selected
-    rowids = np.empty(0, dtype=np.int64)
-    measured = np.empty(0, dtype=np.float64)
+    queries: Sequence[VectorQuery],
+) -> list[Int64Array]:
+    """Each query's nearest rows, and those that equal the last one. All have the same filter."""
+    vectors.check_rows()
+    selected = rowids_where(db, table, *_condition(queries[0], table))
+    nothing = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
+    nearest = [nothing] * len(queries)
     for start in range(0, len(selected), _BLOCK):
         ticket.check()
         block = selected[start : start + _BLOCK]
-        found = distances(vectors.read(block, ticket), query.vector, table.schema.metric)
-        rowids = np.concatenate([rowids, block])
-        measured = np.concatenate([measured, found])
-        if len(rowids) > 2 * wanted + _BLOCK or start + _BLOCK >= len(selected):
-            kept = np.argpartition(measured, min(wanted, len(measured) - 1))[:wanted]
-            rowids, measured = rowids[kept], measured[kept]
-    return rowids
+        rows = vectors.read(block, ticket, present=True)
+        for number, query in enumerate(queries):
+            rowids, far = nearest[number]
+            new = measured(rows, query.vector, table.schema.metric)
+            reaching = new <= far[-1] if len(far) >= query.limit else slice(None)
+            rowids = np.concatenate([rowids, block[reaching]])
+            far = np.concatenate([far, new[reaching]])
+            best = nearest_first(far, query.limit)
+            nearest[number] = rowids[best], far[best]
+    return [rowids for rowids, _ in nearest]

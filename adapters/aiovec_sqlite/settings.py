@@ -142,10 +142,17 @@ class SqliteSettings(BackendSettings):
     components, approximately. Other tables are searched as with "auto"."""
 
     scan_memory: MemorySize = "auto"
-    """Memory for all tables that are searched in memory, such as "512 MiB" or "2 GiB".
+    """Private memory for all tables that are searched in memory, such as "512 MiB" or "2 GiB".
 
-    A table takes its rows times (dim + 20) bytes, and five times as much while there is room for
-    its vectors. "auto" is a quarter of the machine's memory, at most 4 GiB."""
+    A table takes its rows times (5 * dim + 20) bytes, unless it is in a scan file. "auto" is a
+    quarter of the machine's memory, at most 4 GiB."""
+
+    scan_file: bool = True
+    """Whether tables of 32 MiB or more are kept in a scan file beside the store.
+
+    All processes share its memory, and search it right after they have opened the store. It takes
+    rows times (5 * dim + 20) bytes of disk, is no part of a backup, and may be deleted at any
+    time."""
 
     preload: list[str] = Field(default=[])
     """Tables that are loaded into memory when the store opens, not at their first search."""

@@ -57,10 +57,12 @@ from aiovec.errors import (
 from . import backup as backups
 from . import moves, reads, search, tables, upkeep, writes
 from .connection import Connection, ConnectionClosedError, ReaderPool, Ticket, Transaction
-from .copies import ResidentSearch
 from .copies.kernel.library import load
+from .copies.scanfile import ScanFiles, put_token
+from .copies.search import ResidentSearch
 from .driver import has_fts5
 from .errors import failures, translated
+from .layout import current_table
 from .opening import (
     OpenFile,
     check_store_to_read,
@@ -207,14 +209,31 @@ class SqliteBackend(Backend):
         if budget is None:
             budget = await connection.read(lambda *_: default_budget())
         at_once = min(self._settings.readers, os.cpu_count() or 1)
+        files = None
+        if self._settings.scan_file and not self._in_memory:
+            files = await connection.read(
+                lambda *_: ScanFiles(self._path, read_only=self.read_only)
+            )
         return ResidentSearch(
+            self._target,
             readers.read,
+            readers.reader,
             readers.aside,
+            files=files,
+            put_token=self._put_token,
             budget=budget,
             workers=at_once,
             busy_timeout=self._settings.busy_timeout,
             bits=self._settings.scan == "bit",
         )
+
+    async def _put_token(self, table: TableHandle, token: str) -> None:
+        """Have the store count on a scan file of the table."""
+
+        def put(tx: Transaction) -> None:
+            put_token(tx.db, current_table(tx.db, table).name, token)
+
+        await self._write(put)
 
     def _new_reader(self) -> Connection:
         opener = open_read_only if self.read_only else open_reader
@@ -448,13 +467,9 @@ class SqliteBackend(Backend):
             if found is not None:
                 return found
         by_bits = self._settings.scan == "bit" and table.schema.quantized == "bit"
-        try:
-            return await self._read(
-                lambda db, ticket: search.search(db, ticket, table, queries, by_bits=by_bits)
-            )
-        finally:
-            if self._resident is not None:
-                self._resident.file_answered(table)
+        return await self._read(
+            lambda db, ticket: search.search(db, ticket, table, queries, by_bits=by_bits)
+        )
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
         return await self._read(lambda db, ticket: search_text(db, ticket, table, query))

@@ -12,6 +12,7 @@ from aiovec.backend.contract import TableHandle
 from aiovec.errors import InvalidArgumentError, TableExistsError, TableNotFoundError
 
 from .connection import Transaction
+from .copies.scanfile import forget_token
 from .layout import (
     TableLayout,
     column_definition,
@@ -163,6 +164,7 @@ def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None
         (new, entry, number, number, old),
     )
     tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ?", (old,))
+    forget_token(tx.db, old)
     text.rename_table(tx, old, new)
 
 
@@ -184,3 +186,4 @@ def drop_table(tx: Transaction, name: str, check_free: Check) -> None:
     tx.db.execute(f"DROP TABLE {table.rows}")
     tx.db.execute("DELETE FROM aiovec_tables WHERE name = ?", (name,))
     tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ?", (name,))
+    forget_token(tx.db, name)

@@ -44,23 +44,20 @@ class VectorReader:
         rowids: Int64Array,
         ticket: Ticket,
         *,
-        scattered: bool = False,
         present: bool = False,
     ) -> Float32Array:
         """Return the vectors of rows that exist, in the order of ``rowids``.
 
-        ``scattered`` tells that hardly two of them lie in the same chunk. Where rows may have no
-        vector, theirs is of NaN, unless all of these are known to have one (``present``).
+        Where rows may have no vector, theirs is of NaN, unless all of these are known to have one
+        (``present``).
         """
         if self._table.schema.vector_nullable and not present:
             return self._read_with_gaps(rowids, ticket)
-        return self._read_all(rowids, ticket, scattered=scattered)
+        return self._read_all(rowids, ticket)
 
-    def _read_all(
-        self, rowids: Int64Array, ticket: Ticket, *, scattered: bool = False
-    ) -> Float32Array:
+    def _read_all(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
         """Read rows that all have a vector."""
-        if len(rowids) <= _FEW or scattered:
+        if len(rowids) <= _FEW:
             return self._read_by_rowid(rowids, ticket)
         return self._read_by_chunks(rowids, ticket)
 
@@ -107,25 +104,26 @@ class VectorReader:
 
     def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
         vectors = np.empty((len(rowids), self._dim), dtype=np.float32)
+        # Two texts of all numbers are read faster than a row for each.
         sql = (
-            "SELECT m.chunk_id, m.chunk_offset FROM json_each(?) AS j "
+            "SELECT group_concat(m.chunk_id), group_concat(m.chunk_offset) FROM json_each(?) AS j "
             f"CROSS JOIN {self._table.shadow('rowids')} AS m ON m.rowid = j.value"
         )
         for start in range(0, len(rowids), _BLOCK):
             block = rowids[start : start + _BLOCK]
-            found = self._db.execute(sql, (json.dumps(block.tolist()),)).fetchall()
-            if len(found) != len(block):
+            texts = self._db.execute(sql, (json.dumps(block.tolist()),)).fetchone()
+            chunk_ids, offsets = (np.fromstring(text or "", np.int64, sep=",") for text in texts)
+            if not len(chunk_ids) == len(offsets) == len(block):
                 raise self._missing(rowids.tolist(), ticket)
-            places = np.array(found, dtype=np.int64)
-            order = np.argsort(places[:, 0], kind="stable")
-            chunks, firsts = np.unique(places[order, 0], return_index=True)
+            order = np.argsort(chunk_ids, kind="stable")
+            chunks, firsts = np.unique(chunk_ids[order], return_index=True)
             scattered = []
             for chunk, members in zip(chunks, np.split(order, firsts[1:]), strict=True):
                 if len(members) < _WORTH_A_CHUNK:
                     scattered.append(members)
                     continue
                 ticket.check()
-                self._pick(int(chunk), places[members, 1], vectors, start + members)
+                self._pick(int(chunk), offsets[members], vectors, start + members)
             if scattered:
                 single = np.concatenate(scattered)
                 vectors[start + single] = self._read_by_rowid(block[single], ticket)

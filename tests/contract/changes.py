@@ -14,7 +14,7 @@ from tests.contract.base import ContractBase
 from tests.harness.values import DIM, EVERY_KIND, python_rows, rows_of_every_kind, small_rows
 
 import aiovec
-from aiovec import DuplicateIdError, InvalidArgumentError, VectorStore
+from aiovec import DuplicateIdError, Field, InvalidArgumentError, VectorStore
 from aiovec.backend.contract import Backend
 from aiovec.errors import ChangesPrunedError
 
@@ -144,6 +144,42 @@ class ChangesContract(ContractBase):
             late = Follower(backend, "notes")
             await late.follow(limit)
             assert late.rows == often.rows
+
+    @pytest.mark.parametrize("limit", [1, 40])
+    async def test_a_page_has_about_so_many_changes(self, tmp_path: Path, limit: int) -> None:
+        """Also of deletes, each of which is told once."""
+        async with self.feed(tmp_path) as (store, backend):
+            await store.insert("notes", small_rows(200))
+            follower = Follower(backend, "notes")
+            await follower.follow()
+            await store.delete("notes", [f"r{n:04}" for n in range(100)])
+            await store.upsert("notes", small_rows(50, start=180))
+            handle = await backend.open_table("notes")
+            told: list[str] = []
+            number, complete = follower.number, False
+            while not complete:
+                page = await backend.changes(handle, number, limit=limit)
+                ids = [*page.deleted, *page.upserted.column("id").to_pylist()]
+                assert len(ids) <= 2 * limit
+                told += ids
+                number, complete = page.number, page.complete
+            assert sorted(told) == [f"r{n:04}" for n in (*range(100), *range(180, 230))]
+            await follower.follow(limit)
+            assert follower.rows == await _content(store, "notes")
+
+    async def test_a_field_that_is_added_between_two_pages(self, tmp_path: Path) -> None:
+        async with self.feed(tmp_path) as (store, backend):
+            await store.insert("notes", small_rows(9))
+            page = await backend.changes(await backend.open_table("notes"), 0, limit=4)
+            assert not page.complete
+            await store.add_field("notes", "more", Field(int))
+            follower = Follower(backend, "notes")
+            follower.rows = {row["id"]: row for row in python_rows(page.upserted)}
+            try:
+                await follower.follow(4, since=page.number)
+            except ChangesPrunedError:
+                await follower.follow(4, since=0)
+            assert follower.rows.keys() == (await _content(store, "notes")).keys()
 
     async def test_following_while_others_write(self, tmp_path: Path) -> None:
         async with self.feed(tmp_path) as (store, backend):

@@ -16,6 +16,7 @@ import pytest
 from tests.harness.command import run
 from tests.harness.disk import small_disk, take_all
 from tests.harness.scripts import DIM, KINDS, SCHEMA, TABLE, path_of, row, target_in
+from tests.lancedb.support import opened
 
 import aiovec
 from aiovec import StoreFullError, VectorStore
@@ -113,6 +114,21 @@ async def test_no_room_for_a_store_or_a_copy(small_disk: Path, tmp_path: Path, k
     async with aiovec.connect(there) as store:
         await store.create_table(TABLE, SCHEMA, exist_ok=True)
         await store.insert(TABLE, [row("a", 1)])
+
+
+@pytest.mark.slow
+async def test_old_versions_make_room_on_a_full_disk(small_disk: Path) -> None:
+    async with opened(small_disk / "s", keep_versions="0 seconds", max_versions=2) as store:
+        await store.create_table(TABLE, SCHEMA)
+        for n in range(12):
+            await store.upsert(TABLE, [row(f"r{n}", n)])
+        await to_thread(take_all, small_disk / "last")
+        with pytest.raises(StoreFullError):
+            await store.upsert(TABLE, [large("none", 1)])
+        await store.optimize(TABLE)
+        assert len(await store.versions(TABLE)) < 6
+        assert await store.delete(TABLE, "r3") == 1
+        await check_kept(store, {f"r{n}" for n in range(12)} - {"r3"})
 
 
 @pytest.mark.slow

@@ -64,6 +64,11 @@ class Proxy:
     def arm(self, *meddlings: Meddling) -> None:
         self._armed.extend(meddlings)
 
+    @property
+    def armed(self) -> bool:
+        """True while something that was armed is left to do."""
+        return bool(self._armed)
+
     def disarm(self) -> None:
         self._armed.clear()
 

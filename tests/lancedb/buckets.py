@@ -29,6 +29,10 @@ class Bucket:
         """A place where nothing is yet."""
         return f"s3://{BUCKET}/store{next(self._numbers)}"
 
+    def put(self, url: str, path: str, content: bytes) -> None:
+        """Write an object of a store beside its clients."""
+        _ask(f"{self.endpoint}/{url.removeprefix('s3://')}/{path}", "PUT", content)
+
     @property
     def options(self) -> dict[str, str]:
         return {
@@ -106,5 +110,6 @@ def _new_s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
         process.communicate(timeout=60)
 
 
-def _ask(url: str, method: str) -> None:
-    urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=30).close()
+def _ask(url: str, method: str, content: bytes | None = None) -> None:
+    request = urllib.request.Request(url, content, method=method)
+    urllib.request.urlopen(request, timeout=30).close()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.changes import Follower
+from tests.harness import syscalls
 from tests.harness.values import SMALL, small_rows
 
 import aiovec
 from aiovec.errors import ChangesPrunedError
 
-from .support import backend_on, opened
+from .support import ROOT, backend_on, opened
 
 
 async def ids_of(backend: Any, since: int) -> tuple[list[str], list[str]]:
@@ -36,6 +43,74 @@ async def test_a_return_to_an_earlier_version_ends_the_numbers(tmp_path: Path) -
         await store.delete("notes", "r0002")
         assert await ids_of(backend, caught.value.floor) == ([], ["r0002"])
         assert await ids_of(backend, 0) == (["r0000", "r0001", "r0003", "r0004"], [])
+
+
+REVERT = """
+import asyncio, os, sys
+from pathlib import Path
+import aiovec
+from tests.harness import syscalls
+
+async def main(folder, version, skip, error):
+    async with aiovec.connect(f"lancedb://{folder}") as store:
+        await store.count("notes")
+        faults = syscalls.Faults(Path(os.environ[syscalls.VARIABLE]))
+        faults.arm(syscalls.CHANGES, "notes.lance/_versions", skip=skip, error=error)
+        try:
+            await store.revert("notes", version)
+            print("done", end=" ")
+        except aiovec.AiovecError as exc:
+            print("failed", end=" ")
+        print(faults.disarm())
+
+asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [errno.ENOSPC, syscalls.KILL])
+async def test_a_return_that_is_cut_short_at_any_step(tmp_path: Path, error: int) -> None:
+    """The caller is told what is so, and a follower has the table's rows or begins anew."""
+    environment = syscalls.environment(tmp_path, tmp_path / "control")
+    outcomes = []
+    for skip in range(0, 30, 2):
+        folder = tmp_path / str(skip)
+        async with opened(folder) as store, backend_on(folder) as backend:
+            await store.create_table("notes", SMALL)
+            await store.insert("notes", small_rows(3))
+            version = (await store.versions("notes"))[-1]["version"]
+            await store.update("notes", {"year": 9}, ids=["r0001"])
+            await store.delete("notes", "r0002")
+            follower = Follower(backend, "notes")
+            await follower.follow()
+            before = follower.rows
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", REVERT, str(folder), str(version), str(skip), str(error)],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        async with opened(folder) as store, backend_on(folder) as backend:
+            later = Follower(backend, "notes")
+            later.rows, later.number = dict(before), follower.number
+            for _ in range(2):
+                try:
+                    await later.follow(1)
+                except ChangesPrunedError:
+                    later.rows, later.number = {}, 0
+                    await later.follow(1)
+                rows = {record.id: record["year"] for record in await store.find("notes")}
+                assert {id: row["year"] for id, row in later.rows.items()} == rows, (skip, done)
+                reverted = "r0002" in rows
+                await store.upsert("notes", small_rows(1, start=7))
+        outcomes.append((done.returncode, reverted))
+        if done.stdout:
+            what, failed = done.stdout.split()
+            assert reverted == (what == "done"), (skip, done)
+            if failed == "0":
+                break
+    assert len(outcomes) > 2
+    assert outcomes[-1] == (0, True)
+    assert (-signal.SIGKILL in dict(outcomes)) is (error == syscalls.KILL)
 
 
 async def test_numbers_of_a_dropped_table_and_of_a_copy_are_not_mistaken(tmp_path: Path) -> None:

@@ -30,7 +30,11 @@ from pathlib import Path
 import aiovec
 from aiovec import AiovecError
 from tests.harness import syscalls
-from tests.lancedb.test_cut_files import answers, filled
+from tests.lancedb.test_cut_files import answers, filled, row
+
+async def optimized(store):
+    await store.upsert("notes", [row(n) for n in range(600)])
+    await store.optimize("notes")
 
 async def main(folder):
     target = f"lancedb://{folder}"
@@ -42,6 +46,7 @@ async def main(folder):
         "delete many": ([0], "_deletions", lambda: store.delete("notes", where="year < 5500")),
         "update": ([0], "_deletions", lambda: store.update("notes", {"year": -1}, ids=["r2"])),
         "btree": (range(6), "_indices", lambda: store.create_field_index("notes", "size", "btree")),
+        "optimize": ([5, 7], "_indices", lambda: optimized(store)),
         "ivf_flat": (range(5), "_indices", lambda: store.create_index("notes", "ivf_flat")),
         "backup": ([8, 9], "notes.lance/data", lambda: store.backup(f"{folder}-copy")),
     }
@@ -154,6 +159,33 @@ def test_the_doctor_names_the_version_to_go_back_to(
     assert "_deletions" in found["value"]
     assert f"revert('notes', {version})" in found["cure"]
     asyncio.run(go_back(version))
+    assert doctor(tmp_path, capsys, monkeypatch)["ok"]
+
+
+def test_an_empty_manifest_of_a_power_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def damage() -> Path:
+        await filled(tmp_path, 10)
+        async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+            await store.delete("notes", ["r0"])
+        manifest = min((tmp_path / "notes.lance/_versions").glob("*.manifest"))
+        os.truncate(manifest, 0)
+        async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+            for call in (store.count("notes"), store.insert("notes", [row(99)])):
+                with pytest.raises(CorruptStoreError, match=f"remove .*{manifest.name} to return"):
+                    await call
+        return manifest
+
+    async def count() -> int:
+        async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+            await store.insert("notes", [row(99)])
+            return await store.count("notes")
+
+    manifest = asyncio.run(damage())
+    assert str(manifest) in doctor(tmp_path, capsys, monkeypatch)["cure"]
+    manifest.unlink()
+    assert asyncio.run(count()) == 11
     assert doctor(tmp_path, capsys, monkeypatch)["ok"]
 
 

@@ -85,9 +85,9 @@ async def test_a_load_that_ended_amid_goes_on_or_is_dropped(
     with pytest.raises(StoreBusyError):
         await other.optimize("notes")
     async with backend.filling(handle, "run", nothing) as load:
-        with pytest.raises(AiovecError, match="took the table 'notes' over"):
+        with pytest.raises(AiovecError, match="taken over the load run of the table 'notes'"):
             await earlier.commit(await adding(tmp_path / "s"))
-        with pytest.raises(AiovecError, match="took the table 'notes' over"):
+        with pytest.raises(AiovecError, match="taken over the load run of the table 'notes'"):
             await earlier.abandon()
         assert await load.commit(await adding(tmp_path / "s")) == 20
     assert await other.count("notes") == 20

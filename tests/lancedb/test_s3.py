@@ -22,11 +22,19 @@ from tests.harness.proxy import Proxy
 from tests.harness.values import SMALL, assert_same_rows, small_rows
 
 import aiovec
-from aiovec import AiovecError, DuplicateIdError, OutcomeUnknownError, Schema, StoreMovedError
+from aiovec import (
+    AiovecError,
+    DuplicateIdError,
+    OutcomeUnknownError,
+    Schema,
+    StoreMovedError,
+    TableExistsError,
+    TableNotFoundError,
+)
 
 from . import contest
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, s3_server
-from .support import backend_on, ids_in, opened
+from .support import backend_on, ids_in, opened, start_code
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +109,184 @@ async def test_an_index_is_measured_with_few_requests(bucket: Bucket) -> None:
             assert info.recall is not None
             read = [one for one in proxy.requests[before:] if "/data/" in one.line]
             assert len(read) < 300
+
+
+OVERTAKE = """
+import asyncio, sys
+import aiovec
+from tests.harness.values import SMALL, small_rows
+
+async def main():
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        async with aiovec.connect(line.strip()) as store:
+            await store.create_table("notes", SMALL, exist_ok=True)
+            await store.insert("notes", small_rows(2))
+        print("done", flush=True)
+
+print("ready", flush=True)
+asyncio.run(main())
+"""
+
+
+async def test_a_table_that_another_process_creates_meanwhile(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of one creation comes first: the rows of who was faster stay."""
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    other = await start_code(OVERTAKE)
+    async with Proxy(bucket.endpoint) as proxy:
+        options = {**bucket.options, "aws_endpoint": proxy.url}
+
+        async def passing(_: Any, ask: Any, client: asyncio.StreamWriter) -> bool:
+            client.write(await ask())
+            return True
+
+        for step in itertools.count():
+            url = bucket.new_url()
+
+            async def overtaking(_: Any, ask: Any, client: asyncio.StreamWriter) -> bool:
+                assert other.stdin is not None
+                assert other.stdout is not None
+                other.stdin.write(f"{url}\n".encode())  # noqa: B023 - it is called in this turn
+                assert await other.stdout.readline() == b"done\n"
+                client.write(await ask())
+                return True
+
+            async with opened(url, storage_options=options) as store:
+                proxy.arm(*[passing] * step, overtaking)
+                assert await store.create_table("notes", SMALL, exist_ok=True) == SMALL
+                overtaken = not proxy.armed
+                proxy.disarm()
+                if not overtaken:
+                    assert step > 3, "a creation takes hardly a request"
+                    break
+                assert await store.count("notes") == 2, f"overtaken at request {step}"
+                assert await store.insert("notes", small_rows(1, start=2)) == 1
+                with pytest.raises(TableExistsError):
+                    await store.create_table("notes", SMALL)
+                assert await ids_in(store) == ["r0000", "r0001", "r0002"]
+    other.kill()
+    await other.communicate()
+
+
+CREATE = """
+import asyncio, sys
+import aiovec
+from tests.harness.values import SMALL
+
+async def main(url):
+    async with aiovec.connect(url) as store:
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        await store.create_table("notes", SMALL, exist_ok=True)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("written", [False, True])
+async def test_a_creation_that_was_killed(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    """At each of its writes, before or behind it: the name is free, or it is that of a table."""
+    for at in itertools.count():
+        url = bucket.new_url()
+        async with Proxy(bucket.endpoint) as proxy:
+            for name, value in {**bucket.environment, "AWS_ENDPOINT": proxy.url}.items():
+                monkeypatch.setenv(name, value)
+            process = await start_code(CREATE, url)
+            killed = asyncio.Event()
+            writes = itertools.count()
+
+            async def meddle(request: Any, ask: Any, client: asyncio.StreamWriter) -> bool:
+                if request.line.startswith("PUT") and next(writes) == at:  # noqa: B023
+                    if written:
+                        await ask()
+                    process.kill()  # noqa: B023
+                    killed.set()  # noqa: B023
+                    return False
+                client.write(await ask())
+                return True
+
+            proxy.arm(*[meddle] * 1000)
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+            await process.stdin.drain()
+            await process.wait()
+        if not killed.is_set():
+            assert at
+            break
+        async with opened(url, storage_options=bucket.options) as store:
+            if "notes" in await store.tables():
+                assert await store.count("notes") == 0
+            else:
+                with pytest.raises(TableNotFoundError):
+                    await store.count("notes")
+            await store.create_table("notes", SMALL, exist_ok=True)
+            assert await store.insert("notes", small_rows(2)) == 2
+
+
+RACE = """
+import asyncio, sys
+import aiovec
+from tests.harness.values import SMALL, small_rows
+
+async def main(target, me):
+    async with aiovec.connect(target) as store:
+        print("ready", flush=True)
+        for _ in range(4):
+            name = (await asyncio.to_thread(sys.stdin.readline)).strip()
+            await store.create_table(name, SMALL, exist_ok=True)
+            await store.insert(name, small_rows(1, start=me))
+            print("done", flush=True)
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+async def test_processes_that_create_a_table_at_once(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Each row that one of them inserts behind it is kept."""
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    target = bucket.new_url() if place == "bucket" else f"lancedb://{tmp_path / 'store'}"
+    racers = await asyncio.gather(*(start_code(RACE, target, str(n)) for n in range(4)))
+    for turn in range(4):
+        for racer in racers:
+            assert racer.stdin is not None
+            racer.stdin.write(f"t{turn}\n".encode())
+        for racer in racers:
+            assert racer.stdout is not None
+            assert await racer.stdout.readline() == b"done\n"
+    for racer in racers:
+        racer.kill()
+        await racer.communicate()
+    async with aiovec.connect(target) as store:
+        for turn in range(4):
+            assert await ids_in(store, f"t{turn}") == [f"r000{n}" for n in range(4)]
+
+
+async def test_what_a_killed_creation_of_lancedb_left(bucket: Bucket) -> None:
+    """It writes a transaction first, which is no table."""
+    url = bucket.new_url()
+    async with opened(url, storage_options=bucket.options) as store:
+        bucket.put(url, "notes.lance/_transactions/0-7d3c.txn", b"some")
+        assert await store.tables() == []
+        for call in (store.count("notes"), store.insert("notes", small_rows(1))):
+            with pytest.raises(TableNotFoundError):
+                await call
+        await store.create_table("notes", SMALL)
+        assert await store.insert("notes", small_rows(2)) == 2
+        assert await store.tables() == ["notes"]
+        # The next one of that name is another one, and says so to who knew the first.
+        await store.drop_table("notes")
+        assert await store.tables() == []
+        await store.create_table("notes", Schema(2))
+        await store.insert("notes", [{"id": "a", "embedding": [1, 2]}])
+        assert await store.count("notes") == 1
 
 
 async def test_two_processes_with_calls_of_every_kind(bucket: Bucket) -> None:

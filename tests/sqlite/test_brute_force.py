@@ -72,14 +72,14 @@ class Shape:
     count: int = 2_500
     partition: bool = False
     in_memory: bool = True
-    memory: str = "auto"
+    mapped: bool = False
 
 
-# Of the table with memory of its own there is room for the codes alone.
+# The table that is mapped is large enough for a scan file.
 SHAPES = (
     Shape(near_duplicates, "cosine", 800, count=2_200, partition=True),
     Shape(equal_rows, "dot", 8, count=4_500, partition=True),
-    Shape(spread, "l2", 96, count=2_200, partition=True, memory="1 MiB"),
+    Shape(spread, "l2", 4096, count=1_800, partition=True, mapped=True),
     Shape(all_sizes, "l2", 17, in_memory=False),
 )
 FURTHER_SHAPES = (
@@ -238,7 +238,7 @@ async def same_as_brute_force(path: Path, shape: Shape, rounds: int, seed: int) 
         vector_nullable=True,
         fields={"n": Field(int, index="btree"), "owner": Field(str, partition=shape.partition)},
     )
-    memory = shape.memory if shape.in_memory else "16 KiB"
+    memory = "auto" if shape.in_memory else "16 KiB"
     async with (
         opened(path, scan_memory=memory) as store,
         opened(path, scan_memory=memory) as other,
@@ -250,6 +250,7 @@ async def same_as_brute_force(path: Path, shape: Shape, rounds: int, seed: int) 
             await compare(twin, store)
         if shape.in_memory:
             await ready(store, "t")
+            assert bool((await store.stats("t")).details["scan_file"]) is shape.mapped
         else:
             assert (await store.stats("t")).details["searched"] == "from the file"
         for turn in range(rounds):

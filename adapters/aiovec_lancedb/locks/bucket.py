@@ -1,13 +1,12 @@
-"""The mark of a migration in a bucket: an object beside the tables, written on condition.
-
-Each change is conditional on the object that was read, so none is lost; no clock is compared.
+"""Conditional writes in a bucket, beside LanceDB's own: a table's first version, and the mark of a
+migration.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -23,10 +22,9 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from aiovec.backend import cleaned, secrets_in
-from aiovec.errors import AiovecError, StoreBusyError
+from aiovec.errors import AiovecError
 
 from ..errors import translate
-from .moves import Marks
 
 _TIMEOUTS = {"timeout": "5s", "connect_timeout": "5s"}
 _RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
@@ -45,16 +43,8 @@ _PREFIXES = ("aws_", "google_", "azure_")
 _FAILURES = (BaseError, OSError, ValueError)
 
 
-_RECORD = ".aiovec/_move.json"
-
-# Attempts at a change that others were in the way of.
-_ATTEMPTS = 20
-
-
-class BucketMarks(Marks):
-    """In a bucket: an object."""
-
-    poll = 0.2
+class Bucket:
+    """The objects of one store. Every method makes requests: not on the event loop."""
 
     def __init__(self, url: str, shown: str, options: Mapping[str, str]) -> None:
         self._url = url
@@ -91,32 +81,32 @@ class BucketMarks(Marks):
             return True
         return True
 
-    def read(self) -> bytes | None:
+    def get(self, path: str) -> tuple[bytes | None, Any]:
+        """Return an object, and the mode by which ``put`` replaces it unless another was faster."""
         with self._translated():
-            return self._get()[0]
+            try:
+                found = obstore.get(self._store, path)
+            except FileNotFoundError:
+                return None, "create"
+            tag: Mapping[str, Any] = found.meta
+            version = {key: tag[key] for key in ("e_tag", "version") if tag.get(key) is not None}
+            return bytes(found.bytes()), version
 
-    def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
+    def put(self, path: str, content: bytes, mode: Any = "create") -> bool:
+        """Return False if the object is another by now: by another, or by an earlier request of
+        this call, whose answer was lost."""
         with self._translated():
-            for _ in range(_ATTEMPTS):
-                found, mode = self._get()
-                text = change(found)
-                if text is None:
-                    return
-                # Else by another, or by this one, whose answer was lost.
-                with suppress(AlreadyExistsError, PreconditionError):
-                    obstore.put(self._store, _RECORD, text, mode=mode)
-                    return
-        raise StoreBusyError("other processes keep changing the mark of the migration", 0.0)
+            try:
+                obstore.put(self._store, path, content, mode=mode)
+            except (AlreadyExistsError, PreconditionError):
+                return False
+            return True
 
-    def _get(self) -> tuple[bytes | None, Any]:
-        """Return the record, and the mode in which it is replaced unless another was faster."""
-        try:
-            found = obstore.get(self._store, _RECORD)
-        except FileNotFoundError:
-            return None, "create"
-        tag: Mapping[str, Any] = found.meta
-        version = {key: tag[key] for key in ("e_tag", "version") if tag.get(key) is not None}
-        return bytes(found.bytes()), version
+    def folders(self, path: str) -> set[str]:
+        """Return the names of what has objects below this path."""
+        with self._translated():
+            found = obstore.list_with_delimiter(self._store, path)["common_prefixes"]
+            return {name.rstrip("/").rpartition("/")[2] for name in found}
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -130,6 +120,6 @@ class BucketMarks(Marks):
             if isinstance(exc, NotSupportedError):
                 raise AiovecError(
                     f"{self._shown}: this object storage does not support conditional writes, "
-                    "which a migration needs"
+                    "which new tables and migrations need"
                 ) from exc
             raise translate(exc, self._shown) from exc

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from aiovec.backend.files import flush_folder
 from aiovec.backend.marks import OPEN, PAUSED, MoveMark, MoveRecord, unreadable_mark
@@ -19,7 +19,10 @@ from aiovec.backend.threads import in_thread
 from aiovec.errors import CorruptStoreError, StoreBusyError, UnsupportedError
 
 from ..errors import translated
-from .local import lock_file, unlock_file
+from .local import FOLDER, lock_file, unlock_file
+
+if TYPE_CHECKING:
+    from .bucket import Bucket
 
 _T = TypeVar("_T")
 
@@ -54,6 +57,9 @@ class Marks(ABC):
 
 
 _RECORD = "_move.json"
+_IN_BUCKET = f"{FOLDER}/{_RECORD}"
+# Attempts at a change of the object that others were in the way of.
+_ATTEMPTS = 20
 
 
 def generation_in(folder: Path) -> int:
@@ -108,6 +114,29 @@ class FolderMarks(Marks):
             flush_folder(self._folder)
         finally:
             partial.unlink(missing_ok=True)
+
+
+class BucketMarks(Marks):
+    """In a bucket: an object.
+
+    Each change is conditional on the object that was read, so none is lost; no clock is compared.
+    """
+
+    poll = 0.2
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    def read(self) -> bytes | None:
+        return self._bucket.get(_IN_BUCKET)[0]
+
+    def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
+        for _ in range(_ATTEMPTS):
+            found, mode = self._bucket.get(_IN_BUCKET)
+            text = change(found)
+            if text is None or self._bucket.put(_IN_BUCKET, text, mode):
+                return
+        raise StoreBusyError("other processes keep changing the mark of the migration", 0.0)
 
 
 class Fence:

@@ -62,8 +62,8 @@ async def _searched(session: Session, table: Opened, query: TextQuery) -> Found:
     wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
     if wanted.difference(text_columns(await session.indices(table))):
         hint = (
-            f"the table {table.name!r} has no text index yet, because the process that made it was "
-            f"killed or another program dropped it; await store.optimize({table.name!r}) builds it"
+            f"table {table.name!r} has no keyword index yet; upkeep builds it. To build it now: "
+            f"await store.optimize({table.name!r})"
         )
         raise UnsupportedError("text", "lancedb", hint)
     where = await condition_of(query.where)

@@ -31,6 +31,7 @@ from aiovec.errors import (
     InvalidArgumentError,
     StoreBusyError,
     StoreClosedError,
+    StoreFullError,
     StoreMovedError,
     TableNotFoundError,
 )
@@ -46,6 +47,7 @@ from ..memory import scan_bytes
 from ..session import Opened, Session
 from ..tables import alter_field
 from ..writer import Change, WriteOperation
+from ..written import TableFiles
 from .retention import Pins, Retention
 
 if TYPE_CHECKING:
@@ -328,7 +330,13 @@ class Upkeep:
             await self._session.run(table.lance.optimize(cleanup_older_than=age))
 
         table = await self._session.opened(handle)
-        await optimize(_NEVER)
+        try:
+            await optimize(_NEVER)
+        except StoreFullError:
+            if not await self._make_room(table):
+                raise
+            table = await self._session.opened(handle)
+            await optimize(_NEVER)
         for seconds in _REMOVALS:
             table = await self._session.opened(handle)  # what was rewritten is another version
             versions = await self._session.versions(table)
@@ -344,6 +352,22 @@ class Upkeep:
                 async with asyncio.timeout(seconds):
                     await optimize(age)
                 return
+
+    async def _make_room(self, table: Opened) -> bool:
+        """Remove the manifests of versions that may go; return whether there were any.
+
+        Lance removes versions behind a compaction only, which finds no room on a full disk. The
+        other files of these versions go when they are a week old.
+        """
+        versions = await self._session.versions(table)
+        oldest = await in_thread(self._pins.oldest, table.name)
+        first = self._retention.first_kept(versions, datetime.now(UTC), oldest)
+        folder = self._session.folder
+        if first is None or folder is None:
+            return False
+        with self._session.translated():
+            await in_thread(TableFiles(folder, table.name).remove_before, first.number)
+        return True
 
     # Indexes
 

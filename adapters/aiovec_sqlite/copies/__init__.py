@@ -1,5 +1,1 @@
 """Exact search in memory: int8 codes with a certified bound, settled by the vectors themselves."""
-
-from .search import ResidentSearch
-
-__all__ = ["ResidentSearch"]

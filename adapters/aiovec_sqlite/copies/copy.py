@@ -1,7 +1,7 @@
 """The resident copy of one table: loading it, keeping it fresh, and the rows a filter selects.
 
 A table with partitions is loaded in their order, so that a filter on them leaves whole stretches of
-rows out. Its vectors are kept beside the codes as long as there is room for them.
+rows out.
 
 A filter's mask is kept by segment while the filter is asked for again. Rows that were changed since
 stand behind the others, since a changed row is a new one for the copy; so only those have to be
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,40 +26,26 @@ from ..errors import DamageError
 from ..layout import TableLayout, floor_of, newest_change, quoted
 from ..reads import condition_of, rowids_where, selected_rowids
 from ..vectors import VectorReader
+from .scanfile import NewFile
 from .segments import (
+    RowCodes,
     Segment,
     State,
     appended,
-    compacted,
     encode_rows,
-    needs_compaction,
-    replaced,
-    sparse,
     without,
 )
 
-# What a row takes beside its codes: scale, offset, error and rowid.
-_BYTES_BESIDE = 20
 # Vectors encoded at once: what is computed on the way stays in the processor's cache, and is little
 # beside the copy.
 _BLOCK_BYTES = 384 * 1024
-# For fewer rows their chunks would not be read whole.
-_FEWEST = 256
+# For fewer rows their chunks would not be read whole; so many are read at once.
+_FEWEST, _READ = 256, 2048
 
 
 # Components beyond these make squares that leave float32 or drown in its denormals.
 _LARGEST, _SMALLEST = 1e15, 1e-15
 _LOOKED_AT = 256  # vectors at once, which stay in the processor's cache
-
-
-def expected_bytes(rows: int, dim: int) -> int:
-    """Return the bytes that the codes of so many rows take. Two share a byte of each half."""
-    return rows * (dim + dim % 2 + _BYTES_BESIDE)
-
-
-def vector_bytes(rows: int, dim: int) -> int:
-    """Return the bytes that the vectors of so many rows take."""
-    return rows * 4 * dim
 
 
 _MOST_MASKS = 64
@@ -78,12 +64,8 @@ class _Mask:
 
     change: int
     parts: dict[object, BoolArray]
-    literals: int
-    """The count of the filter's literals, which are kept with its mask."""
-
-    @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts.values()) + self.literals * _LITERAL
+    nbytes: int
+    """The bytes that it takes, with the filter's literals."""
 
 
 class Masks:
@@ -119,7 +101,8 @@ class Masks:
             self._ask(db, table, where, known, missing)
             if fits or kept is None:
                 parts = {segment.mark: known[segment.mark] for segment in state.segments}
-                self._keep(where, _Mask(state.change, parts, where.literals))
+                size = sum(map(len, parts.values())) + where.literals * _LITERAL
+                self._keep(where, _Mask(state.change, parts, size))
         else:
             with self._lock:
                 last = self._kept.pop(where, None)
@@ -147,10 +130,11 @@ class Masks:
     def _keep(self, where: Expr, mask: _Mask) -> None:
         with self._lock:
             kept = self._kept.pop(where, None)
+            size = self.nbytes - (0 if kept is None else kept.nbytes)
             if kept is not None and kept.change > mask.change:
                 mask = kept
             self._kept[where] = mask
-            size = sum(kept.nbytes for kept in self._kept.values())
+            size += mask.nbytes
             while len(self._kept) > 1 and (
                 len(self._kept) > _MOST_MASKS or size > self._most_bytes
             ):
@@ -188,32 +172,46 @@ class ResidentCopy:
     Filters' masks take at most ``most_for_masks`` bytes.
     """
 
-    def __init__(self, table: TableLayout, most_for_masks: int) -> None:
+    def __init__(self, table: TableLayout, most_for_masks: int, state: State | None = None) -> None:
         self.table = table
         self.masks = Masks(most_for_masks)
-        self.state: State | None = None
-        self.keeps_vectors = False
-        """Whether the vectors are kept beside the codes; behind a change to False ``drop_vectors``
-        is called."""
+        self.state = state
+        self.file_change = -1 if state is None else state.change
+        """The change number of the scan file; -1 where there is none."""
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
+        """The private bytes."""
         state = self.state  # another thread may replace it meanwhile
-        taken = self.masks.nbytes
-        for part in () if state is None else state.segments:
-            taken += part.nbytes
-            if part.vectors is not None and not self.keeps_vectors:  # they are about to go
-                taken -= part.vectors.nbytes
-        return taken
+        return self.masks.nbytes + (0 if state is None else state.nbytes)
 
-    def load(self, db: sqlite3.Connection, ticket: Ticket, rowids: Int64Array) -> None:
-        """Read the rows with a vector, whose ids are ``rowids`` in the connection's snapshot."""
+    def load(
+        self,
+        db: sqlite3.Connection,
+        ticket: Ticket,
+        rowids: Int64Array,
+        file: NewFile | None = None,
+    ) -> None:
+        """Read the rows with a vector, whose ids are ``rowids`` in the connection's snapshot.
+
+        They go to a new scan file where one is given.
+        """
         VectorReader(db, self.table).check_rows()
-        segments = self.with_rows((), db, rowids, ticket)
-        self.state = State(newest_change(db), tuple(segments))
+        if file is None:
+            segments = self.with_rows((), db, rowids, ticket)
+            self.state = State(newest_change(db), tuple(segments))
+        else:
+            self.state = file.fill(self._encoded(db, rowids, ticket))
+            self.file_change = self.state.change
         db.execute("PRAGMA shrink_memory")
         give_back()
+
+    def is_worn(self, db: sqlite3.Connection, most: float) -> bool:
+        """Return whether more rows than this were written since the copy's state."""
+        since = -1 if self.state is None else self.state.change
+        sql = f"SELECT count(*) FROM {self.table.rows} WHERE _seq > ?"
+        return bool(db.execute(sql, (since,)).fetchone()[0] > most)
 
     def catch_up(self, db: sqlite3.Connection, ticket: Ticket) -> bool:
         """Bring in all changes; return whether they were as few as a search brings in.
@@ -264,45 +262,33 @@ class ResidentCopy:
         ticket: Ticket,
     ) -> list[Segment]:
         """Return the segments with these rows of the file, which have a vector."""
-        schema = self.table.schema
-        reader, grown = VectorReader(db, self.table), list(segments)
+        grown, coming = list(segments), len(rowids)
+        for block, rows in self._encoded(db, rowids, ticket):
+            grown = appended(grown, block, rows, coming=coming)
+            coming -= len(block)
+        return grown
+
+    def _encoded(
+        self, db: sqlite3.Connection, rowids: Int64Array, ticket: Ticket
+    ) -> Iterator[tuple[Int64Array, RowCodes]]:
+        """Rows of the file, some at a time."""
+        schema, reader = self.table.schema, VectorReader(db, self.table)
         together = max(_FEWEST, _BLOCK_BYTES // (4 * schema.dim))
-        for start in range(0, len(rowids), together):
-            ticket.check()
-            block = rowids[start : start + together]
+        read = together * max(1, _READ // together)
+        for start in range(0, len(rowids), read):
+            block = rowids[start : start + read]
             vectors = reader.read(block, ticket, present=True)
             if _is_extreme(vectors):  # one would spoil the bound for all rows
                 raise DamageError("a vector is not finite, or extreme")
-            rows = encode_rows(vectors, schema.metric)
-            if self.keeps_vectors:
-                rows = replace(rows, vectors=vectors)
-            grown = appended(grown, block, rows, coming=len(rowids) - start)
-        return grown
+            for first in range(0, len(block), together):
+                ticket.check()
+                some = slice(first, first + together)
+                yield block[some], encode_rows(vectors[some], schema.metric)
 
     def most_changes(self, rows: int) -> int:
         """Return the count of changes to bring in at once into a copy of so many rows."""
         by_size = _BYTES_AT_ONCE // self.table.schema.dim
         return max(_ROWS_AT_ONCE, by_size, int(rows * _SHARE_AT_ONCE))
-
-    def compact(self) -> None:
-        """Give back the room of rows that are gone. Safe at any time, in any thread."""
-        state = self.state
-        if state is None or not needs_compaction(state):
-            return
-        parts = sparse(state)
-        fresh = compacted(parts)
-        with self._lock:
-            # Writes may have been brought in meanwhile.
-            if self.state is not None and (after := replaced(self.state, parts, fresh)):
-                self.state = after
-
-    def drop_vectors(self) -> None:
-        """Keep the codes alone from now on."""
-        with self._lock:
-            self.keeps_vectors = False
-            if self.state is not None:
-                parts = (replace(part, vectors=None) for part in self.state.segments)
-                self.state = State(self.state.change, tuple(parts))
 
 
 def _changes(

@@ -1,8 +1,9 @@
-"""Search in memory: the copy that answers, and the way around until one is loaded.
+"""Search in memory: one queue for each table, and the copy, or else the file, that answers.
 
-Searches of a table that wait are answered together. A lone one never waits for company; a few that
-come while others on the same table are being answered wait for these: both batches would read all
-codes, and the one under way has all cores for itself.
+A free reader takes the searches of the table whose first one has waited longest, up to 32 together.
+A lone one never waits for company; a few that come while others on the same table are being
+answered wait for these: both batches would read all codes, and the one under way has all cores for
+itself.
 """
 
 from __future__ import annotations
@@ -12,30 +13,23 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
-
-import anyio
 
 from aiovec.backend import Int64Array
 from aiovec.backend.contract import Found, StaleTableError, TableHandle, VectorQuery
 from aiovec.backend.limits import Deadline, Gate, Line, copy_of_error, current_deadline
-from aiovec.backend.threads import Background, in_thread
-from aiovec.errors import StoreBusyError
+from aiovec.backend.threads import Background, in_daemon_thread, in_thread
+from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError
 
 from ..connection import Read, Ticket
-from ..layout import current_table
+from ..layout import TableLayout, current_table
 from ..search import is_approximate
-from .copy import (
-    ChangesForgottenError,
-    OlderSnapshotError,
-    ResidentCopy,
-    expected_bytes,
-    rows_to_load,
-    vector_bytes,
-)
-from .segments import State, needs_compaction
+from ..search import search as search_in_file
+from .copy import ChangesForgottenError, OlderSnapshotError, ResidentCopy, rows_to_load
+from .scanfile import WORTH, NewFile, ScanFiles, size_of
+from .segments import State
 from .settle import Snapshot, answer
 
 LOG = logging.getLogger("aiovec")
@@ -55,20 +49,24 @@ _MOST_LOADERS = 2
 # Seconds that a load waits at most for the file's answer to the search that asked for it: both at
 # once take twice as long to that answer, and a huge file takes long.
 _HEAD_START = 0.5
-# Seconds that it then has for itself before the file answers another search. Most tables are loaded
-# by then, and the file's answers would hold it up.
+# Seconds that it then has for itself before the file answers those that wait. Most tables are
+# loaded by then, and the file's answers would hold it up.
 _LOADS_ALONE = 2.0
 # Seconds until a load that failed is tried again, and until a table that cannot be loaded is looked
 # at again, which may have shrunk.
 _PAUSE, _LONG_PAUSE = 10.0, 300.0
-# Tables whose pauses are remembered; they may come and go under ever new names.
-_MOST_PAUSES = 1000
+# Seconds without a search after which a table's private memory is given to another one.
+_IDLE = 60.0
+# A table is loaded anew when this share of its scan file's rows has come and gone, or as many rows
+# of private memory are gone as are left, and some; and when so many times as long has passed as the
+# last load took.
+_WORN, _GONE, _BETWEEN_LOADS = 1 / 8, 256, 4
+# Seconds between looks at a scan file that another process writes.
+_LOOK = 0.2
+# Seconds between looks at which tables there still are.
+_BETWEEN_LOOKS = 1.0
 # How often a batch takes a newer snapshot because another one was quicker.
 _MOST_SNAPSHOTS = 10
-
-
-class NotResidentError(Exception):
-    """The copy cannot answer for now. Never reaches a user."""
 
 
 class _Call:
@@ -84,7 +82,7 @@ class _Call:
 
     def give_up(self) -> None:
         """Fail, unless its rows are being read."""
-        if self.batch is None or not self.batch.reads:
+        if self.batch is None:
             self.fail(self.deadline.error(_BUSY))
 
     def fail(self, error: Exception) -> None:
@@ -95,12 +93,11 @@ class _Call:
 class _Batch:
     """Calls that are answered together, by a task that ends where nobody waits for it."""
 
-    __slots__ = ("calls", "reads", "task")
+    __slots__ = ("calls", "task")
 
-    def __init__(self, calls: Sequence[_Call]) -> None:
+    def __init__(self, calls: Sequence[_Call], task: asyncio.Task[None] | None) -> None:
         self.calls = calls
-        self.reads = False
-        self.task: asyncio.Task[None] | None = None
+        self.task = task
         for call in calls:
             call.batch = self
 
@@ -115,18 +112,24 @@ class _Resident:
     def __init__(self, table: TableHandle) -> None:
         self.table = table
         self.copy: ResidentCopy | None = None
+        # The scan file was looked for.
+        self.looked = False
         # Too much has changed to be brought in while a search waits.
         self.is_behind = False
-        # What the copy will take that is being made.
+        # Bytes reserved for the copy being loaded.
         self.reserved = 0
         self.loading: asyncio.Task[None] | None = None
-        self.compacting: asyncio.Task[None] | None = None
-        # Set when the file has answered; None where no search waits for it.
+        # Set when the first search has been answered; None where none waits for it.
         self.answered: asyncio.Event | None = None
-        # A search that came while the table is being loaded is answered by the file.
-        self.at_file = False
+        # When the file may answer searches that wait for the load.
+        self.file_at = 0.0
+        # Until when no load is tried, and why; when it may be loaded anew.
+        self.retry_at, self.reason, self.renew_at = 0.0, "", 0.0
+        # No scan file can be written.
+        self.no_file = False
         # The state that was looked after last.
         self.kept: State | None = None
+        self.searched_at = time.monotonic()
         self.waiting: deque[_Call] = deque()
         self.batches = 0
         self.counts = {"searches": 0, "batches": 0, "largest_batch": 0}
@@ -136,9 +139,24 @@ class _Resident:
         return self.copy is not None and not self.is_behind
 
     @property
+    def answers(self) -> bool:
+        """Whether a batch may begin, in memory or, while the table is loaded, now and then there.
+
+        Where no copy can be made, the file answers all.
+        """
+        if self.ready or _is_over(self.loading):
+            return True
+        return not self.batches and time.monotonic() >= self.file_at
+
+    @property
     def nbytes(self) -> int:
         copy = self.copy  # it may go while another thread asks
-        return self.reserved if copy is None else copy.nbytes
+        return self.reserved + (0 if copy is None else copy.nbytes)
+
+    @property
+    def wanted(self) -> int:
+        """The queries that wait."""
+        return sum(len(call.queries) for call in self.waiting)
 
     def take(self, share: int) -> list[_Call]:
         """Return the calls that waited longest, with as many queries as the share, or some more."""
@@ -146,6 +164,8 @@ class _Resident:
         queries = 0
         while self.waiting and queries < share:
             call = self.waiting.popleft()
+            if call.deadline.left() <= 0:
+                call.give_up()
             if not call.future.done():  # else its caller has gone
                 calls.append(call)
                 queries += len(call.queries)
@@ -153,101 +173,80 @@ class _Resident:
 
 
 class ResidentSearch:
-    """Answers searches from copies in memory, within a budget for all tables of a store.
+    """Answers searches from copies in memory, or from the file while a table has none.
 
-    A table is copied when it is first searched. Meanwhile the file answers a query now and then, to
-    whose caller ``search`` gives None; others wait for their turn there, or for the copy, since
-    many scans of the file take longer than the load, and hold it up. Where the budget is short,
-    vectors go first, of the table that was searched longest ago; then whole tables in that order.
+    A copy is the table's scan file, as it is mapped, with what has changed since; the first search
+    finds it. Where there is none, the table is loaded, into a new scan file if it is large. Private
+    memory stays within a budget for all tables of a store.
     """
 
     def __init__(
         self,
+        target: str,
         read: Read,
+        reader: Callable[[], AbstractAsyncContextManager[Read]],
         aside: Callable[[], AbstractAsyncContextManager[Read]],
         *,
+        files: ScanFiles | None,
+        put_token: Callable[[TableHandle, str], Awaitable[None]],
         budget: int,
         workers: int,
         busy_timeout: float,
         bits: bool = False,
     ) -> None:
-        """``workers`` is the count of batches at once.
+        """``reader`` waits for a connection without a deadline, ``aside`` opens another one.
 
-        ``bits`` has tables that keep bit codes searched by these, in the file.
+        ``put_token`` has the store count on a scan file. ``workers`` is the count of batches at
+        once. ``bits`` has tables that keep bit codes searched by these, in the file.
         """
+        self._target = target
         self._read = read
-        # Reads for work in the background.
+        self._reader = reader
         self._aside = aside
+        self._files = files
+        self._put_token = put_token
         self._budget = budget
         self._workers = workers
         self._busy_timeout = busy_timeout
+        self._loads_alone = min(_LOADS_ALONE, busy_timeout / 4)
         self._bits = bits
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
-        # Tables that the file answers for a while: until when, and why.
-        self._retry_at: dict[str, tuple[object, float, str]] = {}
-        # Those with calls that wait, the longest first.
+        # Those with calls that wait.
         self._waiting: dict[_Resident, None] = {}
         self._line = Line()
         self._at_work = 0
         self._batches: set[asyncio.Task[None]] = set()
-        self._threads = anyio.CapacityLimiter(1)
-        # Loading takes some memory beside the copy, so tables are loaded one after the other.
+        # Loading takes some memory beside the copy.
         self._loaders = Gate("other tables are being loaded", calls=_MOST_LOADERS)
         # Those that have reserved memory, also where the table was let go and the thread runs on.
         self._loading: set[_Resident] = set()
         # Also those of tables that were let go.
         self._tasks = Background()
+        self._looked_at = 0.0
         self._closed = False
 
     async def search(
         self, table: TableHandle, queries: Sequence[VectorQuery]
     ) -> list[Found] | None:
-        """The answers, or None where the file has to be asked; ``file_answered`` is called then."""
+        """The answers, or None where an approximate search was asked for."""
         by_bits = self.by_bits(table)
         if any(is_approximate(query, table.schema, by_bits=by_bits) for query in queries):
             return None
-        ready = self.prepare(table, searched=len(queries) == 1)
-        resident = self._tables.get(table.name)
-        if resident is None or (not ready and resident.copy is not None):
-            return None
-        if not ready and not resident.at_file and len(queries) == 1:
-            resident.at_file = True
-            return None
+        # Many queries wait for the load, like those that come behind the first search.
+        resident = self.prepare(table, searched=len(queries) == 1)
+        alone = not (resident.batches or resident.waiting) and self._at_work < self._workers
+        if not (alone and resident.answers):
+            return await self._in_turn(resident, queries)
+        self._begin(resident)
         try:
-            if not ready or resident.batches or resident.waiting or self._at_work >= self._workers:
-                return await self._in_turn(resident, queries)
-            self._begin(resident)
-            try:
-                return await self._found(resident, queries)
-            finally:
-                self._end(resident)
-        except NotResidentError:
-            return None
+            return await self._found(self._read, resident, queries)
+        finally:
+            self._end(resident)
 
-    def file_answered(self, table: TableHandle) -> None:
-        """The file has answered a search, or failed to: soon it is the next one's turn."""
-        resident = self._tables.get(table.name)
-        if resident is None:
-            return
-        if resident.answered is not None:
-            resident.answered.set()
-        if resident.copy is None:
-            asyncio.get_running_loop().call_later(_LOADS_ALONE, self._next_at_file, resident)
+    def prepare(self, table: TableHandle, *, searched: bool = False) -> _Resident:
+        """Begin to make a copy where there is none.
 
-    @staticmethod
-    def _next_at_file(resident: _Resident) -> None:
-        resident.at_file = False
-        for call in resident.waiting if resident.copy is None else ():
-            if len(call.queries) == 1 and not call.future.done():
-                resident.waiting.remove(call)
-                resident.at_file = True
-                call.fail(NotResidentError())
-                return
-
-    def prepare(self, table: TableHandle, *, searched: bool = False) -> bool:
-        """Return whether there is a copy; begin to make one where there is none.
-
-        That waits for the file's answer to a search where the table is ``searched``.
+        Where the table is ``searched``, the file answers that search first.
         """
         name = table.name
         resident = self._tables.pop(name, None)
@@ -255,27 +254,29 @@ class ResidentSearch:
             self._unload(resident)
             resident = None
         if resident is None:
-            if self._closed or self._pauses(table):
-                return False
             resident = _Resident(table)
-        if resident.copy is None and _is_over(resident.loading):
-            resident.answered = asyncio.Event() if searched else None
-            resident.loading = self._tasks.start(self._load(resident))
-            resident.loading.add_done_callback(lambda _: self._begin_batches())
         self._tables[name] = resident
-        return resident.ready
+        resident.searched_at = now = time.monotonic()
+        if resident.copy is None and now >= resident.retry_at:
+            self._begin_loading(resident, searched=searched)
+        return resident
 
-    def _pauses(self, table: TableHandle) -> bool:
-        """Return whether it is too early to try to copy the table."""
-        token, until, _ = self._retry_at.get(table.name, (None, 0.0, ""))
-        return token == table.token and time.monotonic() < until
+    def _begin_loading(self, resident: _Resident, *, searched: bool = False) -> None:
+        if self._closed or not _is_over(resident.loading):
+            return
+        resident.answered = asyncio.Event() if searched else None
+        resident.loading = self._tasks.start(self._load(resident))
+        if not searched:
+            self._let_load(resident)
+        resident.loading.add_done_callback(lambda _: self._begin_batches())
 
     def forget(self, name: str) -> None:
-        """Give back the memory of a table that is no longer there under this name."""
-        self._retry_at.pop(name, None)
+        """Give back what a table took that is no longer there under this name."""
         resident = self._tables.pop(name, None)
         if resident is not None:
             self._unload(resident)
+        if self._files is not None and not self._closed:
+            self._tasks.start(self._clean(self._files))
 
     def by_bits(self, table: TableHandle) -> bool:
         """Return whether the table is searched by bit codes."""
@@ -288,118 +289,210 @@ class ResidentSearch:
     def details(self, table: TableHandle, rows: int) -> dict[str, object]:
         """For ``stats``: how the table is searched, and how many searches were answered so."""
         resident = self._tables.get(table.name)
-        state = "from the file"
-        if resident is not None:
-            state = "in memory" if resident.ready else f"{state} while the table is being loaded"
+        searched, size = "from the file", size_of(rows, table.schema.dim)
+        copy = None if resident is None else resident.copy
+        state = None if copy is None else copy.state
+        if resident is not None and resident.ready:
+            searched = "in memory"
+        elif resident is not None and not _is_over(resident.loading):
+            searched = "from the file while the table is being loaded"
+        mapped = 0 if state is None else sum(one.count for one in state.segments if one.mapped)
+        shared = mapped or self._gets_file(resident or _Resident(table), rows)
         return {
-            "searched": state,
+            "searched": searched,
             "searches": {} if resident is None else dict(resident.counts),
-            "scan_expected": expected_bytes(rows, table.schema.dim),
+            "scan_expected": 0 if shared else size,
             "scan_budget": self._budget,
+            "scan_file": size_of(mapped, table.schema.dim),
         }
 
     async def close(self) -> None:
-        """Stop loading, let go of everything. Calls that wait are answered first."""
+        """Fail the calls that wait, stop loading, let go of everything."""
         self._closed = True
-        while self._batches or self._waiting:
-            if self._batches:
-                await asyncio.wait(self._batches)
-            await asyncio.sleep(0.001)
+        for resident in self._waiting:
+            for call in resident.waiting:
+                call.fail(StoreClosedError(self._target))
         self._tables.clear()
         await self._tasks.cancel()
 
     # Loading
 
     async def _load(self, resident: _Resident) -> None:
+        """Make the table's copy, or bring it up to date, or write its scan file anew."""
         try:
             if resident.answered is not None:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_HEAD_START):
                         await resident.answered.wait()
             async with self._loaders.enter(None):
-                if resident.copy is None:
+                if resident.copy is None or self._is_worn(resident):
                     await self._load_now(resident)
-                await self._catch_up(resident)
+                while resident.is_behind and resident.copy is not None:
+                    async with self._aside() as read:
+                        resident.is_behind = not await read(resident.copy.catch_up)
+                self._keep_to_budget(resident)
         except (ChangesForgottenError, StaleTableError):
             self._drop(resident)
         except Exception as exc:  # noqa: BLE001 - searches go on from the file, with the same results
-            self._refuse(resident, f"loading it failed: {exc}", pause=_PAUSE)
+            resident.renew_at = time.monotonic() + _LONG_PAUSE
+            if not resident.ready:
+                self._refuse(resident, f"loading it failed: {exc}", pause=_PAUSE)
+
+    def _is_worn(self, resident: _Resident) -> bool:
+        """Return whether so much has changed that it is worth to load the table anew."""
+        copy = resident.copy
+        state = None if copy is None else copy.state
+        if state is None or time.monotonic() < resident.renew_at:
+            return False
+        if state.is_mapped or self._gets_file(resident, state.rows):
+            return state.changed > _WORN * state.rows
+        return state.dead > state.rows + _GONE
+
+    def _gets_file(self, resident: _Resident, rows: int) -> bool:
+        """Return whether a table of so many rows is loaded into a scan file."""
+        can = self._files is not None and self._files.can_write and not resident.no_file
+        return can and size_of(rows, resident.table.schema.dim) >= WORTH
 
     async def _load_now(self, resident: _Resident) -> None:
+        began = time.monotonic()
+        before, file = resident.copy, None
         try:
-            async with self._aside() as read:
-                await self._load_by(read, resident)
+            while True:
+                async with self._aside() as read:
+                    copy, rowids = await read(partial(self._look_for_file, resident, before))
+                    if rowids is not None:
+                        file = await self._load_by(read, resident, before, copy, rowids)
+                        break
+                    if copy.state is not None:
+                        break
+                await asyncio.sleep(_LOOK)
+            if copy.state is None:  # there is no room, or nothing better than before
+                return
+            caught_up = False
+            while not caught_up:
+                async with self._aside() as read:
+                    caught_up = await read(copy.catch_up)
+            if resident.copy in (before, None):
+                resident.copy, resident.is_behind = copy, False
+            self._begin_batches()
+        except BaseException:
+            if file is not None:
+                await in_thread(file.discard)
+            raise
         finally:
             resident.reserved = 0
             self._loading.discard(resident)
+        if file is not None and self._files is not None:
+            await self._publish(resident, file, self._files)
+        took = time.monotonic() - began
+        resident.renew_at = max(resident.renew_at, began + (1 + _BETWEEN_LOADS) * took)
 
-    async def _load_by(self, read: Read, resident: _Resident) -> None:
-        table = resident.table
-        copy, rowids = await read(partial(self._begin_loading, table))
-        dim = table.schema.dim
-        wanted, vectors = expected_bytes(len(rowids), dim), vector_bytes(len(rowids), dim)
-        if wanted > self._budget:
-            self._refuse(resident, _TOO_LARGE)
+    def _look_for_file(
+        self, resident: _Resident, before: ResidentCopy | None, db: sqlite3.Connection, _: Ticket
+    ) -> tuple[ResidentCopy, Int64Array | None]:
+        """A copy by a scan file that is newer than before; without one, the rows to load.
+
+        Neither where another process writes one.
+        """
+        layout = current_table(db, resident.table)
+        copy, files = self._new_copy(layout, db), self._files
+        last = -1 if before is None else before.file_change
+        if copy.state is not None and copy.file_change > last:
+            rows = copy.state.rows
+            most = min(_WORN * rows, self._budget / 2 / size_of(1, layout.schema.dim))
+            if not (self._gets_file(resident, rows) and copy.is_worn(db, most)):
+                return copy, None
+        copy.state, copy.file_change = None, -1
+        rowids = rows_to_load(db, layout)
+        large = size_of(len(rowids), layout.schema.dim) >= WORTH
+        if large and files is not None and files.is_written():
+            return copy, None
+        return copy, rowids
+
+    def _new_copy(self, layout: TableLayout, db: sqlite3.Connection) -> ResidentCopy:
+        state = None if self._files is None else self._files.find(db, layout)
+        return ResidentCopy(layout, int(self._budget * _FOR_MASKS), state)
+
+    async def _load_by(
+        self,
+        read: Read,
+        resident: _Resident,
+        before: ResidentCopy | None,
+        copy: ResidentCopy,
+        rowids: Int64Array,
+    ) -> NewFile | None:
+        """Load the copy, into a new scan file if there can be one, else where there is memory."""
+        files, file = self._files, None
+        if files is not None and not resident.no_file:
+            file = await read(lambda db, _: files.new(db, copy.table, len(rowids)))
+        if file is None:
+            size = size_of(len(rowids), copy.table.schema.dim)
+            state = None if before is None else before.state
+            if state is not None and (state.is_mapped or state.dead <= state.rows):
+                resident.renew_at = time.monotonic() + _LONG_PAUSE
+                return None
+            if not self._has_room(resident, size):
+                resident.copy = None  # the file answers meanwhile
+            if not self._has_room(resident, size):
+                # What others are being loaded into is not given away.
+                pause = _LONG_PAUSE if size > self._budget else _PAUSE
+                self._refuse(resident, _TOO_LARGE, pause=pause)
+                return None
+            resident.reserved = size
+            self._loading.add(resident)
+        try:
+            await read(partial(copy.load, rowids=rowids, file=file))
+        except BaseException as exc:
+            if file is not None:
+                resident.no_file = isinstance(exc, OSError)
+                await in_thread(file.discard)
+            raise
+        return file
+
+    async def _publish(self, resident: _Resident, file: NewFile, files: ScanFiles) -> None:
+        """Have the store count on a scan file, as soon as it has reached the disk.
+
+        Where that fails the file is removed, and this process goes on with what it has mapped.
+        """
+        try:
+            await in_daemon_thread(file.flush)
+            await self._put_token(resident.table, file.token)
+        except (AiovecError, OSError, asyncio.CancelledError) as exc:
+            resident.renew_at = time.monotonic() + _LONG_PAUSE
+            await in_thread(file.discard)
+            if isinstance(exc, asyncio.CancelledError):
+                raise
             return
-        if self._taken() + wanted + vectors <= self._budget:
-            copy.keeps_vectors = True
-            wanted += vectors
-        # Before the first step: what is being loaded counts as if it were there.
-        self._make_room(resident, wanted)
-        if self._taken() + wanted > self._budget:
-            # What others are being loaded into is not given away. A later search tries again.
-            self._drop(resident)
-            return
-        resident.reserved = wanted
-        self._loading.add(resident)
-        await read(partial(copy.load, rowids=rowids))
-        # The copy alone counts from now on. Whoever lets it go counts on its memory, though the
-        # connection that it was read by is still being closed.
-        resident.copy, resident.reserved, resident.is_behind = copy, 0, True
+        await in_thread(file.end)
+        await self._clean(files)
 
-    def _begin_loading(
-        self, table: TableHandle, db: sqlite3.Connection, _: Ticket
-    ) -> tuple[ResidentCopy, Int64Array]:
-        layout = current_table(db, table)
-        copy = ResidentCopy(layout, int(self._budget * _FOR_MASKS))
-        return copy, rows_to_load(db, layout)
-
-    async def _catch_up(self, resident: _Resident) -> None:
-        """Bring in what has changed, until so little is left that a search can do it."""
-        while resident.is_behind and (copy := resident.copy) is not None:
-            async with self._aside() as read:
-                resident.is_behind = not await read(copy.catch_up)
-            self._keep_to_budget(resident)
+    async def _clean(self, files: ScanFiles) -> None:
+        with suppress(Exception):  # the next one does it
+            await self._read(lambda db, _: files.clean(db))
 
     def _taken(self) -> int:
-        """Return the bytes in memory, and those promised to tables that are being loaded."""
+        """Return the private bytes, and those promised to tables that are being loaded."""
         return sum(one.nbytes for one in {*self._tables.values(), *self._loading})
 
-    def _make_room(self, resident: _Resident, wanted: int) -> None:
-        """Let go of vectors, then of other tables, as many as have to."""
+    def _has_room(self, resident: _Resident, wanted: int) -> bool:
+        """Return whether there is room, once tables that nobody searches have gone."""
+        idle = time.monotonic() - _IDLE
         for one in list(self._tables.values()):
             if self._taken() + wanted <= self._budget:
-                return
-            if one.copy is not None and one.copy.keeps_vectors:
-                one.copy.keeps_vectors = False
-                self._tasks.start(in_thread(one.copy.drop_vectors, limit=self._threads))
-        for one in list(self._tables.values()):
-            if self._taken() + wanted <= self._budget:
-                return
-            if one is not resident and one.ready:
-                self._drop(one)
+                return True
+            if one is not resident and one.ready and one.searched_at < idle:
+                self._unload(one)
+        return self._taken() + wanted <= self._budget
 
     def _refuse(self, resident: _Resident, reason: str, *, pause: float = _LONG_PAUSE) -> None:
         """Leave the table to the file for a while."""
-        table = resident.table
-        _, _, before = self._retry_at.pop(table.name, (None, 0.0, ""))
-        self._retry_at[table.name] = (table.token, time.monotonic() + pause, reason)
-        if len(self._retry_at) > _MOST_PAUSES:
-            del self._retry_at[next(iter(self._retry_at))]
-        self._drop(resident)
+        self._unload(resident)
+        before, resident.reason = resident.reason, reason
+        resident.retry_at = time.monotonic() + pause
         if reason != before:  # in a thread, since a log may be a file
-            say = partial(LOG.warning, "table %s is searched from the file: %s", table.name, reason)
-            self._tasks.start(in_thread(say, limit=self._threads))
+            name = resident.table.name
+            say = partial(LOG.warning, "table %s is searched from the file: %s", name, reason)
+            self._tasks.start(in_thread(say))
 
     def _drop(self, resident: _Resident) -> None:
         if self._tables.get(resident.table.name) is resident:
@@ -408,7 +501,7 @@ class ResidentSearch:
 
     @staticmethod
     def _unload(resident: _Resident) -> None:
-        resident.copy = None
+        resident.copy, resident.is_behind = None, False
         loading = resident.loading
         if loading is not None and not loading.done() and loading is not asyncio.current_task():
             loading.cancel()
@@ -419,6 +512,8 @@ class ResidentSearch:
         """Return what the queries find, together with others. StoreBusyError where none begins in
         time. A cancelled caller leaves its batch, which goes on without it.
         """
+        if self._closed:
+            raise StoreClosedError(self._target)
         call = _Call(queries, current_deadline(self._busy_timeout))
         resident.waiting.append(call)
         self._waiting[resident] = None
@@ -432,28 +527,27 @@ class ResidentSearch:
 
     def _begin_batches(self) -> None:
         """Begin batches of the calls that wait, as many as there are workers for."""
-        for resident in list(self._waiting):
-            if self._at_work >= self._workers:
-                return
-            if not resident.ready and not _is_over(resident.loading):
-                continue
-            while self._at_work < self._workers:
-                share = sum(len(call.queries) for call in resident.waiting)
-                if resident.batches and share <= _ONE_BATCH:
-                    break
-                if share > _ONE_BATCH:
-                    share = min(_MOST_TOGETHER, -(-share // (self._workers - self._at_work)))
-                calls = resident.take(share)
-                if not calls:
-                    break
-                self._begin(resident)
-                batch = _Batch(calls)
-                batch.task = asyncio.create_task(self._answer(resident, batch))
-                self._batches.add(batch.task)
-                batch.task.add_done_callback(self._batches.discard)
-            del self._waiting[resident]
-            if resident.waiting:  # behind the others
-                self._waiting[resident] = None
+        while self._at_work < self._workers and (resident := self._longest_waiting()) is not None:
+            share = resident.wanted
+            if not resident.ready:  # the file is read once for all
+                share = _MOST_TOGETHER
+            elif share > _ONE_BATCH:
+                share = min(_MOST_TOGETHER, -(-share // (self._workers - self._at_work)))
+            self._begin(resident)
+            calls = resident.take(share)
+            if not resident.waiting:
+                del self._waiting[resident]
+            batch = asyncio.create_task(self._answer(resident, calls))
+            self._batches.add(batch)
+            batch.add_done_callback(self._batches.discard)
+
+    def _longest_waiting(self) -> _Resident | None:
+        """The table whose first call has waited longest, of those that may have a further batch."""
+        some = [
+            one for one in self._waiting
+            if one.answers and not (one.batches and one.wanted <= _ONE_BATCH)
+        ]  # fmt: skip
+        return min(some, key=lambda one: one.waiting[0].deadline.began, default=None)
 
     def _begin(self, resident: _Resident) -> None:
         self._at_work += 1
@@ -466,34 +560,36 @@ class ResidentSearch:
             # Those who got answers ask again first: they join those that wait.
             asyncio.get_running_loop().call_soon(self._begin_batches)
 
-    async def _answer(self, resident: _Resident, batch: _Batch) -> None:
+    async def _answer(self, resident: _Resident, calls: Sequence[_Call]) -> None:
         try:
-            await self._answer_calls(resident, batch, batch.calls)
+            async with self._reader() as read:
+                if calls := [call for call in calls if not call.future.done()]:
+                    _Batch(calls, asyncio.current_task())
+                    await self._answer_calls(read, resident, calls)
         except asyncio.CancelledError:
-            for call in batch.calls:
+            for call in calls:
                 call.future.cancel()
             raise
+        except Exception as error:  # noqa: BLE001 - no reader is left
+            for call in calls:
+                call.fail(error)
         finally:
             self._end(resident)
 
-    async def _answer_calls(
-        self, resident: _Resident, batch: _Batch, calls: Sequence[_Call]
-    ) -> None:
+    async def _answer_calls(self, read: Read, resident: _Resident, calls: Sequence[_Call]) -> None:
         queries = [query for call in calls for query in call.queries]
         try:
-            with max((call.deadline for call in calls), key=Deadline.left).shared():
-                found = iter(await self._found(resident, queries, batch))
+            found = iter(await self._found(read, resident, queries))
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait
             if isinstance(error, StoreBusyError):
                 for call in calls:
                     call.fail(call.deadline.error(error.reason))
                 return
-            if len(calls) == 1 or isinstance(error, NotResidentError):
-                for call in calls:
-                    call.fail(error)
+            if len(calls) == 1:
+                calls[0].fail(error)
                 return
             for call in calls:  # whose it is shows when each is asked alone
-                await self._answer_calls(resident, batch, [call])
+                await self._answer_calls(read, resident, [call])
             return
         for call in calls:
             own = [next(found) for _ in call.queries]
@@ -501,20 +597,18 @@ class ResidentSearch:
                 call.future.set_result(own)
 
     async def _found(
-        self, resident: _Resident, queries: Sequence[VectorQuery], batch: _Batch | None = None
+        self, read: Read, resident: _Resident, queries: Sequence[VectorQuery]
     ) -> list[Found]:
         """Return what queries find, all in one snapshot."""
-        table, copy = resident.table, resident.copy
-        if copy is None:
-            raise NotResidentError
+        by_file = False
 
-        def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State, list[Found]]:
-            if batch is not None:
-                batch.reads = True
-            layout = current_table(db, table)
-            state = copy.advance(db, ticket)
-            if state is None:
-                raise NotResidentError
+        def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State | None, list[Found]]:
+            layout = current_table(db, resident.table)
+            copy = None if by_file else self._copy(resident, layout, db)
+            state = None if copy is None else copy.advance(db, ticket)
+            if copy is None or state is None:
+                resident.is_behind |= copy is not None
+                return None, search_in_file(db, ticket, resident.table, queries, by_bits=False)
             snapshot = Snapshot(db, ticket, layout, state)
             found: list[Found] = []
             for start in range(0, len(queries), _MOST_TOGETHER):
@@ -522,19 +616,23 @@ class ResidentSearch:
                 found += answer(snapshot, copy.masks, part)
             return state, found
 
-        for _ in range(_MOST_SNAPSHOTS):
-            try:
-                state, found = await self._read(work)
-                break
-            except OlderSnapshotError:
-                continue
-            except NotResidentError:
-                if resident.copy is copy and _is_over(resident.loading):
-                    resident.is_behind = True
-                    resident.loading = self._tasks.start(self._load(resident))
-                raise
-        else:
-            raise NotResidentError
+        try:
+            for attempt in range(_MOST_SNAPSHOTS + 1):
+                by_file = attempt == _MOST_SNAPSHOTS
+                try:
+                    state, found = await read(work)
+                    break
+                except OlderSnapshotError:
+                    continue
+        except StaleTableError:
+            self._drop(resident)
+            raise
+        finally:
+            if resident.answered is not None:
+                resident.answered.set()
+        if state is None:
+            self._answered_by_file(resident)
+            return found
         counts = resident.counts
         counts["searches"] += len(queries)
         counts["batches"] += 1
@@ -544,18 +642,59 @@ class ResidentSearch:
             self._look_after(resident, state)
         return found
 
+    def _copy(
+        self, resident: _Resident, layout: TableLayout, db: sqlite3.Connection
+    ) -> ResidentCopy | None:
+        """The table's copy, at the first search by its scan file; None where the file answers."""
+        if resident.copy is None and not resident.looked and self._files is not None:
+            resident.looked = True
+            copy = self._new_copy(layout, db)
+            if copy.state is not None:
+                resident.copy = copy
+        return None if resident.is_behind else resident.copy
+
+    def _answered_by_file(self, resident: _Resident) -> None:
+        if resident.is_behind:
+            self._begin_loading(resident)
+        if not resident.ready and not _is_over(resident.loading):
+            self._let_load(resident)
+
+    def _let_load(self, resident: _Resident) -> None:
+        """Have searches wait for the load, for a while."""
+        resident.file_at = time.monotonic() + self._loads_alone
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._loads_alone + 0.001, self._begin_batches)
+
     def _look_after(self, resident: _Resident, state: State) -> None:
-        """Keep the tables within the budget, and have rows that are gone give back their room."""
+        """Keep to the budget, and have the table loaded anew where that is worth it."""
         resident.kept = state
         self._keep_to_budget(resident)
-        copy = resident.copy
-        if copy is not None and needs_compaction(state) and _is_over(resident.compacting):
-            resident.compacting = self._tasks.start(in_thread(copy.compact, limit=self._threads))
+        if self._is_worn(resident):
+            self._begin_loading(resident)
+        now = time.monotonic()
+        if now >= self._looked_at + _BETWEEN_LOOKS and len(self._tables) > 1:
+            self._looked_at = now
+            self._tasks.start(self._drop_stale())
+
+    async def _drop_stale(self) -> None:
+        """Let go of tables that another process dropped, or altered."""
+        with suppress(Exception):  # the next look does it
+            epochs = await self._read(
+                lambda db, _: dict(db.execute("SELECT name, epoch FROM aiovec_tables").fetchall())
+            )
+            for name, resident in list(self._tables.items()):
+                if epochs.get(name) != resident.table.token:
+                    self._drop(resident)
 
     def _keep_to_budget(self, resident: _Resident) -> None:
-        self._make_room(resident, 0)  # tables grow
-        if resident.nbytes > self._budget:
-            self._refuse(resident, _TOO_LARGE)
+        """Tables grow: the largest goes to a new scan file, or is left to the store's file."""
+        if self._has_room(resident, 0):
+            return
+        largest = max(self._tables.values(), key=lambda one: one.nbytes, default=resident)
+        copy = largest.copy
+        if copy is not None and copy.state is not None:
+            gets_file = self._gets_file(largest, copy.state.rows)
+            self._refuse(largest, _TOO_LARGE, pause=_PAUSE if gets_file else _LONG_PAUSE)
 
 
 def _is_over(task: asyncio.Task[None] | None) -> bool:

@@ -46,21 +46,20 @@ def rounding(dim: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class RowCodes:
-    """Rows as codes, with 12 bytes a row beside them, and perhaps the vectors."""
+    """Rows as codes, with 12 bytes a row beside them, and their vectors."""
 
     codes: Int8Array
     scale: Float32Array
     offset: Float32Array
     error: Float32Array
-    vectors: Float32Array | None = None
+    vectors: Float32Array
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def part(self, rows: slice) -> RowCodes:
-        vectors = None if self.vectors is None else self.vectors[rows]
         facts = self.scale[rows], self.offset[rows], self.error[rows]
-        return RowCodes(self.codes[rows], *facts, vectors)
+        return RowCodes(self.codes[rows], *facts, self.vectors[rows])
 
 
 def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
@@ -81,10 +80,10 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
         lengths = _lengths(vectors)
         lengths[largest == 0] = 1.0
         scale: Float32Array = unit / (np.float32(_STEPS) * lengths)
-        return RowCodes(codes, scale, nothing, left_out * scale * relative)
+        return RowCodes(codes, scale, nothing, left_out * scale * relative, vectors)
     scale = unit / np.float32(_STEPS)
     offset = nothing if metric == "dot" else _squares(vectors) / np.float32(-2.0)
-    return RowCodes(codes, scale, offset, left_out * scale * relative)
+    return RowCodes(codes, scale, offset, left_out * scale * relative, vectors)
 
 
 def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
@@ -101,31 +100,9 @@ def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
     return upper, lower, squares**0.5 / 2
 
 
-def put_together(upper: Int8Array, lower: Int8Array, dim: int) -> Int8Array:
-    """The codes that ``halved`` took apart."""
-    high, low = upper.view(np.uint8), lower.view(np.uint8)
-    codes = np.concatenate([high << 4 | low & 15, high & 240 | low >> 4], axis=1)
-    return (codes ^ 128).view(np.int8)[:, :dim]
-
-
 def stacked(rows: Sequence[npt.NDArray[_Scalar]]) -> npt.NDArray[_Scalar]:
     """Return rows as one matrix; a single one as it lies, which takes a tenth of the time."""
     return np.stack(rows) if len(rows) > 1 else rows[0][None]
-
-
-def value_of(distance: float, query: Float32Array, metric: Metric, longest: float) -> float:
-    """The value of a row at this distance from the query, or a hair less: never more.
-
-    No row is longer than ``longest``.
-    """
-    # What float64 may have rounded in the distance, relative to what was summed up.
-    hair = rounding(len(query)) * 2.0**-26
-    if metric == "cosine":
-        return 1.0 - distance - 4 * hair
-    length = float(np.linalg.norm(query.astype(np.float64)))
-    if metric == "dot":
-        return -distance - hair * length * longest
-    return (length**2 - distance**2) / 2 - hair * (2 * length + distance) ** 2
 
 
 def _lengths(rows: Float32Array) -> Float32Array:
@@ -146,17 +123,14 @@ _FEW_SOUGHT = 8
 # Where codes begin, in bytes: a row that lies across one more line of the processor's cache than it
 # has to takes half as long again to scan.
 _CACHE_LINE = 64
-# Rows that are gone and not worth a compaction.
-_SMALLEST = 256
 
 
 @dataclass(frozen=True)
 class Segment:
     """The first ``count`` rows of arrays that may have room for more.
 
-    The codes lie in halves, the upper ones in ``upper``. ``vectors`` are the rows themselves, where
-    there is room for them. ``most_error``, ``most_reach``, ``most_offset`` and ``most_lower`` bound
-    the rows' facts.
+    The codes lie in halves, the upper ones in ``upper``. ``vectors`` are the rows themselves.
+    ``most_error``, ``most_reach``, ``most_offset`` and ``most_lower`` bound the rows' facts.
     """
 
     mark: object
@@ -170,50 +144,50 @@ class Segment:
     offset: Float32Array
     error: Float32Array
     rowids: Int64Array
-    vectors: Float32Array | None
+    vectors: Float32Array
     ordered: bool = True
     """True where the rowids rise, as they do in a table without partitions."""
     most_error: float = 0.0
     most_reach: float = 0.0
     most_offset: float = 0.0
     most_lower: float = 0.0
+    mapped: bool = False
+    """True where the arrays lie in a scan file: nothing is written to them. Those of a row that
+    goes get a private ``offset``."""
 
     @classmethod
-    def empty(cls, room: int, dim: int, *, vectors: bool) -> Segment:
+    def empty(cls, room: int, dim: int) -> Segment:
         upper, lower = _code_room(room, (dim + 1) // 2)
         scale, offset, error = (np.empty(room, dtype=np.float32) for _ in range(3))
-        kept = np.empty((room, dim), dtype=np.float32) if vectors else None
-        rowids = np.empty(room, dtype=np.int64)
-        return cls(object(), 0, 0, dim, upper, lower, scale, offset, error, rowids, kept)
+        vectors, rowids = np.empty((room, dim), dtype=np.float32), np.empty(room, dtype=np.int64)
+        return cls(object(), 0, 0, dim, upper, lower, scale, offset, error, rowids, vectors)
+
+    def emptied(self, room: int) -> Segment:
+        """The first part of the same arrays, without a row."""
+        return Segment(
+            object(), 0, 0, self.dim, self.upper[:room], self.lower[:room], self.scale[:room],
+            self.offset[:room], self.error[:room], self.rowids[:room], self.vectors[:room],
+        )  # fmt: skip
 
     @cached_property
     def record(self) -> SegmentRecord:
         """The segment as the scan reads it."""
-        vectors = None if self.vectors is None else address(self.vectors)
         return SegmentRecord(
             address(self.upper), address(self.lower), address(self.scale), address(self.offset),
-            address(self.error), address(self.rowids), vectors, self.count, self.most_error,
-            self.most_reach, self.most_offset, self.most_lower,
+            address(self.error), address(self.rowids), address(self.vectors), self.count,
+            self.most_error, self.most_reach, self.most_offset, self.most_lower,
         )  # fmt: skip
 
     @property
     def nbytes(self) -> int:
+        """The private bytes."""
+        if self.mapped:
+            return self.offset.nbytes if self.dead else 0
         return sum(array.nbytes for array in self._arrays)
-
-    def codes(self, places: Any) -> Int8Array:
-        """The codes of the rows at these places."""
-        return put_together(self.upper[places], self.lower[places], self.dim)
-
-    def rows(self, places: Any) -> RowCodes:
-        """The rows at these places."""
-        return RowCodes(
-            self.codes(places), self.scale[places], self.offset[places], self.error[places],
-            None if self.vectors is None else self.vectors[places],
-        )  # fmt: skip
 
     def with_room(self, room: int) -> Segment:
         """The same rows in larger arrays, or in smaller ones."""
-        larger = Segment.empty(room, self.dim, vectors=self.vectors is not None)
+        larger = Segment.empty(room, self.dim)
         for to, of in zip(larger._arrays, self._arrays, strict=True):
             to[: self.count] = of[: self.count]
         return replace(
@@ -223,9 +197,8 @@ class Segment:
 
     @property
     def _arrays(self) -> list[npt.NDArray[Any]]:
-        vectors = [] if self.vectors is None else [self.vectors]
         codes = [self.upper, self.lower]
-        return [*codes, self.scale, self.offset, self.error, self.rowids, *vectors]
+        return [*codes, self.scale, self.offset, self.error, self.rowids, self.vectors]
 
     def append(self, rowids: Int64Array, rows: RowCodes) -> Segment:
         """The segment with more rows, for which there must be room."""
@@ -235,16 +208,13 @@ class Segment:
         self.scale[start:end] = rows.scale
         self.offset[start:end] = rows.offset
         self.error[start:end] = rows.error
-        vectors = None if rows.vectors is None else self.vectors
-        if vectors is not None:
-            vectors[start:end] = rows.vectors
+        self.vectors[start:end] = rows.vectors
         lengths = np.sqrt(np.square(rows.codes, dtype=np.float32).sum(axis=1)) * rows.scale
         before = self.rowids[start - 1] if start else -1
         rises = bool(rowids[0] > before and (np.diff(rowids) > 0).all()) if len(rowids) else True
         return replace(
             self,
             count=end,
-            vectors=vectors,
             ordered=self.ordered and rises,
             most_error=max(self.most_error, float(rows.error.max(initial=0.0))),
             most_reach=max(self.most_reach, float(lengths.max(initial=0.0))),
@@ -325,14 +295,24 @@ class State:
         return (SegmentRecord * len(self.segments))(*[one.record for one in self.segments])
 
     @cached_property
-    def has_vectors(self) -> bool:
-        return all(segment.vectors is not None for segment in self.segments)
+    def nbytes(self) -> int:
+        """The private bytes."""
+        return sum(segment.nbytes for segment in self.segments)
+
+    @cached_property
+    def changed(self) -> int:
+        """The rows that have come and gone since the scan file, or all where there is none."""
+        return sum(part.dead if part.mapped else part.count for part in self.segments)
+
+    @cached_property
+    def is_mapped(self) -> bool:
+        return any(segment.mapped for segment in self.segments)
 
     @cached_property
     def rows(self) -> int:
         return sum(segment.count - segment.dead for segment in self.segments)
 
-    @property
+    @cached_property
     def dead(self) -> int:
         return sum(segment.dead for segment in self.segments)
 
@@ -359,10 +339,10 @@ def appended(
     grown = list(segments)
     done = 0
     while done < len(rows):
-        if not grown or grown[-1].count >= full:
+        if not grown or grown[-1].mapped or grown[-1].count >= full:
             room = min(full, max(_ROOM, len(rows) - done, coming - done))
             dim = rows.codes.shape[1]
-            grown.append(Segment.empty(room, dim, vectors=rows.vectors is not None))
+            grown.append(Segment.empty(room, dim))
         segment = grown[-1]
         if segment.count == len(segment.rowids):
             # By a quarter: twice the size would be mostly room.
@@ -382,47 +362,3 @@ def without(segments: Sequence[Segment], rowids: Int64Array) -> list[Segment]:
         return list(segments)
     sought = np.sort(rowids)
     return [segment.without(sought) for segment in segments]
-
-
-def sparse(state: State) -> list[Segment]:
-    """The segments of which at least half of the rows are gone."""
-    return [part for part in state.segments if part.dead and part.dead * 2 >= part.count]
-
-
-def compacted(parts: Sequence[Segment]) -> list[Segment]:
-    """Return the rows of sparse segments, without room for those that are gone."""
-    fresh: list[Segment] = []
-    for part in parts:
-        rows = np.flatnonzero(part.offset[: part.count] > -np.inf)
-        rows = rows[np.argsort(part.rowids[rows])]
-        # In segments of their own: room in the others may be taken by a write meanwhile.
-        fresh = appended(fresh, part.rowids[rows], part.rows(rows))
-    return fresh
-
-
-def replaced(state: State, parts: Sequence[Segment], fresh: Sequence[Segment]) -> State | None:
-    """Return the state with ``fresh``, made of ``parts``, in the place of these as they are now.
-
-    Rows of them that have gone since go, those that have come since come. None where one of them
-    has gone altogether.
-    """
-    now = {segment.mark: segment for segment in state.segments}
-    if any(part.mark not in now for part in parts):
-        return None
-    segments = list(fresh)
-    for part in parts:
-        before = part.offset[: part.count] > -np.inf
-        gone = before & np.isneginf(now[part.mark].offset[: part.count])
-        segments = without(segments, part.rowids[: part.count][gone])
-    for part in parts:
-        newer = now[part.mark]
-        rows = part.count + np.flatnonzero(newer.offset[part.count : newer.count] > -np.inf)
-        segments = appended(segments, newer.rowids[rows], newer.rows(rows))
-    marks = {part.mark for part in parts}
-    kept = (segment for segment in state.segments if segment.mark not in marks)
-    return State(state.change, (*kept, *segments))
-
-
-def needs_compaction(state: State) -> bool:
-    """Return whether a good part of the memory is for rows that are gone."""
-    return state.dead > _SMALLEST and bool(sparse(state))

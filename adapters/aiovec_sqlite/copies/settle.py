@@ -1,7 +1,7 @@
 """A batch of searches answered from a resident copy, on a reader's thread, in one snapshot.
 
-One call into C scans the codes for the batch, during which Python's other threads run. The scan's
-candidates get their true distances from the vectors in memory, or else in the file.
+One call into C scans the codes for the batch and measures the candidates by their vectors, during
+which Python's other threads run.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ from aiovec.backend import (
     Float64Array,
     Int64Array,
     Metric,
-    nearest_first,
 )
 from aiovec.backend.contract import Found, VectorQuery
 
 from ..connection import Ticket
 from ..layout import TableLayout
 from ..reads import by_rowids, split
-from ..vectors import VectorReader
 from .copy import Masks
 from .kernel.library import KINDS, METRICS, address, library
-from .segments import State, stacked, value_of
+from .segments import State, stacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +40,12 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
-    """Rows that may be among a query's nearest, the likeliest first."""
-
-    rowids: Int64Array
-    most: Float64Array
-    """The most that their true values can be."""
-
-
-@dataclass(frozen=True, slots=True)
 class Nearest:
     """Rows and their distances to a query; vectors where the batch wants any."""
 
     rowids: Int64Array
     distances: Float64Array
     vectors: Float32Array | None
-
-
-def candidates(
-    state: State, asked: Sequence[Asked], metric: Metric, stop: ctypes.c_byte | None = None
-) -> list[Candidates]:
-    """Return for each query all rows that may be among its nearest, and some more.
-
-    Where ``stop`` becomes true the scan ends early, and rows are missing.
-    """
-    room = sum(8 * min(one.wanted, state.rows) + 256 for one in asked)
-    search = _Search(state, asked, metric, stop, settled=False)
-    ends, rowids, most, _ = search.run(room)
-    parts = _slices(ends)
-    return [Candidates(rowids[part], most[part]) for part in parts]
 
 
 def nearest(
@@ -83,24 +58,24 @@ def nearest(
 ) -> list[Nearest]:
     """Return each query's nearest rows, and those that equal the last one, the nearest first.
 
-    The state has its vectors, which come along on demand. Where ``stop`` becomes true the scan ends
-    early, and rows are missing.
+    Their vectors come along on demand. Where ``stop`` becomes true the scan ends early, and rows
+    are missing.
     """
     room = sum(2 * min(one.wanted, state.rows) + 16 for one in asked)
-    search = _Search(state, asked, metric, stop, settled=True)
+    search = Search(state, asked, metric, stop)
     ends, rowids, far, kept = search.run(room, vectors=vectors)
     return [
         Nearest(rowids[part], far[part], None if kept is None else kept[part])
-        for part in _slices(ends)
+        for part in slices(ends)
     ]
 
 
-def _slices(ends: Sequence[int]) -> list[slice]:
+def slices(ends: Sequence[int]) -> list[slice]:
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-class _Search:
-    """The arguments of one call."""
+class Search:
+    """The arguments of one call; not ``settled``, it gives all candidates."""
 
     def __init__(
         self,
@@ -109,7 +84,7 @@ class _Search:
         metric: Metric,
         stop: ctypes.c_byte | None,
         *,
-        settled: bool,
+        settled: bool = True,
     ) -> None:
         self._library = library()
         self._points = np.ascontiguousarray(stacked([one.vector for one in asked]), np.float32)
@@ -157,36 +132,6 @@ class _Search:
             room = total
 
 
-def measure(
-    vectors: Float32Array,
-    rows: Int64Array,
-    points: Float32Array,
-    which: Int64Array,
-    metric: Metric,
-) -> Float64Array:
-    """The true distances of pairs: rows of the vectors, and the points that each belongs to.
-
-    They are those of ``distances``, to the last bit, and all come from one call.
-    """
-    vectors, points = (np.ascontiguousarray(some, dtype=np.float32) for some in (vectors, points))
-    rows, which = (np.ascontiguousarray(some, dtype=np.int64) for some in (rows, which))
-    measured = np.empty(len(rows), dtype=np.float64)
-    done = library().distances(
-        address(vectors), address(rows), address(points), address(which), len(rows),
-        vectors.shape[1], METRICS[metric], address(measured),
-    )  # fmt: skip
-    if done < 0:
-        raise MemoryError("no memory for distances")
-    return measured
-
-
-# Where there are this many rows for each candidate, hardly two of these lie in one chunk.
-_SPARSE = 32
-# Rows read at once.
-_BLOCK = 4096
-# So many vectors are read by one statement. A lone query has as many measured at first, which often
-# saves a second look.
-_FILLED_UP = 16
 # Where a filter selects less than this share of the rows, its query has a scan of its own, which
 # multiplies few of them.
 _FEW = 1 / 16
@@ -253,101 +198,10 @@ def _nearest(
     asked = [
         Asked(query.vector, query.limit, mask) for query, mask in zip(queries, masks, strict=True)
     ]
-    if state.has_vectors:
-        keeps = any(query.columns.vector for query in queries)
-        best = nearest(state, asked, metric, ticket.stop, vectors=keeps)
-        ticket.check()
-        return best
-    found = candidates(state, asked, metric, ticket.stop)
+    keeps = any(query.columns.vector for query in queries)
+    best = nearest(state, asked, metric, ticket.stop, vectors=keeps)
     ticket.check()
-    return _Rescoring(snapshot).nearest(found, queries)
-
-
-class _Rescoring:
-    """Settles a batch's candidates by the vectors in the file."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._vectors = VectorReader(snapshot.db, snapshot.table)
-        self._metric: Metric = snapshot.table.schema.metric
-        self._rows = snapshot.state.rows
-        self._longest = snapshot.state.longest
-        self._ticket = snapshot.ticket
-
-    def nearest(self, found: Sequence[Candidates], queries: Sequence[VectorQuery]) -> list[Nearest]:
-        """Of each query's candidates its nearest.
-
-        The likeliest ones are measured first: their distances leave few of the others.
-        """
-        extra = _FILLED_UP if len(queries) == 1 else 1
-        first = [
-            one.rowids[: query.limit + -query.limit % extra]
-            for one, query in zip(found, queries, strict=True)
-        ]
-        measured = self._measured(first, queries)
-        others = [
-            self._others(one, near, query)
-            for one, near, query in zip(found, measured, queries, strict=True)
-        ]
-        if any(map(len, others)):
-            more = self._measured(others, queries)
-            measured = [_joined(near, other) for near, other in zip(measured, more, strict=True)]
-        return [_best(near, query.limit) for near, query in zip(measured, queries, strict=True)]
-
-    def _others(self, found: Candidates, near: Nearest, query: VectorQuery) -> Int64Array:
-        """Candidates beyond the first ones that may be as near as the last one wanted of these."""
-        first, limit = len(near.rowids), query.limit
-        if len(found.rowids) == first:
-            return found.rowids[first:]
-        last = np.partition(near.distances, limit - 1)[limit - 1]
-        reached = value_of(float(last), query.vector, self._metric, self._longest)
-        return found.rowids[first:][found.most[first:] >= reached]
-
-    def _measured(
-        self, wanted: Sequence[Int64Array], queries: Sequence[VectorQuery]
-    ) -> list[Nearest]:
-        """Each query's rows with their distances; those of all queries are read together."""
-        rowids = wanted[0] if len(wanted) == 1 else np.concatenate(wanted)
-        dim = len(queries[0].vector)
-        measured = np.empty(len(rowids), dtype=np.float64)
-        keeps = any(query.columns.vector for query in queries)
-        kept = np.empty((len(rowids), dim), dtype=np.float32) if keeps else None
-        sizes = [len(part) for part in wanted]
-        points = stacked([query.vector for query in queries])
-        which = np.repeat(np.arange(len(queries)), sizes)
-        for start in range(0, len(rowids), _BLOCK):
-            some = slice(start, start + _BLOCK)
-            # One that several queries want is read once.
-            once, places = np.unique(rowids[some], return_inverse=True)
-            sparse = len(once) * _SPARSE < self._rows
-            vectors = self._vectors.read(once, self._ticket, scattered=sparse, present=True)
-            measured[some] = measure(vectors, places, points, which[some], self._metric)
-            if kept is not None:
-                kept[some] = vectors[places]
-        found, start = [], 0
-        for size in sizes:
-            part = slice(start, start + size)
-            mine = None if kept is None else kept[part]
-            found.append(Nearest(rowids[part], measured[part], mine))
-            start += size
-        return found
-
-
-def _joined(near: Nearest, other: Nearest) -> Nearest:
-    vectors = None
-    if near.vectors is not None and other.vectors is not None:
-        vectors = np.concatenate([near.vectors, other.vectors])
-    return Nearest(
-        np.concatenate([near.rowids, other.rowids]),
-        np.concatenate([near.distances, other.distances]),
-        vectors,
-    )
-
-
-def _best(near: Nearest, limit: int) -> Nearest:
-    """Return the nearest ones, best first, and those that equal the last one."""
-    which = nearest_first(near.distances, limit)
-    vectors = None if near.vectors is None else near.vectors[which]
-    return Nearest(near.rowids[which], near.distances[which], vectors)
+    return best
 
 
 def _fetch(

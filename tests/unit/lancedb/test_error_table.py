@@ -38,6 +38,7 @@ SAYS: list[tuple[type[AiovecError], str, str]] = [
 ]
 
 REQUESTS = [
+    ("Generic S3 error: Failed to resolve region for bucket 'a'", "storage option aws_region"),
     ('ListRequest, Status { status: 301, body: Some("<Code>PermanentRedirect</Code>") }',
      "check the region (HTTP 301, PermanentRedirect)"),
     ("uri: http://169.254.169.254/latest/api/token, inner: Connect", "no credentials"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,11 +14,30 @@ import numpy.typing as npt
 from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.segments import Int8Array, Segment, State, encode_rows
+from aiovec_sqlite.copies.settle import Asked, Search, slices
 
 Bools = npt.NDArray[np.bool_]
 Near = list[tuple[list[int], npt.NDArray[np.float64]]]
 """For each query rows with their distances."""
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Rows that may be among a query's nearest, the likeliest first."""
+
+    rowids: npt.NDArray[np.int64]
+    most: npt.NDArray[np.float64]
+    """The most that their true values can be."""
+
+
+def candidates(
+    state: State, asked: Sequence[Asked], metric: Metric, stop: ctypes.c_byte | None = None
+) -> list[Candidates]:
+    """Return for each query all rows that may be among its nearest, and some more."""
+    room = sum(8 * min(one.wanted, state.rows) + 256 for one in asked)
+    ends, rowids, most, _ = Search(state, asked, metric, stop, settled=False).run(room)
+    return [Candidates(rowids[part], most[part]) for part in slices(ends)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +97,26 @@ def _vectors(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.f
 
 def _segment(rng: np.random.Generator, place: int, count: int, dim: int, metric: Metric) -> Segment:
     room = count + int(rng.integers(0, 9))
-    segment = Segment.empty(max(room, 1), dim, vectors=True)
+    segment = Segment.empty(max(room, 1), dim)
     if rng.random() < 0.5:  # not where a line of the cache begins
         upper, lower = _loose(rng, segment.upper), _loose(rng, segment.lower)
         segment = replace(segment, upper=upper, lower=lower)
     ids = place * 10_000 + rng.permutation(10_000)[:count].astype(np.int64)
     if count:
         vectors = _vectors(rng, count, dim)
-        rows = replace(encode_rows(vectors, metric), vectors=vectors)
-        segment = segment.append(ids, rows)
+        segment = segment.append(ids, encode_rows(vectors, metric))
     if count and rng.random() < 0.4:
         gone = rng.choice(ids, rng.integers(0, count + 1), replace=False)
         segment = segment.without(np.sort(gone))
     return segment
+
+
+def codes_of(segment: Segment) -> Int8Array:
+    """The codes of a segment's rows, of both their halves."""
+    rows = slice(segment.count)
+    high, low = segment.upper[rows].view(np.uint8), segment.lower[rows].view(np.uint8)
+    codes = np.concatenate([high << 4 | low & 15, high & 240 | low >> 4], axis=1)
+    return (codes ^ 128).view(np.int8)[:, : segment.dim]
 
 
 def _loose(rng: np.random.Generator, codes: Int8Array) -> Int8Array:
@@ -107,7 +135,6 @@ def check_measured(case: Case, listed: list[list[int]], found: Near) -> None:
     for column, (rowids, measured) in enumerate(found):
         mask, ids, vectors = case.masks[column], [], []
         for number, one in enumerate(case.segments):
-            assert one.vectors is not None
             there = one.offset[: one.count] > -np.inf
             if mask is not None:
                 there &= mask[number]
@@ -132,7 +159,6 @@ def packed(case: Case, kind: int) -> bytes:
     parts = [struct.pack("<5qd", *head, case.state.longest)]
     for number, one in enumerate(case.segments):
         parts.append(struct.pack("<q", one.count))
-        assert one.vectors is not None
         codes = (one.upper, one.lower)
         arrays = (*codes, one.scale, one.offset, one.error, one.rowids, one.vectors)
         parts += [array[: one.count].tobytes() for array in arrays]

@@ -7,13 +7,13 @@ The truth is computed in float64 from the float32 vectors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.sqlite.scans import Candidates, candidates
 
 from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.segments import (
@@ -22,10 +22,9 @@ from aiovec_sqlite.copies.segments import (
     State,
     appended,
     encode_rows,
-    value_of,
     without,
 )
-from aiovec_sqlite.copies.settle import Asked, Candidates, candidates, nearest
+from aiovec_sqlite.copies.settle import Asked, nearest
 
 Rows = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -205,7 +204,7 @@ def state_of(
         end = min(n, start + int(rng.integers(1, n + 1)))
         ids = np.arange(start, end, dtype=np.int64)
         some = rows[start:end]
-        coded = replace(encode_rows(some, metric), vectors=some)
+        coded = encode_rows(some, metric)
         parts = appended(parts, ids, coded, full=full)
         start = end
     parts = without(parts, np.array(sorted(gone), dtype=np.int64))
@@ -270,14 +269,6 @@ def check_found(
     best = set(np.flatnonzero(allowed)[truth >= worst].tolist())
     assert best <= set(found.tolist()), f"{len(best - set(found.tolist()))} rows are missing"
     assert (candidates.most >= values[found]).all(), "a row is better than it can be"
-    # What the distances of the likeliest ones leave of the others.
-    first, others = found[:wanted], found[wanted:]
-    measured = distances(rows[first], query, metric)
-    longest = np.linalg.norm(rows.astype(np.float64), axis=1).max()
-    reached = value_of(float(measured.max()), query, metric, longest)
-    assert reached <= values[first].min()
-    kept = set(others[candidates.most[wanted:] >= reached].tolist())
-    assert best <= kept | set(first.tolist()), "a row is left out for another's distance"
 
 
 # The tests

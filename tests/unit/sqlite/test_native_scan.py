@@ -12,15 +12,17 @@ import pytest
 from tests.contract.base import case as named
 from tests.unit.sqlite.scans import (
     Case,
+    candidates,
     check_measured,
+    codes_of,
     random_case,
     random_pairs,
 )
 
 from aiovec_sqlite.copies.kernel import library as native
-from aiovec_sqlite.copies.kernel.library import KINDS, Library
+from aiovec_sqlite.copies.kernel.library import KINDS, Library, measure
 from aiovec_sqlite.copies.segments import State, appended, encode_rows
-from aiovec_sqlite.copies.settle import Asked, candidates, measure, nearest
+from aiovec_sqlite.copies.settle import Asked, nearest
 
 
 @pytest.fixture(params=KINDS)
@@ -113,7 +115,7 @@ def test_rows_that_come_in_the_worst_order() -> None:
     while not case.segments or case.segments[0].count < 100:
         case = random_case(rng, metric="dot")
     one = case.segments[0]
-    order = np.argsort(one.codes(slice(one.count)) @ case.points[0])
+    order = np.argsort(codes_of(one) @ case.points[0])
     for array in (one.upper, one.lower, one.scale):
         array[: one.count] = array[: one.count][order]
     check(case, vectors=False)
@@ -130,7 +132,7 @@ def test_a_scan_that_nobody_waits_for_ends() -> None:
 @pytest.mark.usefixtures("library")
 def test_more_equal_rows_than_there_is_room_for() -> None:
     rows = np.ones((1000, 24), dtype=np.float32)
-    coded = replace(encode_rows(rows, "l2"), vectors=rows)
+    coded = encode_rows(rows, "l2")
     state = State(1, tuple(appended([], np.arange(1000), coded, full=300)))
     for count in (1, 6):
         found = nearest(state, [Asked(rows[0], 3)] * count, "l2", vectors=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.backend import Metric
+from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, distances
 
 from .build import DIGEST, LIBRARY
 
@@ -142,3 +142,35 @@ def address(array: npt.NDArray[np.generic]) -> int:
     """Return where an array's first byte lies; the array has to outlive its use."""
     place: int = array.__array_interface__["data"][0]
     return place
+
+
+def measured(rows: Float32Array, point: Float32Array, metric: Metric) -> Float64Array:
+    """Return the distances of rows to a point, the same with the library and without."""
+    found = load()
+    if found is None:
+        return distances(rows, point, metric)
+    count = len(rows)
+    return measure(rows, np.arange(count), point[None], np.zeros(count, np.int64), metric)
+
+
+def measure(
+    vectors: Float32Array,
+    rows: Int64Array,
+    points: Float32Array,
+    which: Int64Array,
+    metric: Metric,
+) -> Float64Array:
+    """The true distances of pairs: rows of the vectors, and the points that each belongs to.
+
+    They are those of ``distances``, to the last bit, and all come from one call.
+    """
+    vectors, points = (np.ascontiguousarray(some, dtype=np.float32) for some in (vectors, points))
+    rows, which = (np.ascontiguousarray(some, dtype=np.int64) for some in (rows, which))
+    measured = np.empty(len(rows), dtype=np.float64)
+    done = library().distances(
+        address(vectors), address(rows), address(points), address(which), len(rows),
+        vectors.shape[1], METRICS[metric], address(measured),
+    )  # fmt: skip
+    if done < 0:
+        raise MemoryError("no memory for distances")
+    return measured

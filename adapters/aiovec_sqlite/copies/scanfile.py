@@ -1,0 +1,330 @@
+"""Scan files: a table's segments in a file beside the store, which processes map read-only.
+
+``docs/internals/adr/0014-a-scan-file-that-processes-share.md`` says what lies where, and why a file
+counts only if the store holds its token: the random bytes of its name, and a digest of its head.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import re
+import secrets
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aiovec.backend import Int64Array
+from aiovec.backend.files import create_like, try_lock, unlock
+
+from ..layout import TableLayout, floor_of, newest_change
+from .segments import FULL, RowCodes, Segment, State
+
+# Tables that take fewer bytes than this are loaded sooner than a user would notice.
+WORTH = 32 * 2**20
+_MAGIC = b"aiovec scan file"
+# A change of what lies in a file, or of what codes mean, has another number.
+_LAYOUT = 1
+_HEAD = 4096
+# Where arrays begin: a multiple of every system's pages.
+_ALIGNED = 65_536
+# Bytes that are written at once.
+_PART = 32 * 2**20
+_TOKEN = re.compile(r"[0-9a-f]{96}")
+_NAME = re.compile(r"-scan-[0-9a-f]{32}")
+# The key of a table's token in ``aiovec_state``.
+TOKEN_KEY = "scan:{}"
+# The bounds of a segment's rows, and whether its rowids rise.
+_FACTS = ("most_error", "most_reach", "most_offset", "most_lower", "ordered")
+_SMALL = ("rowids", "scale", "error", "offset")
+_LARGE = ("upper", "lower", "vectors")
+
+_Array = npt.NDArray[Any]
+
+
+def size_of(rows: int, dim: int) -> int:
+    """Return about the bytes that so many rows take, in a file or in memory."""
+    return rows * (4 * dim + dim + dim % 2 + 20)
+
+
+class _Places:
+    """Where the arrays of so many rows lie in a file."""
+
+    def __init__(self, rows: int, dim: int) -> None:
+        # Of a segment's rows, two parts are in memory while a file is written.
+        self.full = min(FULL, max(1024, _PART // (5 * dim + 20)) // 64 * 64)
+        half, segments = (dim + 1) // 2, -(-rows // self.full)
+        self.arrays: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
+        self.length = _HEAD
+        for name, kind, shape in (
+            ("facts", "f8", (segments, len(_FACTS))), ("rowids", "i8", (rows,)),
+            ("scale", "f4", (rows,)), ("error", "f4", (rows,)), ("offset", "f4", (rows,)),
+            ("upper", "i1", (rows, half)), ("lower", "i1", (rows, half)),
+            ("vectors", "f4", (rows, dim)),
+        ):  # fmt: skip
+            start = -(-self.length // _ALIGNED) * _ALIGNED
+            self.arrays[name] = start, np.dtype(kind), shape
+            self.length = start + np.dtype(kind).itemsize * int(np.prod(shape))
+
+    def of(self, buffer: Any, name: str, begin: int = 0) -> _Array:
+        """The array of this name in a buffer that begins so far behind the file's beginning."""
+        start, kind, shape = self.arrays[name]
+        flat = np.frombuffer(buffer, kind, int(np.prod(shape)), start - begin)
+        return flat.reshape(shape)
+
+    @property
+    def large(self) -> int:
+        """Where the large arrays begin."""
+        return self.arrays["upper"][0]
+
+
+def _head(table: TableLayout, rows: int, change: int, random: str, digest: str) -> bytes:
+    schema, places = table.schema, _Places(rows, table.schema.dim)
+    facts = {
+        "layout": _LAYOUT, "bytes": sys.byteorder, "full": places.full, "epoch": table.epoch,
+        "dim": schema.dim, "metric": schema.metric, "rows": rows, "change": change,
+        "length": places.length, "random": random, "digest": digest,
+    }  # fmt: skip
+    return (_MAGIC + json.dumps(facts).encode()).ljust(_HEAD, b"\0")
+
+
+def _digest(data: Any) -> str:
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+class NewFile:
+    """A scan file that is being written. The lock on it tells other processes so.
+
+    ``OSError`` where it cannot be written, or would leave too little room on the disk.
+    """
+
+    def __init__(self, store: Path, table: TableLayout, rows: int, change: int) -> None:
+        self._places = _Places(rows, table.schema.dim)
+        self._table, self._rows, self._change = table, rows, change
+        if shutil.disk_usage(store.parent).free < 2 * self._places.length:
+            raise OSError("the disk has too little room for a scan file")
+        self._random = secrets.token_hex(16)
+        self.path = store.with_name(f"{store.name}-scan-{self._random}")
+        create_like(self.path, store)
+        self._file = self.path.open("r+b", buffering=0)
+        try:
+            if not try_lock(self._file.fileno()):
+                raise OSError("another process holds the lock of a new scan file")
+            self._file.write(_MAGIC)
+        except OSError:
+            self.discard()
+            raise
+        self._small = bytearray(self._places.large - _HEAD)
+        self.token = ""
+
+    def fill(self, blocks: Iterable[tuple[Int64Array, RowCodes]]) -> State:
+        """Write all rows, and the head; return the rows as they are mapped."""
+        room, dim, done = min(self._places.full, self._rows), self._table.schema.dim, 0
+        segment, spare = Segment.empty(room, dim), Segment.empty(room, dim)
+        writing: Future[None] | None = None
+        with ThreadPoolExecutor(1, "aiovec-scan-file") as writer:
+            for rowids, rows in blocks:
+                start = 0
+                while start < len(rowids) and done < self._rows:
+                    some = slice(start, start + room - segment.count)
+                    segment = segment.append(rowids[some], rows.part(some))
+                    start += len(rowids[some])
+                    if segment.count == room:
+                        if writing is not None:
+                            writing.result()
+                        writing = writer.submit(self._write, segment, done)
+                        done += room
+                        room = min(room, self._rows - done)
+                        segment, spare = spare.emptied(room), segment
+            if writing is not None:
+                writing.result()
+        if done != self._rows:
+            raise OSError(f"a scan file of {self._rows} rows got {done}")
+        return self._end()
+
+    def _write(self, segment: Segment, first: int) -> None:
+        rows = slice(first, first + segment.count)
+        for name in _SMALL:
+            self._places.of(self._small, name, _HEAD)[rows] = getattr(segment, name)
+        facts = [getattr(segment, name) for name in _FACTS]
+        self._places.of(self._small, "facts", _HEAD)[first // self._places.full] = facts
+        for name in _LARGE:
+            start, kind, shape = self._places.arrays[name]
+            self._put(start + first * kind.itemsize * shape[1], getattr(segment, name))
+
+    def _end(self) -> State:
+        self._put(_HEAD, np.frombuffer(self._small, np.uint8))
+        digest = _digest(self._small)
+        head = _head(self._table, self._rows, self._change, self._random, digest)
+        self._put(0, np.frombuffer(head, np.uint8))
+        self.token = self._random + _digest(head)
+        return _mapped(self._file.fileno(), self._table, self.token)
+
+    def _put(self, place: int, array: _Array) -> None:
+        left = array.data.cast("B")
+        self._file.seek(place)
+        while left:
+            left = left[self._file.write(left) :]
+
+    def flush(self) -> None:
+        """Have it reach the disk, before the store gets its token."""
+        os.fsync(self._file.fileno())
+
+    def end(self) -> None:
+        """Give the lock back: the store has its token."""
+        if not self._file.closed:
+            unlock(self._file.fileno())  # what is mapped holds the descriptor, and so the lock
+            self._file.close()
+
+    def discard(self) -> None:
+        """Remove it. Who has it mapped keeps it."""
+        self.end()
+        with suppress(OSError):
+            self.path.unlink()
+
+
+def _mapped(number: int, table: TableLayout, token: str) -> State:
+    """The state in an open file; ValueError where that is not what the token says."""
+    length = os.fstat(number).st_size
+    area = mmap.mmap(number, length, access=mmap.ACCESS_READ)
+    head = area[:_HEAD]
+    if _digest(head) != token[32:]:
+        raise ValueError("the head")
+    facts = json.loads(head[len(_MAGIC) :].rstrip(b"\0"))
+    rows, change, digest = facts["rows"], facts["change"], facts["digest"]
+    places = _Places(rows, table.schema.dim)
+    if head != _head(table, rows, change, token[:32], digest) or length != places.length:
+        raise ValueError("another table, or another length")
+    with memoryview(area) as view, view[_HEAD : places.large] as small:
+        if _digest(small) != digest:
+            raise ValueError("the small arrays")
+    _advise(area, places)
+    names = ("upper", "lower", "scale", "offset", "error", "rowids", "vectors")
+    arrays = [places.of(area, name) for name in names]
+    segments, facts_of = [], places.of(area, "facts")
+    for number, first in enumerate(range(0, rows, places.full)):
+        most_error, most_reach, most_offset, most_lower, ordered = facts_of[number].tolist()
+        upper, lower, scale, offset, error, rowids, vectors = (
+            array[first : first + places.full] for array in arrays
+        )
+        segment = Segment(
+            object(), len(rowids), 0, table.schema.dim, upper, lower, scale, offset, error, rowids,
+            vectors, bool(ordered), most_error, most_reach, most_offset, most_lower, mapped=True,
+        )  # fmt: skip
+        segments.append(segment)
+    return State(change, tuple(segments))
+
+
+def _advise(area: mmap.mmap, places: _Places) -> None:
+    """Have the codes read ahead in large pages, and of the vectors only what is measured."""
+    vectors = places.arrays["vectors"][0]
+    codes = places.large, vectors - places.large
+    for name, start, length in (
+        ("MADV_HUGEPAGE", *codes), ("MADV_WILLNEED", *codes),
+        ("MADV_RANDOM", vectors, places.length - vectors),
+    ):  # fmt: skip
+        with suppress(AttributeError, OSError):  # a system without such advice
+            area.madvise(getattr(mmap, name), start, length)
+
+
+class ScanFiles:
+    """The scan files of one store."""
+
+    def __init__(self, store: Path, *, read_only: bool) -> None:
+        # Beside the file itself, as SQLite's own, where a link leads to it.
+        self._store = store.resolve()
+        self.can_write = not read_only
+
+    def find(self, db: sqlite3.Connection, table: TableLayout) -> State | None:
+        """Map the table's file; None where there is none that counts in this snapshot."""
+        token = _token_of(db, table.name)
+        if token is None:
+            return None
+        path = self._store.with_name(f"{self._store.name}-scan-{token[:32]}")
+        try:
+            with path.open("rb") as file:
+                state = _mapped(file.fileno(), table, token)
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return state if floor_of(db, table) <= state.change <= newest_change(db) else None
+
+    def new(self, db: sqlite3.Connection, table: TableLayout, rows: int) -> NewFile | None:
+        """Begin a file for the state of this snapshot; None where there can be none."""
+        if not self.can_write or size_of(rows, table.schema.dim) < WORTH:
+            return None
+        try:
+            return NewFile(self._store, table, rows, newest_change(db))
+        except OSError:
+            return None
+
+    def is_written(self) -> bool:
+        """Return whether some process writes one."""
+        return bool(self._locked(lambda _: None)[1])
+
+    def clean(self, db: sqlite3.Connection) -> None:
+        """Remove those of which the store holds no token: older ones, and what a kill left.
+
+        A file whose lock is free was given up, or the store has its token: that is looked for
+        behind the lock.
+        """
+
+        def remove(paths: list[Path]) -> None:
+            sql = "SELECT key, value FROM aiovec_state WHERE key LIKE 'scan:%'"
+            known = {str(value)[:32] for _, value in db.execute(sql).fetchall()}
+            for path in paths:
+                if path.name[-32:] not in known:
+                    with suppress(OSError):  # Windows keeps one that is mapped
+                        path.unlink()
+
+        self._locked(remove)
+
+    def _locked(self, act: Callable[[list[Path]], None]) -> tuple[list[Path], list[Path]]:
+        """Call ``act`` with the files that nobody writes; return these, and the others."""
+        free: list[Path] = []
+        written: list[Path] = []
+        held = []
+        begin = len(self._store.name)
+        with suppress(OSError):
+            for path in self._store.parent.iterdir():
+                if not path.name.startswith(self._store.name):
+                    continue
+                if not _NAME.fullmatch(path.name[begin:]) or path.is_symlink():
+                    continue
+                with suppress(OSError):
+                    file = path.open("r+b")
+                    held.append(file)
+                    if file.read(len(_MAGIC)) in (_MAGIC, b""):  # else another program's
+                        (free if try_lock(file.fileno()) else written).append(path)
+        try:
+            act(free)
+        finally:
+            for file in held:
+                file.close()
+        return free, written
+
+
+def _token_of(db: sqlite3.Connection, table: str) -> str | None:
+    sql = "SELECT value FROM aiovec_state WHERE key = ?"
+    row = db.execute(sql, (TOKEN_KEY.format(table),)).fetchone()
+    known = row is not None and isinstance(row[0], str) and _TOKEN.fullmatch(row[0])
+    return row[0] if known else None
+
+
+def put_token(db: sqlite3.Connection, table: str, token: str) -> None:
+    sql = "INSERT OR REPLACE INTO aiovec_state VALUES (?, ?)"
+    db.execute(sql, (TOKEN_KEY.format(table), token))
+
+
+def forget_token(db: sqlite3.Connection, table: str) -> None:
+    """Have the store count no longer on a scan file of this table."""
+    db.execute("DELETE FROM aiovec_state WHERE key = ?", (TOKEN_KEY.format(table),))

@@ -1,0 +1,516 @@
+"""Scan files: processes share them, and no row comes from one that is not the table's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.contract.base import case
+from tests.harness.waiting import until
+from tests.sqlite.support import open_store, opened, python, ready, sql
+
+import aiovec
+from aiovec import Schema, VectorStore
+from aiovec.backend.files import try_lock
+from aiovec.errors import StoreClosedError
+
+# 35 MiB of vectors and codes: the least that gets a scan file are 32.
+ROWS, DIM, TABLE = 1_800, 4096, "notes"
+NAME = "a.db"
+# The end of the name of a file that is another program's.
+FOREIGN = "0" * 32
+
+
+def vectors_of(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, DIM), dtype=np.float32)
+
+
+def rows_of(count: int, seed: int, *, first: int = 0) -> dict[str, Any]:
+    ids = [f"r{seed}-{n}" for n in range(first, first + count)]
+    return {"id": ids, "embedding": vectors_of(count, seed), "n": list(range(count))}
+
+
+async def create(store: VectorStore, name: str = TABLE, *, seed: int = 0) -> None:
+    await store.create_table(name, Schema(DIM, fields={"n": int}))
+    await store.insert(name, rows_of(ROWS, seed))
+
+
+def scan_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*-scan-*"))
+
+
+async def kept(store: VectorStore, folder: Path, count: int = 1) -> None:
+    """Search until so many scan files lie there that the store counts on."""
+
+    async def is_there() -> bool:
+        for name in await store.tables():
+            await store.search(name, [1.0] * DIM, limit=1)
+        return await asyncio.to_thread(lambda: _counted(folder)) == count
+
+    await until(is_there)
+
+
+def _counted(folder: Path) -> int:
+    with sql(folder / NAME) as db:
+        found = db.execute("SELECT value FROM aiovec_state WHERE key LIKE 'scan:%'").fetchall()
+    names = {str(value)[:32] for (value,) in found}
+    files = {file.name[-32:] for file in scan_files(folder)} - {FOREIGN}
+    return len(files) if names == files else -1
+
+
+async def searched(store: VectorStore, table: str = TABLE) -> dict[str, Any]:
+    return dict((await store.stats(table)).details)
+
+
+async def check(store: VectorStore, table: str = TABLE) -> None:
+    """Each search must find what a scan of an export finds, with the same fields."""
+    ids: list[str] = []
+    numbers: list[int] = []
+    blocks = []
+    async for batch in store.export(table):
+        ids += batch.column("id").to_pylist()
+        numbers += batch.column("n").to_pylist()
+        blocks.append(batch.column("embedding").flatten().to_numpy().reshape(-1, DIM))
+    vectors = np.concatenate(blocks).astype("f8")
+    lengths = np.linalg.norm(vectors, axis=1)
+    for query in vectors_of(4, 99):
+        far = 1 - vectors @ query / lengths / np.linalg.norm(query)
+        best = np.argsort(far)[:10]
+        hits = await store.search(table, query, limit=10)
+        assert [hit.id for hit in hits] == [ids[place] for place in best]
+        assert [hit["n"] for hit in hits] == [numbers[place] for place in best]
+        assert np.allclose([hit.distance for hit in hits], far[best], rtol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store with a scan file, to be copied."""
+    folder = tmp_path_factory.mktemp("made")
+
+    async def make() -> None:
+        async with opened(folder / NAME) as store:
+            await create(store)
+            await kept(store, folder)
+
+    asyncio.run(make())
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+async def test_a_process_searches_in_memory_with_its_first_call(folder: Path) -> None:
+    async with opened(folder / NAME) as store:
+        await store.search(TABLE, [1.0] * DIM, limit=1)
+        details = await searched(store)
+        assert details["searched"] == "in memory"
+        assert details["scan_file"] == ROWS * (5 * DIM + 20)
+        assert (await store.stats(TABLE)).scan_memory == 0  # nothing is private
+        await check(store)
+        before = scan_files(folder)
+        await store.upsert(TABLE, rows_of(20, 0) | {"embedding": vectors_of(20, 3)})
+        await store.delete(TABLE, ids=[f"r0-{n}" for n in range(10, 30)])
+        await check(store)
+        assert (await store.stats(TABLE)).scan_memory > 0
+        assert (await searched(store))["searched"] == "in memory"
+    assert scan_files(folder) == before  # too little has changed for a new one
+    async with opened(folder / NAME) as store:
+        await check(store)
+        assert (await searched(store))["searches"]["searches"] == 4
+
+
+async def test_a_new_one_is_written_when_an_eighth_has_changed(folder: Path) -> None:
+    before = scan_files(folder)
+    async with opened(folder / NAME) as store, opened(folder / NAME) as other:
+        await ready(other, TABLE)
+        await store.insert(TABLE, rows_of(ROWS // 4, 1))
+
+        async def is_new() -> bool:
+            await check(store)
+            await check(other)
+            size = (ROWS + ROWS // 4) * (5 * DIM + 20)
+            sizes = [(await searched(one))["scan_file"] for one in (store, other)]
+            return sizes == [size, size]
+
+        await until(is_new, seconds=60)
+        await kept(store, folder)
+    assert scan_files(folder) != before
+
+
+async def test_private_memory_alone_is_bounded(folder: Path) -> None:
+    async with opened(folder / NAME, scan_memory="2 MiB") as store:
+        await check(store)
+        assert (await searched(store))["searched"] == "in memory"
+        await store.insert(TABLE, rows_of(120, 4))  # 2.4 MiB: what is private is too much
+        await check(store)
+        assert (await store.stats(TABLE)).scan_memory <= 2 * 2**20
+
+        async def is_new() -> bool:
+            await check(store)
+            return bool((await searched(store))["scan_file"] == (ROWS + 120) * (5 * DIM + 20))
+
+        await until(is_new)
+
+
+async def test_it_goes_with_its_table(folder: Path) -> None:
+    async with opened(folder / NAME) as store:
+        await create(store, "others", seed=5)
+        await kept(store, folder, 2)
+        await store.drop_table(TABLE)
+        await kept(store, folder, 1)
+        await store.rename_table("others", "mine")
+        await check(store, "mine")
+        await kept(store, folder, 1)
+        await store.drop_table("mine")
+        await until(lambda: _none_left(folder))
+        await create(store, "mine", seed=6)
+        await check(store, "mine")
+
+
+async def _none_left(folder: Path) -> bool:
+    return not await asyncio.to_thread(scan_files, folder)
+
+
+async def test_a_copy_of_a_table_that_another_process_dropped_is_let_go(tmp_path: Path) -> None:
+    async with opened(tmp_path / NAME) as store, opened(tmp_path / NAME) as other:
+        for name in ("red", "blue"):
+            await store.create_table(name, Schema(8))
+            await store.insert(name, {"id": ["a"], "embedding": np.ones((1, 8), "f4")})
+            await ready(other, name)
+        taken = (await other.stats("red")).scan_memory
+        await store.drop_table("red")
+        await store.create_table("red", Schema(8))
+
+        async def is_let_go() -> bool:
+            await store.upsert("blue", {"id": ["a"], "embedding": np.ones((1, 8), "f4")})
+            await other.search("blue", [1.0] * 8)
+            return (await other.stats("red")).scan_memory == 0
+
+        assert taken
+        await until(is_let_go)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What is done to a closed store with a scan file; and whether that file still counts."""
+
+    name: str
+    act: Callable[[Path], Awaitable[None]]
+    counts: bool = False
+
+
+async def _changed(path: Path, **settings: Any) -> None:
+    """Rows come and go where no scan file is looked at."""
+    async with opened(path, scan="disk", **settings) as store:
+        await store.delete(TABLE, where="n < 5")
+        await store.upsert(TABLE, rows_of(5, 0, first=20) | {"embedding": vectors_of(5, 7)})
+
+
+async def _an_older_store(folder: Path) -> None:
+    async with opened(folder / NAME, scan="disk") as store:
+        await store.backup(folder / "older.db")
+        await store.delete(TABLE, where="n < 100")
+    for file in scan_files(folder):
+        file.unlink()
+    async with opened(folder / NAME) as store:
+        await kept(store, folder)
+    os.replace(folder / "older.db", folder / NAME)
+
+
+async def _an_older_store_that_goes_on(folder: Path) -> None:
+    await _an_older_store(folder)
+    await _changed(folder / NAME)
+
+
+async def _restored(folder: Path) -> None:
+    async with opened(folder / NAME, scan="disk") as store:
+        await store.backup(folder / "b.db")
+    await _changed(folder / NAME)
+    await aiovec.restore(folder / "b.db", folder / NAME, overwrite=True)
+
+
+async def _another_store(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    async with opened(folder / "sub" / NAME) as store:
+        await create(store, seed=8)
+    for end in ("", "-wal", "-shm"):
+        if (folder / f"sub/{NAME}{end}").exists():
+            os.replace(folder / f"sub/{NAME}{end}", folder / f"{NAME}{end}")
+    for file in scan_files(folder / "sub"):
+        file.unlink()
+
+
+async def _recreated(folder: Path) -> None:
+    async with opened(folder / NAME, scan="disk") as store:
+        with sql(folder / NAME) as db:
+            (token,) = db.execute(
+                "SELECT value FROM aiovec_state WHERE key GLOB 'scan:*'"
+            ).fetchone()
+        await store.drop_table(TABLE)
+        await create(store, seed=9)
+    with sql(folder / NAME) as db:  # as an earlier version leaves it
+        db.execute("INSERT INTO aiovec_state VALUES (?, ?)", (f"scan:{TABLE}", token))
+        db.commit()
+
+
+async def _pruned(folder: Path) -> None:
+    async with opened(folder / NAME, scan="disk", keep_deletes=0) as store:
+        await store.delete(TABLE, where="n < 20")
+        await store.optimize(TABLE)
+
+
+async def _altered(folder: Path) -> None:
+    async with opened(folder / NAME, scan="disk") as store:
+        await store.add_field(TABLE, "more", aiovec.Field(int))
+
+
+async def _vacuumed(folder: Path) -> None:
+    with sql(folder / NAME) as db:
+        db.execute("VACUUM")
+
+
+async def _of_another_table(folder: Path) -> None:
+    """The files of two tables change places, as their tokens do."""
+    async with opened(folder / NAME) as store:
+        await create(store, "others", seed=5)
+        await kept(store, folder, 2)
+    with sql(folder / NAME) as db:
+        tokens = db.execute(
+            "SELECT key, value FROM aiovec_state WHERE key GLOB 'scan:*'"
+        ).fetchall()
+        (one, first), (other, second) = tokens
+        db.execute("UPDATE aiovec_state SET value = ? WHERE key = ?", (second, one))
+        db.execute("UPDATE aiovec_state SET value = ? WHERE key = ?", (first, other))
+        db.commit()
+
+
+def _edited(edit: Callable[[Any, int], None]) -> Callable[[Path], Awaitable[None]]:
+    async def act(folder: Path) -> None:
+        (path,) = scan_files(folder)
+        with path.open("r+b") as file:
+            edit(file, path.stat().st_size)
+
+    return act
+
+
+def _flipped(place: int) -> Callable[[Any, int], None]:
+    def flip(file: Any, _: int) -> None:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 64]))
+
+    return flip
+
+
+ATTACKS = (
+    Attack("rows come and go", lambda folder: _changed(folder / NAME), counts=True),
+    Attack("VACUUM", _vacuumed, counts=True),
+    Attack("an older store in its place", _an_older_store),
+    Attack("an older store that goes on", _an_older_store_that_goes_on),
+    Attack("restored", _restored),
+    Attack("another store in its place", _another_store),
+    Attack("dropped and made anew", _recreated),
+    Attack("deletes are forgotten", _pruned),
+    Attack("altered", _altered),
+    Attack("the file of another table", _of_another_table),
+    Attack("cut", _edited(lambda file, size: file.truncate(size - 1))),
+    Attack("cut to its head", _edited(lambda file, _: file.truncate(4096))),
+    Attack("cut within its head", _edited(lambda file, _: file.truncate(100))),
+    Attack("empty", _edited(lambda file, _: file.truncate(0))),
+    Attack("longer", _edited(lambda file, size: file.truncate(size + 1))),
+    Attack("the head flipped", _edited(_flipped(40))),
+    Attack("the layout flipped", _edited(_flipped(28))),
+    Attack("a bound flipped", _edited(_flipped(65_536 + 7))),
+    Attack("a rowid flipped", _edited(_flipped(131_072 + 8))),
+)
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+async def test_it_is_never_believed_wrongly(folder: Path, attack: Attack) -> None:
+    await attack.act(folder)
+    async with opened(folder / NAME) as store:
+        await store.search(TABLE, [1.0] * DIM, limit=1)
+        with case("the first search"):
+            in_memory = (await searched(store))["searched"] == "in memory"
+            assert in_memory is attack.counts
+        for name in await store.tables():
+            await check(store, name)
+            await ready(store, name)
+            await check(store, name)
+
+
+async def test_a_store_is_copied_and_moved_with_its_file(folder: Path) -> None:
+    (file,) = scan_files(folder)
+    (folder / "sub").mkdir()
+    shutil.copy(folder / NAME, folder / "sub/b.db")
+    shutil.copy(file, folder / "sub" / file.name.replace(NAME, "b.db"))
+    async with opened(folder / "sub/b.db") as copy:
+        await copy.search(TABLE, [1.0] * DIM, limit=1)
+        assert (await searched(copy))["searched"] == "in memory"
+        await copy.delete(TABLE, where="n < 100")
+        await check(copy)
+    async with opened(folder / NAME) as store:
+        await check(store)
+        assert (await searched(store))["searched"] == "in memory"
+
+
+async def test_through_a_link_it_is_the_same(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub/link.db").symlink_to(folder / NAME)
+    async with opened(folder / "sub/link.db") as store:
+        await store.search(TABLE, [1.0] * DIM, limit=1)
+        assert (await searched(store))["searched"] == "in memory"
+    assert [file.name for file in (folder / "sub").iterdir()] == ["link.db"]
+
+
+async def test_read_only_stores_use_it_and_write_none(folder: Path) -> None:
+    for has_file in (True, False):
+        async with aiovec.connect(folder / NAME, read_only=True) as store:
+            await store.search(TABLE, [1.0] * DIM, limit=1)
+            assert ((await searched(store))["scan_file"] > 0) is has_file
+            await ready(store, TABLE)
+            await check(store)
+        assert bool(scan_files(folder)) is has_file
+        for file in scan_files(folder):
+            file.unlink()
+
+
+async def test_none_is_written_where_the_settings_say_so(folder: Path) -> None:
+    (file,) = scan_files(folder)
+    async with opened(folder / NAME, scan_file="false") as store:
+        await ready(store, TABLE)
+        assert (await searched(store))["scan_file"] == 0
+        await check(store)
+    assert scan_files(folder) == [file]  # another process may use it
+
+
+async def test_a_backup_has_none_and_it_may_be_deleted_while_it_is_used(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    async with opened(folder / NAME) as store:
+        await ready(store, TABLE)
+        await store.backup(folder / "sub" / NAME)
+        scan_files(folder)[0].unlink()
+        await check(store)
+    assert [file.name for file in (folder / "sub").iterdir()] == [NAME]
+    async with opened(folder / NAME) as store:
+        await kept(store, folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+async def test_it_has_the_stores_permissions_and_leaves_foreign_files(tmp_path: Path) -> None:
+    foreign = tmp_path / f"{NAME}-scan-{FOREIGN}"
+    foreign.write_bytes(b"another program's")
+    async with opened(tmp_path / NAME) as store:
+        os.chmod(tmp_path / NAME, 0o640)
+        await create(store)
+
+        await kept(store, tmp_path)
+    (file,) = (one for one in scan_files(tmp_path) if one != foreign)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert foreign.read_bytes() == b"another program's"
+
+
+@contextmanager
+def written_elsewhere(folder: Path) -> Iterator[None]:
+    """A scan file that another process is writing: loads wait for its end."""
+    path = folder / f"{NAME}-scan-{'1' * 32}"
+    with path.open("w+b") as file:
+        file.write(b"aiovec scan file")
+        file.flush()
+        assert try_lock(file.fileno())
+        yield
+    path.unlink(missing_ok=True)
+
+
+async def test_searches_that_wait_for_a_load_are_answered_by_the_file(folder: Path) -> None:
+    scan_files(folder)[0].unlink()
+    with written_elsewhere(folder):
+        async with opened(folder / NAME, busy_timeout=2) as store:
+            queries = vectors_of(24, 3)
+            found = await asyncio.gather(*(store.search(TABLE, one, limit=3) for one in queries))
+            assert all(len(hits) == 3 for hits in found)
+            details = await searched(store)
+            assert details["searched"] == "from the file while the table is being loaded"
+            await check(store)
+    async with opened(folder / NAME) as store:
+        await kept(store, folder)  # what a killed process left has gone
+
+
+async def test_close_fails_the_searches_that_wait_for_a_load(folder: Path) -> None:
+    scan_files(folder)[0].unlink()
+    with written_elsewhere(folder):
+        store = await open_store(folder / NAME)
+        await store.search(TABLE, [1.0] * DIM)
+        waiting = [asyncio.create_task(store.search(TABLE, [1.0] * DIM)) for _ in range(8)]
+        await asyncio.sleep(0)
+        await store.close()
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(one, StoreClosedError) for one in found)
+
+
+WRITER = """
+import asyncio, sys
+import aiovec
+
+async def main(path, table, dim):
+    async with aiovec.connect(path) as store:
+        print("open", flush=True)
+        while not (await store.stats(table)).details["scan_file"]:
+            await store.search(table, [1.0] * dim, limit=1)
+        while len(sys.argv) > 4:
+            await asyncio.sleep(0.01)
+
+asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+"""
+
+
+async def test_processes_write_it_at_once(folder: Path) -> None:
+    for file in scan_files(folder):
+        file.unlink()
+    some = [python("-c", WRITER, str(folder / NAME), TABLE, str(DIM)) for _ in range(4)]
+    for one in some:
+        assert await asyncio.to_thread(one.wait, 120) == 0
+    async with opened(folder / NAME) as store:
+        await check(store)
+        await kept(store, folder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+async def test_whoever_is_killed_while_writing_it_leaves_nothing_behind(folder: Path) -> None:
+    for file in scan_files(folder):
+        file.unlink()
+    store = await open_store(folder / NAME, scan="disk")  # so that the WAL stays
+    for seconds in (0.0, 0.1, 0.3, 0.6, 1.0):
+        writer = python(
+            "-c", WRITER, str(folder / NAME), TABLE, str(DIM), "on", stdout=subprocess.PIPE
+        )
+        assert writer.stdout is not None
+        await asyncio.to_thread(writer.stdout.readline)
+        await asyncio.sleep(seconds)
+        writer.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(writer.communicate)
+        async with opened(folder / NAME) as other:
+            await check(other)
+    await store.close()
+    async with opened(folder / NAME) as store:
+        await ready(store, TABLE)
+        await check(store)
+        await store.insert(TABLE, rows_of(ROWS // 4, 2))
+        await check(store)
+        await kept(store, folder)
