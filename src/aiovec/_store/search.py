@@ -659,7 +659,7 @@ async def _grouped(
         return Counter(groups[hit.id] for hit in hits)
 
     schema = answer.plan.schema
-    count = options.pool * per_group
+    count = count_of("limit", options.pool * per_group)  # backends count in 64 bits
     found, over = await ask(where, count)
     hits = await hop(weight(found), picked, found)
     while not over and len(sizes_of(hits)) < wanted:
