@@ -148,7 +148,7 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# Of an answer or an exported batch: more than fit into one, and a number that every backend takes.
+# The limit of a ``find`` without one: a number that every backend takes.
 _MOST_ROWS = 2**31 - 1
 # Rows that a search is for, and away from: their vectors are read first.
 _MOST_LIKE = 1_000
