@@ -47,11 +47,11 @@ class _Position(NamedTuple):
 
     numbering: int
     base: int
-    """The version as of which everything was told."""
+    """The version up to which the follower has all changes."""
     target: int = 0
-    """The version that is being told, 0 if none is."""
+    """The version whose changes the pages hold; 0 between two versions."""
     place: int = 0
-    """The smallest place that was not told yet. Rows that were deleted lie in version 0."""
+    """The first place that no page has held yet. Deleted rows have places in version 0."""
 
     @classmethod
     def of(cls, number: int) -> _Position:

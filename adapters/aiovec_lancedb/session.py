@@ -336,7 +336,7 @@ class Session:
                 table = await connection.open_table(name)
                 return table, await table.schema()
 
-        try:  # missing files may be those of a table that was dropped, or made anew, meanwhile
+        try:  # files are missing too where another call drops the table, or makes it anew
             return await _looked_up(look)
         except CorruptStoreError as exc:
             files = None if self.folder is None else TableFiles(self.folder, name)

@@ -213,7 +213,7 @@ async def revert(session: Session, handle: TableHandle, version: int) -> None:
     old = await session.run(table.lance.schema())
     newest, _ = await session.open_any(handle.name)
     await number_anew(session, newest)
-    # Its handle knows the version alone, whatever was committed meanwhile.
+    # This handle restores its own version, whatever others have committed since.
     await session.run(table.lance.restore())
     load = load_in(old)
     if load is not None and load.filling:  # then; nobody fills it now

@@ -148,7 +148,7 @@ class SqliteSettings(BackendSettings):
     quarter of the machine's memory, at most 4 GiB."""
 
     scan_file: bool = True
-    """Whether tables of 32 MiB or more are kept in a scan file beside the store.
+    """Keep tables of 32 MiB or more in a scan file beside the store.
 
     All processes share its memory, and search it right after they have opened the store. It takes
     rows times (5 * dim + 20) bytes of disk, is no part of a backup, and may be deleted at any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -334,6 +335,18 @@ class AlteringContract(ContractBase):
             await one.create_table("notes", Schema(2))
             assert await two.insert("notes", [{"id": "x", "embedding": [1, 2]}]) == 1
             assert ids_of(await one.search("notes", [1, 2])) == ["x"]
+
+    async def test_an_export_that_began_anew_holds_up_no_alteration(self, tmp_path: Path) -> None:
+        self.need_persistence()
+        async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
+            await one.create_table("notes", SMALL)
+            assert await two.insert("notes", small_rows(2)) == 2
+            await one.add_field("notes", "added", Field(str))
+            async with aclosing(two.export("notes", batch_size=1)) as batches:
+                assert (await anext(batches)).num_rows == 1
+                async with asyncio.timeout(20):  # busy_timeout is longer
+                    await two.add_field("notes", "more", Field(str))
+                assert [batch.num_rows async for batch in batches] == [1]
 
     async def test_a_store_that_was_idle_refuses_nothing_by_an_earlier_schema(
         self, tmp_path: Path

@@ -194,6 +194,8 @@ class SearchingContract(ContractBase):
                     assert len(hits) == 10
                     hits = await store.search_hybrid("notes", "word", query, limit=most)
                     assert len(hits) == 10
+                    hits = await store.search_text("notes", "word", **groups | {"limit": most})
+                    assert len(hits) == 10
                 if store.supports("changes"):
                     assert (await store.changes("notes", limit=most)).upserted.num_rows == 10
 

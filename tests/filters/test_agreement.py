@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.contract.base import case
 from tests.harness.oracle import Oracle
@@ -91,6 +91,7 @@ ALPHABET = "ab\0\né日😀*[e\ufffd\ufffe\uffff"
     pattern=st.text(ALPHABET + "%%%__", max_size=10),
     long=st.booleans(),
 )
+@example(texts=["b\0"], pattern="%b___%", long=False)  # the part is longer than the text
 def test_like_against_a_plain_matcher(
     store: sync.VectorStore, texts: list[str], pattern: str, long: bool
 ) -> None:

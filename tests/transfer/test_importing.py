@@ -260,6 +260,18 @@ def test_strict_keeps_nothing(folder: Path, store: Path) -> None:
     assert (new["created"], new["rows"]) == (True, 2)
 
 
+def test_strict_keeps_no_row_of_a_new_store_whose_embedder_knows_the_length(
+    folder: Path, store: Path
+) -> None:
+    (folder / "schema.json").write_text(
+        '{"dim": 0, "fields": {"text": "text"}, "embed": {"field": "text"}}'
+    )
+    path = jsonl(folder / "notes.jsonl", [{"id": "a", "text": "x"}, "broken"])
+    options = ("--schema", str(folder / "schema.json"), "--embedder", "demo", "--strict")
+    assert "1 row cannot be imported, so none was" in refused(path, store, *options)
+    assert [line[0] for line in run("tables", "-s", store).lines[1:]] == []
+
+
 def test_a_file_of_which_nothing_fits_leaves_no_store(folder: Path, store: Path) -> None:
     (folder / "schema.json").write_text('{"dim": 3}')
     path = jsonl(folder / "notes.jsonl", numbered("a", "b"))

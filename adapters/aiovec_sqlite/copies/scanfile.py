@@ -187,7 +187,7 @@ class NewFile:
             self._file.close()
 
     def discard(self) -> None:
-        """Remove it. Who has it mapped keeps it."""
+        """Remove it. Processes that have mapped it keep it."""
         self.end()
         with suppress(OSError):
             self.path.unlink()

@@ -70,7 +70,7 @@ _MOST_SNAPSHOTS = 10
 
 
 class _Call:
-    """The queries of one caller, who may have gone meanwhile."""
+    """The queries of one caller, who may have gone."""
 
     __slots__ = ("batch", "deadline", "future", "queries")
 
@@ -140,7 +140,7 @@ class _Resident:
 
     @property
     def answers(self) -> bool:
-        """Whether a batch may begin, in memory or, while the table is loaded, now and then there.
+        """True if a batch may begin: in memory, or now and then while the table is loaded.
 
         Where no copy can be made, the file answers all.
         """
@@ -211,14 +211,14 @@ class ResidentSearch:
         self._loads_alone = min(_LOADS_ALONE, busy_timeout / 4)
         self._bits = bits
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
-        # Those with calls that wait.
+        # Tables with calls that wait.
         self._waiting: dict[_Resident, None] = {}
         self._line = Line()
         self._at_work = 0
         self._batches: set[asyncio.Task[None]] = set()
         # Loading takes some memory beside the copy.
         self._loaders = Gate("other tables are being loaded", calls=_MOST_LOADERS)
-        # Those that have reserved memory, also where the table was let go and the thread runs on.
+        # Tables that have reserved memory, also where the table was let go and the thread runs on.
         self._loading: set[_Resident] = set()
         # Also those of tables that were let go.
         self._tasks = Background()
@@ -432,9 +432,9 @@ class ResidentSearch:
                 resident.renew_at = time.monotonic() + _LONG_PAUSE
                 return None
             if not self._has_room(resident, size):
-                resident.copy = None  # the file answers meanwhile
+                resident.copy = None  # until then the file answers
             if not self._has_room(resident, size):
-                # What others are being loaded into is not given away.
+                # Memory into which others are being loaded is not given away.
                 pause = _LONG_PAUSE if size > self._budget else _PAUSE
                 self._refuse(resident, _TOO_LARGE, pause=pause)
                 return None
@@ -557,7 +557,7 @@ class ResidentSearch:
         self._at_work -= 1
         resident.batches -= 1
         if self._waiting:
-            # Those who got answers ask again first: they join those that wait.
+            # Callers that got answers ask again first: they join the ones that wait.
             asyncio.get_running_loop().call_soon(self._begin_batches)
 
     async def _answer(self, resident: _Resident, calls: Sequence[_Call]) -> None:

@@ -152,8 +152,8 @@ class Segment:
     most_offset: float = 0.0
     most_lower: float = 0.0
     mapped: bool = False
-    """True where the arrays lie in a scan file: nothing is written to them. Those of a row that
-    goes get a private ``offset``."""
+    """True where the arrays lie in a scan file: nothing is written to them. Once one of
+    its rows is removed, the segment has a private ``offset``."""
 
     @classmethod
     def empty(cls, room: int, dim: int) -> Segment:
@@ -268,7 +268,7 @@ def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
 
 
 def _within(mine: Int64Array, rowids: Int64Array) -> Int64Array:
-    """Those of some sorted numbers that lie between the first and the last of others."""
+    """Return the sorted rowids between the first and the last of ``mine``, sorted too."""
     if not len(mine):
         return rowids[:0]
     first, last = np.searchsorted(rowids, (mine[0], mine[-1] + 1))

@@ -103,53 +103,28 @@ def _either_case(glob: str) -> str:
 def _matcher(pattern: str) -> Callable[[str], bool]:
     """Match the parts between the ``%`` one behind the other, each as early as it fits.
 
-    A regular expression would go back and forth without end on some texts, and hold the interpreter
-    meanwhile.
+    A single regular expression for all of them would search long literals more slowly.
     """
-    first, *others = map(_Part, pattern.split(ANY_TEXT))
+    parts = pattern.split(ANY_TEXT)
+    first, *others = map(_expression, parts)
     if not others:
-        return lambda text: len(text) == first.length and first.stands_at(text, 0)
+        return lambda text: first.fullmatch(text) is not None
     *middle, last = others
 
     def match(text: str) -> bool:
-        end = len(text) - last.length
-        if end < first.length or not first.stands_at(text, 0) or not last.stands_at(text, end):
+        place, end = len(parts[0]), len(text) - len(parts[-1])
+        if end < place or not first.match(text) or not last.match(text, end):
             return False
-        place = first.length
         for part in middle:
-            found = part.find(text, place, end)
-            if found < 0:
+            found = part.search(text, place, end)
+            if found is None:
                 return False
-            place = found + part.length
+            place = found.end()
         return True
 
     return match
 
 
-class _Part:
-    """The part between two ``%``: runs of literal text, each with its offset, and ``_``."""
-
-    def __init__(self, text: str) -> None:
-        self.length = len(text)
-        runs = re.finditer(f"[^{ANY_CHARACTER}]+", text)
-        # The longest first: it is found at the fewest places.
-        self._runs = sorted(((run.start(), run.group()) for run in runs), key=_by_length)
-
-    def stands_at(self, text: str, place: int) -> bool:
-        """Return whether it matches there; the text must be long enough."""
-        return all(text.startswith(run, place + offset) for offset, run in self._runs)
-
-    def find(self, text: str, start: int, end: int) -> int:
-        """Where it first matches between ``start`` and ``end``, or -1."""
-        if not self._runs:
-            return start if start + self.length <= end else -1
-        (offset, run), *others = self._runs
-        last = end - self.length + offset + len(run)
-        place = text.find(run, start + offset, last)
-        while place >= 0 and others and not self.stands_at(text, place - offset):
-            place = text.find(run, place + 1, last)
-        return place - offset if place >= 0 else -1
-
-
-def _by_length(run: tuple[int, str]) -> int:
-    return -len(run[1])
+def _expression(part: str) -> re.Pattern[str]:
+    """Compile a part without ``%``; it matches texts of its own length."""
+    return re.compile(".".join(map(re.escape, part.split(ANY_CHARACTER))), re.DOTALL)

@@ -183,7 +183,7 @@ def import_(
                 for one in loads:
                     task = bar.add_task(one.table, total=one.source.rows)
                     one.seen = partial(_show, bar, task)
-                await load(vectors, source, loads, listed, strict=strict and not is_new)
+                await load(vectors, source, loads, listed, strict=strict and not checked)
             # Nobody else builds the indexes after a script.
             filled = [one.table for one in loads if one.rows]
             if filled:
@@ -191,8 +191,9 @@ def import_(
             return vectors.target
 
         began = time.perf_counter()
-        if is_new := not exists(store, config):
-            asyncio.run(rehearse(source, loads, listed, strict=strict))
+        checked = not exists(store, config) and asyncio.run(
+            rehearse(source, loads, listed, strict=strict)
+        )
         target = in_store(store, config, work, create=True)
         seconds = time.perf_counter() - began
     failed = {**source.reader.failed, **{one.table: one.problem for one in loads if one.problem}}

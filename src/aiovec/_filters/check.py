@@ -10,7 +10,7 @@ from operator import eq, ge, gt, le, lt, ne
 from typing import Any, Literal, NoReturn
 
 from .._model.schema import Kind, Schema
-from ..errors import FilterError, did_you_mean
+from ..errors import FilterError, did_you_mean, listed
 from . import patterns
 from . import text as words
 from .operators import F, FieldRef
@@ -51,7 +51,6 @@ _EXPECTED: dict[str, str] = {
 _NUMBERS = ("int", "float")
 # The kinds of literals that fit a field, where it is not its own kind alone.
 _FITTING = {"int": _NUMBERS, "float": _NUMBERS, "payload": ("text", "bool", *_NUMBERS)}
-_MOST_LISTED = 50
 # Characters of an ILIKE pattern, and items of a list that is compared as a whole: on LanceDB each
 # becomes a regular expression, which has to be compiled.
 _LONGEST_ILIKE = 1_000
@@ -265,12 +264,8 @@ class _Binder:
         return "text" if field is None else field.kind
 
     def _names(self) -> str:
-        names = ["id", *self._schema.fields]
-        if len(names) > _MOST_LISTED:
-            names[_MOST_LISTED:] = [f"{len(names) - _MOST_LISTED} more"]
-        if self._schema.payload:
-            names.append("payload.<key>")
-        return "one of " + ", ".join(names)
+        payload = ", payload.<key>" if self._schema.payload else ""
+        return f"one of {listed(['id', *self._schema.fields])}{payload}"
 
     def _fail(self, leaf: Expr, message: str, expected: str, value: int | None = None) -> NoReturn:
         text, places = getattr(leaf, "place", (None, ()))

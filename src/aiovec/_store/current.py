@@ -268,6 +268,10 @@ class Attempts:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        """Let alterations begin again: this call needs no further attempt."""
         if self._overtaken is not None and not self._overtaken.done():
             self._overtaken.set_result(None)
 

@@ -145,7 +145,7 @@ class LiveRows:
     async def changes(self, page: Changes) -> Changes:
         """Return a page of the change feed in which an expired row is deleted.
 
-        It may have been told before, with another time.
+        An earlier page may have held it, with another time.
         """
         if self.field is None or not page.upserted.num_rows:
             return page

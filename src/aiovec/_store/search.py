@@ -659,7 +659,7 @@ async def _grouped(
         return Counter(groups[hit.id] for hit in hits)
 
     schema = answer.plan.schema
-    count = options.pool * per_group
+    count = count_of("limit", options.pool * per_group)  # backends count in 64 bits
     found, over = await ask(where, count)
     hits = await hop(weight(found), picked, found)
     while not over and len(sizes_of(hits)) < wanted:
@@ -779,7 +779,7 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
             if options.boost is not None:
                 hits = boosted(hits, options.boost, answer.times, now)
             if options.diversity:
-                # What reranks, or boosts, knows better than the vector.
+                # A rerank or a boost knows better than the vector.
                 scored = options.rerank is not None or options.boost is not None
                 near = not scored and bool(plan.queries) and plan.text is None
                 query = plan.queries[n].vector if near else None

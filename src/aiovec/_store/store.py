@@ -148,7 +148,7 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# Of an answer or an exported batch: more than fit into one, and a number that every backend takes.
+# The limit of a ``find`` without one: a number that every backend takes.
 _MOST_ROWS = 2**31 - 1
 # Rows that a search is for, and away from: their vectors are read first.
 _MOST_LIKE = 1_000
@@ -960,6 +960,7 @@ class VectorStore:
                             if not batch.num_rows:
                                 continue
                             operation.rows += batch.num_rows
+                            attempts.succeeded()  # however long the caller takes for it
                             metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
                             yield batch.replace_schema_metadata(metadata)
                     if self._closed:  # which has ended it
@@ -1215,18 +1216,18 @@ class VectorStore:
     async def stats(self, table: str) -> TableStats:
         """Return the size and the costs of the table.
 
-        Where rows expire, those that have are counted each time, which reads that field of every
-        row unless it has an index.
+        If the table's rows expire, each call counts the expired ones, which reads the field of the
+        times in every row unless that field has an index.
         """
 
         async def stats(engine: Engine, handle: TableHandle) -> TableStats:
-            told = await engine.backend.stats(handle)
+            found = await engine.backend.stats(handle)
             live = LiveRows(engine.backend, handle)
             if live.field is None:
-                return told
-            expired = min(await live.count_expired(), told.rows)
-            details = {**told.details, "expired_rows": expired}
-            return replace(told, rows=told.rows - expired, details=details)
+                return found
+            expired = min(await live.count_expired(), found.rows)
+            details = {**found.details, "expired_rows": expired}
+            return replace(found, rows=found.rows - expired, details=details)
 
         return await self._on_table("stats", table, stats)
 
@@ -1286,8 +1287,8 @@ class VectorStore:
         the ids in ``deleted`` first, then take the rows of ``upserted``, an Arrow table. A page has
         about ``limit`` changes, of a row the last one; the newest page is ``complete``.
         ChangesPrunedError where the changes are no longer kept: drop the rows read so far, and
-        begin again with 0. A row that has expired is in ``deleted``; one that expires after it was
-        told is there once it is deleted from the table, so look at its time too.
+        begin again with 0. A row that has expired is in ``deleted``. One that expires after a page
+        held it is in ``deleted`` once the table deletes it, so look at its time too.
         """
         since = whole_number("since", since, least=0)
         limit = count_of("limit", limit)

@@ -124,24 +124,26 @@ async def load(
 
 async def rehearse(
     source: Input, loads: Sequence[Load], rejects: RejectsFile, *, strict: bool
-) -> None:
+) -> bool:
     """Raise what the import into a new store would end with, so that no empty one is left behind.
 
-    Reads until a row can be imported; with ``strict``, all rows.
+    Reads until a row can be imported; with ``strict``, all rows. Return False if nothing could be
+    checked before the store exists.
     """
     trials = [replace(one, schema=_wanted(one), reasons=Counter()) for one in loads]
     if not all(one.used_schema.dim for one in trials):
-        return  # the store's embedder says the length
+        return False  # the store's embedder says the length
     alone = _alone(source, trials, strict)
     try:
         for one in trials:
             good = await _check(None, source, one, rejects, whole=strict, alone=alone)
             if good and not strict:
-                return
+                return True
         if strict:
             _refuse_any(trials, rejects)
         else:
             _refuse_all(source, trials, rejects)
+        return True
     finally:
         await in_thread(rejects.restart)
 
