@@ -3,34 +3,38 @@
 The recall is a share by distance: a hit counts that is no further from the question than the last
 of the true nearest, so of rows that share a vector any will do.
 
-Questions are made of stored vectors, but users ask others, which lie further from the rows than
-these do from one another. So a question is a distinct stored vector, moved in a random direction
-by twice the distance to the nearest of the other vectors of a sample. Near copies of a row are
-mostly not in the sample, so a table full of them gets no easier questions. What such questions
-miss still counts ``_MORE_MISSED`` times, since real ones missed up to so many times as much
-(measured with ``python -m bench lancedb``).
+The questions are those of the table's users, where they are known. Without any, they are made in
+three ways: stored vectors, each of which does not count as found; points beyond them, seen from a
+neighbour; and points between them and others. Codes find the second least, graphs the third, and
+tables full of near copies the first. So the way counts by which the least is found; what other
+texts find lies at it or a little above (measured with ``python -m bench lancedb --recall``).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from aiovec.backend import Float32Array, Float64Array, Metric, to_matrix
 from aiovec.backend.threads import hop, in_thread
 
 from ..session import Opened, Session
-from ..tuning import EVERY_PARTITION, MEASURED_HITS, Effort, Rung, code_margin
+from ..tuning import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, Rung, code_margin
 from .kinds import Kind
 
-_QUESTIONS = 64
-_SAMPLE = 4096
-_FURTHER = 2.0
-_MORE_MISSED = 1.5
+# Rows that questions are made of, those among which their neighbours are looked for, and the shares
+# of another row in a point beyond a row and in one between the two.
+_MADE_OF, _SAMPLE = 64, 4096
+_BEYOND, _BETWEEN = -1 / 3, 0.3
+# An effort that finds less is measured with a part of the questions.
+_FEW, _PART = 0.8, 4
 # An effort that finds so much is the last that is measured.
 _ENOUGH = 0.999
 _STEP = 1.5
@@ -43,36 +47,66 @@ _SCAN_BATCH = 4096
 _TIE = 1e-6
 
 
-async def measure(session: Session, table: Opened, kind: Kind, partitions: int) -> tuple[Rung, ...]:
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Questions, whose they are, and their groups: rows, points beyond, points between."""
+
+    vectors: Float32Array
+    whose: str
+    groups: npt.NDArray[np.int64]
+
+
+def questions_of(vectors: Float32Array, whose: str) -> Questions:
+    """Return a user's questions."""
+    return Questions(vectors, whose, np.ones(len(vectors), dtype=np.int64))
+
+
+async def measure(
+    session: Session, table: Opened, kind: Kind, partitions: int, asked: Questions
+) -> tuple[Rung, ...]:
     """Return the efforts that pay, for the index as it is now; none for a table without vectors."""
-    questions = await _questions(session, table)
+    questions = asked.vectors
     if not len(questions):
         return ()
-    last, ties = await _last_of_nearest(session, table, questions)
+    nearest = await _nearest(session, table, asked)
     ladder: list[Rung] = []
     # By row ids. The hits of one effort are mostly those of the one before, and in a bucket each
     # vector is a request.
     vectors: dict[int, Float32Array] = {}
     for effort in _efforts(kind, partitions):
-        found: list[list[int]] = []
-        for start in range(0, len(questions), _AT_ONCE):
-            some = questions[start : start + _AT_ONCE]
-            found += await asyncio.gather(*(_hits(session, table, one, effort) for one in some))
-        await _read(session, table, sorted(set().union(*found) - vectors.keys()), vectors)
-        shares = []
-        for rows, question, least in zip(found, questions, np.subtract(last, ties), strict=True):
-            if not rows:  # as few lists were looked through as that
-                shares.append(0.0)
-                continue
-            hits = np.stack([vectors[row] for row in rows])
-            close = _closeness(hits, question[None, :], table.schema.metric)[0]
-            shares.append(min(int((close >= least).sum()), MEASURED_HITS) / MEASURED_HITS)
-        recall = max(0.0, 1 - _MORE_MISSED * (1 - float(np.mean(shares))))
-        if not ladder or recall > ladder[-1].recall:
-            ladder.append(Rung(recall=round(recall, 4), effort=effort))
-        if recall >= _ENOUGH:
+        rung = Rung(recall=0, effort=effort)
+        for part in (_PART, 1):
+            asking = range(0, len(questions), part)
+            found: list[list[int]] = []
+            for start in range(0, len(asking), _AT_ONCE):
+                some = asking[start : start + _AT_ONCE]
+                found += await asyncio.gather(
+                    *(_hits(session, table, questions[one], effort) for one in some)
+                )
+            await _read(session, table, sorted(set().union(*found) - vectors.keys()), vectors)
+            shares = np.zeros(len(asking))
+            for place, (one, rows) in enumerate(zip(asking, found, strict=True)):
+                if rows:  # there are none where few lists were looked through
+                    hits = np.stack([vectors[row] for row in rows])
+                    close = _closeness(hits, questions[one][None, :], table.schema.metric)[0]
+                    shares[place] = nearest.share(one, close)
+            rung = _rung(shares, asked.groups[::part], effort)
+            if rung.recall < _FEW:
+                break
+        if not ladder or rung.recall > ladder[-1].recall:
+            ladder.append(rung)
+        if rung.recall >= _ENOUGH:
             break
     return tuple(ladder)
+
+
+def _rung(shares: Float64Array, groups: npt.NDArray[np.int64], effort: Effort) -> Rung:
+    """Return the recall of the group that finds least, with its standard error."""
+    recall, error = min(
+        (float(part.mean()), float(part.std()) / math.sqrt(len(part)))
+        for part in (shares[groups == group] for group in np.unique(groups))
+    )
+    return Rung(recall=round(recall, 4), error=round(error, 4), effort=effort)
 
 
 def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
@@ -97,7 +131,8 @@ async def _hits(
     session: Session, table: Opened, question: Float32Array, effort: Effort
 ) -> list[int]:
     """Return the row ids of what a search with this effort finds."""
-    asked = MEASURED_HITS + (0 if effort.refine else code_margin(MEASURED_HITS))
+    # One more: a question that is a row finds itself.
+    asked = 1 + MEASURED_HITS + (0 if effort.refine else code_margin(MEASURED_HITS))
     query = table.lance.query().nearest_to(question).column(table.schema.vector)
     query = with_effort(query, effort).distance_type(table.schema.metric)
     found = await session.fetch(query.select(["_rowid", "_distance"]).limit(asked))
@@ -125,31 +160,33 @@ def with_effort(query: Any, effort: Effort) -> Any:
     return query if effort.refine is None else query.refine_factor(effort.refine)
 
 
-async def _questions(session: Session, table: Opened) -> Float32Array:
-    """Return questions as they are described above."""
+async def made(session: Session, table: Opened) -> Questions:
+    """Return questions that are made as described above."""
     vector = table.schema.vector
     rows = await session.rows(table)
     chance = np.random.default_rng()
     places = await in_thread(lambda: sorted(chance.choice(rows, min(rows, _SAMPLE), replace=False)))
     query = table.lance.take_offsets([int(place) for place in places]).select([vector])
     stored = to_matrix((await session.fetch(query)).column(vector).drop_null())
-    return await in_thread(_moved, stored, table.schema.metric == "cosine", chance)
+    return await in_thread(_made_of, stored, table.schema.metric == "cosine", chance)
 
 
-def _moved(stored: Float32Array, cosine: bool, chance: np.random.Generator) -> Float32Array:
+def _made_of(stored: Float32Array, cosine: bool, chance: np.random.Generator) -> Questions:
     distinct = np.unique(stored.astype(np.float64), axis=0)
     if cosine and len(distinct):
         distinct = np.unique(_units(distinct), axis=0)
-    chosen = chance.permutation(len(distinct))[:_QUESTIONS]
+    chosen = chance.permutation(len(distinct))[:_MADE_OF]
     points = distinct[chosen]
-    if len(distinct) < 2:
-        return cast("Float32Array", points.astype(np.float32))
-    squares = np.square(distinct).sum(axis=1)
-    apart = squares[chosen, None] + squares[None, :] - 2 * points @ distinct.T
-    apart[np.arange(len(chosen)), chosen] = np.inf
-    gaps = np.sqrt(np.maximum(apart.min(axis=1), 0))
-    ways = _units(chance.standard_normal(points.shape))
-    return cast("Float32Array", (points + _FURTHER * gaps[:, None] * ways).astype(np.float32))
+    groups = [points]
+    if len(distinct) > 1:
+        squares = np.square(distinct).sum(axis=1)
+        apart = squares[None, :] - 2 * points @ distinct.T
+        apart[np.arange(len(chosen)), chosen] = np.inf
+        near = distinct[apart.argmin(axis=1)]
+        other = distinct[chance.integers(len(distinct), size=len(chosen))]
+        groups += [points + _BEYOND * (near - points), points + _BETWEEN * (other - points)]
+    vectors = np.concatenate(groups).astype(np.float32)
+    return Questions(vectors, MADE, np.repeat(np.arange(len(groups)), len(points)))
 
 
 def _units(vectors: Float64Array) -> Float64Array:
@@ -157,14 +194,24 @@ def _units(vectors: Float64Array) -> Float64Array:
     return cast("Float64Array", vectors / np.maximum(lengths, 1e-30))
 
 
-async def _last_of_nearest(
-    session: Session, table: Opened, questions: Float32Array
-) -> tuple[Sequence[float], Sequence[float]]:
-    """Return for each question the closeness of the last of the nearest, and what counts as equal.
+@dataclass(frozen=True, slots=True)
+class _Nearest:
+    """For each question: the closeness of a hit, how many there are, and whether the row that it
+    is comes with them."""
 
-    It reads the table once, in constant memory.
-    """
-    vector, metric = table.schema.vector, table.schema.metric
+    least: Float64Array
+    count: npt.NDArray[np.int64]
+    itself: npt.NDArray[np.int64]
+
+    def share(self, question: int, close: Float32Array) -> float:
+        """Return what part of the nearest was found, by the closeness of what was found."""
+        hits = int((close >= self.least[question]).sum()) - self.itself[question]
+        return float(np.clip(hits / max(1, self.count[question]), 0, 1))
+
+
+async def _nearest(session: Session, table: Opened, asked: Questions) -> _Nearest:
+    """Find what the true nearest rows are. It reads the table once, in constant memory."""
+    vector, metric, questions = table.schema.vector, table.schema.metric, asked.vectors
     nearest = np.empty((len(questions), 0), dtype=np.float32)
     longest = 0.0
     scan = table.lance.query().select([vector])
@@ -175,14 +222,20 @@ async def _last_of_nearest(
         rows = to_matrix(batch.column(vector))
         longest = max(longest, float(np.linalg.norm(rows, axis=1).max(initial=0.0)))
         close = np.concatenate([nearest, _closeness(rows, questions, metric)], axis=1)
-        nearest = -np.partition(-close, min(MEASURED_HITS, close.shape[1]) - 1, axis=1)
-        nearest = nearest[:, :MEASURED_HITS]
+        nearest = -np.sort(-close, axis=1)[:, : MEASURED_HITS + 1]
 
     async for batch in await session.batches(scan, _SCAN_BATCH, present):
         await hop(_SCAN_BATCH, partial(nearer, batch))
-    lengths = np.linalg.norm(questions, axis=1)
+    lengths = np.linalg.norm(questions, axis=1).astype(np.float64)
     size = {"cosine": np.ones(len(questions)), "dot": lengths * longest, "l2": 4 * lengths**2}
-    return nearest.min(axis=1).tolist(), (_TIE * size[metric]).tolist()
+    ties = _TIE * size[metric]
+    own = np.einsum("ij,ij->i", questions, questions) if metric != "cosine" else 1.0
+    last = min(MEASURED_HITS, nearest.shape[1]) - 1
+    # By the dot product, a row may be far from itself.
+    itself = ((asked.groups == 0) & (own >= nearest[:, last] - ties)).astype(np.int64)
+    count = np.minimum(MEASURED_HITS, nearest.shape[1] - itself)
+    place = np.maximum(count + itself - 1, 0)
+    return _Nearest(nearest[np.arange(len(questions)), place] - ties, count, itself)
 
 
 def _closeness(rows: Float32Array, questions: Float32Array, metric: Metric) -> Float32Array:
