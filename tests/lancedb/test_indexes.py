@@ -314,7 +314,7 @@ async def test_the_recall_is_that_of_given_questions(store: VectorStore) -> None
         assert await _true(store, FAR[200:], (await store.stats("notes")).details["effort"]) > 0.9
     with case("of an optimize"):
         await store.optimize("notes", questions=FAR.tolist())
-        assert (await _told(store))[1] == "256 given questions"
+        assert (await _told(store))[1] == "200 given questions"
     with case("not accepted"):
         for questions in (FAR[:63], FAR[:0]):
             with pytest.raises(InvalidArgumentError, match="at least 64"):
@@ -323,7 +323,7 @@ async def test_the_recall_is_that_of_given_questions(store: VectorStore) -> None
             await store.create_index("notes", questions=FAR[:63])
         with pytest.raises(DimensionMismatchError):
             await store.optimize("notes", questions=FAR[:100, 1:])
-        assert (await _told(store))[1] == "256 given questions"
+        assert (await _told(store))[1] == "200 given questions"
 
 
 async def test_the_recall_of_rows_among_near_copies(store: VectorStore) -> None:

@@ -98,7 +98,7 @@ class Builder:
         session: Session,
         settings: LancedbSettings,
         write: Callable[[str, WriteOperation], Awaitable[Any]],
-        known: Callable[[str], recall.Questions | None],
+        known: Callable[[TableHandle], recall.Questions | None],
     ) -> None:
         self._session = session
         self._settings = settings
@@ -215,7 +215,7 @@ class Builder:
         with self._tell(handle.name, f"measuring {index.kind.name}"):
             rows = await self._session.rows(table)
             partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
-            asked = self._known(handle.name) or await recall.made(self._session, table)
+            asked = self._known(handle) or await recall.made(self._session, table)
             ladder = await recall.measure(self._session, table, index.kind, partitions, asked)
             tuned = index.tuned.with_changes(
                 rows=rows, ladder=ladder, questions=len(asked.vectors), whose=asked.whose

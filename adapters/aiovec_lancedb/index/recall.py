@@ -20,9 +20,8 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
-from aiovec.backend import Float32Array, Float64Array, Metric, to_matrix
+from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, to_matrix
 from aiovec.backend.threads import hop, in_thread
 
 from ..session import Opened, Session
@@ -34,7 +33,7 @@ from .kinds import Kind
 _MADE_OF, _SAMPLE = 64, 4096
 _BEYOND, _BETWEEN = -1 / 3, 0.3
 # An effort that finds less is measured with a part of the questions.
-_FEW, _PART = 0.8, 4
+_FEW, _PARTS = 0.8, 4
 # An effort that finds so much is the last that is measured.
 _ENOUGH = 0.999
 _STEP = 1.5
@@ -49,64 +48,51 @@ _TIE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Questions, whose they are, and their groups: rows, points beyond, points between."""
+    """Questions, whose they are, and how many groups of them take turns. Of several the first has
+    rows."""
 
     vectors: Float32Array
     whose: str
-    groups: npt.NDArray[np.int64]
-
-
-def questions_of(vectors: Float32Array, whose: str) -> Questions:
-    """Return a user's questions."""
-    return Questions(vectors, whose, np.ones(len(vectors), dtype=np.int64))
+    groups: int = 1
 
 
 async def measure(
     session: Session, table: Opened, kind: Kind, partitions: int, asked: Questions
 ) -> tuple[Rung, ...]:
     """Return the efforts that pay, for the index as it is now; none for a table without vectors."""
-    questions = asked.vectors
-    if not len(questions):
+    questions, groups = asked.vectors, asked.groups
+    least, counts, itself = await _nearest(session, table, asked)
+    if not counts.any():
         return ()
-    nearest = await _nearest(session, table, asked)
+    few = groups * math.ceil(len(questions) / groups / _PARTS)
     ladder: list[Rung] = []
     # By row ids. The hits of one effort are mostly those of the one before, and in a bucket each
     # vector is a request.
     vectors: dict[int, Float32Array] = {}
     for effort in _efforts(kind, partitions):
-        rung = Rung(recall=0, effort=effort)
-        for part in (_PART, 1):
-            asking = range(0, len(questions), part)
+        shares: list[float] = []
+        rung = Rung(recall=1, effort=effort)
+        while len(shares) < len(questions) and rung.recall >= _FEW:
             found: list[list[int]] = []
+            asking = range(len(shares), len(questions) if shares else few)
             for start in range(0, len(asking), _AT_ONCE):
-                some = asking[start : start + _AT_ONCE]
-                found += await asyncio.gather(
-                    *(_hits(session, table, questions[one], effort) for one in some)
-                )
+                some = questions[asking[start : start + _AT_ONCE]]
+                found += await asyncio.gather(*(_hits(session, table, one, effort) for one in some))
             await _read(session, table, sorted(set().union(*found) - vectors.keys()), vectors)
-            shares = np.zeros(len(asking))
-            for place, (one, rows) in enumerate(zip(asking, found, strict=True)):
-                if rows:  # there are none where few lists were looked through
-                    hits = np.stack([vectors[row] for row in rows])
-                    close = _closeness(hits, questions[one][None, :], table.schema.metric)[0]
-                    shares[place] = nearest.share(one, close)
-            rung = _rung(shares, asked.groups[::part], effort)
-            if rung.recall < _FEW:
-                break
+            for one, rows in zip(asking, found, strict=True):
+                near = np.reshape([vectors[row] for row in rows], (-1, table.schema.dim))
+                close = _closeness(near, questions[one][None, :], table.schema.metric)
+                hits = int((close >= least[one]).sum()) - itself[one]
+                shares.append(min(max(0.0, hits / max(1, counts[one])), 1.0))
+            of_groups = np.reshape(shares, (-1, groups))
+            worst = of_groups[:, of_groups.mean(axis=0).argmin()]
+            error = round(float(worst.std()) / math.sqrt(len(worst)), 4)
+            rung = Rung(recall=round(float(worst.mean()), 4), error=error, effort=effort)
         if not ladder or rung.recall > ladder[-1].recall:
             ladder.append(rung)
         if rung.recall >= _ENOUGH:
             break
     return tuple(ladder)
-
-
-def _rung(shares: Float64Array, groups: npt.NDArray[np.int64], effort: Effort) -> Rung:
-    """Return the recall of the group that finds least, with its standard error."""
-    recall, error = min(
-        (float(part.mean()), float(part.std()) / math.sqrt(len(part)))
-        for part in (shares[groups == group] for group in np.unique(groups))
-    )
-    return Rung(recall=round(recall, 4), error=round(error, 4), effort=effort)
 
 
 def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
@@ -179,14 +165,13 @@ def _made_of(stored: Float32Array, cosine: bool, chance: np.random.Generator) ->
     points = distinct[chosen]
     groups = [points]
     if len(distinct) > 1:
-        squares = np.square(distinct).sum(axis=1)
-        apart = squares[None, :] - 2 * points @ distinct.T
+        apart = np.square(distinct).sum(axis=1) - 2 * points @ distinct.T
         apart[np.arange(len(chosen)), chosen] = np.inf
         near = distinct[apart.argmin(axis=1)]
         other = distinct[chance.integers(len(distinct), size=len(chosen))]
         groups += [points + _BEYOND * (near - points), points + _BETWEEN * (other - points)]
-    vectors = np.concatenate(groups).astype(np.float32)
-    return Questions(vectors, MADE, np.repeat(np.arange(len(groups)), len(points)))
+    vectors = np.stack(groups, axis=1).reshape(-1, stored.shape[1]).astype(np.float32)
+    return Questions(vectors, MADE, len(groups))
 
 
 def _units(vectors: Float64Array) -> Float64Array:
@@ -194,25 +179,13 @@ def _units(vectors: Float64Array) -> Float64Array:
     return cast("Float64Array", vectors / np.maximum(lengths, 1e-30))
 
 
-@dataclass(frozen=True, slots=True)
-class _Nearest:
-    """For each question: the closeness of a hit, how many there are, and whether the row that it
-    is comes with them."""
-
-    least: Float64Array
-    count: npt.NDArray[np.int64]
-    itself: npt.NDArray[np.int64]
-
-    def share(self, question: int, close: Float32Array) -> float:
-        """Return what part of the nearest was found, by the closeness of what was found."""
-        hits = int((close >= self.least[question]).sum()) - self.itself[question]
-        return float(np.clip(hits / max(1, self.count[question]), 0, 1))
-
-
-async def _nearest(session: Session, table: Opened, asked: Questions) -> _Nearest:
-    """Find what the true nearest rows are. It reads the table once, in constant memory."""
+async def _nearest(
+    session: Session, table: Opened, asked: Questions
+) -> tuple[Float64Array, Int64Array, Int64Array]:
+    """Return for each question how close a hit is, how many there are, and 1 if the row that it is
+    comes beside these. It reads the table once, in constant memory."""
     vector, metric, questions = table.schema.vector, table.schema.metric, asked.vectors
-    nearest = np.empty((len(questions), 0), dtype=np.float32)
+    nearest = np.full((len(questions), 1), -np.inf, dtype=np.float32)
     longest = 0.0
     scan = table.lance.query().select([vector])
     present = f"`{vector}` IS NOT NULL" if table.schema.vector_nullable else None
@@ -222,20 +195,22 @@ async def _nearest(session: Session, table: Opened, asked: Questions) -> _Neares
         rows = to_matrix(batch.column(vector))
         longest = max(longest, float(np.linalg.norm(rows, axis=1).max(initial=0.0)))
         close = np.concatenate([nearest, _closeness(rows, questions, metric)], axis=1)
-        nearest = -np.sort(-close, axis=1)[:, : MEASURED_HITS + 1]
+        kept = MEASURED_HITS + 1
+        nearest = -np.partition(-close, min(kept, close.shape[1]) - 1, axis=1)[:, :kept]
 
     async for batch in await session.batches(scan, _SCAN_BATCH, present):
         await hop(_SCAN_BATCH, partial(nearer, batch))
+    nearest = -np.sort(-nearest, axis=1)
     lengths = np.linalg.norm(questions, axis=1).astype(np.float64)
     size = {"cosine": np.ones(len(questions)), "dot": lengths * longest, "l2": 4 * lengths**2}
     ties = _TIE * size[metric]
     own = np.einsum("ij,ij->i", questions, questions) if metric != "cosine" else 1.0
-    last = min(MEASURED_HITS, nearest.shape[1]) - 1
+    numbers = np.arange(len(questions))
+    is_row = (asked.groups > 1) & (numbers % asked.groups == 0)
     # By the dot product, a row may be far from itself.
-    itself = ((asked.groups == 0) & (own >= nearest[:, last] - ties)).astype(np.int64)
-    count = np.minimum(MEASURED_HITS, nearest.shape[1] - itself)
-    place = np.maximum(count + itself - 1, 0)
-    return _Nearest(nearest[np.arange(len(questions)), place] - ties, count, itself)
+    itself = (is_row & (own >= nearest[:, :MEASURED_HITS][:, -1] - ties)).astype(np.int64)
+    counts = np.minimum(MEASURED_HITS, np.isfinite(nearest).sum(axis=1) - itself)
+    return nearest[numbers, counts + itself - 1] - ties, counts, itself
 
 
 def _closeness(rows: Float32Array, questions: Float32Array, metric: Metric) -> Float32Array:

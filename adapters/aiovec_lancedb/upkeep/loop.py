@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -42,7 +43,7 @@ from ..index import kinds
 from ..index.build import Builder, drop, reopened
 from ..index.fields import configs_of
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
-from ..index.recall import Questions, questions_of
+from ..index.recall import Questions
 from ..layout import tuned_in
 from ..locks.local import TableLock
 from ..memory import scan_bytes
@@ -207,21 +208,21 @@ class Upkeep:
             state.asked[key] = None
             if len(state.asked) > MOST_QUESTIONS:
                 del state.asked[next(iter(state.asked))]
-        if any(
-            before < enough <= len(state.asked) for enough in (FEWEST_QUESTIONS, MOST_QUESTIONS)
-        ):
+        known = len(state.asked)
+        if before < FEWEST_QUESTIONS <= known or before < known == MOST_QUESTIONS:
             state.look_at = min(state.look_at, time.monotonic() + _QUIET)
             self._begin()
 
-    def _questions(self, table: str) -> Questions | None:
+    def _questions(self, handle: TableHandle) -> Questions | None:
         """Return the questions of a table's users, if enough are known."""
-        state = self._states[table]
-        if state.given is not None:
-            return questions_of(state.given, GIVEN)
-        if len(state.asked) < FEWEST_QUESTIONS:
+        state, dim = self._states[handle.name], handle.schema.dim
+        if state.given is not None and state.given.shape[1] == dim:
+            return Questions(state.given, GIVEN)
+        # Others were for a table that had the name before.
+        asked = [key for key in state.asked if len(key) == 4 * dim]
+        if len(asked) < FEWEST_QUESTIONS:
             return None
-        vectors = np.frombuffer(b"".join(state.asked), dtype=np.float32)
-        return questions_of(vectors.reshape(len(state.asked), -1), OWN)
+        return Questions(np.frombuffer(b"".join(asked), dtype=np.float32).reshape(-1, dim), OWN)
 
     def loading(self, table: str) -> None:
         """A bulk load goes on: no index is built until it is over."""
@@ -400,7 +401,7 @@ class Upkeep:
                 else:
                     build = await self._builder.again(table, index)
                 await self._builder.build(handle, build)
-            elif index is not None and rows and self._wants_measuring(handle.name, index, rows):
+            elif index is not None and rows and self._wants_measuring(handle, index, rows):
                 await self._builder.measure(handle)
             state.failure = None
         except _NO_FAILURE:
@@ -418,14 +419,11 @@ class Upkeep:
         outgrown = index.tuned.auto and by_itself and rows >= _OUTGROWN * index.tuned.built_rows
         return index.ours and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
 
-    def _wants_measuring(self, table: str, index: InUse, rows: int) -> bool:
-        tuned = index.tuned
-        if not tuned.rows or rows >= _GROWN * tuned.rows:
-            return True
-        asked = len(self._states[table].asked)
-        if tuned.whose == OWN:  # by a few of them
-            return asked == MOST_QUESTIONS and tuned.questions < asked
-        return tuned.whose == MADE and asked >= FEWEST_QUESTIONS
+    def _wants_measuring(self, handle: TableHandle, index: InUse, rows: int) -> bool:
+        tuned, known = index.tuned, self._questions(handle)
+        asked = 0 if known is None else len(known.vectors)
+        more = asked and (tuned.whose == MADE or tuned.questions < asked == MOST_QUESTIONS)
+        return bool(more) or not tuned.rows or rows >= _GROWN * tuned.rows
 
     # What users ask for
 
@@ -442,10 +440,8 @@ class Upkeep:
         if len(questions) < FEWEST_QUESTIONS:
             expected = f"at least {FEWEST_QUESTIONS} vectors, to tell the recall by"
             raise InvalidArgumentError("questions", f"{len(questions)} vectors", expected)
-        step = len(questions) / MOST_QUESTIONS
-        if step > 1:
-            questions = questions[(np.arange(MOST_QUESTIONS) * step).astype(np.int64)]
-        self._states[handle.name].given = questions.astype(np.float32)  # a copy
+        some = questions[:: math.ceil(len(questions) / MOST_QUESTIONS)]
+        self._states[handle.name].given = some.copy()
 
     async def by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
         """Have an engine compact a table, and build its indexes over ids and fields anew."""
@@ -470,8 +466,8 @@ class Upkeep:
     ) -> None:
         """Build a vector index."""
         name = kinds.named(kind)
-        questions = options.get("questions")
-        options = {name: value for name, value in options.items() if name != "questions"}
+        options = dict(options)
+        questions = options.pop("questions", None)
         target, chosen = kinds.checked_options(name, options, handle.schema)
         if questions is not None:
             self._give(handle, questions)
