@@ -18,10 +18,13 @@ KINDS = ("ivf_rq", "hnsw_sq")
 _ASKED, _OTHERS = 256, 400
 _COPIES, _APART = 8, 0.05
 _REPLACED = 0.3
+# With 256 questions the standard error is 0.006, with 400 others 0.005.
+_TOO_FAR = 0.03
+_LEAST_ROWS = 2_000
 
 
 async def run(options: Options) -> list[Result]:
-    data = load(options.rows(ROWS), options.data)
+    data = load(max(_LEAST_ROWS, options.rows(ROWS)), options.data)
     return [
         await _told_and_true(name, shape, kind, options)
         for name, shape in _shapes(data, options)
@@ -86,17 +89,16 @@ async def _told_and_true(name: str, data: Data, kind: str, options: Options) -> 
                 reader, data, others, everything
             )
         effort = (await store.stats(TABLE)).details["effort"]
-    wrong = [
-        f"{name}, {kind}: {whose}: told {told:.3f}, true {true:.3f}"
-        for whose in ("its own",)
-        if abs((told := measured[f"{whose}, told"]) - (true := measured[f"{whose}, true"])) > 0.03
-    ]
+    differences = {
+        f"{whose}, told - true": measured[f"{whose}, told"] - measured[f"{whose}, true"]
+        for whose in ("made questions", "its own")
+    }
+    wrong = []
+    if abs(differences["its own, told - true"]) > _TOO_FAR:
+        wrong.append(f"{name}, {kind}: what is told of its own questions is not true")
     return Result(
         f"lancedb, recall of {kind}, {name}", f"{data}, {len(others)} questions, {effort}",
-        "", measured,
-        {f"{whose}, told - true": measured[f"{whose}, told"] - measured[f"{whose}, true"]
-         for whose in ("made questions", "its own")},
-        wrong=wrong,
+        "", measured, differences, wrong=wrong,
     )  # fmt: skip
 
 
