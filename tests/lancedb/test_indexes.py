@@ -304,6 +304,14 @@ async def test_the_recall_is_that_of_what_is_searched_for(tmp_path: Path) -> Non
             async with opened(tmp_path / "s", index="none") as other:
                 await other.optimize("notes")
                 assert (await _told(other))[1] == "120 of your searches"
+        with case("none of a table that had the name before"):
+            async with opened(tmp_path / "s", index="none") as other:
+                await other.drop_table("notes")
+                await other.create_table("notes", Schema(8))
+                ids = [f"r{number}" for number in range(300)]
+                await other.insert("notes", {"id": ids, "embedding": VECTORS[:300, :8]})
+            await store.create_index("notes", "ivf_flat")
+            assert (await _told(store))[1] == "192 made questions"
 
 
 async def test_the_recall_is_that_of_given_questions(store: VectorStore) -> None:
