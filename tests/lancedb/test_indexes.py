@@ -338,7 +338,7 @@ async def test_the_recall_of_rows_among_near_copies(store: VectorStore) -> None:
     """Questions that move away from the rows would find more."""
     chance = np.random.default_rng(4)
     centres = chance.standard_normal((20, DIM))
-    vectors = centres[np.arange(3000) % 20] + 0.003 * chance.standard_normal((3000, DIM))
+    vectors = centres[np.arange(3000) % 20] + 0.03 * chance.standard_normal((3000, DIM))
     await store.create_table("notes", SCHEMA)
     await store.insert("notes", {**rows(0, 3000), "embedding": vectors.astype(np.float32)})
     await store.create_index("notes", "ivf_rq", num_partitions=20)
