@@ -76,8 +76,14 @@ async def measure(
             found: list[list[int]] = []
             asking = range(len(shares), len(questions) if shares else few)
             for start in range(0, len(asking), _AT_ONCE):
-                some = questions[asking[start : start + _AT_ONCE]]
-                found += await asyncio.gather(*(_hits(session, table, one, effort) for one in some))
+                found += await asyncio.gather(
+                    *(
+                        _hits(
+                            session, table, questions[one], MEASURED_HITS + int(itself[one]), effort
+                        )
+                        for one in asking[start : start + _AT_ONCE]
+                    )
+                )
             await _read(session, table, sorted(set().union(*found) - vectors.keys()), vectors)
             for one, rows in zip(asking, found, strict=True):
                 near = np.reshape([vectors[row] for row in rows], (-1, table.schema.dim))
@@ -114,11 +120,10 @@ def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
 
 
 async def _hits(
-    session: Session, table: Opened, question: Float32Array, effort: Effort
+    session: Session, table: Opened, question: Float32Array, limit: int, effort: Effort
 ) -> list[int]:
     """Return the row ids of what a search with this effort finds."""
-    # One more: a question that is a row finds itself.
-    asked = 1 + MEASURED_HITS + (0 if effort.refine else code_margin(MEASURED_HITS))
+    asked = limit + (0 if effort.refine else code_margin(limit))
     query = table.lance.query().nearest_to(question).column(table.schema.vector)
     query = with_effort(query, effort).distance_type(table.schema.metric)
     found = await session.fetch(query.select(["_rowid", "_distance"]).limit(asked))
