@@ -36,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--peers", choices=["none", "quick", "all"], default="quick",
         help="installed peers to measure; all: also those whose index takes minutes to build",
     )  # fmt: skip
+    parser.add_argument(
+        "--recall", action="store_true", help="with lancedb: only the recall, told and true"
+    )
     parser.add_argument("--cache", type=Path, help="folder that keeps the peers' indexes")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write the JSON")
     asked = parser.parse_args(arguments)
@@ -48,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="aiovec-bench-", dir=asked.folder) as folder:
             options = Options(
                 Path(folder), asked.data, asked.scale, asked.repeat, asked.peers, asked.cache,
-                asked.rows,
+                asked.rows, asked.recall,
             )  # fmt: skip
             module = importlib.import_module(f"bench.{subject}")
             found: list[Result] = asyncio.run(module.run(options))

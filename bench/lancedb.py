@@ -13,6 +13,7 @@ from tests.lancedb import buckets
 import aiovec
 from aiovec import Tuning, VectorStore
 
+from . import recall
 from .data import ROWS, TABLE, Data, load, row_id
 from .measure import (
     Options,
@@ -41,6 +42,8 @@ Call = Callable[[int], Awaitable[object]]
 
 
 async def run(options: Options) -> list[Result]:
+    if options.recall:
+        return await recall.run(options)
     data = load(options.rows(ROWS), options.data)
     folder = options.folder / "ours"
     results = []
@@ -79,7 +82,7 @@ async def _searches(
         {name: block_of(ask, len(data.queries), seconds) for name, ask in asking.items()},
         options.rounds(_ROUNDS),
     )
-    recall = {name: await recall_of(ask, data, options) for name, ask in asking.items()}
+    found_share = {name: await recall_of(ask, data, options) for name, ask in asking.items()}
     measured, crowd = medians(found), options.seconds(_CROWD_SECONDS)
     rates = {name: await rate(asking[name], CLIENTS, crowd) for name in (ours, theirs, tuned)}
     measured |= {f"{name}, {CLIENTS} clients (searches/s)": one for name, one in rates.items()}
@@ -89,7 +92,7 @@ async def _searches(
         "ms", measured,
         ratios(found, ours, theirs)
         | {f"{CLIENTS} clients, {ours} / {theirs}": rates[ours] / rates[theirs]},
-        ["recall: " + "; ".join(f"{name} {value:.4f}" for name, value in recall.items()),
+        ["recall: " + "; ".join(f"{name} {value:.4f}" for name, value in found_share.items()),
          f"built and tuned in {built:.1f} s"],
     )  # fmt: skip
 

@@ -39,6 +39,7 @@ class Options:
     peers: str = "quick"
     cache: Path | None = None
     asked_rows: int | None = None
+    recall: bool = False
 
     def rows(self, wanted: int) -> int:
         return self.asked_rows or max(200, int(wanted * self.scale))

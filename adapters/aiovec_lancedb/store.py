@@ -69,6 +69,7 @@ from .search import VectorSearch
 from .session import Session
 from .target import StoreTarget
 from .text import search as text
+from .tuning import MOST_QUESTIONS
 from .upkeep.loop import Upkeep
 from .upkeep.retention import Pins, retention_of
 from .writer import Change, WriteOperation, Writers
@@ -81,7 +82,7 @@ if TYPE_CHECKING:
 
 _ABLE = frozenset({
     "text", "indexes", "snapshots", "changes", "backup", "restore", "read-only",
-    "bulk-load",
+    "bulk-load", "questions",
 })  # fmt: skip
 
 # So much of the time that a writer waits for others may go into holding writers off.
@@ -391,6 +392,7 @@ class LancedbBackend(Backend):
             return await reads.find(self._session, opened, where, order_by, limit, offset, columns)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        self._upkeep.searched(table.name, (one.vector for one in queries[-MOST_QUESTIONS:]))
         return await self._searching.search(table, queries)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
@@ -449,6 +451,9 @@ class LancedbBackend(Backend):
 
     async def optimize(self, table: TableHandle) -> None:
         await self._open_upkeep().optimize(table)
+
+    async def measure(self, table: TableHandle, questions: Float32Array) -> None:
+        await self._open_upkeep().measure(table, questions)
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         async with self._session.reading(table) as opened:

@@ -32,6 +32,12 @@ def code_margin(limit: int) -> int:
     return 6 + limit // 8
 
 
+FEWEST_QUESTIONS, MOST_QUESTIONS = 64, 256
+"""Of a user's questions: fewer tell too little of the recall, and more are not kept."""
+
+MADE, OWN, GIVEN = "made questions", "of your searches", "given questions"
+"""Whose questions an index was measured with."""
+
 EVERY_PARTITION = 2**20
 """As ``nprobes``: more partitions than any index has. Lance searches those that exist."""
 
@@ -102,9 +108,10 @@ class Effort(_Noted):
 
 
 class Rung(_Noted):
-    """An effort and the recall that it reaches."""
+    """An effort and the recall that it reaches, with the standard error of this."""
 
     recall: Annotated[float, PydanticField(ge=0, le=1)]
+    error: Annotated[float, PydanticField(ge=0)] = 0
     effort: Effort
 
 
@@ -112,7 +119,8 @@ class Tuned(_Noted):
     """The note about the vector index of a table.
 
     ``kind`` is None where no index was built. ``ladder`` holds efforts that find more from one to
-    the next. It was measured when the table had so many ``rows``, or not yet where these are 0.
+    the next. It was measured when the table had so many ``rows``, or not yet where these are 0, by
+    so many ``questions``, and ``whose`` these are.
     """
 
     kind: str | None = None
@@ -122,14 +130,17 @@ class Tuned(_Noted):
     options: Mapping[str, int] = {}
     built_rows: int = 0
     rows: int = 0
+    questions: int = 0
+    whose: str = MADE
     ladder: tuple[Rung, ...] = ()
 
     def with_changes(self, **changes: object) -> Tuned:
         return self.model_copy(update=changes)
 
     def rung(self, target: float) -> Rung | None:
-        """Return the least effort that reaches a recall, else the greatest; None: not measured."""
-        reached = (rung for rung in self.ladder if rung.recall >= target)
+        """Return the least effort that reaches a recall with its error counted in, else the
+        greatest; None: not measured."""
+        reached = (rung for rung in self.ladder if rung.recall - rung.error >= target)
         return next(reached, self.ladder[-1] if self.ladder else None)
 
     def is_usable(self, target: float) -> bool:

@@ -66,6 +66,10 @@ class RemoteBackend(Backend):
     abilities = frozenset({"read-only"})
     """That of its own, and those of the server's store once it is open."""
 
+    hints: ClassVar[Mapping[str, str]] = {
+        "questions": "the server measures with the searches that it answers",
+    }
+
     upkeep = False  # the server's own
     hides_expired = True
 

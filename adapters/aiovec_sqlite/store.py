@@ -91,6 +91,7 @@ class SqliteBackend(Backend):
     hints: ClassVar[Mapping[str, str]] = {
         "indexes": "it needs none, since its searches are exact; 'aiovec advise' tells when a "
         "table is too large for that",
+        "questions": "its searches are exact, so there is no recall to measure",
     }
 
     def __init__(

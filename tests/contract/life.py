@@ -113,8 +113,13 @@ class LifeContract(ContractBase):
             "snapshots": [lambda: notes.versions("notes"), lambda: notes.revert("notes", 1)],
             "backup": [lambda: notes.backup(tmp_path / "copy")],
         }
+        if not notes.supports("indexes"):
+            calls["questions"] = [
+                lambda: notes.create_index("notes", questions=[query]),
+                lambda: notes.optimize("notes", questions=[query]),
+            ]
         for ability, uses in calls.items():
-            if notes.supports(ability):
+            if ability != "questions" and notes.supports(ability):
                 continue
             for use in uses:
                 with pytest.raises(UnsupportedError) as caught:

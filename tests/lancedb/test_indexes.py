@@ -14,10 +14,18 @@ from tests.contract.base import case
 from tests.harness.waiting import until
 
 import aiovec
-from aiovec import F, Field, InvalidArgumentError, Schema, Tuning, VectorStore
+from aiovec import (
+    DimensionMismatchError,
+    F,
+    Field,
+    InvalidArgumentError,
+    Schema,
+    Tuning,
+    VectorStore,
+)
 from aiovec.backend import Metric
 
-from .indexed import DIM, QUESTIONS, ROWS, VECTORS, filled, found_share, rows
+from .indexed import DIM, QUESTIONS, ROWS, SCHEMA, VECTORS, filled, found_share, rows
 from .support import opened
 
 
@@ -238,6 +246,105 @@ async def test_optimize_while_an_index_is_dropped(store: VectorStore) -> None:
             assert dropped is None
             assert optimized is None or "its table or index was dropped" in str(optimized)
             assert await store.indexes("notes") == []
+
+
+# Whose recall is told
+
+FAR = np.random.default_rng(3).standard_normal((400, DIM)).astype(np.float32)
+"""Questions far from all rows, which are harder than those made of rows."""
+
+
+async def _told(store: VectorStore) -> tuple[float, str]:
+    details = (await store.stats("notes")).details
+    return details["recall"], details["recall_by"]
+
+
+async def _true(store: VectorStore, questions: Any, effort: dict[str, int]) -> float:
+    exact = await store.search_many("notes", questions, select=[], exact=True)
+    found = await store.search_many("notes", questions, select=[], tuning=Tuning(**effort))
+    return float(
+        np.mean(
+            [
+                len({hit.id for hit in best} & {hit.id for hit in hits}) / 10
+                for best, hits in zip(exact, found, strict=True)
+            ]
+        )
+    )
+
+
+async def test_the_recall_is_that_of_what_is_searched_for(tmp_path: Path) -> None:
+    async with (
+        opened(tmp_path / "s", index="none") as store,
+        aiovec.connect(f"lancedb://{tmp_path / 's'}", read_only=True) as reader,
+    ):
+        await filled(store)
+        await store.create_index("notes", "ivf_flat", num_partitions=40)
+        _, by = await _told(store)
+        assert by == "192 made questions"
+        with case("too few searches, however often"):
+            for _ in range(4):
+                await store.search_many("notes", FAR[:20])
+            await store.optimize("notes")
+            assert (await _told(store))[1] == by
+        with case("enough of them, without another call"):
+            await store.search_many("notes", FAR[:120])
+
+            async def measured() -> bool:
+                return (await _told(store))[1] == "120 of your searches"
+
+            await until(measured)
+            told, _ = await _told(store)
+            assert told >= 0.95
+            effort = (await store.stats("notes")).details["effort"]
+            assert abs(await _true(reader, FAR[200:], effort) - told) < 0.05
+            (info,) = await store.indexes("notes")
+            assert info.parameters["measured_by"] == "120 of your searches"
+            assert "by 120 of your searches" in (await store.stats("notes")).index
+        with case("those of the last measurement are kept by a process that knows none"):
+            async with opened(tmp_path / "s", index="none") as other:
+                await other.optimize("notes")
+                assert (await _told(other))[1] == "120 of your searches"
+        with case("none of a table that had the name before"):
+            async with opened(tmp_path / "s", index="none") as other:
+                await other.drop_table("notes")
+                await other.create_table("notes", Schema(8))
+                ids = [f"r{number}" for number in range(300)]
+                await other.insert("notes", {"id": ids, "embedding": VECTORS[:300, :8]})
+            await store.create_index("notes", "ivf_flat")
+            assert (await _told(store))[1] == "192 made questions"
+
+
+async def test_the_recall_is_that_of_given_questions(store: VectorStore) -> None:
+    await filled(store)
+    with case("of a build"):
+        await store.create_index("notes", "ivf_flat", num_partitions=40, questions=FAR[:100])
+        assert (await _told(store))[1] == "100 given questions"
+        assert await _true(store, FAR[200:], (await store.stats("notes")).details["effort"]) > 0.9
+    with case("of an optimize"):
+        await store.optimize("notes", questions=FAR.tolist())
+        assert (await _told(store))[1] == "200 given questions"
+    with case("not accepted"):
+        for questions in (FAR[:63], FAR[:0]):
+            with pytest.raises(InvalidArgumentError, match="at least 64"):
+                await store.optimize("notes", questions=questions)
+        with pytest.raises(InvalidArgumentError, match="at least 64"):
+            await store.create_index("notes", questions=FAR[:63])
+        with pytest.raises(DimensionMismatchError):
+            await store.optimize("notes", questions=FAR[:100, 1:])
+        assert (await _told(store))[1] == "200 given questions"
+
+
+async def test_the_recall_of_rows_among_near_copies(store: VectorStore) -> None:
+    """Questions that move away from the rows would find more."""
+    chance = np.random.default_rng(4)
+    centres = chance.standard_normal((20, DIM))
+    vectors = centres[np.arange(3000) % 20] + 0.03 * chance.standard_normal((3000, DIM))
+    await store.create_table("notes", SCHEMA)
+    await store.insert("notes", {**rows(0, 3000), "embedding": vectors.astype(np.float32)})
+    await store.create_index("notes", "ivf_rq", num_partitions=20)
+    told, _ = await _told(store)
+    effort = (await store.stats("notes")).details["effort"]
+    assert told - await _true(store, vectors[::17], effort) < 0.1
 
 
 # While one is built

@@ -186,6 +186,8 @@ async def every_call(target: str, copy: Path) -> None:
         assert_type(await store.stats("notes"), TableStats)
         await store.optimize("notes")
         if store.supports("indexes"):
+            await store.optimize("notes", questions=[[1, 0]] * 64)
+            await store.create_index("notes", questions=[[1, 0]] * 64)
             await store.create_index("notes", "hnsw_sq", wait=True, m=16, ef_construction=100)
             options: IndexOptions = {"num_partitions": 4, "recall": 0.9}
             await store.create_index("notes", "ivf_flat", **options)

@@ -98,10 +98,13 @@ class Builder:
         session: Session,
         settings: LancedbSettings,
         write: Callable[[str, WriteOperation], Awaitable[Any]],
+        known: Callable[[TableHandle], recall.Questions | None],
     ) -> None:
         self._session = session
         self._settings = settings
         self._write = write
+        # Of tables: the questions of their users.
+        self._known = known
         # Of tables: what is done to them.
         self.doing: dict[str, str] = {}
 
@@ -212,6 +215,9 @@ class Builder:
         with self._tell(handle.name, f"measuring {index.kind.name}"):
             rows = await self._session.rows(table)
             partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
-            ladder = await recall.measure(self._session, table, index.kind, partitions)
-            tuned = index.tuned.with_changes(rows=rows, ladder=ladder)
+            asked = self._known(handle) or await recall.made(self._session, table)
+            ladder = await recall.measure(self._session, table, index.kind, partitions, asked)
+            tuned = index.tuned.with_changes(
+                rows=rows, ladder=ladder, questions=len(asked.vectors), whose=asked.whose
+            )
             await self._keep(handle, tuned)

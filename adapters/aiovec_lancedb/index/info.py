@@ -44,6 +44,11 @@ class InUse:
             return unmeasured_effort(graph=self.kind.graph, whole=self.kind.whole)
         return rung.effort
 
+    @property
+    def measured_by(self) -> str:
+        """How many questions the recall is of, and whose."""
+        return f"{self.tuned.questions} {self.tuned.whose}"
+
     def recall(self, target: float) -> float | None:
         """Return the recall measured for that effort; None if it was not measured."""
         rung = self.tuned.rung(target)
@@ -113,6 +118,7 @@ def _info(index: Any, in_use: InUse | None, target: float) -> IndexInfo:
         recall = in_use.recall(tuned.target or target)
         if recall is not None:
             parameters["measured_at_rows"] = tuned.rows
+            parameters["measured_by"] = in_use.measured_by
     return IndexInfo(
         name=index.name,
         kind=kind,
@@ -146,7 +152,10 @@ async def stats(
         recall = index.recall(target)
         effort = index.effort(target).shown()
         details |= {"recall_target": target, "recall": recall, "effort": effort}
-        measured = "not measured yet" if recall is None else f"{recall:.3f}"
+        measured = "not measured yet"
+        if recall is not None:
+            details["recall_by"] = index.measured_by
+            measured = f"{recall:.3f} by {index.measured_by}"
         words.append(f"recall {measured} (target {target:g})")
         if not index.tuned.is_usable(target):
             words.append("not used, because it finds too little")

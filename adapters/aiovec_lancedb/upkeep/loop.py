@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aiovec.backend import Field
+import numpy as np
+
+from aiovec.backend import Field, Float32Array
 from aiovec.backend.contract import StaleTableError, TableHandle, index_behind_change
 from aiovec.backend.limits import Deadline, current_deadline, renewed
 from aiovec.backend.threads import Background, in_thread, wait_out
@@ -41,11 +44,13 @@ from ..index import kinds
 from ..index.build import Builder, drop, reopened
 from ..index.fields import configs_of
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
+from ..index.recall import Questions
 from ..layout import tuned_in
 from ..locks.local import TableLock
 from ..memory import scan_bytes
 from ..session import Opened, Session
 from ..tables import alter_field
+from ..tuning import FEWEST_QUESTIONS, GIVEN, MADE, MOST_QUESTIONS, OWN
 from ..writer import Change, WriteOperation
 from ..written import TableFiles
 from .retention import Pins, Retention
@@ -115,6 +120,9 @@ class _TableState:
     optimized: datetime | None = None
     # Rows of the table when an index could not be built: more of them are worth another attempt.
     failed_rows: int = 0
+    # Distinct vectors that were searched for, the last one last, and those that a user gave.
+    asked: dict[bytes, None] = field(default_factory=dict)
+    given: Float32Array | None = None
 
     @property
     def next_look(self) -> float:
@@ -152,7 +160,7 @@ class Upkeep:
         self._lock_of = lock_of
         self._retention = retention
         self._pins = pins
-        self._builder = Builder(session, settings, write)
+        self._builder = Builder(session, settings, write, self._questions)
         self._states: defaultdict[str, _TableState] = defaultdict(_TableState)
         self._loop = Background()
         self._task: asyncio.Task[None] | None = None
@@ -191,6 +199,32 @@ class Upkeep:
         state.last_commit = now
         if state.commits in (1, _FILES):
             self._begin()
+
+    def searched(self, table: str, vectors: Iterable[Float32Array]) -> None:
+        """Keep what was searched for, as questions that indexes are measured with."""
+        state = self._states[table]
+        before = len(state.asked)
+        for vector in vectors:
+            key = vector.tobytes()
+            state.asked.pop(key, None)
+            state.asked[key] = None
+            if len(state.asked) > MOST_QUESTIONS:
+                del state.asked[next(iter(state.asked))]
+        known = len(state.asked)
+        if before < FEWEST_QUESTIONS <= known or before < known == MOST_QUESTIONS:
+            state.look_at = min(state.look_at, time.monotonic() + _QUIET)
+            self._begin()
+
+    def _questions(self, handle: TableHandle) -> Questions | None:
+        """Return the questions of a table's users, if enough are known."""
+        state, dim = self._states[handle.name], handle.schema.dim
+        if state.given is not None and state.given.shape[1] == dim:
+            return Questions(state.given, GIVEN)
+        # Others were for a table that had the name before.
+        asked = [key for key in state.asked if len(key) == 4 * dim]
+        if len(asked) < FEWEST_QUESTIONS:
+            return None
+        return Questions(np.frombuffer(b"".join(asked), dtype=np.float32).reshape(-1, dim), OWN)
 
     def loading(self, table: str) -> None:
         """A bulk load goes on: no index is built until it is over."""
@@ -391,7 +425,7 @@ class Upkeep:
                 else:
                     build = await self._builder.again(table, index)
                 await self._builder.build(handle, build)
-            elif index is not None and rows and _wants_measuring(index, rows):
+            elif index is not None and rows and self._wants_measuring(handle, index, rows):
                 await self._builder.measure(handle)
             state.failure = None
         except _NO_FAILURE:
@@ -409,11 +443,29 @@ class Upkeep:
         outgrown = index.tuned.auto and by_itself and rows >= _OUTGROWN * index.tuned.built_rows
         return index.ours and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
 
+    def _wants_measuring(self, handle: TableHandle, index: InUse, rows: int) -> bool:
+        tuned, known = index.tuned, self._questions(handle)
+        asked = 0 if known is None else len(known.vectors)
+        more = asked and (tuned.whose == MADE or tuned.questions < asked == MOST_QUESTIONS)
+        return bool(more) or not tuned.rows or rows >= _GROWN * tuned.rows
+
     # What users ask for
 
     async def optimize(self, handle: TableHandle) -> None:
         """Do the whole upkeep now."""
         await self._do(handle.name, partial(self._look_after, handle, everything=True))
+
+    async def measure(self, handle: TableHandle, questions: Float32Array) -> None:
+        """Measure the index with these questions, now and as the table grows."""
+        self._give(handle, questions)
+        await self._do(handle.name, partial(self._builder.measure, handle))
+
+    def _give(self, handle: TableHandle, questions: Float32Array) -> None:
+        if len(questions) < FEWEST_QUESTIONS:
+            expected = f"at least {FEWEST_QUESTIONS} vectors, to tell the recall by"
+            raise InvalidArgumentError("questions", f"{len(questions)} vectors", expected)
+        some = questions[:: math.ceil(len(questions) / MOST_QUESTIONS)]
+        self._states[handle.name].given = some.copy()
 
     async def by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
         """Have an engine compact a table, and build its indexes over ids and fields anew."""
@@ -438,7 +490,11 @@ class Upkeep:
     ) -> None:
         """Build a vector index."""
         name = kinds.named(kind)
+        options = dict(options)
+        questions = options.pop("questions", None)
         target, chosen = kinds.checked_options(name, options, handle.schema)
+        if questions is not None:
+            self._give(handle, questions)
         async with self._session.reading(handle) as table:
             build = await self._builder.planned(table, name, chosen, target)
 
@@ -568,7 +624,3 @@ class Upkeep:
         cancelled = [await wait_out(task) for task in tasks]
         for exc in filter(None, cancelled):
             raise exc
-
-
-def _wants_measuring(index: InUse, rows: int) -> bool:
-    return not index.tuned.rows or rows >= _GROWN * index.tuned.rows

@@ -71,6 +71,7 @@ from .._input.types import (
 from .._input.vectors import (
     check_query_texts,
     collect_vectors,
+    given_matrix,
     many_queries,
     one_query,
     query_vector,
@@ -1231,15 +1232,20 @@ class VectorStore:
 
         return await self._on_table("stats", table, stats)
 
-    async def optimize(self, table: str) -> None:
+    async def optimize(self, table: str, *, questions: Vectors | None = None) -> None:
         """Do now what keeps the table small and fast, and delete expired rows.
 
-        Reads and writes go on.
+        Reads and writes go on. With ``questions``, the recall of a vector index is measured with
+        these, as in ``create_index``.
         """
+        given = await self._collected(questions)
 
         async def optimize(engine: Engine, handle: TableHandle) -> None:
+            asked = await self._questions(engine, handle, given)
             await sweep(engine, handle)
             await engine.backend.optimize(handle)
+            if asked is not None:
+                await engine.backend.measure(handle, asked)
 
         await self._on_table("optimize", table, optimize)
 
@@ -1250,24 +1256,45 @@ class VectorStore:
         kind: str = "auto",
         *,
         wait: bool = True,
+        questions: Vectors | None = None,
         **options: Unpack[IndexOptions],
     ) -> None:
         """Build an approximate index over the vectors, and measure what it finds.
 
         ``kind`` and the options are the backend's; one that it does not know raises
         InvalidArgumentError, which lists those that it does. ``recall`` is the part of the true
-        nearest that searches of this table shall find. Without ``wait`` the build goes on in the
-        background, until the store is closed. A cancelled build leaves the table as it was.
+        nearest that searches of this table shall find, and ``questions`` are vectors that users
+        ask with, by which this is measured. Without ``wait`` the build goes on in the background,
+        until the store is closed. A cancelled build leaves the table as it was.
         """
         check_words("kind", kind)
         for option, value in options.items():
             check_words(option, value)
         wait = check_flag("wait", wait)
+        given = await self._collected(questions)
 
-        await self._on_table(
-            "create_index", table,
-            lambda engine, on: engine.backend.create_index(on, kind, wait=wait, options=options),
-        )  # fmt: skip
+        async def create(engine: Engine, handle: TableHandle) -> None:
+            told: dict[str, Any] = dict(options)
+            asked = await self._questions(engine, handle, given)
+            if asked is not None:
+                told["questions"] = asked
+            await engine.backend.create_index(handle, kind, wait=wait, options=told)
+
+        await self._on_table("create_index", table, create)
+
+    async def _collected(self, questions: Vectors | None) -> Any:
+        return None if questions is None else await collect_vectors(questions, self._read_in_thread)
+
+    async def _questions(
+        self, engine: Engine, handle: TableHandle, given: Any
+    ) -> Float32Array | None:
+        """Return questions checked like queries. UnsupportedError where the backend takes none."""
+        if given is None:
+            return None
+        engine.backend.check_able("questions")
+        return await hop(
+            weight(given), given_matrix, given, handle.schema, lambda row: {"row": row}
+        )
 
     async def indexes(self, table: str) -> list[IndexInfo]:
         """The indexes over the vectors."""

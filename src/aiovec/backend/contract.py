@@ -244,8 +244,8 @@ class Backend(ABC):
     """Its name in the TOML."""
 
     abilities: frozenset[str] = frozenset()
-    """The abilities of the backend: names of ``ABILITIES``, and "bulk-load". Those with methods:
-    "text", "indexes", "changes", "snapshots", "backup", "restore", "moves", "bulk-load".
+    """The abilities of the backend: names of ``ABILITIES``, "bulk-load" and "questions". Those with
+    methods: "text", "indexes", "changes", "snapshots", "backup", "restore", "moves", and these two.
 
     - "once": the key of a write (``write_key``) is committed with it, so that a write which is
       repeated under its key is not done twice.
@@ -527,6 +527,11 @@ class Backend(ABC):
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
         raise self._lacks("indexes")
+
+    async def measure(self, table: TableHandle, questions: Float32Array) -> None:
+        """Measure what the index finds with these questions, which ``create_index`` takes as the
+        option ``questions`` too. Its ability is "questions"."""
+        raise self._lacks("questions")
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
         raise self._lacks("indexes")
