@@ -446,6 +446,26 @@ class TextContract(ContractBase):
     # Freshness
 
     @pytest.mark.core
+    async def test_deleted_rows_take_no_place_among_the_best(self, store: VectorStore) -> None:
+        fields = {"body": Field(str, text=True), "year": Field(int, index="btree")}
+        await store.create_table("notes", Schema(DIM, fields=fields))
+        await store.insert(
+            "notes",
+            [
+                {"id": f"r{n:02}", "embedding": [1.0] * DIM, "body": f"wool {n}", "year": n}
+                for n in range(40)
+            ],
+        )
+        await store.optimize("notes")
+        await store.delete("notes", [f"r{n:02}" for n in range(40) if n % 3 == 0])
+        await store.optimize("notes")  # which rewrites the rows that are left
+        for where in (None, "year >= 0"):
+            for limit in (5, 23, 26, 27, 100):
+                with case((where, limit)):
+                    hits = await store.search_text("notes", "wool", limit=limit, where=where)
+                    assert len(set(ids_of(hits))) == min(limit, 26)
+
+    @pytest.mark.core
     async def test_a_keyword_search_sees_every_write(self, store: VectorStore) -> None:
         await self._texts(store)
 

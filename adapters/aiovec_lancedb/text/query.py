@@ -171,6 +171,10 @@ def _forms(text: str) -> list[str]:
     return forms if text in (composed, apart) else [*forms, text]
 
 
+# A condition of every row, which no index answers. It reads no column.
+_EXISTING = "_rowid >= 0"
+
+
 async def ask(
     session: Session,
     table: Opened,
@@ -179,7 +183,12 @@ async def ask(
     where: str | None,
     limit: int,
 ) -> pa.Table:
-    """Return the best rows that match, with their score."""
+    """Return the best rows that match, with their score.
+
+    Indexes keep the rows that were deleted before a compaction, and these take places among the
+    best, also behind a filter that another index answers. So an answer that is not full is asked
+    for again among the rows that exist.
+    """
     names = [*column_names(table.schema, columns), SCORE]
 
     def build() -> AsyncFTSQuery:
@@ -188,7 +197,11 @@ async def ask(
             return built.select(names).limit(min(limit, ALL))
 
     # One condition or a thousand words: it becomes JSON on the way.
-    return await session.fetch(await in_thread(build), where=where)
+    rows = await session.fetch(await in_thread(build), where=where)
+    if rows.num_rows < limit:
+        existing = _EXISTING if where is None else f"({where}) AND {_EXISTING}"
+        rows = await session.fetch(await in_thread(build), where=existing)
+    return rows
 
 
 def ranking(ids: Sequence[str] | pa.ChunkedArray, scores: Any) -> pa.Table:
