@@ -73,8 +73,9 @@ class Portal:
                 "asynchronous store there, or give the store a plain function"
             )
         begun = _Call(call)
+        self._check()
         try:
-            self._begin(begun)
+            self._soon(begun.start)
             self._wait(begun)
         except BaseException:
             self._soon(begun.cancel)
@@ -90,7 +91,8 @@ class Portal:
         if threading.current_thread() is self._thread:
             return await call()
         begun = _Call(call)
-        self._begin(begun)
+        self._check()
+        self._soon(begun.start)
         ended = asyncio.wrap_future(begun.result)
         try:
             await asyncio.wait([ended])
@@ -108,13 +110,14 @@ class Portal:
 
         StoreClosedError where nothing can run any more.
         """
-        self._begin(_Call(call))
+        self._check()
+        self._soon(_Call(call).start)
 
-    def _begin(self, call: _Call[Any]) -> None:
+    def _check(self) -> None:
+        """Raise StoreClosedError where nothing can run any more."""
         gone = self.gone
         if gone or self.stopped:
             raise StoreClosedError(self.target, gone)
-        self._soon(call.start)
 
     def stop(self) -> None:
         """Cancel what still runs and end the thread. May be called twice."""
