@@ -11,7 +11,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +262,8 @@ async def test_processes_that_create_a_table_at_once(
             assert racer.stdout is not None
             assert await racer.stdout.readline() == b"done\n"
     for racer in racers:
-        racer.kill()
+        with suppress(ProcessLookupError):  # it has ended by itself
+            racer.kill()
         await racer.communicate()
     async with aiovec.connect(target) as store:
         for turn in range(4):
