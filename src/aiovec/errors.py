@@ -116,10 +116,10 @@ def nearest_name(name: str, known: Iterable[str], likeness: float = 0.6) -> str 
 _MOST_COMPARED, _LONGEST_COMPARED = 100, 100
 
 
-def listed(names: Sequence[str], most: int = 50) -> str:
-    """Return names for a message: the first of many."""
+def listed(names: Sequence[str], *others: str, most: int = 50) -> str:
+    """Return names for a message: the first of many, and ``others`` in any case."""
     more = [f"{len(names) - most:,} more"] if len(names) > most else []
-    return ", ".join([*names[:most], *more])
+    return ", ".join([*names[:most], *more, *others])
 
 
 def _listed(names: Sequence[object], most: int = 12) -> str:

@@ -264,8 +264,8 @@ class _Binder:
         return "text" if field is None else field.kind
 
     def _names(self) -> str:
-        payload = ", payload.<key>" if self._schema.payload else ""
-        return f"one of {listed(['id', *self._schema.fields])}{payload}"
+        payload = ["payload.<key>"] if self._schema.payload else []
+        return f"one of {listed(['id', *self._schema.fields], *payload)}"
 
     def _fail(self, leaf: Expr, message: str, expected: str, value: int | None = None) -> NoReturn:
         text, places = getattr(leaf, "place", (None, ()))

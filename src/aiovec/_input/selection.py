@@ -191,9 +191,8 @@ def value_ref(
         return ref
     able = ["id"] if ids else []
     able += [each for each, field in schema.fields.items() if lists or not field.is_list]
-    names = [listed(able)] if able else []
-    names += ["payload.<key>"] if schema.payload else []
-    expected = f"one of {', '.join(names) or 'none, since the table has no fields'}"
+    payload = ["payload.<key>"] if schema.payload else []
+    expected = f"one of {listed(able, *payload) or 'none, since the table has no fields'}"
     reason = f"{argument} must be {expected}, not {shown(name)}{did_you_mean(name, able)}"
     raise InvalidArgumentError(argument, name, expected, reason=reason)
 
@@ -294,5 +293,5 @@ def _unknown(name: object, schema: Schema, whole_payload: bool) -> InvalidNameEr
     able = ["id", schema.vector, *schema.fields]
     hint = did_you_mean(name, able)
     payload = [_PAYLOAD] if whole_payload else [_PAYLOAD, "payload.<key>"]
-    names = ", ".join([listed(able), *(payload if schema.payload else ())])
+    names = listed(able, *(payload if schema.payload else ()))
     return InvalidNameError(name, "selected column", f"there are {names}{hint}")

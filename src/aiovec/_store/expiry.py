@@ -54,10 +54,10 @@ class LiveRows:
         self._backend, self._handle = backend, handle
         self.field = None if backend.hides_expired else handle.schema.expires
         """The field of the times, None if every row that the backend has exists."""
-        # A row has expired if its second has begun.
-        self._moment = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
         self._expired: Expr | None = None
         if self.field is not None:
+            # A row has expired if its second has begun.
+            self._moment = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
             self._expired = Compare(Ref(self.field), "<", self._moment)
 
     def bind(self, where: object) -> Expr | None:

@@ -355,9 +355,8 @@ def _time_ref(schema: Schema, name: str) -> Ref:
     able = [one for one, field in schema.fields.items() if field.kind in ("datetime", "text")]
     if name in able or str(name).startswith("payload."):
         return value_ref(schema, name, "boost", ids=False)
-    names = [listed(able)] if able else []
-    names += ["payload.<key>"] if schema.payload else []
-    expected = ", ".join(names) or "no field of this table"
+    payload = ["payload.<key>"] if schema.payload else []
+    expected = listed(able, *payload) or "no field of this table"
     raise InvalidArgumentError("boost", name, f"a field of times: {expected}")
 
 
