@@ -48,7 +48,7 @@ from ..index.recall import Questions
 from ..layout import tuned_in
 from ..locks.local import TableLock
 from ..memory import scan_bytes
-from ..session import Opened, Session
+from ..session import Opened, Session, Version
 from ..tables import alter_field
 from ..tuning import FEWEST_QUESTIONS, GIVEN, MADE, MOST_QUESTIONS, OWN
 from ..writer import Change, WriteOperation
@@ -373,10 +373,7 @@ class Upkeep:
             await optimize(_NEVER)
         for seconds in _REMOVALS:
             table = await self._session.opened(handle)  # what was rewritten is another version
-            versions = await self._session.versions(table)
-            oldest = await in_thread(self._pins.oldest, handle.name)
-            now = datetime.now(UTC)
-            first = self._retention.first_kept(versions, now, oldest)
+            versions, now, first = await self._first_kept(table)
             if first is None:
                 return
             age = now - first.created + timedelta(seconds=seconds)
@@ -387,15 +384,20 @@ class Upkeep:
                     await optimize(age)
                 return
 
+    async def _first_kept(self, table: Opened) -> tuple[list[Version], datetime, Version | None]:
+        """Return a table's versions, now, and the first version to keep; None if all are kept."""
+        versions = await self._session.versions(table)
+        oldest = await in_thread(self._pins.oldest, table.name)
+        now = datetime.now(UTC)
+        return versions, now, self._retention.first_kept(versions, now, oldest)
+
     async def _make_room(self, table: Opened) -> bool:
         """Remove the manifests of versions that may go; return whether there were any.
 
         Lance removes versions behind a compaction only, which finds no room on a full disk. The
         other files of these versions go when they are a week old.
         """
-        versions = await self._session.versions(table)
-        oldest = await in_thread(self._pins.oldest, table.name)
-        first = self._retention.first_kept(versions, datetime.now(UTC), oldest)
+        _, _, first = await self._first_kept(table)
         folder = self._session.folder
         if first is None or folder is None:
             return False

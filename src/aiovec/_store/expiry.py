@@ -78,7 +78,7 @@ class LiveRows:
         if field is None:
             return await backend.get(handle, ids, columns)
         rows = await backend.get(handle, ids, self.columns(columns))
-        return await hop(weight(rows), lambda: _taken(rows, self._places(rows, field), columns))
+        return await hop(weight(rows), lambda: rows.take(self._places(rows, field), columns.fields))
 
     async def search(self, queries: Sequence[VectorQuery]) -> list[Found]:
         """Search by vectors, with filters of their own.
@@ -107,7 +107,7 @@ class LiveRows:
                     order = sorted(zip(one.measures, one.rows.ids, count(), strict=False))
                     kept = sorted({i for _, _, i in order[:enough]}.intersection(kept))
                 measures = [one.measures[i] for i in kept]
-                answers.append(Found(_taken(one.rows, kept, columns), measures))
+                answers.append(Found(one.rows.take(kept, columns.fields), measures))
                 if len(kept) < limit and len(one.measures) >= enough:
                     again[n] = replace(queries[n], where=self.only(queries[n].where))
             return answers, again
@@ -182,16 +182,6 @@ class LiveRows:
         """Delete rows that have expired, of these ids only if there are any."""
         with calling(replace(call_context(), key=None)):  # it is that of the call's own write
             await self._backend.delete(self._handle, ids=ids, where=self._expired)
-
-
-def _taken(rows: StoredRows, places: Sequence[int], columns: Columns) -> StoredRows:
-    """Return the rows at these places, with these columns."""
-    return StoredRows(
-        [rows.ids[i] for i in places],
-        {name: [rows.fields[name][i] for i in places] for name in columns.fields},
-        None if rows.payloads is None else [rows.payloads[i] for i in places],
-        None if rows.vectors is None else rows.vectors[list(places)],
-    )
 
 
 async def sweep(engine: Engine, handle: TableHandle, *, now_and_then: bool = False) -> None:

@@ -22,7 +22,15 @@ from __future__ import annotations
 import os
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -150,6 +158,16 @@ class StoredRows:
     fields: Mapping[str, Sequence[Any]]
     payloads: Sequence[str | None] | None = None
     vectors: Float32Array | None = None
+
+    def take(self, places: Sequence[int], fields: Iterable[str] | None = None) -> StoredRows:
+        """Return the rows at these places, in this order, with these fields alone if given."""
+        names = self.fields if fields is None else fields
+        return StoredRows(
+            [self.ids[row] for row in places],
+            {name: [self.fields[name][row] for row in places] for name in names},
+            None if self.payloads is None else [self.payloads[row] for row in places],
+            None if self.vectors is None else self.vectors[list(places)],
+        )
 
 
 @dataclass(frozen=True, slots=True)

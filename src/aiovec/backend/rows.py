@@ -75,14 +75,7 @@ class NewRows:
             if isinstance(places, range):
                 return NewRows(self.schema, self.table.slice(places.start, len(places)))
             return NewRows(self.schema, self.table.take(pa.array(places, pa.int64())))
-        payloads = rows.payloads
-        taken = StoredRows(
-            [rows.ids[row] for row in places],
-            {name: [values[row] for row in places] for name, values in rows.fields.items()},
-            None if payloads is None else [payloads[row] for row in places],
-            self.vectors[list(places)],
-        )
-        return NewRows(self.schema, taken)
+        return NewRows(self.schema, rows.take(places))
 
     def joined(self, others: Sequence[NewRows]) -> NewRows:
         """Return these rows and those of other batches of the schema."""
