@@ -20,11 +20,11 @@ from aiovec.backend.contract import TableHandle
 from aiovec.backend.limits import renewed
 from aiovec.errors import AiovecError, ConfigError, StoreBusyError
 
+from .commit import Change, WriteOperation
 from .index.build import MAKER, IndexMaker
 from .layout import LOADED, LoadNote, load_in
+from .operations import stored_form as stored_form
 from .session import Opened, Session
-from .writer import Change, WriteOperation
-from .writes import stored_form as stored_form
 
 Act = Callable[[], Awaitable[Any]]
 Write = Callable[[str, WriteOperation], Awaitable[Any]]
@@ -38,7 +38,7 @@ class TablePlace:
     options: Mapping[str, str] = field(repr=False)
 
 
-class _Version(NamedTuple):
+class _Newest(NamedTuple):
     table: Opened
     number: int
     rows: int
@@ -119,7 +119,7 @@ class Filling:
         text = None if note is None else note.to_json()
         await self._session.annotate(table.lance, "id", {LOADED: text})
 
-    async def _own(self) -> _Version:
+    async def _own(self) -> _Newest:
         """Return the table's newest version; AiovecError if the load is no longer in charge."""
         table = await self._session.opened(self._table)
         if load_in(table.arrow) != self._note:
@@ -129,7 +129,7 @@ class Filling:
                 "rows were added"
             )
         version = await self._session.version(table)
-        return _Version(table, version, await self._session.rows(table))
+        return _Newest(table, version, await self._session.rows(table))
 
     async def commit(self, commit: Act) -> int:
         """Have the rows committed, and return their number.

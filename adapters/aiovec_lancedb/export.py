@@ -90,14 +90,14 @@ class Export:
             if cursor is None:
                 newest = await self.session.version(table)
                 cursor = _Cursor(_named(table), digest, newest, 0)
-                async with self.pins.held(self.handle.name, newest):
+                async with self.pins.pin(self.handle.name, newest):
                     async for found in self._of(table, cursor, condition):
                         yield found
                 return
             if (cursor.table, cursor.filter) != (_named(table), digest):
                 expected = "the cursor of an export of this table with the same filter"
                 raise InvalidArgumentError("after", after, expected)
-            async with self.pins.held(self.handle.name, cursor.version):
+            async with self.pins.pin(self.handle.name, cursor.version):
                 await self._check_out(table, cursor)
                 async for found in self._of(table, cursor, condition):
                     yield found

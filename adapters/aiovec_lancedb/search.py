@@ -23,13 +23,13 @@ from aiovec.backend.contract import Found, TableHandle, VectorQuery
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
+from .index.effort import MOST_CANDIDATES, code_margin, named_effort
 from .index.info import InUse, vector_index
 from .index.recall import with_effort
 from .layout import column_names
 from .memory import scan_bytes
 from .reads import TableReader, condition_of, get, rows_of
 from .session import Opened, Session
-from .tuning import MOST_CANDIDATES, code_margin, named_effort
 
 if TYPE_CHECKING:
     from lancedb.query import AsyncVectorQuery

@@ -51,7 +51,7 @@ from .layout import (
 )
 from .memory import ReadAdmission
 from .target import StoreTarget
-from .written import TableFiles
+from .whole_files import TableFiles
 
 if TYPE_CHECKING:
     from lancedb import AsyncConnection

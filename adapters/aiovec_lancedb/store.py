@@ -50,29 +50,24 @@ from aiovec.errors import (
     UnsupportedError,
 )
 
-from . import (
-    reads,
-    summaries,
-    tables,
-    writes,
-)
+from . import operations, reads, summaries, tables
 from .backup import restore_backup, write_backup
 from .changes import changes, newest_number
+from .commit import Change, WriteOperation, Writers
 from .engines import Filling, TablePlace
 from .export import Export
 from .index import info
-from .locks import moves
+from .index.effort import MOST_QUESTIONS
 from .locks.local import FOLDER, TableLock
-from .locks.moves import BucketMarks, FolderMarks, Marks
+from .marks import MarkFile, MarkObject, MarkStorage, StoreMark
+from .operations import OnConflict
 from .reads import TableReader
 from .search import VectorSearch
 from .session import Session
 from .target import StoreTarget
 from .text import search as text
-from .tuning import MOST_QUESTIONS
 from .upkeep.loop import Upkeep
 from .upkeep.retention import Pins, retention_of
-from .writer import Change, WriteOperation, Writers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,13 +105,13 @@ class LancedbBackend(Backend):
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
         self._searching = VectorSearch(self._session, self._reader, settings.recall_target)
-        self._fence = moves.Fence(self.target, self._marks())
-        self._session.check_here = self._fence.check_here
+        self._mark = StoreMark(self.target, self._mark_storage())
+        self._session.check_here = self._mark.check_here
         self._key = ""
         # A migration follows the changes since it began, however long that takes.
-        self._pins = Pins(self._own_folder, self._fence.is_open)
+        self._pins = Pins(self._own_folder, self._mark.is_open)
         self._writers = Writers(
-            self._session, self._lock, self.busy_timeout, self._fence, self._writing
+            self._session, self._lock, self.busy_timeout, self._mark, self._writing
         )
         retention = retention_of(settings, on_folder=self._own_folder is not None)
         self._upkeep = Upkeep(
@@ -169,19 +164,19 @@ class LancedbBackend(Backend):
         file = None if folder is None else folder / f"{table}.lock"
         return TableLock(f"{self._key}\n{table}", file, self._session.look_at_place)
 
-    def _marks(self) -> Callable[[], Marks] | None:
+    def _mark_storage(self) -> Callable[[], MarkStorage] | None:
         """Return the place of a migration's mark; None without a lock that all writers take."""
         folder = self._own_folder
         if folder is not None:
-            return partial(FolderMarks, folder)
-        return self._bucket_marks if self._target.in_bucket else None
+            return partial(MarkFile, folder)
+        return self._mark_object if self._target.in_bucket else None
 
-    def _bucket_marks(self) -> Marks:
+    def _mark_object(self) -> MarkStorage:
         """Imports, so it runs in a thread."""
-        return BucketMarks(self._session.bucket)
+        return MarkObject(self._session.bucket)
 
     def supports(self, ability: str) -> bool:
-        return ability in _ABLE or (ability == "moves" and self._fence.supported)
+        return ability in _ABLE or (ability == "moves" and self._mark.supported)
 
     async def close(self) -> None:
         if self._session.forked:  # what is under way belongs to the parent
@@ -197,7 +192,7 @@ class LancedbBackend(Backend):
     async def ping(self) -> None:
         await self._session.run(self._session.check().list_tables(limit=1))
         await self._session.check_place()
-        await self._fence.check_here()
+        await self._mark.check_here()
 
     def writing(self, size: int) -> Place:
         self._session.check()
@@ -223,9 +218,9 @@ class LancedbBackend(Backend):
         finally:  # also one whose outcome nobody knows
             self._reader.wrote(table)
 
-    def _alone(self, tables: Sequence[str]) -> AbstractAsyncContextManager[None]:
+    def _locked(self, tables: Sequence[str]) -> AbstractAsyncContextManager[None]:
         """Nobody writes to the tables meanwhile, as far as writers take locks."""
-        return self._writers.holding_off(tables, _SHARE_OF_PATIENCE * self._settings.busy_timeout)
+        return self._writers.locked(tables, _SHARE_OF_PATIENCE * self._settings.busy_timeout)
 
     def _open_upkeep(self) -> Upkeep:
         self._check_writable()
@@ -234,7 +229,7 @@ class LancedbBackend(Backend):
     # Tables
 
     async def tables(self) -> list[str]:
-        await self._fence.check_here()
+        await self._mark.check_here()
         return await self._session.names()
 
     async def open_table(self, name: str) -> TableHandle:
@@ -244,9 +239,9 @@ class LancedbBackend(Backend):
 
     async def create_table(self, name: str, schema: Schema) -> None:
         self._check_writable()
-        await self._fence.check_here()
+        await self._mark.check_here()
         await tables.check_free(self._session, name)
-        change = partial(tables.create_table, self._session, name, schema, self._fence)
+        change = partial(tables.create_table, self._session, name, schema, self._mark)
         await self._write(name, Change(change, changes_schema=True))
 
     async def _alter(self, table: TableHandle, act: Callable[[], Awaitable[None]]) -> None:
@@ -267,11 +262,11 @@ class LancedbBackend(Backend):
         await self._open_upkeep().index_field(table, field, altered)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
-        async with self._open_upkeep().alone(table.name):
+        async with self._open_upkeep().locked(table.name):
             await self._alter(table, partial(tables.drop_field, self._session, table, field))
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        async with self._open_upkeep().alone(table.name):
+        async with self._open_upkeep().locked(table.name):
             await self._alter(table, partial(tables.rename_field, self._session, table, old, new))
 
     async def rename_table(self, old: str, new: str) -> None:
@@ -284,13 +279,13 @@ class LancedbBackend(Backend):
                 "table and insert its rows into a new one",
             )
         async with self._open_upkeep().dropping(old):
-            act = partial(tables.rename_table, self._session, folder, old, new, self._alone)
+            act = partial(tables.rename_table, self._session, folder, old, new, self._locked)
             await self._write(old, Change(act, changes_schema=True))
         self._open_upkeep().wrote(new)
 
     async def drop_table(self, name: str) -> None:
         self._check_writable()
-        await self._fence.check_here()
+        await self._mark.check_here()
         await tables.check_there(self._session, name)
         async with self._open_upkeep().dropping(name):
             act = partial(tables.drop_table, self._session, name)
@@ -314,7 +309,7 @@ class LancedbBackend(Backend):
 
         ``sweep`` removes the files that no version of the table has.
         """
-        async with self._open_upkeep().alone(table.name):
+        async with self._open_upkeep().locked(table.name):
             load = Filling(self._session, table, run, self._apply, sweep)
             await load.begin()
             yield load
@@ -334,12 +329,12 @@ class LancedbBackend(Backend):
     async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
         await self._put(table, rows, "move" if moves else "replace")
 
-    async def _put(self, table: TableHandle, rows: NewRows, on_conflict: writes.OnConflict) -> int:
-        work = await hop(len(rows), writes.put, table, rows, on_conflict)
+    async def _put(self, table: TableHandle, rows: NewRows, on_conflict: OnConflict) -> int:
+        work = await hop(len(rows), operations.put, table, rows, on_conflict)
         return int(await self._commit(table.name, work))
 
     async def bulk_add(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write(table.name, await hop(weight(rows), writes.add, table, rows))
+        await self._write(table.name, await hop(weight(rows), operations.add, table, rows))
         self._upkeep.loading(table.name)
 
     async def update(
@@ -352,7 +347,7 @@ class LancedbBackend(Backend):
         where: Expr | None,
         vector: Float32Array | None = None,
     ) -> int:
-        work = writes.update(table, values, payload, ids, where, vector)
+        work = operations.update(table, values, payload, ids, where, vector)
         # Changing payloads takes a share before its turn among the writers, for some of which
         # others hold one.
         most = None if ids is None else len(ids)
@@ -363,13 +358,13 @@ class LancedbBackend(Backend):
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
-        work = writes.set_vectors(table, ids, vectors)
+        work = operations.set_vectors(table, ids, vectors)
         return int(await self._commit(table.name, work))
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
-        work = writes.delete(table, ids, where)
+        work = operations.delete(table, ids, where)
         return int(await self._write(table.name, work))
 
     # Reading
@@ -462,7 +457,7 @@ class LancedbBackend(Backend):
 
     async def revert(self, table: TableHandle, version: int) -> None:
         await self._session.check_place()  # a pin would be made in its place
-        async with self._pins.held(table.name, version):
+        async with self._pins.pin(table.name, version):
             await tables.check_whole(self._session, table, version)
             with renewed():  # what was read is no time that it waited for others
                 act = partial(tables.revert, self._session, table, version)
@@ -470,7 +465,7 @@ class LancedbBackend(Backend):
 
     async def backup(self, path: Path) -> None:
         locked = self._own_folder is not None or self._target.in_memory
-        alone = self._alone if locked and not self.read_only else lambda _: nullcontext()
+        alone = self._locked if locked and not self.read_only else lambda _: nullcontext()
         generation = (await self.move_record()).generation
         await write_backup(self._session, path, self._pins, alone, generation)
 
@@ -479,7 +474,7 @@ class LancedbBackend(Backend):
     async def move_record(self) -> MoveRecord:
         self._session.check()
         await self._session.check_place()
-        return await in_thread(self._fence.read)
+        return await in_thread(self._mark.read)
 
     async def change_move(
         self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
@@ -487,7 +482,7 @@ class LancedbBackend(Backend):
         self._session.check()
         await self._session.check_place()
         self._check_writable()
-        before, after = await in_thread(partial(self._fence.change, change, anew=anew))
+        before, after = await in_thread(partial(self._mark.change, change, anew=anew))
         if after.mark is None and before.mark is not None and not before.mark.filling:
             with suppress(AiovecError):  # the sign for readers only costs them a look
                 await self._set_signs(self._settings.busy_timeout)
@@ -500,20 +495,20 @@ class LancedbBackend(Backend):
         # In a bucket, a write that read an earlier mark reads this one before it is acknowledged.
         elif self._session.exclusive:
             for name in await self._session.names():
-                async with self._writers.holding_off([name], limit):
+                async with self._writers.locked([name], limit):
                     pass  # who takes its lock from now on sees the mark
 
     async def _set_signs(self, limit: float) -> None:
         """Have reads of each table look for the mark, behind all writes that came before."""
         names = await self._session.names()
         works = [
-            Change(partial(tables.set_sign, self._session, name, self._fence), brings_files=False)
+            Change(partial(tables.set_sign, self._session, name, self._mark), brings_files=False)
             for name in names
         ]
         await asyncio.gather(*map(self._writers.run, names, works, [limit] * len(names)))
 
     def act_for(self, run: str | None) -> None:
-        self._fence.run = run
+        self._mark.run = run
 
     async def change_number(self, table: TableHandle) -> int:
         async with self._session.reading(table) as opened:

@@ -40,7 +40,7 @@ from .layout import (
     options_of,
     renamable,
 )
-from .locks.moves import Fence
+from .marks import StoreMark
 from .session import Opened, Session
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ _DROPPED = ".{}.{}.dropped"
 _IS_DROPPED = re.compile(r"\.[a-z][a-z0-9_-]{0,62}\.[0-9a-f]{32}\.dropped")
 
 
-async def create_table(session: Session, name: str, schema: Schema, fence: Fence) -> None:
+async def create_table(session: Session, name: str, schema: Schema, mark: StoreMark) -> None:
     connection = session.check()
     # Made by a migration in a store with a mark: those who read it have to look for that.
-    moving = fence.run is not None and await fence.concerns_reads()
+    moving = mark.run is not None and await mark.concerns_reads()
     layout = new_table(schema, moving=moving)
     if session.exclusive:
         try:
@@ -222,7 +222,7 @@ async def revert(session: Session, handle: TableHandle, version: int) -> None:
             await _note(session, lance, LOADED, None)
 
 
-async def set_sign(session: Session, table: str, fence: Fence) -> None:
+async def set_sign(session: Session, table: str, mark: StoreMark) -> None:
     """Set the sign by which reads of a table know that there is a mark to heed.
 
     Where there is none, remove the sign.
@@ -230,7 +230,7 @@ async def set_sign(session: Session, table: str, fence: Fence) -> None:
     with suppress(StaleTableError):
         lance, arrow = await session.open_any(table)
         # As it is now: another run may have begun, or ended, since the caller's look.
-        moving = await fence.concerns_reads()
+        moving = await mark.concerns_reads()
         if is_moving(arrow) != moving:
             await _note(session, lance, MOVING, "1" if moving else None)
 

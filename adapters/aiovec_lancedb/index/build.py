@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aiovec.backend.contract import TableHandle
 from aiovec.errors import InvalidArgumentError, StoreBusyError
 
+from ..commit import Change, WriteOperation
 from ..driver import indexing
 from ..layout import load_in, tuned_in
 from ..session import Opened, Session
-from ..tuning import KEY, Tuned
-from ..writer import Change, WriteOperation
 from . import kinds, recall
+from .effort import KEY, Tuned
 from .fields import index_name, lacking
 from .info import InUse, vector_index
 

@@ -2,7 +2,7 @@
 
 On a folder a locked file holds other processes off as well; the system frees it when its process
 ends, however that ends. So who looks an id up and then writes is alone there. In a bucket it is
-not, see ``writes``.
+not, see ``operations``.
 """
 
 from __future__ import annotations

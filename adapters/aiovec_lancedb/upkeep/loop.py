@@ -39,9 +39,11 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
+from ..commit import Change, WriteOperation
 from ..errors import is_read_only
 from ..index import kinds
 from ..index.build import Builder, drop, reopened
+from ..index.effort import FEWEST_QUESTIONS, GIVEN, MADE, MOST_QUESTIONS, OWN
 from ..index.fields import configs_of
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
 from ..index.recall import Questions
@@ -50,9 +52,7 @@ from ..locks.local import TableLock
 from ..memory import scan_bytes
 from ..session import Opened, Session, Version
 from ..tables import alter_field
-from ..tuning import FEWEST_QUESTIONS, GIVEN, MADE, MOST_QUESTIONS, OWN
-from ..writer import Change, WriteOperation
-from ..written import TableFiles
+from ..whole_files import TableFiles
 from .retention import Pins, Retention
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class Upkeep:
         later = float("inf")
         try:
             handle = await self._session.handle(name)
-            async with self.alone(name, seconds=0.0):
+            async with self.locked(name, seconds=0.0):
                 await self._look_after(handle, quiet=quiet)
             return
         except TableNotFoundError:
@@ -523,7 +523,7 @@ class Upkeep:
                 "index of a field"
             )
             raise InvalidArgumentError("name", name, expected)
-        async with self.alone(handle.name):
+        async with self.locked(handle.name):
             act = partial(drop, self._session, handle, name)
             await self._write(handle.name, Change(act, by_hand=True))
 
@@ -544,12 +544,12 @@ class Upkeep:
     async def dropping(self, table: str) -> AsyncIterator[None]:
         """No build of the table meanwhile: its commit would be one to the next of that name."""
         await self._stop(table)
-        async with self.alone(table):
+        async with self.locked(table):
             yield
         self._states.pop(table, None)
 
     @asynccontextmanager
-    async def alone(self, table: str, seconds: float | None = None) -> AsyncIterator[None]:
+    async def locked(self, table: str, seconds: float | None = None) -> AsyncIterator[None]:
         """No other upkeep of the table meanwhile, by this process or another, which has so many
         seconds to end.
 
@@ -582,7 +582,7 @@ class Upkeep:
         """
 
         async def work() -> None:
-            async with self.alone(table):
+            async with self.locked(table):
                 await act()
 
         task = self._start(table, work())

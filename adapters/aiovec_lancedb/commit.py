@@ -35,9 +35,9 @@ from .changes import number_anew
 from .errors import ConflictError, unknown_outcome
 from .layout import LoadNote
 from .locks.local import TableLock
-from .locks.moves import Fence
+from .marks import StoreMark
 from .session import HEED, Session
-from .written import TableFiles, index_of, is_index
+from .whole_files import TableFiles, index_of, is_index
 
 LOG = logging.getLogger("aiovec.lancedb")
 
@@ -144,13 +144,13 @@ class TableWriter(Committer[_Call]):
         table: str,
         lock: TableLock,
         threads: anyio.CapacityLimiter,
-        fence: Fence,
+        store_mark: StoreMark,
         gate: Gate,
     ) -> None:
         self.target = session.target
         self._session = session
         self._table = table
-        self._fence = fence
+        self._store_mark = store_mark
         self._mark: MoveMark | None = None
         folder = session.folder
         self._files = None if folder is None else TableFiles(folder, table)
@@ -164,7 +164,7 @@ class TableWriter(Committer[_Call]):
 
     @property
     def pause_poll(self) -> float:
-        return self._fence.poll
+        return self._store_mark.poll
 
     async def take(self) -> Callable[[], None] | None:
         with self._session.translated():
@@ -190,10 +190,10 @@ class TableWriter(Committer[_Call]):
             call.end(outcome)
 
     async def pause_is_over(self, pause: MoveMark) -> bool:
-        return await in_thread(self._fence.is_over, pause)
+        return await in_thread(self._store_mark.is_over, pause)
 
     async def end_pause(self, pause: MoveMark) -> None:
-        await in_thread(self._fence.end_pause, pause)
+        await in_thread(self._store_mark.end_pause, pause)
 
     def _note_mark(self) -> None:
         """Under the lock, as every write: who changes the mark takes the lock afterwards.
@@ -201,7 +201,7 @@ class TableWriter(Committer[_Call]):
         In a bucket, where it does not hold others off, a write looks behind its opening.
         """
         if self._session.exclusive or self._mark is not None:
-            self._mark = self._fence.look()
+            self._mark = self._store_mark.look()
 
     async def _outcomes(self, works: list[WriteOperation]) -> list[Any]:
         try:
@@ -254,7 +254,7 @@ class TableWriter(Committer[_Call]):
             )  # fmt: skip
         if self._session.exclusive:
             return
-        mark = self._mark = await in_thread(self._fence.look)
+        mark = self._mark = await in_thread(self._store_mark.look)
         if mark is None:
             return
         if mark.state == PAUSED:
@@ -269,12 +269,12 @@ class TableWriter(Committer[_Call]):
         So it is acknowledged if the mark lets it pass, at the end of a pause, and else it is not.
         """
         deadline = None
-        while (mark := await in_thread(self._fence.look)) is not None and mark.state == PAUSED:
+        while (mark := await in_thread(self._store_mark.look)) is not None and mark.state == PAUSED:
             if work.changes_schema:
                 break
             deadline = deadline or Deadline(mark.limit)
             if deadline.left() <= 0:
-                await in_thread(self._fence.end_pause, mark)
+                await in_thread(self._store_mark.end_pause, mark)
             await asyncio.sleep(self.pause_poll)
         if mark is not None and _refuses(mark, work):
             reason = f"the run {mark.run} of a migration held writes off while it was committed"
@@ -360,11 +360,11 @@ class Writers:
         session: Session,
         lock_of: Callable[[str], TableLock],
         busy_timeout: float,
-        fence: Fence,
+        store_mark: StoreMark,
         gate: Gate,
     ) -> None:
         self._session = session
-        self._fence = fence
+        self._store_mark = store_mark
         self._gate = gate
         self._lock_of = lock_of
         self._busy_timeout = busy_timeout
@@ -393,7 +393,7 @@ class Writers:
         return await self._writer(table).calls.run(_Call(work), deadline)
 
     @asynccontextmanager
-    async def holding_off(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
+    async def locked(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
         """Nobody writes to the tables meanwhile. StoreBusyError where one of them is not free.
 
         All of them are free within ``limit`` seconds, or none is held any longer: whoever waits for
@@ -415,7 +415,7 @@ class Writers:
             if len(self._writers) >= _MOST_WRITERS:  # of tables that were dropped, say
                 self._writers = {n: one for n, one in self._writers.items() if not one.calls.idle}
             writer = self._writers[table] = TableWriter(
-                self._session, table, self._lock_of(table), self._threads, self._fence,
+                self._session, table, self._lock_of(table), self._threads, self._store_mark,
                 self._gate,
             )  # fmt: skip
         return writer
