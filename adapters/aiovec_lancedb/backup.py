@@ -53,7 +53,7 @@ async def write_backup(
     that fails leaves nothing behind. StaleTableError where a table was renamed or dropped
     meanwhile, whose files cannot be read any more.
     """
-    await session.check_here()
+    await session.mark.check_here()
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:

@@ -143,8 +143,9 @@ class RowsOperation(WriteOperation):
             return False
         return exclusive or (self.repeatable and other.repeatable)
 
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
+    async def do(
+        self, session: Session, table: Opened, others: Sequence[WriteOperation]
+    ) -> list[Any]:
         by_rows = self.by_rows and (session.exclusive or self.repeatable)
         if not others and not by_rows:
             return [await self.alone(session, table)]
