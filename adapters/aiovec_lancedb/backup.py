@@ -24,11 +24,11 @@ from .errors import translated
 from .export import stream_of
 from .layout import copied
 from .locks.local import FOLDER, lock_file, unlock_file
-from .locks.moves import generation_in, write_generation
+from .marks import generation_in, write_generation
 from .session import Session
 from .target import NEW_TABLES, StoreTarget
 from .upkeep.retention import Pins
-from .written import TableFiles
+from .whole_files import TableFiles
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -53,7 +53,7 @@ async def write_backup(
     that fails leaves nothing behind. StaleTableError where a table was renamed or dropped
     meanwhile, whose files cannot be read any more.
     """
-    await session.check_here()
+    await session.mark.check_here()
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
@@ -65,7 +65,7 @@ async def write_backup(
                 for name in names:
                     opened[name] = await session.open_any(name)
                     version = await session.run(opened[name][0].version())
-                    await stack.enter_async_context(pins.held(name, version))
+                    await stack.enter_async_context(pins.pin(name, version))
                 await _check_names(session, names)
             try:
                 await _copy(session, opened, partial, str(path), generation)
