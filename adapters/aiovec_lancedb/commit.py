@@ -24,15 +24,13 @@ from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
     OutcomeUnknownError,
-    StoreBusyError,
     StoreReplacedError,
 )
 
 from .changes import number_anew
 from .errors import ConflictError, unknown_outcome
-from .layout import load_in
 from .locks.local import ONE_TRY
-from .session import Opened, Session
+from .session import Opened, Session, check_not_filled
 from .whole_files import TableFiles, index_of, is_index
 
 LOG = logging.getLogger("aiovec.lancedb")
@@ -77,7 +75,7 @@ class WriteOperation(ABC):
         return False
 
     @abstractmethod
-    async def do(self, session: Session, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
+    async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
         """Do this and then ``others``, which join it; return the result of each, or its error.
 
         ``table`` is the newest version of the handle's table, an ``Opened``. What this raises holds
@@ -108,7 +106,7 @@ class Change(WriteOperation):
     fills: bool = False
     brings_files: bool = True
 
-    async def do(self, session: Session, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
+    async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
         return [await self.act(*([] if table is None else [table]))]
 
 
@@ -238,19 +236,15 @@ class TableCommitter(Committer[OperationCall]):
         if first.handle is not None:
             table = await self._session.opened(first.handle, altered=first.altered)
             await self._heed(first, table)
-        return await first.do(self._session, table, others)
+        return await first.do(table, others)
 
     async def _heed(self, work: WriteOperation, table: Opened) -> None:
         """Raise an error if a load, or in a bucket a mark, holds the work off.
 
         The mark was set before the version was opened, or is seen behind the commit.
         """
-        load = load_in(table.arrow)
-        if not work.fills and load is not None and load.filling:
-            raise StoreBusyError(
-                f"`aiovec load` ({load.run}) fills the table {self._table!r}; if it was "
-                "interrupted, run the same command again, or drop the table", 0.0,
-            )  # fmt: skip
+        if not work.fills:
+            check_not_filled(table)
         if self._session.exclusive:
             return
         mark = self._mark = await in_thread(self._session.mark.look)

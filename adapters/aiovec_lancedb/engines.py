@@ -77,7 +77,7 @@ class Filling:
         await self._do(self._begin)
 
     async def _begin(self, table: Opened) -> None:
-        rows, note = await self._session.rows(table), load_in(table.arrow)
+        rows, note = await table.rows(), load_in(table.arrow)
         if note is not None and note.filling and note.run != self._run:
             raise StoreBusyError(
                 f"another load ({note.run}) fills the table {self._table.name!r}, or was "
@@ -99,7 +99,7 @@ class Filling:
         await self._keep(table, self._note._replace(attempt=""))
         await self._fence()
         table = await self._session.opened(self._table)
-        if await self._session.rows(table):
+        if await table.rows():
             await self._keep(table, None)
             raise StoreBusyError(f"others write to the table {self._table.name!r}", 0.0)
         await self._keep(table, self._note)
@@ -125,8 +125,8 @@ class Filling:
                 f"{self._table.name!r}; see `aiovec info`, for this one cannot tell whether its "
                 "rows were added"
             )
-        version = await self._session.version(table)
-        return _Newest(table, version, await self._session.rows(table))
+        version = await table.version()
+        return _Newest(table, version, await table.rows())
 
     async def commit(self, commit: Act) -> int:
         """Have the rows committed, and return their number.

@@ -87,7 +87,7 @@ class VectorSearch:
 
         async def scanned(table: Opened) -> int:
             index = None if whole else await self._usable_index(table)
-            rows = await self._session.rows(table) if index is None else index.rows_unindexed
+            rows = await table.rows() if index is None else index.rows_unindexed
             return scan_bytes(rows, table.schema.dim)
 
         limit = max(query.limit for query in queries)
@@ -97,7 +97,7 @@ class VectorSearch:
         )  # fmt: skip
 
     async def _usable_index(self, table: Opened) -> InUse | None:
-        index = await vector_index(self._session, table)
+        index = await vector_index(table)
         if index is not None and index.tuned.is_usable(index.tuned.target or self._target):
             return index
         return None
@@ -109,13 +109,13 @@ class VectorSearch:
         if effort is None:
             limit = query.limit
             if condition is not None:
-                selected = await self._session.rows(table, condition)
+                selected = await table.rows(condition)
                 if selected <= max(_FEW, query.limit):
                     return await self._by_scan(table, query)
                 if index.kind.graph:
                     # A graph is walked until so many of the filter's rows are found, wherever they
                     # lie.
-                    limit = math.ceil(limit * await self._session.rows(table) / selected)
+                    limit = math.ceil(limit * await table.rows() / selected)
             asked_for = query.tuning.recall if query.tuning is not None else None
             target = asked_for or index.tuned.target or self._target
             rung = index.tuned.rung(target)
@@ -166,7 +166,7 @@ class VectorSearch:
             effort = weight(batch) + len(best)
             best = await hop(effort, partial(_nearer, best, batch, table, query))
         measures = {id: measure for measure, id in best}
-        found = await get(self._session, table, list(measures), query.columns)
+        found = await get(table, list(measures), query.columns)
         return Found(found, [measures[id] for id in found.ids])
 
 

@@ -39,6 +39,7 @@ from aiovec.errors import (
     ConfigError,
     CorruptStoreError,
     InvalidNameError,
+    StoreBusyError,
     StoreClosedError,
     StoreReplacedError,
     StoreUnreachableError,
@@ -52,6 +53,7 @@ from .layout import (
     incarnation_in,
     incarnation_of,
     is_moving,
+    load_in,
     token_of,
 )
 from .locks.local import FOLDER, ONE_TRY, TableLock
@@ -81,22 +83,66 @@ _FORKED = (
 # ones, which push the old ones out.
 _METADATA_CACHE = 64 * 2**20
 # Answers that are kept of one version.
-_MOST_KNOWN = 256
+_MOST_ANSWERS = 256
 # Pauses, in seconds, between looks at a table or versions whose files are missing: they may vanish.
 _LOOKS = (0.02, 0.1, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A table as it is at one moment: ``lance`` reads that version until it is told otherwise."""
+    """A table as it is at one moment: ``lance`` reads that version until it is told otherwise.
 
+    Each question about the version is asked once.
+    """
+
+    session: Session
     name: str
     lance: AsyncTable
     schema: Schema
     arrow: pa.Schema
     """With the notes about its state, which ``layout`` reads."""
-    known: dict[str, Any] = field(default_factory=dict, compare=False)
-    """Answers about this version that were asked for once, by their names."""
+    answers: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    async def version(self) -> int:
+        """Return the number of the version."""
+        return int(await self._once("version", self.lance.version))
+
+    async def rows(self, condition: str | None = None) -> int:
+        """Return the rows of the version, or those that a condition selects."""
+        count = partial(self.lance.count_rows, condition)
+        return int(await self._once(f"rows {condition or ''}", count))
+
+    async def indexes(self) -> list[Any]:
+        """Return Lance's description of each index that the version has."""
+        found: list[Any] = await self._once("indexes", self.lance.list_indices)
+        return found
+
+    async def _once(self, question: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        if question not in self.answers:
+            if len(self.answers) >= _MOST_ANSWERS:
+                self.answers.clear()
+            self.answers[question] = await self.session.run(ask())
+        return self.answers[question]
+
+    async def versions(self) -> list[Version]:
+        """Return every version of the table that is kept now, the oldest first."""
+
+        async def look() -> list[Mapping[str, Any]]:
+            return await self.session.run(self.lance.list_versions())  # type: ignore[no-untyped-call]
+
+        # It reads each version's manifest, and upkeep may remove one before that.
+        found = await _looked_up(look)
+        return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
+
+
+def check_not_filled(table: Opened) -> None:
+    """Raise StoreBusyError while an engine fills the table."""
+    load = load_in(table.arrow)
+    if load is not None and load.filling:
+        raise StoreBusyError(
+            f"`aiovec load` ({load.run}) fills the table {table.name!r}; if it was interrupted, "
+            "run the same command again, or drop the table", 0.0,
+        )  # fmt: skip
 
 
 class Version(NamedTuple):
@@ -384,16 +430,6 @@ class Session:
             reason = f"the newest version of table {name!r} is empty, as after a power cut; {cure}"
             raise CorruptStoreError(self.target, reason) from exc
 
-    async def versions(self, table: Opened) -> list[Version]:
-        """Every version of a table that is kept, the oldest first."""
-
-        async def look() -> list[Mapping[str, Any]]:
-            return await self.run(table.lance.list_versions())  # type: ignore[no-untyped-call]
-
-        # It reads each version's manifest, and upkeep may remove one before that.
-        found = await _looked_up(look)
-        return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
-
     async def handle(self, name: str) -> TableHandle:
         async def look() -> tuple[AsyncTable, pa.Schema]:
             try:
@@ -429,7 +465,7 @@ class Session:
             handle = handle_of(handle.name, arrow, self.target)
         if is_moving(arrow):
             await self.mark.check_here()
-        return Opened(handle.name, table, handle.schema, arrow)
+        return Opened(self, handle.name, table, handle.schema, arrow)
 
     @asynccontextmanager
     async def reading(self, handle: TableHandle) -> AsyncIterator[Opened]:
@@ -439,27 +475,6 @@ class Session:
         except CorruptStoreError:
             await self.opened(handle)  # StaleTableError where it is gone
             raise
-
-    async def indices(self, table: Opened) -> list[Any]:
-        """Lance's description of each index that the version has."""
-        found: list[Any] = await self._known(table, "indices", table.lance.list_indices)
-        return found
-
-    async def rows(self, table: Opened, condition: str | None = None) -> int:
-        """Return the rows of the version, or those that a condition selects."""
-        count = partial(table.lance.count_rows, condition)
-        return int(await self._known(table, f"rows {condition or ''}", count))
-
-    async def version(self, table: Opened) -> int:
-        """Return the number of the version."""
-        return int(await self._known(table, "version", table.lance.version))
-
-    async def _known(self, table: Opened, name: str, ask: Callable[[], Awaitable[Any]]) -> Any:
-        if name not in table.known:
-            if len(table.known) >= _MOST_KNOWN:
-                table.known.clear()
-            table.known[name] = await self.run(ask())
-        return table.known[name]
 
     async def annotate(self, table: AsyncTable, column: str, notes: Mapping[str, Any]) -> None:
         """Keep notes with a column of the table; None removes one."""

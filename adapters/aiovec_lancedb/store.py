@@ -202,7 +202,7 @@ class LancedbBackend(Backend):
         await self._write(table.name, Change(act, table, changes_schema=True))
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        await self._alter(table, partial(tables.add_field, self._session, name, field))
+        await self._alter(table, partial(tables.add_field, name, field))
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
         await self._writable(table.name).index_field(
@@ -217,11 +217,11 @@ class LancedbBackend(Backend):
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
         async with self._writable(table.name).locked():
-            await self._alter(table, partial(tables.drop_field, self._session, field))
+            await self._alter(table, partial(tables.drop_field, field))
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
         async with self._writable(table.name).locked():
-            await self._alter(table, partial(tables.rename_field, self._session, old, new))
+            await self._alter(table, partial(tables.rename_field, old, new))
 
     async def rename_table(self, old: str, new: str) -> None:
         folder = self._session.folder
@@ -328,7 +328,7 @@ class LancedbBackend(Backend):
 
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
         async with self._tables[table.name].reading(table, len(ids), columns) as opened:
-            return await reads.get(self._session, opened, ids, columns)
+            return await reads.get(opened, ids, columns)
 
     async def find(
         self,
@@ -341,7 +341,7 @@ class LancedbBackend(Backend):
         columns: Columns,
     ) -> StoredRows:
         async with self._tables[table.name].reading(table, limit + offset, columns) as opened:
-            return await reads.find(self._session, opened, where, order_by, limit, offset, columns)
+            return await reads.find(opened, where, order_by, limit, offset, columns)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         tended = self._tables[table.name]
@@ -353,19 +353,19 @@ class LancedbBackend(Backend):
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         async with self._tables[table.name].reading(table) as opened:
-            return await reads.count(self._session, opened, where)
+            return await reads.count(opened, where)
 
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> list[tuple[Value, int]]:
         async with self._tables[table.name].reading(table) as opened:
-            return await summaries.value_counts(self._session, opened, ref, where, limit)
+            return await summaries.value_counts(opened, ref, where, limit)
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
         async with self._tables[table.name].reading(table) as opened:
-            return await summaries.bounds(self._session, opened, ref, where)
+            return await summaries.bounds(opened, ref, where)
 
     async def export(
         self,
@@ -386,9 +386,10 @@ class LancedbBackend(Backend):
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
-        facts = self._tables[table.name].facts
+        tended, target = self._tables[table.name], self._settings.recall_target
         async with self._session.reading(table) as opened:
-            return await info.stats(self._session, opened, self._settings.recall_target, *facts)
+            state = tended.state
+            return await info.stats(opened, target, tended.doing, state.failure, state.optimized)
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
@@ -397,7 +398,7 @@ class LancedbBackend(Backend):
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
         async with self._session.reading(table) as opened:
-            return await info.infos_of(self._session, opened, self._settings.recall_target)
+            return await info.infos_of(opened, self._settings.recall_target)
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
         await self._writable(table.name).drop(table, name)
@@ -410,7 +411,7 @@ class LancedbBackend(Backend):
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         async with self._session.reading(table) as opened:
-            found = await self._session.versions(opened)
+            found = await opened.versions()
         return [{"version": one.number, "created": one.created} for one in found]
 
     async def revert(self, table: TableHandle, version: int) -> None:
@@ -418,7 +419,7 @@ class LancedbBackend(Backend):
         async with self._tables[table.name].pin(version):
             await tables.check_whole(self._session, table, version)
             with renewed():  # what was read is no time that it waited for others
-                act = partial(tables.revert, self._session, version)
+                act = partial(tables.revert, version)
                 change = Change(act, table, changes_schema=True, brings_files=False)
                 await self._write(table.name, change)
 
