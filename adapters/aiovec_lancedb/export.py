@@ -23,7 +23,7 @@ from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
-from .layout import column_names, incarnation_in
+from .layout import column_names, incarnation_in, numbering_in
 from .memory import STREAM_BYTES
 from .reads import MOST, condition_of
 from .session import Opened, Session
@@ -44,7 +44,8 @@ class _Cursor(NamedTuple):
     """The first ``rows`` rows of a version that match the filter were given."""
 
     table: str
-    """The table's incarnation: another one of its name has other versions."""
+    """The table's incarnation and numbering: another one of its name, or a copy that went on by
+    itself, has other versions."""
     filter: str
     """A digest of the filter, which decides what the rows are counted among."""
     version: int
@@ -155,7 +156,8 @@ def _bytes(batch: pa.RecordBatch) -> int:
 
 
 def _named(table: Opened) -> str:
-    return (incarnation_in(table.arrow) or b"").decode()
+    numbering = numbering_in(table.arrow) or ""
+    return f"{(incarnation_in(table.arrow) or b'').decode()}{numbering}"
 
 
 async def stream_of(

@@ -96,6 +96,9 @@ class LancedbBackend(Backend):
     """
 
     name: ClassVar[str] = "lancedb"
+    hints: ClassVar[Mapping[str, str]] = {
+        "backup": "it copies files, and this store has none here; export its tables"
+    }
 
     def __init__(
         self,
@@ -181,6 +184,8 @@ class LancedbBackend(Backend):
         return BucketMarks(self._session.bucket)
 
     def supports(self, ability: str) -> bool:
+        if ability == "backup" and (self._target.in_memory or self._target.managed):
+            return False  # there are no files to copy
         return ability in _ABLE or (ability == "moves" and self._fence.supported)
 
     async def close(self) -> None:
@@ -469,8 +474,8 @@ class LancedbBackend(Backend):
                 await self._write(table.name, Change(act, changes_schema=True, brings_files=False))
 
     async def backup(self, path: Path) -> None:
-        locked = self._own_folder is not None or self._target.in_memory
-        alone = self._alone if locked and not self.read_only else lambda _: nullcontext()
+        locked = self._own_folder is not None and not self.read_only
+        alone = self._alone if locked else lambda _: nullcontext()
         generation = (await self.move_record()).generation
         await write_backup(self._session, path, self._pins, alone, generation)
 
