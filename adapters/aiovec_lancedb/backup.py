@@ -30,7 +30,7 @@ from .locks.local import FOLDER, lock_file, unlock_file
 from .locks.moves import generation_in, write_generation
 from .session import Session
 from .target import StoreTarget
-from .upkeep.retention import Pins
+from .upkeep.retention import Pins, check_kept
 from .written import TableFiles, refers_to, version_of
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ async def write_backup(
                 await _copy(session, versions, partial, str(path), generation)
             except CorruptStoreError:
                 await _check_names(session, names)
+                for name, version in versions.items():
+                    await check_kept(session, name, version)
                 raise
             await _check_names(session, names)
         with translated(str(path)):

@@ -27,7 +27,7 @@ from .layout import column_names, incarnation_in, numbering_in
 from .memory import STREAM_BYTES
 from .reads import MOST, condition_of
 from .session import Opened, Session
-from .upkeep.retention import Pins
+from .upkeep.retention import Pins, check_kept
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -122,16 +122,20 @@ class Export:
         given = cursor.rows
         waiting: list[pa.RecordBatch] = []
         stream = stream_of(self.session, table.lance, names, condition, given, self.batch_size)
-        async with aclosing(stream) as batches:
-            async for batch in batches:
-                waiting.append(batch)
-                while (
-                    sum(map(len, waiting)) >= self.batch_size
-                    or sum(map(_bytes, waiting)) >= LARGEST_BATCH
-                ):
-                    ready, waiting = await self._first(waiting, schema)
-                    given += ready.num_rows
-                    yield ready, cursor._replace(rows=given).to_bytes()
+        try:
+            async with aclosing(stream) as batches:
+                async for batch in batches:
+                    waiting.append(batch)
+                    while (
+                        sum(map(len, waiting)) >= self.batch_size
+                        or sum(map(_bytes, waiting)) >= LARGEST_BATCH
+                    ):
+                        ready, waiting = await self._first(waiting, schema)
+                        given += ready.num_rows
+                        yield ready, cursor._replace(rows=given).to_bytes()
+        except CorruptStoreError:
+            await check_kept(self.session, self.handle.name, cursor.version)
+            raise
         if waiting:
             ready, _ = await self._first(waiting, schema)
             yield ready, cursor._replace(rows=given + ready.num_rows).to_bytes()

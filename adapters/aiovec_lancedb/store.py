@@ -142,7 +142,6 @@ class LancedbBackend(Backend):
         await self._session.open()
         self._key = await in_thread(self._read_key)
         if self.read_only:
-            self._pins = Pins(None)
             return
         if self._session.folder is not None and self.upkeep:
             await in_thread(tables.remove_dropped, self._session.folder)
