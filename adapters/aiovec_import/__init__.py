@@ -1,5 +1,4 @@
-"""Import the rows of other stores: the readers behind ``aiovec import`` for each kind of store.
+"""Files in and out: ``aiovec import`` and ``aiovec export``.
 
-Each reads by its store's own client, which only its own imports need. ``aiovec_import.common`` has
-what they share.
+``sources`` has the nouns, ``stores`` a reader for each other store, by its own client.
 """

@@ -27,11 +27,11 @@ from .errors import translated
 from .export import stream_of
 from .layout import notes_of_copy
 from .locks.local import FOLDER, lock_file, unlock_file
-from .locks.moves import generation_in, write_generation
+from .marks import generation_in, write_generation
 from .session import Session
 from .target import StoreTarget
 from .upkeep.retention import Pins, check_kept
-from .written import TableFiles, refers_to, version_of
+from .whole_files import TableFiles, refers_to, version_of
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -57,7 +57,7 @@ async def write_backup(
     that fails leaves nothing behind. StaleTableError where a table was renamed or dropped
     meanwhile, whose files cannot be read any more.
     """
-    await session.check_here()
+    await session.mark.check_here()
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
@@ -69,7 +69,7 @@ async def write_backup(
                 for name in names:
                     table, _ = await session.open_any(name)
                     versions[name] = int(await session.run(table.version()))
-                    await stack.enter_async_context(pins.held(name, versions[name]))
+                    await stack.enter_async_context(pins.pin(name, versions[name]))
                 await _check_names(session, names)
             try:
                 await _copy(session, versions, partial, str(path), generation)

@@ -20,14 +20,14 @@ from aiovec.backend.contract import TableHandle
 from aiovec.backend.limits import renewed
 from aiovec.errors import AiovecError, ConfigError, StoreBusyError
 
+from .commit import Change
 from .index.build import MAKER, IndexMaker
 from .layout import LOADED, LoadNote, load_in
-from .session import Opened, Session
-from .writer import Change, WriteOperation
-from .writes import stored_form as stored_form
+from .operations import stored_form as stored_form
+from .session import Opened
+from .table import Table
 
-Act = Callable[[], Awaitable[Any]]
-Write = Callable[[str, WriteOperation], Awaitable[Any]]
+Act = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class TablePlace:
     options: Mapping[str, str] = field(repr=False)
 
 
-class _Version(NamedTuple):
+class _Newest(NamedTuple):
     table: Opened
     number: int
     rows: int
@@ -47,16 +47,14 @@ class _Version(NamedTuple):
 class Filling:
     """The load of one engine into one table, which is empty when it begins."""
 
-    def __init__(
-        self, session: Session, table: TableHandle, run: str, write: Write, sweep: Act
-    ) -> None:
+    def __init__(self, table: Table, handle: TableHandle, run: str, sweep: Act) -> None:
         """``sweep`` removes the files that no version of the table has."""
-        self._session = session
+        self._commit_to = table.commit
+        self._session = table.session
         self._sweeping = sweep
-        self._table = table
+        self._table = handle
         self._run = run
         self._note = LoadNote(run, filling=True, attempt=uuid.uuid4().hex)
-        self._write = write
         self.version = 0
         """The version that the load is to commit on."""
         self.rows: int | None = None
@@ -72,14 +70,13 @@ class Filling:
 
     async def _do(self, act: Act) -> Any:
         # As a change of the schema: none of a load may be open with a migration.
-        return await self._write(self._table.name, Change(act, changes_schema=True, fills=True))
+        return await self._commit_to(Change(act, self._table, changes_schema=True, fills=True))
 
     async def begin(self) -> None:
         """Note the load with the table, unless the run has filled it before."""
         await self._do(self._begin)
 
-    async def _begin(self) -> None:
-        table = await self._session.opened(self._table)
+    async def _begin(self, table: Opened) -> None:
         rows, note = await self._session.rows(table), load_in(table.arrow)
         if note is not None and note.filling and note.run != self._run:
             raise StoreBusyError(
@@ -119,7 +116,7 @@ class Filling:
         text = None if note is None else note.to_json()
         await self._session.annotate(table.lance, "id", {LOADED: text})
 
-    async def _own(self) -> _Version:
+    async def _own(self) -> _Newest:
         """Return the table's newest version; AiovecError if the load is no longer in charge."""
         table = await self._session.opened(self._table)
         if load_in(table.arrow) != self._note:
@@ -129,7 +126,7 @@ class Filling:
                 "rows were added"
             )
         version = await self._session.version(table)
-        return _Version(table, version, await self._session.rows(table))
+        return _Newest(table, version, await self._session.rows(table))
 
     async def commit(self, commit: Act) -> int:
         """Have the rows committed, and return their number.
@@ -139,7 +136,7 @@ class Filling:
         with renewed():  # what was written is no time that it waited for others
             return int(await self._do(partial(self._commit, commit)))
 
-    async def _commit(self, commit: Act) -> int:
+    async def _commit(self, commit: Act, newest: Opened) -> int:
         if not (await self._own()).rows:
             try:
                 with self._session.guarded():
@@ -155,7 +152,7 @@ class Filling:
     async def abandon(self) -> None:
         """Let others write again: nothing was loaded."""
 
-        async def act() -> None:
+        async def act(_: Opened) -> None:
             await self._own()
             await self._fence()
             await self._sweep()

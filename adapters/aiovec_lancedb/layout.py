@@ -19,7 +19,7 @@ from aiovec.backend import Field, Schema
 from aiovec.backend.contract import Columns, TableHandle
 from aiovec.errors import AiovecError, CorruptStoreError
 
-from .tuning import KEY, Tuned, tuned_of
+from .index.effort import KEY, Tuned, tuned_of
 
 _SCHEMA = b"aiovec.schema"
 _INCARNATION = b"aiovec.table"

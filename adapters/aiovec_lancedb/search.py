@@ -23,13 +23,14 @@ from aiovec.backend.contract import Found, TableHandle, VectorQuery
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 
+from .index.effort import MOST_CANDIDATES, code_margin, named_effort
 from .index.info import InUse, vector_index
 from .index.recall import with_effort
 from .layout import column_names
 from .memory import scan_bytes
-from .reads import TableReader, condition_of, get, rows_of
-from .session import Opened, Session
-from .tuning import MOST_CANDIDATES, code_margin, named_effort
+from .reads import condition_of, get, rows_of
+from .session import Opened
+from .table import Table
 
 if TYPE_CHECKING:
     from lancedb.query import AsyncVectorQuery
@@ -51,11 +52,11 @@ _FEW = 1000
 
 
 class VectorSearch:
-    """The searches of one store. ``target`` is the recall where neither table nor call say."""
+    """The searches of one table. ``target`` is the recall where neither table nor call say."""
 
-    def __init__(self, session: Session, reader: TableReader, target: float) -> None:
-        self._session = session
-        self._reader = reader
+    def __init__(self, table: Table, target: float) -> None:
+        self._table = table
+        self._session = table.session
         self._target = target
 
     async def search(self, handle: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
@@ -91,7 +92,7 @@ class VectorSearch:
 
         limit = max(query.limit for query in queries)
         columns = replace(queries[0].columns, vector=True)
-        return self._reader.reading(
+        return self._table.reading(
             handle, limit, columns, times=len(queries), beside=scanned
         )  # fmt: skip
 

@@ -9,9 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -19,10 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
+from anyio import CapacityLimiter
 
 from aiovec.backend import Schema, check_table_name
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.files import look_at
+from aiovec.backend.limits import Deadline
 from aiovec.backend.memory import default_budget
 from aiovec.backend.settings import bytes_of
 from aiovec.backend.threads import hop, in_thread
@@ -41,17 +48,17 @@ from aiovec.errors import (
 from .driver import first_process, lancedb, without_blobs
 from .errors import NoSuchTableError, translated
 from .layout import (
-    LoadNote,
     handle_of,
     incarnation_in,
     incarnation_of,
     is_moving,
-    load_in,
     token_of,
 )
+from .locks.local import FOLDER, ONE_TRY, TableLock
+from .marks import MarkFile, MarkObject, MarkStorage, StoreMark
 from .memory import ReadAdmission
 from .target import StoreTarget
-from .written import TableFiles
+from .whole_files import TableFiles
 
 if TYPE_CHECKING:
     from lancedb import AsyncConnection
@@ -116,9 +123,6 @@ def _caches(settings: LancedbSettings) -> Any:
     )
 
 
-async def _nothing() -> None: ...
-
-
 async def _looked_up(
     look: Callable[[], Awaitable[_T]], missing: type[Exception] = CorruptStoreError
 ) -> _T:
@@ -130,19 +134,15 @@ async def _looked_up(
     return await look()
 
 
-HEED: ContextVar[Callable[[LoadNote | None], Awaitable[None]] | None] = ContextVar(
-    "aiovec_heed", default=None
-)
-"""Of a write: called once it has opened its table, with the table's last load, and before it makes
-a version."""
-
-
 class Session:
     """Everything that reaches lancedb goes through here, and its errors come out as ours."""
 
-    def __init__(self, place: StoreTarget, settings: LancedbSettings) -> None:
+    def __init__(
+        self, place: StoreTarget, settings: LancedbSettings, *, in_use: bool = False
+    ) -> None:
+        """``in_use``: it heeds the mark of a migration, as those do who do not only look."""
         self._target = place
-        self._settings = settings
+        self.settings = settings
         self._secrets = place.secrets(settings)
         self.admission = ReadAdmission(settings.busy_timeout)
         """Shares of the memory for reads."""
@@ -151,8 +151,13 @@ class Session:
         self._inode: tuple[int, int] | None = None
         self._let_go: Callable[[], object] = lambda: None
         self._closed = False
-        self.check_here: Callable[[], Awaitable[None]] = _nothing
-        """Raises StoreMovedError where a migration has moved the store."""
+        self.closing = False
+        """True once no new call may begin; those that were accepted go on."""
+        self._key = ""
+        # Threads of their own for those that wait for locks, so that they keep no work waiting.
+        self._lock_threads = CapacityLimiter(16)
+        self.mark = StoreMark(self.target, self._mark_storage() if in_use else None)
+        """The mark of a migration, as this store sees it."""
 
     @property
     def target(self) -> str:
@@ -162,10 +167,6 @@ class Session:
     def folder(self) -> Path | None:
         """Where the tables lie, where that is a folder."""
         return self._target.folder
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     @property
     def exclusive(self) -> bool:
@@ -178,7 +179,7 @@ class Session:
         return self._connection is not None and self._process != os.getpid()
 
     async def open(self) -> None:
-        options = self._target.connection_options(self._settings)
+        options = self._target.connection_options(self.settings)
         folder = self._target.folder
         if folder is not None and await in_thread(folder.is_file):
             raise ConfigError(f"{folder} is a file; LanceDB stores in a folder")
@@ -187,16 +188,19 @@ class Session:
             raise AiovecError(
                 f"{self.target}: LanceDB was in use before this process was forked. {_FORKED}"
             )
-        memory = self._settings.search_bytes()
+        memory = self.settings.search_bytes()
         self.admission.allow(await in_thread(default_budget) if memory is None else memory)
         if not self._target.managed:
-            options["session"] = await in_thread(_caches, self._settings)
+            options["session"] = await in_thread(_caches, self.settings)
         try:
             async with asyncio.timeout(None if folder is not None else _PATIENCE):
                 with self.translated():
                     self._connection = await lancedb.connect_async(self._target.target, **options)
                     await self._connection.list_tables(limit=1)
             await self.check_place()
+            # The same for all stores on the same tables; each store in memory is its own.
+            self._key = await in_thread(lambda: self._target.key)
+            self._key += f" {id(self)}" if self._target.in_memory else ""
         except TimeoutError:
             reason = f"the server did not answer within {_PATIENCE:.0f} s"
             raise StoreUnreachableError(self.target, reason) from None
@@ -237,7 +241,7 @@ class Session:
     @property
     def new_tables(self) -> dict[str, str]:
         """The storage options, which say how Lance makes a table."""
-        return dict(self._target.connection_options(self._settings)["storage_options"])
+        return dict(self._target.connection_options(self.settings)["storage_options"])
 
     def translated(self) -> AbstractContextManager[None]:
         """Let errors of lancedb come out as ours, without this store's secrets."""
@@ -282,6 +286,41 @@ class Session:
                 raise StoreClosedError(self.target) from exc
             raise
 
+    # Locks and the mark
+
+    @property
+    def own_folder(self) -> Path | None:
+        """The folder of locks beside the tables."""
+        return None if self.folder is None else self.folder / FOLDER
+
+    def lock(self, table: str) -> TableLock:
+        """Return a lock of that name, for one holder in all stores on these tables."""
+        file = None if self.own_folder is None else self.own_folder / f"{table}.lock"
+        return TableLock(f"{self._key}\n{table}", file, self.look_at_place, self._lock_threads)
+
+    @asynccontextmanager
+    async def locked(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
+        """Nobody writes to the tables within. StoreBusyError if one of them is not free.
+
+        All of them are free within ``limit`` seconds, or none is held any longer: whoever waits for
+        the first must not be refused because of the last one.
+        """
+        deadline = Deadline(limit)
+        with ExitStack() as held:
+            for table in sorted(tables):
+                lock = self.lock(table)
+                while not await lock.take(ONE_TRY):
+                    if deadline.left() <= 0:
+                        raise deadline.error(f"the table {table!r} is written to by others")
+                held.callback(lock.release)
+            yield
+
+    def _mark_storage(self) -> Callable[[], MarkStorage] | None:
+        """Return the place of a migration's mark; None without a lock that all writers take."""
+        if self.own_folder is not None:
+            return partial(MarkFile, self.own_folder)
+        return (lambda: MarkObject(self.bucket)) if self._target.in_bucket else None
+
     # Tables
 
     @cached_property
@@ -291,7 +330,7 @@ class Session:
             from .locks.bucket import Bucket
         except ImportError as exc:
             raise BackendNotInstalledError("lancedb", "aiovec[lancedb]") from exc
-        return Bucket(self._target.key, self.target, self._settings.storage_options)
+        return Bucket(self._target.key, self.target, self.settings.storage_options)
 
     async def has(self, name: str) -> bool:
         """Return whether there is a table of this name, maybe a damaged one."""
@@ -364,7 +403,7 @@ class Session:
                 names = await self.names()
                 if name in names:
                     raise
-                await self.check_here()
+                await self.mark.check_here()
                 raise TableNotFoundError(name, names) from exc.__cause__
 
         try:  # a table is listed a moment before it can be read
@@ -374,13 +413,8 @@ class Session:
             raise CorruptStoreError(self.target, reason) from exc.__cause__
         await self.check_place()
         if is_moving(arrow):
-            await self.check_here()
+            await self.mark.check_here()
         return handle_of(name, arrow, self.target)
-
-    async def heed(self, load: LoadNote | None) -> None:
-        """Let a write see a mark that was set before the version it has opened; reads pass."""
-        if (heed := HEED.get()) is not None:
-            await heed(load)
 
     async def opened(self, handle: TableHandle, *, altered: bool = False) -> Opened:
         """The table as it is now, or StaleTableError where it is no longer what the handle says.
@@ -393,9 +427,8 @@ class Session:
             if not altered or incarnation_in(arrow) != incarnation_of(handle):
                 raise StaleTableError(handle.name)
             handle = handle_of(handle.name, arrow, self.target)
-        await self.heed(load_in(arrow))
         if is_moving(arrow):
-            await self.check_here()
+            await self.mark.check_here()
         return Opened(handle.name, table, handle.schema, arrow)
 
     @asynccontextmanager

@@ -139,7 +139,7 @@ def test_the_database_of_another_program(run: Run, old: Path, folder: Path) -> N
     ]
     finished = run("import", old, "-s", "new.db", *ITEMS, "--model", "m")
     assert finished.code == 0
-    advice = f"to copy it first: aiovec backup COPY -s {old}"
+    advice = "--backup COPY copies it first"
     assert finished.err == f"{old} is opened read-only and is not changed; {advice}\n"
     assert "imported 4 rows from items (vec0 table) into the new table items" in finished.out
     said = run(
@@ -154,9 +154,12 @@ def test_the_database_of_another_program(run: Run, old: Path, folder: Path) -> N
     assert run("tables", "-s", "new.db").lines[1:] == [
         ["items", "4", "2", "cosine", "m"], ["papers", "3", "2", "dot", "-"],
     ]  # fmt: skip
-    copied = run("backup", "-s", old, "copy.db")
-    assert copied.out.startswith(f"copied {old} to copy.db in ")
+    copied = run("import", old, "-s", "third.db", *ITEMS, "--backup", "copy.db")
+    assert copied.out.startswith(f"copied {old} to copy.db\n")
     assert run("import", "copy.db", "--list", *ITEMS).lines == listed.lines
+    again = run("import", old, "-s", "fourth.db", *ITEMS, "--backup", "copy.db")
+    assert (again.code, "copy.db already exists" in again.err) == (1, True)
+    assert not (folder / "fourth.db").exists()
     assert old.read_bytes() == before
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 
-from aiovec._transfer.csv_files import CheckedFile
+from aiovec_import.csv_files import CheckedFile
 
 
 def test_a_reading_that_was_left_moves_no_other() -> None:

@@ -8,7 +8,7 @@ them in. So writers never wait for a build. A cancelled build leaves the table a
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aiovec.backend.contract import TableHandle
 from aiovec.errors import InvalidArgumentError, StoreBusyError
 
+from ..commit import Change
 from ..driver import indexing
 from ..layout import load_in, tuned_in
 from ..session import Opened, Session
-from ..tuning import KEY, Tuned
-from ..writer import Change, WriteOperation
+from ..table import Table
 from . import kinds, recall
+from .effort import KEY, Tuned
 from .fields import index_name, lacking
 from .info import InUse, vector_index
 
 if TYPE_CHECKING:
-    from ..settings import LancedbSettings
+    pass
 
 # Attempts at a build whose commit others were in the way of.
 _ATTEMPTS = 3
@@ -57,22 +58,17 @@ class Build:
     rows: int
 
 
-async def note(session: Session, handle: TableHandle, tuned: Tuned) -> None:
+async def note(session: Session, tuned: Tuned, table: Opened) -> None:
     """Keep with the table what is known of its index."""
-    await _note(session, await reopened(session, handle), tuned)
+    await session.annotate(table.lance, table.schema.vector, {KEY: tuned.model_dump_json()})
 
 
-async def drop(session: Session, handle: TableHandle, index: str) -> None:
+async def drop(session: Session, index: str, table: Opened) -> None:
     """Drop the vector index: nothing is to make it anew, also if this process ends in between."""
-    table = await session.opened(handle)
     vectors = await vector_index(session, table)
     if vectors is not None and vectors.name == index:
-        await _note(session, table, Tuned(kept_off=True, target=vectors.tuned.target))
+        await note(session, Tuned(kept_off=True, target=vectors.tuned.target), table)
         await session.run(table.lance.drop_index(index))
-
-
-async def _note(session: Session, table: Opened, tuned: Tuned) -> None:
-    await session.annotate(table.lance, table.schema.vector, {KEY: tuned.model_dump_json()})
 
 
 async def reopened(session: Session, handle: TableHandle) -> Opened:
@@ -88,36 +84,30 @@ async def reopened(session: Session, handle: TableHandle) -> Opened:
 
 
 class Builder:
-    """Builds and measures the indexes of one store's tables.
-
-    Nothing else may be at work on the indexes of a table meanwhile.
-    """
+    """Builds and measures the indexes of a table, on which nothing else is at work meanwhile."""
 
     def __init__(
-        self,
-        session: Session,
-        settings: LancedbSettings,
-        write: Callable[[str, WriteOperation], Awaitable[Any]],
-        known: Callable[[TableHandle], recall.Questions | None],
+        self, table: Table, questions: Callable[[TableHandle], recall.Questions | None]
     ) -> None:
-        self._session = session
-        self._settings = settings
-        self._write = write
-        # Of tables: the questions of their users.
-        self._known = known
-        # Of tables: what is done to them.
-        self.doing: dict[str, str] = {}
+        """``questions`` returns those of the table's users, if enough are known."""
+        self._table = table
+        self._session = table.session
+        self._settings = table.session.settings
+        self._questions = questions
+        self.doing: str | None = None
+        """In words what is done."""
 
     @contextmanager
-    def _tell(self, table: str, what: str) -> Iterator[None]:
-        self.doing[table] = what
+    def _tell(self, what: str) -> Iterator[None]:
+        self.doing = what
         try:
             yield
         finally:
-            del self.doing[table]
+            self.doing = None
 
     async def _keep(self, handle: TableHandle, tuned: Tuned) -> None:
-        await self._write(handle.name, Change(partial(note, self._session, handle, tuned)))
+        change = Change(partial(note, self._session, tuned), handle, altered=True)
+        await self._table.commit(change)
 
     async def planned(
         self, table: Opened, kind: str, options: dict[str, int], target: float | None
@@ -160,7 +150,7 @@ class Builder:
         if noted.kind != build.kind:  # the efforts are those of another kind
             changes["ladder"] = ()
         noted = noted.with_changes(**changes, built_rows=build.rows, rows=0)
-        with self._tell(handle.name, f"building {build.kind}"):
+        with self._tell(f"building {build.kind}"):
             await self._keep(handle, noted)
             config = kinds.config_of(build.kind, build.options, build.rows, table.schema.metric)
             await self._index(handle, table.schema.vector, config)
@@ -168,7 +158,7 @@ class Builder:
 
     async def index_ids(self, handle: TableHandle) -> None:
         """Build the index over the ids, for calls by id."""
-        with self._tell(handle.name, "building the index of the ids"):
+        with self._tell("building the index of the ids"):
             await self._index(handle, "id", indexing.BTree())
 
     async def index_lacking(self, handle: TableHandle) -> None:
@@ -182,7 +172,7 @@ class Builder:
 
     async def index_field(self, handle: TableHandle, name: str, config: Any) -> None:
         """Build one index over a field."""
-        with self._tell(handle.name, f"indexing {name}"):
+        with self._tell(f"indexing {name}"):
             await self._index(handle, name, config)
 
     async def _index(self, handle: TableHandle, column: str, config: Any) -> None:
@@ -203,7 +193,7 @@ class Builder:
                 if attempt == _ATTEMPTS:
                     raise
             else:
-                await self._write(handle.name, Change())
+                await self._table.commit(Change())
                 return
 
     async def measure(self, handle: TableHandle) -> None:
@@ -212,10 +202,10 @@ class Builder:
         index = await vector_index(self._session, table)
         if index is None:
             return
-        with self._tell(handle.name, f"measuring {index.kind.name}"):
+        with self._tell(f"measuring {index.kind.name}"):
             rows = await self._session.rows(table)
             partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
-            asked = self._known(handle) or await recall.made(self._session, table)
+            asked = self._questions(handle) or await recall.made(self._session, table)
             ladder = await recall.measure(self._session, table, index.kind, partitions, asked)
             tuned = index.tuned.with_changes(
                 rows=rows, ladder=ladder, questions=len(asked.vectors), whose=asked.whose

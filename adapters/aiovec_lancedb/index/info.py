@@ -10,7 +10,7 @@ from aiovec.backend.contract import IndexInfo, TableStats
 
 from ..layout import tuned_in
 from ..session import Opened, Session
-from ..tuning import Effort, Tuned, unmeasured_effort
+from .effort import Effort, Tuned, unmeasured_effort
 from .kinds import Kind, kind_of_type
 
 _SCALAR = {"BTree": "btree", "Bitmap": "bitmap", "LabelList": "label_list", "FTS": "text"}

@@ -25,7 +25,7 @@ from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, to_ma
 from aiovec.backend.threads import hop, in_thread
 
 from ..session import Opened, Session
-from ..tuning import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, Rung, code_margin
+from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, Rung, code_margin
 from .kinds import Kind
 
 # Rows that questions are made of, those among which their neighbours are looked for, and the shares

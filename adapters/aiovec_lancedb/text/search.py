@@ -19,9 +19,10 @@ from aiovec.errors import UnsupportedError
 
 from ..index.fields import text_columns
 from ..memory import STREAM_BYTES
-from ..reads import TableReader, condition_of, rows_by_id, rows_of
+from ..reads import condition_of, rows_by_id, rows_of
 from ..session import Opened, Session
 from ..sql.values import name, text
+from ..table import Table
 from . import grams
 from .grams import letters
 from .highlight import highlighted
@@ -42,7 +43,7 @@ _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 
 
 async def search_text(
-    session: Session, reader: TableReader, handle: TableHandle, query: TextQuery
+    session: Session, reader: Table, handle: TableHandle, query: TextQuery
 ) -> Found:
     """Return the best rows by BM25, with their highlights."""
     # These may read the texts of all rows. Others read those that no index covers.

@@ -41,20 +41,20 @@ class Pins:
         self._keep_all = keep_all
         self._folder = None if folder is None else folder / _READERS
 
-    def held(self, table: str, version: int) -> Hold:
+    def pin(self, table: str, version: int) -> Pin:
         """Keep a version that is the newest, or was a moment ago."""
         if self._folder is None:
-            return Hold(None)
-        return Hold(self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}")
+            return Pin(None)
+        return Pin(self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}")
 
     def oldest(self, table: str) -> int | None:
         """The oldest version that is pinned, by whomever. Reads the disk."""
         if self._keep_all():
             return 0
-        return None if self._folder is None else min(_in_use(self._folder / table), default=None)
+        return None if self._folder is None else min(_pinned(self._folder / table), default=None)
 
 
-class Hold:
+class Pin:
     """Keeps a version while its block runs.
 
     It is no generator: an event loop that ends closes all of these at the same time, also one that
@@ -112,7 +112,7 @@ def _remove(path: Path, lock: int) -> None:
     unlock_file(lock)
 
 
-def _in_use(folder: Path) -> Iterator[int]:
+def _pinned(folder: Path) -> Iterator[int]:
     """The versions of the files that are locked. Files that a process left behind go."""
     for path in folder.glob("*-*"):
         version, _, _ = path.name.partition("-")

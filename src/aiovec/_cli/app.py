@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from .._model.redaction import without_secrets
-from . import advise, demo, doctor, exporting, facts, importing, loading, search, tables, upkeep
+from . import advise, demo, doctor, facts, search, tables, upkeep
 from .output import say_error, settle_streams
 
 if TYPE_CHECKING:
@@ -130,9 +130,6 @@ app.command("delete")(tables.delete)
 app.command("create")(tables.create)
 app.command("drop")(tables.drop)
 app.command("text-index")(tables.text_index)
-app.command("import")(importing.import_)
-app.command("load")(loading.load)
-app.command("export")(exporting.export)
 app.command("index")(upkeep.index)
 app.command("optimize")(upkeep.optimize)
 app.command("backup")(upkeep.backup)

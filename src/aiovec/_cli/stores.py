@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from .._model.schema import Metric as Metric
 from .._store.connect import open_origin as open_origin
 from ..errors import AiovecError, ConfigError
 from .output import progress, working

@@ -66,7 +66,7 @@ def create(
     json: AsJson = False,
 ) -> None:
     """Create an empty table, and the store if it does not exist."""
-    from .._transfer import schema_in
+    from ..backend.files import schema_in
 
     if schema is None and dim is None and embed is None:
         raise typer.BadParameter("pass --dim, --schema or --embed")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .._store.connect import restore_origin
-from ..errors import ConfigError, CorruptStoreError, UnsupportedError
+from ..errors import UnsupportedError
 from .facts import index_line
 from .output import emit, working
 from .run import failing_clearly
@@ -22,7 +21,6 @@ from .stores import (
     EngineName,
     Store,
     engine_of,
-    expanded,
     in_store,
     in_table,
     of_each_table,
@@ -156,10 +154,7 @@ def backup(
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Write a consistent copy of a whole store while others use it.
-
-    Can also copy a SQLite database that another program wrote, before it is imported.
-    """
+    """Write a consistent copy of a whole store while others use it."""
 
     async def work(vectors: VectorStore) -> str:
         with working("copying"):
@@ -167,12 +162,7 @@ def backup(
         return vectors.target
 
     began = time.perf_counter()
-    try:
-        source = in_store(store, config, work, reading=True)
-    except CorruptStoreError:
-        if store is None or not _copied_foreign(store, path):
-            raise
-        source = store
+    source = in_store(store, config, work, reading=True)
     seconds = time.perf_counter() - began
     facts = {"store": source, "backup": path, "seconds": round(seconds, 6)}
     emit(facts, [f"copied {source} to {path} in {seconds:.2f} s"], json)
@@ -204,23 +194,6 @@ def restore(
         lines.append(f"the replaced store is now {kept}")
     facts = {"backup": backup, "store": target, "kept": kept and str(kept)}
     emit(facts, lines, json)
-
-
-def _copied_foreign(store: str, path: str) -> bool:
-    """Copy a database that another program wrote; return False if no source recognises it."""
-    from ..backend.foreign import Hints, source_for
-
-    file = expanded(store)
-    kind = source_for(file) if file.is_file() else None
-    if kind is None:
-        return False
-    try:
-        source = kind(str(file), Hints())
-    except ConfigError:  # a store of ours, and damaged
-        return False
-    with closing(source), working("copying"):
-        source.backup(expanded(path))
-    return True
 
 
 def _option(text: str) -> tuple[str, int]:

@@ -39,6 +39,7 @@ from .._model.arrays import Float64Array as Float64Array
 from .._model.arrays import Int64Array as Int64Array
 from .._model.arrays import UInt64Array as UInt64Array
 from .._model.arrow import from_matrix as from_matrix
+from .._model.arrow import is_list as is_list
 from .._model.arrow import one_array as one_array
 from .._model.arrow import payload_array as payload_array
 from .._model.arrow import payload_texts as payload_texts
@@ -63,6 +64,7 @@ from .._model.schema import Metric as Metric
 from .._model.schema import Schema as Schema
 from .._model.schema import check_field_name as check_field_name
 from .._model.schema import check_table_name as check_table_name
+from .._model.schema import may_lack_vectors as may_lack_vectors
 from .._telemetry.spans import called_by as called_by
 from .._text.query import TextClause as TextClause
 from .._text.snippets import snippet_around as snippet_around

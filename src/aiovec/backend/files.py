@@ -1,4 +1,4 @@
-"""Names in a folder: what they lead to, their flush, and leftovers of killed processes."""
+"""Files: what names lead to, their flush, leftovers of killed processes, schemas in them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import AiovecError, StoreFullError
+from .._model.schema import Schema
+from ..errors import AiovecError, ConfigError, StoreFullError
 
 
 def _numbers(*names: str) -> frozenset[int]:
@@ -113,6 +114,18 @@ def writing_to(path: str | Path) -> Iterator[None]:
         if exc.errno in NO_ROOM:
             raise StoreFullError(str(path), exc.strerror or str(exc)) from exc
         raise AiovecError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+
+
+def schema_in(path: Path) -> Schema:
+    """Read a schema from a JSON file."""
+    try:
+        return Schema.from_json(path.read_text("utf-8-sig"))
+    except OSError as exc:
+        raise ConfigError(
+            f"the schema {path} cannot be read: {exc.strerror or exc}", file=str(path)
+        ) from exc
+    except (AiovecError, ValueError, TypeError, RecursionError) as exc:
+        raise ConfigError(f"{path} holds no schema: {exc}", file=str(path)) from exc
 
 
 if sys.platform == "win32":

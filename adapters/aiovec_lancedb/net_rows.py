@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 """A row's values by the names of the columns: the payload as JSON text, the vector as an array."""
 
 
-class FoldedRows:
+class NetRows:
     """Those of the table's rows that calls name, and what the calls make of them.
 
     ``old`` are rows that the table has and that may be changed, ``there`` others that it has, with

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from .._input.infer import USUAL_VECTORS, fields_of
-from .._model.schema import Field, Schema, check_field_name, may_lack_vectors
-from ..backend.foreign import ForeignTable, Hints, Reader, legal_table_name
-from ..errors import AiovecError, ConfigError
+from aiovec._input.infer import USUAL_VECTORS, fields_of
+from aiovec.backend import Field, Schema, check_field_name, may_lack_vectors
+from aiovec.errors import AiovecError, ConfigError
+
+from .sources import ForeignTable, Hints, Reader, legal_table_name
 
 FORMATS = ("parquet", "arrow", "arrow-stream", "jsonl", "csv")
 TEXTS = ("jsonl", "csv")
@@ -80,18 +81,6 @@ def has_suffix(path: Path) -> bool:
 def schema_file(path: Path) -> Path:
     """Return the file that holds the schema of a file whose format cannot carry one."""
     return path.with_name(f"{path.name}.schema.json")
-
-
-def schema_in(path: Path) -> Schema:
-    """Read a schema from a JSON file."""
-    try:
-        return Schema.from_json(path.read_text("utf-8-sig"))
-    except OSError as exc:
-        raise ConfigError(
-            f"the schema {path} cannot be read: {exc.strerror or exc}", file=str(path)
-        ) from exc
-    except (AiovecError, ValueError, TypeError, RecursionError) as exc:
-        raise ConfigError(f"{path} holds no schema: {exc}", file=str(path)) from exc
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""``aiovec export``: write a table, or a part of it, to a file."""
+"""``aiovec export``: write a table, or a part of it, to a file.
+
+Imports little, as every command.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import counted, emit, progress
-from .run import failing_clearly
-from .stores import (
+from aiovec._cli.output import counted, emit, progress
+from aiovec._cli.run import failing_clearly
+from aiovec._cli.stores import (
     AnyTable,
     AsJson,
     Config,
@@ -26,9 +29,20 @@ from .stores import (
 )
 
 if TYPE_CHECKING:
-    from .._store.store import Table
+    from aiovec import Table
+
+    from .saving import Saved
 
 
+app = typer.Typer(
+    name="export",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
 @failing_clearly
 def export(
     table: AnyTable = None,
@@ -53,7 +67,7 @@ def export(
     Others can read and write the table in the meantime. The file appears when it is complete. With
     -, rows go to standard output and messages to standard error.
     """
-    from .._transfer import Saved, save  # slow, so before a loop runs
+    from .saving import save  # slow, so before a loop runs
 
     table, file = table_and_one(table, file, "FILE")
     piped, fields = file == "-", names_in(select)

@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from .._input.infer import MOMENT, field_of_kinds, vector_length
-from .._model.arrow import payload_texts
-from .._model.json_text import read_json
-from .._model.schema import Field, Schema
-from ..backend.foreign import Chunk, ForeignTable, Reject
+from aiovec._input.infer import MOMENT, field_of_kinds, vector_length
+from aiovec.backend import Field, Schema, payload_texts, read_json
+
 from .files import LONGEST_LINE, FileReader, Given
 from .jsonlines import json_values, vector_texts
+from .sources import Chunk, ForeignTable, Reject
 
 # Rows that are looked at if no schema is given.
 _FEW = 100

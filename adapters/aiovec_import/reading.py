@@ -9,20 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from .._model.redaction import redacted
-from .._model.schema import Schema
-from ..backend.foreign import (
-    Chunk,
-    ForeignTable,
-    Hints,
-    Reader,
-    Source,
-    named_source,
-    source_for,
-    source_names,
-    unusable_sources,
-)
-from ..errors import ConfigError
+from aiovec.backend import Schema, redacted
+from aiovec.backend.files import schema_in
+from aiovec.errors import ConfigError
+
 from .arrow_files import ArrowFile
 from .csv_files import CsvFile
 from .files import (
@@ -33,9 +23,19 @@ from .files import (
     has_suffix,
     reading,
     schema_file,
-    schema_in,
 )
 from .jsonlines import JsonLines
+from .sources import (
+    Chunk,
+    ForeignTable,
+    Hints,
+    Reader,
+    Source,
+    named_source,
+    source_for,
+    source_names,
+    unusable_sources,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,12 @@ class Input:
         """Yield the rows of a table, up to ``size`` at once, for a table of this schema."""
         with reading(self.name):
             yield from self.reader.read(table, schema, size)
+
+    def backup(self, path: Path) -> None:
+        """Copy a database to a path that does not exist yet."""
+        if not isinstance(self.reader, Source):
+            raise ConfigError("--backup is for databases; copy a file as it is", key="--backup")
+        self.reader.backup(path)
 
     def close(self) -> None:
         self.reader.close()

@@ -16,17 +16,18 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from .._model.schema import Schema
-from .._store.store import VectorStore
-from ..backend.engine import Engine, Loaded
-from ..backend.foreign import Hints
-from ..backend.locate import is_url
-from ..backend.rows import NewRows
-from ..errors import ConfigError, InvalidRowError
+from aiovec import VectorStore
+from aiovec.backend import Schema
+from aiovec.backend.engine import Engine, Loaded
+from aiovec.backend.locate import is_url
+from aiovec.backend.rows import NewRows
+from aiovec.errors import ConfigError, InvalidRowError
+
 from .files import format_of, reading
 from .loading import Load, create, find_table, read_ahead, rows_at_once
 from .reading import Input, open_input
 from .sifting import sift
+from .sources import Hints
 
 
 @dataclass(frozen=True, slots=True)

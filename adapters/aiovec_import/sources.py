@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._model.schema import Schema
-from ..errors import ConfigError
-from .plugin import installed
+from aiovec.backend import Schema
+from aiovec.backend.plugin import installed
+from aiovec.errors import ConfigError
 
 GROUP = "aiovec.sources"
 
@@ -184,7 +184,7 @@ def _kind(name: str) -> type[Source]:
     if not isinstance(kind, type) or not issubclass(kind, Source):
         raise ConfigError(
             f"the source {entry_point.name!r} ({entry_point.value}) is unusable: it is no "
-            "subclass of aiovec.backend.Source"
+            "subclass of aiovec_import.sources.Source"
         )
     return kind
 

@@ -1,6 +1,6 @@
 """Inserting, replacing, changing and deleting rows: each one commit of Lance, or one of a group.
 
-They run alone among all writers of the table (see ``writer``), so what was looked up still holds
+They run alone among all writers of the table (see ``commit``), so what was looked up still holds
 when it is written. In a group, the rows that its calls name are read, the calls are done to them in
 memory in their order, and what became of each row is written.
 """
@@ -46,15 +46,15 @@ from aiovec.errors import (
 )
 
 from .changes import CREATED
+from .commit import ALONE, WriteOperation
 from .errors import ConflictError, unknown_outcome
-from .folding import FoldedRows, Row, is_known, looked_at, partition_values, rows_of
 from .layout import PAYLOAD
+from .net_rows import NetRows, Row, is_known, looked_at, partition_values, rows_of
 from .reads import ADDRESS, condition_of, rows_by_id
 from .reads import rows_of as stored_rows
 from .session import Opened, Session
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
-from .writer import ALONE, WriteOperation
 
 # Ids of upserts up to which it pays to see whether any of them exists: adding takes a fifth of a
 # merge's time.
@@ -122,7 +122,7 @@ class RowsOperation(WriteOperation):
 
     handle: TableHandle
     kind: Literal["fail", "skip", "replace", "move", "change", "delete"]
-    fold: Callable[[FoldedRows], int]
+    fold: Callable[[NetRows], int]
     alone: Callable[[Session, Opened], Awaitable[int]]
     named: Sequence[str]
     size: int
@@ -143,8 +143,9 @@ class RowsOperation(WriteOperation):
             return False
         return exclusive or (self.repeatable and other.repeatable)
 
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
+    async def do(
+        self, session: Session, table: Opened, others: Sequence[WriteOperation]
+    ) -> list[Any]:
         by_rows = self.by_rows and (session.exclusive or self.repeatable)
         if not others and not by_rows:
             return [await self.alone(session, table)]
@@ -176,8 +177,8 @@ async def _together(session: Session, table: Opened, works: Sequence[RowsOperati
         existing_rows(session, table, sorted(asked)),
     )
 
-    def fold() -> tuple[FoldedRows, list[Any]]:
-        rows = FoldedRows(table.schema, stored_rows(found, columns, table.schema.vector), there)
+    def fold() -> tuple[NetRows, list[Any]]:
+        rows = NetRows(table.schema, stored_rows(found, columns, table.schema.vector), there)
         outcomes: list[Any] = []
         for work in works:
             try:
@@ -230,7 +231,7 @@ def _all(schema: Schema) -> Columns:
     return Columns(tuple(schema.fields), schema.payload, vector=True)
 
 
-def _replaced(rows: FoldedRows, ids: Collection[str], moves: bool) -> str | None:
+def _replaced(rows: NetRows, ids: Collection[str], moves: bool) -> str | None:
     """Return the condition by which a merge replaces a row, in a bucket; None without any."""
     stays = None if moves else _same_partition(rows.schema)
     free = rows.free.intersection(ids)
@@ -242,7 +243,7 @@ def _replaced(rows: FoldedRows, ids: Collection[str], moves: bool) -> str | None
     return f"{condition} AND {stays}" if stays else condition
 
 
-def _unchanged(rows: FoldedRows, found: pa.Table) -> str:
+def _unchanged(rows: NetRows, found: pa.Table) -> str:
     """Return the condition that a row is as it was found: one written since lies elsewhere."""
     places = zip(found["id"].to_pylist(), found[ADDRESS].to_pylist(), strict=True)
     changed = [str(place) for id, place in places if id in rows.changes]
@@ -307,7 +308,7 @@ def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOper
         )
     ids = rows.ids
 
-    def fold(folded: FoldedRows) -> int:
+    def fold(folded: NetRows) -> int:
         new = dict(rows_of(handle.schema, rows.columns)) if rows.columns is not None else {}
         write = folded.insert
         if on_conflict in ("replace", "move"):
@@ -419,7 +420,7 @@ def delete(handle: TableHandle, ids: Sequence[str] | None, where: Expr | None) -
         done: Any = await session.run(table.lance.delete(condition))  # not all of it is typed
         return int(done.num_deleted_rows)
 
-    def fold(rows: FoldedRows) -> int:
+    def fold(rows: NetRows) -> int:
         there = rows.matching(ids or (), where)
         for id in there:
             rows.drop(id)
@@ -447,7 +448,7 @@ def update(
 def set_vectors(handle: TableHandle, ids: Sequence[str], vectors: Float32Array) -> RowsOperation:
     """New vectors for rows of these ids, which are distinct. Its result is how many existed."""
 
-    def fold(rows: FoldedRows) -> int:
+    def fold(rows: NetRows) -> int:
         found = [place for place, id in enumerate(ids) if id in rows]
         for place in found:
             rows.change(ids[place], {rows.schema.vector: vectors[place]})
@@ -491,7 +492,7 @@ class _Update:
     where: Expr | None
     vector: Float32Array | None
 
-    def fold(self, rows: FoldedRows) -> int:
+    def fold(self, rows: NetRows) -> int:
         values = {name: _stored(value) for name, value in self.values.items()}
         if self.vector is not None:
             values[rows.schema.vector] = self.vector

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from aiovec.backend import Field, Metric, Schema, check_field_name, without_secrets
-from aiovec.backend.foreign import Chunk, ForeignTable, Hints, Reject, Source, flat_row
 from aiovec.bridge import storable, table_name
 from aiovec.errors import AiovecError, ConfigError
+
+from ..sources import Chunk, ForeignTable, Hints, Reject, Source, flat_row
 
 _METRICS: dict[str, Metric] = {
     "cosine": "cosine", "l2": "l2", "euclid": "l2", "ip": "dot", "dot": "dot",

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TypeVar
 
-from .._input.infer import with_indexes
-from .._model.schema import Metric, Schema
-from .._store.store import VectorStore
-from ..backend.files import writing_to
-from ..backend.foreign import ForeignTable, Reject
-from ..backend.rows import NewRows
-from ..backend.threads import in_thread
-from ..errors import (
+from aiovec import VectorStore
+from aiovec._input.infer import with_indexes
+from aiovec.backend import Metric, Schema
+from aiovec.backend.files import writing_to
+from aiovec.backend.rows import NewRows
+from aiovec.backend.threads import in_thread
+from aiovec.errors import (
     AiovecError,
     ConfigError,
     DimensionMismatchError,
@@ -26,9 +25,11 @@ from ..errors import (
     ModelMismatchError,
     TableNotFoundError,
 )
+
 from .files import reading
 from .reading import Input
 from .sifting import CAME_BEFORE, Sifted, sift
+from .sources import ForeignTable, Reject
 
 _T = TypeVar("_T")
 

@@ -8,8 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .._model.schema import check_table_name
-from .importing import (
+from aiovec._cli.output import counted, emit, progress
+from aiovec._cli.run import failing_clearly
+from aiovec._cli.stores import (
+    Address,
+    AsJson,
+    Config,
+    EngineName,
+    Store,
+    Table,
+    engine_of,
+    expanded,
+    in_store,
+)
+
+from .import_command import (
     IdColumn,
     MetricName,
     ModelName,
@@ -17,15 +30,21 @@ from .importing import (
     VectorColumn,
     existing_schema,
 )
-from .output import counted, emit, progress
-from .run import failing_clearly
-from .stores import Address, AsJson, Config, EngineName, Store, Table, engine_of, expanded, in_store
 
 if TYPE_CHECKING:
-    from .._store.store import VectorStore
-    from ..backend.engine import Loaded
+    from aiovec import VectorStore
+    from aiovec.backend.engine import Loaded
 
 
+app = typer.Typer(
+    name="load",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
 @failing_clearly
 def load(
     table: Table,
@@ -55,8 +74,12 @@ def load(
     exists are left as they are. With --engine, the table must be new or empty, all rows are added
     in one commit or none, and the same command again adds nothing.
     """
-    from .._transfer import Load, SourceReader, files_of, load_files, schema_in
-    from ..backend.foreign import Hints
+    from aiovec.backend import check_table_name
+    from aiovec.backend.files import schema_in
+
+    from .bulk import SourceReader, files_of, load_files
+    from .loading import Load
+    from .sources import Hints
 
     check_table_name(table)
     files = files_of(sources)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aiovec.backend.foreign import Hints
 from aiovec.errors import ConfigError
 
+from ..sources import Hints
 from .common import Collection, CollectionSource, Point, Vectors, client, fields_of
 
 _KINDS: dict[str, Any] = {

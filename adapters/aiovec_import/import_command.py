@@ -1,4 +1,7 @@
-"""``aiovec import``: the rows of a file, or of another program's database, into a store."""
+"""``aiovec import``: the rows of a file, or of another program's database, into a store.
+
+Imports little, as every command.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._model.schema import Field, Metric, Schema, check_table_name
-from ..errors import ConfigError, InvalidNameError, TableNotFoundError
-from .output import Listing, counted, emit, err, progress
-from .run import failing_clearly
-from .stores import (
+from aiovec._cli.output import Listing, counted, emit, err, progress, working
+from aiovec._cli.run import failing_clearly
+from aiovec._cli.stores import (
     AsJson,
     Config,
     Embedder,
     FileFormat,
+    Metric,
     Store,
     exists,
     expanded,
@@ -31,13 +33,16 @@ from .stores import (
     in_store,
     of_each_table,
 )
+from aiovec.errors import ConfigError, InvalidNameError, TableNotFoundError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from .._store.store import VectorStore
-    from .._transfer import Input, Load
-    from ..backend.foreign import ForeignTable
+    from aiovec import Field, Schema, VectorStore
+
+    from .loading import Load
+    from .reading import Input
+    from .sources import ForeignTable
 
 _REASONS_SHOWN = 10
 
@@ -55,6 +60,15 @@ IdColumn = Annotated[
 VectorColumn = Annotated[str | None, typer.Option(help="Column or key of the vectors.")]
 
 
+app = typer.Typer(
+    name="import",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
 @failing_clearly
 def import_(
     file: Annotated[
@@ -122,6 +136,12 @@ def import_(
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Exit with 0 even if something was left out.")
     ] = False,
+    backup: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COPY", help="For a SQLite database: copy it to this path before the import."
+        ),
+    ] = None,
     embedder: Embedder = None,
     config: Config = None,
     json: AsJson = False,
@@ -132,10 +152,16 @@ def import_(
     with the reason in SOURCE.rejects.jsonl; all others are imported. Exits with 1 if anything was
     left out.
     """
-    from .._transfer import Load, RejectsFile, load, open_input, open_source, rehearse, schema_in
-    from ..backend.foreign import Hints, Source, legal_table_name
+    from aiovec.backend import check_table_name
+    from aiovec.backend.files import schema_in
+
+    from .loading import Load, RejectsFile, load, rehearse
+    from .reading import open_input, open_source
+    from .sources import Hints, Source, legal_table_name
 
     piped = file == "-"
+    if list_ and backup is not None:
+        raise typer.BadParameter("--list writes nothing; leave out --backup")
     if piped and not (list_ or table or as_):
         raise typer.BadParameter("standard input has no name; name the table with --table")
     given = None if schema is None else schema_in(expanded(schema))
@@ -154,6 +180,9 @@ def import_(
             stream=sys.stdin.buffer if piped else None,
         )
     with closing(opened) as source:
+        if backup is not None:
+            with working("copying"):
+                source.backup(expanded(backup))
         found = source.tables()
         if list_:
             _show_found(source, found, json)
@@ -202,13 +231,15 @@ def import_(
         "file": source.name,
         "format": source.form,
         "store": target,
+        "backup": backup,
         "seconds": round(seconds, 6),
         "complete": whole,
         "rejects": str(listed.path) if listed.count else None,
         "failed": failed,
         "tables": list(map(_loaded, loads)),
     }
-    shown = [line for one in loads for line in _lines(one)] + [f"done in {seconds:.2f} s"]
+    shown = [] if backup is None else [f"copied {source.name} to {backup}"]
+    shown += [line for one in loads for line in _lines(one)] + [f"done in {seconds:.2f} s"]
     if listed.count:
         shown.append(f"rejected {counted(listed.count)}; {listed.path} has the reason for each")
     emit(facts, shown, json)

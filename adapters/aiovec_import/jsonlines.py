@@ -13,12 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._input.infer import field_of_kinds, kinds_in, vector_length
-from .._model.arrow import payload_texts, python_values, to_matrix
-from .._model.json_text import LossyJsonError, read_json
-from .._model.schema import Field, Schema
-from ..backend.foreign import Chunk, ForeignTable, Reject
+from aiovec._input.infer import field_of_kinds, kinds_in, vector_length
+from aiovec.backend import (
+    Field,
+    LossyJsonError,
+    Schema,
+    payload_texts,
+    python_values,
+    read_json,
+    to_matrix,
+)
+
 from .files import BYTES_AT_ONCE, LONGEST_LINE, FileReader, Given
+from .sources import Chunk, ForeignTable, Reject
 
 # Lines that are looked at if no schema is given.
 _FEW = 100

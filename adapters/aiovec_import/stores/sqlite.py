@@ -20,7 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aiovec.backend import MAX_DIM, Field, Metric, Schema, check_field_name, read_json
-from aiovec.backend.foreign import (
+from aiovec.errors import AiovecError, ConfigError
+from aiovec_sqlite.driver import load_driver
+from aiovec_sqlite.errors import ERROR, code_of, failures, translate
+from aiovec_sqlite.layout import APPLICATION_ID, is_database, quoted, read_header
+from aiovec_sqlite.opening import connect_read_only
+
+from ..sources import (
     Chunk,
     ForeignTable,
     Hints,
@@ -29,12 +35,6 @@ from aiovec.backend.foreign import (
     flat_row,
     legal_table_name,
 )
-from aiovec.errors import AiovecError, ConfigError
-
-from .driver import load_driver
-from .errors import ERROR, code_of, failures, translate
-from .layout import APPLICATION_ID, is_database, quoted, read_header
-from .opening import connect_read_only
 
 _DTYPES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "int8": "i1"}
 _TYPES = f"choose one of {', '.join(_DTYPES)}"
@@ -163,8 +163,7 @@ class SqliteSource(Source):
         self._path = path
         self._hints = hints
         self.remark = (
-            f"{path} is opened read-only and is not changed; to copy it first: aiovec backup COPY "
-            f"-s {path}"
+            f"{path} is opened read-only and is not changed; --backup COPY copies it first"
         )
         with _reading(path):
             self._db = connect_read_only(path, _BUSY_SECONDS)

@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._input.rows import repeated_ids, to_batch
-from .._model.arrays import BoolArray
-from .._model.schema import Embed, Schema
-from ..backend.foreign import Chunk, Reject
-from ..errors import DimensionMismatchError, InvalidRowError, InvalidVectorError
+from aiovec import Embed
+from aiovec._input.rows import repeated_ids, to_batch
+from aiovec.backend import BoolArray, Schema
+from aiovec.errors import DimensionMismatchError, InvalidRowError, InvalidVectorError
+
+from .sources import Chunk, Reject
 
 CAME_BEFORE = "the id came before in the same source"
 # The last ones are what Arrow and Python raise for values that no column can hold.

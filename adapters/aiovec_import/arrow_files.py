@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
-from .._input.infer import field_of_arrow
-from .._model.arrow import is_list, unstorable
-from .._model.schema import Field, Schema
-from ..backend.foreign import Chunk, ForeignTable
+from aiovec._input.infer import field_of_arrow
+from aiovec.backend import Field, Schema, is_list, unstorable
+
 from .files import BYTES_AT_ONCE, FileReader, Given
+from .sources import Chunk, ForeignTable
 
 _CARRIED = b"aiovec.schema"
 # Rows in which the length of the vectors is looked for.

@@ -14,13 +14,13 @@ from typing import IO, Any
 import anyio
 import pyarrow as pa
 
-from .._input.selection import select_columns
-from .._input.types import Where
-from .._model.schema import Schema
-from .._store.store import VectorStore
-from ..backend.files import create_like, flush_folder, rename_new, writing_to
-from ..backend.threads import in_thread
-from ..errors import ConfigError
+from aiovec import VectorStore, Where
+from aiovec._input.selection import select_columns
+from aiovec.backend import Schema
+from aiovec.backend.files import create_like, flush_folder, rename_new, writing_to
+from aiovec.backend.threads import in_thread
+from aiovec.errors import ConfigError
+
 from .arrow_files import arrow_writer
 from .csv_files import csv_header, csv_lines
 from .files import TEXTS, format_of, schema_file

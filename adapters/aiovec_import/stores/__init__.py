@@ -1,0 +1,1 @@
+"""The readers of other stores. ``common`` has what most of them share."""
