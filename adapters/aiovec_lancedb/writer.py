@@ -249,7 +249,7 @@ class TableWriter(Committer[_Call]):
         held = (work.by_hand or work.changes_schema) and not work.fills
         if held and load is not None and load.filling:
             raise StoreBusyError(
-                f"`aiovec load` ({load.run}) fills the table {self._table!r}; if it was "
+                f"`aiovec import --engine` ({load.run}) fills the table {self._table!r}; if it was "
                 "interrupted, run the same command again, or drop the table", 0.0,
             )  # fmt: skip
         if self._session.exclusive:
