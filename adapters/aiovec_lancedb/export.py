@@ -23,11 +23,12 @@ from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
-from .layout import column_names, incarnation_in
+from .layout import column_names, incarnation_in, numbering_in
 from .memory import STREAM_BYTES
 from .reads import MOST, condition_of
 from .session import Opened, Session
 from .table import Table
+from .upkeep.retention import check_kept
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -44,7 +45,8 @@ class _Cursor(NamedTuple):
     """The first ``rows`` rows of a version that match the filter were given."""
 
     table: str
-    """The table's incarnation: another one of its name has other versions."""
+    """The table's incarnation and numbering: another one of its name, or a copy that went on by
+    itself, has other versions."""
     filter: str
     """A digest of the filter, which decides what the rows are counted among."""
     version: int
@@ -122,16 +124,20 @@ class Export:
         stream = stream_of(
             self.table.session, table.lance, names, condition, given, self.batch_size
         )
-        async with aclosing(stream) as batches:
-            async for batch in batches:
-                waiting.append(batch)
-                while (
-                    sum(map(len, waiting)) >= self.batch_size
-                    or sum(map(_bytes, waiting)) >= LARGEST_BATCH
-                ):
-                    ready, waiting = await self._first(waiting, schema)
-                    given += ready.num_rows
-                    yield ready, cursor._replace(rows=given).to_bytes()
+        try:
+            async with aclosing(stream) as batches:
+                async for batch in batches:
+                    waiting.append(batch)
+                    while (
+                        sum(map(len, waiting)) >= self.batch_size
+                        or sum(map(_bytes, waiting)) >= LARGEST_BATCH
+                    ):
+                        ready, waiting = await self._first(waiting, schema)
+                        given += ready.num_rows
+                        yield ready, cursor._replace(rows=given).to_bytes()
+        except CorruptStoreError:
+            await check_kept(self.table.session, self.handle.name, cursor.version)
+            raise
         if waiting:
             ready, _ = await self._first(waiting, schema)
             yield ready, cursor._replace(rows=given + ready.num_rows).to_bytes()
@@ -156,7 +162,8 @@ def _bytes(batch: pa.RecordBatch) -> int:
 
 
 def _named(table: Opened) -> str:
-    return (incarnation_in(table.arrow) or b"").decode()
+    numbering = numbering_in(table.arrow) or ""
+    return f"{(incarnation_in(table.arrow) or b'').decode()}{numbering}"
 
 
 async def stream_of(

@@ -140,8 +140,8 @@ def check_not_filled(table: Opened) -> None:
     load = load_in(table.arrow)
     if load is not None and load.filling:
         raise StoreBusyError(
-            f"`aiovec load` ({load.run}) fills the table {table.name!r}; if it was interrupted, "
-            "run the same command again, or drop the table", 0.0,
+            f"`aiovec import --engine` ({load.run}) fills the table {table.name!r}; if it was "
+            "interrupted, run the same command again, or drop the table", 0.0,
         )  # fmt: skip
 
 

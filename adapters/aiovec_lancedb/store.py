@@ -88,6 +88,9 @@ class LancedbBackend(Backend):
     """
 
     name: ClassVar[str] = "lancedb"
+    hints: ClassVar[Mapping[str, str]] = {
+        "backup": "it copies files, and this store has none here; export its tables"
+    }
 
     def __init__(
         self,
@@ -120,7 +123,6 @@ class LancedbBackend(Backend):
             await self._check_there()
         await self._session.open()
         if self.read_only:
-            self._pins = self._tables.pins = Pins(None)
             return
         if self._session.folder is not None and self.upkeep:
             await in_thread(tables.remove_dropped, self._session.folder)
@@ -136,6 +138,8 @@ class LancedbBackend(Backend):
             )
 
     def supports(self, ability: str) -> bool:
+        if ability == "backup" and (self._target.in_memory or self._target.managed):
+            return False  # there are no files to copy
         return ability in _ABLE or (ability == "moves" and self._session.mark.supported)
 
     async def close(self) -> None:
@@ -424,8 +428,8 @@ class LancedbBackend(Backend):
                 await self._write(table.name, change)
 
     async def backup(self, path: Path) -> None:
-        locked = self._session.own_folder is not None or self._target.in_memory
-        alone = self._locked if locked and not self.read_only else lambda _: nullcontext()
+        locked = self._session.own_folder is not None and not self.read_only
+        alone = self._locked if locked else lambda _: nullcontext()
         generation = (await self.move_record()).generation
         await write_backup(self._session, path, self._pins, alone, generation)
 

@@ -14,13 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiovec.backend.threads import in_thread, to_its_end
+from aiovec.errors import AiovecError
 
 from ..errors import READ_ONLY, translate
 from ..locks.local import lock_file, unlock_file
-from ..session import Version
+from ..session import Session, Version
 
 if TYPE_CHECKING:
     from ..settings import LancedbSettings
@@ -88,6 +89,20 @@ class Pin:
         lock, self._lock = self._lock, None
         if self._path is not None and lock is not None:
             _remove(self._path, lock)
+
+
+async def check_kept(session: Session, table: str, version: int) -> None:
+    """Raise AiovecError if upkeep has removed a version that somebody was reading.
+
+    It sees no pin of who reads in a bucket, or has no right to write to the folder.
+    """
+    lance, _ = await session.open_any(table)
+    kept: Any = await session.run(lance.list_versions())  # type: ignore[no-untyped-call]
+    if all(one["version"] != version for one in kept):
+        raise AiovecError(
+            f"version {version} of the table {table!r} was removed by upkeep while it was read; "
+            "raise keep_versions in the settings of the store that writes"
+        )
 
 
 def _remove(path: Path, lock: int) -> None:
