@@ -1,4 +1,4 @@
-"""One writer for each table: calls that arrive while a commit runs share the next one.
+"""The commits of a table: operations that arrive while one runs share the next one.
 
 A commit costs Lance some milliseconds and leaves a version and files behind, whatever its size. So
 a group of calls that name their rows takes two at most, whatever its calls do: one in which rows
@@ -138,7 +138,7 @@ def _refuses(mark: MoveMark, work: WriteOperation) -> bool:
 
 
 class TableCommitter(Committer[OperationCall]):
-    """Does the writes of one table one after another, alone among all processes."""
+    """Commits the operations of one table one after another, alone among all processes."""
 
     def __init__(self, session: Session, table: str) -> None:
         self.target = session.target
@@ -198,7 +198,8 @@ class TableCommitter(Committer[OperationCall]):
         try:
             return await self._done(works)
         except (ConflictError, OutcomeUnknownError, StoreReplacedError) as exc:
-            # Nothing was done and all take their turn anew; or what was kept would be in the way.
+            # Not one by one: either nothing was done and all calls are queued again, or rows of the
+            # first try may exist.
             return [copy_of_error(exc) for _ in works]
         except Exception as exc:  # noqa: BLE001 - the callers get it
             if len(works) == 1:
@@ -210,7 +211,8 @@ class TableCommitter(Committer[OperationCall]):
         return outcomes
 
     async def _done(self, works: list[WriteOperation]) -> list[Any]:
-        """Do works as one, as far as the mark lets them; the result of each, or its error."""
+        """Do operations as one, as far as the mark lets them; return the result of each, or its
+        error."""
         first, *others = works
         if (mark := self._mark) is not None and _refuses(mark, first):
             raise mark.refusal(self.target)

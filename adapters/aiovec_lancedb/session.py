@@ -304,7 +304,7 @@ class Session:
         self._let_go()
 
     def check(self) -> AsyncConnection:
-        """The connection, or why it cannot be used."""
+        """Return the connection; raise StoreClosedError if it cannot be used."""
         if self._connection is None or self._closed:
             raise StoreClosedError(self.target)
         if self._process != os.getpid():
@@ -321,7 +321,8 @@ class Session:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Errors of lancedb within are told as ours; those of a store that closes, as that."""
+        """Translate errors of lancedb within; any error of a store that closes becomes
+        StoreClosedError."""
         try:
             with self.translated():
                 yield
@@ -379,7 +380,7 @@ class Session:
         return Bucket(self._target.key, self.target, self.settings.storage_options)
 
     async def has(self, name: str) -> bool:
-        """Return whether there is a table of this name, maybe a damaged one."""
+        """Return whether a table of this name exists, maybe a damaged one."""
         self.check()
         if self.folder is not None:
             await self.check_place()
@@ -413,7 +414,7 @@ class Session:
         return sorted(names)
 
     async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:
-        """A table and its schema as Lance has it, or StaleTableError where there is none."""
+        """Return a table and its schema as Lance has it, or raise StaleTableError without one."""
 
         async def look() -> tuple[AsyncTable, pa.Schema]:
             connection = self.check()
@@ -453,7 +454,7 @@ class Session:
         return handle_of(name, arrow, self.target)
 
     async def opened(self, handle: TableHandle, *, altered: bool = False) -> Opened:
-        """The table as it is now, or StaleTableError where it is no longer what the handle says.
+        """Return the table as it is now; StaleTableError if it is no longer what the handle says.
 
         ``altered``: its fields may be others, as long as it was not dropped.
         """
@@ -469,7 +470,7 @@ class Session:
 
     @asynccontextmanager
     async def reading(self, handle: TableHandle) -> AsyncIterator[Opened]:
-        """The table for a read, during which others may drop it."""
+        """Open the table for a read, during which others may drop it."""
         try:
             yield await self.opened(handle)
         except CorruptStoreError:
@@ -493,7 +494,8 @@ class Session:
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
-        """All rows of a query, which has at most so many: to ask for the end costs a round trip."""
+        """Return all rows of a query, which has at most so many: asking for the end costs a round
+        trip."""
         found = await self.batches(query, where=where)
         batches: list[pa.RecordBatch] = []
         async for batch in found:

@@ -218,10 +218,8 @@ async def revert(version: int, table: Opened) -> None:
 
 
 async def set_sign(session: Session, table: str) -> None:
-    """Set the sign by which reads of a table know that there is a mark to heed.
-
-    Where there is none, remove the sign.
-    """
+    """Flag the table so that readers check the store's migration mark, or remove the flag if no
+    mark concerns them."""
     with suppress(StaleTableError):
         lance, arrow = await session.open_any(table)
         # As it is now: another run may have begun, or ended, since the caller's look.
