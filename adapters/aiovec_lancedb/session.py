@@ -117,6 +117,11 @@ class Opened:
         found: list[Any] = await self._once("indexes", self.lance.list_indices)
         return found
 
+    async def stats(self) -> Mapping[str, Any]:
+        """Return Lance's sizes of the version."""
+        found: Mapping[str, Any] = await self._once("stats", self.lance.stats)
+        return found
+
     async def _once(self, question: str, ask: Callable[[], Awaitable[Any]]) -> Any:
         if question not in self.answers:
             if len(self.answers) >= _MOST_ANSWERS:

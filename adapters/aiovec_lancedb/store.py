@@ -38,7 +38,7 @@ from aiovec.backend.contract import (
     TextQuery,
     VectorQuery,
 )
-from aiovec.backend.limits import Place, current_deadline, export_gate, renewed, write_gate
+from aiovec.backend.limits import Place, current_deadline, export_gate, renewed
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import hop, in_thread
@@ -63,8 +63,7 @@ from .search import VectorSearch
 from .session import Session
 from .target import StoreTarget
 from .text import search as text
-from .upkeep.loop import Tables, TendedTable
-from .upkeep.retention import Pins, retention_of
+from .upkeep.loop import OpenTables, TendedTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,13 +99,9 @@ class LancedbBackend(Backend):
         self._target = StoreTarget(str(target))
         self._settings = settings
         self._session = Session(self._target, settings, in_use=True)
-        self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
-        # A migration follows the changes since it began, however long that takes.
-        self._pins = Pins(self._session.own_folder, self._session.mark.is_open)
-        retention = retention_of(settings, on_folder=self._session.folder is not None)
-        self._tables = Tables(self._session, self._writing, retention, self._pins)
+        self._tables = OpenTables(self._session)
 
     @property
     def target(self) -> str:
@@ -146,7 +141,7 @@ class LancedbBackend(Backend):
         if self._session.forked:  # what is under way belongs to the parent
             return
         self._session.admission.close(StoreClosedError(self.target))
-        self._writing.close(StoreClosedError(self.target))
+        self._tables.gate.close(StoreClosedError(self.target))
         self._exports.close(StoreClosedError(self.target))
         await self._tables.close()
         self._session.end()
@@ -159,7 +154,7 @@ class LancedbBackend(Backend):
 
     def writing(self, size: int) -> Place:
         self._session.check()
-        return self._writing.enter(current_deadline(self.busy_timeout), size)
+        return self._tables.gate.enter(current_deadline(self.busy_timeout), size)
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -431,7 +426,7 @@ class LancedbBackend(Backend):
         locked = self._session.own_folder is not None and not self.read_only
         alone = self._locked if locked else lambda _: nullcontext()
         generation = (await self.move_record()).generation
-        await write_backup(self._session, path, self._pins, alone, generation)
+        await write_backup(self._session, path, self._tables.pins, alone, generation)
 
     # Moving away
 

@@ -197,7 +197,7 @@ class Table:
         """Return the bytes of a row beside its vector, on the average of the table's files."""
         size = self._known_row_bytes()
         if size is None:
-            stats: Any = await self.session.run(table.lance.stats())
+            stats = await table.stats()
             vectors = int(stats["num_rows"]) * table.schema.dim * 4
             beside = max(0, int(stats["total_bytes"]) - vectors)
             size = beside // max(1, int(stats["num_rows"]))

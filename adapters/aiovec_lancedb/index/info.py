@@ -138,9 +138,7 @@ async def stats(
     optimized: datetime | None,
 ) -> TableStats:
     """Return the facts of a table, with the work under way and the last failure of a build."""
-    found: Any = await table.session.run(
-        table.lance.stats()
-    )  # a mapping, whatever its annotation says
+    found = await table.stats()
     rows = int(found["num_rows"])
     details: dict[str, Any] = {
         "fragments": int(found["fragment_stats"]["num_fragments"]),

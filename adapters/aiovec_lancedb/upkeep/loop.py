@@ -24,7 +24,7 @@ from typing import Any
 
 from aiovec.backend import Field, Float32Array
 from aiovec.backend.contract import StaleTableError, TableHandle, index_behind_change
-from aiovec.backend.limits import Deadline, Gate, current_deadline, renewed
+from aiovec.backend.limits import Deadline, current_deadline, renewed, write_gate
 from aiovec.backend.threads import Background, in_thread, wait_out
 from aiovec.errors import (
     AiovecError,
@@ -48,7 +48,7 @@ from ..memory import scan_bytes
 from ..session import Opened, Session, Version
 from ..tables import alter_field
 from ..whole_files import TableFiles
-from .retention import Pins, Retention
+from .retention import Pins, retention_of
 
 LOG = logging.getLogger("aiovec.lancedb")
 
@@ -135,7 +135,7 @@ class _State:
 class TendedTable(IndexedTable):
     """A table that its store looks after."""
 
-    def __init__(self, name: str, tables: Tables) -> None:
+    def __init__(self, name: str, tables: OpenTables) -> None:
         super().__init__(name, tables.session, tables.gate, tables.pins)
         self._tables = tables
         self.state = _State()
@@ -257,7 +257,7 @@ class TendedTable(IndexedTable):
 
     async def _shape(self, table: Opened) -> tuple[int, int, int]:
         """Return a table's rows and files, and the bytes of those files that are not full."""
-        stats: Any = await self.session.run(table.lance.stats())
+        stats = await table.stats()
         rows, size = int(stats["num_rows"]), int(stats["total_bytes"])
         part = size * _FULL_FILE // rows if rows > _FULL_FILE else size
         return rows, int(stats["fragment_stats"]["num_fragments"]), part
@@ -553,17 +553,19 @@ class TendedTable(IndexedTable):
             raise exc
 
 
-class Tables:
+class OpenTables:
     """The tables that a store has used, and the task that looks after one behind the other."""
 
     background: bool = False
     """True if it also does what nobody asked for."""
 
-    def __init__(self, session: Session, gate: Gate, retention: Retention, pins: Pins) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
-        self.gate = gate
-        self.retention = retention
-        self.pins = pins
+        self.gate = write_gate(session.settings.write_queue)
+        """Of the writing calls."""
+        self.retention = retention_of(session.settings, on_folder=session.folder is not None)
+        # A migration follows the changes since it began, however long that takes.
+        self.pins = Pins(session.own_folder, session.mark.is_open)
         self._tables: dict[str, TendedTable] = {}
         self._loop = Background()
         self._task: asyncio.Task[None] | None = None
