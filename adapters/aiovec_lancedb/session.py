@@ -54,6 +54,7 @@ from .layout import (
     is_moving,
     token_of,
 )
+from .locks.lease import UpkeepLease
 from .locks.local import FOLDER, ONE_TRY, TableLock
 from .marks import MarkFile, MarkObject, MarkStorage, StoreMark
 from .memory import ReadAdmission
@@ -297,6 +298,12 @@ class Session:
         """Return a lock of that name, for one holder in all stores on these tables."""
         file = None if self.own_folder is None else self.own_folder / f"{table}.lock"
         return TableLock(f"{self._key}\n{table}", file, self.look_at_place, self._lock_threads)
+
+    async def lease(self, table: str) -> UpkeepLease | None:
+        """Return what keeps the upkeep of other processes off in a bucket; None elsewhere."""
+        if not self._target.in_bucket:
+            return None
+        return UpkeepLease(await in_thread(lambda: self.bucket), table)
 
     @asynccontextmanager
     async def locked(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:

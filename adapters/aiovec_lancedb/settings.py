@@ -81,6 +81,14 @@ class LancedbSettings(BackendSettings):
     It saves a request to object storage for each read. 0 sees every write that was acknowledged
     before. A store always sees its own writes."""
 
+    upkeep: Literal["here", "elsewhere"] = "here"
+    """Where small files are compacted, indexes built and old versions removed in the background.
+
+    "here": in each process that opens the store for writing, in one at a time for a table.
+
+    "elsewhere": not in this process, but by `aiovec upkeep`. optimize() and create_index() work in
+    every process."""
+
     index: Literal["auto", "none", "hnsw_sq", "ivf_pq", "ivf_flat", "ivf_rq"] = "auto"
     """The vector index that is built in the background for each table of at least index_from rows.
 
