@@ -77,7 +77,8 @@ async def _place(
             cluster = Cluster(Path(options.folder), nodes=workers)
             stack.callback(cluster.close)
             await asyncio.to_thread(cluster.start)
-            for step in (("load", TABLE, files / "*.parquet"), ("index", TABLE)):
+            load = ("import", files / "*.parquet", "--table", TABLE)
+            for step in (load, ("index", TABLE)):
                 counts.clear()
                 code, said = await asyncio.to_thread(
                     cluster.run, *step, "-s", target, "--config", config, "--json",

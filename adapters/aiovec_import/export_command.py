@@ -18,7 +18,6 @@ from aiovec._cli.stores import (
     AnyTable,
     AsJson,
     Config,
-    FileFormat,
     Select,
     Store,
     Where,
@@ -33,6 +32,14 @@ if TYPE_CHECKING:
 
     from .saving import Saved
 
+
+FileFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="parquet, arrow, arrow-stream, jsonl or csv. Default: by the suffix of the file.",
+    ),
+]
 
 app = typer.Typer(
     name="export",

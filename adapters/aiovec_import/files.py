@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import IO
 
 from aiovec._input.infer import USUAL_VECTORS, fields_of
-from aiovec.backend import Field, Schema, check_field_name, may_lack_vectors
+from aiovec.backend import Field, Schema, may_lack_vectors
 from aiovec.errors import AiovecError, ConfigError
 
-from .sources import ForeignTable, Hints, Reader, legal_table_name
+from .sources import ForeignTable, Hints, Reader, legal_table_name, legal_vector
 
 FORMATS = ("parquet", "arrow", "arrow-stream", "jsonl", "csv")
 TEXTS = ("jsonl", "csv")
@@ -113,6 +113,7 @@ class FileReader(Reader):
     omitted: tuple[str, ...] = ()
 
     def __init__(self, given: Given) -> None:
+        self.name, self.form = str(given.path), given.form
         self._given = given
         self._file = given.file
         self._vector = ""
@@ -221,11 +222,3 @@ class FileReader(Reader):
                 while found[name] in names or found[name] in taken:
                     found[name] = f"_{found[name]}"
         return found
-
-
-def legal_vector(name: str) -> str:
-    """Return the name itself if a vector may have it."""
-    try:
-        return name if check_field_name(name).lower() not in ("id", "payload") else USUAL_VECTORS[0]
-    except AiovecError:
-        return USUAL_VECTORS[0]

@@ -1,4 +1,4 @@
-"""``aiovec import``: the rows of a file, or of another program's database, into a store.
+"""``aiovec import``: rows of files, or of another program's store, into a store.
 
 Imports little, as every command.
 """
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,44 +21,33 @@ import typer
 from aiovec._cli.output import Listing, counted, emit, err, progress, working
 from aiovec._cli.run import failing_clearly
 from aiovec._cli.stores import (
+    Address,
     AsJson,
     Config,
     Embedder,
-    FileFormat,
+    EngineName,
     Metric,
     Store,
-    exists,
+    engine_of,
     expanded,
     give_embedder,
     in_store,
     of_each_table,
+    origin_of,
 )
 from aiovec.errors import ConfigError, InvalidNameError, TableNotFoundError
+
+from .export_command import FileFormat
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from aiovec import Field, Schema, VectorStore
 
-    from .loading import Load
-    from .reading import Input
-    from .sources import ForeignTable
+    from .loading import Load, RejectsFile
+    from .sources import ForeignTable, Reader
 
 _REASONS_SHOWN = 10
-
-SchemaFile = Annotated[
-    str | None, typer.Option(metavar="FILE", help="JSON file with the schema of a new table.")
-]
-ModelName = Annotated[
-    str | None, typer.Option(help="Embedding model, if the file does not name it.")
-]
-MetricName = Annotated[Metric | None, typer.Option(help="Metric, if the file does not name it.")]
-IdColumn = Annotated[
-    str | None,
-    typer.Option(help="Column or key of the ids; none makes new ids. Default: id."),
-]
-VectorColumn = Annotated[str | None, typer.Option(help="Column or key of the vectors.")]
-
 
 app = typer.Typer(
     name="import",
@@ -71,49 +60,48 @@ app = typer.Typer(
 @app.command()
 @failing_clearly
 def import_(
-    file: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
-            metavar="SOURCE",
-            help="Parquet, Arrow IPC, JSON Lines or CSV; a SQLite database with vectors, or a "
-            "folder of LanceDB, Chroma, Qdrant, Milvus Lite or FAISS; NAME:PLACE#TABLE, such as "
-            "qdrant:http://localhost:6333#docs; or - for standard input, with --format and "
-            "--table.",
+            metavar="SOURCE...",
+            help="Parquet, Arrow IPC, JSON Lines or CSV: paths, globs in quotes such as "
+            "'parts/*.parquet', or s3:// and gs:// URLs, whose credentials come from the "
+            "environment. Or one store of another program: a SQLite database with vectors, a "
+            "folder of LanceDB, Chroma, Qdrant, Milvus Lite or FAISS, or NAME:PLACE, such as "
+            "qdrant:http://localhost:6333; #TABLE behind it chooses a table. Or - for standard "
+            "input, with --format and --table.",
         ),
     ],
     store: Store = None,
     table: Annotated[
         str | None,
         typer.Option(
-            help="Table to write (default: the name of the file). For a database: the table to "
-            "import (default: all collections, or the only vec0 table)."
+            help="Table to write. Default: the name of the file, or of each source table."
         ),
-    ] = None,
-    as_: Annotated[
-        str | None, typer.Option("--as", help="Name of the table in the store, if it differs.")
     ] = None,
     list_: Annotated[
         bool, typer.Option("--list", help="Show what would be imported, and write nothing.")
     ] = False,
     form: FileFormat = None,
-    schema: SchemaFile = None,
-    model: ModelName = None,
-    metric: MetricName = None,
-    id_column: IdColumn = None,
-    vector_column: VectorColumn = None,
+    schema: Annotated[
+        str | None, typer.Option(metavar="FILE", help="JSON file with the schema of a new table.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Embedding model, if the source does not name it.")
+    ] = None,
+    metric: Annotated[
+        Metric | None, typer.Option(help="Metric, if the source does not name it.")
+    ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(help="Column or key of the ids; none makes new ids. Default: id."),
+    ] = None,
+    vector_column: Annotated[str | None, typer.Option(help="Column or key of the vectors.")] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="For a database: type of the BLOBs in --vector-column: float16, float32, float64 "
-            "or int8."
-        ),
-    ] = None,
-    join: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TABLE",
-            help="For a database: table with the other columns of a vec0 table's rows, which have "
-            "the same rowids.",
+            help="For a SQLite database: type of the BLOBs in --vector-column: float16, float32, "
+            "float64 or int8."
         ),
     ] = None,
     text: Annotated[
@@ -142,90 +130,151 @@ def import_(
             metavar="COPY", help="For a SQLite database: copy it to this path before the import."
         ),
     ] = None,
+    engine: EngineName = None,
+    address: Address = None,
     embedder: Embedder = None,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Import a file, or the tables of a store that another program wrote.
+    """Import files, or the tables of a store that another program wrote.
 
-    Creates the store and the table if they do not exist. Rows that cannot be imported are listed
-    with the reason in SOURCE.rejects.jsonl; all others are imported. Exits with 1 if anything was
-    left out.
+    Creates the store and the table if they do not exist. Several files go into one table, whose
+    fields the first one says. Rows that cannot be imported are listed with the reason in
+    SOURCE.rejects.jsonl; all others are imported. Exits with 1 if anything was left out.
+
+    With --engine, the table must be new or empty. All rows are added in one commit, or none if one
+    is bad; the same command again adds nothing.
     """
     from aiovec.backend import check_table_name
     from aiovec.backend.files import schema_in
 
+    from .files import reading
+    from .globs import files_of
     from .loading import Load, RejectsFile, load, rehearse
-    from .reading import open_input, open_source
-    from .sources import Hints, Source, legal_table_name
+    from .opening import Files, Opener
+    from .sources import Hints, legal_table_name
+    from .workers import load_by
 
-    piped = file == "-"
+    piped = sources == ["-"]
     if list_ and backup is not None:
         raise typer.BadParameter("--list writes nothing; leave out --backup")
-    if piped and not (list_ or table or as_):
-        raise typer.BadParameter("standard input has no name; name the table with --table")
+    if engine is not None and upsert:
+        raise typer.BadParameter("--engine replaces no rows; leave out --upsert")
+    if table is not None:
+        check_table_name(table)  # before the store is created
+    files = files_of(sources)
+    if (piped or len(files) > 1) and not (list_ or table):
+        what = "standard input has no name" if piped else f"{len(files)} files go into one table"
+        raise typer.BadParameter(f"{what}; name the table with --table")
+    first = next(iter(files))
     given = None if schema is None else schema_in(expanded(schema))
-    hints = Hints(table, id_column, vector_column, dtype, join)
-    existing, path = None, Path()
-    opened = open_source(file, hints)
-    if opened is None:
-        path = Path("standard input") if piped else expanded(file)
-        existing = existing_schema(store, config, as_ or table or legal_table_name(path.stem))
-        opened = open_input(
-            path,
-            form=form,
-            hints=hints,
-            schema=given,
-            existing=existing,
-            stream=sys.stdin.buffer if piped else None,
-        )
-    with closing(opened) as source:
-        if backup is not None:
-            with working("copying"):
-                source.backup(expanded(backup))
-        found = source.tables()
-        if list_:
-            _show_found(source, found, json)
-            return
-        if len(found) > 1 and (as_ is not None or given is not None):
-            names = ", ".join(one.name for one in found)
-            raise ConfigError(
-                f"{source.name} has {len(found)} tables; choose one with --table for --as or "
-                f"--schema: {names}",
-                key="--table",
-            )
-        name = as_ if source.is_database else as_ or table
-        if name is not None:
-            check_table_name(name)  # before the store is created
-        loads = [
-            Load(one, name or one.name, given, metric, model, upsert, text or (), index or ())
-            for one in found
-        ]
-        named = "stdin" if piped else path.name or re.split(r"[/\\:]", source.name.rstrip("/"))[-1]
-        listed = RejectsFile(_rejects_path(path, named))
-        if isinstance(source.reader, Source) and source.reader.remark:
-            err().print(source.reader.remark)
+    opener = Opener(Hints(None, id_column, vector_column, dtype), form, given)
 
-        async def work(vectors: VectorStore) -> str:
-            give_embedder(vectors, given or existing, embedder)
-            with progress("rows") as bar:
-                for one in loads:
-                    task = bar.add_task(one.table, total=one.source.rows)
-                    one.seen = partial(_show, bar, task)
-                await load(vectors, source, loads, listed, strict=strict and not checked)
-            # Nobody else builds the indexes after a script.
-            filled = [one.table for one in loads if one.rows]
-            if filled:
-                await of_each_table(vectors, filled, vectors.optimize, "indexing and optimizing")
-            return vectors.target
+    @cache
+    def existing() -> Schema | None:
+        return _existing_schema(store, config, table or legal_table_name(Path(first).stem))
 
-        began = time.perf_counter()
-        checked = not exists(store, config) and asyncio.run(
-            rehearse(source, loads, listed, strict=strict)
-        )
-        target = in_store(store, config, work, create=True)
-        seconds = time.perf_counter() - began
-    failed = {**source.reader.failed, **{one.table: one.problem for one in loads if one.problem}}
+    with engine_of(engine, address) as workers:
+        if workers is None and len(files) == 1:
+            source: Reader = opener.open(first, existing, sys.stdin.buffer if piped else None)
+        else:
+            source = Files(list(files), opener, existing)
+        with closing(source):
+            if backup is not None:
+                with working("copying"):
+                    source.backup(expanded(backup))
+            with reading(source.name):
+                found = source.tables()
+            if list_:
+                _show_found(source, found, json)
+                return
+            if len(found) > 1 and (table is not None or given is not None):
+                names = ", ".join(one.origin for one in found)
+                raise ConfigError(
+                    f"{source.name} has {len(found)} tables; for --table or --schema, choose one "
+                    f"with {source.name}#NAME: {names}",
+                    key="SOURCE",
+                )
+            loads = [
+                Load(one, table or one.name, given, metric, model, upsert, text or (), index or ())
+                for one in found
+            ]
+            listed = RejectsFile(_rejects_path(list(files), table, source))
+            if source.remark:
+                err().print(source.remark)
+            described = given if embedder is None else given or existing()
+
+            async def work(vectors: VectorStore) -> str:
+                give_embedder(vectors, described, embedder)
+                with progress("rows") as bar:
+                    for one in loads:
+                        task = bar.add_task(one.table, total=one.source.rows)
+                        one.seen = partial(_show, bar, task)
+                    if workers is not None:
+                        seen = loads[0].seen
+                        await load_by(
+                            workers, vectors, loads[0], files, opener, lambda _, rows: seen(rows)
+                        )
+                        return vectors.target
+                    await load(vectors, source, loads, listed, strict=strict and not checked)
+                # Nobody else builds the indexes after a script.
+                filled = [one.table for one in loads if one.rows]
+                if filled:
+                    title = "indexing and optimizing"
+                    await of_each_table(vectors, filled, vectors.optimize, title)
+                return vectors.target
+
+            began = time.perf_counter()
+            path = origin_of(store, config).location().path
+            is_new = workers is None and path is not None and not path.exists()
+            checked = is_new and asyncio.run(rehearse(source, loads, listed, strict=strict))
+            target = in_store(store, config, work, create=True)
+            seconds = time.perf_counter() - began
+    _report(source, loads, listed, target, seconds, backup, json)
+    failed = source.failed or any(one.problem for one in loads)
+    if failed or not (allow_rejects or all(one.whole for one in loads)):
+        raise typer.Exit(1)
+
+
+def _existing_schema(store: str | None, config: str | None, table: str) -> Schema | None:
+    """Return the schema of the table that the rows go to, if it exists."""
+    try:
+        return in_store(store, config, lambda vectors: vectors.schema(table), reading=True)
+    except (TableNotFoundError, InvalidNameError, ConfigError):  # --list needs no store
+        return None
+
+
+def _show(bar: Progress, task: TaskID, rows: int) -> None:
+    bar.update(task, completed=rows)
+
+
+def _rejects_path(files: list[str], table: str | None, source: Reader) -> Path:
+    """Return a path next to the file, unless nothing can be written there."""
+    path = Path(source.name)
+    if len(files) > 1:
+        name = str(table)
+    elif files == ["-"]:
+        name = "stdin"
+    elif path.is_file():
+        name = path.name
+        if os.access(path.parent, os.W_OK):
+            return path.with_name(f"{name}.rejects.jsonl")
+    else:
+        name = re.split(r"[/\\:]", source.name.rstrip("/"))[-1]
+    return Path(f"{name}.rejects.jsonl")
+
+
+def _report(
+    source: Reader,
+    loads: list[Load],
+    listed: RejectsFile,
+    target: str,
+    seconds: float,
+    backup: str | None,
+    json: bool,
+) -> None:
+    """Say what became of an import."""
+    failed = {**source.failed, **{one.table: one.problem for one in loads if one.problem}}
     whole = all(one.whole for one in loads) and not failed
     facts = {
         "file": source.name,
@@ -244,7 +293,7 @@ def import_(
         shown.append(f"rejected {counted(listed.count)}; {listed.path} has the reason for each")
     emit(facts, shown, json)
     if not json:
-        _print_notes(found)
+        _print_notes(one.source for one in loads)
         _print_failed(failed)
         for one in loads:
             for reason, rows in one.reasons.most_common(_REASONS_SHOWN):
@@ -254,29 +303,9 @@ def import_(
                 err().print(
                     f"{one.table}: the source counts {total}, of which {one.missing:,} did not come"
                 )
-    if failed or not (whole or allow_rejects):
-        raise typer.Exit(1)
 
 
-def existing_schema(store: str | None, config: str | None, table: str) -> Schema | None:
-    """Return the schema of the table that the rows go to, if it exists."""
-    try:
-        return in_store(store, config, lambda vectors: vectors.schema(table), reading=True)
-    except (TableNotFoundError, InvalidNameError, ConfigError):  # --list needs no store
-        return None
-
-
-def _show(bar: Progress, task: TaskID, rows: int) -> None:
-    bar.update(task, completed=rows)
-
-
-def _rejects_path(path: Path, name: str) -> Path:
-    # Next to the file, unless nothing can be written there.
-    folder = path.parent if path.is_file() and os.access(path.parent, os.W_OK) else Path()
-    return folder / f"{name}.rejects.jsonl"
-
-
-def _show_found(source: Input, found: list[ForeignTable], json: bool) -> None:
+def _show_found(source: Reader, found: list[ForeignTable], json: bool) -> None:
     facts = [
         {**_facts(one), "name": one.name, "rows": one.rows, "schema": one.schema.to_dict()}
         for one in found
@@ -290,11 +319,11 @@ def _show_found(source: Input, found: list[ForeignTable], json: bool) -> None:
     ]  # fmt: skip
     columns = ["table", "from", "layout", "rows", "dim", "metric", "model"]
     listing = Listing(columns, cells, right=["rows", "dim"])
-    named = {"file": source.name, "format": source.form, "failed": source.reader.failed}
+    named = {"file": source.name, "format": source.form, "failed": source.failed}
     emit({**named, "tables": facts}, [listing], json)
     if not json:
         _print_notes(found)
-        _print_failed(source.reader.failed)
+        _print_failed(source.failed)
 
 
 def _facts(source: ForeignTable) -> dict[str, Any]:

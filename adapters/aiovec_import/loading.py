@@ -27,9 +27,8 @@ from aiovec.errors import (
 )
 
 from .files import reading
-from .reading import Input
 from .sifting import CAME_BEFORE, Sifted, sift
-from .sources import ForeignTable, Reject
+from .sources import ForeignTable, Reader, Reject
 
 _T = TypeVar("_T")
 
@@ -93,7 +92,7 @@ class Load:
 
 
 async def load(
-    store: VectorStore, source: Input, loads: Sequence[Load], rejects: RejectsFile, *, strict: bool
+    store: VectorStore, source: Reader, loads: Sequence[Load], rejects: RejectsFile, *, strict: bool
 ) -> None:
     """Import tables: list the rows that cannot be imported, and go on with the rest.
 
@@ -124,7 +123,7 @@ async def load(
 
 
 async def rehearse(
-    source: Input, loads: Sequence[Load], rejects: RejectsFile, *, strict: bool
+    source: Reader, loads: Sequence[Load], rejects: RejectsFile, *, strict: bool
 ) -> bool:
     """Raise what the import into a new store would end with, so that no empty one is left behind.
 
@@ -156,10 +155,10 @@ def _refuse_any(loads: Sequence[Load], rejects: RejectsFile) -> None:
         raise ConfigError(f"{rows} cannot be imported, so none was; {rejects.path} lists each")
 
 
-def _refuse_all(source: Input, loads: Sequence[Load], rejects: RejectsFile) -> None:
+def _refuse_all(source: Reader, loads: Sequence[Load], rejects: RejectsFile) -> None:
     """Raise ConfigError for tables of which no row could be imported, unless they have none."""
     if problems := {one.table: one.problem for one in loads if one.problem}:
-        problems |= source.reader.failed
+        problems |= source.failed
         listed = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
         raise ConfigError(f"no table can be imported: {listed}")
     if rejects.count:
@@ -171,9 +170,9 @@ def _refuse_all(source: Input, loads: Sequence[Load], rejects: RejectsFile) -> N
         )
 
 
-def _alone(source: Input, loads: Sequence[Load], strict: bool) -> bool:
+def _alone(source: Reader, loads: Sequence[Load], strict: bool) -> bool:
     """Return whether an error of one table is that of the whole import."""
-    return strict or (len(loads) == 1 and not source.reader.failed)
+    return strict or (len(loads) == 1 and not source.failed)
 
 
 async def find_table(store: VectorStore, one: Load) -> None:
@@ -217,7 +216,7 @@ def _wanted(one: Load) -> Schema:
 
 
 async def _check(
-    store: VectorStore | None, source: Input, one: Load, rejects: RejectsFile, *,
+    store: VectorStore | None, source: Reader, one: Load, rejects: RejectsFile, *,
     whole: bool = True, alone: bool = True,
 ) -> bool:  # fmt: skip
     """List the rows that cannot be imported; return whether another can be.
@@ -246,7 +245,7 @@ async def _check(
 
 
 async def _fill(
-    store: VectorStore, source: Input, one: Load, rejects: RejectsFile, *, alone: bool
+    store: VectorStore, source: Reader, one: Load, rejects: RejectsFile, *, alone: bool
 ) -> None:
     """Import one table: the next chunk is read and checked while the last one is written."""
     read = 0
@@ -264,10 +263,10 @@ async def _fill(
         await create(store, one)
 
 
-async def _reject(one: Load, source: Input, part: Sifted, rejects: RejectsFile) -> None:
+async def _reject(one: Load, source: Reader, part: Sifted, rejects: RejectsFile) -> None:
     one.note(part.rejects)
     if part.rejects:
-        await in_thread(rejects.write, one.table, source.reader.place, part.rejects)
+        await in_thread(rejects.write, one.table, source.place, part.rejects)
 
 
 async def create(store: VectorStore, one: Load) -> None:
@@ -277,20 +276,20 @@ async def create(store: VectorStore, one: Load) -> None:
         one._exists = one.created = True
 
 
-def _sifted(source: Input, one: Load, *, alone: bool) -> AsyncGenerator[Sifted, None]:
+def _sifted(source: Reader, one: Load, *, alone: bool) -> AsyncGenerator[Sifted, None]:
     """Yield the rows of a table a chunk at a time; end and note why if it cannot be read.
 
     Raise that where the table is ``alone``.
     """
     schema = one.used_schema
-    chunks = source.chunks(one.source, schema, rows_at_once(schema))
+    chunks = source.read(one.source, schema, rows_at_once(schema))
 
     def following() -> Sifted | None:
         try:
-            chunk = next(chunks, None)
-            if chunk is None:
-                return None
             with reading(source.name):
+                chunk = next(chunks, None)
+                if chunk is None:
+                    return None
                 return sift(chunk, schema, last_counts=one.upsert, new_ids=one.source.new_ids)
         except AiovecError as exc:
             if alone:

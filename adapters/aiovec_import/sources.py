@@ -1,6 +1,6 @@
-"""Files and databases that others wrote: what reads their tables, a chunk of rows at a time.
+"""What is read: the tables of a file, or of a store that another program wrote, chunk by chunk.
 
-Readers of databases are found through the entry-point group ``aiovec.sources``: an entry names a
+Kinds of stores are found through the entry-point group ``aiovec.sources``: an entry names a
 subclass of ``Source``, and its own name chooses it in texts such as ``chroma:DIR#docs``. A reader
 works without an event loop; whoever uses it runs each call in a thread.
 """
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiovec.backend import Schema
+from aiovec._input.infer import USUAL_VECTORS
+from aiovec.backend import Schema, check_field_name
 from aiovec.backend.plugin import installed
-from aiovec.errors import ConfigError
+from aiovec.errors import AiovecError, ConfigError
 
 GROUP = "aiovec.sources"
 
@@ -48,12 +49,12 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ForeignTable:
-    """A table that a source offers.
+    """A table that a reader offers.
 
     ``name`` is a legal name for it here, ``origin`` what it is called there, ``layout`` how it
     lies there, in words. ``rows`` is None where counting them takes long. ``notes`` say what of it
     is taken otherwise than one may expect, ``omitted`` which columns with values are not taken, and
-    why. With ``new_ids`` its rows come without ids, and get new ones. ``part`` is the source's own.
+    why. With ``new_ids`` its rows come without ids, and get new ones. ``part`` is the reader's own.
     """
 
     name: str
@@ -69,16 +70,12 @@ class ForeignTable:
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """The tables, columns and type that the user names; None where the user named none.
-
-    ``join`` is a table whose rows belong to those of ``table``, by rowid.
-    """
+    """The table, columns and type that the user names; None where the user named none."""
 
     table: str | None = None
     id_column: str | None = None
     vector_column: str | None = None
     dtype: str | None = None
-    join: str | None = None
 
     @property
     def wants_new_ids(self) -> bool:
@@ -87,12 +84,20 @@ class Hints:
 
 
 class Reader(ABC):
-    """A file or a database, open for reading.
+    """A file or a store, open for reading."""
 
-    ``place`` is the word for where a row stands in it, such as "rowid".
-    """
+    name: str = ""
+    """Its path or place, for messages."""
+
+    form: str = "database"
+    """The format of a file, or "database"."""
 
     place: str = "row"
+    """The word for where a row stands, such as "rowid"."""
+
+    remark: str = ""
+    """What the user has to know beside the result."""
+
     failed: Mapping[str, str] = {}
     """Tables that cannot be imported, with the reasons; complete once ``tables`` was called."""
 
@@ -107,18 +112,20 @@ class Reader(ABC):
         Their vector is named as in ``schema``.
         """
 
+    def backup(self, path: Path) -> None:
+        """Copy the whole database to a path that does not exist yet."""
+        raise ConfigError(
+            f"--backup is for SQLite databases; copy {self.name} with the tools of its program",
+            key="--backup",
+        )
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the file. May be called twice."""
 
 
 class Source(Reader):
-    """A database that somebody else's program wrote.
-
-    ``remark`` tells the user whether it is safe to read it while its program goes on.
-    """
-
-    remark: str = ""
+    """A store that somebody else's program wrote."""
 
     @classmethod
     @abstractmethod
@@ -132,10 +139,6 @@ class Source(Reader):
     @abstractmethod
     def __init__(self, place: str, hints: Hints) -> None:
         """Open a path, or another place that this kind knows, or raise an AiovecError."""
-
-    def backup(self, path: Path) -> None:
-        """Copy the whole database to a path that does not exist yet."""
-        raise ConfigError("aiovec cannot copy this database; use the tools of its own program")
 
 
 def source_for(path: Path) -> type[Source] | None:
@@ -189,13 +192,12 @@ def _kind(name: str) -> type[Source]:
     return kind
 
 
-def flat_row(own: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of its own columns and the keys of its metadata.
-
-    A key that is a column of the row has a ``_`` appended, as in the tables of bridges.
-    """
-    keys = {f"{key}_" if key.rstrip("_") in own else key: one for key, one in metadata.items()}
-    return {**keys, **own}
+def legal_vector(name: str) -> str:
+    """Return the name itself if a vector may have it, else a usual one."""
+    try:
+        return name if check_field_name(name).lower() not in ("id", "payload") else USUAL_VECTORS[0]
+    except AiovecError:
+        return USUAL_VECTORS[0]
 
 
 def legal_table_name(text: str, taken: Iterable[str] = ()) -> str:

@@ -248,7 +248,7 @@ class TableCommitter(Committer[OperationCall]):
         load = load_in(table.arrow)
         if not work.fills and load is not None and load.filling:
             raise StoreBusyError(
-                f"`aiovec load` ({load.run}) fills the table {self._table!r}; if it was "
+                f"`aiovec import --engine` ({load.run}) fills the table {self._table!r}; if it was "
                 "interrupted, run the same command again, or drop the table", 0.0,
             )  # fmt: skip
         if self._session.exclusive:

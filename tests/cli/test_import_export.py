@@ -6,13 +6,18 @@ import json
 import os
 import re
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 from tests.harness.vec0 import connect
+from tests.lancedb.buckets import BUCKET, s3_server
+
+from aiovec import sync
 
 from .conftest import Run
 
@@ -38,8 +43,7 @@ def old(folder: Path) -> Path:
     return path
 
 
-ITEMS = ("--table", "items")
-BLOBS = ("--table", "docs", "--vector-column", "vec", "--dtype", "float32")
+BLOBS = ("--vector-column", "vec", "--dtype", "float32")
 
 
 def written(path: Path, *rows: Any) -> Path:
@@ -113,10 +117,10 @@ def test_failures_of_import(run: Run, old: Path, store: Path, folder: Path) -> N
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for arguments, said in (
         (["absent.parquet"], "there is no file"),
-        ([old, "-s", old, *ITEMS], "if it holds vectors, aiovec import"),
+        ([f"{old}#items", "-s", old], "if it holds vectors, aiovec import"),
         ([store], "is already an aiovec store"),
         ([old], "docs (BLOBs: vec)"),
-        ([old, "--table", "absent"], "there is no table 'absent'"),
+        ([f"{old}#absent"], "there is no table 'absent'"),
         ([old, "--dtype", "int4"], "there is no dtype"),
         ([old, "--schema", "absent.json"], "absent.json"),
         ([old, "--format", "xlsx"], "there is no format 'xlsx'"),
@@ -132,19 +136,19 @@ def test_failures_of_import(run: Run, old: Path, store: Path, folder: Path) -> N
 
 def test_the_database_of_another_program(run: Run, old: Path, folder: Path) -> None:
     before = old.read_bytes()
-    listed = run("import", old, "--list", *ITEMS)
+    listed = run("import", f"{old}#items", "--list")
     assert listed.lines[:2] == [
         ["table", "from", "layout", "rows", "dim", "metric", "model"],
         ["items", "items", "vec0 table", "4", "2", "cosine", "-"],
     ]
-    finished = run("import", old, "-s", "new.db", *ITEMS, "--model", "m")
+    finished = run("import", f"{old}#items", "-s", "new.db", "--model", "m")
     assert finished.code == 0
     advice = "--backup COPY copies it first"
     assert finished.err == f"{old} is opened read-only and is not changed; {advice}\n"
     assert "imported 4 rows from items (vec0 table) into the new table items" in finished.out
     said = run(
-        "import", old, "-s", "new.db", *BLOBS, "--as", "papers", "--id-column", "title", "--metric",
-        "dot", "--json",
+        "import", f"{old}#docs", "-s", "new.db", *BLOBS, "--table", "papers", "--json",
+        "--id-column", "title", "--metric", "dot",
     )  # fmt: skip
     assert said.code == 1
     (table,) = said.json["tables"]
@@ -154,10 +158,10 @@ def test_the_database_of_another_program(run: Run, old: Path, folder: Path) -> N
     assert run("tables", "-s", "new.db").lines[1:] == [
         ["items", "4", "2", "cosine", "m"], ["papers", "3", "2", "dot", "-"],
     ]  # fmt: skip
-    copied = run("import", old, "-s", "third.db", *ITEMS, "--backup", "copy.db")
+    copied = run("import", f"{old}#items", "-s", "third.db", "--backup", "copy.db")
     assert copied.out.startswith(f"copied {old} to copy.db\n")
-    assert run("import", "copy.db", "--list", *ITEMS).lines == listed.lines
-    again = run("import", old, "-s", "fourth.db", *ITEMS, "--backup", "copy.db")
+    assert run("import", "copy.db#items", "--list").lines == listed.lines
+    again = run("import", f"{old}#items", "-s", "fourth.db", "--backup", "copy.db")
     assert (again.code, "copy.db already exists" in again.err) == (1, True)
     assert not (folder / "fourth.db").exists()
     assert old.read_bytes() == before
@@ -188,7 +192,7 @@ def test_text_of_a_foreign_file_does_not_drive_the_terminal(
     columns = {"id": ["a"], "embedding": pa.array([[1.0, 2.0]]), hostile: pa.array([b"x"])}
     pq.write_table(pa.table(columns), path)
     for finished in (
-        run("import", path, "-s", "new.db", "--as", "notes"),
+        run("import", path, "-s", "new.db", "--table", "notes"),
         run("import", path, "--list"),
         run("import", path, "--list", "--json"),
         run("export", "-s", store, "notes", folder / f"{hostile}.jsonl"),
@@ -197,3 +201,100 @@ def test_text_of_a_foreign_file_does_not_drive_the_terminal(
         assert "RED" in said
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", said)
         assert not any(line.startswith("imported 9") for line in said.splitlines())
+
+
+# Several files
+
+
+def numbered(start: int, count: int, **others: Any) -> list[dict[str, Any]]:
+    return [
+        {"id": f"r{n:03}", "embedding": [1.0, n, 2.0], "year": n, **others}
+        for n in range(start, start + count)
+    ]
+
+
+@pytest.fixture
+def parts(folder: Path) -> Path:
+    """Three files in three formats, with ten rows each."""
+    path = folder / "parts"
+    path.mkdir()
+    table = pa.Table.from_pylist(numbered(0, 10))
+    pq.write_table(table, path / "a.parquet")
+    with pa.OSFile(str(path / "b.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as out:
+        out.write_table(pa.Table.from_pylist(numbered(10, 10)))
+    written(path / "c.jsonl", *numbered(20, 10, note="x"))
+    return path
+
+
+@pytest.mark.parametrize("target", ["new.db", "lancedb://new.lance"])
+def test_files_of_several_formats_become_one_table(run: Run, parts: Path, target: str) -> None:
+    command = ("import", "parts/a.*", "parts/[bc]*", "--table", "notes", "-s", target, "--json")
+    said = run(*command).json
+    (table,) = said["tables"]
+    assert (said["file"], said["complete"], table["rows"]) == ("3 files", True, 30)
+    assert table["fields"] == {"year": "int"}
+    with sync.connect(target) as store:
+        assert store.count("notes") == 30
+        assert store.get("notes", ["r025"])[0].to_dict()["note"] == "x"
+    bad = numbered(30, 3)
+    bad[1]["embedding"] = [0, 0, 0]
+    written(parts / "d.jsonl", *bad)
+    assert "cannot be imported, so none was" in run(*command, "parts/d.jsonl", "--strict").err
+    finished = run(*command, "parts/d.jsonl", "--upsert")
+    assert (finished.code, finished.json["tables"][0]["rows"]) == (1, 32)
+    assert json.loads(Path("notes.rejects.jsonl").read_text()) == {
+        "table": "notes", "place": "parts/d.jsonl, line 2", "id": "r031",
+        "reason": "the vector is zero, so it has no cosine",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["nothing/*.parquet", "--table", "t"], 1, "no file matches"),
+        (["parts/*"], 2, "3 files go into one table; name the table with --table"),
+        (["parts/a.parquet", "parts/none.csv", "--table", "t"], 1, "there is no file"),
+        (["parts/a.parquet", "old.db", "--table", "t"], 1, "old.db does not show its format"),
+        (["notes.db"], 1, "already an aiovec store"),
+        (["parts/a.parquet", "--engine", "none"], 1, "there is no engine 'none'"),
+        (["parts/a.parquet", "--address", "x"], 2, "--engine"),
+        (["parts/a.parquet", "--engine", "ray", "--upsert"], 2, "leave out --upsert"),
+    ],
+)
+def test_sources_that_cannot_be_imported(
+    run: Run, parts: Path, store: Path, old: Path, options: list[str], code: int, said: str
+) -> None:
+    finished = run("import", *options, "-s", "new.db")
+    assert finished.code == code
+    assert said in finished.err
+    assert not Path("new.db").exists()
+
+
+def test_the_engine_is_not_installed(
+    run: Run, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    finished = run(
+        "import", "parts/*", "--table", "notes", "-s", "lancedb://new.lance", "--engine", "ray"
+    )
+    assert finished.code == 1
+    assert 'pip install "aiovec[ray]"' in finished.err
+    assert not Path("new.lance").exists()
+
+
+@pytest.mark.slow
+def test_files_in_a_bucket(run: Run, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_server() as bucket:
+        for name, value in bucket.environment.items():
+            monkeypatch.setenv(name.replace("AWS_ENDPOINT", "AWS_ENDPOINT_URL"), value)
+        place, _ = fs.FileSystem.from_uri(f"s3://{BUCKET}")
+        for file in parts.iterdir():
+            with place.open_output_stream(f"{BUCKET}/parts/{file.name}") as out:
+                out.write(file.read_bytes())
+        into = ("--table", "notes", "-s", "new.db")
+        url = f"s3://{BUCKET}/parts"
+        said = run("import", f"{url}/[ab]*", f"{url}/c.jsonl", *into, "--json").json
+        assert (said["file"], said["tables"][0]["rows"]) == ("3 files", 30)
+        finished = run("import", f"{url}/none*", *into)
+        assert (finished.code, "no file matches" in finished.err) == (1, True)
+        assert run("import", f"{url}/c.jsonl", "-s", "one.db").code == 0

@@ -26,7 +26,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the page's databases, with a few rows of which one in two tables is bad."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
-    collection, items, docs = blocks(PAGE, "sql")
+    collection, items, docs, view = blocks(PAGE, "sql")
     db = connect(tmp_path / "old.db")
     for block in (collection, items, docs):
         db.executescript(block)
@@ -47,6 +47,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for i in (1, 2, 3):
         db.execute("INSERT INTO docs VALUES (?, ?)", (i, f"t{i}"))
         db.execute("INSERT INTO vectors (rowid, embedding) VALUES (?, ?)", (i, UNIT[i]))
+    db.executescript(view)
     db.close()
     return tmp_path
 

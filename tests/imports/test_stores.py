@@ -109,7 +109,7 @@ def test_chroma(store: Any) -> None:
         ("bare", "Chroma collection", "1", "8", "dot", "-"),
         ("My.Col-2", "Chroma collection", "2500", "8", "cosine", "-"),
     }
-    done = bring("chroma:chroma#My.Col-2", "--as", "notes")
+    done = bring("chroma:chroma#My.Col-2", "--table", "notes")
     assert (done.code, table(done)["rows"], table(done)["missing"]) == (0, COUNT, 0)
     schema, rows = store("notes")
     assert (schema.metric, schema.dim, schema.fields["text"].text) == ("cosine", DIM, True)
@@ -199,12 +199,12 @@ def make_qdrant() -> None:
 
 def test_a_folder_of_qdrants_client(store: Any) -> None:
     elsewhere(make_qdrant, needs="qdrant_client")
-    done = bring("q", "--table", "plain")
+    done = bring("q#plain")
     assert (done.code, table(done)["rows"], table(done)["metric"]) == (0, COUNT, "l2")
     _, rows = store("plain")
     assert_rows(rows, list(map(str, QDRANT_IDS)), VECTORS, PAYLOADS)
 
-    done = bring("qdrant:q#named", "--as", "titles")
+    done = bring("qdrant:q#named", "--table", "titles")
     assert (done.code, table(done)["rows"], table(done)["rejected"]) == (1, 1, 1)
     assert table(done)["omitted"] == [
         "the vectors body (dense)",
@@ -212,7 +212,7 @@ def test_a_folder_of_qdrants_client(store: Any) -> None:
         "the vectors words (sparse)",
     ]
     assert table(done)["reasons"] == {"the vector is missing (key 'title')": 1}
-    done = bring("qdrant:q#named", "--as", "bodies", "--vector-column", "body")
+    done = bring("qdrant:q#named", "--table", "bodies", "--vector-column", "body")
     schema, rows = store("bodies")
     assert (schema.metric, schema.vector) == ("l2", "body")
     assert "Manhattan" in str(table(done)["notes"])
@@ -488,7 +488,7 @@ def test_pgvector(postgres: Any, store: Any) -> None:
         )  # fmt: skip
     postgres.execute('INSERT INTO "My Docs" (key) VALUES (-1)')
     postgres.execute('CREATE INDEX ON "My Docs" USING hnsw (embedding vector_cosine_ops)')
-    done = bring(f"{postgres.url}#My Docs", "--as", "docs", "--allow-rejects")
+    done = bring(f"{postgres.url}#My Docs", "--table", "docs", "--allow-rejects")
     facts = table(done)
     assert (done.code, facts["rows"], facts["rejected"]) == (0, COUNT, 1)
     assert "its-secret" not in done.out + done.err
@@ -518,13 +518,13 @@ def test_pgvector_without_keys_lengths_and_indexes(postgres: Any, store: Any) ->
     assert [line[1:6] for line in done.lines[1:]] == [
         ["work.bare", "pgvector table", "2", "2", "l2"]
     ]
-    done = bring(f"{url}#work.bare", "--as", "bare")
+    done = bring(f"{url}#work.bare", "--table", "bare")
     assert (done.code, table(done)["rows"]) == (0, 2)
     assert "no index names the metric" in done.out + done.err
     schema, rows = store("bare")
     found = sorted((r.fields["a"], r.fields["b"], *r.vector.tolist()) for r in rows.values())
     assert (schema.metric, found) == ("l2", [(1, 2, 0.5, 1.0), (1, 3, 2.0, -1.25)])
-    done = bring(f"{url}#work.bare", "--as", "by_b", "--id-column", "b")
+    done = bring(f"{url}#work.bare", "--table", "by_b", "--id-column", "b")
     assert done.code == 0, done.err
     assert set(store("by_b")[1]) == {"2", "3"}
     done = run("import", f"{url}#plain", "-s", "new.db")

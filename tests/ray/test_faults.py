@@ -62,7 +62,7 @@ async def test_the_row_count_holds(
 ) -> None:
     url = bucket.new_url()
     config = tmp_path / "aiovec.toml"
-    load = ("load", "docs", parts / "*.parquet", "--config", config)
+    load = ("import", "--table", "docs", parts / "*.parquet", "--config", config)
     async with Proxy(bucket.endpoint) as proxy:
         faults = Faults(proxy, most)
         write_config(config, url, bucket, proxy)
@@ -70,7 +70,7 @@ async def test_the_row_count_holds(
         assert faults.refused > 0
         if most > 50:
             assert code == 1, said
-            assert "loaded" not in said
+            assert "imported" not in said
         async with opened(url, storage_options=bucket.options) as store:
             ids = await ids_in(store, "docs")
             assert len(ids) == len(set(ids)) == (0 if code else ALL)
@@ -93,7 +93,7 @@ async def test_a_driver_that_is_killed_within_the_commit(
     """The bucket has the new version, or has not, and the driver never hears of it."""
     url = bucket.new_url()
     config = tmp_path / "aiovec.toml"
-    load = ("load", "docs", parts / "*.parquet", "--config", config)
+    load = ("import", "--table", "docs", parts / "*.parquet", "--config", config)
     async with Proxy(bucket.endpoint) as proxy:
         write_config(config, url, bucket, proxy)
 

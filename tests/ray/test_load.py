@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 DIM, FILES, ROWS = 384, 8, 2500
 ALL = FILES * ROWS
+LOAD = ("import", "--table", "docs")
+LOADED = f"imported {ALL:,} rows from 8 files (parquet) into the new table docs"
+LOADED_BEFORE = "imported 0 rows from 8 files (parquet) into docs"
 
 
 @pytest.fixture(scope="session")
@@ -69,13 +72,13 @@ def data_files(folder: Path) -> list[str]:
 
 def test_a_load_and_the_same_again(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
     target = f"lancedb://{tmp_path / 's'}"
-    load = ("load", "docs", parts / "*.parquet", "-s", target)
+    load = (*LOAD, parts / "*.parquet", "-s", target)
     code, said = cluster.run(*load)
-    assert (code, said.splitlines()[0]) == (0, f"loaded {ALL:,} rows from 8 files into docs")
+    assert (code, said.splitlines()[0]) == (0, LOADED)
     check_all(target)
     code, said = cluster.run(*load)
-    assert (code, said.splitlines()[0]) == (0, "loaded 0 rows from 8 files into docs")
-    code, said = cluster.run("load", "docs", parts / "p1.parquet", "-s", target)
+    assert (code, said.splitlines()[0]) == (0, LOADED_BEFORE)
+    code, said = cluster.run(*LOAD, parts / "p1.parquet", "-s", target)
     assert code == 1
     assert "20,000 rows of another origin" in said
     check_all(target)
@@ -86,7 +89,7 @@ def test_a_load_and_the_same_again(cluster: Cluster, parts: Path, tmp_path: Path
 
 def test_an_index_of_segments(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
     target = f"lancedb://{tmp_path / 's'}"
-    assert cluster.run("load", "docs", parts / "*.parquet", "-s", target)[0] == 0
+    assert cluster.run(*LOAD, parts / "*.parquet", "-s", target)[0] == 0
     code, said = cluster.run("index", "docs", "-s", target)
     assert code == 0, said
     assert "ivf_rq on embedding (20,000 rows, recall 0.9" in said
@@ -130,37 +133,33 @@ def check_into_bucket(
         f'[retrieval]\nbackend = "lancedb"\nlancedb_url = "{target}"\n'
         f"[retrieval.lancedb]\nstorage_options = {{ {listed} }}\n"
     )
-    load = ("load", "docs", parts / "*.parquet", "--config", config)
+    load = (*LOAD, parts / "*.parquet", "--config", config)
     code, said = cluster.run(*load)
-    assert (code, said.splitlines()[0]) == (0, f"loaded {ALL:,} rows from 8 files into docs")
+    assert (code, said.splitlines()[0]) == (0, LOADED)
     check_all(target)
     code, said = cluster.run(*load)
-    assert (code, said.splitlines()[0]) == (0, "loaded 0 rows from 8 files into docs")
+    assert (code, said.splitlines()[0]) == (0, LOADED_BEFORE)
 
 
 def test_what_is_refused_leaves_nothing(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
     folder = tmp_path / "s"
     target = f"lancedb://{folder}"
     shutil.copy(parts / "p3.parquet", tmp_path / "again.parquet")
-    code, said = cluster.run(
-        "load", "docs", parts / "*.parquet", tmp_path / "again.parquet", "-s", target
-    )
+    code, said = cluster.run(*LOAD, parts / "*.parquet", tmp_path / "again.parquet", "-s", target)
     assert code == 1
     assert "these ids occur more than once" in said
     assert "r7" in said
     (tmp_path / "bad.jsonl").write_text('{"id": "b", "embedding": [1, 2]}\n')
-    code, said = cluster.run(
-        "load", "docs", parts / "*.parquet", tmp_path / "bad.jsonl", "-s", target
-    )
+    code, said = cluster.run(*LOAD, parts / "*.parquet", tmp_path / "bad.jsonl", "-s", target)
     assert code == 1
     assert "bad.jsonl" in said
     with sync.connect(target) as store:
         assert store.count("docs") == 0
         assert data_files(folder) == []
         assert store.insert("docs", [{"id": "a", "embedding": [1.0] * DIM}]) == 1
-    code, said = cluster.run("load", "docs", "x.parquet", "-s", tmp_path / "notes.db")
+    code, said = cluster.run(*LOAD, "x.parquet", "-s", tmp_path / "notes.db")
     assert (code, "no file matches" in said) == (1, True)
-    code, said = cluster.run("load", "docs", parts / "p0.parquet", "-s", tmp_path / "notes.db")
+    code, said = cluster.run(*LOAD, parts / "p0.parquet", "-s", tmp_path / "notes.db")
     assert (code, "tables of LanceDB" in said) == (1, True)
 
 
@@ -184,7 +183,7 @@ def check_kills(cluster: Cluster, parts: Path, tmp_path: Path, who: str, rounds:
     for number in range(rounds):
         folder = tmp_path / f"s{number}"
         target = f"lancedb://{folder}"
-        load = ("load", "docs", parts / "*.parquet", "-s", target)
+        load = (*LOAD, parts / "*.parquet", "-s", target)
         said = kill_amid(cluster, folder, load, who, chance.randrange(1, FILES + 1))
         with sync.connect(target) as store:
             rows = store.count("docs")
@@ -219,13 +218,13 @@ def test_a_load_that_was_killed_can_be_given_up(
 ) -> None:
     folder = tmp_path / "s"
     target = f"lancedb://{folder}"
-    kill_amid(cluster, folder, ("load", "docs", parts / "*.parquet", "-s", target), "driver", 1)
-    code, said = cluster.run("load", "docs", parts / "p0.parquet", "-s", target)
+    kill_amid(cluster, folder, (*LOAD, parts / "*.parquet", "-s", target), "driver", 1)
+    code, said = cluster.run(*LOAD, parts / "p0.parquet", "-s", target)
     assert (code, "another load" in said) == (1, True)
     with sync.connect(target) as store:
         with pytest.raises(StoreBusyError):
             store.add_field("docs", "extra", aiovec.Field(str))
         store.drop_table("docs")
-    assert cluster.run("load", "docs", parts / "p0.parquet", "-s", target)[0] == 0
+    assert cluster.run(*LOAD, parts / "p0.parquet", "-s", target)[0] == 0
     with sync.connect(target) as store:
         assert store.count("docs") == ROWS

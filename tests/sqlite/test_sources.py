@@ -42,10 +42,13 @@ def db(path: Path) -> Iterator[sqlite3.Connection]:
 def bring(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Import:
-    """Run the command; what it exits with, and what it says."""
+    """Run the command; what it exits with, and what it says. An option may be ``#TABLE``."""
 
     def run(to: Path, *options: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["aiovec", "import", str(path), "-s", str(to), *options])
+        table = "".join(option for option in options if option[0] == "#")
+        others = [option for option in options if option[0] != "#"]
+        command = ["aiovec", "import", f"{path}{table}", "-s", str(to), *others]
+        monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as ended:
             runpy.run_module("aiovec", run_name="__main__")
         told = capsys.readouterr()
@@ -109,6 +112,7 @@ def test_points_that_are_not_whole(
     told = rejects(path)
     assert told.keys() == {2, 3, 4, 5, 7, 8}
     assert told[2].startswith("its JSON cannot be taken: ")
+    assert told[7] == "field 'id': every row needs an id"
     assert told[8] == "the vector is missing"
 
 
@@ -165,10 +169,10 @@ def test_vec0_tables_with_several_vectors(
     assert code != 0
     assert "several tables with vectors" in told
     assert "pair (vec0 table), small (vec0 table)" in told
-    code, told = bring(tmp_path / "new.db", "--table", "pair")
+    code, told = bring(tmp_path / "new.db", "#pair")
     assert code != 0
     assert "one float32[4], two float32[4]; choose one with --vector-column" in told
-    code, told = bring(tmp_path / "new.db", "--table", "pair", "--vector-column", "two")
+    code, told = bring(tmp_path / "new.db", "#pair", "--vector-column", "two")
     assert code != 0
     assert "not imported: the vectors one (float32[4])" in told
     schema, (record,) = stored(tmp_path / "new.db", "pair")
@@ -189,7 +193,7 @@ def test_blobs_that_the_user_names(tmp_path: Path, path: Path, bring: Import) ->
     for name, dtype in types.items():
         with case(name), sql(path) as db:
             docs_with(db, dtype)
-            options = ("--table", "docs", "--vector-column", "emb", "--dtype", name)
+            options = ("#docs", "--vector-column", "emb", "--dtype", name)
             code, told = bring(tmp_path / f"{name}.db", *options, "--id-column", "uri")
             assert code == 0, told
             schema, records = stored(tmp_path / f"{name}.db", "docs")
@@ -207,7 +211,7 @@ def test_the_columns_beside_blobs(db: sqlite3.Connection, tmp_path: Path, bring:
     )
     row = ("c", 7, 1, '{"a": [1]}', b"x", "[no JSON", VECTORS[0].tobytes())
     db.execute("INSERT INTO docs VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-    named = ("--table", "docs", "--vector-column", "v", "--dtype", "float32")
+    named = ("#docs", "--vector-column", "v", "--dtype", "float32")
     code, told = bring(tmp_path / "new.db", *named)
     assert code != 0
     assert "not imported: the column raw (1 BLOBs)" in told
@@ -216,7 +220,7 @@ def test_the_columns_beside_blobs(db: sqlite3.Connection, tmp_path: Path, bring:
     assert (record.id, record["live"], record["_id"]) == ("c", True, 7)
     assert (record["meta"], record["day"]) == ({"a": [1]}, "[no JSON")
     db.execute("CREATE VIEW joined AS SELECT code || '!' AS id, v FROM docs")
-    assert bring(tmp_path / "new.db", "--table", "joined", *named[2:])[0] == 0
+    assert bring(tmp_path / "new.db", "#joined", *named[1:])[0] == 0
     (record,) = stored(tmp_path / "new.db", "joined")[1]
     assert (record.id, record.vector.tolist()) == ("c!", VECTORS[0].tolist())
 
@@ -242,7 +246,7 @@ def test_nothing_is_guessed(db: sqlite3.Connection, tmp_path: Path, bring: Impor
         (("items", "--id-column", "absent"), "has no column 'absent'"),
         (("broken", "--vector-column", "v", "--dtype", "int8"), "gone"),
     ):
-        code, told = bring(tmp_path / "new.db", "--table", *options)
+        code, told = bring(tmp_path / "new.db", f"#{options[0]}", *options[1:])
         assert code != 0
         assert said in told
 
@@ -256,7 +260,7 @@ def test_bad_rows_of_an_ordinary_table(
     db.execute("UPDATE docs SET emb = x'00' WHERE id = 3")
     db.execute("UPDATE docs SET emb = 'text' WHERE id = 4")
     db.execute("UPDATE docs SET title = CAST(x'ff61' AS TEXT) WHERE id = 5")
-    options = ("--table", "docs", "--vector-column", "emb", "--dtype", "float32")
+    options = ("#docs", "--vector-column", "emb", "--dtype", "float32")
     assert bring(tmp_path / "new.db", *options)[0] != 0
     assert len(stored(tmp_path / "new.db", "docs")[1]) == 3
     assert rejects(path) == {
@@ -276,7 +280,7 @@ def test_nothing_is_written_to_what_another_program_uses(
     docs_with(db)
     files = (path, path.with_name("old.db-wal"))
     before = [hashlib.sha256(file.read_bytes()).digest() for file in files]
-    options = ("--table", "docs", "--vector-column", "emb", "--dtype", "float32")
+    options = ("#docs", "--vector-column", "emb", "--dtype", "float32")
     assert bring(tmp_path / "new.db", *options)[0] == 0
     assert len(stored(tmp_path / "new.db", "docs")[1]) == 8
     assert [hashlib.sha256(file.read_bytes()).digest() for file in files] == before
@@ -297,7 +301,7 @@ def test_what_is_refused(path: Path, tmp_path: Path, bring: Import) -> None:
         code, told = bring(tmp_path / "new.db")
         assert code != 0
         assert "no vec0 table and no collections" in told
-        code, told = bring(tmp_path / "new.db", "--table", "absent")
+        code, told = bring(tmp_path / "new.db", "#absent")
         assert code != 0
         assert "'absent'" in told
     path.write_bytes(path.read_bytes()[:100] + bytes(5000))
@@ -305,70 +309,3 @@ def test_what_is_refused(path: Path, tmp_path: Path, bring: Import) -> None:
     assert code != 0
     assert "damaged" in told
     assert not (tmp_path / "new.db").exists()
-
-
-def test_the_collections_of_llm(
-    path: Path, db: sqlite3.Connection, bring: Import, tmp_path: Path
-) -> None:
-    """Each becomes a table with its model, its texts searchable, the metadata flat."""
-    db.execute("CREATE TABLE collections (id INTEGER PRIMARY KEY, name TEXT, model TEXT)")
-    db.execute(
-        "CREATE TABLE embeddings (collection_id INTEGER REFERENCES collections(id), id TEXT, "
-        "embedding BLOB, content TEXT, content_blob BLOB, content_hash BLOB, metadata TEXT, "
-        "updated INTEGER, PRIMARY KEY (collection_id, id))"
-    )
-    db.execute("INSERT INTO collections VALUES (1, 'My notes', 'ada'), (2, 'bits', 'clip')")
-    insert = "INSERT INTO embeddings VALUES (?, ?, ?, ?, ?, x'00', ?, 1700000000)"
-    for i, vector in enumerate(VECTORS[:6]):
-        metadata = json.dumps({"n": i, "id": "own"}) if i else None
-        db.execute(insert, (1, f"n{i}", vector.tobytes(), f"text {i}", None, metadata))
-    db.execute(insert, (1, "list", VECTORS[6].tobytes(), None, None, "[1]"))
-    db.execute(insert, (1, "short", VECTORS[6].tobytes()[:-4], None, None, None))
-    db.execute(insert, (2, "image", VECTORS[0].tobytes(), None, b"\x89PNG", None))
-    db.commit()
-    code, told = bring(tmp_path / "new.db", "--table", "My notes")
-    assert code == 1
-    assert set(rejects(path).values()) == {
-        "the vector has 3 dimensions, not 4",
-        "its JSON cannot be taken: it is not an object",
-    }
-    schema, rows = stored(tmp_path / "new.db", "my-notes")
-    assert (schema.model, schema.metric, schema.fields["text"].text) == ("ada", "cosine", True)
-    assert [row.id for row in rows] == [f"n{i}" for i in range(6)]
-    for i, row in enumerate(rows):
-        np.testing.assert_array_equal(row.vector, VECTORS[i])
-        assert (row["text"], row["updated"].timestamp()) == (f"text {i}", 1_700_000_000)
-        assert i == 0 or (row["n"], row["id_"]) == (i, "own")
-    code, told = bring(tmp_path / "all.db")
-    assert "bits: not imported: the column content_blob (1 BLOBs)" in told
-    assert stored(tmp_path / "all.db", "bits")[0].model == "clip"
-
-
-def test_a_vec0_table_beside_the_table_of_its_texts(
-    db: sqlite3.Connection, bring: Import, tmp_path: Path
-) -> None:
-    db.execute("CREATE VIRTUAL TABLE vectors USING vec0(embedding float[4], +lang TEXT)")
-    db.execute("CREATE TABLE docs (slug TEXT PRIMARY KEY, title TEXT, lang TEXT, year INTEGER)")
-    for i, vector in enumerate(VECTORS, 1):
-        db.execute("INSERT INTO vectors(rowid, embedding, lang) VALUES (?, ?, 'en')", (i, vector))
-        if i > 1:
-            docs = "INSERT INTO docs(rowid, slug, title, lang, year) VALUES (?, ?, ?, 'x', ?)"
-            db.execute(docs, (i, f"s{i}", f"title {i}", i))
-    db.commit()
-    code, told = bring(tmp_path / "new.db", "--join", "docs", "--text", "title")
-    assert code == 0, told
-    schema, rows = stored(tmp_path / "new.db", "vectors")
-    assert list(schema.fields) == ["lang", "slug", "title", "year"]
-    assert schema.fields["title"].text
-    found = {row.id: (row["lang"], row["slug"], row["title"], row["year"]) for row in rows}
-    assert found == {"1": ("en", None, None, None)} | {
-        str(i): ("en", f"s{i}", f"title {i}", i) for i in range(2, 13)
-    }
-    code, told = bring(tmp_path / "slugs.db", "--join", "docs", "--id-column", "slug")
-    assert code == 1  # the one without a text has no slug
-    assert {row.id for row in stored(tmp_path / "slugs.db", "vectors")[1]} == {
-        f"s{i}" for i in range(2, 13)
-    }
-    code, told = bring(tmp_path / "none.db", "--join", "nothing")
-    assert (code, "--join names a table with rowids" in told) == (1, True)
-    assert not (tmp_path / "none.db").exists()

@@ -68,7 +68,7 @@ def test_mutated_files_of_every_format(folder: Path) -> None:
         path = folder / f"case-{case}-{name}"
         path.write_bytes(mutated(files[name], rng))
         target = folder / f"{case}.db"
-        finished = run("import", path, "-s", target, "--as", "notes", "--id-column", "id")
+        finished = run("import", path, "-s", target, "--table", "notes", "--id-column", "id")
         outcomes[finished.code] += 1
         assert finished.code in (0, 1), case
         assert "Traceback" not in finished.err, case

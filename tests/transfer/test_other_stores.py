@@ -114,7 +114,9 @@ def test_a_lancedb_folder_with_several_tables(folder: Path, store: Path) -> None
     assert done.code == 0, done.err
     assert "left out, without dense vectors: numbers" in done.err
     assert len(rows_of(store, "two")) == 3
-    done = run("import", f"lancedb:{other}#One", "-s", folder / "one.db", "--as", "one", "--json")
+    done = run(
+        "import", f"lancedb:{other}#One", "-s", folder / "one.db", "--table", "one", "--json"
+    )
     assert (done.code, done.json["tables"][0]["rows"]) == (0, 2)
     for name, why in (
         ("three", "there are: One, numbers, two"),
@@ -180,7 +182,7 @@ def test_a_table_that_cannot_come_stops_no_other(folder: Path, store: Path) -> N
     assert [(one["name"], one["rows"]) for one in done.json["tables"]] == [("good", 2), ("lost", 0)]
     assert set(done.json["failed"]) == {"bad", "lost"}
     assert "lost: cannot be imported: " in run("import", other, "-s", folder / "b.db").err
-    refused = run("import", f"{other}", "--table", "lost", "-s", folder / "none.db")
+    refused = run("import", f"{other}#lost", "-s", folder / "none.db")
     assert (refused.code, "cannot be read" in refused.err) == (1, True)
     shutil.rmtree(other / "good.lance")
     refused = run("import", other, "-s", folder / "none.db")
@@ -206,9 +208,10 @@ def test_a_broken_source_stops_nothing_else(
         (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
         entry = f"[aiovec.sources]\na-{name} = {name}_source:Kind\n"
         (information / "entry_points.txt").write_text(entry)
-        (folder / "site" / f"{name}_source.py").write_text(code)
+        (folder / "site" / f"{name}_source.py").write_text(f"open('asked', 'w').close()\n{code}")
     lines = jsonl(folder / "notes.jsonl", [{"id": "a", "embedding": [1, 2]}])
     assert bring(lines, store)["rows"] == 1
+    assert not (folder / "asked").exists()  # the suffix says what it is
     lance(folder / "other", {"id": ["a"], "vector": vectors(VECTORS[:1])})
     assert bring(folder / "other", folder / "b.db")["rows"] == 1
     plain = lines.rename(folder / "plain.txt")

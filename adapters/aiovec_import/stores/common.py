@@ -5,16 +5,25 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from aiovec.backend import Field, Metric, Schema, check_field_name, without_secrets
-from aiovec.bridge import storable, table_name
+from aiovec._input.infer import fields_of
+from aiovec.backend import Field, Metric, Schema, without_secrets
+from aiovec.bridge import storable
 from aiovec.errors import AiovecError, ConfigError
 
-from ..sources import Chunk, ForeignTable, Hints, Reject, Source, flat_row
+from ..sources import (
+    Chunk,
+    ForeignTable,
+    Hints,
+    Reject,
+    Source,
+    legal_table_name,
+    legal_vector,
+)
 
 _METRICS: dict[str, Metric] = {
     "cosine": "cosine", "l2": "l2", "euclid": "l2", "ip": "dot", "dot": "dot",
@@ -41,15 +50,15 @@ class Vectors:
 class Collection:
     """A collection of points. ``rows`` is None if they are not counted.
 
-    ``fields`` are those of a new table; other keys go to the payload. ``omitted`` are columns that
-    are not imported, beside further vectors. ``handle`` is the client's own.
+    ``fields`` has the field of each typed column, None for one of the payload. ``omitted`` are
+    columns that are not imported, beside further vectors. ``handle`` is the client's own.
     """
 
     name: str
     vectors: Sequence[Vectors]
     rows: int | None
     handle: Any = None
-    fields: Mapping[str, Field] = field(default_factory=dict)
+    fields: Mapping[str, Field | None] = field(default_factory=dict)
     model: str | None = None
     omitted: Sequence[str] = ()
     new_ids: bool = False
@@ -75,9 +84,8 @@ class CollectionSource(Source):
     chooses_ids: ClassVar[bool] = False
 
     def __init__(self, place: str, hints: Hints) -> None:
-        for option, value in (("--dtype", hints.dtype), ("--join", hints.join)):
-            if value is not None:
-                raise ConfigError(f"{option} is for SQLite databases", key=option)
+        if hints.dtype is not None:
+            raise ConfigError("--dtype is for SQLite databases", key="--dtype")
         if hints.id_column not in (None, "none") and not self.chooses_ids:
             raise ConfigError(
                 f"each {self.layout} has ids of its own; --id-column can only be none",
@@ -116,7 +124,9 @@ class CollectionSource(Source):
     def tables(self) -> list[ForeignTable]:
         with _failing_clearly():
             names = list(self.names())
-        wanted = [name for name in names if self._hints.table in (None, name, table_name(name))]
+        wanted = [
+            name for name in names if self._hints.table in (None, name, legal_table_name(name))
+        ]
         tables: list[ForeignTable] = []
         skipped: list[str] = []
         self.failed = {}
@@ -127,7 +137,7 @@ class CollectionSource(Source):
                 if self._chosen(found) is None:
                     skipped.append(name)
                 else:
-                    tables.append(self._table(found))
+                    tables.append(self._table(found, [one.name for one in tables]))
             except AiovecError as exc:
                 if len(wanted) == 1:
                     raise
@@ -142,7 +152,7 @@ class CollectionSource(Source):
         raise ConfigError(
             f"there is no {self.layout} {self._hints.table or 'here'}; there are: "
             f"{', '.join(names) or 'none'}",
-            key="--table",
+            key="SOURCE",
         )
 
     def _chosen(self, found: Collection) -> Vectors | None:
@@ -158,7 +168,7 @@ class CollectionSource(Source):
             )
         return chosen
 
-    def _table(self, found: Collection) -> ForeignTable:
+    def _table(self, found: Collection, taken: Sequence[str]) -> ForeignTable:
         chosen = self._chosen(found) or found.vectors[0]
         metric = _METRICS.get((chosen.metric or "").lower())
         notes = []
@@ -167,14 +177,14 @@ class CollectionSource(Source):
         elif metric is None:
             notes.append(f"the metric {chosen.metric} is unknown to aiovec; the table gets l2")
         others = [f"the vectors {one}" for one in found.vectors if one != chosen]
-        vector = chosen.name if is_field_name(chosen.name) else "embedding"
-        fields = {name: one for name, one in found.fields.items() if name != vector}
+        vector = legal_vector(chosen.name)
+        fields, _ = fields_of(found.fields, vector)
         schema = Schema(
             chosen.dim or 1, metric=metric or "l2", model=found.model, vector=vector, fields=fields
         )
         return ForeignTable(
-            table_name(found.name), found.name, self.layout, found.rows, schema, tuple(notes),
-            (*others, *found.omitted), (found, chosen.name),
+            legal_table_name(found.name, taken), found.name, self.layout, found.rows, schema,
+            tuple(notes), (*others, *found.omitted), (replace(found, fields=fields), chosen.name),
             new_ids=found.new_ids or self._hints.wants_new_ids,
         )  # fmt: skip
 
@@ -209,27 +219,18 @@ def _row(point: Point, schema: Schema, *, new_ids: bool) -> dict[str, Any]:
     return row
 
 
-def fields_of(kinds: Iterable[tuple[str, Any]], vectors: Iterable[Vectors]) -> dict[str, Field]:
-    """Return the fields of columns with their types, None for those of the payload.
+def flat_row(own: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of its own columns and the keys of its metadata.
 
-    The payload keeps columns whose names no field can have: those of another field or of a vector,
-    apart from case.
+    A key that is a column of the row has a ``_`` appended, as in the tables of bridges.
     """
-    fields: dict[str, Field] = {}
-    taken = {one.name.lower() for one in vectors}
-    for name, kind in kinds:
-        if kind and is_field_name(name) and name.lower() not in taken:
-            fields[name] = Field(kind)
-            taken.add(name.lower())
-    return fields
+    keys = {f"{key}_" if key.rstrip("_") in own else key: one for key, one in metadata.items()}
+    return {**keys, **own}
 
 
-def is_field_name(name: str) -> bool:
-    """Return whether a field may have this name."""
-    try:
-        return check_field_name(name).lower() not in ("id", "payload")
-    except AiovecError:
-        return False
+def fields_of_kinds(kinds: Iterable[tuple[str, Any]]) -> dict[str, Field | None]:
+    """Return the fields of columns with their types, where None is a column of the payload."""
+    return {name: Field(kind) if kind else None for name, kind in kinds}
 
 
 def client(module: str, package: str) -> Any:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from aiovec._input.infer import field_of_arrow
 from aiovec.backend import unstorable
 from aiovec.errors import ConfigError
 
-from .common import Collection, CollectionSource, Point, Vectors, client, fields_of
+from .common import Collection, CollectionSource, Point, Vectors, client
 
 _USUAL = ("vector", "embedding")
 
@@ -62,10 +63,11 @@ class LanceSource(CollectionSource):
         id = self._hints.id_column or "id"
         if self._hints.id_column not in (None, "none", *columns.names):
             raise ConfigError(f"{name} has no column {id!r}", key="--id-column")
-        kinds = ((one.name, _kind_of(one.type)) for one in columns if one.name not in (id, *own))
+        others = (one for one in columns if one.name not in (id, *own))
+        fields = {one.name: field_of_arrow(one) for one in others}
         left_out = [(one.name, word) for one in columns if (word := unstorable(one.type))]
         return Collection(
-            name, vectors, table.count_rows(), table, fields_of(kinds, vectors),
+            name, vectors, table.count_rows(), table, fields,
             omitted=[f"the column {one} ({word})" for one, word in left_out],
             new_ids=id not in columns.names,
         )  # fmt: skip
@@ -105,18 +107,3 @@ def _dim_of(kind: pa.DataType) -> int | None:
     if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type):
         return int(kind.list_size)
     return None
-
-
-def _kind_of(kind: pa.DataType) -> Any:
-    """Return the type of the field that a column becomes; None for one of the payload."""
-    if pa.types.is_list(kind):
-        item = _kind_of(kind.value_type)
-        return f"list[{item}]" if item in ("text", "int", "float") else None
-    tests = {
-        "text": pa.types.is_string(kind) or pa.types.is_large_string(kind),
-        "bool": pa.types.is_boolean(kind),
-        "int": pa.types.is_integer(kind),
-        "float": pa.types.is_floating(kind),
-        "datetime": pa.types.is_timestamp(kind) and kind.tz,
-    }
-    return next((found for found, is_one in tests.items() if is_one), None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiovec.errors import ConfigError
 
-from .common import Collection, CollectionSource, Point, Vectors, client, fields_of
+from .common import Collection, CollectionSource, Point, Vectors, client, fields_of_kinds
 
 _KINDS: dict[str, Any] = {
     "BOOL": "bool", "INT8": "int", "INT16": "int", "INT32": "int", "INT64": "int",
@@ -38,7 +38,7 @@ class MilvusSource(CollectionSource):
         (key,) = (one["name"] for one in described if one.get("is_primary"))
         kinds = ((one["name"], _kind_of(one)) for one in described if one["name"] != key)
         rows = self._client.query(name, output_fields=["count(*)"])[0]["count(*)"]
-        return Collection(name, vectors, rows, key, fields_of(kinds, vectors))
+        return Collection(name, vectors, rows, key, fields_of_kinds(kinds))
 
     def _vectors(self, collection: str, one: dict[str, Any]) -> Vectors:
         name, kind = one["name"], one["type"].name

@@ -13,7 +13,7 @@ import numpy as np
 from aiovec.errors import ConfigError
 
 from ..sources import Hints
-from .common import Collection, CollectionSource, Point, Vectors, client, fields_of
+from .common import Collection, CollectionSource, Point, Vectors, client, fields_of_kinds
 
 _KINDS: dict[str, Any] = {
     "bool": "bool", "int2": "int", "int4": "int", "int8": "int", "float4": "float",
@@ -96,10 +96,10 @@ class PostgresSource(CollectionSource):
         ]  # fmt: skip
         own = {id, *(one.name for one in vectors)}
         others = [one for one in columns if one.name not in own and one.type not in _OMITTED]
-        kinds = ((one.name, _KINDS.get(one.type)) for one in others)
+        fields = fields_of_kinds((one.name, _KINDS.get(one.type)) for one in others)
         (rows,) = self._db.execute(f"SELECT count(*) FROM {source}").fetchone()
         return Collection(
-            name, vectors, rows, (source, id, others), fields_of(kinds, vectors),
+            name, vectors, rows, (source, id, others), fields,
             omitted=[f"the column {one.name} ({one.type})" for one in columns
                      if one.type in _OMITTED],
             new_ids=id == "none",

@@ -1,18 +1,16 @@
 """Import from SQLite databases that other programs wrote, for ``aiovec import``.
 
-Four layouts are read: vec0 tables of sqlite-vec, also joined to another table by rowid; tables with
-a column of BLOBs that the user names; collections (``_collection_meta``, ``vec_{name}``,
-``payload_{name}``); and the collections of ``llm``'s embeddings.db.
+Three layouts are read: vec0 tables of sqlite-vec; tables with a column of BLOBs that the user
+names; and collections (``_collection_meta``, ``vec_{name}``, ``payload_{name}``).
 """
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,8 +30,8 @@ from ..sources import (
     Hints,
     Reject,
     Source,
-    flat_row,
     legal_table_name,
+    legal_vector,
 )
 
 _DTYPES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "int8": "i1"}
@@ -103,13 +101,6 @@ class _Vector:
     metric: str
 
 
-# The columns of llm's two tables that are read.
-_LLM = {
-    "collections": {"id", "name", "model"},
-    "embeddings": {"collection_id", "id", "embedding", "content", "metadata", "updated"},
-}
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
     """How a table is read. ``place`` is the column that tells where a row is.
@@ -129,16 +120,12 @@ class _Part:
 class _Points:
     """How a collection is read.
 
-    ``query`` selects the rowid, the id, the vector, the JSON, and what else ``row`` takes. Each of
-    ``halves`` selects the rowids and ids of rejects, and comes with the reason. ``vec`` is its vec0
-    table.
+    ``query`` selects the rowid, the id, the vector and the JSON. ``vec`` is its vec0 table.
     """
 
     query: str
     dtype: str
-    row: Callable[..., dict[str, Any]]
-    halves: tuple[tuple[str, str], ...] = ()
-    vec: str | None = None
+    vec: str
 
 
 class SqliteSource(Source):
@@ -208,7 +195,7 @@ def _reading(path: Path) -> Iterator[None]:
             raise translate(exc, str(path)) from exc
         raise ConfigError(
             f"{path} cannot be read: {exc}; choose another table or other columns",
-            file=str(path), key="--table",
+            file=str(path), key="SOURCE",
         ) from exc  # fmt: skip
 
 
@@ -243,8 +230,6 @@ class _Catalog:
             return named
         own = {table.part.vec for table in collections}
         vec0 = [name for name in self._vec0 if name not in own]
-        if None in own:
-            return collections
         if any(map(self._blobs, self._kinds)):
             raise self._choose(f"{self._path} has tables with BLOBs", collections)
         if collections and not vec0:
@@ -262,9 +247,9 @@ class _Catalog:
             blobs = ", ".join(self._blobs(name))
             listed.append(f"{name} (BLOBs: {blobs})" if blobs else name)
         return ConfigError(
-            f"{why}. Name the table to import with --table, and for BLOBs also --vector-column and "
-            f"--dtype. The tables are: {', '.join(sorted(listed)) or 'none'}",
-            file=str(self._path), key="--table",
+            f"{why}. Name the table to import as {self._path}#TABLE, and for BLOBs also "
+            f"--vector-column and --dtype. The tables are: {', '.join(sorted(listed)) or 'none'}",
+            file=str(self._path), key="SOURCE",
         )  # fmt: skip
 
     def _columns(self, table: str) -> list[_Column]:
@@ -283,40 +268,8 @@ class _Catalog:
         (count,) = self._db.execute(f"SELECT count(*) FROM {quoted(counted)}").fetchone()
         return int(count)
 
-    def _llm_collections(self) -> list[ForeignTable]:
-        """Return the collections of llm's embeddings.db."""
-        listed = self._db.execute(
-            "SELECT c.id, name, model, count(e.id), count(content_blob) FROM collections c "
-            "LEFT JOIN embeddings e ON collection_id = c.id GROUP BY 1 ORDER BY 2"
-        ).fetchall()
-        found: list[ForeignTable] = []
-        for number, name, model, count, blobs in listed:
-            dim = self._usual_dim(
-                f"SELECT embedding AS v FROM embeddings WHERE collection_id = {number:d}", 4
-            )
-            if dim is None:
-                continue
-            fields = {"text": Field("text", text=True), "updated": Field("datetime")}
-            schema = Schema(dim, model=model, fields=fields)
-            omitted = (f"the column content_blob ({blobs:,} BLOBs)",) if blobs else ()
-            query = (
-                "SELECT rowid, id, embedding, metadata, content, updated FROM embeddings "
-                f"WHERE collection_id = {number:d}"
-            )
-            part = _Points(query, "float32", _row_of_llm)
-            table = legal_table_name(name, [one.name for one in found])
-            found.append(
-                ForeignTable(table, name, "llm collection", count, schema, (), omitted, part)
-            )
-        return found
-
     def _collections(self) -> list[ForeignTable]:
         """Return the collections of which both tables exist."""
-        if self._kinds.keys() >= _LLM.keys() and all(
-            columns <= {column.name for column in self._columns(name)}
-            for name, columns in _LLM.items()
-        ):
-            return self._llm_collections()
         if _META not in self._kinds:
             return []
         names = {column.name for column in self._columns(_META)}
@@ -336,18 +289,14 @@ class _Catalog:
                 vector.dim, metric=metric, model=made_by or None, vector=_COLLECTION_VECTOR
             )
             v, p = quoted(vec), quoted(payload)
-            # CROSS JOIN reads the vectors in their order.
+            # The vectors in their order. A half of a point is a reject: it has no id, or no vector.
             query = (
                 f"SELECT v.rowid, p.orig_id, v.{quoted(vector.name)}, p.payload_json "
-                f"FROM {v} v CROSS JOIN {p} p ON p.rowid = v.rowid"
+                f"FROM {v} v LEFT JOIN {p} p ON p.rowid = v.rowid UNION ALL "
+                f"SELECT rowid, orig_id, NULL, NULL FROM {p} "
+                f"WHERE rowid NOT IN (SELECT rowid FROM {v})"
             )
-            halves = (
-                (f"SELECT rowid, NULL FROM {v} WHERE rowid NOT IN (SELECT rowid FROM {p})",
-                 f"it has no row in {payload}"),
-                (f"SELECT rowid, orig_id FROM {p} WHERE rowid NOT IN (SELECT rowid FROM {v})",
-                 "the vector is missing"),
-            )  # fmt: skip
-            part = _Points(query, vector.dtype, _row_of_collection, halves, vec)
+            part = _Points(query, vector.dtype, vec)
             count = self._count(vec)
             found.append(ForeignTable(table, name, "collection", count, schema, notes, part=part))
         return found
@@ -408,10 +357,8 @@ class _Catalog:
     ) -> ForeignTable:
         columns = [column for column in columns if column.name != vector.name]
         source = quoted(name)
-        if self._hints.join is not None:
-            source, columns = self._joined(name, vector, columns)
         id = self._id_column(name, columns)
-        legal = "embedding" if _Column(vector.name, "text").field is None else vector.name
+        legal = legal_vector(vector.name)
         kept: list[_Column] = []
         fields: dict[str, Field] = {}
         for column in columns:
@@ -431,30 +378,6 @@ class _Catalog:
             legal_table_name(name), name, layout, self._count(name), schema, (*unknown, *notes),
             tuple(omitted), part,
         )  # fmt: skip
-
-    def _joined(
-        self, name: str, vector: _Vector, columns: list[_Column]
-    ) -> tuple[str, list[_Column]]:
-        """Return a query for a table with the columns of another one, and all its columns."""
-        other = self._hints.join or ""
-        if other not in self._kinds or not {other, name} <= self._has_rowid:
-            raise ConfigError(
-                f"--join names a table with rowids of {self._path}, not {other!r}", key="--join"
-            )
-        own = {"rowid", vector.name, *(column.name for column in columns)}
-        # An integer key is the rowid once more. Any other key is an id only if the user says so.
-        more = [
-            replace(column, is_key=False) for column in self._columns(other)
-            if column.name not in own
-            and not (column.is_key and column.type.lower() == "integer")
-        ]  # fmt: skip
-        listed = [f"v.{quoted(column.name)}" for column in columns]
-        listed += [f"t.{quoted(column.name)}" for column in more]
-        query = (
-            f"SELECT {', '.join(['v.rowid AS rowid', f'v.{quoted(vector.name)}', *listed])} "
-            f"FROM {quoted(name)} v LEFT JOIN {quoted(other)} t ON t.rowid = v.rowid"
-        )
-        return f"({query})", [*columns, *more]
 
     def _blobs_alone(self, source: str, column: str) -> int:
         """Count the BLOBs of a column that holds nothing else; else 0."""
@@ -564,28 +487,18 @@ def _read_points(
         rows: list[dict[str, Any]] = []
         places: list[int | str] = []
         whole = (row for i, row in enumerate(found) if i not in faults)
-        for (rowid, id, _, text, *own), vector in zip(whole, matrix, strict=True):
+        for (rowid, id, _, text), vector in zip(whole, matrix, strict=True):
             try:
                 values = read_json(text or "{}")
                 if not isinstance(values, dict):
                     raise TypeError("it is not an object")
-                row = part.row(values, schema.vector, *own)
-            except (ValueError, TypeError, RecursionError, OverflowError) as exc:
+            except (ValueError, TypeError, RecursionError) as exc:
                 rejects.append(Reject(rowid, _shown(id), f"its JSON cannot be taken: {exc}"))
                 continue
+            row = _row_of_collection(values, schema.vector)
             rows.append({**row, "id": _id(id), schema.vector: vector})
             places.append(rowid)
         yield Chunk(rows, places, rejects)
-    for lonely, why in part.halves:
-        for found in _batches(db, lonely, size):
-            yield Chunk([], [], [Reject(rowid, _shown(id), why) for rowid, id in found])
-
-
-def _row_of_llm(
-    metadata: dict[str, Any], vector: str, content: Any, updated: Any
-) -> dict[str, Any]:
-    moment = updated and datetime.fromtimestamp(updated, UTC)
-    return flat_row({"id": None, vector: None, "text": content, "updated": moment}, metadata)
 
 
 def _row_of_collection(payload: dict[str, Any], vector: str) -> dict[str, Any]:

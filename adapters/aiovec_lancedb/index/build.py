@@ -79,7 +79,9 @@ async def reopened(session: Session, handle: TableHandle) -> Opened:
     table = await session.opened(handle, altered=True)
     load = load_in(table.arrow)
     if load is not None and load.filling:
-        raise StoreBusyError(f"`aiovec load` ({load.run}) fills the table {table.name!r}", 0.0)
+        raise StoreBusyError(
+            f"`aiovec import --engine` ({load.run}) fills the table {table.name!r}", 0.0
+        )
     return table
 
 

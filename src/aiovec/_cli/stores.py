@@ -89,13 +89,6 @@ Embedder = Annotated[
         "the table says, if that needs no other host.",
     ),
 ]
-FileFormat = Annotated[
-    str | None,
-    typer.Option(
-        "--format",
-        help="parquet, arrow, arrow-stream, jsonl or csv. Default: by the suffix of the file.",
-    ),
-]
 Select = Annotated[
     list[str] | None,
     typer.Option(
@@ -253,12 +246,6 @@ async def of_each_table(
             found.append(await look(name))
             bar.advance(task)
     return found
-
-
-def exists(store: str | None, config: str | None) -> bool:
-    """Return whether a command's store may exist."""
-    path = origin_of(store, config).location().path
-    return path is None or path.exists()
 
 
 def _existing(store: str | None, config: str | None, reading: bool) -> Origin:

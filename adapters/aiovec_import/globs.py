@@ -1,0 +1,63 @@
+"""The files that paths, globs and URLs name."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from pyarrow import fs
+
+from aiovec.backend.locate import is_url
+from aiovec.errors import ConfigError
+
+from .files import reading
+from .sources import source_names
+
+_MAGIC = re.compile(r"[*?[]")
+
+
+def files_of(sources: Sequence[str]) -> dict[str, int]:
+    """Return the sources with their globs replaced by the files that match, and each file's bytes.
+
+    What is no file on this machine, such as ``chroma:DIR`` or ``-``, stays as it is, with no bytes.
+    Raises ConfigError if a glob matches no file.
+    """
+    found: dict[str, int] = {}
+    for source in sources:
+        with reading(source):
+            if source.partition(":")[0] in source_names():
+                found[source] = 0
+            else:
+                found |= _in_bucket(source) if is_url(source) else _in_folder(source)
+    return found
+
+
+def _in_folder(source: str) -> dict[str, int]:
+    path = os.path.expanduser(source)
+    if os.path.lexists(path) or not _MAGIC.search(path):
+        return {source: os.path.getsize(path) if os.path.isfile(path) else 0}
+    matches = sorted(one for one in glob.glob(path, recursive=True) if os.path.isfile(one))
+    return _some({one: os.path.getsize(one) for one in matches}, source)
+
+
+def _in_bucket(url: str) -> dict[str, int]:
+    plain = _MAGIC.split(url)[0]
+    single = plain == url
+    place, path = fs.FileSystem.from_uri(url if single else plain.rpartition("/")[0])
+    if single:
+        infos = [place.get_file_info(path)]
+    else:
+        below = fs.FileSelector(path, recursive=True, allow_not_found=True)
+        infos = place.get_file_info(below)
+    prefix = (url if single else plain.rpartition("/")[0]).removesuffix(path)
+    files = {f"{prefix}{one.path}": one.size for one in infos if one.type == fs.FileType.File}
+    return _some({one: files[one] for one in sorted(files) if single or fnmatchcase(one, url)}, url)
+
+
+def _some(files: dict[str, int], source: str) -> dict[str, int]:
+    if not files:
+        raise ConfigError(f"no file matches {source}", key="SOURCE")
+    return files

@@ -1,0 +1,190 @@
+"""From a SOURCE of the command line to the reader of its rows.
+
+A file is known by its suffix, or by ``--format``: no kind of store is asked then. What is left is
+a store that another program wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from pyarrow import fs
+
+from aiovec.backend import Schema, redacted
+from aiovec.backend.files import schema_in
+from aiovec.backend.locate import is_url
+from aiovec.errors import ConfigError
+
+from .arrow_files import ArrowFile
+from .csv_files import CsvFile
+from .files import TEXTS, FileReader, Given, format_of, has_suffix, reading, schema_file
+from .jsonlines import JsonLines
+from .sources import (
+    Chunk,
+    ForeignTable,
+    Hints,
+    Reader,
+    Source,
+    named_source,
+    source_for,
+    source_names,
+    unusable_sources,
+)
+
+Existing = Callable[[], "Schema | None"]
+"""Returns the schema of the table that the rows go to, None if it does not exist yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Opens sources as the user describes them. It can be pickled, and its methods block.
+
+    ``form`` is the format of files, by default that of their suffix; ``schema`` one that the user
+    gave.
+    """
+
+    hints: Hints
+    form: str | None = None
+    schema: Schema | None = None
+
+    def open(self, source: str, existing: Existing, stream: IO[bytes] | None = None) -> Reader:
+        """Open a path, a URL or ``NAME:PLACE``; what follows a ``#`` is the table of a store.
+
+        A ``stream`` is read instead of a file, first of all into a temporary file.
+        """
+        if stream is not None:
+            path = Path("standard input")
+            return self._file(path, format_of(path, self.form), existing, _copied(stream))
+        if (named := named_source(source)) is not None:
+            kind, place = named
+            place, _, table = place.partition("#")
+            shown = redacted(f"{source.partition(':')[0]}:{redacted(place)}")
+            return self._store(kind, place, table, shown)
+        path, table = _path_and_table(source)
+        if is_url(source) or not (path.is_dir() or (self.form is None and not has_suffix(path))):
+            if table:
+                raise ConfigError(f"{path} is a file with one table; leave out #{table}")
+            return self.open_file(source, existing)
+        with reading(path):
+            if not path.exists():
+                raise ConfigError(f"there is no file {path}")
+            # Before anything else opens the file: see ``Source.recognise``.
+            if (recognised := source_for(path)) is not None:
+                return self._store(recognised, str(path), table, str(path))
+            try:
+                if not path.is_dir():
+                    format_of(path, None)
+                raise ConfigError(
+                    f"{path} is a folder that no importer recognises; import takes a file, a "
+                    f"folder of another store, or one of {', '.join(source_names())}:PLACE"
+                )
+            except ConfigError as exc:
+                for text in unusable_sources():  # one of them may read it
+                    exc.add_note(text)
+                raise
+
+    def open_file(self, source: str, existing: Existing) -> FileReader:
+        """Open a path or a URL as a file with one table."""
+        if is_url(source):
+            return self._in_bucket(source, existing)
+        path = Path(os.path.expanduser(source))
+        with reading(path):
+            form = format_of(path, self.form)
+            if not path.exists():
+                raise ConfigError(f"there is no file {path}")
+            return self._file(path, form, existing, path.open("rb"), schema_file(path))
+
+    def _store(self, kind: type[Source], place: str, table: str, name: str) -> Source:
+        with reading(name):
+            reader = kind(place, replace(self.hints, table=table or None))
+            reader.name = name
+            return reader
+
+    def _in_bucket(self, url: str, existing: Existing) -> FileReader:
+        with reading(url):
+            place, name = fs.FileSystem.from_uri(url)
+            form = format_of(Path(name), self.form)
+            with place.open_input_stream(name) as stream:
+                return self._file(Path(url), form, existing, _copied(stream))
+
+    def _file(
+        self, path: Path, form: str, existing: Existing, file: Any, beside: Path | None = None
+    ) -> FileReader:
+        """Return the reader of an open file. ``beside`` may hold the schema of a text."""
+        with reading(path):
+            try:
+                if self.hints.dtype is not None:
+                    raise ConfigError(
+                        "--dtype is for databases; a file has its own types", key="--dtype"
+                    )
+                if not file.seekable():  # a named pipe
+                    with file:
+                        file = _copied(file)
+                schema = self.schema
+                if schema is None and beside is not None and form in TEXTS and beside.is_file():
+                    schema = schema_in(beside)
+                kinds: dict[str, type[FileReader]] = {"jsonl": JsonLines, "csv": CsvFile}
+                given = Given(path, form, file, self.hints, schema, existing())
+                return kinds.get(form, ArrowFile)(given)
+            except BaseException:
+                file.close()
+                raise
+
+
+class Files(Reader):
+    """Several files as one table. The first one says what it is like."""
+
+    place = "place"
+
+    def __init__(self, paths: Sequence[str], opener: Opener, existing: Existing) -> None:
+        self._paths, self._opener = paths, opener
+        self.name = paths[0] if len(paths) == 1 else f"{len(paths)} files"
+        for path in paths:  # before a row of the first is imported
+            format_of(Path(path), opener.form)
+            if not (is_url(path) or os.path.isfile(os.path.expanduser(path))):
+                raise ConfigError(f"there is no file {path}")
+        with closing(opener.open_file(paths[0], existing)) as first:
+            (self._table,) = first.tables()
+            self.form = first.form
+
+    def tables(self) -> list[ForeignTable]:
+        return [replace(self._table, origin=self.name, rows=None)]
+
+    def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
+        for path in self._paths:
+            with closing(self._opener.open_file(path, lambda: schema)) as file, reading(path):
+                begin = f"{path}, {file.place}"
+                for chunk in file.read(table, schema, size):
+                    rejects = [replace(one, row=f"{begin} {one.row}") for one in chunk.rejects]
+                    yield Chunk(chunk.rows, [f"{begin} {n}" for n in chunk.places], rejects)
+
+    def close(self) -> None:
+        """Each file is closed where it was read."""
+
+
+def _path_and_table(source: str) -> tuple[Path, str]:
+    """Return the path, and the table behind a ``#`` that is no part of it."""
+    path = os.path.expanduser(source)
+    before, _, table = path.rpartition("#")
+    if before and not os.path.lexists(path) and os.path.lexists(before):
+        return Path(before), table
+    return Path(path), ""
+
+
+def _copied(stream: IO[bytes]) -> Any:
+    """Return a temporary file with all that the stream holds."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
+    try:
+        shutil.copyfileobj(stream, file)
+    except BaseException:
+        file.close()
+        raise
+    file.seek(0)
+    return file

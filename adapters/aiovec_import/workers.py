@@ -1,0 +1,72 @@
+"""An import by the workers of an engine: each reads whole files, and one commit adds all rows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from aiovec import VectorStore
+from aiovec.backend import Schema
+from aiovec.backend.engine import Engine
+from aiovec.backend.locate import is_url
+from aiovec.errors import InvalidRowError
+
+from .files import reading
+from .loading import Load, create, find_table, rows_at_once
+from .opening import Opener
+from .sifting import sift
+
+
+async def load_by(
+    engine: Engine,
+    store: VectorStore,
+    one: Load,
+    files: Mapping[str, int],
+    opener: Opener,
+    seen: Callable[[int, int], None],
+) -> None:
+    """Have an engine add the rows of all files to a table, in one commit or none.
+
+    The table is created if it does not exist. A load is known by its table, and by the names and
+    bytes of its files: the same one again adds nothing.
+    """
+    await find_table(store, one)
+    await create(store, one)
+    files = _absolute(files)
+    said = repr((one.table, sorted(files.items())))
+    run = f"load-{hashlib.blake2b(said.encode(), digest_size=6).hexdigest()}"
+    loaded = await store._on_table(
+        "load", one.table,
+        lambda now, handle: engine.load(
+            now.backend, handle, run, list(files), CheckedRows(opener), seen
+        ),
+    )  # fmt: skip
+    one.rows = loaded.rows
+
+
+def _absolute(files: Mapping[str, int]) -> dict[str, int]:
+    """Return the files by paths that mean the same in every worker's folder."""
+    return {path if is_url(path) else os.path.abspath(path): n for path, n in files.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRows:
+    """Reads the rows of one file, also in another process: an ``engine.ReadSource``."""
+
+    opener: Opener
+
+    def __call__(self, source: str, schema: Schema) -> Generator[pa.Table, None, None]:
+        """Yield the rows, checked for the schema; InvalidRowError for the first bad one."""
+        with closing(self.opener.open_file(source, lambda: schema)) as file, reading(source):
+            (table,) = file.tables()
+            for chunk in file.read(table, schema, rows_at_once(schema)):
+                sifted = sift(chunk, schema, last_counts=False, new_ids=table.new_ids)
+                for bad in sifted.rejects:
+                    place = f"{source}, {file.place} {bad.row}"
+                    raise InvalidRowError(f"{place}: {bad.reason}", id=bad.id)
+                yield sifted.rows
