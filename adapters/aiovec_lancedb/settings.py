@@ -65,7 +65,7 @@ class LancedbSettings(BackendSettings):
     machine's memory, at most 4 GiB."""
 
     scan_limit: MemorySize = "1 GiB"
-    """Vectors that a search may read in all where it cannot go by an index, such as "4 GiB".
+    """Vectors that a search without a usable index may read in all, such as "4 GiB".
 
     A search that would read more raises UnsupportedError, unless it asks for exact=True. 1 GiB, as
     "auto" too, takes about a second from a disk."""
