@@ -143,7 +143,7 @@ async def stats(
     rows = int(found["num_rows"])
     details: dict[str, Any] = {
         "fragments": int(found["fragment_stats"]["num_fragments"]),
-        "versions": len(await session.versions(table)),
+        "versions": len(await session.listed_versions(table)),
     }
     index = await vector_index(session, table)
     words = ["none"] if index is None else [index.kind.name]

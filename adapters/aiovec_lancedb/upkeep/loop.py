@@ -274,7 +274,7 @@ class TendedTable(Table):
             return True
         if not quiet:
             return False
-        versions = await self.session.versions(table)
+        versions = await self.session.listed_versions(table)
         first = self._tables.retention.first_kept(versions, datetime.now(UTC), None)
         if first is not None and versions.index(first) > _VERSIONS_OVER:
             return True
