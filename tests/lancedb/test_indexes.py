@@ -21,6 +21,7 @@ from aiovec import (
     InvalidArgumentError,
     Schema,
     Tuning,
+    UnsupportedError,
     VectorStore,
 )
 from aiovec.backend import Metric
@@ -510,3 +511,33 @@ async def test_where_all_rows_share_a_vector(tmp_path: Path, kind: str) -> None:
                 row = {"id": f"n{turn}.{number}", "embedding": VECTORS[0]}
                 await store.insert("notes", [row])
         assert await store.count("notes") == 3008
+
+
+async def test_a_search_of_all_vectors_is_bounded(tmp_path: Path) -> None:
+    """One that cannot go by the index reads no more than scan_limit, unless it is asked to."""
+    large = {"limit": 600_000}
+    by_scan: dict[str, dict[str, Any]] = {
+        "a share of 1": {"tuning": Tuning(recall=1.0)},
+        "as many as 600,000 rows": large,
+        "fewer than 500 rows": {"limit": 500, "tuning": Tuning(nprobes=1)},
+    }
+    async with (
+        opened(tmp_path / "s", index="none") as free,
+        opened(tmp_path / "s", index="none", scan_limit="100KB") as bound,
+    ):
+        await filled(free)
+        question = QUESTIONS[0]
+        with pytest.raises(UnsupportedError, match=r"no usable .* 256,000 bytes.*optimize\(\)"):
+            await bound.search("notes", question)
+        await free.create_index("notes", "ivf_flat")
+        found = [hit.id for hit in await bound.search("notes", question)]
+        assert found == [hit.id for hit in await free.search("notes", question)]
+        for reason, options in by_scan.items():
+            with case(reason):
+                assert len(await free.search("notes", question, **options)) >= 10
+                with pytest.raises(UnsupportedError, match=rf"{reason}.* pass exact=True"):
+                    await bound.search("notes", question, **options)
+                # What a filter selects is all that is read.
+                few = await bound.search("notes", question, where="number < 500", **options)
+                assert len(few) == min(options.get("limit", 10), 500)
+        assert len(await bound.search("notes", question, exact=True, **large)) == ROWS
