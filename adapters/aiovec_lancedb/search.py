@@ -106,23 +106,15 @@ class VectorSearch:
         condition = await condition_of(query.where)
         effort = named_effort(query.tuning)
         if effort is None:
-            limit = query.limit
-            if condition is not None:
-                selected = await self._session.rows(table, condition)
-                if selected <= max(_FEW, query.limit):
-                    return await self._by_scan(table, query)
-                if index.kind.graph:
-                    # A graph is walked until so many of the filter's rows are found, wherever they
-                    # lie.
-                    limit = math.ceil(limit * await self._session.rows(table) / selected)
             asked_for = query.tuning.recall if query.tuning is not None else None
             target = asked_for or index.tuned.target or self._target
             rung = index.tuned.rung(target)
             if asked_for is not None and (asked_for == 1 or rung is None or rung.recall < target):
                 return None  # no effort is known to find so much
-            effort = index.effort(target).for_limit(limit)
+            effort = index.effort(target).for_limit(query.limit)
+            # A graph is walked until so many rows of the filter are found, wherever they lie.
             if condition is not None and not index.kind.graph:
-                effort = effort.under_filter(limit, whole=index.kind.whole)
+                effort = effort.under_filter(query.limit)
         # With refine Lance reads the vectors of the best codes and ranks by them, without it we do.
         more: float = 0 if effort.refine else code_margin(query.limit)
         if query.tuning is not None and query.tuning.oversample is not None:
@@ -134,8 +126,11 @@ class VectorSearch:
         built = with_effort(built, effort.bounded(asked))
         candidates = await self._session.fetch(built, asked, condition)
         if len(candidates) < query.limit:
-            # The index had too few in the partitions that were searched, or of a filter's rows.
-            return None
+            # A filter is counted only now: that takes about as long as the search.
+            selected = await self._session.rows(table, condition)
+            if len(candidates) < selected:  # too few in the partitions that were searched
+                few = selected <= max(_FEW, query.limit)
+                return await self._by_scan(table, query) if few else None
         found, _ = await hop(weight(candidates), _ranked, table, query, candidates, asked)
         return found
 
