@@ -56,11 +56,12 @@ from .layout import (
     load_in,
     token_of,
 )
+from .locks.lease import UpkeepLease
 from .locks.local import FOLDER, ONE_TRY, TableLock
 from .marks import MarkFile, MarkObject, MarkStorage, StoreMark
 from .memory import ReadAdmission
 from .target import StoreTarget
-from .whole_files import TableFiles
+from .whole_files import TableFiles, version_of
 
 if TYPE_CHECKING:
     from lancedb import AsyncConnection
@@ -350,6 +351,12 @@ class Session:
         file = None if self.own_folder is None else self.own_folder / f"{table}.lock"
         return TableLock(f"{self._key}\n{table}", file, self.look_at_place, self._lock_threads)
 
+    async def lease(self, table: str) -> UpkeepLease | None:
+        """Return what keeps the upkeep of other processes off in a bucket; None elsewhere."""
+        if not self._target.in_bucket:
+            return None
+        return UpkeepLease(await in_thread(lambda: self.bucket), table)
+
     @asynccontextmanager
     async def locked(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
         """Nobody writes to the tables within. StoreBusyError if one of them is not free.
@@ -435,6 +442,21 @@ class Session:
                 raise
             reason = f"the newest version of table {name!r} is empty, as after a power cut; {cure}"
             raise CorruptStoreError(self.target, reason) from exc
+
+    async def listed_versions(self, table: Opened) -> list[Version]:
+        """Return every version that is kept, the oldest first, with the times of their manifests.
+
+        It reads none of these, and in a bucket it is one request for a thousand of them.
+        """
+        if self.folder is not None:
+            times = await in_thread(TableFiles(self.folder, table.name).times)
+        elif self._target.in_bucket:
+            folder = f"{table.name}.lance/"
+            files = await in_thread(lambda: self.bucket.times(folder, f"{folder}_versions/"))
+            times = [(number, at) for name, at in files if (number := version_of(name))]
+        else:
+            return await table.versions()
+        return [Version(number, datetime.fromtimestamp(at, UTC)) for number, at in sorted(times)]
 
     async def handle(self, name: str) -> TableHandle:
         async def look() -> tuple[AsyncTable, pa.Schema]:
@@ -541,4 +563,15 @@ def _is_table(path: Path) -> bool:
 
     Else it is what a killed or failed creation left.
     """
-    return any(path.glob("_versions/[0-9]*.manifest")) or any(path.glob("data/*"))
+    return _has(path / "_versions", _is_manifest) or _has(path / "data", bool)
+
+
+def _is_manifest(name: str) -> bool:
+    return version_of(f"_versions/{name}") is not None
+
+
+def _has(folder: Path, wanted: Callable[[str], bool]) -> bool:
+    """Return whether a folder has such a name. It stops at the first: there may be thousands."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        return any(wanted(entry.name) for entry in entries)
+    return False

@@ -119,9 +119,11 @@ class LancedbBackend(Backend):
         await self._session.open()
         if self.read_only:
             return
-        if self._session.folder is not None and self.upkeep:
+        # The service does it where it is managed.
+        tends = self.upkeep and self._settings.upkeep == "here" and not self._target.managed
+        if self._session.folder is not None and tends:
             await in_thread(tables.remove_dropped, self._session.folder)
-        self._tables.background = self.upkeep and not self._target.managed  # there the service does
+        self._tables.background = tends
 
     async def _check_there(self) -> None:
         folder = self._target.folder

@@ -142,7 +142,7 @@ async def stats(
     rows = int(found["num_rows"])
     details: dict[str, Any] = {
         "fragments": int(found["fragment_stats"]["num_fragments"]),
-        "versions": len(await table.versions()),
+        "versions": len(await table.session.listed_versions(table)),
     }
     index = await vector_index(table)
     words = ["none"] if index is None else [index.kind.name]

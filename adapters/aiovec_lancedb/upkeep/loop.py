@@ -16,7 +16,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -81,8 +81,8 @@ _QUIET, _LONGEST_WAIT = 1.0, 30.0
 _REST, _LONGEST_REST = 4.0, 5.0
 # Seconds until another look, behind an error and while another process does the upkeep.
 _AFTER_FAILURE, _AFTER_OTHERS = 60.0, 5.0
-# Seconds between tries for the lock of upkeep, and between looks at tables.
-_POLL, _BETWEEN = 0.05, 0.02
+# Seconds between tries for the lock of upkeep, for its lease, and between looks at tables.
+_POLL, _POLL_LEASE, _BETWEEN = 0.05, 1.0, 0.02
 
 # Growth from which an index is measured again, and one of "auto" is built anew.
 _GROWN, _OUTGROWN = 1.5, 4.0
@@ -242,7 +242,7 @@ class TendedTable(IndexedTable):
             return True
         if not quiet:
             return False
-        versions = await table.versions()
+        versions = await self.session.listed_versions(table)
         first = self._tables.retention.first_kept(versions, datetime.now(UTC), None)
         if first is not None and versions.index(first) > _VERSIONS_OVER:
             return True
@@ -478,20 +478,34 @@ class TendedTable(IndexedTable):
         What is done within waits from its own start: the store's own upkeep may have taken long.
         """
         lock = self.session.lock(f"{self.name}.upkeep")
+        lease = await self.session.lease(self.name)
+
+        async def taken() -> bool:
+            if not await lock.take(0.0):
+                return False
+            leased = False
+            try:
+                leased = lease is None or await in_thread(lease.take)
+            finally:
+                if not leased:
+                    lock.release()
+            return leased
+
         async with self.state.lock:
             if seconds is None:
                 seconds = current_deadline(self.session.settings.busy_timeout).seconds
             deadline = Deadline(seconds)
-            while not await lock.take(0.0):
+            while not await taken():
                 if self.session.closing:
                     raise StoreClosedError(self.session.target)
                 if deadline.left() <= 0:
                     busy = f"another process is doing the upkeep of the table {self.name!r}"
                     raise deadline.error(busy)
-                await asyncio.sleep(_POLL)
+                await asyncio.sleep(_POLL if lease is None else _POLL_LEASE)
             try:
                 with renewed():
-                    yield
+                    async with nullcontext() if lease is None else lease.renewed():
+                        yield
             finally:
                 lock.release()
 
