@@ -57,7 +57,7 @@ from . import (
     writes,
 )
 from .backup import restore_backup, write_backup
-from .changes import changes, newest_number
+from .changes import Plans, changes, newest_number
 from .engines import Filling, TablePlace
 from .export import Export
 from .index import info
@@ -109,6 +109,7 @@ class LancedbBackend(Backend):
         self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
+        self._followers = Plans()
         self._searching = VectorSearch(self._session, self._reader, settings.recall_target)
         self._fence = moves.Fence(self.target, self._marks())
         self._session.check_here = self._fence.check_here
@@ -521,7 +522,7 @@ class LancedbBackend(Backend):
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
         async with self._session.reading(table) as opened:
-            return await changes(self._session, opened, since, limit)
+            return await changes(self._session, opened, since, limit, self._followers)
 
     def owns(self, path: Path) -> bool:
         folder = self._target.folder
