@@ -52,7 +52,7 @@ from aiovec.errors import (
 
 from . import operations, reads, summaries, tables
 from .backup import restore_backup, write_backup
-from .changes import changes, newest_number
+from .changes import Plans, changes, newest_number
 from .commit import Act, Change, WriteOperation
 from .engines import Filling, TablePlace
 from .export import Export
@@ -102,6 +102,7 @@ class LancedbBackend(Backend):
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
         self._tables = OpenTables(self._session)
+        self._followers = Plans()
 
     @property
     def target(self) -> str:
@@ -479,7 +480,7 @@ class LancedbBackend(Backend):
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
         async with self._session.reading(table) as opened:
-            return await changes(self._session, opened, since, limit)
+            return await changes(self._session, opened, since, limit, self._followers)
 
     def owns(self, path: Path) -> bool:
         folder = self._target.folder
