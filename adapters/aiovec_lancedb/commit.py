@@ -246,10 +246,12 @@ class TableCommitter(Committer[OperationCall]):
         The mark was set before the version was opened, or is seen behind the commit.
         """
         load = load_in(table.arrow)
-        if not work.fills and load is not None and load.filling:
+        # A return to an earlier version ends it: Lance lets nothing commit that began before.
+        if work.brings_files and not work.fills and load is not None and load.filling:
             raise StoreBusyError(
                 f"`aiovec import --engine` ({load.run}) fills the table {self._table!r}; if it was "
-                "interrupted, run the same command again, or drop the table", 0.0,
+                "interrupted, run the same command again, or give it up: revert() to the version "
+                "before, or drop the table", 0.0,
             )  # fmt: skip
         if self._session.exclusive:
             return
