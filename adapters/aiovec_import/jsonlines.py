@@ -83,8 +83,6 @@ class JsonLines(FileReader):
             else:
                 names = self.new_names(value.keys(), schema)
                 row = {names[key]: item for key, item in value.items()}
-                if type(row.get("id")) is int:
-                    row["id"] = str(row["id"])
                 rows.append(row)
                 places.append(number)
             nbytes += length

@@ -140,7 +140,7 @@ def _id_of(rows: Any, i: int) -> str | None:
         id = rows["id"][i]
     else:
         id = rows[i].get("id")
-    return id if isinstance(id, str) else None
+    return str(id) if isinstance(id, (str, int)) else None
 
 
 def _with_text(table: pa.Table, schema: Schema, embed: Embed) -> BoolArray:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiovec.backend.contract import TableHandle
 from aiovec.backend.limits import renewed
@@ -36,12 +36,6 @@ class TablePlace:
 
     uri: str
     options: Mapping[str, str] = field(repr=False)
-
-
-class _Newest(NamedTuple):
-    table: Opened
-    number: int
-    rows: int
 
 
 class Filling:
@@ -82,7 +76,7 @@ class Filling:
         await self._do(self._begin)
 
     async def _begin(self, table: Opened) -> None:
-        rows, note = await self._session.rows(table), load_in(table.arrow)
+        rows, note = await table.rows(), load_in(table.arrow)
         if note is not None and note.filling and note.run != self._run:
             raise StoreBusyError(
                 f"another load ({note.run}) fills the table {self._table.name!r}, or was "
@@ -101,12 +95,12 @@ class Filling:
         await self._keep(table, self._note._replace(attempt=""))
         await self._fence()
         table = await self._session.opened(self._table)
-        if await self._session.rows(table) != rows:
+        if await table.rows() != rows:
             await self._keep(table, None)
             raise StoreBusyError(f"others write to the table {self._table.name!r}", 0.0)
         await self._keep(table, self._note)
         await self._sweep()  # what an earlier start of the run has left
-        self.version = (await self._own()).number
+        self.version = await (await self._checked()).version()
 
     async def _fence(self) -> None:
         """Let no commit pass that began before."""
@@ -118,7 +112,7 @@ class Filling:
         text = None if note is None else note.to_json()
         await self._session.annotate(table.lance, "id", {LOADED: text})
 
-    async def _own(self) -> _Newest:
+    async def _checked(self) -> Opened:
         """Return the table's newest version; AiovecError if the load is no longer in charge."""
         table = await self._session.opened(self._table)
         if load_in(table.arrow) != self._note:
@@ -127,8 +121,7 @@ class Filling:
                 f"{self._table.name!r}; see `aiovec info`, for this one cannot tell whether its "
                 "rows were added"
             )
-        version = await self._session.version(table)
-        return _Newest(table, version, await self._session.rows(table))
+        return table
 
     async def commit(self, commit: Act) -> int:
         """Have the rows committed, and return how many they are.
@@ -139,15 +132,17 @@ class Filling:
             return int(await self._do(partial(self._commit, commit)))
 
     async def _commit(self, commit: Act, newest: Opened) -> int:
-        if (await self._own()).rows == self.before:
+        if await (await self._checked()).rows() == self.before:
             try:
                 with self._session.guarded():
                     await commit()
             except AiovecError:
-                if (await self._own()).rows == self.before:  # else it was the answer that was lost
+                # Else it was the answer that was lost.
+                if await (await self._checked()).rows() == self.before:
                     raise
         await self._sweep()  # what workers have left that died
-        table, _, rows = await self._own()
+        table = await self._checked()
+        rows = await table.rows()
         await self._keep(table, self._note._replace(filling=False))
         return rows - self.before
 
@@ -155,7 +150,7 @@ class Filling:
         """Let others write again: nothing was loaded."""
 
         async def act(_: Opened) -> None:
-            await self._own()
+            await self._checked()
             await self._fence()
             await self._sweep()
             await self._keep(await self._session.opened(self._table), None)

@@ -89,7 +89,7 @@ class VectorSearch:
 
         async def scanned(table: Opened) -> int:
             index = None if whole else await self._usable_index(table)
-            rows = await self._session.rows(table) if index is None else index.rows_unindexed
+            rows = await table.rows() if index is None else index.rows_unindexed
             return scan_bytes(rows, table.schema.dim)
 
         limit = max(query.limit for query in queries)
@@ -99,7 +99,7 @@ class VectorSearch:
         )  # fmt: skip
 
     async def _usable_index(self, table: Opened) -> InUse | None:
-        index = await vector_index(self._session, table)
+        index = await vector_index(table)
         if index is not None and index.tuned.is_usable(index.tuned.target or self._target):
             return index
         return None
@@ -109,15 +109,6 @@ class VectorSearch:
         condition = await condition_of(query.where)
         effort = named_effort(query.tuning)
         if effort is None:
-            limit = query.limit
-            if condition is not None:
-                selected = await self._session.rows(table, condition)
-                if selected <= max(_FEW, query.limit):
-                    return await self._by_scan(table, query)
-                if index.kind.graph:
-                    # A graph is walked until so many of the filter's rows are found, wherever they
-                    # lie.
-                    limit = math.ceil(limit * await self._session.rows(table) / selected)
             asked_for = query.tuning.recall if query.tuning is not None else None
             target = asked_for or index.tuned.target or self._target
             rung = index.tuned.rung(target)
@@ -125,9 +116,10 @@ class VectorSearch:
                 reason = f"no effort of its index is known to find a share of {asked_for:g}"
                 await self._check_scan(table, query, reason)
                 return None
-            effort = index.effort(target).for_limit(limit)
+            effort = index.effort(target).for_limit(query.limit)
+            # A graph is walked until so many rows of the filter are found, wherever they lie.
             if condition is not None and not index.kind.graph:
-                effort = effort.under_filter(limit, whole=index.kind.whole)
+                effort = effort.under_filter(query.limit)
         # With refine Lance reads the vectors of the best codes and ranks by them, without it we do.
         more: float = 0 if effort.refine else code_margin(query.limit)
         if query.tuning is not None and query.tuning.oversample is not None:
@@ -141,20 +133,24 @@ class VectorSearch:
         built = with_effort(built, effort.bounded(asked))
         candidates = await self._session.fetch(built, asked, condition)
         if len(candidates) < query.limit:
-            # The index had too few in the partitions that were searched, or of a filter's rows.
-            reason = f"its index finds fewer than {query.limit:,} rows"
-            await self._check_scan(table, query, reason)
-            return None
+            # A filter is counted only now: that takes about as long as the search.
+            selected = await table.rows(condition)
+            if len(candidates) < selected:  # too few in the partitions that were searched
+                if selected <= max(_FEW, query.limit):
+                    return await self._by_scan(table, query)
+                reason = f"its index finds fewer than {query.limit:,} rows"
+                await self._check_scan(table, query, reason)
+                return None
         found, _ = await hop(weight(candidates), _ranked, table, query, candidates, asked)
         return found
 
     async def _check_scan(self, table: Opened, query: VectorQuery, reason: str) -> None:
         """Raise UnsupportedError if a search that did not ask for it reads too many vectors."""
         most, row = self._session.settings.scan_bytes(), 4 * table.schema.dim
-        if query.exact or await self._session.rows(table) * row <= most:
+        if query.exact or await table.rows() * row <= most:
             return
         condition = await _with_vector(table, query)
-        size = await self._session.rows(table, condition) * row
+        size = await table.rows(condition) * row
         if size > most:
             hint = (
                 f"{reason}, so this search would read {size:,} bytes of vectors, and scan_limit is "
@@ -185,7 +181,7 @@ class VectorSearch:
             effort = weight(batch) + len(best)
             best = await hop(effort, partial(_nearer, best, batch, table, query))
         measures = {id: measure for measure, id in best}
-        found = await get(self._session, table, list(measures), query.columns)
+        found = await get(table, list(measures), query.columns)
         return Found(found, [measures[id] for id in found.ids])
 
 

@@ -21,7 +21,7 @@ from aiovec import sync
 
 from .conftest import Run
 
-REASON = "the vector has 1 bytes, no multiple of 4"
+REASON = "the vector is no BLOB of float32 but 1 bytes"
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from aiovec import (
 from aiovec.backend import Metric
 
 from .indexed import DIM, QUESTIONS, ROWS, SCHEMA, VECTORS, filled, found_share, rows
-from .support import opened
+from .support import lance_calls, opened
 
 
 async def kinds(store: VectorStore) -> list[str]:
@@ -202,6 +202,27 @@ async def test_filters_whose_rows_lie_together(store: VectorStore) -> None:
                 shares.append(len(set(wanted) & set(got)) / 10)
             assert np.mean(shares) >= 0.9
             assert min(shares) > 0
+
+
+@pytest.mark.parametrize("kind", ["ivf_rq", pytest.param("hnsw_sq", marks=pytest.mark.slow)])
+async def test_a_filter_is_not_counted_before_it_is_searched(store: VectorStore, kind: str) -> None:
+    """Only one that finds too few is, and then all its rows are found."""
+    await filled(store)
+    await store.create_index("notes", kind)
+    for where, rows_of_it, counts in (
+        (F.number < 1200, 1200, 0),
+        (F.number.between(300, 339), 40, 0),
+        (F.number.in_([5, 700, 1900]), 3, 1),
+        (F.number > 9000, 0, 1),
+    ):
+        with case(where):
+            exact = await found(store, QUESTIONS[3], where=where, exact=True)
+            with lance_calls() as calls:
+                got = await found(store, QUESTIONS[3], where=where)
+            assert (calls["to_batches"], calls["count_rows"]) == (1, counts)
+            assert len(set(got)) == len(got) == min(10, rows_of_it)
+            assert len(set(got) & set(exact)) >= 0.8 * len(exact)
+            assert counts == 0 or got == exact
 
 
 # By itself
