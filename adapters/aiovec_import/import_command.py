@@ -142,8 +142,8 @@ def import_(
     fields the first one says. Rows that cannot be imported are listed with the reason in
     SOURCE.rejects.jsonl; all others are imported. Exits with 1 if anything was left out.
 
-    With --engine, the table must be new or empty. All rows are added in one commit, or none if one
-    is bad; the same command again adds nothing.
+    With --engine, all rows are added in one commit, or none if one is bad or its id exists; the
+    same command again adds nothing.
     """
     from aiovec.backend import check_table_name
     from aiovec.backend.files import schema_in

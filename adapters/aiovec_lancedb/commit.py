@@ -245,7 +245,8 @@ class TableCommitter(Committer[OperationCall]):
 
         The mark was set before the version was opened, or is seen behind the commit.
         """
-        if not work.fills:
+        # A return to an earlier version ends the load: Lance lets no commit pass that began before.
+        if work.brings_files and not work.fills:
             table.check_not_filled()
         if self._session.exclusive:
             return

@@ -110,7 +110,8 @@ class Opened:
         if load is not None and load.filling:
             raise StoreBusyError(
                 f"`aiovec import --engine` ({load.run}) fills the table {self.name!r}; if it was "
-                "interrupted, run the same command again, or drop the table", 0.0,
+                "interrupted, run the same command again, or give it up: revert() to the version "
+                "before, or drop the table", 0.0,
             )  # fmt: skip
 
     async def version(self) -> int:

@@ -151,7 +151,9 @@ class IndexedTable(Table):
         if not rows:
             raise InvalidArgumentError("kind", kind, "'auto', because the table has no rows yet")
         if auto:
-            kind = kinds.chosen_kind(table.schema)
+            # In a bucket each reader would fetch all of a graph, and no engine builds one.
+            graph = self.session.exclusive and MAKER.get() is None
+            kind = kinds.chosen_kind(table.schema, rows, graph=graph)
         plan = kinds.plan_of(kind, options, rows, table.schema.dim)
         return Build(kind, plan, auto, target, rows)
 
