@@ -13,8 +13,8 @@ from .data import FOLDER_VARIABLE
 from .measure import RESULTS, Options, Result, machine, write
 
 SUBJECTS = ("search", "writes", "get", "lancedb", "migrate", "text", "server", "load", "start")
-# One needs a cluster and hours, and one makes the README's picture; ``all`` leaves them out.
-ALONE = ("scale", "stalls")
+# ``all`` leaves out what takes long, one of them with a cluster, and the README's picture.
+ALONE = ("sizes", "scale", "stalls")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--recall", action="store_true", help="with lancedb: only the recall, told and true"
     )
+    parser.add_argument("--dim", type=int, default=384, help="with sizes: of generated rows")
     parser.add_argument("--cache", type=Path, help="folder that keeps the peers' indexes")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write the JSON")
     asked = parser.parse_args(arguments)
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="aiovec-bench-", dir=asked.folder) as folder:
             options = Options(
                 Path(folder), asked.data, asked.scale, asked.repeat, asked.peers, asked.cache,
-                asked.rows, asked.recall,
+                asked.rows, asked.recall, asked.dim,
             )  # fmt: skip
             module = importlib.import_module(f"bench.{subject}")
             found: list[Result] = asyncio.run(module.run(options))

@@ -161,14 +161,17 @@ def row_number(id: str) -> int:
     return int(id[4:])
 
 
-def load(rows: int, folder: str | None = None) -> Data:
-    """Return at most ``rows`` rows of the real set, or that many generated ones."""
+def load(rows: int, folder: str | None = None, dim: int = DIM) -> Data:
+    """Return ``rows`` rows of the real set, with mixes of two behind them, or generated ones."""
     place = folder or os.environ.get(FOLDER_VARIABLE)
-    if place:
-        real = _read(Path(place))
-        if rows <= len(real):
-            return Data(real.origin, real.vectors[:rows], real.texts[:rows], real.queries)
-    return generate(rows)
+    if not place:
+        return generate(rows, dim)
+    real = _read(Path(place))
+    one, two = np.random.default_rng(7).integers(len(real), size=(2, max(0, rows - len(real))))
+    mixes = 0.6 * real.vectors[one] + 0.4 * real.vectors[two]
+    texts = [*real.texts[:rows], *(real.texts[row] for row in one)]
+    origin = real.origin + (" and mixes of two" if len(one) else "")
+    return Data(origin, np.concatenate([real.vectors[:rows], mixes]), texts, real.queries)
 
 
 def _read(folder: Path) -> Data:

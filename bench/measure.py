@@ -40,6 +40,7 @@ class Options:
     cache: Path | None = None
     asked_rows: int | None = None
     recall: bool = False
+    dim: int = 384
 
     def rows(self, wanted: int) -> int:
         return self.asked_rows or max(200, int(wanted * self.scale))

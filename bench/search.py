@@ -49,7 +49,7 @@ _RECALLED = 200  # queries whose answers are compared with the truth
 _FILTERED = 20
 _WRITTEN, _AT_ONCE = 500, 50  # rows a second, rows a call
 _MIB = 2**20
-_HELD = 3.0  # seconds in which four processes have come to the same point
+HELD = 3.0  # seconds in which four processes have come to the same point
 
 
 async def run(options: Options) -> list[Result]:
@@ -86,7 +86,7 @@ async def _opening(path: Path, by_hand: Path, data: Data, options: Options) -> R
     first, hand = "aiovec, to the first answer", "sqlite-vec by hand, to the first answer"
     found = await interleaved({first: ours, hand: theirs}, options.rounds(5))
     middle = {name: float(np.median([one[name] for one in told])) for name in told[0]}
-    holding = {**asked, "path": str(path), "hold": _HELD}
+    holding = {**asked, "path": str(path), "hold": HELD}
     four = await asyncio.gather(*(fresh("search", holding) for _ in range(4)))
     return Result(
         "search, opening",
@@ -271,7 +271,7 @@ async def _writer(store: VectorStore, data: Data) -> AsyncIterator[list[int]]:
 async def _open(path: str, query: Any, keep: bool, hold: float) -> dict[str, float]:
     """Open a store and search; ``keep`` waits for its scan file, ``hold`` so many seconds twice,
     for other processes that do the same."""
-    async with aiovec.connect(":memory:"):
+    async with aiovec.connect(path):
         pass  # imports what a store needs
     began = time.perf_counter()
     async with aiovec.connect(path) as store:
@@ -280,7 +280,7 @@ async def _open(path: str, query: Any, keep: bool, hold: float) -> dict[str, flo
         first = time.perf_counter() - began
         loaded = first + await until_loaded(store, query)
         after = psutil.Process().memory_info().rss
-        if keep and (await store.stats(TABLE)).details["scan_file"]:
+        if keep and (await store.stats(TABLE)).details.get("scan_file"):
             for _ in range(600):
                 if await asyncio.to_thread(_has_token, path):
                     break
@@ -296,7 +296,7 @@ async def _open(path: str, query: Any, keep: bool, hold: float) -> dict[str, flo
 
 
 def _has_token(path: str) -> bool:
-    db = connect(Path(path))
+    db = connect(Path(path.removeprefix("sqlite://")))
     found = db.execute("SELECT 1 FROM aiovec_state WHERE key LIKE 'scan:%'").fetchone()
     db.close()
     return found is not None

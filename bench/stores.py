@@ -65,7 +65,7 @@ async def until_loaded(store: VectorStore, query: Float32Array, table: str = TAB
     """Search until the table is in memory; return the seconds since the first search."""
     began = time.perf_counter()
     await store.search(table, query, limit=1)
-    while (await store.stats(table)).details["searched"] != "in memory":
+    while (await store.stats(table)).details.get("searched", "in memory") != "in memory":
         if time.perf_counter() - began > 120:
             raise TimeoutError(f"the table {table} was not in memory in time")
         await asyncio.sleep(0.01)

@@ -1,41 +1,45 @@
-"""Backup and restore: each writes every table's present version anew, in a folder of its own."""
+"""Backup and restore: each copies the files of every table's present version to a new folder.
+
+So a copy has the table's indexes. A manifest names the files of its version, by their places below
+the table's folder.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import shutil
+import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.files import remove_abandoned
 from aiovec.backend.threads import in_thread, to_its_end
-from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
+from aiovec.errors import CorruptStoreError, InvalidArgumentError, StoreBusyError
 
 from .driver import lancedb
 from .errors import translated
 from .export import stream_of
-from .layout import copied
+from .layout import notes_of_copy
 from .locks.local import FOLDER, lock_file, unlock_file
-from .locks.moves import generation_in, write_generation
+from .marks import generation_in, write_generation
 from .session import Session
-from .target import NEW_TABLES, StoreTarget
-from .upkeep.retention import Pins
-from .written import TableFiles
+from .target import StoreTarget
+from .upkeep.retention import Pins, check_kept
+from .whole_files import TableFiles, refers_to, version_of
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
     from .settings import LancedbSettings
 
-_BYTES = 64 * 2**20
+# Bytes that are copied at once, and those that Lance may keep of a copy while it is read.
+_PIECE, _CACHE = 8 * 2**20, 64 * 2**20
 
 Alone = Callable[[Sequence[str]], AbstractAsyncContextManager[None]]
 """Holds off those who write to some tables, as far as they take locks."""
@@ -53,24 +57,26 @@ async def write_backup(
     that fails leaves nothing behind. StaleTableError where a table was renamed or dropped
     meanwhile, whose files cannot be read any more.
     """
-    await session.check_here()
+    await session.mark.check_here()
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         await in_thread(_prepare, path, partial)
         async with AsyncExitStack() as stack:
             names = await session.names()
-            opened = {}
+            versions = {}
             async with alone(names):
                 for name in names:
-                    opened[name] = await session.open_any(name)
-                    version = await session.run(opened[name][0].version())
-                    await stack.enter_async_context(pins.held(name, version))
+                    table, _ = await session.open_any(name)
+                    versions[name] = int(await session.run(table.version()))
+                    await stack.enter_async_context(pins.pin(name, versions[name]))
                 await _check_names(session, names)
             try:
-                await _copy(session, opened, partial, str(path), generation)
+                await _copy(session, versions, partial, str(path), generation)
             except CorruptStoreError:
                 await _check_names(session, names)
+                for name, version in versions.items():
+                    await check_kept(session, name, version)
                 raise
             await _check_names(session, names)
         with translated(str(path)):
@@ -99,11 +105,12 @@ async def restore_backup(
     session = Session(StoreTarget(str(backup)), settings)
     try:
         await session.open()
-        opened = {}
+        versions = {}
         for name in await session.names():
             await session.handle(name)
-            opened[name] = await session.open_any(name)
-        await _copy(session, opened, partial, str(folder), generation)
+            table, _ = await session.open_any(name)
+            versions[name] = int(await session.run(table.version()))
+        await _copy(session, versions, partial, str(folder), generation)
         return await in_thread(_put_in_place, partial, folder, overwrite)
     finally:
         await in_thread(session.close)
@@ -111,46 +118,87 @@ async def restore_backup(
 
 
 async def _copy(
-    session: Session,
-    tables: Mapping[str, tuple[AsyncTable, pa.Schema]],
-    partial: Path,
-    path: str,
-    generation: int,
+    session: Session, tables: Mapping[str, int], partial: Path, path: str, generation: int
 ) -> None:
-    """Write tables to a new store, in the folder ``partial``; its changes have other numbers."""
+    """Copy the files of a version of each table to a new store, in the folder ``partial``."""
     with translated(path):
         # It makes the folder, and goes on to do so when it is cancelled.
-        copy = await to_its_end(lancedb.connect_async(partial, storage_options=NEW_TABLES))
+        caches = await in_thread(lancedb.Session, _CACHE, _CACHE)
+        copy = await to_its_end(lancedb.connect_async(partial, session=caches))
     try:
-        for name, (table, schema) in tables.items():
-            with translated(path):
-                target = await to_its_end(copy.create_table(name, schema=copied(schema)))
-            async with aclosing(stream_of(session, table)) as blocks:
-                waiting: list[pa.RecordBatch] = []
-                async for block in blocks:
-                    waiting.append(block)
-                    if sum(block.nbytes for block in waiting) > _BYTES:
-                        await _add(target, waiting, path)
-                        waiting = []
-                if waiting:
-                    await _add(target, waiting, path)
-            with translated(path):
-                cut = await in_thread(TableFiles(partial, name).cut_short)
-            if cut:
-                raise AiovecError(
-                    f"the file system or the disk of {path} failed while {cut[0]} of the table "
-                    f"{name!r} was written; nothing was kept, try again"
-                )
+        for name, version in tables.items():
+            await _copy_files(session, name, version, partial, path)
+            await _finish(session, await session.run(copy.open_table(name)), partial, name)
     finally:
         copy.close()  # type: ignore[no-untyped-call]
     with translated(path):
         await in_thread(write_generation, partial / FOLDER, generation)
 
 
-async def _add(target: AsyncTable, blocks: list[pa.RecordBatch], path: str) -> None:
-    with translated(path):
-        # Lance's threads would go on with a write that is cancelled.
-        await to_its_end(target.add(pa.Table.from_batches(blocks)))
+async def _copy_files(session: Session, table: str, version: int, partial: Path, path: str) -> None:
+    """Copy the files that a version refers to, and its manifest."""
+    folder = f"{table}.lance"
+    with translated(session.target):
+        names = await in_thread(_files_below, session, folder)
+        manifest = next((name for name in names if version_of(name) == version), None)
+        if manifest is None:
+            raise CorruptStoreError(session.target, f"version {version} of {table!r} is missing")
+        pieces = _pieces(session, f"{folder}/{manifest}")
+        content = await in_thread(lambda: b"".join(pieces))
+    for name in [manifest, *(name for name in names if refers_to(content, name))]:
+        session.check()
+        stop = threading.Event()
+        pieces = _pieces(session, f"{folder}/{name}")
+        with translated(path):
+            await in_thread(_write, pieces, partial / folder / name, stop, stop=stop.set)
+
+
+async def _finish(session: Session, table: AsyncTable, partial: Path, name: str) -> None:
+    """Read all of a copy, leave out what is damaged of its indexes, and give its changes other
+    numbers: the version as it was is then removed from the copy."""
+    async with aclosing(stream_of(session, table)) as blocks:
+        async for _ in blocks:
+            session.check()
+    # Lance's threads would go on with a write that is cancelled.
+    for index in await session.run(table.list_indices()):
+        try:
+            await to_its_end(session.run(table.prewarm_index(index.name)))
+        except CorruptStoreError:
+            await to_its_end(session.run(table.drop_index(index.name)))
+    if notes := notes_of_copy(await session.run(table.schema())):
+        await to_its_end(session.annotate(table, "id", notes))
+    files = TableFiles(partial, name)
+    await in_thread(lambda: files.remove_before(files.newest()))
+
+
+def _files_below(session: Session, folder: str) -> list[str]:
+    """Return the paths of the files of a table, as parts of its folder."""
+    if session.folder is None:
+        return session.bucket.files(f"{folder}/")
+    root = session.folder / folder
+    return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+
+
+def _pieces(session: Session, path: str) -> Iterator[bytes]:
+    """Read a file of the store piece by piece; CorruptStoreError where it is missing."""
+    if session.folder is None:
+        yield from session.bucket.pieces(path, _PIECE)
+        return
+    try:
+        with (session.folder / path).open("rb") as file:
+            while piece := file.read(_PIECE):
+                yield piece
+    except FileNotFoundError as exc:
+        raise CorruptStoreError(session.target, f"the file {path} is missing") from exc
+
+
+def _write(pieces: Iterable[bytes], path: Path, stop: threading.Event) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        for piece in pieces:
+            if stop.is_set():
+                return
+            file.write(piece)
 
 
 def _prepare(path: Path, partial: Path) -> None:

@@ -78,7 +78,7 @@ async def _end(session: Session, table: Opened) -> _Position:
             "that aiovec makes"
         )
         raise UnsupportedError("changes", "lancedb", hint)
-    return _Position(numbering, await session.version(table))
+    return _Position(numbering, await table.version())
 
 
 async def number_anew(session: Session, lance: AsyncTable) -> None:

@@ -18,7 +18,7 @@ from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
 
 from .settings import LancedbSettings
 from .target import StoreTarget
-from .written import TableFiles
+from .whole_files import TableFiles
 
 if TYPE_CHECKING:
     from .session import Session

@@ -14,20 +14,20 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiovec.backend.contract import TableHandle
 from aiovec.backend.limits import renewed
 from aiovec.errors import AiovecError, ConfigError, StoreBusyError
 
+from .commit import Change
 from .index.build import MAKER, IndexMaker
 from .layout import LOADED, LoadNote, load_in
-from .session import Opened, Session
-from .writer import Change, WriteOperation
-from .writes import stored_form as stored_form
+from .operations import stored_form as stored_form
+from .session import Opened
+from .table import Table
 
-Act = Callable[[], Awaitable[Any]]
-Write = Callable[[str, WriteOperation], Awaitable[Any]]
+Act = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +38,17 @@ class TablePlace:
     options: Mapping[str, str] = field(repr=False)
 
 
-class _Version(NamedTuple):
-    table: Opened
-    number: int
-    rows: int
-
-
 class Filling:
     """The load of one engine into one table, which is empty when it begins."""
 
-    def __init__(
-        self, session: Session, table: TableHandle, run: str, write: Write, sweep: Act
-    ) -> None:
+    def __init__(self, table: Table, handle: TableHandle, run: str, sweep: Act) -> None:
         """``sweep`` removes the files that no version of the table has."""
-        self._session = session
+        self._commit_to = table.commit
+        self._session = table.session
         self._sweeping = sweep
-        self._table = table
+        self._table = handle
         self._run = run
         self._note = LoadNote(run, filling=True, attempt=uuid.uuid4().hex)
-        self._write = write
         self.version = 0
         """The version that the load is to commit on."""
         self.rows: int | None = None
@@ -72,15 +64,14 @@ class Filling:
 
     async def _do(self, act: Act) -> Any:
         # As a change of the schema: none of a load may be open with a migration.
-        return await self._write(self._table.name, Change(act, changes_schema=True, fills=True))
+        return await self._commit_to(Change(act, self._table, changes_schema=True, fills=True))
 
     async def begin(self) -> None:
         """Note the load with the table, unless the run has filled it before."""
         await self._do(self._begin)
 
-    async def _begin(self) -> None:
-        table = await self._session.opened(self._table)
-        rows, note = await self._session.rows(table), load_in(table.arrow)
+    async def _begin(self, table: Opened) -> None:
+        rows, note = await table.rows(), load_in(table.arrow)
         if note is not None and note.filling and note.run != self._run:
             raise StoreBusyError(
                 f"another load ({note.run}) fills the table {self._table.name!r}, or was "
@@ -102,12 +93,12 @@ class Filling:
         await self._keep(table, self._note._replace(attempt=""))
         await self._fence()
         table = await self._session.opened(self._table)
-        if await self._session.rows(table):
+        if await table.rows():
             await self._keep(table, None)
             raise StoreBusyError(f"others write to the table {self._table.name!r}", 0.0)
         await self._keep(table, self._note)
         await self._sweep()  # what an earlier start of the run has left
-        self.version = (await self._own()).number
+        self.version = await (await self._checked()).version()
 
     async def _fence(self) -> None:
         """Let no commit pass that began before."""
@@ -119,7 +110,7 @@ class Filling:
         text = None if note is None else note.to_json()
         await self._session.annotate(table.lance, "id", {LOADED: text})
 
-    async def _own(self) -> _Version:
+    async def _checked(self) -> Opened:
         """Return the table's newest version; AiovecError if the load is no longer in charge."""
         table = await self._session.opened(self._table)
         if load_in(table.arrow) != self._note:
@@ -128,8 +119,7 @@ class Filling:
                 f"{self._table.name!r}; see `aiovec info`, for this one cannot tell whether its "
                 "rows were added"
             )
-        version = await self._session.version(table)
-        return _Version(table, version, await self._session.rows(table))
+        return table
 
     async def commit(self, commit: Act) -> int:
         """Have the rows committed, and return their number.
@@ -139,24 +129,25 @@ class Filling:
         with renewed():  # what was written is no time that it waited for others
             return int(await self._do(partial(self._commit, commit)))
 
-    async def _commit(self, commit: Act) -> int:
-        if not (await self._own()).rows:
+    async def _commit(self, commit: Act, newest: Opened) -> int:
+        if not await (await self._checked()).rows():
             try:
                 with self._session.guarded():
                     await commit()
             except AiovecError:
-                if not (await self._own()).rows:  # else it was the answer that was lost
+                if not await (await self._checked()).rows():  # else it was the answer that was lost
                     raise
         await self._sweep()  # what workers have left that died
-        table, _, rows = await self._own()
+        table = await self._checked()
+        rows = await table.rows()
         await self._keep(table, self._note._replace(filling=False))
         return rows
 
     async def abandon(self) -> None:
         """Let others write again: nothing was loaded."""
 
-        async def act() -> None:
-            await self._own()
+        async def act(_: Opened) -> None:
+            await self._checked()
             await self._fence()
             await self._sweep()
             await self._keep(await self._session.opened(self._table), None)

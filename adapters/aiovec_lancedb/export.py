@@ -23,11 +23,12 @@ from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
-from .layout import column_names, incarnation_in
+from .layout import column_names, incarnation_in, numbering_in
 from .memory import STREAM_BYTES
 from .reads import MOST, condition_of
 from .session import Opened, Session
-from .upkeep.retention import Pins
+from .table import Table
+from .upkeep.retention import check_kept
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -44,7 +45,8 @@ class _Cursor(NamedTuple):
     """The first ``rows`` rows of a version that match the filter were given."""
 
     table: str
-    """The table's incarnation: another one of its name has other versions."""
+    """The table's incarnation and numbering: another one of its name, or a copy that went on by
+    itself, has other versions."""
     filter: str
     """A digest of the filter, which decides what the rows are counted among."""
     version: int
@@ -72,12 +74,11 @@ class _Cursor(NamedTuple):
 class Export:
     """The rows of a table that a filter selects."""
 
-    session: Session
+    table: Table
     handle: TableHandle
     where: Expr | None
     columns: Columns
     batch_size: int
-    pins: Pins
 
     async def batches(
         self, after: bytes | None
@@ -86,25 +87,25 @@ class Export:
         condition = await condition_of(self.where)
         digest = hashlib.blake2b((condition or "").encode(), digest_size=8).hexdigest()
         cursor = None if after is None else _Cursor.from_bytes(after)
-        async with self.session.reading(self.handle) as table:
+        async with self.table.session.reading(self.handle) as table:
             if cursor is None:
-                newest = await self.session.version(table)
+                newest = await table.version()
                 cursor = _Cursor(_named(table), digest, newest, 0)
-                async with self.pins.held(self.handle.name, newest):
+                async with self.table.pin(newest):
                     async for found in self._of(table, cursor, condition):
                         yield found
                 return
             if (cursor.table, cursor.filter) != (_named(table), digest):
                 expected = "the cursor of an export of this table with the same filter"
                 raise InvalidArgumentError("after", after, expected)
-            async with self.pins.held(self.handle.name, cursor.version):
+            async with self.table.pin(cursor.version):
                 await self._check_out(table, cursor)
                 async for found in self._of(table, cursor, condition):
                     yield found
 
     async def _check_out(self, table: Opened, cursor: _Cursor) -> None:
         try:
-            await self.session.run(table.lance.checkout(cursor.version))
+            await self.table.session.run(table.lance.checkout(cursor.version))
         except CorruptStoreError as exc:
             expected = (
                 f"a cursor of a version that is kept; {cursor.version} is not any more, so begin "
@@ -120,17 +121,23 @@ class Export:
         schema = pa.schema([layout.field(name) for name in names], metadata=layout.metadata)
         given = cursor.rows
         waiting: list[pa.RecordBatch] = []
-        stream = stream_of(self.session, table.lance, names, condition, given, self.batch_size)
-        async with aclosing(stream) as batches:
-            async for batch in batches:
-                waiting.append(batch)
-                while (
-                    sum(map(len, waiting)) >= self.batch_size
-                    or sum(map(_bytes, waiting)) >= LARGEST_BATCH
-                ):
-                    ready, waiting = await self._first(waiting, schema)
-                    given += ready.num_rows
-                    yield ready, cursor._replace(rows=given).to_bytes()
+        stream = stream_of(
+            self.table.session, table.lance, names, condition, given, self.batch_size
+        )
+        try:
+            async with aclosing(stream) as batches:
+                async for batch in batches:
+                    waiting.append(batch)
+                    while (
+                        sum(map(len, waiting)) >= self.batch_size
+                        or sum(map(_bytes, waiting)) >= LARGEST_BATCH
+                    ):
+                        ready, waiting = await self._first(waiting, schema)
+                        given += ready.num_rows
+                        yield ready, cursor._replace(rows=given).to_bytes()
+        except CorruptStoreError:
+            await check_kept(self.table.session, self.handle.name, cursor.version)
+            raise
         if waiting:
             ready, _ = await self._first(waiting, schema)
             yield ready, cursor._replace(rows=given + ready.num_rows).to_bytes()
@@ -155,7 +162,8 @@ def _bytes(batch: pa.RecordBatch) -> int:
 
 
 def _named(table: Opened) -> str:
-    return (incarnation_in(table.arrow) or b"").decode()
+    numbering = numbering_in(table.arrow) or ""
+    return f"{(incarnation_in(table.arrow) or b'').decode()}{numbering}"
 
 
 async def stream_of(

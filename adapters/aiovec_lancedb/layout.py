@@ -19,7 +19,7 @@ from aiovec.backend import Field, Schema
 from aiovec.backend.contract import Columns, TableHandle
 from aiovec.errors import AiovecError, CorruptStoreError
 
-from .tuning import KEY, Tuned, tuned_of
+from .index.effort import KEY, Tuned, tuned_of
 
 _SCHEMA = b"aiovec.schema"
 _INCARNATION = b"aiovec.table"
@@ -131,17 +131,13 @@ def is_moving(arrow: pa.Schema) -> bool:
     return _note_in(arrow, MOVING) is not None
 
 
-def copied(arrow: pa.Schema) -> pa.Schema:
-    """The schema of a table's copy: without a migration's sign or the note of a load, and with its
-    own numbering."""
-    place = arrow.get_field_index("id")
-    if place < 0:  # another program's table
-        return arrow
-    column = arrow.field(place)
-    metadata = {**(column.metadata or {}), NUMBERING.encode(): new_numbering().encode()}
-    metadata.pop(MOVING.encode(), None)
-    metadata.pop(LOADED.encode(), None)
-    return arrow.set(place, column.with_metadata(metadata))
+def notes_of_copy(arrow: pa.Schema) -> dict[str, str | None]:
+    """Return what a copy of the table notes on the id's column: no migration's sign, no load, and a
+    numbering of its own. Nothing where the table has none of these."""
+    notes: dict[str, str | None] = {
+        NUMBERING: new_numbering(), MOVING: None, LOADED: None,
+    }  # fmt: skip
+    return {key: value for key, value in notes.items() if _note_in(arrow, key) is not None}
 
 
 def tuned_in(arrow: pa.Schema, schema: Schema) -> Tuned:

@@ -9,9 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -19,10 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
+from anyio import CapacityLimiter
 
 from aiovec.backend import Schema, check_table_name
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.files import look_at
+from aiovec.backend.limits import Deadline
 from aiovec.backend.memory import default_budget
 from aiovec.backend.settings import bytes_of
 from aiovec.backend.threads import hop, in_thread
@@ -32,6 +39,7 @@ from aiovec.errors import (
     ConfigError,
     CorruptStoreError,
     InvalidNameError,
+    StoreBusyError,
     StoreClosedError,
     StoreReplacedError,
     StoreUnreachableError,
@@ -41,7 +49,6 @@ from aiovec.errors import (
 from .driver import first_process, lancedb, without_blobs
 from .errors import NoSuchTableError, translated
 from .layout import (
-    LoadNote,
     handle_of,
     incarnation_in,
     incarnation_of,
@@ -49,9 +56,12 @@ from .layout import (
     load_in,
     token_of,
 )
+from .locks.lease import UpkeepLease
+from .locks.local import FOLDER, ONE_TRY, TableLock
+from .marks import MarkFile, MarkObject, MarkStorage, StoreMark
 from .memory import ReadAdmission
 from .target import StoreTarget
-from .written import TableFiles
+from .whole_files import TableFiles, version_of
 
 if TYPE_CHECKING:
     from lancedb import AsyncConnection
@@ -74,22 +84,71 @@ _FORKED = (
 # ones, which push the old ones out.
 _METADATA_CACHE = 64 * 2**20
 # Answers that are kept of one version.
-_MOST_KNOWN = 256
+_MOST_ANSWERS = 256
 # Pauses, in seconds, between looks at a table or versions whose files are missing: they may vanish.
 _LOOKS = (0.02, 0.1, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A table as it is at one moment: ``lance`` reads that version until it is told otherwise."""
+    """A table as it is at one moment: ``lance`` reads that version until it is told otherwise.
 
+    Each question about the version is asked once.
+    """
+
+    session: Session
     name: str
     lance: AsyncTable
     schema: Schema
     arrow: pa.Schema
     """With the notes about its state, which ``layout`` reads."""
-    known: dict[str, Any] = field(default_factory=dict, compare=False)
-    """Answers about this version that were asked for once, by their names."""
+    answers: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    async def version(self) -> int:
+        """Return the number of the version."""
+        return int(await self._once("version", self.lance.version))
+
+    async def rows(self, condition: str | None = None) -> int:
+        """Return the rows of the version, or those that a condition selects."""
+        count = partial(self.lance.count_rows, condition)
+        return int(await self._once(f"rows {condition or ''}", count))
+
+    async def indexes(self) -> list[Any]:
+        """Return Lance's description of each index that the version has."""
+        found: list[Any] = await self._once("indexes", self.lance.list_indices)
+        return found
+
+    async def stats(self) -> Mapping[str, Any]:
+        """Return Lance's sizes of the version."""
+        found: Mapping[str, Any] = await self._once("stats", self.lance.stats)
+        return found
+
+    async def _once(self, question: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        if question not in self.answers:
+            if len(self.answers) >= _MOST_ANSWERS:
+                self.answers.clear()
+            self.answers[question] = await self.session.run(ask())
+        return self.answers[question]
+
+    async def versions(self) -> list[Version]:
+        """Return every version of the table that is kept now, the oldest first."""
+
+        async def look() -> list[Mapping[str, Any]]:
+            return await self.session.run(self.lance.list_versions())  # type: ignore[no-untyped-call]
+
+        # It reads each version's manifest, and upkeep may remove one before that.
+        found = await _looked_up(look)
+        return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
+
+
+def check_not_filled(table: Opened) -> None:
+    """Raise StoreBusyError while an engine fills the table."""
+    load = load_in(table.arrow)
+    if load is not None and load.filling:
+        raise StoreBusyError(
+            f"`aiovec import --engine` ({load.run}) fills the table {table.name!r}; if it was "
+            "interrupted, run the same command again, or drop the table", 0.0,
+        )  # fmt: skip
 
 
 class Version(NamedTuple):
@@ -116,9 +175,6 @@ def _caches(settings: LancedbSettings) -> Any:
     )
 
 
-async def _nothing() -> None: ...
-
-
 async def _looked_up(
     look: Callable[[], Awaitable[_T]], missing: type[Exception] = CorruptStoreError
 ) -> _T:
@@ -130,19 +186,15 @@ async def _looked_up(
     return await look()
 
 
-HEED: ContextVar[Callable[[LoadNote | None], Awaitable[None]] | None] = ContextVar(
-    "aiovec_heed", default=None
-)
-"""Of a write: called once it has opened its table, with the table's last load, and before it makes
-a version."""
-
-
 class Session:
     """Everything that reaches lancedb goes through here, and its errors come out as ours."""
 
-    def __init__(self, place: StoreTarget, settings: LancedbSettings) -> None:
+    def __init__(
+        self, place: StoreTarget, settings: LancedbSettings, *, in_use: bool = False
+    ) -> None:
+        """``in_use``: it heeds the mark of a migration, as those do who do not only look."""
         self._target = place
-        self._settings = settings
+        self.settings = settings
         self._secrets = place.secrets(settings)
         self.admission = ReadAdmission(settings.busy_timeout)
         """Shares of the memory for reads."""
@@ -151,8 +203,13 @@ class Session:
         self._inode: tuple[int, int] | None = None
         self._let_go: Callable[[], object] = lambda: None
         self._closed = False
-        self.check_here: Callable[[], Awaitable[None]] = _nothing
-        """Raises StoreMovedError where a migration has moved the store."""
+        self.closing = False
+        """True once no new call may begin; those that were accepted go on."""
+        self._key = ""
+        # Threads of their own for those that wait for locks, so that they keep no work waiting.
+        self._lock_threads = CapacityLimiter(16)
+        self.mark = StoreMark(self.target, self._mark_storage() if in_use else None)
+        """The mark of a migration, as this store sees it."""
 
     @property
     def target(self) -> str:
@@ -162,10 +219,6 @@ class Session:
     def folder(self) -> Path | None:
         """Where the tables lie, where that is a folder."""
         return self._target.folder
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     @property
     def exclusive(self) -> bool:
@@ -178,7 +231,7 @@ class Session:
         return self._connection is not None and self._process != os.getpid()
 
     async def open(self) -> None:
-        options = self._target.connection_options(self._settings)
+        options = self._target.connection_options(self.settings)
         folder = self._target.folder
         if folder is not None and await in_thread(folder.is_file):
             raise ConfigError(f"{folder} is a file; LanceDB stores in a folder")
@@ -187,16 +240,19 @@ class Session:
             raise AiovecError(
                 f"{self.target}: LanceDB was in use before this process was forked. {_FORKED}"
             )
-        memory = self._settings.search_bytes()
+        memory = self.settings.search_bytes()
         self.admission.allow(await in_thread(default_budget) if memory is None else memory)
         if not self._target.managed:
-            options["session"] = await in_thread(_caches, self._settings)
+            options["session"] = await in_thread(_caches, self.settings)
         try:
             async with asyncio.timeout(None if folder is not None else _PATIENCE):
                 with self.translated():
                     self._connection = await lancedb.connect_async(self._target.target, **options)
                     await self._connection.list_tables(limit=1)
             await self.check_place()
+            # The same for all stores on the same tables; each store in memory is its own.
+            self._key = await in_thread(lambda: self._target.key)
+            self._key += f" {id(self)}" if self._target.in_memory else ""
         except TimeoutError:
             reason = f"the server did not answer within {_PATIENCE:.0f} s"
             raise StoreUnreachableError(self.target, reason) from None
@@ -237,7 +293,7 @@ class Session:
     @property
     def new_tables(self) -> dict[str, str]:
         """The storage options, which say how Lance makes a table."""
-        return dict(self._target.connection_options(self._settings)["storage_options"])
+        return dict(self._target.connection_options(self.settings)["storage_options"])
 
     def translated(self) -> AbstractContextManager[None]:
         """Let errors of lancedb come out as ours, without this store's secrets."""
@@ -254,7 +310,7 @@ class Session:
         self._let_go()
 
     def check(self) -> AsyncConnection:
-        """The connection, or why it cannot be used."""
+        """Return the connection; raise StoreClosedError if it cannot be used."""
         if self._connection is None or self._closed:
             raise StoreClosedError(self.target)
         if self._process != os.getpid():
@@ -271,7 +327,8 @@ class Session:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Errors of lancedb within are told as ours; those of a store that closes, as that."""
+        """Translate errors of lancedb within; any error of a store that closes becomes
+        StoreClosedError."""
         try:
             with self.translated():
                 yield
@@ -282,6 +339,47 @@ class Session:
                 raise StoreClosedError(self.target) from exc
             raise
 
+    # Locks and the mark
+
+    @property
+    def own_folder(self) -> Path | None:
+        """The folder of locks beside the tables."""
+        return None if self.folder is None else self.folder / FOLDER
+
+    def lock(self, table: str) -> TableLock:
+        """Return a lock of that name, for one holder in all stores on these tables."""
+        file = None if self.own_folder is None else self.own_folder / f"{table}.lock"
+        return TableLock(f"{self._key}\n{table}", file, self.look_at_place, self._lock_threads)
+
+    async def lease(self, table: str) -> UpkeepLease | None:
+        """Return what keeps the upkeep of other processes off in a bucket; None elsewhere."""
+        if not self._target.in_bucket:
+            return None
+        return UpkeepLease(await in_thread(lambda: self.bucket), table)
+
+    @asynccontextmanager
+    async def locked(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
+        """Nobody writes to the tables within. StoreBusyError if one of them is not free.
+
+        All of them are free within ``limit`` seconds, or none is held any longer: whoever waits for
+        the first must not be refused because of the last one.
+        """
+        deadline = Deadline(limit)
+        with ExitStack() as held:
+            for table in sorted(tables):
+                lock = self.lock(table)
+                while not await lock.take(ONE_TRY):
+                    if deadline.left() <= 0:
+                        raise deadline.error(f"the table {table!r} is written to by others")
+                held.callback(lock.release)
+            yield
+
+    def _mark_storage(self) -> Callable[[], MarkStorage] | None:
+        """Return the place of a migration's mark; None without a lock that all writers take."""
+        if self.own_folder is not None:
+            return partial(MarkFile, self.own_folder)
+        return (lambda: MarkObject(self.bucket)) if self._target.in_bucket else None
+
     # Tables
 
     @cached_property
@@ -291,10 +389,10 @@ class Session:
             from .locks.bucket import Bucket
         except ImportError as exc:
             raise BackendNotInstalledError("lancedb", "aiovec[lancedb]") from exc
-        return Bucket(self._target.key, self.target, self._settings.storage_options)
+        return Bucket(self._target.key, self.target, self.settings.storage_options)
 
     async def has(self, name: str) -> bool:
-        """Return whether there is a table of this name, maybe a damaged one."""
+        """Return whether a table of this name exists, maybe a damaged one."""
         self.check()
         if self.folder is not None:
             await self.check_place()
@@ -328,7 +426,7 @@ class Session:
         return sorted(names)
 
     async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:
-        """A table and its schema as Lance has it, or StaleTableError where there is none."""
+        """Return a table and its schema as Lance has it, or raise StaleTableError without one."""
 
         async def look() -> tuple[AsyncTable, pa.Schema]:
             connection = self.check()
@@ -345,15 +443,20 @@ class Session:
             reason = f"the newest version of table {name!r} is empty, as after a power cut; {cure}"
             raise CorruptStoreError(self.target, reason) from exc
 
-    async def versions(self, table: Opened) -> list[Version]:
-        """Every version of a table that is kept, the oldest first."""
+    async def listed_versions(self, table: Opened) -> list[Version]:
+        """Return every version that is kept, the oldest first, with the times of their manifests.
 
-        async def look() -> list[Mapping[str, Any]]:
-            return await self.run(table.lance.list_versions())  # type: ignore[no-untyped-call]
-
-        # It reads each version's manifest, and upkeep may remove one before that.
-        found = await _looked_up(look)
-        return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
+        It reads none of these, and in a bucket it is one request for a thousand of them.
+        """
+        if self.folder is not None:
+            times = await in_thread(TableFiles(self.folder, table.name).times)
+        elif self._target.in_bucket:
+            folder = f"{table.name}.lance/"
+            files = await in_thread(lambda: self.bucket.times(folder, f"{folder}_versions/"))
+            times = [(number, at) for name, at in files if (number := version_of(name))]
+        else:
+            return await table.versions()
+        return [Version(number, datetime.fromtimestamp(at, UTC)) for number, at in sorted(times)]
 
     async def handle(self, name: str) -> TableHandle:
         async def look() -> tuple[AsyncTable, pa.Schema]:
@@ -364,7 +467,7 @@ class Session:
                 names = await self.names()
                 if name in names:
                     raise
-                await self.check_here()
+                await self.mark.check_here()
                 raise TableNotFoundError(name, names) from exc.__cause__
 
         try:  # a table is listed a moment before it can be read
@@ -374,16 +477,11 @@ class Session:
             raise CorruptStoreError(self.target, reason) from exc.__cause__
         await self.check_place()
         if is_moving(arrow):
-            await self.check_here()
+            await self.mark.check_here()
         return handle_of(name, arrow, self.target)
 
-    async def heed(self, load: LoadNote | None) -> None:
-        """Let a write see a mark that was set before the version it has opened; reads pass."""
-        if (heed := HEED.get()) is not None:
-            await heed(load)
-
     async def opened(self, handle: TableHandle, *, altered: bool = False) -> Opened:
-        """The table as it is now, or StaleTableError where it is no longer what the handle says.
+        """Return the table as it is now; StaleTableError if it is no longer what the handle says.
 
         ``altered``: its fields may be others, as long as it was not dropped.
         """
@@ -393,40 +491,18 @@ class Session:
             if not altered or incarnation_in(arrow) != incarnation_of(handle):
                 raise StaleTableError(handle.name)
             handle = handle_of(handle.name, arrow, self.target)
-        await self.heed(load_in(arrow))
         if is_moving(arrow):
-            await self.check_here()
-        return Opened(handle.name, table, handle.schema, arrow)
+            await self.mark.check_here()
+        return Opened(self, handle.name, table, handle.schema, arrow)
 
     @asynccontextmanager
     async def reading(self, handle: TableHandle) -> AsyncIterator[Opened]:
-        """The table for a read, during which others may drop it."""
+        """Open the table for a read, during which others may drop it."""
         try:
             yield await self.opened(handle)
         except CorruptStoreError:
             await self.opened(handle)  # StaleTableError where it is gone
             raise
-
-    async def indices(self, table: Opened) -> list[Any]:
-        """Lance's description of each index that the version has."""
-        found: list[Any] = await self._known(table, "indices", table.lance.list_indices)
-        return found
-
-    async def rows(self, table: Opened, condition: str | None = None) -> int:
-        """Return the rows of the version, or those that a condition selects."""
-        count = partial(table.lance.count_rows, condition)
-        return int(await self._known(table, f"rows {condition or ''}", count))
-
-    async def version(self, table: Opened) -> int:
-        """Return the number of the version."""
-        return int(await self._known(table, "version", table.lance.version))
-
-    async def _known(self, table: Opened, name: str, ask: Callable[[], Awaitable[Any]]) -> Any:
-        if name not in table.known:
-            if len(table.known) >= _MOST_KNOWN:
-                table.known.clear()
-            table.known[name] = await self.run(ask())
-        return table.known[name]
 
     async def annotate(self, table: AsyncTable, column: str, notes: Mapping[str, Any]) -> None:
         """Keep notes with a column of the table; None removes one."""
@@ -445,7 +521,8 @@ class Session:
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
-        """All rows of a query, which has at most so many: to ask for the end costs a round trip."""
+        """Return all rows of a query, which has at most so many: asking for the end costs a round
+        trip."""
         found = await self.batches(query, where=where)
         batches: list[pa.RecordBatch] = []
         async for batch in found:
@@ -486,4 +563,15 @@ def _is_table(path: Path) -> bool:
 
     Else it is what a killed or failed creation left.
     """
-    return any(path.glob("_versions/[0-9]*.manifest")) or any(path.glob("data/*"))
+    return _has(path / "_versions", _is_manifest) or _has(path / "data", bool)
+
+
+def _is_manifest(name: str) -> bool:
+    return version_of(f"_versions/{name}") is not None
+
+
+def _has(folder: Path, wanted: Callable[[str], bool]) -> bool:
+    """Return whether a folder has such a name. It stops at the first: there may be thousands."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        return any(wanted(entry.name) for entry in entries)
+    return False

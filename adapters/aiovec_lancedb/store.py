@@ -38,7 +38,7 @@ from aiovec.backend.contract import (
     TextQuery,
     VectorQuery,
 )
-from aiovec.backend.limits import Place, current_deadline, export_gate, renewed, write_gate
+from aiovec.backend.limits import Place, current_deadline, export_gate, renewed
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import hop, in_thread
@@ -50,29 +50,20 @@ from aiovec.errors import (
     UnsupportedError,
 )
 
-from . import (
-    reads,
-    summaries,
-    tables,
-    writes,
-)
+from . import operations, reads, summaries, tables
 from .backup import restore_backup, write_backup
 from .changes import changes, newest_number
+from .commit import Act, Change, WriteOperation
 from .engines import Filling, TablePlace
 from .export import Export
 from .index import info
-from .locks import moves
-from .locks.local import FOLDER, TableLock
-from .locks.moves import BucketMarks, FolderMarks, Marks
-from .reads import TableReader
+from .index.effort import MOST_QUESTIONS
+from .operations import OnConflict
 from .search import VectorSearch
 from .session import Session
 from .target import StoreTarget
 from .text import search as text
-from .tuning import MOST_QUESTIONS
-from .upkeep.loop import Upkeep
-from .upkeep.retention import Pins, retention_of
-from .writer import Change, WriteOperation, Writers
+from .upkeep.loop import OpenTables, TendedTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,6 +87,9 @@ class LancedbBackend(Backend):
     """
 
     name: ClassVar[str] = "lancedb"
+    hints: ClassVar[Mapping[str, str]] = {
+        "backup": "it copies files, and this store has none here; export its tables"
+    }
 
     def __init__(
         self,
@@ -104,24 +98,10 @@ class LancedbBackend(Backend):
     ) -> None:
         self._target = StoreTarget(str(target))
         self._settings = settings
-        self._session = Session(self._target, settings)
-        self._reader = TableReader(self._session, settings.read_freshness)
-        self._writing = write_gate(settings.write_queue)
+        self._session = Session(self._target, settings, in_use=True)
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
-        self._searching = VectorSearch(self._session, self._reader, settings.recall_target)
-        self._fence = moves.Fence(self.target, self._marks())
-        self._session.check_here = self._fence.check_here
-        self._key = ""
-        # A migration follows the changes since it began, however long that takes.
-        self._pins = Pins(self._own_folder, self._fence.is_open)
-        self._writers = Writers(
-            self._session, self._lock, self.busy_timeout, self._fence, self._writing
-        )
-        retention = retention_of(settings, on_folder=self._own_folder is not None)
-        self._upkeep = Upkeep(
-            self._session, settings, self._apply, self._lock, retention, self._pins
-        )
+        self._tables = OpenTables(self._session)
 
     @property
     def target(self) -> str:
@@ -137,13 +117,13 @@ class LancedbBackend(Backend):
         if self.read_only:
             await self._check_there()
         await self._session.open()
-        self._key = await in_thread(self._read_key)
         if self.read_only:
-            self._pins = Pins(None)
             return
-        if self._session.folder is not None and self.upkeep:
+        # The service does it where it is managed.
+        tends = self.upkeep and self._settings.upkeep == "here" and not self._target.managed
+        if self._session.folder is not None and tends:
             await in_thread(tables.remove_dropped, self._session.folder)
-        self._upkeep.background = self.upkeep and not self._target.managed  # there the service does
+        self._tables.background = tends
 
     async def _check_there(self) -> None:
         folder = self._target.folder
@@ -154,54 +134,29 @@ class LancedbBackend(Backend):
                 accepted="an existing store",
             )
 
-    @property
-    def _own_folder(self) -> Path | None:
-        folder = self._target.folder
-        return None if folder is None else folder / FOLDER
-
-    def _read_key(self) -> str:
-        """The same for every store of this process on the same tables. Reads the disk."""
-        # Each store in memory is its own.
-        return f"{self._target.key} {id(self)}" if self._target.in_memory else self._target.key
-
-    def _lock(self, table: str) -> TableLock:
-        folder = self._own_folder
-        file = None if folder is None else folder / f"{table}.lock"
-        return TableLock(f"{self._key}\n{table}", file, self._session.look_at_place)
-
-    def _marks(self) -> Callable[[], Marks] | None:
-        """Return the place of a migration's mark; None without a lock that all writers take."""
-        folder = self._own_folder
-        if folder is not None:
-            return partial(FolderMarks, folder)
-        return self._bucket_marks if self._target.in_bucket else None
-
-    def _bucket_marks(self) -> Marks:
-        """Imports, so it runs in a thread."""
-        return BucketMarks(self._session.bucket)
-
     def supports(self, ability: str) -> bool:
-        return ability in _ABLE or (ability == "moves" and self._fence.supported)
+        if ability == "backup" and (self._target.in_memory or self._target.managed):
+            return False  # there are no files to copy
+        return ability in _ABLE or (ability == "moves" and self._session.mark.supported)
 
     async def close(self) -> None:
         if self._session.forked:  # what is under way belongs to the parent
             return
         self._session.admission.close(StoreClosedError(self.target))
-        self._writing.close(StoreClosedError(self.target))
+        self._tables.gate.close(StoreClosedError(self.target))
         self._exports.close(StoreClosedError(self.target))
-        await self._upkeep.close()
-        await self._writers.close()
+        await self._tables.close()
         self._session.end()
         await in_thread(self._session.close)  # which drops what Lance has cached
 
     async def ping(self) -> None:
         await self._session.run(self._session.check().list_tables(limit=1))
         await self._session.check_place()
-        await self._fence.check_here()
+        await self._session.mark.check_here()
 
     def writing(self, size: int) -> Place:
         self._session.check()
-        return self._writing.enter(current_deadline(self.busy_timeout), size)
+        return self._tables.gate.enter(current_deadline(self.busy_timeout), size)
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -211,52 +166,47 @@ class LancedbBackend(Backend):
         async with self.writing(0):
             return await self._commit(table, work)
 
-    async def _commit(self, table: str, work: WriteOperation) -> Any:
-        result = await self._apply(table, work)
-        self._open_upkeep().wrote(table)
+    async def _commit(self, name: str, work: WriteOperation) -> Any:
+        table = self._writable(name)
+        result = await table.commit(work)
+        table.wrote()
         return result
 
-    async def _apply(self, table: str, work: WriteOperation) -> Any:
+    def _writable(self, table: str) -> TendedTable:
+        """Return a table for a call that changes it or its indexes."""
         self._check_writable()
-        try:
-            return await self._writers.run(table, work)
-        finally:  # also one whose outcome nobody knows
-            self._reader.wrote(table)
+        return self._tables[table]
 
-    def _alone(self, tables: Sequence[str]) -> AbstractAsyncContextManager[None]:
-        """Nobody writes to the tables meanwhile, as far as writers take locks."""
-        return self._writers.holding_off(tables, _SHARE_OF_PATIENCE * self._settings.busy_timeout)
-
-    def _open_upkeep(self) -> Upkeep:
-        self._check_writable()
-        return self._upkeep
+    def _locked(self, tables: Sequence[str]) -> AbstractAsyncContextManager[None]:
+        """Nobody writes to the tables within, as far as writers take locks."""
+        return self._session.locked(tables, _SHARE_OF_PATIENCE * self._settings.busy_timeout)
 
     # Tables
 
     async def tables(self) -> list[str]:
-        await self._fence.check_here()
+        await self._session.mark.check_here()
         return await self._session.names()
 
     async def open_table(self, name: str) -> TableHandle:
         handle = await self._session.handle(name)
-        self._upkeep.opened(name)
+        self._tables[name].opened()
         return handle
 
     async def create_table(self, name: str, schema: Schema) -> None:
         self._check_writable()
-        await self._fence.check_here()
+        await self._session.mark.check_here()
         await tables.check_free(self._session, name)
-        change = partial(tables.create_table, self._session, name, schema, self._fence)
+        change = partial(tables.create_table, self._session, name, schema)
         await self._write(name, Change(change, changes_schema=True))
 
-    async def _alter(self, table: TableHandle, act: Callable[[], Awaitable[None]]) -> None:
-        await self._write(table.name, Change(act, changes_schema=True))
+    async def _alter(self, table: TableHandle, act: Act) -> None:
+        await self._write(table.name, Change(act, table, changes_schema=True))
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        await self._alter(table, partial(tables.add_field, self._session, table, name, field))
+        await self._alter(table, partial(tables.add_field, name, field))
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        await self._open_upkeep().index_field(
+        await self._writable(table.name).index_field(
             table, field, table.schema.fields[field].with_index(kind)
         )
 
@@ -264,15 +214,15 @@ class LancedbBackend(Backend):
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
         altered = table.schema.fields[field].without_index(kind)
-        await self._open_upkeep().index_field(table, field, altered)
+        await self._writable(table.name).index_field(table, field, altered)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
-        async with self._open_upkeep().alone(table.name):
-            await self._alter(table, partial(tables.drop_field, self._session, table, field))
+        async with self._writable(table.name).locked():
+            await self._alter(table, partial(tables.drop_field, field))
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        async with self._open_upkeep().alone(table.name):
-            await self._alter(table, partial(tables.rename_field, self._session, table, old, new))
+        async with self._writable(table.name).locked():
+            await self._alter(table, partial(tables.rename_field, old, new))
 
     async def rename_table(self, old: str, new: str) -> None:
         folder = self._session.folder
@@ -283,16 +233,16 @@ class LancedbBackend(Backend):
                 f"a table can be renamed only in a folder, and {self.target} is none; export the "
                 "table and insert its rows into a new one",
             )
-        async with self._open_upkeep().dropping(old):
-            act = partial(tables.rename_table, self._session, folder, old, new, self._alone)
+        async with self._writable(old).dropping():
+            act = partial(tables.rename_table, self._session, folder, old, new, self._locked)
             await self._write(old, Change(act, changes_schema=True))
-        self._open_upkeep().wrote(new)
+        self._writable(new).wrote()
 
     async def drop_table(self, name: str) -> None:
         self._check_writable()
-        await self._fence.check_here()
+        await self._session.mark.check_here()
         await tables.check_there(self._session, name)
-        async with self._open_upkeep().dropping(name):
+        async with self._writable(name).dropping():
             act = partial(tables.drop_table, self._session, name)
             await self._write(name, Change(act, changes_schema=True, brings_files=False))
 
@@ -314,15 +264,16 @@ class LancedbBackend(Backend):
 
         ``sweep`` removes the files that no version of the table has.
         """
-        async with self._open_upkeep().alone(table.name):
-            load = Filling(self._session, table, run, self._apply, sweep)
+        tended = self._writable(table.name)
+        async with tended.locked():
+            load = Filling(tended, table, run, sweep)
             await load.begin()
             yield load
-        self._open_upkeep().wrote(table.name)
+        tended.wrote()
 
     async def by_engine(self, table: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
         """Have an engine compact a table, and build its indexes over ids and fields anew."""
-        await self._open_upkeep().by_engine(table, compact)
+        await self._writable(table.name).by_engine(table, compact)
 
     # Writing
 
@@ -334,13 +285,13 @@ class LancedbBackend(Backend):
     async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
         await self._put(table, rows, "move" if moves else "replace")
 
-    async def _put(self, table: TableHandle, rows: NewRows, on_conflict: writes.OnConflict) -> int:
-        work = await hop(len(rows), writes.put, table, rows, on_conflict)
+    async def _put(self, table: TableHandle, rows: NewRows, on_conflict: OnConflict) -> int:
+        work = await hop(len(rows), operations.put, table, rows, on_conflict)
         return int(await self._commit(table.name, work))
 
     async def bulk_add(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write(table.name, await hop(weight(rows), writes.add, table, rows))
-        self._upkeep.loading(table.name)
+        await self._write(table.name, await hop(weight(rows), operations.add, table, rows))
+        self._tables[table.name].loading()
 
     async def update(
         self,
@@ -352,31 +303,33 @@ class LancedbBackend(Backend):
         where: Expr | None,
         vector: Float32Array | None = None,
     ) -> int:
-        work = writes.update(table, values, payload, ids, where, vector)
+        work = operations.update(table, values, payload, ids, where, vector)
         # Changing payloads takes a share before its turn among the writers, for some of which
         # others hold one.
         most = None if ids is None else len(ids)
         dim = 0 if vector is None else len(vector)
-        async with await self._reader.changing(table, most, dim) if payload else nullcontext():
+        async with (
+            await self._tables[table.name].changing(table, most, dim) if payload else nullcontext()
+        ):
             return int(await self._write(table.name, work))
 
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
-        work = writes.set_vectors(table, ids, vectors)
+        work = operations.set_vectors(table, ids, vectors)
         return int(await self._commit(table.name, work))
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
-        work = writes.delete(table, ids, where)
+        work = operations.delete(table, ids, where)
         return int(await self._write(table.name, work))
 
     # Reading
 
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
-        async with self._reader.reading(table, len(ids), columns) as opened:
-            return await reads.get(self._session, opened, ids, columns)
+        async with self._tables[table.name].reading(table, len(ids), columns) as opened:
+            return await reads.get(opened, ids, columns)
 
     async def find(
         self,
@@ -388,31 +341,32 @@ class LancedbBackend(Backend):
         offset: int,
         columns: Columns,
     ) -> StoredRows:
-        async with self._reader.reading(table, limit + offset, columns) as opened:
-            return await reads.find(self._session, opened, where, order_by, limit, offset, columns)
+        async with self._tables[table.name].reading(table, limit + offset, columns) as opened:
+            return await reads.find(opened, where, order_by, limit, offset, columns)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        self._upkeep.searched(table.name, (one.vector for one in queries[-MOST_QUESTIONS:]))
-        return await self._searching.search(table, queries)
+        tended = self._tables[table.name]
+        tended.searched(query.vector for query in queries[-MOST_QUESTIONS:])
+        return await VectorSearch(tended, self._settings.recall_target).search(table, queries)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        return await text.search_text(self._session, self._reader, table, query)
+        return await text.search_text(self._session, self._tables[table.name], table, query)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
-        async with self._reader.reading(table) as opened:
-            return await reads.count(self._session, opened, where)
+        async with self._tables[table.name].reading(table) as opened:
+            return await reads.count(opened, where)
 
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> list[tuple[Value, int]]:
-        async with self._reader.reading(table) as opened:
-            return await summaries.value_counts(self._session, opened, ref, where, limit)
+        async with self._tables[table.name].reading(table) as opened:
+            return await summaries.value_counts(opened, ref, where, limit)
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
-        async with self._reader.reading(table) as opened:
-            return await summaries.bounds(self._session, opened, ref, where)
+        async with self._tables[table.name].reading(table) as opened:
+            return await summaries.bounds(opened, ref, where)
 
     async def export(
         self,
@@ -424,7 +378,7 @@ class LancedbBackend(Backend):
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         async with self._exports.enter(current_deadline(self.busy_timeout)):
-            export = Export(self._session, table, where, columns, batch_size, self._pins)
+            export = Export(self._tables[table.name], table, where, columns, batch_size)
             async with aclosing(export.batches(after)) as batches:
                 async for found in batches:
                     self._session.check()
@@ -433,53 +387,55 @@ class LancedbBackend(Backend):
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
-        facts = self._upkeep.facts(table.name)
+        tended, target = self._tables[table.name], self._settings.recall_target
         async with self._session.reading(table) as opened:
-            return await info.stats(self._session, opened, self._settings.recall_target, *facts)
+            state = tended.state
+            return await info.stats(opened, target, tended.doing, state.failure, state.optimized)
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
-        await self._open_upkeep().create(table, kind, options, wait=wait)
+        await self._writable(table.name).create(table, kind, options, wait=wait)
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
         async with self._session.reading(table) as opened:
-            return await info.infos_of(self._session, opened, self._settings.recall_target)
+            return await info.infos_of(opened, self._settings.recall_target)
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
-        await self._open_upkeep().drop(table, name)
+        await self._writable(table.name).drop(table, name)
 
     async def optimize(self, table: TableHandle) -> None:
-        await self._open_upkeep().optimize(table)
+        await self._writable(table.name).optimize(table)
 
     async def measure(self, table: TableHandle, questions: Float32Array) -> None:
-        await self._open_upkeep().measure(table, questions)
+        await self._writable(table.name).measure(table, questions)
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         async with self._session.reading(table) as opened:
-            found = await self._session.versions(opened)
+            found = await opened.versions()
         return [{"version": one.number, "created": one.created} for one in found]
 
     async def revert(self, table: TableHandle, version: int) -> None:
         await self._session.check_place()  # a pin would be made in its place
-        async with self._pins.held(table.name, version):
+        async with self._tables[table.name].pin(version):
             await tables.check_whole(self._session, table, version)
             with renewed():  # what was read is no time that it waited for others
-                act = partial(tables.revert, self._session, table, version)
-                await self._write(table.name, Change(act, changes_schema=True, brings_files=False))
+                act = partial(tables.revert, version)
+                change = Change(act, table, changes_schema=True, brings_files=False)
+                await self._write(table.name, change)
 
     async def backup(self, path: Path) -> None:
-        locked = self._own_folder is not None or self._target.in_memory
-        alone = self._alone if locked and not self.read_only else lambda _: nullcontext()
+        locked = self._session.own_folder is not None and not self.read_only
+        alone = self._locked if locked else lambda _: nullcontext()
         generation = (await self.move_record()).generation
-        await write_backup(self._session, path, self._pins, alone, generation)
+        await write_backup(self._session, path, self._tables.pins, alone, generation)
 
     # Moving away
 
     async def move_record(self) -> MoveRecord:
         self._session.check()
         await self._session.check_place()
-        return await in_thread(self._fence.read)
+        return await in_thread(self._session.mark.read)
 
     async def change_move(
         self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
@@ -487,7 +443,7 @@ class LancedbBackend(Backend):
         self._session.check()
         await self._session.check_place()
         self._check_writable()
-        before, after = await in_thread(partial(self._fence.change, change, anew=anew))
+        before, after = await in_thread(partial(self._session.mark.change, change, anew=anew))
         if after.mark is None and before.mark is not None and not before.mark.filling:
             with suppress(AiovecError):  # the sign for readers only costs them a look
                 await self._set_signs(self._settings.busy_timeout)
@@ -500,20 +456,22 @@ class LancedbBackend(Backend):
         # In a bucket, a write that read an earlier mark reads this one before it is acknowledged.
         elif self._session.exclusive:
             for name in await self._session.names():
-                async with self._writers.holding_off([name], limit):
+                async with self._session.locked([name], limit):
                     pass  # who takes its lock from now on sees the mark
 
     async def _set_signs(self, limit: float) -> None:
         """Have reads of each table look for the mark, behind all writes that came before."""
         names = await self._session.names()
-        works = [
-            Change(partial(tables.set_sign, self._session, name, self._fence), brings_files=False)
+        changes = [
+            self._tables[name].commit(
+                Change(partial(tables.set_sign, self._session, name), brings_files=False), limit
+            )
             for name in names
         ]
-        await asyncio.gather(*map(self._writers.run, names, works, [limit] * len(names)))
+        await asyncio.gather(*changes)
 
     def act_for(self, run: str | None) -> None:
-        self._fence.run = run
+        self._session.mark.run = run
 
     async def change_number(self, table: TableHandle) -> int:
         async with self._session.reading(table) as opened:

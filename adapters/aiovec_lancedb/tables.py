@@ -40,7 +40,6 @@ from .layout import (
     options_of,
     renamable,
 )
-from .locks.moves import Fence
 from .session import Opened, Session
 
 if TYPE_CHECKING:
@@ -53,10 +52,10 @@ _DROPPED = ".{}.{}.dropped"
 _IS_DROPPED = re.compile(r"\.[a-z][a-z0-9_-]{0,62}\.[0-9a-f]{32}\.dropped")
 
 
-async def create_table(session: Session, name: str, schema: Schema, fence: Fence) -> None:
+async def create_table(session: Session, name: str, schema: Schema) -> None:
     connection = session.check()
     # Made by a migration in a store with a mark: those who read it have to look for that.
-    moving = fence.run is not None and await fence.concerns_reads()
+    moving = session.mark.run is not None and await session.mark.concerns_reads()
     layout = new_table(schema, moving=moving)
     if session.exclusive:
         try:
@@ -146,34 +145,30 @@ def remove_dropped(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-async def add_field(session: Session, handle: TableHandle, name: str, field: Field) -> None:
-    table = await session.opened(handle)
+async def add_field(name: str, field: Field, table: Opened) -> None:
     if name in table.schema.fields:
         raise InvalidNameError(name, "field", "a field with this name exists")
-    await session.run(table.lance.add_columns(added_column(name, field)))
-    await _index_now_or_later(session, handle.name, {name: field}, table.schema.analyzer)
+    await table.session.run(table.lance.add_columns(added_column(name, field)))
+    await _index_now_or_later(table.session, table.name, {name: field}, table.schema.analyzer)
 
 
-async def alter_field(session: Session, handle: TableHandle, name: str, field: Field) -> None:
+async def alter_field(name: str, field: Field, table: Opened) -> None:
     """Give a field other options, and drop the indexes that it does not want any more."""
-    table = await session.opened(handle)
-    await session.annotate(table.lance, name, options_of(field))
+    await table.session.annotate(table.lance, name, options_of(field))
     # The table is altered; upkeep does what is left of this.
     with suppress(AiovecError):
-        await drop_unwanted(session, table.lance, name, field)
+        await drop_unwanted(table.session, table.lance, name, field)
 
 
-async def drop_field(session: Session, handle: TableHandle, field: str) -> None:
-    table = await session.opened(handle)
-    await session.run(table.lance.drop_columns([field]))
+async def drop_field(field: str, table: Opened) -> None:
+    await table.session.run(table.lance.drop_columns([field]))
 
 
-async def rename_field(session: Session, handle: TableHandle, old: str, new: str) -> None:
-    table = await session.opened(handle)
+async def rename_field(old: str, new: str, table: Opened) -> None:
     # First, so that the column is a field under either name. This alone changes nothing.
-    await session.annotate(table.lance, old, renamable(table.schema, old))
+    await table.session.annotate(table.lance, old, renamable(table.schema, old))
     renaming: Any = {"path": old, "rename": new}
-    await session.run(table.lance.alter_columns(renaming))
+    await table.session.run(table.lance.alter_columns(renaming))
 
 
 async def rename_table(
@@ -202,35 +197,33 @@ def _rename(folder: Path, old: str, new: str) -> None:
     os.rename(folder / f"{old}.lance", folder / f"{new}.lance")
 
 
-async def revert(session: Session, handle: TableHandle, version: int) -> None:
+async def revert(version: int, table: Opened) -> None:
     """Make a version the newest again.
 
     Whatever stops this between its commits, the table is as it was, and followers of its changes
     begin anew; or it is reverted, and the history tells them.
     """
-    table = await session.opened(handle)
-    await _check_out(session, table, version)
+    session = table.session
+    await _check_out(table, version)
     old = await session.run(table.lance.schema())
-    newest, _ = await session.open_any(handle.name)
+    newest, _ = await session.open_any(table.name)
     await number_anew(session, newest)
     # This handle restores its own version, whatever others have committed since.
     await session.run(table.lance.restore())
     load = load_in(old)
     if load is not None and load.filling:  # then; nobody fills it now
         with unknown_outcome(session.target, "the table was reverted, but holds writes off"):
-            lance, _ = await session.open_any(handle.name)
+            lance, _ = await session.open_any(table.name)
             await _note(session, lance, LOADED, None)
 
 
-async def set_sign(session: Session, table: str, fence: Fence) -> None:
-    """Set the sign by which reads of a table know that there is a mark to heed.
-
-    Where there is none, remove the sign.
-    """
+async def set_sign(session: Session, table: str) -> None:
+    """Flag the table so that readers check the store's migration mark, or remove the flag if no
+    mark concerns them."""
     with suppress(StaleTableError):
         lance, arrow = await session.open_any(table)
         # As it is now: another run may have begun, or ended, since the caller's look.
-        moving = await fence.concerns_reads()
+        moving = await session.mark.concerns_reads()
         if is_moving(arrow) != moving:
             await _note(session, lance, MOVING, "1" if moving else None)
 
@@ -247,7 +240,7 @@ async def check_whole(session: Session, handle: TableHandle, version: int) -> No
     """
     try:
         async with session.reading(handle) as table:
-            await _check_out(session, table, version)
+            await _check_out(table, version)
             async with aclosing(stream_of(session, table.lance)) as blocks:
                 async for _ in blocks:
                     session.check()
@@ -258,13 +251,13 @@ async def check_whole(session: Session, handle: TableHandle, version: int) -> No
         raise InvalidArgumentError("version", version, expected) from exc
 
 
-async def _check_out(session: Session, table: Opened, version: int) -> None:
+async def _check_out(table: Opened, version: int) -> None:
     """Look at a version that is kept."""
-    kept = [one.number for one in await session.versions(table)]
+    kept = [one.number for one in await table.versions()]
     if version not in kept:
         expected = f"a version that still exists, from {kept[0]} to {kept[-1]}"
         raise InvalidArgumentError("version", version, expected)
-    await session.run(table.lance.checkout(version))
+    await table.session.run(table.lance.checkout(version))
 
 
 async def _index_now_or_later(

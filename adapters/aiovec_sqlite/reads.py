@@ -42,7 +42,7 @@ from .layout import TableLayout, current_table, floor_of, quoted
 from .sql.filters import order_to_sql, sorted_value
 from .sql.filters import to_sql as filter_to_sql
 from .sql.values import from_sql, ids_to_arrow, payloads_to_arrow, to_arrow
-from .vectors import VectorReader
+from .vectors import MissingRowsError, VectorReader
 
 _BLOCK = 2048
 
@@ -178,12 +178,12 @@ def by_rowids(
         some = wanted[start : start + size]
         row = db.execute(_side_by_side(table.rows, names, size), some).fetchone()
         if row is None:
-            raise _missing(db, table, wanted)
+            raise MissingRowsError(table)
         found += row
         start += size
     told, ids, *values = (found[place :: len(names)] for place in range(len(names)))
     if told != wanted:
-        raise _missing(db, table, wanted)
+        raise MissingRowsError(table)
     return rows_from_sql(ids, values, columns, table, vectors)
 
 
@@ -207,16 +207,6 @@ def _side_by_side(rows: str, names: tuple[str, ...], count: int) -> str:
         f"SELECT {', '.join(columns)} FROM {' CROSS JOIN '.join(tables)} "
         f"WHERE {' AND '.join(conditions)}"
     )
-
-
-def _missing(db: sqlite3.Connection, table: TableLayout, rowids: Sequence[int]) -> DamageError:
-    """The error for rows of which at least one is not there."""
-    (count,) = db.execute(
-        "SELECT count(DISTINCT j.value) FROM json_each(?) AS j WHERE NOT EXISTS "
-        f"(SELECT 1 FROM {table.rows} AS r WHERE r._rowid = j.value)",
-        (json.dumps(list(rowids)),),
-    ).fetchone()
-    return DamageError(f"table {table.name!r}: {count} rows that have a vector are missing")
 
 
 def split(rows: StoredRows, sizes: Sequence[int]) -> list[StoredRows]:

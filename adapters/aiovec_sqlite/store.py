@@ -73,7 +73,7 @@ from .opening import (
 from .settings import BESIDE, MEMORY, make_folder_of
 from .text import index as text_index
 from .text.search import search_text
-from .writer import Keys, Writer
+from .writer import Writer, find_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -432,7 +432,7 @@ class SqliteBackend(Backend):
         return await self._write_once(lambda tx: writes.delete(tx, table, ids, where, keep))
 
     async def kept(self, key: WriteKey) -> Kept | None:
-        found = await self._read(lambda db, _: Keys().find(db, key))
+        found = await self._read(lambda db, _: find_key(db, key))
         if found is None:
             return None
         kept, text_of = found

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -74,33 +72,18 @@ class VectorReader:
         return vectors
 
     def _read_by_rowid(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
-        """Read some with each step of a statement, joined end to end.
-
-        Each step hands the interpreter to another thread and waits to get it back, which under
-        load takes longer than the reading (``python -m bench search``).
-        """
-        vectors = np.empty((len(rowids), self._dim), dtype=np.float32)
-        wanted = rowids.tolist()
-        start = 0
-        while start < len(wanted):
-            ticket.check()
-            left = len(wanted) - start
-            # The last ones are filled up with one of them read again.
-            size = next((size for size in _TOGETHER if size <= left + size // 8), _TOGETHER[-1])
-            size = size if left > 1 else 1
-            some = wanted[start : start + size]
-            some += some[-1:] * (size - len(some))
-            with ticket.uninterrupted:
-                blob, _ = self._db.execute(self._joined(size), some).fetchone()
-            if blob is None or len(blob) != size * self._bytes:
-                raise self._missing(wanted, ticket)
-            joined = np.frombuffer(blob, dtype=np.float32).reshape(size, self._dim)
-            vectors[start : start + size] = joined[:left]
-            start += size
-        return vectors
-
-    def _joined(self, count: int) -> str:
-        return _joined(self._table.vec, _places(self._table), count)
+        check_places(self._db, self._table)
+        # ``rowid IN (…)`` would scan the whole table.
+        sql = (
+            f"SELECT v.vector FROM json_each(?) AS j CROSS JOIN {self._table.vec} AS v "
+            "ON v.rowid = j.value"
+        )
+        with ticket.uninterrupted:
+            found = self._db.execute(sql, (json.dumps(rowids.tolist()),)).fetchall()
+        if len(found) != len(rowids):
+            raise self._missing()
+        joined = np.frombuffer(bytearray().join([row[0] for row in found]), np.float32)
+        return joined.reshape(len(rowids), self._dim)
 
     def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
         vectors = np.empty((len(rowids), self._dim), dtype=np.float32)
@@ -114,7 +97,7 @@ class VectorReader:
             texts = self._db.execute(sql, (json.dumps(block.tolist()),)).fetchone()
             chunk_ids, offsets = (np.fromstring(text or "", np.int64, sep=",") for text in texts)
             if not len(chunk_ids) == len(offsets) == len(block):
-                raise self._missing(rowids.tolist(), ticket)
+                raise self._missing()
             order = np.argsort(chunk_ids, kind="stable")
             chunks, firsts = np.unique(chunk_ids[order], return_index=True)
             scattered = []
@@ -129,17 +112,8 @@ class VectorReader:
                 vectors[start + single] = self._read_by_rowid(block[single], ticket)
         return vectors
 
-    def _missing(self, rowids: Sequence[int], ticket: Ticket) -> DamageError:
-        """The error for rows of which at least one has no vector."""
-        sql = (
-            "SELECT count(*) FROM json_each(?) AS j WHERE NOT EXISTS "
-            f"(SELECT 1 FROM {self._table.vec} AS v WHERE v.rowid = j.value)"
-        )
-        check_places(self._db, self._table)
-        with ticket.uninterrupted:
-            (count,) = self._db.execute(sql, (json.dumps(list(rowids)),)).fetchone()
-        fault = f"{count} rows have no vector" if count else "a vector is cut short"
-        return DamageError(f"table {self._table.name!r}: {fault}")
+    def _missing(self) -> DamageError:
+        return DamageError(f"table {self._table.name!r}: rows have no vector")
 
     def check_rows(self) -> None:
         """Raise DamageError where the ordinary table has more or fewer rows than vec0.
@@ -150,13 +124,10 @@ class VectorReader:
             f"SELECT (SELECT count(*) FROM {self._table.rows}), "
             f"(SELECT count(*) FROM {self._table.shadow('rowids')})"
         ).fetchone()
-        if self._table.schema.vector_nullable and rows > vectors:
-            return
-        if rows != vectors:
-            fault = (
-                "rows that have a vector are missing" if rows < vectors else "rows have no vector"
-            )
-            raise DamageError(f"table {self._table.name!r}: {abs(rows - vectors)} {fault}")
+        if rows < vectors:
+            raise MissingRowsError(self._table)
+        if rows > vectors and not self._table.schema.vector_nullable:
+            raise self._missing()
 
     def _pick(
         self, chunk_id: int, offsets: Int64Array, vectors: Float32Array, rows: Int64Array
@@ -188,30 +159,15 @@ class VectorReader:
 
 
 _BLOCK = 2048
-# How many vectors a statement joins.
-_TOGETHER = (64, 16, 4)
 
 
-@lru_cache(maxsize=256)
-def _joined(vec: str, places: str, count: int) -> str:
-    """SQL for so many vectors end to end. ``rowid IN (…)`` would scan the whole table."""
-    one = f"(SELECT vector FROM {vec} WHERE rowid = ?)"
-    return f"SELECT CAST({_concatenated(one, count)} AS BLOB), ({places})"
+class MissingRowsError(DamageError):
+    """Raised where vec0 or an index has rows that the ordinary table has not."""
 
-
-def _concatenated(one: str, count: int) -> str:
-    """SQL for so many end to end: halves of halves, so that no part is copied often."""
-    if count == 1:
-        return one
-    half = _concatenated(one, count // 2)
-    return f"({half} || {half})"
+    def __init__(self, table: TableLayout) -> None:
+        super().__init__(f"table {table.name!r}: rows that have a vector are missing")
 
 
 def check_places(db: sqlite3.Connection, table: TableLayout) -> None:
     """Raise what SQLite says where vec0 cannot find a row: vec0 itself crashes there."""
-    db.execute(_places(table))
-
-
-def _places(table: TableLayout) -> str:
-    """SQL that finds nothing, and can be prepared just where the statement of vec0 can be."""
-    return f"SELECT id + chunk_id + chunk_offset FROM {table.shadow('rowids')} LIMIT 0"
+    db.execute(f"SELECT id + chunk_id + chunk_offset FROM {table.shadow('rowids')} LIMIT 0")

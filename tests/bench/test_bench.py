@@ -21,6 +21,7 @@ COMPARED = {
     "lancedb": "mixed writes by 64 tasks, aiovec / lancedb",
     "migrate": "aiovec migrate, copied and verified / plain loop, nothing verified",
     "text": "aiovec, keywords / FTS5 by hand",
+    "sizes": "one search, sqlite / lancedb",
     "server": "POST /search, JSON, 64 clients / in the process, 64 tasks",
 }
 QUICK = ("get",)

@@ -34,16 +34,28 @@ def test_a_table_that_sqlite_serves_well(run: Run, store: Path) -> None:
 
 
 def test_the_verdict_by_the_thresholds(run: Run, store: Path) -> None:
+    slow, many, other = ["--p95-ms", "0"], ["--rows", "3"], ["--lancedb-ms", "0"]
     for thresholds, passed, verdict in (
-        (["--rows", "3"], ["rows"], "watch"),
-        (["--p95-ms", "0"], ["p95_ms"], "watch"),
-        (["--rows", "3", "--p95-ms", "0"], ["rows", "p95_ms"], "move"),
+        (many, ["rows"], "stay"),
+        ([*slow, *other], ["p95_ms"], "watch"),
+        ([*slow, *many, "--lancedb-ms", "1e9"], ["rows", "p95_ms"], "stay"),
+        ([*slow, *many, *other], ["rows", "p95_ms"], "move"),
     ):
         (table,) = advised(run, "-s", store, *thresholds)["tables"]
         assert (table["passed"], table["verdict"]) == (passed, verdict)
     shown = run("advise", "-s", store, *thresholds).out
-    assert "move: it has more than 3 rows; 5 % of the searches take longer than 0 ms" in shown
+    assert "move: 5 % of the searches take longer than 0 ms, and it has more than 3 rows" in shown
+    assert "about 0 ms, 95 % of the nearest rows" in shown
     assert "advise: move notes; start with: aiovec migrate plan" in shown
+
+
+def test_a_table_without_room_in_memory(run: Run, store: Path, folder: Path) -> None:
+    (folder / "small.toml").write_text(
+        '[retrieval.sqlite]\nscan_file = false\nscan_memory = "100"\n', encoding="utf-8"
+    )
+    (table,) = advised(run, "-s", store, "--config", folder / "small.toml")["tables"]
+    assert (table["verdict"], table["memory_budget"]) == ("watch", 100)
+    assert "allow scan_file, or raise scan_memory" in table["why"]
 
 
 def test_growth_by_a_field_of_times(run: Run, folder: Path) -> None:
@@ -64,13 +76,16 @@ def test_growth_by_a_field_of_times(run: Run, folder: Path) -> None:
             )  # fmt: skip
         store.create_table("empty", schema)
     for field in ("seen", "text"):
-        by = ("--created-field", field, "--rows-a-day", "0.2")
+        by = ("--created-field", field, "--rows-a-day", "0.1")
         tables = advised(run, "-s", path, *by)["tables"]
         found = {table["table"]: table for table in tables}
         assert 0.39 < found["young"]["rows_a_day"] < 0.41
-        assert found["young"]["passed"] == ["rows_a_day"]
+        assert (found["young"]["passed"], found["young"]["verdict"]) == (["rows_a_day"], "stay")
         assert 0.13 < found["old"]["rows_a_day"] < 0.14
         assert found["empty"]["rows_a_day"] is found["empty"]["p95_ms"] is None
+        (old,) = advised(run, "-s", path, "old", *by, "--rows", "1")["tables"]
+        days = old["rows"] * (200 / old["p95_ms"] - 1) / old["rows_a_day"]
+        assert old["verdict"] == ("watch" if days < 365 else "stay")
     shown = run("advise", "-s", path, "old", "--created-field", "seen").out
     assert "growth   0 rows a day" in shown
     assert run("advise", "-s", path, "--created-field", "absent").code == 1

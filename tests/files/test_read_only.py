@@ -155,6 +155,44 @@ async def test_where_nothing_can_be_written(
             await store.insert(TABLE, [row("c", 3)])
 
 
+LONG = {"id": "", "embedding": QUERY, "name": "x" * 20_000, "year": 0}
+
+
+@pytest.mark.parametrize("sealing", [False, True])
+async def test_long_reads_beside_a_writer(
+    tmp_path: Path, sealed: Callable[[Path, Path], None], sealing: bool
+) -> None:
+    """What is read is kept, or the error names the setting that would keep it."""
+    folder = tmp_path / "folder"
+    await to_thread(folder.mkdir)
+    target = place = target_in(folder, "lancedb")
+    if sealing:
+        await fill(folder, "lancedb")
+        await to_thread(sealed, folder, tmp_path / "medium")
+        place = target_in(tmp_path / "medium", "lancedb")
+    config = tmp_path / "aiovec.toml"
+    keys = 'keep_versions = "0 seconds"\nmax_versions = 1\n'
+    await to_thread(config.write_text, f"[retrieval.lancedb]\n{keys}")
+    async with aiovec.connect(target, config=config) as store:
+        await store.create_table("long", SCHEMA)
+        for n in range(10):
+            rows = [{**LONG, "id": f"{n}-{m}"} for m in range(400)]
+            await store.insert("long", rows)
+        async with aiovec.connect(place, read_only=True) as reader:
+            exporting = reader.export("long", batch_size=100)
+            read = len(await anext(exporting))
+            await store.delete("long", where="TRUE")
+            await store.optimize("long")
+            if sealing:
+                with pytest.raises(AiovecError, match="raise keep_versions") as caught:
+                    async for _ in exporting:
+                        pass
+                assert type(caught.value) is AiovecError
+            else:
+                read += sum([len(batch) async for batch in exporting])
+                assert read == 4000
+
+
 async def test_a_wal_where_nothing_can_be_written(
     tmp_path: Path, sealed: Callable[[Path, Path], None]
 ) -> None:

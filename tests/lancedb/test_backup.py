@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,105 @@ from tests.contract.base import case
 from tests.harness.values import SMALL, small_rows
 
 import aiovec
-from aiovec import AiovecError
+from aiovec import AiovecError, InvalidArgumentError, Schema, UnsupportedError, VectorStore
 
+from .buckets import s3_server
+from .indexed import DIM, QUESTIONS, filled, rows
 from .support import backend_on, listed, opened
+
+TEXTS = Schema(DIM, fields={"number": int, "kind": str, "body": aiovec.Field(str, text=True)})
+
+
+async def indexed(store: VectorStore) -> None:
+    """Make a table with rows of several commits, deleted ones, and indexes of three kinds."""
+    await store.create_table("notes", TEXTS)
+    for first in (0, 500):
+        some = rows(first, first + 500)
+        bodies = [f"some words of {number}" for number in some["number"]]
+        await store.insert("notes", {**some, "body": bodies})
+    await store.create_field_index("notes", "number", "btree")
+    await store.create_index("notes", "hnsw_sq", recall=0.97)
+    await store.optimize("notes")
+    await store.upsert("notes", [{"id": "late", "embedding": QUESTIONS[0], "body": "came late"}])
+    await store.delete("notes", where="number < 100")
+
+
+async def facts(store: VectorStore) -> object:
+    """Return what the table's indexes are, and what is found by them."""
+    infos = [(info.name, info.kind, info.recall) for info in await store.indexes("notes")]
+    words = [hit.id for hit in await store.search_text("notes", "words 700")]
+    late = [hit.id for hit in await store.search_text("notes", "late")]
+    near = [[hit.id for hit in await store.search("notes", one)] for one in QUESTIONS[:5]]
+    target = (await store.stats("notes")).details["recall_target"]
+    return infos, words, late, near, target, await store.count("notes", "number < 200")
+
+
+@pytest.mark.parametrize("place", ["folder", pytest.param("bucket", marks=pytest.mark.slow)])
+async def test_a_copy_has_the_indexes_of_the_store(tmp_path: Path, place: str) -> None:
+    """Also one that is only read, where no upkeep could make them."""
+    with s3_server() if place == "bucket" else nullcontext() as bucket:
+        target = tmp_path / "store" if bucket is None else bucket.new_url()
+        options = {} if bucket is None else {"storage_options": bucket.options}
+        async with opened(target, index="none", **options) as store:
+            await indexed(store)
+            expected = await facts(store)
+            await store.backup(tmp_path / "copy")
+            await store.delete("notes", where="TRUE")
+    async with aiovec.connect(f"lancedb://{tmp_path / 'copy'}", read_only=True) as copy:
+        assert await facts(copy) == expected
+        assert len(await copy.versions("notes")) == 1
+    await aiovec.restore(tmp_path / "copy", f"lancedb://{tmp_path / 'store'}")
+    async with opened(tmp_path / "store", index="none") as store:
+        assert await facts(store) == expected
+        await store.insert(
+            "notes", [{"id": "new", "embedding": QUESTIONS[1], "body": "a newcomer"}]
+        )
+        await store.optimize("notes")
+        assert [hit.id for hit in await store.search_text("notes", "newcomer")] == ["new"]
+        assert (await store.search("notes", QUESTIONS[1], limit=1))[0].id == "new"
+        kinds = {info.kind for info in await store.indexes("notes")}
+        assert kinds == {"btree", "text", "hnsw_sq"}
+
+
+async def test_a_damaged_index_is_no_part_of_a_copy(tmp_path: Path) -> None:
+    """The rows are what counts: upkeep builds it anew."""
+    async with opened(tmp_path / "store", index="none") as store:
+        await filled(store, 1000)
+        await store.create_index("notes", "ivf_flat")
+    for index in (tmp_path / "store/notes.lance/_indices").glob("*/*"):
+        index.unlink()
+    async with opened(tmp_path / "store", index="none") as store:
+        await store.backup(tmp_path / "copy")
+    async with opened(tmp_path / "copy", index="none") as copy:
+        assert await copy.count("notes") == 1000
+        assert await copy.indexes("notes") == []
+        assert len(await copy.search("notes", QUESTIONS[0])) == 10
+
+
+async def test_a_cursor_of_what_came_behind_a_backup_is_refused(tmp_path: Path) -> None:
+    """A copy has versions of the same numbers, of other rows."""
+    target = f"lancedb://{tmp_path / 'store'}"
+    async with opened(tmp_path / "store") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", small_rows(10))
+        await store.backup(tmp_path / "copy")
+        await store.insert("notes", small_rows(10, start=10))
+        async for batch in store.export("notes", batch_size=15):
+            cursor = batch.schema.metadata[b"aiovec.cursor"]
+            break
+    await aiovec.restore(tmp_path / "copy", target, overwrite=True)
+    async with opened(tmp_path / "store") as store:
+        for start in range(20, 30):
+            await store.insert("notes", small_rows(1, start=start))
+            with pytest.raises(InvalidArgumentError, match="cursor"):
+                await anext(store.export("notes", after=cursor))
+
+
+async def test_a_store_in_memory_has_no_files_to_copy(tmp_path: Path) -> None:
+    async with aiovec.connect("memory://") as store:
+        assert not store.supports("backup")
+        with pytest.raises(UnsupportedError, match="export its tables"):
+            await store.backup(tmp_path / "copy")
 
 
 async def test_a_cancelled_backup_is_whole_or_leaves_nothing(tmp_path: Path) -> None:

@@ -48,7 +48,6 @@ async def main(folder):
         "btree": (range(6), "_indices", lambda: store.create_field_index("notes", "size", "btree")),
         "optimize": ([5, 7], "_indices", lambda: optimized(store)),
         "ivf_flat": (range(5), "_indices", lambda: store.create_index("notes", "ivf_flat")),
-        "backup": ([8, 9], "notes.lance/data", lambda: store.backup(f"{folder}-copy")),
     }
     [*_, newest] = await store.versions("notes")
     for name, (tries, path, call) in calls.items():

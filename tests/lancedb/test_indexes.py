@@ -21,12 +21,13 @@ from aiovec import (
     InvalidArgumentError,
     Schema,
     Tuning,
+    UnsupportedError,
     VectorStore,
 )
 from aiovec.backend import Metric
 
 from .indexed import DIM, QUESTIONS, ROWS, SCHEMA, VECTORS, filled, found_share, rows
-from .support import opened
+from .support import lance_calls, opened
 
 
 async def kinds(store: VectorStore) -> list[str]:
@@ -201,6 +202,27 @@ async def test_filters_whose_rows_lie_together(store: VectorStore) -> None:
                 shares.append(len(set(wanted) & set(got)) / 10)
             assert np.mean(shares) >= 0.9
             assert min(shares) > 0
+
+
+@pytest.mark.parametrize("kind", ["ivf_rq", pytest.param("hnsw_sq", marks=pytest.mark.slow)])
+async def test_a_filter_is_not_counted_before_it_is_searched(store: VectorStore, kind: str) -> None:
+    """Only one that finds too few is, and then all its rows are found."""
+    await filled(store)
+    await store.create_index("notes", kind)
+    for where, rows_of_it, counts in (
+        (F.number < 1200, 1200, 0),
+        (F.number.between(300, 339), 40, 0),
+        (F.number.in_([5, 700, 1900]), 3, 1),
+        (F.number > 9000, 0, 1),
+    ):
+        with case(where):
+            exact = await found(store, QUESTIONS[3], where=where, exact=True)
+            with lance_calls() as calls:
+                got = await found(store, QUESTIONS[3], where=where)
+            assert (calls["to_batches"], calls["count_rows"]) == (1, counts)
+            assert len(set(got)) == len(got) == min(10, rows_of_it)
+            assert len(set(got) & set(exact)) >= 0.8 * len(exact)
+            assert counts == 0 or got == exact
 
 
 # By itself
@@ -510,3 +532,33 @@ async def test_where_all_rows_share_a_vector(tmp_path: Path, kind: str) -> None:
                 row = {"id": f"n{turn}.{number}", "embedding": VECTORS[0]}
                 await store.insert("notes", [row])
         assert await store.count("notes") == 3008
+
+
+async def test_a_search_of_all_vectors_is_bounded(tmp_path: Path) -> None:
+    """One that cannot go by the index reads no more than scan_limit, unless it is asked to."""
+    large = {"limit": 600_000}
+    by_scan: dict[str, dict[str, Any]] = {
+        "a share of 1": {"tuning": Tuning(recall=1.0)},
+        "as many as 600,000 rows": large,
+        "fewer than 500 rows": {"limit": 500, "tuning": Tuning(nprobes=1)},
+    }
+    async with (
+        opened(tmp_path / "s", index="none") as free,
+        opened(tmp_path / "s", index="none", scan_limit="100KB") as bound,
+    ):
+        await filled(free)
+        question = QUESTIONS[0]
+        with pytest.raises(UnsupportedError, match=r"no usable .* 256,000 bytes.*optimize\(\)"):
+            await bound.search("notes", question)
+        await free.create_index("notes", "ivf_flat")
+        found = [hit.id for hit in await bound.search("notes", question)]
+        assert found == [hit.id for hit in await free.search("notes", question)]
+        for reason, options in by_scan.items():
+            with case(reason):
+                assert len(await free.search("notes", question, **options)) >= 10
+                with pytest.raises(UnsupportedError, match=rf"{reason}.* pass exact=True"):
+                    await bound.search("notes", question, **options)
+                # What a filter selects is all that is read.
+                few = await bound.search("notes", question, where="number < 500", **options)
+                assert len(few) == min(options.get("limit", 10), 500)
+        assert len(await bound.search("notes", question, exact=True, **large)) == ROWS

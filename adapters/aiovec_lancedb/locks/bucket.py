@@ -22,7 +22,7 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from aiovec.backend import cleaned, secrets_in
-from aiovec.errors import AiovecError
+from aiovec.errors import AiovecError, CorruptStoreError
 
 from ..errors import translate
 
@@ -107,6 +107,29 @@ class Bucket:
         with self._translated():
             found = obstore.list_with_delimiter(self._store, path)["common_prefixes"]
             return {name.rstrip("/").rpartition("/")[2] for name in found}
+
+    def files(self, path: str) -> list[str]:
+        """Return the paths of all objects below this path, as parts of it."""
+        return [name for name, _ in self.times(path, path)]
+
+    def times(self, path: str, below: str) -> list[tuple[str, float]]:
+        """Return the objects below a path: their paths as parts of this one, and their times."""
+        with self._translated():
+            pages = obstore.list(self._store, below)
+            return [
+                (one["path"].removeprefix(path), one["last_modified"].timestamp())
+                for page in pages
+                for one in page
+            ]
+
+    def pieces(self, path: str, size: int) -> Iterator[bytes]:
+        """Read an object piece by piece; CorruptStoreError where it is missing."""
+        with self._translated():
+            try:
+                found = obstore.get(self._store, path)
+            except FileNotFoundError as exc:
+                raise CorruptStoreError(self._shown, f"the file {path} is missing") from exc
+            yield from map(bytes, found.stream(min_chunk_size=size))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 On a folder a locked file holds other processes off as well; the system frees it when its process
 ends, however that ends. So who looks an id up and then writes is alone there. In a bucket it is
-not, see ``writes``.
+not, see ``operations``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-import anyio
+from anyio import CapacityLimiter
 
 from aiovec.backend.files import try_lock, unlock
 from aiovec.backend.threads import in_thread
@@ -24,6 +24,10 @@ from ..errors import translated
 
 FOLDER = ".aiovec"
 """Beside the tables' folders; holds a file for each name of a table."""
+
+ONE_TRY = 0.1
+"""Seconds that one try for a lock may take before those who wait are looked at again: some may have
+been cancelled or be out of time."""
 
 # Seconds between two tries for a file.
 _POLL = 0.002
@@ -42,21 +46,20 @@ def _lock_of(key: str) -> threading.Lock:
 class TableLock:
     """The lock of one table, for tasks of one store.
 
-    ``check`` raises where the folder has gone, in whose place the file would be made.
+    ``check`` raises where the folder has gone, in whose place the file would be made. ``threads``
+    are those of waiting for locks, so that they keep no other work waiting.
     """
 
-    def __init__(self, key: str, file: Path | None, check: Callable[[], None]) -> None:
+    def __init__(
+        self, key: str, file: Path | None, check: Callable[[], None], threads: CapacityLimiter
+    ) -> None:
         self._lock = _lock_of(key)
         self._path = file
         self._check = check
+        self._threads = threads
         self._file: int | None = None
 
-    async def take(
-        self,
-        patience: float,
-        limit: anyio.CapacityLimiter | None = None,
-        first: Callable[[], None] = lambda: None,
-    ) -> bool:
+    async def take(self, patience: float, first: Callable[[], None] = lambda: None) -> bool:
         """Take the lock within some seconds; return whether it was taken. If cancelled, it was not.
 
         ``first`` is done at once under the lock, which is not held where it raises.
@@ -75,7 +78,7 @@ class TableLock:
                 held = True
 
         try:
-            await in_thread(acquire, limit=limit)
+            await in_thread(acquire, limit=self._threads)
         except asyncio.CancelledError:
             if held:
                 self.release()

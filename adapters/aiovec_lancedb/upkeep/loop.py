@@ -15,19 +15,16 @@ import asyncio
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from aiovec.backend import Field, Float32Array
 from aiovec.backend.contract import StaleTableError, TableHandle, index_behind_change
-from aiovec.backend.limits import Deadline, current_deadline, renewed
+from aiovec.backend.limits import Deadline, current_deadline, renewed, write_gate
 from aiovec.backend.threads import Background, in_thread, wait_out
 from aiovec.errors import (
     AiovecError,
@@ -39,24 +36,19 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
+from ..commit import Change
 from ..errors import is_read_only
 from ..index import kinds
-from ..index.build import Builder, drop, reopened
+from ..index.build import IndexedTable, drop
+from ..index.effort import MADE, MOST_QUESTIONS
 from ..index.fields import configs_of
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
-from ..index.recall import Questions
 from ..layout import tuned_in
-from ..locks.local import TableLock
 from ..memory import scan_bytes
 from ..session import Opened, Session, Version
 from ..tables import alter_field
-from ..tuning import FEWEST_QUESTIONS, GIVEN, MADE, MOST_QUESTIONS, OWN
-from ..writer import Change, WriteOperation
-from ..written import TableFiles
-from .retention import Pins, Retention
-
-if TYPE_CHECKING:
-    from ..settings import LancedbSettings
+from ..whole_files import TableFiles
+from .retention import Pins, retention_of
 
 LOG = logging.getLogger("aiovec.lancedb")
 
@@ -89,8 +81,8 @@ _QUIET, _LONGEST_WAIT = 1.0, 30.0
 _REST, _LONGEST_REST = 4.0, 5.0
 # Seconds until another look, behind an error and while another process does the upkeep.
 _AFTER_FAILURE, _AFTER_OTHERS = 60.0, 5.0
-# Seconds between tries for the lock of upkeep, and between looks at tables.
-_POLL, _BETWEEN = 0.05, 0.02
+# Seconds between tries for the lock of upkeep, for its lease, and between looks at tables.
+_POLL, _POLL_LEASE, _BETWEEN = 0.05, 1.0, 0.02
 
 # Growth from which an index is measured again, and one of "auto" is built anew.
 _GROWN, _OUTGROWN = 1.5, 4.0
@@ -100,29 +92,30 @@ _MOST_SEGMENTS = 32
 # Rows from which the ids get an index: of 400,000 a get of one took 20 ms without, 2.3 ms with it.
 _IDS_FROM = 20_000
 
+# Tables that a store remembers, unless more of them have something under way. Calls of one that it
+# forgets go on with what they have.
+_MOST_TABLES = 256
+
 # Errors that mean the same to whoever waits for an index and to the loop.
 _NO_FAILURE = (StaleTableError, StoreClosedError, StoreBusyError, StoreMovedError)
 
 
 @dataclass(slots=True)
-class _TableState:
-    """The state of one table in this store."""
+class _State:
+    """What a store knows of a table for its upkeep."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     commits: int = 0
     last_commit: float = 0.0
     busy_since: float | None = None
-    look_at: float = float("inf")
+    look_at: float = math.inf
     rest_until: float = 0.0
     seen: bool = False
     failure: str | None = None
     optimized: datetime | None = None
     # Rows of the table when an index could not be built: more of them are worth another attempt.
     failed_rows: int = 0
-    # Distinct vectors that were searched for, the last one last, and those that a user gave.
-    asked: dict[bytes, None] = field(default_factory=dict)
-    given: Float32Array | None = None
 
     @property
     def next_look(self) -> float:
@@ -139,139 +132,78 @@ class _TableState:
         return now - self.last_commit >= _QUIET or now - busy_since >= _LONGEST_WAIT
 
 
-class Upkeep:
-    """The upkeep of one store."""
+class TendedTable(IndexedTable):
+    """A table that its store looks after."""
 
-    background: bool = False
-    """True if it also does what nobody asked for."""
+    def __init__(self, name: str, tables: OpenTables) -> None:
+        super().__init__(name, tables.session, tables.gate, tables.pins)
+        self._tables = tables
+        self.state = _State()
 
-    def __init__(
-        self,
-        session: Session,
-        settings: LancedbSettings,
-        write: Callable[[str, WriteOperation], Awaitable[Any]],
-        lock_of: Callable[[str], TableLock],
-        retention: Retention,
-        pins: Pins,
-    ) -> None:
-        self._session = session
-        self._settings = settings
-        self._write = write
-        self._lock_of = lock_of
-        self._retention = retention
-        self._pins = pins
-        self._builder = Builder(session, settings, write, self._questions)
-        self._states: defaultdict[str, _TableState] = defaultdict(_TableState)
-        self._loop = Background()
-        self._task: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
-        self._closed = False
-
-    def facts(self, table: str) -> tuple[str | None, str | None, datetime | None]:
-        """Return in words the work under way in this store, why the last index build failed, and
-        when this store last optimized the table."""
-        state = self._states[table]
-        return self._builder.doing.get(table), state.failure, state.optimized
-
-    async def close(self) -> None:
-        """End what is under way. What is left is for the next store that opens a table."""
-        self._closed = True
-        await self._loop.cancel()
-        for table in list(self._states):
-            await self._stop(table)
+    @property
+    def idle(self) -> bool:
+        """True if nothing is under way or waits, so that the store may forget the table."""
+        waits = self._tables.background and self.state.next_look < math.inf
+        return super().idle and not self.state.tasks and not waits
 
     # In the background
 
-    def opened(self, table: str) -> None:
+    def opened(self) -> None:
         """The store uses the table; what an earlier one left undone is found out a while later."""
-        state = self._states[table]
-        if not state.seen:
-            state.seen = True
-            state.look_at = time.monotonic() + _QUIET
-            self._begin()
+        if not self.state.seen:
+            self.state.seen = True
+            self._look_after_in(_QUIET)
 
-    def wrote(self, table: str) -> None:
+    def wrote(self) -> None:
         """A commit was made."""
-        state, now = self._states[table], time.monotonic()
+        state, now = self.state, time.monotonic()
         if state.busy_since is None:
             state.busy_since = now
         state.commits += 1
         state.last_commit = now
         if state.commits in (1, _FILES):
-            self._begin()
+            self._tables.begin()
 
-    def searched(self, table: str, vectors: Iterable[Float32Array]) -> None:
-        """Keep what was searched for, as questions that indexes are measured with."""
-        state = self._states[table]
-        before = len(state.asked)
-        for vector in vectors:
-            key = vector.tobytes()
-            state.asked.pop(key, None)
-            state.asked[key] = None
-            if len(state.asked) > MOST_QUESTIONS:
-                del state.asked[next(iter(state.asked))]
-        known = len(state.asked)
-        if before < FEWEST_QUESTIONS <= known or before < known == MOST_QUESTIONS:
-            state.look_at = min(state.look_at, time.monotonic() + _QUIET)
-            self._begin()
+    def searched(self, vectors: Iterable[Float32Array]) -> bool:
+        """Keep what was searched for; measure the index again where that is worth it."""
+        worth = super().searched(vectors)
+        if worth:
+            self._look_after_in(min(self.state.look_at - time.monotonic(), _QUIET))
+        return worth
 
-    def _questions(self, handle: TableHandle) -> Questions | None:
-        """Return the questions of a table's users, if enough are known."""
-        state, dim = self._states[handle.name], handle.schema.dim
-        if state.given is not None and state.given.shape[1] == dim:
-            return Questions(state.given, GIVEN)
-        # Others were for a table that had the name before.
-        asked = [key for key in state.asked if len(key) == 4 * dim]
-        if len(asked) < FEWEST_QUESTIONS:
-            return None
-        return Questions(np.frombuffer(b"".join(asked), dtype=np.float32).reshape(-1, dim), OWN)
+    def _look_after_in(self, seconds: float) -> None:
+        self.state.look_at = time.monotonic() + seconds
+        self._tables.begin()
 
-    def loading(self, table: str) -> None:
+    def loading(self) -> None:
         """A bulk load goes on: no index is built until it is over."""
-        self._states[table].busy_since = time.monotonic()
+        self.state.busy_since = time.monotonic()
 
-    def _begin(self) -> None:
-        if self.background and not self._closed:
-            self._wake.set()
-            if self._task is None or self._task.done():
-                self._task = self._loop.start(self._run())
-
-    async def _run(self) -> None:
-        while self._states:
-            name, state = min(self._states.items(), key=lambda one: one[1].next_look)
-            now = time.monotonic()
-            wait = state.next_look - now
-            if wait == float("inf"):
-                return
-            if wait > 0:
-                self._wake.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await self._wake.wait()
-                continue
-            quiet = state.is_quiet(now)
-            state.commits, state.look_at = 0, now + _QUIET
-            if quiet:
-                state.busy_since, state.look_at = None, float("inf")
-            task = self._start(name, self._pass(name, state, quiet=quiet))
-            try:
-                await asyncio.wait({task})
-            finally:
-                task.cancel()
-            ended = time.monotonic()
-            state.rest_until = ended + min(_REST * (ended - now), _LONGEST_REST)
-            await asyncio.sleep(_BETWEEN)
-
-    async def _pass(self, name: str, state: _TableState, *, quiet: bool) -> None:
-        """Look after a table; what fails is told in the log and tried again."""
-        later = float("inf")
+    async def tend(self) -> None:
+        """Look after the table once, as much as it wants."""
+        state, now = self.state, time.monotonic()
+        quiet = state.is_quiet(now)
+        state.commits, state.look_at = 0, now + _QUIET
+        if quiet:
+            state.busy_since, state.look_at = None, math.inf
+        task = self._start(self._pass(quiet=quiet))
         try:
-            handle = await self._session.handle(name)
-            async with self.alone(name, seconds=0.0):
+            await asyncio.wait({task})
+        finally:
+            task.cancel()
+        ended = time.monotonic()
+        state.rest_until = ended + min(_REST * (ended - now), _LONGEST_REST)
+
+    async def _pass(self, *, quiet: bool) -> None:
+        """Do what is due; what fails is logged and tried again."""
+        state, later = self.state, math.inf
+        try:
+            handle = await self.session.handle(self.name)
+            async with self.locked(seconds=0.0):
                 await self._look_after(handle, quiet=quiet)
             return
         except TableNotFoundError:
-            self._states.pop(name, None)
+            self._forget()
         except StaleTableError:  # its fields were altered, or another table has its name
             later = _QUIET
         except (StoreClosedError, StoreMovedError):
@@ -279,7 +211,7 @@ class Upkeep:
         except StoreBusyError as exc:  # another process is at it, or large reads have the memory
             later = _AFTER_OTHERS
             text = "upkeep of the table %r could not run and will be tried again: %s"
-            await in_thread(LOG.debug, text, name, exc)
+            await in_thread(LOG.debug, text, self.name, exc)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the next pass comes
             if is_read_only(exc):  # there is nothing to do for who may not write there
                 return
@@ -287,15 +219,15 @@ class Upkeep:
             text = "upkeep of the table %r failed and will be tried again: %s"
             trace = None if isinstance(exc, AiovecError) else exc
             # In a thread, for a handler may write to a file.
-            await in_thread(partial(LOG.warning, text, name, exc, exc_info=trace))
+            await in_thread(partial(LOG.warning, text, self.name, exc, exc_info=trace))
         state.look_at = time.monotonic() + later
 
     async def _look_after(
         self, handle: TableHandle, *, quiet: bool = True, everything: bool = False
     ) -> None:
         """Do what is due, or ``everything``. The lock for upkeep is held."""
-        await self._builder.index_lacking(handle)
-        table = await reopened(self._session, handle)
+        await self.build_lacking(handle)
+        table = await self.reopened(handle)
         if everything or await self._wants_compaction(table, quiet=quiet):
             await self._compact(handle)
         if quiet:
@@ -310,47 +242,44 @@ class Upkeep:
             return True
         if not quiet:
             return False
-        versions = await self._session.versions(table)
-        first = self._retention.first_kept(versions, datetime.now(UTC), None)
+        versions = await self.session.listed_versions(table)
+        first = self._tables.retention.first_kept(versions, datetime.now(UTC), None)
         if first is not None and versions.index(first) > _VERSIONS_OVER:
             return True
-        if len(versions) > self._retention.most + _VERSIONS_OVER:
-            self._look_behind_grace(table.name)
-        uncovered = max((await unindexed_rows(self._session, table)).values(), default=0)
+        if len(versions) > self._tables.retention.most + _VERSIONS_OVER:
+            self._look_behind_grace()
+        uncovered = max((await unindexed_rows(table)).values(), default=0)
         return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
 
-    def _look_behind_grace(self, table: str) -> None:
+    def _look_behind_grace(self) -> None:
         """Look again once nobody can be reading the versions that are too new to go."""
-        grace = self._retention.grace.total_seconds()
-        self._states[table].look_at = time.monotonic() + grace + _QUIET
-        self._begin()
+        self._look_after_in(self._tables.retention.grace.total_seconds() + _QUIET)
 
     async def _shape(self, table: Opened) -> tuple[int, int, int]:
         """Return a table's rows and files, and the bytes of those files that are not full."""
-        stats: Any = await self._session.run(table.lance.stats())
+        stats = await table.stats()
         rows, size = int(stats["num_rows"]), int(stats["total_bytes"])
         part = size * _FULL_FILE // rows if rows > _FULL_FILE else size
         return rows, int(stats["fragment_stats"]["num_fragments"]), part
 
     async def _compact(self, handle: TableHandle) -> None:
-        table = await self._session.opened(handle)
+        table = await self.session.opened(handle)
         rows, _, size = await self._shape(table)
-        run = partial(self._optimize, handle)
-        async with self._session.admission.share(
+        async with self.session.admission.share(
             scan_bytes(min(rows, _FULL_FILE), handle.schema.dim)
         ):
             for _ in range(_ATTEMPTS if size > _SOON_DONE else 0):
                 with suppress(StoreBusyError):
-                    await run(alone=False)
-                    await self._write(handle.name, Change())
+                    await self._optimize(handle, await self.session.opened(handle), alone=False)
+                    await self.commit(Change())
                     break
             else:
                 with renewed():  # what was in vain is no time that it waited for others
-                    await self._write(handle.name, Change(partial(run, alone=True)))
-        self._look_behind_grace(handle.name)
-        self._states[handle.name].optimized = datetime.now(UTC)
+                    await self.commit(Change(partial(self._optimize, handle), handle))
+        self._look_behind_grace()
+        self.state.optimized = datetime.now(UTC)
 
-    async def _optimize(self, handle: TableHandle, *, alone: bool) -> None:
+    async def _optimize(self, handle: TableHandle, table: Opened, *, alone: bool = True) -> None:
         """Have Lance rewrite neighbouring small files as one, bring new rows into indexes, and
         remove old versions. ``alone``: nobody writes meanwhile.
 
@@ -361,18 +290,17 @@ class Upkeep:
         """
 
         async def optimize(age: timedelta) -> None:
-            await self._session.run(table.lance.optimize(cleanup_older_than=age))
+            await self.session.run(table.lance.optimize(cleanup_older_than=age))
 
-        table = await self._session.opened(handle)
         try:
             await optimize(_NEVER)
         except StoreFullError:
             if not await self._make_room(table):
                 raise
-            table = await self._session.opened(handle)
+            table = await self.session.opened(handle)
             await optimize(_NEVER)
         for seconds in _REMOVALS:
-            table = await self._session.opened(handle)  # what was rewritten is another version
+            table = await self.session.opened(handle)  # what was rewritten is another version
             versions, now, first = await self._first_kept(table)
             if first is None:
                 return
@@ -386,10 +314,10 @@ class Upkeep:
 
     async def _first_kept(self, table: Opened) -> tuple[list[Version], datetime, Version | None]:
         """Return a table's versions, now, and the first version to keep; None if all are kept."""
-        versions = await self._session.versions(table)
-        oldest = await in_thread(self._pins.oldest, table.name)
+        versions = await table.versions()
+        oldest = await in_thread(self.pins.oldest, self.name)
         now = datetime.now(UTC)
-        return versions, now, self._retention.first_kept(versions, now, oldest)
+        return versions, now, self._tables.retention.first_kept(versions, now, oldest)
 
     async def _make_room(self, table: Opened) -> bool:
         """Remove the manifests of versions that may go; return whether there were any.
@@ -398,10 +326,10 @@ class Upkeep:
         other files of these versions go when they are a week old.
         """
         _, _, first = await self._first_kept(table)
-        folder = self._session.folder
+        folder = self.session.folder
         if first is None or folder is None:
             return False
-        with self._session.translated():
+        with self.session.translated():
             await in_thread(TableFiles(folder, table.name).remove_before, first.number)
         return True
 
@@ -413,22 +341,18 @@ class Upkeep:
 
         Where the latter cannot be built, searches stay exact and the reason stands in the facts.
         """
-        table = await reopened(self._session, handle)
-        rows = await self._session.rows(table)
-        if rows >= _IDS_FROM and not await has_id_index(self._session, table):
-            await self._builder.index_ids(handle)
-            table = await reopened(self._session, handle)
-        state = self._states[handle.name]
-        index = await vector_index(self._session, table)
+        table = await self.reopened(handle)
+        rows = await table.rows()
+        if rows >= _IDS_FROM and not await has_id_index(table):
+            await self.build_id_index(handle)
+            table = await self.reopened(handle)
+        state = self.state
+        index = await vector_index(table)
         try:
             if rows >= _GROWN * state.failed_rows and self._wants_build(table, index, rows):
-                if index is None:
-                    build = await self._builder.by_settings(table)
-                else:
-                    build = await self._builder.again(table, index)
-                await self._builder.build(handle, build)
+                await self.build(handle, await self.planned_anew(table, index))
             elif index is not None and rows and self._wants_measuring(handle, index, rows):
-                await self._builder.measure(handle)
+                await self.measure_index(handle)
             state.failure = None
         except _NO_FAILURE:
             raise
@@ -438,15 +362,15 @@ class Upkeep:
             await in_thread(LOG.warning, text, handle.name, exc)
 
     def _wants_build(self, table: Opened, index: InUse | None, rows: int) -> bool:
-        by_itself = self._settings.index != kinds.NONE
+        by_itself = self.session.settings.index != kinds.NONE
         if index is None:
             kept_off = tuned_in(table.arrow, table.schema).kept_off
-            return by_itself and not kept_off and rows >= self._settings.index_from
+            return by_itself and not kept_off and rows >= self.session.settings.index_from
         outgrown = index.tuned.auto and by_itself and rows >= _OUTGROWN * index.tuned.built_rows
         return index.ours and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
 
     def _wants_measuring(self, handle: TableHandle, index: InUse, rows: int) -> bool:
-        tuned, known = index.tuned, self._questions(handle)
+        tuned, known = index.tuned, self.questions(handle)
         asked = 0 if known is None else len(known.vectors)
         more = asked and (tuned.whose == MADE or tuned.questions < asked == MOST_QUESTIONS)
         return bool(more) or not tuned.rows or rows >= _GROWN * tuned.rows
@@ -455,37 +379,30 @@ class Upkeep:
 
     async def optimize(self, handle: TableHandle) -> None:
         """Do the whole upkeep now."""
-        await self._do(handle.name, partial(self._look_after, handle, everything=True))
+        await self._do(partial(self._look_after, handle, everything=True))
 
     async def measure(self, handle: TableHandle, questions: Float32Array) -> None:
         """Measure the index with these questions, now and as the table grows."""
-        self._give(handle, questions)
-        await self._do(handle.name, partial(self._builder.measure, handle))
-
-    def _give(self, handle: TableHandle, questions: Float32Array) -> None:
-        if len(questions) < FEWEST_QUESTIONS:
-            expected = f"at least {FEWEST_QUESTIONS} vectors, to tell the recall by"
-            raise InvalidArgumentError("questions", f"{len(questions)} vectors", expected)
-        some = questions[:: math.ceil(len(questions) / MOST_QUESTIONS)]
-        self._states[handle.name].given = some.copy()
+        self.give(questions)
+        await self._do(partial(self.measure_index, handle))
 
     async def by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
         """Have an engine compact a table, and build its indexes over ids and fields anew."""
 
         async def act() -> None:
-            with self._session.guarded():
+            with self.session.guarded():
                 await compact()
-            await self._write(handle.name, Change())
-            table = await reopened(self._session, handle)
-            schema, rows = table.schema, await self._session.rows(table)
-            left = await unindexed_rows(self._session, table)
+            await self.commit(Change())
+            table = await self.reopened(handle)
+            schema, rows = table.schema, await table.rows()
+            left = await unindexed_rows(table)
             if rows >= _IDS_FROM and left.get("id", rows):
-                await self._builder.index_ids(handle)
+                await self.build_id_index(handle)
             for name, one in schema.fields.items():
                 for config in configs_of(one, schema.analyzer) if left.get(name, rows) else ():
-                    await self._builder.index_field(handle, name, config)
+                    await self.build_field_index(handle, name, config)
 
-        await self._do(handle.name, act)
+        await self._do(act)
 
     async def create(
         self, handle: TableHandle, kind: str, options: Mapping[str, Any], *, wait: bool
@@ -496,26 +413,26 @@ class Upkeep:
         questions = options.pop("questions", None)
         target, chosen = kinds.checked_options(name, options, handle.schema)
         if questions is not None:
-            self._give(handle, questions)
-        async with self._session.reading(handle) as table:
-            build = await self._builder.planned(table, name, chosen, target)
+            self.give(questions)
+        async with self.session.reading(handle) as table:
+            build = await self.planned(table, name, chosen, target)
 
         async def act() -> None:
-            state = self._states[handle.name]
+            state = self.state
             state.failure = None
             try:
-                await self._builder.build(handle, build)
+                await self.build(handle, build)
             except AiovecError as exc:
                 state.failure = None if isinstance(exc, _NO_FAILURE) else str(exc)
                 raise
 
-        await self._do(handle.name, act, wait=wait)
+        await self._do(act, wait=wait)
 
     async def drop(self, handle: TableHandle, name: str) -> None:
         """Drop the vector index by its name."""
-        await self._stop(handle.name)
-        async with self._session.reading(handle) as table:
-            index = await vector_index(self._session, table)
+        await self._stop()
+        async with self.session.reading(handle) as table:
+            index = await vector_index(table)
         if index is None or index.name != name:
             listed = "it has none" if index is None else repr(index.name)
             expected = (
@@ -523,69 +440,86 @@ class Upkeep:
                 "index of a field"
             )
             raise InvalidArgumentError("name", name, expected)
-        async with self.alone(handle.name):
-            act = partial(drop, self._session, handle, name)
-            await self._write(handle.name, Change(act, by_hand=True))
+        async with self.locked():
+            change = Change(partial(drop, name), handle, by_hand=True)
+            await self.commit(change)
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         """Give a field of the table these options, and the indexes that they want."""
 
         async def act() -> None:
-            alter = partial(alter_field, self._session, handle, name, field)
-            await self._write(handle.name, Change(alter, changes_schema=True))
-            with index_behind_change(self._session.target, handle.name):
-                await self._builder.index_lacking(handle)
+            alter = partial(alter_field, name, field)
+            await self.commit(Change(alter, handle, changes_schema=True))
+            with index_behind_change(self.session.target, handle.name):
+                await self.build_lacking(handle)
 
-        await self._do(handle.name, act)
+        await self._do(act)
 
     # Locks and tasks
 
     @asynccontextmanager
-    async def dropping(self, table: str) -> AsyncIterator[None]:
+    async def dropping(self) -> AsyncIterator[None]:
         """No build of the table meanwhile: its commit would be one to the next of that name."""
-        await self._stop(table)
-        async with self.alone(table):
+        await self._stop()
+        async with self.locked():
             yield
-        self._states.pop(table, None)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew for the next table of the name."""
+        self.state = _State()
+        self.forget_questions()
 
     @asynccontextmanager
-    async def alone(self, table: str, seconds: float | None = None) -> AsyncIterator[None]:
+    async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
         """No other upkeep of the table meanwhile, by this process or another, which has so many
         seconds to end.
 
         What is done within waits from its own start: the store's own upkeep may have taken long.
         """
-        lock = self._lock_of(f"{table}.upkeep")
-        async with self._states[table].lock:
+        lock = self.session.lock(f"{self.name}.upkeep")
+        lease = await self.session.lease(self.name)
+
+        async def taken() -> bool:
+            if not await lock.take(0.0):
+                return False
+            leased = False
+            try:
+                leased = lease is None or await in_thread(lease.take)
+            finally:
+                if not leased:
+                    lock.release()
+            return leased
+
+        async with self.state.lock:
             if seconds is None:
-                seconds = current_deadline(self._settings.busy_timeout).seconds
+                seconds = current_deadline(self.session.settings.busy_timeout).seconds
             deadline = Deadline(seconds)
-            while not await lock.take(0.0):
-                if self._closed:
-                    raise StoreClosedError(self._session.target)
+            while not await taken():
+                if self.session.closing:
+                    raise StoreClosedError(self.session.target)
                 if deadline.left() <= 0:
-                    busy = f"another process is doing the upkeep of the table {table!r}"
+                    busy = f"another process is doing the upkeep of the table {self.name!r}"
                     raise deadline.error(busy)
-                await asyncio.sleep(_POLL)
+                await asyncio.sleep(_POLL if lease is None else _POLL_LEASE)
             try:
                 with renewed():
-                    yield
+                    async with nullcontext() if lease is None else lease.renewed():
+                        yield
             finally:
                 lock.release()
 
-    async def _do(
-        self, table: str, act: Callable[[], Awaitable[None]], *, wait: bool = True
-    ) -> None:
+    async def _do(self, act: Callable[[], Awaitable[None]], *, wait: bool = True) -> None:
         """Have it done in a task, alone: a drop of the table or of its index ends it.
 
         With a caller cancelled that waits for it, it ends too.
         """
 
         async def work() -> None:
-            async with self.alone(table):
+            async with self.locked():
                 await act()
 
-        task = self._start(table, work())
+        task = self._start(work())
         if not wait:
             return
         try:
@@ -593,8 +527,8 @@ class Upkeep:
         except asyncio.CancelledError:
             own = asyncio.current_task()
             if task.cancelled() and not (own is not None and own.cancelling()):
-                if self._closed:
-                    raise StoreClosedError(self._session.target) from None
+                if self.session.closing:
+                    raise StoreClosedError(self.session.target) from None
                 raise AiovecError(
                     "the index build was stopped, because its table or index was dropped"
                 ) from None
@@ -602,11 +536,11 @@ class Upkeep:
             await wait_out(task)
             raise
 
-    def _start(self, table: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        if self._closed:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        if self.session.closing:
             work.close()
-            raise StoreClosedError(self._session.target)
-        tasks = self._states[table].tasks
+            raise StoreClosedError(self.session.target)
+        tasks = self.state.tasks
         task = asyncio.ensure_future(work)
         tasks.add(task)
 
@@ -618,11 +552,76 @@ class Upkeep:
         task.add_done_callback(ended)
         return task
 
-    async def _stop(self, table: str) -> None:
-        """End what is under way for the table."""
-        tasks = list(self._states[table].tasks)
+    async def close(self) -> None:
+        """End the upkeep, and wait for the writes that were accepted."""
+        await self._stop()
+        await self.finish()
+
+    async def _stop(self) -> None:
+        """End the upkeep that is under way."""
+        tasks = list(self.state.tasks)
         for task in tasks:
             task.cancel()
         cancelled = [await wait_out(task) for task in tasks]
         for exc in filter(None, cancelled):
             raise exc
+
+
+class OpenTables:
+    """The tables that a store has used, and the task that looks after one behind the other."""
+
+    background: bool = False
+    """True if it also does what nobody asked for."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.gate = write_gate(session.settings.write_queue)
+        """Of the writing calls."""
+        self.retention = retention_of(session.settings, on_folder=session.folder is not None)
+        # A migration follows the changes since it began, however long that takes.
+        self.pins = Pins(session.own_folder, session.mark.is_open)
+        self._tables: dict[str, TendedTable] = {}
+        self._loop = Background()
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+
+    def __getitem__(self, name: str) -> TendedTable:
+        table = self._tables.get(name)
+        if table is None:
+            if len(self._tables) >= _MOST_TABLES:
+                idle = (name for name, table in self._tables.items() if table.idle)
+                self._tables.pop(next(idle, ""), None)
+            table = self._tables[name] = TendedTable(name, self)
+        return table
+
+    def begin(self) -> None:
+        """Look after the tables when it is time."""
+        if self.background and not self.session.closing:
+            self._wake.set()
+            if self._task is None or self._task.done():
+                self._task = self._loop.start(self._run())
+
+    async def _run(self) -> None:
+        while self._tables:
+            table = min(self._tables.values(), key=lambda table: table.state.next_look)
+            wait = table.state.next_look - time.monotonic()
+            if wait == math.inf:
+                return
+            if wait > 0:
+                self._wake.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
+                continue
+            await table.tend()
+            await asyncio.sleep(_BETWEEN)
+
+    async def close(self) -> None:
+        """End the upkeep, and wait for the writes that were accepted.
+
+        What is left of the upkeep is for the next store that opens a table.
+        """
+        self.session.closing = True
+        await self._loop.cancel()
+        for table in list(self._tables.values()):
+            await table.close()

@@ -14,13 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiovec.backend.threads import in_thread, to_its_end
+from aiovec.errors import AiovecError
 
 from ..errors import READ_ONLY, translate
 from ..locks.local import lock_file, unlock_file
-from ..session import Version
+from ..session import Session, Version
 
 if TYPE_CHECKING:
     from ..settings import LancedbSettings
@@ -40,24 +41,24 @@ class Pins:
         self._keep_all = keep_all
         self._folder = None if folder is None else folder / _READERS
 
-    def held(self, table: str, version: int) -> Hold:
+    def pin(self, table: str, version: int) -> Pin:
         """Keep a version that is the newest, or was a moment ago."""
         if self._folder is None:
-            return Hold(None)
-        return Hold(self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}")
+            return Pin(None)
+        return Pin(self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}")
 
     def oldest(self, table: str) -> int | None:
         """The oldest version that is pinned, by whomever. Reads the disk."""
         if self._keep_all():
             return 0
-        return None if self._folder is None else min(_in_use(self._folder / table), default=None)
+        return None if self._folder is None else min(_pinned(self._folder / table), default=None)
 
 
-class Hold:
+class Pin:
     """Keeps a version while its block runs.
 
-    It is no generator: an event loop that ends closes all of these at the same time, also one that
-    another one is within.
+    A class, not a generator: when a loop shuts down, it closes async generators in any order, which
+    breaks nested ones.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -90,6 +91,20 @@ class Hold:
             _remove(self._path, lock)
 
 
+async def check_kept(session: Session, table: str, version: int) -> None:
+    """Raise AiovecError if upkeep has removed a version that somebody was reading.
+
+    It sees no pin of who reads in a bucket, or has no right to write to the folder.
+    """
+    lance, _ = await session.open_any(table)
+    kept: Any = await session.run(lance.list_versions())  # type: ignore[no-untyped-call]
+    if all(one["version"] != version for one in kept):
+        raise AiovecError(
+            f"version {version} of the table {table!r} was removed by upkeep while it was read; "
+            "raise keep_versions in the settings of the store that writes"
+        )
+
+
 def _remove(path: Path, lock: int) -> None:
     # Where an open file cannot be removed, it goes with the next look for the oldest.
     with suppress(OSError):
@@ -97,7 +112,7 @@ def _remove(path: Path, lock: int) -> None:
     unlock_file(lock)
 
 
-def _in_use(folder: Path) -> Iterator[int]:
+def _pinned(folder: Path) -> Iterator[int]:
     """The versions of the files that are locked. Files that a process left behind go."""
     for path in folder.glob("*-*"):
         version, _, _ = path.name.partition("-")

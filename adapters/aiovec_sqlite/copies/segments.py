@@ -29,12 +29,15 @@ import numpy.typing as npt
 
 from aiovec.backend import BoolArray, Float32Array, Int64Array, Metric
 
+from ..errors import DamageError
 from .kernel.library import SegmentRecord, address, library
 
 Int8Array = npt.NDArray[np.int8]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 _STEPS = 127
+# Components beyond these make squares that leave float32 or drown in its denormals.
+_LARGEST, _SMALLEST = 1e15, 1e-15
 # Half a unit in the last place of a float32 near 1.
 _UNIT = 2.0**-24
 
@@ -63,9 +66,14 @@ class RowCodes:
 
 
 def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
-    """Codes of vectors whose components are 0 or lie between 1e-15 and 1e15 in size."""
+    """Codes of vectors that are 0, or whose largest component lies between 1e-15 and 1e15 in size.
+
+    DamageError where one is another, or not finite: it would spoil the bound for all rows.
+    """
     count, dim = vectors.shape
     largest: Float32Array = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))
+    if not ((largest == 0) | ((largest >= _SMALLEST) & (largest <= _LARGEST))).all():
+        raise DamageError("a vector is not finite, or extreme")
     unit: Float32Array = np.where(largest > 0, largest, np.float32(1.0))
     steps: Float32Array = vectors * (np.float32(_STEPS) / unit)[:, None]
     coded = np.rint(steps)
@@ -118,8 +126,6 @@ def _squares(rows: Float32Array) -> Float32Array:
 FULL = 16_384
 # Rows that even a small segment has room for.
 _ROOM = 8
-# Where fewer than one in so many rows are sought, each is looked up.
-_FEW_SOUGHT = 8
 # Where codes begin, in bytes: a row that lies across one more line of the processor's cache than it
 # has to takes half as long again to scan.
 _CACHE_LINE = 64
@@ -237,15 +243,12 @@ class Segment:
         mine = self.rowids[: self.count]
         if not self.ordered:
             return np.flatnonzero(np.isin(mine, rowids, kind="sort"))
-        return _found(mine, _within(mine, rowids))
+        return _found(mine, rowids)
 
     def among(self, rowids: Int64Array, start: int) -> BoolArray:
         """For each row from ``start`` on whether it has one of these sorted ids."""
         mine = self.rowids[start : self.count]
         if not self.ordered:
-            return np.isin(mine, rowids)
-        rowids = _within(mine, rowids)
-        if len(rowids) * _FEW_SOUGHT > len(mine):
             return np.isin(mine, rowids)
         selected = np.zeros(len(mine), dtype=np.bool_)
         selected[_found(mine, rowids)] = True
@@ -267,18 +270,14 @@ def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
     return upper, lower
 
 
-def _within(mine: Int64Array, rowids: Int64Array) -> Int64Array:
-    """Return the sorted rowids between the first and the last of ``mine``, sorted too."""
+def _found(mine: Int64Array, rowids: Int64Array) -> Int64Array:
+    """Where rising numbers hold these, which are sorted too."""
     if not len(mine):
         return rowids[:0]
     first, last = np.searchsorted(rowids, (mine[0], mine[-1] + 1))
-    return rowids[first:last]
-
-
-def _found(mine: Int64Array, rowids: Int64Array) -> Int64Array:
-    """Where rising numbers hold these, which lie between their first and their last."""
-    places = np.searchsorted(mine, rowids)
-    there: Int64Array = places[mine[places] == rowids]
+    sought = rowids[first:last]
+    places = np.searchsorted(mine, sought)
+    there: Int64Array = places[mine[places] == sought]
     return there
 
 

@@ -11,13 +11,12 @@ together can add, no other row is among the best.
 from __future__ import annotations
 
 import heapq
-import json
 import math
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,10 @@ from aiovec.backend.contract import Columns, Found, StoredRows, TableHandle, Tex
 
 from ..connection import Ticket
 from ..driver import load_driver
-from ..errors import CORRUPT, DamageError, TextDamageError, code_of, names_text_index
+from ..errors import CORRUPT, TextDamageError, code_of, names_text_index
 from ..layout import TableLayout, current_table, quoted
 from ..reads import by_rowids, condition_of
-from ..vectors import VectorReader
+from ..vectors import MissingRowsError, VectorReader
 from .folding import folded, spans_of
 from .index import (
     TextIndex,
@@ -327,18 +326,12 @@ def _rows(
 ) -> StoredRows:
     numbers = np.array(rowids, dtype=np.int64)
     try:
-        vectors = VectorReader(db, table).read(numbers, ticket) if columns.vector else None
-        return by_rowids(db, ticket, table, numbers, columns, vectors)
-    except DamageError as exc:
-        (there,) = db.execute(
-            f"SELECT count(*) FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
-            "ON r._rowid = j.value",
-            (json.dumps(rowids),),
-        ).fetchone()
-        if there == len(rowids):
-            raise
-        missing = len(rowids) - there
-        raise TextDamageError(table.name, f"{missing} rows that it names do not exist") from exc
+        rows = by_rowids(db, ticket, table, numbers, columns, None)
+    except MissingRowsError as exc:
+        raise TextDamageError(table.name, "rows that it names do not exist") from exc
+    if not columns.vector:
+        return rows
+    return replace(rows, vectors=VectorReader(db, table).read(numbers, ticket))
 
 
 # Clauses that are too short or too long for the index

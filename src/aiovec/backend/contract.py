@@ -277,8 +277,9 @@ class Backend(ABC):
 
     read_only: bool = False
     """Set before ``open``. Then ``open`` raises ConfigError where there is no store, nothing is
-    created or written next to it (no lock, no upkeep, no mark) but what the driver itself needs to
-    read while others write, and a method that writes raises UnsupportedError."""
+    created or written next to it (no upkeep, no mark) but what keeps a version while it is read,
+    and what the driver itself needs to read while others write, and a method that writes raises
+    UnsupportedError."""
 
     @property
     @abstractmethod

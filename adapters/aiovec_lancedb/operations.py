@@ -1,6 +1,6 @@
 """Inserting, replacing, changing and deleting rows: each one commit of Lance, or one of a group.
 
-They run alone among all writers of the table (see ``writer``), so what was looked up still holds
+They run alone among all writers of the table (see ``commit``), so what was looked up still holds
 when it is written. In a group, the rows that its calls name are read, the calls are done to them in
 memory in their order, and what became of each row is written.
 """
@@ -12,7 +12,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
-    Container,
     Mapping,
     Sequence,
 )
@@ -36,7 +35,7 @@ from aiovec.backend import (
 )
 from aiovec.backend.contract import Columns, TableHandle
 from aiovec.backend.limits import copy_of_error
-from aiovec.backend.rows import NewRows, check_partitions, partition_fields
+from aiovec.backend.rows import NewRows, partition_fields
 from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
 from aiovec.errors import (
@@ -46,15 +45,15 @@ from aiovec.errors import (
 )
 
 from .changes import CREATED
+from .commit import ALONE, WriteOperation
 from .errors import ConflictError, unknown_outcome
-from .folding import FoldedRows, Row, is_known, looked_at, partition_values, rows_of
 from .layout import PAYLOAD
+from .net_rows import NetRows, Row, is_known, looked_at
 from .reads import ADDRESS, condition_of, rows_by_id
 from .reads import rows_of as stored_rows
-from .session import Opened, Session
+from .session import Opened
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
-from .writer import ALONE, WriteOperation
 
 # Ids of upserts up to which it pays to see whether any of them exists: adding takes a fifth of a
 # merge's time.
@@ -116,26 +115,28 @@ OnConflict = Literal["fail", "skip", "replace", "move"]
 class RowsOperation(WriteOperation):
     """A write of rows of one table, whose result is a number of rows.
 
-    Those that name their rows, and not too many, may be in one group, where ``fold`` does it to
-    rows in memory, or raises its error and does nothing. ``alone`` does it by itself.
+    ``apply`` does it to the rows that it names, in memory and in a group, or raises its error and
+    does nothing. ``direct`` has Lance do it, by itself: for an operation that selects rows by a
+    filter or names too many, and for a lone one that need not read a row.
     """
 
     handle: TableHandle
     kind: Literal["fail", "skip", "replace", "move", "change", "delete"]
-    fold: Callable[[FoldedRows], int]
-    alone: Callable[[Session, Opened], Awaitable[int]]
     named: Sequence[str]
+    apply: Callable[[NetRows], int]
+    direct: Callable[[Opened], Awaitable[int]] | None
     size: int
     by_rows: bool = False
-    """True if it is folded also when there are no others: to merge a column of one row, Lance
-    reads all of 40,000 in 340 ms."""
+    """True if it is applied to rows in memory also when it is alone: to merge a column of one row,
+    Lance reads all of 40,000 in 340 ms."""
 
     by_hand = True
 
     @property
     def repeatable(self) -> bool:
-        """True if it may be folded in a bucket, where it is done anew if others were faster: of a
-        change to several rows, readers would see some before the others."""
+        """True if it may be applied to rows in memory in a bucket, where this is done anew if
+        others were faster: of a change to several rows, readers would see some before the others.
+        """
         return self.kind != "change" or len(self.named) == 1
 
     def joins(self, other: WriteOperation, *, exclusive: bool) -> bool:
@@ -143,70 +144,62 @@ class RowsOperation(WriteOperation):
             return False
         return exclusive or (self.repeatable and other.repeatable)
 
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await session.opened(self.handle)
-        by_rows = self.by_rows and (session.exclusive or self.repeatable)
-        if not others and not by_rows:
-            return [await self.alone(session, table)]
-        works = [work for work in (self, *others) if isinstance(work, RowsOperation)]
-        return await _together(session, table, works)
+    async def do(self, table: Opened, others: Sequence[WriteOperation]) -> list[Any]:
+        by_rows = self.by_rows and (table.session.exclusive or self.repeatable)
+        if self.direct is not None and not others and not by_rows:
+            return [await self.direct(table)]
+        group = [one for one in (self, *others) if isinstance(one, RowsOperation)]
+        return await _apply(table, group)
 
 
-async def _together(session: Session, table: Opened, works: Sequence[RowsOperation]) -> list[Any]:
-    """Do works in their order to the rows in memory, and then what they come to to the table.
+async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
+    """Apply operations in their order to the rows that they name, and write what became of these.
 
-    Each work is done by one commit, whatever happens between these. In a bucket other processes
-    may write in between: works on rows that they have written meanwhile get a ConflictError.
+    Each operation is done by one commit, whatever happens between these. In a bucket other
+    processes may write in between: operations on rows that they have written get a ConflictError.
     """
-    named: dict[str, set[str]] = {}
-    for work in works:
-        named.setdefault(work.kind, set()).update(work.named)
-    changed = named.pop("change", set())
-    upserted = named.pop("replace", set()) | named.pop("move", set())
-    asked = set().union(*named.values()) - changed
-    unknown = upserted - changed - asked
-    worth = session.exclusive and not changed and len(unknown) <= _WORTH_A_LOOK
-    if partition_fields(table.schema) or worth:
-        asked, unknown = asked | unknown, set()
-    if changed and len(asked) <= _MOST_CHANGED:  # to read them too costs less than another request
-        changed, asked = changed | asked, set()
+    rows_named = sum(len(one.named) for one in group)
+    effort = rows_named * _COLUMNS_A_ROW
+    changed, asked, unknown = await hop(rows_named, _to_look_up, table, group)
     columns = _all(table.schema)
-    found, there = await asyncio.gather(
-        rows_by_id(session, table, sorted(changed), columns, address=True),
-        existing_rows(session, table, sorted(asked)),
+    found, existing = await asyncio.gather(
+        rows_by_id(table, changed, columns, address=True),
+        existing_rows(table, asked),
     )
 
-    def fold() -> tuple[FoldedRows, list[Any]]:
-        rows = FoldedRows(table.schema, stored_rows(found, columns, table.schema.vector), there)
+    def apply() -> tuple[NetRows, list[Any]]:
+        rows = NetRows(table.schema, stored_rows(found, columns, table.schema.vector), existing)
         outcomes: list[Any] = []
-        for work in works:
+        for one in group:
             try:
-                outcomes.append(work.fold(rows))
+                outcomes.append(one.apply(rows))
             except AiovecError as exc:
                 outcomes.append(exc)
         return rows, outcomes
 
-    effort = sum(len(work.named) for work in works) * _COLUMNS_A_ROW
-    rows, outcomes = await hop(effort, fold)
+    rows, outcomes = await hop(effort, apply)
 
     async def write(ids: Collection[str], condition: str | None, **options: bool) -> None:
         def new() -> pa.Table:
             return stored_form(rows.to_write(ids).table, table.schema)
 
-        await _write(session, table, await hop(effort, new), condition, **options)
+        await _write(table, await hop(effort, new), condition, **options)
 
     async def put(ids: Collection[str]) -> None:
-        moves = any(work.kind == "move" for work in works)
-        merge = bool(unknown) or rows.replaces
-        await write(ids, _replaced(rows, ids, moves), merge=merge)
+        moves = any(one.kind == "move" for one in group)
+        if table.session.exclusive:
+            merge = rows.replaces or (unknown and await table.rows() > 0)
+            await write(ids, None, merge=merge)
+        else:
+            await write(ids, await hop(effort, _replaced, rows, ids, moves))
 
     async def change(ids: Collection[str]) -> None:
         await write(ids, _unchanged(rows, found), inserts=False)
 
     async def delete(ids: Collection[str]) -> None:
-        await session.run(table.lance.delete(ids_to_sql(sorted(ids))))
+        await table.session.run(table.lance.delete(ids_to_sql(sorted(ids))))
 
-    changes = set() if session.exclusive else rows.changes
+    changes = set() if table.session.exclusive else rows.changes
     done = False
     for act, kind, ids in (
         (put, None, rows.written.keys() - changes),
@@ -219,18 +212,36 @@ async def _together(session: Session, table: Opened, works: Sequence[RowsOperati
             except AiovecError as exc:
                 if not done:
                     raise
-                for place, work in enumerate(works):
-                    if work.kind == kind and not ids.isdisjoint(work.named):
+                for place, one in enumerate(group):
+                    if one.kind == kind and not ids.isdisjoint(one.named):
                         outcomes[place] = copy_of_error(exc)
             done = True
     return outcomes
+
+
+def _to_look_up(table: Opened, group: Sequence[RowsOperation]) -> tuple[list[str], list[str], bool]:
+    """Return the ids of rows to read, those of rows to look up, and True if there are others, of
+    which it is not asked whether they exist: they are merged."""
+    named: dict[str, set[str]] = {}
+    for one in group:
+        named.setdefault(one.kind, set()).update(one.named)
+    changed = named.pop("change", set())
+    upserted = named.pop("replace", set()) | named.pop("move", set())
+    asked = set().union(*named.values()) - changed
+    unknown = upserted - changed - asked
+    worth = table.session.exclusive and not changed and len(unknown) <= _WORTH_A_LOOK
+    if partition_fields(table.schema) or worth:
+        asked, unknown = asked | unknown, set()
+    if changed and len(asked) <= _MOST_CHANGED:  # to read them too costs less than another request
+        changed, asked = changed | asked, set()
+    return sorted(changed), sorted(asked), bool(unknown)
 
 
 def _all(schema: Schema) -> Columns:
     return Columns(tuple(schema.fields), schema.payload, vector=True)
 
 
-def _replaced(rows: FoldedRows, ids: Collection[str], moves: bool) -> str | None:
+def _replaced(rows: NetRows, ids: Collection[str], moves: bool) -> str | None:
     """Return the condition by which a merge replaces a row, in a bucket; None without any."""
     stays = None if moves else _same_partition(rows.schema)
     free = rows.free.intersection(ids)
@@ -242,7 +253,7 @@ def _replaced(rows: FoldedRows, ids: Collection[str], moves: bool) -> str | None
     return f"{condition} AND {stays}" if stays else condition
 
 
-def _unchanged(rows: FoldedRows, found: pa.Table) -> str:
+def _unchanged(rows: NetRows, found: pa.Table) -> str:
     """Return the condition that a row is as it was found: one written since lies elsewhere."""
     places = zip(found["id"].to_pylist(), found[ADDRESS].to_pylist(), strict=True)
     changed = [str(place) for id, place in places if id in rows.changes]
@@ -250,7 +261,6 @@ def _unchanged(rows: FoldedRows, found: pa.Table) -> str:
 
 
 async def _write(
-    session: Session,
     table: Opened,
     rows: pa.Table,
     condition: str | None,
@@ -266,12 +276,13 @@ async def _write(
     leaves rows out, because others were faster, new ones are taken back: ConflictError, and who
     does it anew replaces the others with the same again.
     """
+    session = table.session
     if session.exclusive and not merge:
         await session.run(table.lance.add(rows))
         return
     builder = table.lance.merge_insert("id").use_index(
         session.exclusive
-        and await session.rows(table) > _ROWS_BY_INDEX * rows.num_rows
+        and await table.rows() > _ROWS_BY_INDEX * rows.num_rows
         and rows.get_total_buffer_size() <= _MOST_BY_INDEX
     )
     if session.exclusive:
@@ -302,71 +313,37 @@ def _same_partition(schema: Schema) -> str | None:
 def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOperation:
     """An ``insert``, or an ``upsert`` where rows of ids that exist replace the others."""
     if rows.columns is None and len(rows) <= _FEW:
-        rows = NewRows(
-            handle.schema, stored_rows(rows.table, _all(handle.schema), handle.schema.vector)
-        )
+        columns = stored_rows(rows.table, _all(handle.schema), handle.schema.vector)
+        rows = NewRows(handle.schema, columns)
     ids = rows.ids
 
-    def fold(folded: FoldedRows) -> int:
-        new = dict(rows_of(handle.schema, rows.columns)) if rows.columns is not None else {}
-        write = folded.insert
+    def apply(net: NetRows) -> int:
+        places: Sequence[int] = range(len(ids))
         if on_conflict in ("replace", "move"):
-            write = folded.put
             if on_conflict == "replace":
-                folded.check_partitions(rows)
-        else:
-            there = [id for id in ids if id in folded]
-            if there and on_conflict == "fail":
-                raise DuplicateIdError(handle.name, there)
-            for id in there:
-                del new[id]
-        for id, row in new.items():
-            write(id, row)
-        return len(new)
-
-    async def alone(session: Session, table: Opened) -> int:
-        new = await hop(len(ids), lambda: stored_form(rows.table, handle.schema))
-        condition, merge = None, True
-        if on_conflict == "replace" and partition_fields(table.schema):
-            found = await existing_rows(session, table, ids)
-            stored = partition_values(table.schema, found, ids)
-            await hop(len(ids), check_partitions, rows, stored)
-            condition, merge = _same_partition(table.schema), bool(found)
-        elif on_conflict in ("replace", "move"):
-            merge = bool(await session.rows(table))
-        else:
-            condition, merge = _NEVER, False
-            if there := await existing_rows(session, table, ids):
-                if on_conflict == "fail":
-                    twice = await hop(len(ids), lambda: [id for id in ids if id in there])
-                    raise DuplicateIdError(handle.name, twice)
-                new = await hop(len(ids), _absent, new, ids, there)
-                if not new.num_rows:
-                    return 0
-        await _write(session, table, new, condition, merge=merge)
-        return int(new.num_rows)
+                net.check_partitions(rows)
+        elif existing := [id for id in ids if id in net]:
+            if on_conflict == "fail":
+                raise DuplicateIdError(handle.name, existing)
+            places = [place for place in places if ids[place] not in net]
+        new = rows if len(places) == len(ids) else rows.take(places)
+        net.put(new, replaces=on_conflict in ("replace", "move"))
+        return len(places)
 
     # Those that come as a table are worth a commit of their own.
-    few = rows.columns is not None
-    size = len(ids) if few else ALONE
-    return RowsOperation(handle, on_conflict, fold, alone, ids, size, by_rows=few)
+    size = len(ids) if rows.columns is not None else ALONE
+    return RowsOperation(handle, on_conflict, ids, apply, None, size)
 
 
 def add(handle: TableHandle, rows: pa.Table) -> RowsOperation:
     """Rows of ids that the table certainly lacks."""
     new = stored_form(rows, handle.schema)
 
-    async def alone(session: Session, table: Opened) -> int:
-        await session.run(table.lance.add(new))
+    async def direct(table: Opened) -> int:
+        await table.session.run(table.lance.add(new))
         return int(new.num_rows)
 
-    return RowsOperation(handle, "fail", lambda _: 0, alone, (), ALONE)
-
-
-def _absent(rows: pa.Table, ids: Sequence[str], there: Container[str]) -> pa.Table:
-    """Return the rows whose ids are not there."""
-    new = [place for place, id in enumerate(ids) if id not in there]
-    return rows.take(pa.array(new, pa.int64()))
+    return RowsOperation(handle, "fail", (), lambda _: 0, direct, ALONE)
 
 
 def _stored(value: Any) -> Any:
@@ -376,7 +353,7 @@ def _stored(value: Any) -> Any:
     return value + 0.0 if isinstance(value, float) else value
 
 
-async def existing_rows(session: Session, table: Opened, ids: Sequence[str]) -> dict[str, Row]:
+async def existing_rows(table: Opened, ids: Sequence[str]) -> dict[str, Row]:
     """The rows that the table has of these ids, with the values of ``looked_at`` alone."""
     found: dict[str, Row] = {}
 
@@ -390,13 +367,13 @@ async def existing_rows(session: Session, table: Opened, ids: Sequence[str]) -> 
         return found
     columns = looked_at(table.schema)
     query = table.lance.query().select(["id", *columns])
-    if len(ids) * _COST_IN_LIST > await session.rows(table) * _COST_IN_TABLE:
+    if len(ids) * _COST_IN_LIST > await table.rows() * _COST_IN_TABLE:
         wanted = await hop(len(ids), pa.array, ids, pa.utf8())
         within = await hop(len(ids), lambda: id_range_to_sql(min(ids), max(ids)))
-        async for batch in await session.batches(query, _BATCH, within):
+        async for batch in await table.session.batches(query, _BATCH, within):
             await hop(weight(batch), add, batch, wanted)
     else:
-        rows = await rows_by_id(session, table, ids, Columns(tuple(columns)))
+        rows = await rows_by_id(table, ids, Columns(tuple(columns)))
         await hop(weight(rows), add, rows)
     return found
 
@@ -413,20 +390,20 @@ async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None
 
 
 def delete(handle: TableHandle, ids: Sequence[str] | None, where: Expr | None) -> RowsOperation:
-    async def alone(session: Session, table: Opened) -> int:
+    async def direct(table: Opened) -> int:
         condition = await selection(ids, where) or "TRUE"
         # To count them first takes most of the time of a delete.
-        done: Any = await session.run(table.lance.delete(condition))  # not all of it is typed
+        done: Any = await table.session.run(table.lance.delete(condition))  # not all of it is typed
         return int(done.num_deleted_rows)
 
-    def fold(rows: FoldedRows) -> int:
+    def apply(rows: NetRows) -> int:
         there = rows.matching(ids or (), where)
         for id in there:
             rows.drop(id)
         return len(there)
 
     size = ALONE if ids is None or not is_known(where, handle.schema) else len(ids)
-    return RowsOperation(handle, "delete", fold, alone, ids or (), size)
+    return RowsOperation(handle, "delete", ids or (), apply, direct, size)
 
 
 def update(
@@ -441,39 +418,37 @@ def update(
     few = ids is not None and is_known(where, handle.schema) and len(ids) <= _MOST_CHANGED
     size = len(ids or ()) * _SIZE_OF_CHANGED if few else ALONE
     by_rows = few and bool(payload)
-    return RowsOperation(handle, "change", change.fold, change.alone, ids or (), size, by_rows)
+    return RowsOperation(handle, "change", ids or (), change.apply, change.direct, size, by_rows)
 
 
 def set_vectors(handle: TableHandle, ids: Sequence[str], vectors: Float32Array) -> RowsOperation:
     """New vectors for rows of these ids, which are distinct. Its result is how many existed."""
 
-    def fold(rows: FoldedRows) -> int:
+    def apply(rows: NetRows) -> int:
         found = [place for place, id in enumerate(ids) if id in rows]
         for place in found:
             rows.change(ids[place], {rows.schema.vector: vectors[place]})
         return len(found)
 
-    async def alone(session: Session, table: Opened) -> int:
+    async def direct(table: Opened) -> int:
         layout = table.schema.to_arrow()
         fields = [layout.field("id"), layout.field(table.schema.vector)]
         columns = [pa.array(ids, pa.utf8()), from_matrix(vectors)]
-        return await _set_columns(
-            session, table, pa.Table.from_arrays(columns, schema=pa.schema(fields))
-        )
+        return await _set_columns(table, pa.Table.from_arrays(columns, schema=pa.schema(fields)))
 
     few = len(ids) <= _MOST_CHANGED
     size = len(ids) * _SIZE_OF_CHANGED if few else ALONE
-    return RowsOperation(handle, "change", fold, alone, ids, size, few)
+    return RowsOperation(handle, "change", ids, apply, direct, size, few)
 
 
-async def _set_columns(session: Session, table: Opened, rows: pa.Table) -> int:
+async def _set_columns(table: Opened, rows: pa.Table) -> int:
     """Replace columns of the rows with these ids that exist; return how many do.
 
     Not by the index of ids: Lance would write the columns of all rows of a file anew, and take the
     file out of their indexes.
     """
     builder = table.lance.merge_insert("id").use_index(False).when_matched_update_all()
-    done = await session.run(builder.execute(rows, on_bad_vectors=_bad_vectors(table)))
+    done = await table.session.run(builder.execute(rows, on_bad_vectors=_bad_vectors(table)))
     return int(done.num_updated_rows)
 
 
@@ -491,7 +466,7 @@ class _Update:
     where: Expr | None
     vector: Float32Array | None
 
-    def fold(self, rows: FoldedRows) -> int:
+    def apply(self, rows: NetRows) -> int:
         values = {name: _stored(value) for name, value in self.values.items()}
         if self.vector is not None:
             values[rows.schema.vector] = self.vector
@@ -505,13 +480,13 @@ class _Update:
                 rows.change(id, values)
         return len(found)
 
-    async def alone(self, session: Session, table: Opened) -> int:
+    async def direct(self, table: Opened) -> int:
         condition = await selection(self.ids, self.where)
         if self.payload:
-            return await self._merge(session, table, condition)
+            return await self._merge(table, condition)
         effort = weight(dict(self.values), self.vector)
         values = await hop(effort, self._assigned, table.schema)
-        result = await session.run(table.lance.update(updates_sql=values, where=condition))
+        result = await table.session.run(table.lance.update(updates_sql=values, where=condition))
         return int(result.rows_updated)
 
     def _assigned(self, schema: Schema) -> dict[str, str]:
@@ -528,13 +503,13 @@ class _Update:
             values[schema.vector] = f"[{numbers}]"
         return values
 
-    async def _merge(self, session: Session, table: Opened, condition: str | None) -> int:
+    async def _merge(self, table: Opened, condition: str | None) -> int:
         """Set keys of each row's own payload. Lance cannot, so the payloads are read for it, as
         Python values a block of rows at a time."""
         query = table.lance.query().select(["id", PAYLOAD])
-        found = await session.batches(query, _CHANGED_AT_ONCE, condition)
+        found = await table.session.batches(query, _CHANGED_AT_ONCE, condition)
         blocks = [await in_thread(self._changed, batch, table.schema) async for batch in found]
-        return await _set_columns(session, table, pa.Table.from_batches(blocks)) if blocks else 0
+        return await _set_columns(table, pa.Table.from_batches(blocks)) if blocks else 0
 
     def _changed(self, found: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
         """The columns that change, with the ids."""

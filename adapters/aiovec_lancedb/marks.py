@@ -18,11 +18,11 @@ from aiovec.backend.marks import OPEN, PAUSED, MoveMark, MoveRecord, unreadable_
 from aiovec.backend.threads import in_thread
 from aiovec.errors import CorruptStoreError, StoreBusyError, UnsupportedError
 
-from ..errors import translated
-from .local import FOLDER, lock_file, unlock_file
+from .errors import translated
+from .locks.local import FOLDER, lock_file, unlock_file
 
 if TYPE_CHECKING:
-    from .bucket import Bucket
+    from .locks.bucket import Bucket
 
 _T = TypeVar("_T")
 
@@ -41,8 +41,8 @@ def _tried(act: Callable[[], _T]) -> _T:
     return act()
 
 
-class Marks(ABC):
-    """The mark of one store. Every method does I/O: not on the event loop."""
+class MarkStorage(ABC):
+    """The place of one store's mark. Every method does I/O: not on the event loop."""
 
     poll: float
     """Seconds between two looks at a mark that lets writers wait."""
@@ -77,7 +77,7 @@ def write_generation(folder: Path, generation: int) -> None:
         (folder / _RECORD).write_text(text, encoding="utf-8")
 
 
-class FolderMarks(Marks):
+class MarkFile(MarkStorage):
     """In a folder: a file."""
 
     poll = 0.01
@@ -116,7 +116,7 @@ class FolderMarks(Marks):
             partial.unlink(missing_ok=True)
 
 
-class BucketMarks(Marks):
+class MarkObject(MarkStorage):
     """In a bucket: an object.
 
     Each change is conditional on the object that was read, so none is lost; no clock is compared.
@@ -139,10 +139,10 @@ class BucketMarks(Marks):
         raise StoreBusyError("other processes keep changing the mark of the migration", 0.0)
 
 
-class Fence:
+class StoreMark:
     """The mark as one store sees it. ``make`` makes its place; None where it can have none."""
 
-    def __init__(self, target: str, make: Callable[[], Marks] | None) -> None:
+    def __init__(self, target: str, make: Callable[[], MarkStorage] | None) -> None:
         self._target = target
         self._make = make
         self.run: str | None = None
@@ -155,10 +155,10 @@ class Fence:
     @property
     def poll(self) -> float:
         """Seconds between two looks at a mark that lets writers wait."""
-        return self._marks.poll
+        return self._storage.poll
 
     @cached_property
-    def _marks(self) -> Marks:
+    def _storage(self) -> MarkStorage:
         """Made by the first look at the mark, which is in a thread."""
         if self._make is None:
             raise UnsupportedError(
@@ -173,7 +173,7 @@ class Fence:
         if self._make is None:
             return MoveRecord()
         with translated(self._target):
-            return self._record(self._marks.read())
+            return self._record(self._storage.read())
 
     def _record(self, text: bytes | None) -> MoveRecord:
         try:
@@ -209,7 +209,7 @@ class Fence:
             return after.to_json().encode() if damaged or after != before else None
 
         with translated(self._target):
-            self._marks.change(replace)
+            self._storage.change(replace)
         return found[0], found[1]
 
     def end_pause(self, paused: MoveMark) -> None:

@@ -18,23 +18,24 @@ Row = Mapping[str, Any]
 """A row's values by the names of the columns: the payload as JSON text, the vector as an array."""
 
 
-class FoldedRows:
-    """Those of the table's rows that calls name, and what the calls make of them.
+class NetRows:
+    """The rows that a group's operations name, before and after these operations.
 
-    ``old`` are rows that the table has and that may be changed, ``there`` others that it has, with
-    the values of ``looked_at`` alone. The rows in ``written`` are to be written, and those of
+    ``old`` are rows that the table has and that may be changed, ``existing`` others that it has,
+    with the values of ``looked_at`` alone. The rows in ``written`` are to be written, and those of
     the ids in ``gone`` to be deleted afterwards: a row that is written and then deleted is in both,
-    so that each call is done by one commit as a whole.
+    so that each operation is done by one commit as a whole.
 
     Of the written rows, ``changes`` are made of rows that the table has, and those in ``free``
     replace whichever row has the id. The others have an id that the table lacks.
     """
 
-    def __init__(self, schema: Schema, old: StoredRows, there: Mapping[str, Row]) -> None:
+    def __init__(self, schema: Schema, old: StoredRows, existing: Mapping[str, Row]) -> None:
         self.schema = schema
-        self._now: dict[str, Row] = {**there, **dict(rows_of(schema, old))}
+        self._now: dict[str, Row] = {**existing, **dict(rows_of(schema, old))}
         self._before = frozenset(self._now)
         self.written: dict[str, Row] = {}
+        self._many: NewRows | None = None
         self.changes: set[str] = set()
         self.free: set[str] = set()
         self.gone: set[str] = set()
@@ -55,19 +56,20 @@ class FoldedRows:
         """True if a row to write certainly takes the place of another one."""
         return not self._before.isdisjoint(self.written)
 
-    def put(self, id: str, row: Row) -> None:
-        """Write a row, whole, whichever there was."""
-        if id in self._before or id not in self.written:
-            self.free.add(id)
-        self.insert(id, row)
-
-    def insert(self, id: str, row: Row) -> None:
-        """Write a row that is not there, or not any more."""
-        if id in self._before:
-            self.free.add(id)
-        self._now[id] = self.written[id] = row
-        self.changes.discard(id)
-        self.gone.discard(id)
+    def put(self, rows: NewRows, *, replaces: bool) -> None:
+        """Write whole rows, which have ids that the table lacks, or any if that ``replaces``."""
+        new: dict[str, Row]
+        if rows.columns is not None:
+            new = dict(rows_of(self.schema, rows.columns))
+        else:  # so many that nothing else is in the group
+            new, self._many = {id: {} for id in rows.ids}, rows
+        for id in new:
+            if id in self._before or (replaces and id not in self.written):
+                self.free.add(id)
+        self._now |= new
+        self.written |= new
+        self.changes.difference_update(new)
+        self.gone.difference_update(new)
 
     def change(self, id: str, values: Row) -> None:
         """Give a row other values."""
@@ -86,6 +88,8 @@ class FoldedRows:
 
     def to_write(self, wanted: Container[str]) -> NewRows:
         """Return the rows with these ids, in the order in which they came."""
+        if self._many is not None:
+            return self._many
         ids = [id for id in self.written if id in wanted]
         rows = [self.written[id] for id in ids]
         return NewRows(

@@ -1,4 +1,4 @@
-"""One writer for each table: calls that arrive while a commit runs share the next one.
+"""The commits of a table: operations that arrive while one runs share the next one.
 
 A commit costs Lance some milliseconds and leaves a version and files behind, whatever its size. So
 a group of calls that name their rows takes two at most, whatever its calls do: one in which rows
@@ -10,45 +10,34 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import anyio
-
-from aiovec.backend.commit import Committer, GroupCommit, WriteCall
-from aiovec.backend.limits import Deadline, Gate, copy_of_error, current_deadline
+from aiovec.backend.commit import Committer, WriteCall
+from aiovec.backend.contract import TableHandle
+from aiovec.backend.limits import Deadline, copy_of_error
 from aiovec.backend.marks import PAUSED, MoveMark
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
     OutcomeUnknownError,
-    StoreBusyError,
-    StoreClosedError,
     StoreReplacedError,
 )
 
 from .changes import number_anew
 from .errors import ConflictError, unknown_outcome
-from .layout import LoadNote
-from .locks.local import TableLock
-from .locks.moves import Fence
-from .session import HEED, Session
-from .written import TableFiles, index_of, is_index
+from .locks.local import ONE_TRY
+from .session import Opened, Session, check_not_filled
+from .whole_files import TableFiles, index_of, is_index
 
 LOG = logging.getLogger("aiovec.lancedb")
 
 # Rows in one commit. More would make the first of its calls wait long for the last.
 _MOST_ROWS = 8192
 ALONE = _MOST_ROWS
-# Tables whose files are known to be whole, before those without a call are forgotten.
-_MOST_WRITERS = 256
-# How long, in seconds, one try for the lock may take before the waiting calls are looked at again:
-# some may have been cancelled or be out of time.
-_LOCK_TRY = 0.1
 # Where another commit came first, of a compaction or another writer, the work is done anew: so many
 # times at least, and until the call is out of time.
 _ATTEMPTS = 5
@@ -56,6 +45,12 @@ _ATTEMPTS = 5
 
 class WriteOperation(ABC):
     """The write of one call. Those that join one another may be done together, in one commit."""
+
+    handle: TableHandle | None
+    """The table that is opened for it; None for an operation that opens none."""
+
+    altered: bool = False
+    """True if its fields may be others than the handle says."""
 
     size: int = ALONE
     """Rows, as far as they count for a commit; ``ALONE`` where it takes one for itself."""
@@ -80,11 +75,16 @@ class WriteOperation(ABC):
         return False
 
     @abstractmethod
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        """Do this and then ``others``, which join it; the result of each, or its error.
+    async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
+        """Do this and then ``others``, which join it; return the result of each, or its error.
 
-        What it raises holds for all of them, and nothing of them was done.
+        ``table`` is the newest version of the handle's table, an ``Opened``. What this raises holds
+        for all of them, and nothing of them was done.
         """
+
+
+Act = Callable[..., Awaitable[Any]]
+"""It gets the opened table, if the operation has a handle."""
 
 
 async def _nothing() -> None: ...
@@ -98,17 +98,19 @@ class Change(WriteOperation):
     write: AiovecError where one was cut short.
     """
 
-    act: Callable[[], Awaitable[Any]] = _nothing
+    act: Act = _nothing
+    handle: TableHandle | None = None
+    altered: bool = False
     changes_schema: bool = False
     by_hand: bool = False
     fills: bool = False
     brings_files: bool = True
 
-    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        return [await self.act()]
+    async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
+        return [await self.act(*([] if table is None else [table]))]
 
 
-class _Call(WriteCall):
+class OperationCall(WriteCall):
     """A write of one table."""
 
     __slots__ = ("_conflicts", "work")
@@ -135,48 +137,37 @@ def _refuses(mark: MoveMark, work: WriteOperation) -> bool:
     return mark.left or work.changes_schema or (work.by_hand and mark.filling)
 
 
-class TableWriter(Committer[_Call]):
-    """Does the writes of one table one after another, alone among all processes."""
+class TableCommitter(Committer[OperationCall]):
+    """Commits the operations of one table one after another, alone among all processes."""
 
-    def __init__(
-        self,
-        session: Session,
-        table: str,
-        lock: TableLock,
-        threads: anyio.CapacityLimiter,
-        fence: Fence,
-        gate: Gate,
-    ) -> None:
+    def __init__(self, session: Session, table: str) -> None:
         self.target = session.target
         self._session = session
         self._table = table
-        self._fence = fence
         self._mark: MoveMark | None = None
         folder = session.folder
         self._files = None if folder is None else TableFiles(folder, table)
         # True once every file of the table was found whole.
         self._sound = False
-        self._lock = lock
-        self._threads = threads
-        self.calls = GroupCommit(self, gate)
+        self._lock = session.lock(table)
 
     # The committer
 
     @property
     def pause_poll(self) -> float:
-        return self._fence.poll
+        return self._session.mark.poll
 
     async def take(self) -> Callable[[], None] | None:
         with self._session.translated():
-            taken = await self._lock.take(_LOCK_TRY, self._threads, self._note_mark)
+            taken = await self._lock.take(ONE_TRY, self._note_mark)
         self.busy = None if taken else f"{self.target} is locked by others"
         return self._lock.release if taken else None
 
-    def joins(self, group: list[_Call], call: _Call, size: int) -> bool:
+    def joins(self, group: list[OperationCall], call: OperationCall, size: int) -> bool:
         first, work = group[0].work, call.work
         return size <= _MOST_ROWS and work.joins(first, exclusive=self._session.exclusive)
 
-    async def commit(self, group: list[_Call]) -> MoveMark | None:
+    async def commit(self, group: list[OperationCall]) -> MoveMark | None:
         if self._mark is not None and self._mark.state == PAUSED:
             return self._mark
         if begun := [call for call in group if call.begin()]:
@@ -184,16 +175,16 @@ class TableWriter(Committer[_Call]):
             await to_its_end(self._do(begun))
         return None
 
-    async def _do(self, group: list[_Call]) -> None:
+    async def _do(self, group: list[OperationCall]) -> None:
         outcomes = await self._outcomes([call.work for call in group])
         for call, outcome in zip(group, outcomes, strict=True):
             call.end(outcome)
 
     async def pause_is_over(self, pause: MoveMark) -> bool:
-        return await in_thread(self._fence.is_over, pause)
+        return await in_thread(self._session.mark.is_over, pause)
 
     async def end_pause(self, pause: MoveMark) -> None:
-        await in_thread(self._fence.end_pause, pause)
+        await in_thread(self._session.mark.end_pause, pause)
 
     def _note_mark(self) -> None:
         """Under the lock, as every write: who changes the mark takes the lock afterwards.
@@ -201,13 +192,14 @@ class TableWriter(Committer[_Call]):
         In a bucket, where it does not hold others off, a write looks behind its opening.
         """
         if self._session.exclusive or self._mark is not None:
-            self._mark = self._fence.look()
+            self._mark = self._session.mark.look()
 
     async def _outcomes(self, works: list[WriteOperation]) -> list[Any]:
         try:
             return await self._done(works)
         except (ConflictError, OutcomeUnknownError, StoreReplacedError) as exc:
-            # Nothing was done and all take their turn anew; or what was kept would be in the way.
+            # Not one by one: either nothing was done and all calls are queued again, or rows of the
+            # first try may exist.
             return [copy_of_error(exc) for _ in works]
         except Exception as exc:  # noqa: BLE001 - the callers get it
             if len(works) == 1:
@@ -219,11 +211,11 @@ class TableWriter(Committer[_Call]):
         return outcomes
 
     async def _done(self, works: list[WriteOperation]) -> list[Any]:
-        """Do works as one, as far as the mark lets them; the result of each, or its error."""
+        """Do operations as one, as far as the mark lets them; return the result of each, or its
+        error."""
         first, *others = works
         if (mark := self._mark) is not None and _refuses(mark, first):
             raise mark.refusal(self.target)
-        HEED.set(partial(self._heed, first))
         outcomes = await self._checked(first, others)
         # Nobody waits for a table that is being made, nor in a bucket for anything.
         if first.changes_schema or (first.by_hand and not self._session.exclusive):
@@ -234,27 +226,30 @@ class TableWriter(Committer[_Call]):
 
     async def _checked(self, first: WriteOperation, others: list[WriteOperation]) -> list[Any]:
         if self._files is None or not first.brings_files:
-            return await first.do(self._session, others)
+            return await self._on_newest(first, others)
         before = await self._begin(self._files)
         try:
-            return await first.do(self._session, others)
+            return await self._on_newest(first, others)
         finally:
             await self._check_written(self._files, before, first)
 
-    async def _heed(self, work: WriteOperation, load: LoadNote | None) -> None:
-        """Look at what holds writes off in the version that a write has opened.
+    async def _on_newest(self, first: WriteOperation, others: list[WriteOperation]) -> list[Any]:
+        table = None
+        if first.handle is not None:
+            table = await self._session.opened(first.handle, altered=first.altered)
+            await self._heed(first, table)
+        return await first.do(table, others)
 
-        In a bucket, that is also a mark that was set before.
+    async def _heed(self, work: WriteOperation, table: Opened) -> None:
+        """Raise an error if a load, or in a bucket a mark, holds the work off.
+
+        The mark was set before the version was opened, or is seen behind the commit.
         """
-        held = (work.by_hand or work.changes_schema) and not work.fills
-        if held and load is not None and load.filling:
-            raise StoreBusyError(
-                f"`aiovec import --engine` ({load.run}) fills the table {self._table!r}; if it was "
-                "interrupted, run the same command again, or drop the table", 0.0,
-            )  # fmt: skip
+        if not work.fills:
+            check_not_filled(table)
         if self._session.exclusive:
             return
-        mark = self._mark = await in_thread(self._fence.look)
+        mark = self._mark = await in_thread(self._session.mark.look)
         if mark is None:
             return
         if mark.state == PAUSED:
@@ -268,13 +263,13 @@ class TableWriter(Committer[_Call]):
         Who sets one does not know of the write, which is among what a migration copies or is not.
         So it is acknowledged if the mark lets it pass, at the end of a pause, and else it is not.
         """
-        deadline = None
-        while (mark := await in_thread(self._fence.look)) is not None and mark.state == PAUSED:
+        deadline, look = None, self._session.mark.look
+        while (mark := await in_thread(look)) is not None and mark.state == PAUSED:
             if work.changes_schema:
                 break
             deadline = deadline or Deadline(mark.limit)
             if deadline.left() <= 0:
-                await in_thread(self._fence.end_pause, mark)
+                await in_thread(self._session.mark.end_pause, mark)
             await asyncio.sleep(self.pause_poll)
         if mark is not None and _refuses(mark, work):
             reason = f"the run {mark.run} of a migration held writes off while it was committed"
@@ -350,78 +345,3 @@ class TableWriter(Committer[_Call]):
             LOG.warning, "dropped indexes of the table %r, whose files were cut short: %s",
             self._table, ", ".join(cut),
         )  # fmt: skip
-
-
-class Writers:
-    """The writers of a store's tables."""
-
-    def __init__(
-        self,
-        session: Session,
-        lock_of: Callable[[str], TableLock],
-        busy_timeout: float,
-        fence: Fence,
-        gate: Gate,
-    ) -> None:
-        self._session = session
-        self._fence = fence
-        self._gate = gate
-        self._lock_of = lock_of
-        self._busy_timeout = busy_timeout
-        self._writers: dict[str, TableWriter] = {}
-        # Threads of their own for those that wait for locks, so that they keep no work waiting.
-        self._threads = anyio.CapacityLimiter(16)
-        self._closed = False
-
-    async def run(
-        self,
-        table: str,
-        work: WriteOperation,
-        limit: float | None = None,
-    ) -> Any:
-        """Have the work done; return its result after its commit.
-
-        StoreBusyError where it cannot begin in time: ``limit`` seconds, or ``busy_timeout``.
-        Cancelled before it began, the work is never done; afterwards it is done all the same,
-        unless it was held and would have to begin anew. Which of these it was is settled when this
-        returns, however often it is cancelled.
-        """
-        if self._closed:
-            raise StoreClosedError(self._session.target)
-        self._session.check()
-        deadline = current_deadline(self._busy_timeout) if limit is None else Deadline(limit)
-        return await self._writer(table).calls.run(_Call(work), deadline)
-
-    @asynccontextmanager
-    async def holding_off(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
-        """Nobody writes to the tables meanwhile. StoreBusyError where one of them is not free.
-
-        All of them are free within ``limit`` seconds, or none is held any longer: whoever waits for
-        the first must not be refused because of the last one.
-        """
-        deadline = Deadline(limit)
-        with ExitStack() as held:
-            for table in sorted(tables):
-                lock = self._lock_of(table)
-                while not await lock.take(_LOCK_TRY, self._threads):
-                    if deadline.left() <= 0:
-                        raise deadline.error(f"the table {table!r} is written to by others")
-                held.callback(lock.release)
-            yield
-
-    def _writer(self, table: str) -> TableWriter:
-        writer = self._writers.get(table)
-        if writer is None:
-            if len(self._writers) >= _MOST_WRITERS:  # of tables that were dropped, say
-                self._writers = {n: one for n, one in self._writers.items() if not one.calls.idle}
-            writer = self._writers[table] = TableWriter(
-                self._session, table, self._lock_of(table), self._threads, self._fence,
-                self._gate,
-            )  # fmt: skip
-        return writer
-
-    async def close(self) -> None:
-        """Take no more, and wait for what was accepted."""
-        self._closed = True
-        for writer in list(self._writers.values()):
-            await writer.calls.finish()

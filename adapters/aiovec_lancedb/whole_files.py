@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -45,13 +46,19 @@ class TableFiles:
         # there, so they are looked at again behind it.
         versions = self._versions()
         newest = self._manifest(versions[0][1]) if versions else b""
-        return sorted(
-            name for name in cut if _reference(name) in newest and not self._is_whole(name)
-        )
+        return sorted(name for name in cut if refers_to(newest, name) and not self._is_whole(name))
 
     def newest(self) -> int:
         """Return the number of the newest version; 0 where there is none."""
         return max((number for number, _ in self._versions()), default=0)
+
+    def times(self) -> list[tuple[int, float]]:
+        """Return the number of each version and the time of its manifest."""
+        found = []
+        for number, name in self._versions():
+            with suppress(FileNotFoundError):  # upkeep has removed it
+                found.append((number, (self._folder / "_versions" / name).stat().st_mtime))
+        return found
 
     def empty_version(self) -> str | None:
         """Return in words what to do if the newest manifest is empty, as after a power cut."""
@@ -73,7 +80,7 @@ class TableFiles:
         for number, name in self._versions():
             if number <= last:
                 manifest = self._manifest(name)
-                if not any(_reference(file) in manifest for file in names):
+                if not any(refers_to(manifest, file) for file in names):
                     return number
         return None
 
@@ -117,14 +124,18 @@ class TableFiles:
 
     def _versions(self) -> list[tuple[int, str]]:
         """Return each version's number and the name of its manifest, the newest first."""
-        found = []
-        for name in self._listed("_versions"):
-            stem, _, suffix = name.partition(".")
-            if suffix == "manifest" and stem.isdigit():
-                # Names of twenty digits count down, so that the newest comes first in a listing.
-                number = _NEWEST - int(stem) if len(stem) == 20 else int(stem)
-                found.append((number, name))
-        return sorted(found, reverse=True)
+        named = [(version_of(f"_versions/{name}"), name) for name in self._listed("_versions")]
+        return sorted(((number, name) for number, name in named if number), reverse=True)
+
+
+def version_of(name: str) -> int | None:
+    """Return the number of the version whose manifest this file is; None for any other file."""
+    folder, _, file = name.partition("/")
+    stem, _, suffix = file.partition(".")
+    if folder != "_versions" or suffix != "manifest" or not stem.isdigit():
+        return None
+    # Names of twenty digits count down, so that the newest comes first in a listing.
+    return _NEWEST - int(stem) if len(stem) == 20 else int(stem)
 
 
 def is_index(name: str) -> bool:
@@ -137,23 +148,28 @@ def index_of(name: str) -> str:
     return name.split("/")[1]
 
 
-def _reference(name: str) -> bytes:
-    """Return the bytes by which a manifest refers to a file, which no other file has.
+def refers_to(manifest: bytes, name: str) -> bool:
+    """Return whether a version has this file, by the bytes with which its manifest refers to it.
 
     That is the name of a file of rows, the UUID of an index, and the last number in the name of a
-    file of deletions, as Protocol Buffers have it.
+    file of deletions, as Protocol Buffers have it, which other things may have too.
     """
-    if is_index(name):
-        return UUID(index_of(name)).bytes
     folder, _, file = name.partition("/")
-    if folder == "data":
-        return file.encode()
-    number = int(Path(file).stem.rpartition("-")[2])
+    try:
+        if folder == "data":
+            return file.encode() in manifest
+        if folder == "_indices":
+            return UUID(index_of(name)).bytes in manifest
+        number = int(Path(file).stem.rpartition("-")[2]) if folder == "_deletions" else -1
+    except ValueError:  # it is none of Lance's
+        return False
+    if number < 0:
+        return False
     reference = bytearray()
     while number > 0x7F:
         reference.append(number & 0x7F | 0x80)
         number >>= 7
-    return bytes([*reference, number])
+    return bytes([*reference, number]) in manifest
 
 
 def _is_whole_bitmap(content: bytes) -> bool:

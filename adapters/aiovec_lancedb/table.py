@@ -1,0 +1,242 @@
+"""One table of a store: its newest version, its commits, and the pins on its versions.
+
+Opening a table costs several hops to Lance's threads, so the version that was the newest is kept.
+On a folder, each read looks first whether it still is, at the names in the folder of versions,
+which Lance asks for the newest version too. That costs a third of opening the table anew, and when
+in doubt it knows nothing. So a read sees every write that was acknowledged before it began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aiovec.backend.commit import GroupCommit
+from aiovec.backend.contract import Columns, StaleTableError, TableHandle
+from aiovec.backend.limits import Deadline, Gate, Place, current_deadline
+from aiovec.backend.threads import in_thread
+from aiovec.errors import CorruptStoreError, StoreClosedError
+
+from .commit import OperationCall, TableCommitter, WriteOperation
+from .layout import is_moving
+from .memory import ids_bytes, result_bytes
+from .session import Opened, Session
+from .upkeep.retention import Pin, Pins
+
+# For reads of no more rows than this, the table's rows are not counted.
+_FEW = 1000
+_ID = Columns(())
+# Seconds for which the size of a table's rows is taken as known.
+_SIZES_FOR = 10.0
+# A file younger than this many nanoseconds may be replaced by another with the same times: those of
+# a file come from a clock that moves on every few milliseconds.
+_TOO_YOUNG = 100_000_000
+# Of a version's manifest: its number taken from the largest that 64 bits hold, so the newest one
+# comes first. Tables of old versions of Lance had other names.
+_NAME = re.compile(r"[0-9]{20}\.manifest\Z")
+
+
+class ManifestIdentity(NamedTuple):
+    """Tells a manifest from one of the same name in a table that was dropped and made anew."""
+
+    name: str
+    file: int
+    size: int
+    changed: tuple[int, int]
+
+
+def newest_manifest(folder: Path, table: str) -> ManifestIdentity | None:
+    """Return the identity of the newest manifest, or None if it cannot be trusted.
+
+    It is too young then, or not listed. Reads the disk.
+    """
+    versions = folder / f"{table}.lance" / "_versions"
+    try:
+        name = min(os.listdir(versions))
+        if not _NAME.match(name):
+            return None  # a file on its way, say
+        seen = os.stat(versions / name)
+    except (OSError, ValueError):
+        return None
+    if time.time_ns() - max(seen.st_mtime_ns, seen.st_ctime_ns) < _TOO_YOUNG:
+        return None
+    return ManifestIdentity(name, seen.st_ino, seen.st_size, (seen.st_mtime_ns, seen.st_ctime_ns))
+
+
+async def _no_bytes(_: Opened) -> int:
+    return 0
+
+
+class Table:
+    """One table of a store, as long as the store remembers it. A name alone makes none."""
+
+    def __init__(self, name: str, session: Session, gate: Gate, pins: Pins) -> None:
+        """``gate`` is that of the store's writing calls."""
+        self.name = name
+        self.session = session
+        self.pins = pins
+        self._commits = GroupCommit(TableCommitter(session, name), gate)
+        # Of a handle with this token, the newest version. It is that while its manifest is this
+        # one, and without a look until the moment ``_fresh_until``.
+        self._newest: Opened | None = None
+        self._token: object = None
+        self._manifest: ManifestIdentity | None = None
+        self._fresh_until = 0.0
+        # The writes of this store, which every later read has to see.
+        self._writes = 0
+        # Until then a row has so many bytes beside its vector.
+        self._row_bytes, self._row_until = 0, 0.0
+        # A look at the disk that waits for the end of another one.
+        self._look: asyncio.Task[ManifestIdentity | None] | None = None
+        self._looking = asyncio.Lock()
+
+    # Reads
+
+    async def snapshot(self, handle: TableHandle) -> Opened:
+        """Return the newest version; the one that was kept if it still is that."""
+        self.session.check()
+        now, writes = time.monotonic(), self._writes
+        same = self._token == handle.token
+        fresh = same and now < self._fresh_until
+        manifest = self._manifest if fresh else await self._look_at_disk()
+        table = self._newest if self._token == handle.token else None
+        if table is None or not (fresh or (manifest is not None and self._manifest == manifest)):
+            opened = await self.session.opened(handle)
+            version = await opened.version()
+            if table is None or await table.version() != version:
+                table = opened
+        elif is_moving(table.arrow):
+            await self.session.mark.check_here()
+        if not fresh:
+            # It was so before the table was opened. If it belonged to another version, or to
+            # another table of this name, the next one differs from it.
+            self._newest, self._token, self._manifest = table, handle.token, manifest
+            freshness = self.session.settings.read_freshness
+            self._fresh_until = now + freshness if self._writes == writes else 0.0
+        return table
+
+    async def _look_at_disk(self) -> ManifestIdentity | None:
+        """Look at the newest version, together with all reads that wait for the same look.
+
+        A look that has begun is too early for a read that begins now.
+        """
+
+        async def look() -> ManifestIdentity | None:
+            async with self._looking:
+                self._look = None
+                return await in_thread(newest_manifest, folder, self.name)
+
+        folder = self.session.folder
+        if folder is None:
+            return None
+        if self._look is None:
+            self._look = asyncio.ensure_future(look())
+        return await asyncio.shield(self._look)
+
+    @asynccontextmanager
+    async def reading(
+        self,
+        handle: TableHandle,
+        results: int = 0,
+        columns: Columns = _ID,
+        *,
+        times: int = 1,
+        beside: Callable[[Opened], Awaitable[int]] = _no_bytes,
+    ) -> AsyncIterator[Opened]:
+        """Open the newest version for a read that finds at most so many rows with these columns.
+
+        ``times`` is the number of such results, and ``beside`` returns the bytes that the read may
+        hold beside them.
+        """
+        table, admission = await self.snapshot(handle), self.session.admission
+        try:
+            size = times * await self._results(table, results, columns) + await beside(table)
+            waits = not admission.free(size)
+            async with admission.share(size):
+                if waits:  # what was opened before the wait is old behind it
+                    table = await self.snapshot(handle)
+                yield table
+        except CorruptStoreError:
+            # The table may have gone, or upkeep may have removed the version.
+            self._newest = None
+            present = await self.session.opened(handle)
+            if await present.version() == await table.version():
+                raise
+            raise StaleTableError(handle.name) from None
+
+    async def changing(self, handle: TableHandle, most: int | None, dim: int) -> Place:
+        """Return a share of the memory for changing payloads, of so many rows at most or of any.
+
+        ``dim`` is 0 where no vectors change with them.
+        """
+        row = self._known_row_bytes()
+        if row is None or most is None or most > _FEW:
+            table = await self.snapshot(handle)
+            rows = await table.rows()
+            most = rows if most is None else min(rows, most)
+            row = await self.row_bytes(table)
+        return self.session.admission.share(result_bytes(most, dim, row))
+
+    async def _results(self, table: Opened, most: int, columns: Columns) -> int:
+        if not most:
+            return 0
+        row = await self.row_bytes(table) if columns.payload or columns.fields else 0
+        dim = table.schema.dim if columns.vector else 0
+        if most <= _FEW:
+            return result_bytes(most, dim, row)
+        rows = await table.rows()
+        return ids_bytes(rows) + result_bytes(min(rows, most), dim, row)
+
+    async def row_bytes(self, table: Opened) -> int:
+        """Return the bytes of a row beside its vector, on the average of the table's files."""
+        size = self._known_row_bytes()
+        if size is None:
+            stats = await table.stats()
+            vectors = int(stats["num_rows"]) * table.schema.dim * 4
+            beside = max(0, int(stats["total_bytes"]) - vectors)
+            size = beside // max(1, int(stats["num_rows"]))
+            self._row_bytes, self._row_until = size, time.monotonic() + _SIZES_FOR
+        return size
+
+    def _known_row_bytes(self) -> int | None:
+        return self._row_bytes if time.monotonic() < self._row_until else None
+
+    def pin(self, version: int) -> Pin:
+        """Keep a version that is the newest, or was a moment ago, within a block."""
+        return self.pins.pin(self.name, version)
+
+    # Writes
+
+    async def commit(self, operation: WriteOperation, limit: float | None = None) -> Any:
+        """Have an operation done; return its result after its commit.
+
+        StoreBusyError where it cannot begin in time: ``limit`` seconds, or ``busy_timeout``.
+        Cancelled before it began, the operation is never done; afterwards it is done all the same,
+        unless it was held and would have to begin anew. Which of these it was is settled when this
+        returns, however often it is cancelled.
+        """
+        if self.session.closing:
+            raise StoreClosedError(self.session.target)
+        self.session.check()
+        patience = self.session.settings.busy_timeout
+        deadline = current_deadline(patience) if limit is None else Deadline(limit)
+        try:
+            return await self._commits.run(OperationCall(operation), deadline)
+        finally:  # also one whose outcome nobody knows
+            self._writes += 1
+            self._fresh_until = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """True if no write waits or runs."""
+        return self._commits.idle
+
+    async def finish(self) -> None:
+        """Wait for the writes that were accepted."""
+        await self._commits.finish()

@@ -1,0 +1,94 @@
+"""Both backends with the same rows: cost, and how good the answers are.
+
+``--rows 100000 --dim 768`` measures another size. docs/explanation/scale.md and ``aiovec advise``
+follow it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import aiovec
+from aiovec import VectorStore
+
+from .data import TABLE, Data, load, row_id
+from .measure import Options, Result, block_of, fresh, interleaved, medians, rate, ratio, shared
+from .search import CLIENTS, HELD, recall_of
+from .stores import by_aiovec, fill, until_loaded
+
+_ROWS = 1_000_000
+_ROUNDS, _SECONDS, _CROWD_SECONDS, _WRITES = 12, 0.2, 10.0, 1_000
+_PROCESSES = 4
+
+
+async def run(options: Options) -> list[Result]:
+    data = load(options.rows(_ROWS), options.data, options.dim)
+    return [await _both(data, options)]
+
+
+async def _both(data: Data, options: Options) -> Result:
+    measured: dict[str, float] = {}
+    notes, found = [], {}
+    for backend in ("sqlite", "lancedb"):
+        name = {"sqlite": "a.db", "lancedb": "lance"}[backend]
+        target = f"{backend}://{options.folder / name}"
+        began = time.perf_counter()
+        async with aiovec.connect(target) as store:
+            await fill(store, data)
+            filled = time.perf_counter() - began
+            if backend == "sqlite":
+                await until_loaded(store, data.queries[0])
+        ready = time.perf_counter() - began
+        told = await _fresh(target, data, options)
+        async with aiovec.connect(target) as store:
+            if backend == "sqlite":
+                await until_loaded(store, data.queries[0])
+            ask = by_aiovec(store, data)
+            block = block_of(ask, len(data.queries), options.seconds(_SECONDS))
+            found[backend] = (await interleaved({backend: block}, options.rounds(_ROUNDS)))[backend]
+            recall = await recall_of(ask, data, options)
+            searches = await rate(ask, CLIENTS, options.seconds(_CROWD_SECONDS))
+            writes = await shared(_upsert(store, data), range(options.rounds(_WRITES)), CLIENTS)
+        measured |= {
+            f"{backend}: inserted and optimized (s)": filled,
+            f"{backend}: at full speed (s)": ready,
+            f"{backend}: first answer of a process": told["first"],
+            f"{backend}: one search": medians(found)[backend],
+            f"{backend}: {CLIENTS} clients (searches/s)": searches,
+            f"{backend}: upserts by {CLIENTS} tasks (rows/s)": writes,
+            f"{backend}: memory of one process (MiB)": told["one"],
+            f"{backend}: memory of {_PROCESSES} processes (MiB)": told["four"],
+        }
+        notes.append(f"recall: {backend} {recall:.4f}")
+    return Result(
+        "sizes", f"both backends with {data}, 10 nearest", "ms", measured,
+        {"one search, sqlite / lancedb": ratio(found, "sqlite", "lancedb")}, notes,
+    )  # fmt: skip
+
+
+async def _fresh(target: str, data: Data, options: Options) -> dict[str, float]:
+    queries = options.folder / "query.npy"
+    np.save(queries, data.queries[:1])
+    asked = {"queries": str(queries), "path": target}
+    # A scan file is written behind the first search.
+    await fresh("search", {**asked, "keep": True})
+    firsts = [await fresh("search", asked) for _ in range(options.rounds(3))]
+    holding = (fresh("search", {**asked, "hold": HELD}) for _ in range(_PROCESSES))
+    four = await asyncio.gather(*holding)
+    return {
+        "first": float(np.median([one["first"] for one in firsts])),
+        "one": float(np.median([one["share"] for one in firsts])),
+        "four": sum(one["share"] for one in four),
+    }
+
+
+def _upsert(store: VectorStore, data: Data) -> Callable[[int], object]:
+    async def upsert(turn: int) -> None:
+        number = turn * 37 % len(data)
+        await store.upsert(TABLE, [data.row(number) | {"id": row_id(number)}])
+
+    return upsert
