@@ -121,7 +121,7 @@ def import_(
     """Import files, or the tables of a store that another program wrote.
 
     Creates the store and the table if they do not exist. Several files go into one table, whose
-    fields the first one says. Rows that cannot be imported are listed with the reason in
+    fields come from the first file. Rows that cannot be imported are listed with the reason in
     SOURCE.rejects.jsonl; all others are imported. Exits with 1 if anything was left out.
 
     With --engine, the table must be new or empty. All rows are added in one commit, or none if one
