@@ -21,6 +21,7 @@ from aiovec import MigrationError, StoreMovedError
 from .support import (
     FILES,
     WAYS,
+    Scene,
     Stop,
     StoppedError,
     a_store,
@@ -37,13 +38,8 @@ from .support import (
 )
 
 
-class Run:
-    """A store on its way, in a folder of its own."""
-
-    def __init__(self, folder: Path, way: str) -> None:
-        self.config = folder / "aiovec.toml"
-        self.source, self.target = WAYS[way]
-        self.folder = folder
+class Run(Scene):
+    """A store that is written behind each stop."""
 
     async def stop(self, step: str, how: str) -> None:
         """Let a run stop at the step. Then nobody waits for it, and what is written counts."""
@@ -77,10 +73,9 @@ class Run:
 
     async def check(self, used: str) -> None:
         """All rows are in the one store that is in use; who opens the other is told so."""
-        assert named(self.config) == used
+        await self.is_whole(used)
         async with aiovec.connect(config=self.config) as app:
             assert app.backend_name == used
-            assert_same(self.wanted, await contents(app))
             await app.create_table("young", aiovec.Schema(2))
         other = self.target if used == self.source else self.source
         async with aiovec.connect(place_of(self.config, other)) as left:
