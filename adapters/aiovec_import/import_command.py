@@ -33,7 +33,7 @@ from aiovec._cli.stores import (
     give_embedder,
     in_store,
     of_each_table,
-    origin_of,
+    place_named,
 )
 from aiovec.errors import ConfigError, InvalidNameError, TableNotFoundError
 
@@ -207,7 +207,7 @@ def import_(
                 return vectors.target
 
             began = time.perf_counter()
-            path = origin_of(store, config).location().path
+            path = place_named(store, config).path
             is_new = workers is None and path is not None and not path.exists()
             checked = is_new and asyncio.run(rehearse(source, loads, listed, strict=strict))
             target = in_store(store, config, work, create=True)

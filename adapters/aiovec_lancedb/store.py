@@ -38,7 +38,7 @@ from aiovec.backend.contract import (
     TextQuery,
     VectorQuery,
 )
-from aiovec.backend.limits import Place, current_deadline, export_gate, renewed
+from aiovec.backend.limits import Slot, current_deadline, export_gate, renewed
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import hop, in_thread
@@ -155,7 +155,7 @@ class LancedbBackend(Backend):
         await self._session.check_place()
         await self._session.mark.check_here()
 
-    def writing(self, size: int) -> Place:
+    def writing(self, size: int) -> Slot:
         self._session.check()
         return self._tables.gate.enter(current_deadline(self.busy_timeout), size)
 

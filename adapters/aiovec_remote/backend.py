@@ -41,7 +41,7 @@ from aiovec.backend.contract import (
     Tuning,
     VectorQuery,
 )
-from aiovec.backend.limits import Place, current_deadline, write_gate
+from aiovec.backend.limits import Slot, current_deadline, write_gate
 from aiovec.backend.rows import NewRows, partition_fields
 from aiovec.backend.threads import arrow_ready, hop
 from aiovec.backend.weight import weight
@@ -147,7 +147,7 @@ class RemoteBackend(Backend):
 
     # Writing
 
-    def writing(self, size: int) -> AbstractAsyncContextManager[Place | None]:
+    def writing(self, size: int) -> AbstractAsyncContextManager[Slot | None]:
         return self._writing.enter(current_deadline(self.busy_timeout), size)
 
     async def insert(

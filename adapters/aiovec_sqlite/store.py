@@ -39,7 +39,7 @@ from aiovec.backend.contract import (
     VectorQuery,
     index_behind_change,
 )
-from aiovec.backend.limits import Place, Steps, current_deadline, export_gate, write_gate
+from aiovec.backend.limits import Slot, Steps, current_deadline, export_gate, write_gate
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.memory import default_budget
 from aiovec.backend.rows import NewRows
@@ -287,7 +287,7 @@ class SqliteBackend(Backend):
 
         return await self._read(read)
 
-    def writing(self, size: int) -> Place:
+    def writing(self, size: int) -> Slot:
         self._open_writer()
         return self._writing.enter(current_deadline(self.busy_timeout), size)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import lancedb
+import pyarrow as pa
 import pytest
 from tests.harness.values import SMALL, small_rows
 
 from aiovec import AiovecError, Field, MigrationError, StoreBusyError, VectorStore
-from aiovec.backend.prepare import prepare
 
 from .support import backend_on, opened
 
@@ -38,7 +38,7 @@ async def adding(folder: Path) -> Callable[[], Awaitable[None]]:
 
     async def commit() -> None:
         await table.checkout_latest()
-        await table.add(prepare(ROWS, SMALL))
+        await table.add(pa.Table.from_pylist(ROWS, SMALL.to_arrow()))
 
     return commit
 
