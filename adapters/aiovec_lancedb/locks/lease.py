@@ -18,8 +18,8 @@ from .local import FOLDER
 if TYPE_CHECKING:
     from .bucket import Bucket
 
-# Seconds after which others take a holder that does not renew it for dead: no more than a call waits
-# by default.
+# Seconds after which a holder that does not renew it counts as dead: as many as a call waits by
+# default.
 _SECONDS = 30.0
 
 
