@@ -377,7 +377,8 @@ def _once(db: sqlite3.Connection, change: Change, calls: list[_Call], *, alone: 
         results = first.joined(others)(Transaction(db, change, None, alone=False))
     else:
         results = [calls[0].work(Transaction(db, change, calls[0], alone=alone))]
-    for call, call.result in zip(calls, results, strict=True):
+    for call, result in zip(calls, results, strict=True):
+        call.result = result
         if call.key is not None:
             _keep_key(db, call.key, call.result, call.text_of)
 
