@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from pyarrow import fs
 
-from aiovec.backend.locate import is_url
+from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
 
 from .files import reading

@@ -33,7 +33,7 @@ from aiovec._cli.stores import (
     give_embedder,
     in_store,
     of_each_table,
-    origin_of,
+    place_named,
 )
 from aiovec.errors import ConfigError, InvalidNameError, TableNotFoundError
 
@@ -124,8 +124,8 @@ def import_(
     fields come from the first file. Rows that cannot be imported are listed with the reason in
     SOURCE.rejects.jsonl; all others are imported. Exits with 1 if anything was left out.
 
-    With --engine, the table must be new or empty. All rows are added in one commit, or none if one
-    is bad; the same command again adds nothing.
+    With --engine, all rows are added in one commit, or none if one is bad or its id exists; the
+    same command again adds nothing.
     """
     from aiovec.backend import check_table_name
     from aiovec.backend.files import schema_in
@@ -200,7 +200,7 @@ def import_(
                 return vectors.target
 
             began = time.perf_counter()
-            path = origin_of(store, config).location().path
+            path = place_named(store, config).path
             is_new = workers is None and path is not None and not path.exists()
             checked = is_new and asyncio.run(rehearse(source, loads, listed, strict=strict))
             target = in_store(store, config, work, create=True)

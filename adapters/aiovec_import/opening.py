@@ -19,7 +19,7 @@ from pyarrow import fs
 
 from aiovec.backend import Schema, redacted
 from aiovec.backend.files import schema_in
-from aiovec.backend.locate import is_url
+from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
 
 from .arrow_files import ArrowFile

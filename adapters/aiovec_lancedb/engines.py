@@ -18,7 +18,7 @@ from typing import Any
 
 from aiovec.backend.contract import TableHandle
 from aiovec.backend.limits import renewed
-from aiovec.errors import AiovecError, ConfigError, StoreBusyError
+from aiovec.errors import AiovecError, StoreBusyError
 
 from .commit import Change
 from .index.build import MAKER, IndexMaker
@@ -39,7 +39,7 @@ class TablePlace:
 
 
 class Filling:
-    """The load of one engine into one table, which is empty when it begins."""
+    """The load of one engine into one table."""
 
     def __init__(self, table: Table, handle: TableHandle, run: str, sweep: Act) -> None:
         """``sweep`` removes the files that no version of the table has."""
@@ -53,6 +53,11 @@ class Filling:
         """The version that the load is to commit on."""
         self.rows: int | None = None
         """The rows that the run has loaded before; None where they are still to be loaded."""
+
+    @property
+    def before(self) -> int:
+        """The rows that the table had when the load began."""
+        return self._note.before
 
     def guarded(self) -> AbstractContextManager[None]:
         """Let errors of Lance come out as ours, without this store's secrets."""
@@ -77,23 +82,20 @@ class Filling:
                 f"another load ({note.run}) fills the table {self._table.name!r}, or was "
                 "interrupted; run its command again, or drop the table", 0.0,
             )  # fmt: skip
-        if rows:
-            # The rows of a load that committed, and was killed before it could say so.
-            committed = note is not None and (not note.filling or bool(note.attempt))
-            if note is None or note.run != self._run or not committed:
-                raise ConfigError(
-                    f"the table {self._table.name!r} has {rows:,} rows of another origin, and an "
-                    "engine loads into a new or empty table; leave out --engine to add rows"
-                )
-            if note.filling:
+        if note is not None and note.run == self._run and rows:
+            # Of a load that committed, maybe killed before it could say so: others wrote nothing.
+            if note.filling and note.attempt and rows > note.before:
                 await self._sweep()
-                await self._keep(table, note._replace(filling=False))
-            self.rows = rows
-            return
+                note = note._replace(filling=False)
+                await self._keep(table, note)
+            if not note.filling:
+                self.rows = rows
+                return
+        self._note = self._note._replace(before=rows)
         await self._keep(table, self._note._replace(attempt=""))
         await self._fence()
         table = await self._session.opened(self._table)
-        if await table.rows():
+        if await table.rows() != rows:
             await self._keep(table, None)
             raise StoreBusyError(f"others write to the table {self._table.name!r}", 0.0)
         await self._keep(table, self._note)
@@ -122,7 +124,7 @@ class Filling:
         return table
 
     async def commit(self, commit: Act) -> int:
-        """Have the rows committed, and return their number.
+        """Have the rows committed, and return how many they are.
 
         ``commit`` adds all of them on the version that the load began with.
         """
@@ -130,18 +132,19 @@ class Filling:
             return int(await self._do(partial(self._commit, commit)))
 
     async def _commit(self, commit: Act, newest: Opened) -> int:
-        if not await (await self._checked()).rows():
+        if await (await self._checked()).rows() == self.before:
             try:
                 with self._session.guarded():
                     await commit()
             except AiovecError:
-                if not await (await self._checked()).rows():  # else it was the answer that was lost
+                # Else it was the answer that was lost.
+                if await (await self._checked()).rows() == self.before:
                     raise
         await self._sweep()  # what workers have left that died
         table = await self._checked()
         rows = await table.rows()
         await self._keep(table, self._note._replace(filling=False))
-        return rows
+        return rows - self.before
 
     async def abandon(self) -> None:
         """Let others write again: nothing was loaded."""
