@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import pytest_asyncio
+from tests.harness.cases import case as case
 from tests.harness.values import DIM, SMALL, small_rows
 
 import aiovec
@@ -24,16 +25,6 @@ ABILITIES = (
     "once", "power-loss", "quantized",
 )  # fmt: skip
 """The names that ``VectorStore.supports`` knows."""
-
-
-@contextmanager
-def case(name: object) -> Iterator[None]:
-    """One of many cases that a test goes through on one store: a failure tells which it is."""
-    try:
-        yield
-    except BaseException as exc:
-        exc.add_note(f"in the case {name!r}")
-        raise
 
 
 def toml_value(value: object) -> str:

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import tempfile
 from asyncio import to_thread
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tests.contract.base import toml_value
@@ -89,3 +91,31 @@ async def start_code(code: str, *arguments: str) -> asyncio.subprocess.Process:
     assert process.stdout is not None
     assert await process.stdout.readline(), "the process ended before its first line"
     return process
+
+
+@contextmanager
+def lance_calls() -> Iterator[Counter[str]]:
+    """Count the calls of lancedb's tables and queries on this thread, by the methods' names.
+
+    ``to_batches`` is one query.
+    """
+    calls: Counter[str] = Counter()
+    begun: set[FrameType] = set()  # a coroutine is entered again at each step
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event != "call" or frame in begun or not is_lance(frame):
+            return
+        begun.add(frame)
+        outer = frame.f_back
+        if outer is None or not is_lance(outer):
+            calls[frame.f_code.co_name] += 1
+
+    def is_lance(frame: FrameType) -> bool:
+        return frame.f_globals.get("__name__") in ("lancedb.table", "lancedb.query")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(before)
