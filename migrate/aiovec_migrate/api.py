@@ -21,6 +21,7 @@ from .events import Event, Listener, Options, unheard
 from .host import Host, RealHost, Step, no_step
 from .lock import lock_file, release_lock, take_lock
 from .migration import Migration, Report, TableReport
+from .moves import forget_move
 from .places import (
     OpenPlace,
     config_file,
@@ -255,7 +256,7 @@ async def forget(
         place = await _existing(stack, await host.in_thread(locate, store, file), host)
         if not place.keeps_marks:
             raise MigrationError(f"{place} cannot hold the mark of a migration")
-        await place.backend.forget_move()
+        await forget_move(place.backend)
         current = "" if file is None else await TomlFile(file, host).current()
         if not place.configured or current == place.configured:
             return []

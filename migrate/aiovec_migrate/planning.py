@@ -12,6 +12,7 @@ from aiovec.backend.marks import MoveRecord
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .compare import Comparison
+from .moves import reentered
 from .places import OpenPlace
 from .tables import MOST_TIMES, OpenTable
 from .work import Transform, Work
@@ -179,7 +180,7 @@ def _look_at_marks(work: Work, plan: Plan, source: MoveRecord, target: MoveRecor
         resumes = target.run == run or (own and not work.target.keeps_marks)
     elif target.mark.left:
         try:
-            resumes = target.reenter(run, work.source.backend.target) is not None
+            resumes = reentered(target, run, work.source.backend.target) is not None
         except MigrationError as exc:
             plan.problems.append(str(exc))
             return

@@ -64,11 +64,12 @@ def test_the_environment_comes_before_the_file(toml: Toml, monkeypatch: pytest.M
     assert retrieval(None).sqlite.readers == 5
     monkeypatch.setenv("aiovec_retrieval__server__allowed_hosts", '["a", "b"]')
     monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__STORAGE_OPTIONS__REGION", "x")
-    monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE_PATH", "[a text after all")
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__STORAGE_OPTIONS__ACCOUNT_KEY", '{"a": 1}')
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE_PATH", "[1]")
     found = retrieval(None)
     assert found.server.allowed_hosts == ["a", "b"]
-    assert found.lancedb.storage_options == {"region": "x"}
-    assert found.sqlite_path == "[a text after all"
+    assert found.lancedb.storage_options == {"region": "x", "account_key": '{"a": 1}'}
+    assert found.sqlite_path == "[1]"
     assert retrieval(toml(b"\xef\xbb\xbf[retrieval]\ndim = 5\n")).dim == 5  # a byte order mark
     with pytest.raises(ValueError, match="frozen"):
         sqlite.readers = 3

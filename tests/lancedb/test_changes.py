@@ -17,6 +17,7 @@ from tests.harness.values import SMALL, small_rows
 
 import aiovec
 from aiovec.errors import ChangesPrunedError
+from aiovec_migrate.moves import begin_move, end_move
 
 from .support import ROOT, backend_on, lance_calls, opened
 
@@ -153,12 +154,12 @@ async def test_an_open_migration_keeps_the_versions_that_its_changes_need(tmp_pa
     async with opened(tmp_path / "s", **settings) as store, backend_on(tmp_path / "s") as backend:
         await store.create_table("notes", SMALL)
         await store.insert("notes", small_rows(5))
-        await backend.begin_move("r1")
+        await begin_move(backend, "r1")
         number = await backend.change_number(await backend.open_table("notes"))
         await store.delete("notes", "r0002")
         await store.optimize("notes")
         assert await ids_of(backend, number) == ([], ["r0002"])
-        await backend.end_move("r1")
+        await end_move(backend, "r1")
         await store.delete("notes", "r0003")
         await store.optimize("notes")
         with pytest.raises(ChangesPrunedError):

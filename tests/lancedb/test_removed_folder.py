@@ -16,6 +16,7 @@ from tests.contract.base import case
 import aiovec
 from aiovec import Schema, StoreReplacedError, VectorStore
 from aiovec.backend.place import find_place
+from aiovec_migrate.moves import begin_move
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files in their place")
 
@@ -113,7 +114,7 @@ async def test_a_migration_is_refused_and_makes_nothing(
         await to_thread(way, folder)
         before = await to_thread(left_in, folder)
         with pytest.raises(StoreReplacedError):
-            await backend.begin_move("run")
+            await begin_move(backend, "run")
     finally:
         await backend.close()
     assert await to_thread(left_in, folder) == before

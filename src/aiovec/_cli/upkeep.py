@@ -240,7 +240,7 @@ def restore(
     """Check a backup, then replace a store with it. No process may have the store open."""
     place = place_named(store, config)
     with working("restoring"):
-        kept = asyncio.run(restore_place(backup, lambda: place, overwrite=overwrite))
+        kept = asyncio.run(restore_place(backup, place, overwrite=overwrite))
     target = str(place)
     lines = [f"restored {target} from {backup}"]
     if kept is not None:

@@ -207,21 +207,22 @@ async def restore(
     UnsupportedError where the backend cannot do it.
     """
     await asyncio.to_thread(_import_the_rest)
-    return await restore_place(backup, lambda: _find(target, config), overwrite=overwrite)
+    from ..backend.threads import in_daemon_thread
+
+    place = await in_daemon_thread(partial(_find, target, config))
+    return await restore_place(backup, place, overwrite=overwrite)
 
 
-async def restore_place(
-    backup: PathText, find: Callable[[], Place], *, overwrite: bool
-) -> Path | None:
+async def restore_place(backup: PathText, place: Place, *, overwrite: bool) -> Path | None:
     """Replace the store of a place by a backup, as ``restore`` does."""
     from ..backend.threads import in_daemon_thread, to_its_end
 
-    path, backend = await in_daemon_thread(partial(_located, backup, find))
+    path, backend = await in_daemon_thread(partial(_copy_and_backend, backup, place))
     backend.check_able("restore")
     return await to_its_end(backend.restore_from(path, overwrite=overwrite))
 
 
-def _located(backup: PathText, find: Callable[[], Place]) -> tuple[Path, Backend]:
+def _copy_and_backend(backup: PathText, place: Place) -> tuple[Path, Backend]:
     from ..backend.paths import text_of
     from ..backend.place import path_of_copy
 
@@ -231,4 +232,4 @@ def _located(backup: PathText, find: Callable[[], Place]) -> tuple[Path, Backend
     path = Path(os.path.abspath(os.path.expanduser(text)))
     if not path.exists():
         raise ConfigError(f"there is no backup at {path}", key="backup", accepted="a path")
-    return path, find().create()
+    return path, place.create()

@@ -20,7 +20,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
 import anyio
 import pyarrow as pa
@@ -104,6 +104,7 @@ from ..backend.contract import (
     TableStats,
 )
 from ..backend.limits import Deadline, current_deadline
+from ..backend.place import Place, new_path_of
 from ..backend.rows import NewRows
 from ..backend.threads import FORKED, arrow_ready, hop, in_thread, to_its_end
 from ..backend.weight import weight
@@ -140,9 +141,6 @@ from .search import (
     weight_of,
 )
 from .write import RowsToWrite, once, vector_of_update
-
-if TYPE_CHECKING:
-    from ..backend.place import Place
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -1350,7 +1348,6 @@ class VectorStore:
 
     async def backup(self, path: str | Path) -> None:
         """Copy the whole store, as it is at one moment, to a path that does not exist yet."""
-        from ..backend.place import new_path_of  # opening the store has imported it
 
         async def backup(engine: Engine) -> None:
             engine.backend.check_able("backup")

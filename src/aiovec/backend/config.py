@@ -129,7 +129,7 @@ def load_settings(config: Path | None, *, environment: bool = True) -> Retrieval
         document = _read(config)
         # Strictly, since TOML has types: only the text of the environment is converted.
         settings = _validated(model, document, strict=True, place=str(config))
-    variables = _variables() if environment else {}
+    variables = _variables(model) if environment else {}
     if config is None or variables:
         settings = _validated(model, _merged(document, variables), strict=False)
     retrieval: RetrievalSettings = settings.retrieval  # type: ignore[attr-defined]
@@ -150,8 +150,8 @@ def embedder_section(name: str, given: Mapping[str, object], place: str) -> Embe
     return _validated(EmbedderSettings, dict(given), strict=True, place=place, within=within)
 
 
-def _variables() -> dict[str, Any]:
-    """Return what the environment says, as nested mappings; an object or a list is JSON.
+def _variables(model: type[Section]) -> dict[str, Any]:
+    """Return what the environment says, as nested mappings; sections and lists are JSON.
 
     The variable of a key comes before that of its section.
     """
@@ -160,14 +160,27 @@ def _variables() -> dict[str, Any]:
         root, *path = name.lower().split(_DELIMITER)
         if root != _ROOT:
             continue
+        path.insert(0, root.removeprefix(_PREFIX))
         value: Any = os.environ[name]
-        if value.lstrip().startswith(("{", "[")):
-            with suppress(ValueError, RecursionError):  # the key may be a text after all
+        if value.lstrip().startswith(("{", "[")) and _type_of(model, path) is not str:
+            with suppress(ValueError, RecursionError):  # the validation refuses the text
                 value = json.loads(value)
-        for part in reversed([root.removeprefix(_PREFIX), *path]):
+        for part in reversed(path):
             value = {part: value}
         values = _merged(values, value)
     return values
+
+
+def _type_of(model: type[BaseModel], path: Sequence[str]) -> Any:
+    """Return the type of a key; None if no model says it."""
+    kind: Any = model
+    for part in path:
+        fields = getattr(kind, "model_fields", None)
+        if fields is None:  # a mapping of names, or of no type at all
+            kind = next(reversed(get_args(kind)), None)
+        else:
+            kind = fields[part].annotation if part in fields else None
+    return kind
 
 
 def _check_environment() -> None:
@@ -240,10 +253,7 @@ def _validated(
 
 def _unknown_key(model: type[BaseModel], path: Sequence[str]) -> tuple[str, str]:
     """Return the known keys, and a message that names them and the one that may be meant."""
-    kind: Any = model
-    for part in path[:-1]:
-        fields = getattr(kind, "model_fields", None)  # else a mapping of names to sections
-        kind = fields[part].annotation if fields else get_args(kind)[-1]
+    kind = _type_of(model, path[:-1])
     known = list(kind.model_fields)
     homes = " or ".join(
         f"[retrieval.{name}]"
