@@ -305,7 +305,7 @@ async def test_what_is_no_rows_is_refused(notes: VectorStore) -> None:
         pa.table({"id": ["x"]}),
         pa.table({"id": [1.5], "embedding": [[1.0] * DIM]}),
     ):
-        with pytest.raises(InvalidRowError):
+        with case(wrong), pytest.raises(InvalidRowError):
             await notes.insert("notes", wrong)
     assert await notes.count("notes") == 10
 
