@@ -71,6 +71,9 @@ async def measure(
     vectors: dict[int, Float32Array] = {}
     for effort in _efforts(kind, partitions):
         shares: list[float] = []
+        most = MEASURED_HITS
+        if not effort.refine:
+            most += code_margin(MEASURED_HITS, fine=kind.fine)
         rung = Rung(recall=1, effort=effort)
         while len(shares) < len(questions) and rung.recall >= _FEW:
             found: list[list[int]] = []
@@ -78,9 +81,7 @@ async def measure(
             for start in range(0, len(asking), _AT_ONCE):
                 found += await asyncio.gather(
                     *(
-                        _hits(
-                            session, table, questions[one], MEASURED_HITS + int(itself[one]), effort
-                        )
+                        _hits(session, table, questions[one], most + int(itself[one]), effort)
                         for one in asking[start : start + _AT_ONCE]
                     )
                 )
@@ -120,13 +121,12 @@ def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
 
 
 async def _hits(
-    session: Session, table: Opened, question: Float32Array, limit: int, effort: Effort
+    session: Session, table: Opened, question: Float32Array, most: int, effort: Effort
 ) -> list[int]:
     """Return the row ids of what a search with this effort finds."""
-    asked = limit + (0 if effort.refine else code_margin(limit))
     query = table.lance.query().nearest_to(question).column(table.schema.vector)
     query = with_effort(query, effort).distance_type(table.schema.metric)
-    found = await session.fetch(query.select(["_rowid", "_distance"]).limit(asked))
+    found = await session.fetch(query.select(["_rowid", "_distance"]).limit(most))
     rows: list[int] = found.column("_rowid").to_pylist()
     return rows
 
