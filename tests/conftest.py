@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +14,7 @@ import pytest
 pytest.register_assert_rewrite("tests.contract", "tests.harness")
 
 from tests.harness.blocking import watching  # noqa: E402 - behind what rewrites the asserts
+from tests.harness.cases import all_cases  # noqa: E402 - behind what rewrites the asserts
 
 import aiovec  # noqa: E402 - behind what rewrites the asserts
 
@@ -51,6 +52,13 @@ def pytest_asyncio_loop_factories(
 
         return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Let the cases of a table go on behind one that fails."""
+    with all_cases():
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from aiovec.errors import (
 from .changes import number_anew
 from .errors import ConflictError, unknown_outcome
 from .locks.local import ONE_TRY
-from .session import Opened, Session, check_not_filled
+from .session import Opened, Session
 from .whole_files import TableFiles, index_of, is_index
 
 LOG = logging.getLogger("aiovec.lancedb")
@@ -247,7 +247,7 @@ class TableCommitter(Committer[OperationCall]):
         """
         # A return to an earlier version ends the load: Lance lets no commit pass that began before.
         if work.brings_files and not work.fills:
-            check_not_filled(table)
+            table.check_not_filled()
         if self._session.exclusive:
             return
         mark = self._mark = await in_thread(self._session.mark.look)

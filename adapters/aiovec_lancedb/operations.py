@@ -202,7 +202,7 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
     changes = set() if table.session.exclusive else rows.changes
     done = False
     for act, kind, ids in (
-        (put, None, rows.written.keys() - changes),
+        (put, None, rows.written.keys() - changes if changes else rows.written.keys()),
         (change, "change", changes),
         (delete, "delete", rows.gone),
     ):
@@ -234,7 +234,7 @@ def _to_look_up(table: Opened, group: Sequence[RowsOperation]) -> tuple[list[str
         asked, unknown = asked | unknown, set()
     if changed and len(asked) <= _MOST_CHANGED:  # to read them too costs less than another request
         changed, asked = changed | asked, set()
-    return sorted(changed), sorted(asked), bool(unknown)
+    return list(changed), list(asked), bool(unknown)
 
 
 def _all(schema: Schema) -> Columns:
@@ -318,17 +318,19 @@ def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOper
     ids = rows.ids
 
     def apply(net: NetRows) -> int:
-        places: Sequence[int] = range(len(ids))
+        if on_conflict == "replace":
+            net.check_partitions(rows)
         if on_conflict in ("replace", "move"):
-            if on_conflict == "replace":
-                net.check_partitions(rows)
-        elif existing := [id for id in ids if id in net]:
+            net.put(rows, ids, replaces=True)
+            return len(ids)
+        new, kept = rows, ids
+        if existing := net.existing(ids):
             if on_conflict == "fail":
                 raise DuplicateIdError(handle.name, existing)
-            places = [place for place in places if ids[place] not in net]
-        new = rows if len(places) == len(ids) else rows.take(places)
-        net.put(new, replaces=on_conflict in ("replace", "move"))
-        return len(places)
+            places = [place for place, id in enumerate(ids) if id not in net]
+            new, kept = rows.take(places), [ids[place] for place in places]
+        net.put(new, kept, replaces=False)
+        return len(kept)
 
     # Those that come as a table are worth a commit of their own.
     size = len(ids) if rows.columns is not None else ALONE

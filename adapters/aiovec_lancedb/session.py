@@ -104,6 +104,16 @@ class Opened:
     """With the notes about its state, which ``layout`` reads."""
     answers: dict[str, Any] = field(default_factory=dict, compare=False)
 
+    def check_not_filled(self) -> None:
+        """Raise StoreBusyError while an engine fills the table."""
+        load = load_in(self.arrow)
+        if load is not None and load.filling:
+            raise StoreBusyError(
+                f"`aiovec import --engine` ({load.run}) fills the table {self.name!r}; if it was "
+                "interrupted, run the same command again, or give it up: revert() to the version "
+                "before, or drop the table", 0.0,
+            )  # fmt: skip
+
     async def version(self) -> int:
         """Return the number of the version."""
         return int(await self._once("version", self.lance.version))
@@ -139,17 +149,6 @@ class Opened:
         # It reads each version's manifest, and upkeep may remove one before that.
         found = await _looked_up(look)
         return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
-
-
-def check_not_filled(table: Opened) -> None:
-    """Raise StoreBusyError while an engine fills the table."""
-    load = load_in(table.arrow)
-    if load is not None and load.filling:
-        raise StoreBusyError(
-            f"`aiovec import --engine` ({load.run}) fills the table {table.name!r}; if it was "
-            "interrupted, run the same command again, or give it up: revert() to the version "
-            "before, or drop the table", 0.0,
-        )  # fmt: skip
 
 
 class Version(NamedTuple):

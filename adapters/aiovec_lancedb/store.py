@@ -38,7 +38,7 @@ from aiovec.backend.contract import (
     TextQuery,
     VectorQuery,
 )
-from aiovec.backend.limits import Place, current_deadline, export_gate, renewed
+from aiovec.backend.limits import Slot, current_deadline, export_gate, renewed
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import hop, in_thread
@@ -52,7 +52,7 @@ from aiovec.errors import (
 
 from . import operations, reads, summaries, tables
 from .backup import restore_backup, write_backup
-from .changes import changes, newest_number
+from .changes import Plans, changes, newest_number
 from .commit import Act, Change, WriteOperation
 from .engines import Filling, TablePlace
 from .export import Export
@@ -102,6 +102,7 @@ class LancedbBackend(Backend):
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
         self._tables = OpenTables(self._session)
+        self._followers = Plans()
 
     @property
     def target(self) -> str:
@@ -154,7 +155,7 @@ class LancedbBackend(Backend):
         await self._session.check_place()
         await self._session.mark.check_here()
 
-    def writing(self, size: int) -> Place:
+    def writing(self, size: int) -> Slot:
         self._session.check()
         return self._tables.gate.enter(current_deadline(self.busy_timeout), size)
 
@@ -479,7 +480,7 @@ class LancedbBackend(Backend):
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
         async with self._session.reading(table) as opened:
-            return await changes(self._session, opened, since, limit)
+            return await changes(self._session, opened, since, limit, self._followers)
 
     def owns(self, path: Path) -> bool:
         folder = self._target.folder

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from aiovec.backend.commit import GroupCommit
 from aiovec.backend.contract import Columns, StaleTableError, TableHandle
-from aiovec.backend.limits import Deadline, Gate, Place, current_deadline
+from aiovec.backend.limits import Deadline, Gate, Slot, current_deadline
 from aiovec.backend.threads import in_thread
 from aiovec.errors import CorruptStoreError, StoreClosedError
 
@@ -170,7 +170,7 @@ class Table:
                 raise
             raise StaleTableError(handle.name) from None
 
-    async def changing(self, handle: TableHandle, most: int | None, dim: int) -> Place:
+    async def changing(self, handle: TableHandle, most: int | None, dim: int) -> Slot:
         """Return a share of the memory for changing payloads, of so many rows at most or of any.
 
         ``dim`` is 0 where no vectors change with them.

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from aiovec.errors import AiovecError, MigrationError
 
+from .moves import pause_writers, resume_writers, set_moved
 from .moving import TableMove
 from .toml import Toml
 from .work import Work
@@ -78,7 +79,7 @@ class Cutover:
             # be edited at any time, and from the mark on apps go where it leads them.
             await self._toml.check(work.source, work.target)
             async with asyncio.timeout(limit * _SHARE):
-                await source.pause_writers(work.run, limit)
+                await pause_writers(source, work.run, limit)
                 await work.step("cut-over:paused")
                 await self._last_changes()
                 records = [await place.record() for place in (work.source, work.target)]
@@ -103,7 +104,7 @@ class Cutover:
     async def _release(self) -> None:
         """Let the writers go on. Where even that fails, they do so by themselves."""
         with suppress(AiovecError):
-            await asyncio.shield(self._work.source.backend.resume_writers(self._work.run))
+            await asyncio.shield(resume_writers(self._work.source.backend, self._work.run))
 
     async def _last_changes(self) -> None:
         """Apply and compare what came until the writers stopped, in several tables at once."""
@@ -126,7 +127,7 @@ class Cutover:
     async def _set_moved(self, generation: int) -> bool:
         run, source = self._work.run, self._work.source
         try:
-            return await source.backend.set_moved(run, generation)
+            return await set_moved(source.backend, run, generation)
         except AiovecError as exc:
             # It may have been done all the same.
             with suppress(AiovecError):

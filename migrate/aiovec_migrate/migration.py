@@ -26,8 +26,9 @@ from .compare import Difference
 from .cut_over import Cutover, complete
 from .events import Listener, Options, unheard
 from .host import Host, RealHost, Step, no_step
+from .moves import begin_move, end_move, fill, reenter, resume_writers
 from .moving import TableMove
-from .places import Place
+from .places import OpenPlace
 from .planning import Plan, count_removed, drops_others, look
 from .tables import OpenTable
 from .toml import Toml
@@ -114,8 +115,8 @@ class Migration:
 
     def __init__(
         self,
-        source: Place,
-        target: Place,
+        source: OpenPlace,
+        target: OpenPlace,
         options: Options | None = None,
         *,
         host: Host | None = None,
@@ -196,7 +197,7 @@ class Migration:
         before = await target.record()
         if target.keeps_marks:
             if before.mark is not None and before.mark.left:
-                await target.backend.reenter(work.run, source.backend.target)
+                await reenter(target.backend, work.run, source.backend.target)
             else:
                 await self._fill(plan, before)
             await work.step("target:marked")
@@ -211,8 +212,8 @@ class Migration:
                 source=source.backend.address,
                 target_marked=target.keeps_marks,
             )
-            await source.backend.begin_move(work.run, mark)
-            await source.backend.resume_writers(work.run)  # a killed run may have left a pause
+            await begin_move(source.backend, work.run, mark)
+            await resume_writers(source.backend, work.run)  # a killed run may have left a pause
         await work.step("marked")
         return await target.record()
 
@@ -221,11 +222,11 @@ class Migration:
         work, backend = self._work, self._work.target.backend
         if before.mark is not None and not plan.resumes:
             # Of a run that did not come to mark the source: what is there may be somebody's own.
-            await backend.end_move(work.run)
+            await end_move(backend, work.run)
         fresh = not await backend.tables()
         generation = (await work.source.record()).generation
         address = work.source.backend.address
-        await backend.fill(work.run, address, generation, fresh=fresh)
+        await fill(backend, work.run, address, generation, fresh=fresh)
         if plan.resumes:
             return
         # What nobody has marked may have been written since it was looked at.
@@ -234,7 +235,7 @@ class Migration:
             again.problems.append("somebody else has just created tables in the target")
         if again.problems:
             if before.mark is None:
-                await backend.end_move(work.run)
+                await end_move(backend, work.run)
             again.check()
 
     async def _tables(self, record: MoveRecord) -> list[TableMove]:
@@ -269,10 +270,10 @@ class Migration:
         """Let go of both stores: nothing was switched."""
         work = self._work
         if work.target.keeps_marks:
-            await work.target.backend.end_move(work.run, copied=True)
+            await end_move(work.target.backend, work.run, copied=True)
         await work.step("target:released")
         if work.source.keeps_marks:
-            await work.source.backend.end_move(work.run)
+            await end_move(work.source.backend, work.run)
         await work.step("released")
 
     async def abort(self, run: str = "") -> list[str]:
@@ -314,11 +315,11 @@ class Migration:
                 elif run != work.run:
                     why = "the run began when the stores lay elsewhere"
                 warnings.append(f"the tables in {work.target} are kept, for {why}")
-            await backend.end_move(run)
+            await end_move(backend, run)
             await work.step("abort:released")
         elif not (work.target.missing or work.target.keeps_marks):
             warnings.append(f"what was copied to {work.target} is kept")
         if open_here:
-            await work.source.backend.end_move(run)
+            await end_move(work.source.backend, run)
             await work.step("abort:source")
         return warnings

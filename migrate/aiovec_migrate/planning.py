@@ -12,7 +12,8 @@ from aiovec.backend.marks import MoveRecord
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .compare import Comparison
-from .places import Place
+from .moves import reentered
+from .places import OpenPlace
 from .tables import MOST_TIMES, OpenTable
 from .work import Transform, Work
 
@@ -130,7 +131,7 @@ async def count_removed(work: Work, plan: Plan) -> None:
                 break
 
 
-async def other_vectors(place: Place, transform: Transform | None, run: str = "") -> list[str]:
+async def other_vectors(place: OpenPlace, transform: Transform | None, run: str = "") -> list[str]:
     """Return a problem for each table of the store in use whose vectors were not made anew.
 
     They come from a run without the embedder, which has switched already.
@@ -179,7 +180,7 @@ def _look_at_marks(work: Work, plan: Plan, source: MoveRecord, target: MoveRecor
         resumes = target.run == run or (own and not work.target.keeps_marks)
     elif target.mark.left:
         try:
-            resumes = target.reenter(run, work.source.backend.target) is not None
+            resumes = reentered(target, run, work.source.backend.target) is not None
         except MigrationError as exc:
             plan.problems.append(str(exc))
             return
@@ -285,7 +286,7 @@ async def _look_at_texts(work: Work, plan: Plan, table: OpenTable) -> None:
         )
 
 
-async def _find(place: Place, name: str) -> tuple[OpenTable, int, int] | None:
+async def _find(place: OpenPlace, name: str) -> tuple[OpenTable, int, int] | None:
     """Return a table with its rows and bytes; None if it was dropped meanwhile."""
     for _ in range(MOST_TIMES):
         try:

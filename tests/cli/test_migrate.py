@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.cases import case
 
 from aiovec import sync
 
@@ -48,12 +49,14 @@ run --to x.db --model new
 def test_help_and_wrong_usage(run: Run, store: Path, folder: Path) -> None:
     listed = run("migrate", "--help").out
     for command in COMMANDS:
-        assert f" {command} " in listed
-        finished = run("migrate", command, "--help")
-        assert (finished.code, finished.err) == (0, "")
-        assert f"Usage: aiovec migrate {command}" in finished.out
+        with case(command):
+            assert f" {command} " in listed
+            finished = run("migrate", command, "--help")
+            assert (finished.code, finished.err) == (0, "")
+            assert f"Usage: aiovec migrate {command}" in finished.out
     for line in WRONG_USAGE:
-        assert run("migrate", *line.split()).code == 2, line
+        with case(line):
+            assert run("migrate", *line.split()).code == 2
     assert [path.name for path in folder.iterdir()] == ["notes.db"]
 
 
@@ -76,20 +79,50 @@ def test_plan(run: Run, toml: Path, store: Path, folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_a_switch_by_the_toml_file(run: Run, toml: Path, store: Path) -> None:
+def write(toml: Path, *ids: str) -> None:
+    with sync.connect(config=toml) as store:
+        store.insert("notes", [{"id": id, "embedding": [1, 0, 0]} for id in ids])
+
+
+def test_a_switch_by_the_toml_file_and_back(run: Run, toml: Path, store: Path) -> None:
+    here = ["--config", toml]
     original = rows_of(store)
-    finished = run("migrate", "run", "--config", toml, "--to", "lancedb", "--switch")
+    assert run("migrate", "status", *here).out == "no migration is open\n"
+    finished = run("migrate", "run", *here, "--to", "lancedb", "--switch")
     assert finished.code == 0, finished.err
     assert "table   notes: 4 rows, equal" in finished.out
     assert "switched: apps use" in finished.out
-    assert "copying" in finished.err
-    assert "\x1b" not in finished.err
+    assert "verifying" in finished.err.splitlines()  # plain lines, for nobody looks
+    assert "copying notes done: 4 rows" in finished.err
+    assert "\x1b" not in finished.out + finished.err
     assert tomllib.loads(toml.read_text())["retrieval"]["backend"] == "lancedb"
     assert toml.read_text().startswith('# mine\n[retrieval]\nbackend = "lancedb"  # now\n')
     assert rows_of("lancedb://new.lance") == original
     moved = run("tables", "-s", store)
     assert moved.code == 1
     assert "has moved to" in moved.err
+    told = run("migrate", "status", *here, "--json").json["migration"]
+    assert (told["state"], told["open"]) == ("moved", False)
+    assert "other direction" in run("migrate", "status", *here).out
+    write(toml, "since", "then")
+    newer = run("migrate", "verify", *here)
+    assert (newer.code, "2 only in the target" in newer.out) == (1, True)  # it is in use
+    late = run("migrate", "abort", *here)
+    assert (late.code, "too late to abort" in late.err, "complete" in late.err) == (1, True, False)
+    wanted = rows_of("lancedb://new.lance")
+    back = run("migrate", "run", *here, "--to", "sqlite", "--switch", "--json")  # an event a line
+    assert back.code == 0, back.err
+    events = [json.loads(line) for line in back.out.splitlines()]
+    assert events[0] == {"kind": "phase", "phase": "marking"}
+    assert (events[-1]["kind"], events[-1]["switched"]) == ("result", True)
+    assert rows_of(store) == wanted
+    assert run("migrate", "verify", *here).code == 0
+    assert run("migrate", "forget", "lancedb", *here).code == 0
+    for number, rows in enumerate((6, 7, 8)):  # a copy is brought up to date by its command
+        copied = run("migrate", "run", *here, "--to", "copy.db")
+        assert (copied.code, f"notes: {rows} rows, equal" in copied.out) == (0, True), copied.err
+        assert rows_of("copy.db") == rows_of(store)
+        write(toml, f"behind{number}")
 
 
 def test_a_copy_verified_and_repaired(run: Run, store: Path) -> None:
@@ -103,10 +136,11 @@ def test_a_copy_verified_and_repaired(run: Run, store: Path) -> None:
     with sync.connect("t.db") as target:
         target.delete("notes", "a")
         target.update("notes", {"year": 1}, ids="b")
+        target.insert("notes", [{"id": "extra", "embedding": [1, 0, 0]}])
     differs = run("migrate", "verify", *places)
     assert differs.code == 1
     assert "NOT EQUAL" in differs.out
-    assert "1 missing, 0 only in the target, 1 different: a, b" in differs.out
+    assert "1 missing, 1 only in the target, 1 different: a, " in differs.out
     repaired = run("migrate", "verify", *places, "--repair", "--json")
     assert repaired.code == 0, repaired.err
     assert json.loads(repaired.out.splitlines()[-1])["equal"] is True

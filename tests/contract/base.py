@@ -5,36 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import pytest_asyncio
+from tests.harness.cases import case as case
 from tests.harness.values import DIM, SMALL, small_rows
 
 import aiovec
 from aiovec import Schema, VectorStore
 from aiovec.backend.contract import Backend
-from aiovec.backend.locate import locate
-from aiovec.backend.plugin import plugin_of
+from aiovec.backend.place import find_place
 
 ABILITIES = (
     "text", "indexes", "changes", "snapshots", "backup", "moves", "read-only", "restore",
     "once", "power-loss", "quantized",
 )  # fmt: skip
 """The names that ``VectorStore.supports`` knows."""
-
-
-@contextmanager
-def case(name: object) -> Iterator[None]:
-    """One of many cases that a test goes through on one store: a failure tells which it is."""
-    try:
-        yield
-    except BaseException as exc:
-        exc.add_note(f"in the case {name!r}")
-        raise
 
 
 def toml_value(value: object) -> str:
@@ -89,9 +79,8 @@ class ContractBase(ABC):
         """The backend of the store under ``path``, as a migration uses it beside the store."""
 
         def make() -> Backend:
-            plugin = plugin_of(self.backend)
-            address = locate(self.target(path)).address
-            return plugin.create(address, plugin.settings(**self.keys))
+            place = find_place(self.target(path))
+            return place.plugin.create(place.address, place.plugin.settings(**self.keys))
 
         backend = await asyncio.to_thread(make)
         await backend.open()

@@ -17,6 +17,16 @@ from aiovec.backend.contract import Backend
 from aiovec.backend.marks import MoveMark, MoveRecord
 from aiovec.backend.rows import NewRows
 from aiovec.errors import MigrationError, StoreMovedError, TableExistsError, TableNotFoundError
+from aiovec_migrate.moves import (
+    begin_move,
+    end_move,
+    fill,
+    forget_move,
+    pause_writers,
+    reenter,
+    resume_writers,
+    set_moved,
+)
 
 SCHEMA = Schema(4, fields={"n": int})
 PLACE = MoveMark(
@@ -55,38 +65,38 @@ class MovingContract(ContractBase):
     @pytest.mark.core
     async def test_a_mark_is_there_from_begin_to_end(self, moves: Any) -> None:
         assert await moves.move_record() == MoveRecord()
-        await moves.begin_move("r1")
-        await moves.begin_move("r1", PLACE)
+        await begin_move(moves, "r1")
+        await begin_move(moves, "r1", PLACE)
         mark = await moves.move_mark()
         assert (mark.run, mark.state, mark.generation) == ("r1", "open", 0)
         told = (mark.moved_to, mark.backend, mark.config, mark.target, mark.source)
         assert told == ("lancedb:///x", "lancedb", "/c.toml", "/x", "/a")
-        await moves.end_move("r1")
+        await end_move(moves, "r1")
         assert await moves.move_mark() is None
-        await moves.end_move("r1")
+        await end_move(moves, "r1")
 
     async def test_another_run_is_refused_by_name(self, moves: Any, tmp_path: Path) -> None:
-        await moves.begin_move("r1")
+        await begin_move(moves, "r1")
         async with self.opened_backend(tmp_path) as other:
             for act in (
-                other.begin_move("r2"),
-                other.end_move("r2"),
-                other.pause_writers("r2", 1.0),
-                other.set_moved("r2", 1),
-                other.reenter("r2", "/a"),
+                begin_move(other, "r2"),
+                end_move(other, "r2"),
+                pause_writers(other, "r2", 1.0),
+                set_moved(other, "r2", 1),
+                reenter(other, "r2", "/a"),
             ):
                 with pytest.raises(MigrationError, match="r1"):
                     await act
             assert (await other.move_mark()).run == "r1"
-        await moves.end_move("r1")
+        await end_move(moves, "r1")
         with pytest.raises(MigrationError, match="r1"):
-            await moves.pause_writers("r1", 1.0)
+            await pause_writers(moves, "r1", 1.0)
 
     async def test_an_open_mark_keeps_schemas_and_lets_rows_change(
         self, one_row: VectorStore, moves: Any
     ) -> None:
         """Calls that would change a schema are refused, and those that change nothing are not."""
-        await moves.begin_move("r1")
+        await begin_move(moves, "r1")
         changes: list[Awaitable[None]] = [
             one_row.create_table("more", SCHEMA),
             one_row.add_field("notes", "x", int),
@@ -108,7 +118,7 @@ class MovingContract(ContractBase):
         assert await one_row.tables() == ["notes"]
         await one_row.upsert("notes", [row("b", 3)])
         assert await one_row.delete("notes", "a") == 1
-        await moves.end_move("r1")
+        await end_move(moves, "r1")
         await one_row.create_table("more", SCHEMA)
 
     async def test_only_the_run_writes_into_a_store_that_it_fills(
@@ -116,8 +126,8 @@ class MovingContract(ContractBase):
     ) -> None:
         """Writes of others there were lost: to the run's end, to a repair or to an abort."""
         await one_row.upsert("notes", [row("b")])
-        await moves.fill("r1", "/a", 3, fresh=True)
-        await moves.fill("r1", "/a", 5)
+        await fill(moves, "r1", "/a", 3, fresh=True)
+        await fill(moves, "r1", "/a", 5)
         mark = await moves.move_mark()
         assert (mark.run, mark.state, mark.source, mark.fresh) == ("r1", "filling", "/a", True)
         writes: list[Awaitable[object]] = [
@@ -138,7 +148,11 @@ class MovingContract(ContractBase):
         assert await one_row.count("notes", "n = 0") == 2
         assert [hit.id for hit in await one_row.search("notes", row("a")["embedding"])]
         async with self.opened_backend(tmp_path) as other:
-            for act in (other.begin_move("r2"), other.fill("r2", "/b"), other.reenter("r2", "/b")):
+            for act in (
+                begin_move(other, "r2"),
+                fill(other, "r2", "/b"),
+                reenter(other, "r2", "/b"),
+            ):
                 with pytest.raises(MigrationError, match="r1"):
                     await act
         handle = await moves.open_table("notes")
@@ -148,8 +162,8 @@ class MovingContract(ContractBase):
         await moves.arrive("r1", 4)
         assert await moves.move_record() == MoveRecord(None, 4)
         await one_row.insert("notes", [row("c")])
-        await moves.fill("r2", "/a")
-        await moves.end_move("r2", copied=True)
+        await fill(moves, "r2", "/a")
+        await end_move(moves, "r2", copied=True)
         assert await moves.move_record() == MoveRecord(None, 4, "r2")
         assert await one_row.delete("notes", "c") == 1
 
@@ -157,8 +171,8 @@ class MovingContract(ContractBase):
     async def test_writers_wait_for_the_end_of_a_pause(
         self, one_row: VectorStore, moves: Any
     ) -> None:
-        await moves.begin_move("r1")
-        await moves.pause_writers("r1", 60.0)
+        await begin_move(moves, "r1")
+        await pause_writers(moves, "r1", 60.0)
         writes = [
             asyncio.ensure_future(one_row.upsert("notes", [row(f"w{n}", n)])) for n in range(6)
         ]
@@ -166,21 +180,21 @@ class MovingContract(ContractBase):
         await asyncio.wait(writes, timeout=0.5)
         assert not any(write.done() for write in writes)
         assert await one_row.count("notes") == 1  # readers go on
-        assert await moves.resume_writers("r1")
+        assert await resume_writers(moves, "r1")
         assert await asyncio.gather(*writes) == [1] * 7
         assert await one_row.count("notes") == 6
-        assert not await moves.resume_writers("r1")
+        assert not await resume_writers(moves, "r1")
 
     async def test_a_pause_that_lasts_too_long_is_ended_by_who_waits(
         self, one_row: VectorStore, moves: Any
     ) -> None:
-        await moves.begin_move("r1")
-        await moves.pause_writers("r1", 0.3)
+        await begin_move(moves, "r1")
+        await pause_writers(moves, "r1", 0.3)
         await write(moves, ["z"])  # the run itself writes in its pause
         assert await one_row.upsert("notes", [row("b")]) == 1
         # Somebody has written, so the run must not move the store any more.
-        assert not await moves.set_moved("r1", 1)
-        assert not await moves.resume_writers("r1")
+        assert not await set_moved(moves, "r1", 1)
+        assert not await resume_writers(moves, "r1")
         assert (await moves.move_mark()).state == "open"
 
     @pytest.mark.core
@@ -189,14 +203,14 @@ class MovingContract(ContractBase):
     ) -> None:
         for _ in range(3):  # so that what speeds reads up is in place
             await one_row.search("notes", [1, 1, 1, 1])
-        await moves.begin_move("r1", PLACE)
+        await begin_move(moves, "r1", PLACE)
         await one_row.search("notes", [1, 1, 1, 1])
-        await moves.pause_writers("r1", 60.0)
+        await pause_writers(moves, "r1", 60.0)
         await one_row.search("notes", [1, 1, 1, 1])
         waiting = asyncio.ensure_future(one_row.upsert("notes", [row("b")]))
         await asyncio.sleep(0.3)
-        assert await moves.set_moved("r1", 5)
-        assert await moves.set_moved("r1", 5)
+        assert await set_moved(moves, "r1", 5)
+        assert await set_moved(moves, "r1", 5)
         calls: list[Awaitable[Any]] = [
             waiting,
             one_row.ping(),
@@ -233,24 +247,24 @@ class MovingContract(ContractBase):
         assert await moves.move_record() == MoveRecord(None, 6)
 
     async def test_a_new_process_can_act_for_the_run(self, moves: Any, tmp_path: Path) -> None:
-        await moves.begin_move("r1")
-        await moves.pause_writers("r1", 60.0)
+        await begin_move(moves, "r1")
+        await pause_writers(moves, "r1", 60.0)
         async with self.opened_backend(tmp_path) as resumed:
-            await resumed.begin_move("r1")
+            await begin_move(resumed, "r1")
             assert (await resumed.move_mark()).state == "paused"
-            assert await resumed.set_moved("r1", 1)
-            await resumed.begin_move("r1")
+            assert await set_moved(resumed, "r1", 1)
+            await begin_move(resumed, "r1")
             assert await resumed.tables() == ["notes"]
             with pytest.raises(MigrationError, match="r1"):
-                await resumed.pause_writers("r1", 1.0)
+                await pause_writers(resumed, "r1", 1.0)
 
     async def test_only_a_newer_cut_over_of_the_same_run_puts_it_into_use_again(
         self, one_row: VectorStore, moves: Any
     ) -> None:
         """Calls of an older pause, or of another migration, change nothing."""
-        await moves.begin_move("r1", PLACE)
-        await moves.pause_writers("r1", 60.0)
-        assert await moves.set_moved("r1", 3)
+        await begin_move(moves, "r1", PLACE)
+        await pause_writers(moves, "r1", 60.0)
+        assert await set_moved(moves, "r1", 3)
         for run, generation in [("r1", 2), ("r1", 3), ("r2", 9)]:
             await moves.arrive(run, generation)
             with pytest.raises(StoreMovedError):
@@ -263,33 +277,33 @@ class MovingContract(ContractBase):
     async def test_a_store_that_was_left_keeps_its_mark_until_it_is_forgotten(
         self, one_row: VectorStore, moves: Any, tmp_path: Path
     ) -> None:
-        await moves.begin_move("r1", PLACE)
+        await begin_move(moves, "r1", PLACE)
         with pytest.raises(MigrationError, match="not over"):
-            await moves.forget_move()
-        await moves.pause_writers("r1", 60.0)
-        assert await moves.set_moved("r1", 1)
-        await moves.end_move("r1")
+            await forget_move(moves)
+        await pause_writers(moves, "r1", 60.0)
+        assert await set_moved(moves, "r1", 1)
+        await end_move(moves, "r1")
         assert (await moves.move_mark()).left
         async with self.opened_backend(tmp_path) as other:
             with pytest.raises(MigrationError, match="migrate forget"):
-                await other.begin_move("r2")
+                await begin_move(other, "r2")
             with pytest.raises(MigrationError, match="migrate forget"):
-                await other.reenter("r2", "/elsewhere")
+                await reenter(other, "r2", "/elsewhere")
             for call in (one_row.count("notes"), one_row.insert("notes", [row("b")])):
                 with pytest.raises(StoreMovedError, match="lancedb:///x"):
                     await call
-            await other.forget_move()
+            await forget_move(other)
         assert await one_row.count("notes") == 1
         assert await moves.move_record() == MoveRecord(None, 1)
 
     async def test_a_later_run_leads_back_into_a_store_that_an_earlier_one_left_for_its_source(
         self, one_row: VectorStore, moves: Any, tmp_path: Path
     ) -> None:
-        await moves.begin_move("r1", PLACE)
-        await moves.pause_writers("r1", 60.0)
-        assert await moves.set_moved("r1", 1)
+        await begin_move(moves, "r1", PLACE)
+        await pause_writers(moves, "r1", 60.0)
+        assert await set_moved(moves, "r1", 1)
         async with self.opened_backend(tmp_path) as other:
-            await other.reenter("r2", "/x")
+            await reenter(other, "r2", "/x")
             await write(other, ["z"])
             with pytest.raises(StoreMovedError):
                 await one_row.count("notes")

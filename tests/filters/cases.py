@@ -40,8 +40,4 @@ def all_of(conditions: list[Expr]) -> Expr:
     return reduce(operator.and_, conditions)
 
 
-def any_of(conditions: list[Expr]) -> Expr:
-    return reduce(operator.or_, conditions)
-
-
 rows = st.lists(good_rows(SCHEMA), min_size=1, max_size=8, unique_by=lambda row: row["id"])

@@ -123,6 +123,11 @@ MISTAKES: list[tuple[Any, str]] = [
     (lambda: (F.x == 1) and (F.y == 2), "no truth value"),
     (lambda: not F.live, "no truth value"),
     (lambda: "ai" in F.tags, "contains"),
+    (lambda: F.x.like("a", escape=""), "single character"),
+    (lambda: F.x.like("a", escape="ab"), "single character"),
+    (lambda: UNTYPED.x.like("a", escape=5), "not text"),
+    (lambda: F.x.like("a", escape="\ud800"), "surrogate"),
+    (lambda: F.x.ilike("a\\", escape="\\"), "escape"),
 ]
 
 

@@ -1,17 +1,20 @@
-"""Filter text: what it means, where its errors point, and that filters print as such text."""
+"""Filter text: what it means, what is refused and how, and that filters print as such text."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.contract.base import case
+from tests.contract.filtering import SCHEMA as NOTES
+from tests.harness.cases import case
 from tests.harness.strategies import filters, floats, ints, texts
+from tests.harness.values import DIM
 
-from aiovec import F, FilterError, Schema, where
+from aiovec import F, FilterError, Schema, VectorStore, where
 from aiovec.backend import Compare, Expr, Ref, bind
 
 from . import cases
@@ -152,6 +155,72 @@ def test_an_error_points_at_the_fault_and_names_what_fits() -> None:
     assert caught.value.expected == "one of id, year"
 
 
+# Beside those above, each wrong in a way of its own.
+BAD = (
+    "", "   ", "year", "year =", "= 1", "year = 1 AND", "AND year = 1", "year = 1)",
+    "(year = 1", "year = 'x'", "year = TRUE", "name = 1", "live = 1", "live > TRUE", "live = 'x'",
+    "seen = '2024-01-01T00:00:00Z'", "seen > 5", "year = TIMESTAMP '2024-01-01T00:00:00Z'",
+    "seen > TIMESTAMP '2024-01-01T00:00:00'", "seen > TIMESTAMP 'x'", "tags = 'x'",
+    "tags CONTAINS 1", "name CONTAINS 'x'", "year LIKE '1%'", "year STARTSWITH '1'",
+    "embedding = 1", "embedding IS EMPTY", "absent = 1", "Year = 1", "year = NULL",
+    "year IN (1, NULL)", "year IN 1", "year BETWEEN 1", "name = \"x\"", "name = 'x", "year = 1;",
+    "year = 1 -- x", "year = 9223372036854775808", "year = 1e999", "year = nan", "payload = 1",
+    "payload.x CONTAINS NULL", "payload. = 1", "id > 1", "id = 1.5", "id = TRUE", "year IS 1",
+    "year LIKE", "1 = 1", "'a' = 'a'", "year = year", "year + 1 = 2", "NOT", "year = 1 OR OR live",
+    "name.x = 1", "name LIKE 5", "\0", "year = 1\0", "SELECT 1", "year = ?", "year = :x",
+    "1; DROP TABLE notes", "name = 'a' OR '1'='1", "tags = [", "tags = ['a'", "tags = ['a',]",
+    "tags = [1]", "tags = [NULL]", "tags > ['a']", "name = ['a']", "tags IN (['a'])",
+    "name IS EMPTY",
+    "payload.x = [[1]]", "['a'] = tags",
+    "year IS TRUE", "name IS NOT FALSE", "tags IS TRUE", "(live) IS", "(live) IS NULL",
+    "(live) IS NOT", "(live) IS NOT EMPTY", "(live) IS TRUE FALSE", "year = 1 IS TRUE",
+    "name LIKE 'a' ESCAPE", "name LIKE 'a' ESCAPE ''", "name LIKE 'a' ESCAPE '!!'",
+    "name LIKE 'a!' ESCAPE '!'", "name LIKE 'a!!!' ESCAPE '!'", "name LIKE 'a' ESCAPE 5",
+    "name STARTSWITH 'a' ESCAPE '!'", "year ILIKE '1%'", "name ILIKE 5", "name CONTAINS_TEXT 5",
+    "tags CONTAINS_TEXT 'x'", "year CONTAINS_TEXT '1'", "name NOT IS TRUE",
+    "nums CONTAINS '1'", "nums = ['a']", "weights CONTAINS TRUE", "nums = 1", "nums = [TRUE]",
+    "weights = [1e999]", "nums CONTAINS_TEXT '1'", "weights IS TRUE",
+)  # fmt: skip
+WHERE_AN_ESCAPE_IS_WRONG = {
+    "name LIKE 'a' ESCAPE '!!'": 21, "live IS NULL OR name LIKE 'a!' ESCAPE '!'": 26,
+    "name ILIKE 'a' ESCAPE ''": 22, "name ILIKE '" + "a" * 1_001 + "'": 11,
+    "(year = 1) IS NOT NULL": 18, "year = 1 AND year = ['a']": 13,
+}  # fmt: skip
+NO_FILTERS: tuple[Any, ...] = (
+    1, [["year = 1"]], [1], {1: 1}, b"year = 1", True, F, F["payload.x"] == list(range(1_001)),
+)  # fmt: skip
+
+
+def test_bad_filters_are_told() -> None:
+    for text in (*BAD, *WHERE_AN_ESCAPE_IS_WRONG):
+        with case(text):
+            with pytest.raises(FilterError) as caught:
+                bind(text, NOTES)
+            assert isinstance(caught.value, ValueError)
+            position = caught.value.position
+            assert position is None or 0 <= position <= len(text)
+            assert position == WHERE_AN_ESCAPE_IS_WRONG.get(text, position)
+    for wrong in NO_FILTERS:
+        with case(wrong), pytest.raises(FilterError):
+            bind(wrong, NOTES)
+
+
+async def test_a_bad_filter_writes_nothing(store: VectorStore) -> None:
+    """Every method that takes one refuses it."""
+    await store.create_table("notes", NOTES)
+    await store.insert("notes", [{"id": "a", "embedding": [1.0] * DIM}])
+    before = await store.find("notes")
+    for bad in ("absent = 1", F.year == "x", "year = "):
+        for call in (
+            store.delete("notes", where=bad), store.update("notes", {"year": 0}, where=bad),
+            store.search("notes", [1.0] * DIM, where=bad), store.find("notes", bad),
+            anext(store.export("notes", where=bad)),
+        ):  # fmt: skip
+            with case((bad, call)), pytest.raises(FilterError):
+                await call
+    assert await store.find("notes") == before
+
+
 @pytest.mark.parametrize(
     ("where", "cure"),
     [
@@ -260,3 +329,39 @@ def test_a_filter_cannot_be_deeper_or_larger_than_the_limits() -> None:
         deep(1_000)
     with pytest.raises(FilterError, match="literals"):
         F.year.in_(range(1_000_000))
+
+
+MOST = 1024 * 1024
+CONDITIONS: list[Callable[[str], Any]] = [
+    lambda text: F.name == text,
+    lambda text: F.name.in_(["a", text]),
+    lambda text: F.name.contains_text(text),
+    lambda text: F.name.startswith(text),
+    lambda text: F.name.like(text),
+    lambda text: F.tags.contains(text),
+    lambda text: F.tags == [text],
+    lambda text: F["payload.x"] != text,
+    lambda text: f"name = '{text}'",
+    lambda text: f"name IN ('a', '{text}')",
+    lambda text: f"name CONTAINS_TEXT '{text}'",
+    lambda text: f"STARTSWITH(name, '{text}')",
+    lambda text: f"name LIKE '{text}'",
+    lambda text: f"tags CONTAINS '{text}'",
+    lambda text: f"payload.x = '{text}'",
+]
+
+
+def test_a_text_of_more_than_a_million_characters_is_refused() -> None:
+    for number, condition in enumerate(CONDITIONS):
+        for text in ("x" * (MOST + 1), "é" * (5 * MOST)):
+            with case((number, text[0])):
+                with pytest.raises(FilterError, match="at most 1,048,576") as caught:
+                    bind(condition(text), NOTES)
+                assert len(str(caught.value)) < 1000
+
+
+async def test_a_text_of_a_million_characters_is_taken(store: VectorStore) -> None:
+    await store.create_table("notes", NOTES)
+    quoted = "''" * MOST  # as many quotes
+    for long in (F.name == "x" * MOST, F.name == "é" * MOST, f"name = '{quoted}'"):
+        assert await store.count("notes", long) == 0

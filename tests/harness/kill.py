@@ -64,11 +64,11 @@ async def main(target: str, seed: int, number: int) -> None:
     async with Place(target) as place:
         assert place.store is not None
         model = Model()
-        model.tables = await tables_in(place.store)
+        model.held = await tables_in(place.store)
         if await asyncio.to_thread(place.saved.exists):
             model.saved = {}  # what it holds is of no matter here
         for n in range(number, 10**9):
-            notes = model.tables.get(TABLE)
+            notes = model.held.get(TABLE)
             name = chance.choice(list(scripts_of(kind)))
             if notes is None or not notes.rows.keys() >= set(KEPT):
                 name = "begin"
@@ -83,7 +83,7 @@ async def main(target: str, seed: int, number: int) -> None:
             await asyncio.gather(*(told(place, at, call, key) for at, call in calls))
             await place.reopen()
             assert place.store is not None
-            model.tables = await tables_in(place.store)
+            model.held = await tables_in(place.store)
             model.saved = {} if await asyncio.to_thread(place.saved.exists) else None
 
 

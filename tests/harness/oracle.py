@@ -102,14 +102,14 @@ class Oracle:
     """Tables and their rows, with the methods of ``VectorStore`` and its errors."""
 
     def __init__(self) -> None:
-        self._tables: dict[str, OracleTable] = {}
+        self.held: dict[str, OracleTable] = {}
 
     # Tables
 
     def create_table(self, table: str, schema: Schema, *, exist_ok: bool = False) -> Schema:
-        there = self._tables.get(table)
+        there = self.held.get(table)
         if there is None:
-            there = self._tables[table] = OracleTable(schema)
+            there = self.held[table] = OracleTable(schema)
         elif not exist_ok:
             raise TableExistsError(table)
         elif there.schema != schema:
@@ -141,13 +141,16 @@ class Oracle:
         for row in there.rows.values():
             row.fields[new] = row.fields.pop(old)
 
+    def rename_table(self, old: str, new: str) -> None:
+        self.held[new] = self.held.pop(old)
+
     def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
         if not missing_ok:
             self._table(table)
-        self._tables.pop(table, None)
+        self.held.pop(table, None)
 
     def tables(self) -> list[str]:
-        return sorted(self._tables)
+        return sorted(self.held)
 
     def schema(self, table: str) -> Schema:
         return self._table(table).schema
@@ -324,9 +327,9 @@ class Oracle:
     # Inside
 
     def _table(self, name: str) -> OracleTable:
-        if name not in self._tables:
+        if name not in self.held:
             raise TableNotFoundError(name, self.tables())
-        return self._tables[name]
+        return self.held[name]
 
     def _checked(
         self, table: str, rows: Sequence[Mapping[str, Any]], model: str | None

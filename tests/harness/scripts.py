@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.harness.oracle import Oracle, OracleTable, checked_row
 
 import aiovec
-from aiovec import Field, Schema, VectorStore
+from aiovec import F, Field, Schema, VectorStore
 from aiovec.backend.context import CallContext, WriteKey, calling
 
 KINDS = ("sqlite", "lancedb")
@@ -55,18 +56,12 @@ def row(id: str, year: int) -> Row:
     }
 
 
-@dataclass
-class ModelTable:
-    fields: dict[str, Field]
-    rows: dict[str, Row]
-
-
-class Model:
-    """A store as plain values, with the calls of the scripts."""
+class Model(Oracle):
+    """The oracle, with all the calls of the scripts."""
 
     def __init__(self) -> None:
-        self.tables: dict[str, ModelTable] = {}
-        self.saved: dict[str, ModelTable] | None = None
+        super().__init__()
+        self.saved: dict[str, OracleTable] | None = None
         self._number = 100
 
     def copy(self) -> Model:
@@ -79,82 +74,28 @@ class Model:
 
     def state(self) -> State:
         found: State = {("backup",): True} if self.saved is not None else {}
-        return found | flat(self.tables)
-
-    def create_table(self, table: str, schema: Schema) -> None:
-        self.tables[table] = ModelTable(dict(schema.fields), {})
-
-    def drop_table(self, table: str) -> None:
-        del self.tables[table]
-
-    def rename_table(self, old: str, new: str) -> None:
-        self.tables[new] = self.tables.pop(old)
-
-    def add_field(self, table: str, name: str, field: Field) -> None:
-        self.tables[table].fields[name] = field
-
-    def drop_field(self, table: str, name: str) -> None:
-        del self.tables[table].fields[name]
-        for one in self.tables[table].rows.values():
-            one.pop(name, None)
-
-    def rename_field(self, table: str, old: str, new: str) -> None:
-        found = self.tables[table]
-        found.fields = {new if name == old else name: f for name, f in found.fields.items()}
-        found.rows = {
-            id: {new if name == old else name: value for name, value in one.items()}
-            for id, one in found.rows.items()
-        }
+        return found | flat(self.held)
 
     def create_field_index(self, table: str, name: str, kind: Any) -> None:
-        fields = self.tables[table].fields
-        fields[name] = Field(str, text=True) if kind == "text" else Field(int, index=kind)
+        field = Field(str, text=True) if kind == "text" else Field(int, index=kind)
+        self._declare(table, name, field)
 
     def drop_field_index(self, table: str, name: str, kind: Any) -> None:
-        fields = self.tables[table].fields
-        fields[name] = Field(str) if kind == "text" else Field(int)
+        self._declare(table, name, Field(str if kind == "text" else int))
 
-    def insert(self, table: str, rows: Sequence[Row], on_conflict: str = "fail") -> None:
-        there = self.tables[table].rows
-        for one in rows:
-            if one["id"] not in there or on_conflict == "replace":
-                there[one["id"]] = dict(one)
-            else:
-                assert on_conflict == "skip", one["id"]
-
-    def upsert(self, table: str, rows: Sequence[Row]) -> None:
-        self.insert(table, rows, "replace")
-
-    def update(self, table: str, fields: Row, *, ids: Any = None, where: str | None = None) -> None:
-        for one in self._selected(table, ids, where):
-            one.update(fields)
-
-    def set_vectors(self, table: str, ids: Sequence[str], vectors: Any) -> None:
-        for id, vector in zip(ids, vectors, strict=True):
-            self.tables[table].rows[id]["embedding"] = vector
-
-    def delete(self, table: str, ids: Any = None, *, where: str | None = None) -> None:
-        for one in self._selected(table, ids, where):
-            del self.tables[table].rows[one["id"]]
-
-    def _selected(self, table: str, ids: Any, where: str | None) -> list[Row]:
-        """Filters of the scripts have the form ``year < 5`` or ``payload.year < 5``."""
-        rows = self.tables[table].rows.values()
-        if ids is not None:
-            return [one for one in rows if one["id"] in ids]
-        assert where is not None
-        field, bound = where.removeprefix("payload.").split(" < ")
-        return [one for one in rows if one.get(field) is not None and one[field] < int(bound)]
+    def _declare(self, table: str, name: str, field: Field) -> None:
+        held = self.held[table]
+        held.schema = held.schema.without_field(name).with_field(name, field)
 
     def backup(self, name: str) -> None:
-        self.saved = deepcopy(self.tables)
+        self.saved = deepcopy(self.held)
 
     def remove_backup(self) -> None:
         self.saved = None
 
     def restore_backup(self) -> None:
         assert self.saved is not None
-        self.tables = deepcopy(self.saved)
+        self.held = deepcopy(self.saved)
 
     def __getattr__(self, call: str) -> Callable[..., None]:
         """Calls that change no row: searches, ``optimize`` and the like."""
@@ -163,14 +104,15 @@ class Model:
         return lambda *args, **options: None
 
 
-def flat(tables: dict[str, ModelTable]) -> State:
+def flat(tables: dict[str, OracleTable]) -> State:
     """Tables by name, and rows by table and id; a null is no value."""
     found: State = {}
     for name, table in tables.items():
-        found[name,] = table.fields
+        found[name,] = dict(table.schema.fields)
         for id, one in table.rows.items():
-            plain = {field: value for field, value in one.items() if value is not None}
-            found[name, id] = plain | {"embedding": [float(v) for v in one["embedding"]]}
+            plain = {field: value for field, value in one.flat().items() if value is not None}
+            assert one.vector is not None
+            found[name, id] = plain | {"embedding": one.vector.tolist()}
     return found
 
 
@@ -243,15 +185,14 @@ def _removed(path: Path) -> None:
         gone.unlink()
 
 
-async def tables_in(store: VectorStore) -> dict[str, ModelTable]:
+async def tables_in(store: VectorStore) -> dict[str, OracleTable]:
     """Everything that a store holds."""
     found = {}
     for table in await store.tables():
         schema = await store.schema(table)
         rows = await store.find(table, limit=100_000, include_vector=True)
-        found[table] = ModelTable(
-            dict(schema.fields),
-            {one.id: {"id": one.id, "embedding": one.vector, **one.fields} for one in rows},
+        found[table] = OracleTable(
+            schema, {one.id: checked_row(one.to_dict(), schema, n) for n, one in enumerate(rows)}
         )
     return found
 
@@ -283,13 +224,13 @@ def _one(call: Callable[[Any, int], Any], **options: Any) -> Script:
 
 
 def _without(table: str) -> Callable[[Model, int], list[Call]]:
-    return lambda m, n: [lambda s: s.drop_table(table)] if table in m.tables else []
+    return lambda m, n: [lambda s: s.drop_table(table)] if table in m.held else []
 
 
 def _with_made(model: Model, n: int) -> list[Call]:
     """A table to be dropped or renamed, and none of the other name."""
     calls = _without("other")(model, n)
-    if "made" not in model.tables:
+    if "made" not in model.held:
         calls.append(lambda s: s.create_table("made", MADE))
         calls.append(lambda s: s.insert("made", [row("a", n), row("b", n)]))
     return calls
@@ -299,7 +240,7 @@ def _field(wanted: str | None) -> Callable[[Model, int], list[Call]]:
     """Have this field and none of the others that come and go."""
 
     def first(model: Model, n: int) -> list[Call]:
-        there = {"late", "later"} & model.tables[TABLE].fields.keys()
+        there = {"late", "later"} & model.held[TABLE].schema.fields.keys()
         calls: list[Call] = [lambda s, f=f: s.drop_field(TABLE, f) for f in there - {wanted}]
         if wanted and wanted not in there:
             calls.append(lambda s: s.add_field(TABLE, wanted, Field(int, index="btree")))
@@ -311,13 +252,13 @@ def _field(wanted: str | None) -> Callable[[Model, int], list[Call]]:
 
 def _marked_for_deletion(model: Model, n: int) -> list[Call]:
     """Every row that scripts have made, so that tables stay small."""
-    ids = [id for id in model.tables[TABLE].rows if id not in KEPT]
+    ids = [id for id in model.held[TABLE].rows if id not in KEPT]
     return [lambda s: s.update(TABLE, {"seen": 0}, ids=ids)]
 
 
 def _without_index(field: str, kind: str) -> Callable[[Model, int], list[Call]]:
     def first(model: Model, n: int) -> list[Call]:
-        found = model.tables[TABLE].fields[field]
+        found = model.held[TABLE].schema.fields[field]
         there = found.text if kind == "text" else found.index == kind
         return [lambda s: s.drop_field_index(TABLE, field, kind)] if there else []
 
@@ -348,7 +289,7 @@ def _many(n: int) -> list[Call]:
 def _large(model: Model, n: int) -> list[Call]:
     """A table that can have an index."""
     rows = [row(f"l{i}", i) for i in range(400)]
-    if "large" in model.tables:
+    if "large" in model.held:
         return []
     return [
         lambda s: s.create_table("large", SCHEMA),
@@ -360,7 +301,7 @@ MADE = Schema(DIM, fields={"name": Field(str, index="bitmap"), "year": int})
 
 BEGIN = Script(
     lambda n: [lambda s: s.insert(TABLE, [row(id, int(id[1:])) for id in KEPT + COMING])],
-    lambda m, n: [lambda s: s.create_table(TABLE, SCHEMA)] if TABLE not in m.tables else [],
+    lambda m, n: [lambda s: s.create_table(TABLE, SCHEMA)] if TABLE not in m.held else [],
 )
 """The first script of every test."""
 
@@ -377,7 +318,7 @@ SCRIPTS: dict[str, Script] = {
         lambda s, n: s.update(TABLE, {"name": f"note by id {n}", "seen": n}, ids=KEPT[:6]),
         once=True),
     "update by a filter": _one(
-        lambda s, n: s.update(TABLE, {"name": f"note by filter {n}"}, where="year < 15"),
+        lambda s, n: s.update(TABLE, {"name": f"note by filter {n}"}, where=F.year < 15),
         once=True),
     "set_vectors": _one(
         lambda s, n: s.set_vectors(TABLE, KEPT[:4], [[1.0, float(n), 5.0, 6.0]] * 4), once=True),
@@ -385,7 +326,7 @@ SCRIPTS: dict[str, Script] = {
         lambda s, n: s.delete(TABLE, [COMING[n % 10], COMING[(n + 1) % 10], "absent"])),
     "many at once": Script(_many),
     "delete by a filter": _one(
-        lambda s, n: s.delete(TABLE, where="payload.seen < 1"), first=_marked_for_deletion),
+        lambda s, n: s.delete(TABLE, where=F.payload["seen"] < 1), first=_marked_for_deletion),
     "create_table": _one(lambda s, n: s.create_table("made", MADE), first=_without("made")),
     "rename_table": _one(lambda s, n: s.rename_table("made", "other"), first=_with_made),
     "drop_table": _one(lambda s, n: s.drop_table("made"), first=_with_made),

@@ -18,9 +18,7 @@ from tests.contract.base import toml_value
 
 import aiovec
 from aiovec import VectorStore
-from aiovec.backend.config import RetrievalSettings
-from aiovec.backend.locate import locate
-from aiovec.backend.plugin import create_backend
+from aiovec.backend.place import find_place
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,8 +43,8 @@ def _config(folder: Path, settings: dict[str, Any]) -> Path:
 async def backend_on(target: Path | str) -> AsyncIterator[Any]:
     """Open a backend on a store's folder or URL, as a migration does."""
     address = f"lancedb://{target}" if isinstance(target, Path) else target
-    location = await to_thread(locate, address)
-    backend = await to_thread(create_backend, location, RetrievalSettings())
+    place = await to_thread(find_place, address)
+    backend = await to_thread(place.create)
     await backend.open()
     try:
         yield backend

@@ -12,6 +12,7 @@ from tests.harness.values import SMALL, small_rows
 
 import aiovec
 from aiovec import AiovecError, InvalidArgumentError, Schema, UnsupportedError, VectorStore
+from aiovec_migrate.moves import begin_move
 
 from .buckets import s3_server
 from .indexed import DIM, QUESTIONS, filled, rows
@@ -179,7 +180,7 @@ async def test_a_backup_during_a_migration_is_a_store_of_its_own(tmp_path: Path)
     async with opened(tmp_path / "s") as store, backend_on(tmp_path / "s") as moving:
         await store.create_table("notes", SMALL)
         await store.insert("notes", small_rows(10))
-        await moving.begin_move("run")
+        await begin_move(moving, "run")
         await store.backup(tmp_path / "copy")
     async with backend_on(tmp_path / "copy") as copied:
         assert await copied.move_mark() is None

@@ -28,6 +28,7 @@ from aiovec import (
     TableNotFoundError,
     VectorStore,
 )
+from aiovec_migrate.moves import begin_move, forget_move
 
 from .support import backend_on, opened
 
@@ -215,11 +216,11 @@ async def test_a_write_gives_up_after_busy_timeout(tmp_path: Path) -> None:
 async def test_a_mark_of_a_migration_that_cannot_be_read(tmp_path: Path) -> None:
     await filled(tmp_path / "s", 10)
     async with opened(tmp_path / "s") as store, backend_on(tmp_path / "s") as moving:
-        await moving.begin_move("run")
+        await begin_move(moving, "run")
         path = tmp_path / "s" / ".aiovec" / "_move.json"
         for text in ('{"mark": {"run": "r", "state": "paused", "limit": NaN}}', "{", ""):
             path.write_text(text)
             with case(text), pytest.raises(CorruptStoreError, match="aiovec migrate forget"):
                 await store.insert("notes", small_rows(1, start=900))
-        await moving.forget_move()
+        await forget_move(moving)
         await store.insert("notes", small_rows(1, start=900))

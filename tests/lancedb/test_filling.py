@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import lancedb
+import pyarrow as pa
 import pytest
 from tests.harness.values import SMALL, small_rows
 
 from aiovec import AiovecError, Field, MigrationError, StoreBusyError, VectorStore
-from aiovec.backend.prepare import prepare
+from aiovec_migrate.moves import begin_move, end_move
 
 from .support import backend_on, opened
 
@@ -38,7 +39,7 @@ async def adding(folder: Path) -> Callable[[], Awaitable[None]]:
 
     async def commit() -> None:
         await table.checkout_latest()
-        await table.add(prepare(ROWS, SMALL))
+        await table.add(pa.Table.from_pylist(ROWS, SMALL.to_arrow()))
 
     return commit
 
@@ -186,14 +187,14 @@ async def test_an_abandoned_load_lets_others_write(backend: Any, other: VectorSt
 async def test_no_load_beside_a_migration(backend: Any, tmp_path: Path) -> None:
     handle = await backend.open_table("notes")
     async with backend_on(tmp_path / "s") as mover:
-        await mover.begin_move("move")
+        await begin_move(mover, "move")
         with pytest.raises(MigrationError):
             async with backend.filling(handle, "run", nothing):
                 raise AssertionError
-        await mover.end_move("move")
+        await end_move(mover, "move")
         async with backend.filling(handle, "run", nothing) as load:
-            await mover.begin_move("move")
+            await begin_move(mover, "move")
             with pytest.raises(MigrationError):
                 await load.commit(nothing)
-            await mover.end_move("move")
+            await end_move(mover, "move")
             await load.abandon()

@@ -31,6 +31,7 @@ from aiovec import (
     TableExistsError,
     TableNotFoundError,
 )
+from aiovec_migrate.moves import begin_move, pause_writers, resume_writers, set_moved
 
 from . import contest
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, s3_server
@@ -368,7 +369,7 @@ async def test_a_write_that_a_pause_overtakes(
     over = asyncio.Event()
     async with opened(url) as store, backend_on(url) as mover:
         await store.create_table("notes", SMALL)
-        await mover.begin_move("r1")
+        await begin_move(mover, "r1")
 
         async def write(task: int) -> None:
             for n in itertools.count():
@@ -383,16 +384,16 @@ async def test_a_write_that_a_pause_overtakes(
 
         writers = [asyncio.ensure_future(write(task)) for task in range(8)]
         await asyncio.sleep(1)
-        await mover.pause_writers("r1", 20.0)
+        await pause_writers(mover, "r1", 20.0)
         page = await mover.changes(await mover.open_table("notes"), 0)
         copied = set(page.upserted.column("id").to_pylist())
         await asyncio.sleep(1)
         assert set(acknowledged) <= copied
         if left:
-            assert await mover.set_moved("r1", 1)
+            assert await set_moved(mover, "r1", 1)
         else:
             over.set()
-            assert await mover.resume_writers("r1")
+            assert await resume_writers(mover, "r1")
         await asyncio.gather(*writers)
         there = copied if left else set(await ids_in(store))
         assert acknowledged

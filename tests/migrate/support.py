@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import tomllib
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.harness.values import SMALL, python_rows, small_rows
 
 import aiovec
 import aiovec_migrate
-from aiovec import Schema, VectorStore
+from aiovec import AiovecError, MigrationError, Schema, VectorStore
 from aiovec_migrate import Options, Report
 
 WAYS = {"there": ("sqlite", "lancedb"), "back": ("lancedb", "sqlite")}
@@ -129,6 +130,62 @@ def assert_same(wanted: Contents, found: Contents) -> None:
         assert schema == other_schema
         wrong = [id for id in mine | theirs if repr(mine.get(id)) != repr(theirs.get(id))]
         assert not wrong, f"{table}: {[(mine.get(id), theirs.get(id)) for id in wrong[:3]]}"
+
+
+class Scene:
+    """A store with rows, which a TOML leads to the other backend, in a folder of its own."""
+
+    def __init__(self, folder: Path, way: str = "there") -> None:
+        self.folder, self.config = folder, folder / "aiovec.toml"
+        self.source, self.target = WAYS[way]
+        self.wanted: Contents = {}
+        """What the store in use must hold."""
+
+    async def begin(self, step: str | None = None, *tables: str) -> None:
+        """Fill the store, and switch; or let the run stop at the step."""
+        await a_store(self.folder, self.source, *tables)
+        self.wanted = await contents_at(config=self.config)
+        if step is None:
+            await switched(self.config, self.target)
+        else:
+            await stopped_at(step, lambda at: switched(self.config, self.target, step=at))
+
+    async def refused(
+        self,
+        words: str,
+        call: Awaitable[object] | None = None,
+        *,
+        error: type[AiovecError] = MigrationError,
+    ) -> None:
+        """Check that a call, or the same command again, ends with an error of these words."""
+        with pytest.raises(error, match=words):
+            await (call or switched(self.config, self.target))
+
+    async def lose(self, backend: str) -> None:
+        """Move a store away with all its files."""
+
+        def move() -> None:
+            (self.folder / "aside").mkdir()
+            for found in self.folder.glob(FILES[backend] + "*"):
+                shutil.move(found, self.folder / "aside" / found.name)
+
+        await asyncio.to_thread(move)
+
+    async def find_again(self, backend: str) -> None:
+        """Move it back, over what took its place."""
+
+        def move() -> None:
+            for found in self.folder.glob(FILES[backend] + "*"):
+                shutil.rmtree(found) if found.is_dir() else found.unlink()
+            for found in (self.folder / "aside").iterdir():
+                shutil.move(found, self.folder / found.name)
+
+        await asyncio.to_thread(move)
+
+    async def is_whole(self, backend: str) -> None:
+        """Check that the TOML names the backend, whose store holds all that is wanted."""
+        assert named(self.config) == backend
+        assert_same(self.wanted, await contents_at(config=self.config))
 
 
 # A migrator that stops

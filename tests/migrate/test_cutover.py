@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.harness.cases import case
 
 import aiovec
 import aiovec_migrate
@@ -15,6 +17,7 @@ from aiovec import AiovecError, MigrationError, StoreMovedError, UnsupportedErro
 from aiovec_migrate import Options
 
 from .support import (
+    FILES,
     SWITCH,
     WAYS,
     At,
@@ -30,18 +33,31 @@ from .support import (
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_writers_wait_and_are_led_to_the_new_store(tmp_path: Path, way: str) -> None:
+async def test_writers_wait_and_are_led_to_the_new_store(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Writes up to the pause arrive. A write that waits through it is done in the new store,
-    or, where a store was opened by its path, nowhere: nothing under the old generation commits."""
+    or, where a store was opened by its path, nowhere: nothing under the old generation commits.
+    Who is held on the old place is told the new one: by a path, a TOML of its own, or a variable.
+    """
     source, target = WAYS[way]
     config = await a_store(tmp_path, source)
+    other = tmp_path / "other.toml"
+    await asyncio.to_thread(shutil.copy, config, other)
+    key = {"sqlite": "SQLITE_PATH", "lancedb": "LANCEDB_URL"}[target]
+    variable = (f"AIOVEC_RETRIEVAL__{key}", str(tmp_path / "own.store"))
+    with monkeypatch.context() as patched:
+        patched.setenv(*variable)
+        by_variable = await aiovec.connect(config=config)
     async with (
+        by_variable,
+        aiovec.connect(config=other) as by_file,
         aiovec.connect(config=config) as app,
         aiovec.connect(config=config, read_only=True) as reader,
         aiovec.connect(place_of(config, source)) as by_path,
         aiovec.connect(place_of(config, target)) as idle,
     ):
-        for store in (app, by_path, reader):
+        for store in (app, by_path, reader, by_file, by_variable):
             assert await store.count("notes") == 38
         waiting: list[asyncio.Task[int]] = []
 
@@ -69,8 +85,17 @@ async def test_writers_wait_and_are_led_to_the_new_store(tmp_path: Path, way: st
         with pytest.raises(UnsupportedError, match="read_only=True"):
             await reader.delete("notes", "r/1")
         await idle.insert("notes", rows("idle", 1))
-        with pytest.raises(StoreMovedError):
-            await by_path.backup(tmp_path / "backup")
+        for name, held in {"path": by_path, "file": by_file, "variable": by_variable}.items():
+            for call in (
+                held.count("notes"), held.upsert("notes", rows("stray", 1)),
+                held.backup(tmp_path / "backup"),
+            ):  # fmt: skip
+                with monkeypatch.context() as patched, case((name, call)):
+                    if held is by_variable:
+                        patched.setenv(*variable)
+                    with pytest.raises(StoreMovedError, match=FILES[target]):
+                        await call
+    assert not (tmp_path / "own.store").exists()
     ids = (await contents_at(config=config))["notes"][1].keys()
     assert len([id for id in ids if id.startswith(("last/", "waited/", "idle/"))]) == 7
     assert not [id for id in ids if id.startswith("stray/") or id == "r/20"]
@@ -160,14 +185,15 @@ EDITS: dict[str, Callable[[Path], object]] = {
 async def test_a_toml_that_was_edited_meanwhile_leads_nobody_away(tmp_path: Path) -> None:
     config = await a_store(tmp_path, "sqlite")
     before = await asyncio.to_thread(config.read_text)
-    for edit in EDITS.values():
-        at = At("cut-over:paused", lambda edit=edit: asyncio.to_thread(edit, config))
-        with pytest.raises(AiovecError, match=r"(?s)after 1 attempts.*Apps still use"):
-            await switched(config, "lancedb", options=replace(SWITCH, attempts=1), step=at)
-        async with aiovec.connect(tmp_path / "notes.db") as old:
-            await old.upsert("notes", rows("since", 3))
-        assert not (tmp_path / "other.lance").exists()
-        await asyncio.to_thread(config.write_text, before)
+    for name, edit in EDITS.items():
+        with case(name):
+            at = At("cut-over:paused", lambda edit=edit: asyncio.to_thread(edit, config))
+            with pytest.raises(AiovecError, match=r"(?s)after 1 attempts.*Apps still use"):
+                await switched(config, "lancedb", options=replace(SWITCH, attempts=1), step=at)
+            async with aiovec.connect(tmp_path / "notes.db") as old:
+                await old.upsert("notes", rows("since", 3))
+            assert not (tmp_path / "other.lance").exists()
+            await asyncio.to_thread(config.write_text, before)
     wanted = await contents_at(config=config)
     # Behind the mark the file is not changed, and its apps find no empty store.
     at = At("cut-over:moved", lambda: asyncio.to_thread(EDITS["another target"], config))
@@ -180,18 +206,6 @@ async def test_a_toml_that_was_edited_meanwhile_leads_nobody_away(tmp_path: Path
     await switched(config, "lancedb")
     assert named(config) == "lancedb"
     assert_same(wanted, await contents_at(config=config))
-
-
-async def test_a_switch_needs_a_toml_that_names_both(tmp_path: Path) -> None:
-    config = await a_store(tmp_path, "sqlite")
-    elsewhere = f"lancedb://{tmp_path / 'elsewhere'}"
-    with pytest.raises(MigrationError, match=r"no backend of .*aiovec\.toml"):
-        await switched(config, elsewhere)
-    with pytest.raises(MigrationError, match="TOML"):
-        await aiovec_migrate.run(tmp_path / "notes.db", elsewhere, options=SWITCH)
-    with pytest.raises(MigrationError, match="all tables"):
-        Options(tables=("notes",), switch=True)
-    assert named(config) == "sqlite"
 
 
 async def test_a_toml_that_names_the_target_already_is_no_switch(tmp_path: Path) -> None:

@@ -53,20 +53,6 @@ async def test_a_copy_that_is_in_use_by_now_is_not_written_over(tmp_path: Path) 
         assert await store.count("notes") == 40
 
 
-@pytest.mark.slow
-async def test_a_repair_brings_a_copy_up_to_date(tmp_path: Path) -> None:
-    config = await a_store(tmp_path, "sqlite")
-    copy = place_of(config, "lancedb")
-    await aiovec_migrate.run("sqlite", "lancedb", config=config)
-    async with aiovec.connect(copy) as store:
-        await store.delete("notes", "r/1")
-        await store.insert("notes", rows("extra", 1))
-    ends = ("sqlite", "lancedb")
-    assert not (await aiovec_migrate.verify(*ends, config=config)).equal
-    assert (await aiovec_migrate.verify(*ends, config=config, repair=True)).equal
-    assert_same(await contents_at(config=config), await contents_at(copy))
-
-
 async def test_no_command_makes_a_store_for_a_name_that_is_wrong(tmp_path: Path) -> None:
     nope, other = tmp_path / "nope.db", tmp_path / "b.db"
     for call in (

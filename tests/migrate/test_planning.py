@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.cases import case
 from tests.harness.values import small_rows
 
 import aiovec
@@ -61,10 +63,14 @@ def look_at(folder: Path) -> dict[str, tuple[int, bytes | None]]:
 
 
 async def problems(*ends: Any, **options: Any) -> str:
-    """The problems of a plan; empty if the run can start."""
+    """The problems of a plan, with which a run ends too; empty if the run can start."""
     plan = await aiovec_migrate.plan(*ends, **options)
     assert plan.ok == (not plan.problems)
     assert (plan.lines()[-1] == "ready to run") == plan.ok
+    if plan.problems:
+        with pytest.raises(MigrationError) as caught:
+            await aiovec_migrate.run(*ends, **options)
+        assert plan.problems[0] in str(caught.value)
     return "; ".join(plan.problems)
 
 
@@ -97,13 +103,12 @@ async def test_what_in_the_target_would_stop_a_run(tmp_path: Path) -> None:
         (NOTES, 2, "already holds 2 rows"),
     ]
     for number, (schema, count, expected) in enumerate(cases):
-        target = await a_store_of(tmp_path / f"{number}.db", count, notes=schema)
-        before = await contents_at(target)
-        assert expected in await problems(source, target)
-        with pytest.raises(MigrationError, match=f"table 'notes': .*{expected}"):
-            await aiovec_migrate.run(source, target)
-        assert await contents_at(target) == before
-        assert await aiovec_migrate.status(source, target) is None
+        with case(number):
+            target = await a_store_of(tmp_path / f"{number}.db", count, notes=schema)
+            before = await contents_at(target)
+            assert re.search(f"table 'notes': .*{expected}", await problems(source, target))
+            assert await contents_at(target) == before
+            assert await aiovec_migrate.status(source, target) is None
 
 
 async def test_stores_that_cannot_be_ends_of_a_run(
@@ -142,6 +147,8 @@ async def test_a_source_with_an_open_run_or_one_that_was_left(tmp_path: Path) ->
 
 
 async def test_what_would_stop_a_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MigrationError, match="all tables"):
+        Options(tables=("notes",), switch=True)
     config = await a_store(tmp_path, "sqlite")
     source, target = tmp_path / "notes.db", place_of(config, "lancedb")
     before = await asyncio.to_thread(look_at, tmp_path)
@@ -163,13 +170,9 @@ async def test_what_would_stop_a_switch(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv(variable, f"{tmp_path}/another.lance")
     found = await problems(None, "lancedb", config=config, options=SWITCH)
     assert f"{variable} leads the backend 'lancedb' to" in found
-    with pytest.raises(MigrationError, match=variable):
-        await switched(config, "lancedb")
     assert await problems(None, "lancedb", config=config) == ""
     monkeypatch.delenv(variable)
     # Nobody's tables come along.
     await a_store_of(target, others=NOTES)
     assert "others" in await problems(None, "lancedb", config=config, options=SWITCH)
-    with pytest.raises(MigrationError, match="others"):
-        await switched(config, "lancedb")
     assert await problems(None, "lancedb", config=config) == ""

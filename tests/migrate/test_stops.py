@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.harness.cases import case
+from tests.lancedb.support import lance_calls
 
 import aiovec
 import aiovec_migrate
@@ -20,6 +22,7 @@ from aiovec import MigrationError, StoreMovedError
 from .support import (
     FILES,
     WAYS,
+    Scene,
     Stop,
     StoppedError,
     a_store,
@@ -36,13 +39,8 @@ from .support import (
 )
 
 
-class Case:
-    """A store on its way, in a folder of its own."""
-
-    def __init__(self, folder: Path, way: str) -> None:
-        self.config = folder / "aiovec.toml"
-        self.source, self.target = WAYS[way]
-        self.folder = folder
+class Run(Scene):
+    """A store that is written behind each stop."""
 
     async def stop(self, step: str, how: str) -> None:
         """Let a run stop at the step. Then nobody waits for it, and what is written counts."""
@@ -76,10 +74,9 @@ class Case:
 
     async def check(self, used: str) -> None:
         """All rows are in the one store that is in use; who opens the other is told so."""
-        assert named(self.config) == used
+        await self.is_whole(used)
         async with aiovec.connect(config=self.config) as app:
             assert app.backend_name == used
-            assert_same(self.wanted, await contents(app))
             await app.create_table("young", aiovec.Schema(2))
         other = self.target if used == self.source else self.source
         async with aiovec.connect(place_of(self.config, other)) as left:
@@ -119,15 +116,12 @@ async def test_one_command_leads_out_of_every_state(tmp_path: Path, way: str, tu
     for number, step in list(enumerate(steps))[first::8]:
         folder = tmp_path / f"{number}"
         await asyncio.to_thread(shutil.copytree, master, folder)
-        case = Case(folder, way)
+        run = Run(folder, way)
         how = ("error", "cancelled")[number // 8 % 2]
         command = ("run", "abort")[(number // 8 + turn) % 3 % 2]
-        try:
-            await case.stop(step, how)
-            await case.end(command)
-        except BaseException as error:
-            error.add_note(f"{way}, {how} at {step}, then {command}")
-            raise
+        with case(f"{way}, {how} at {step}, then {command}"):
+            await run.stop(step, how)
+            await run.end(command)
 
 
 def killed_at(config: Path, target: str, step: str) -> None:
@@ -141,15 +135,30 @@ def killed_at(config: Path, target: str, step: str) -> None:
 @pytest.mark.parametrize(("way", "step"), [("there", "cut-over:moved"), ("back", "copy:written")])
 async def test_a_killed_migrator_goes_on(tmp_path: Path, way: str, step: str) -> None:
     """In the middle of the copy, and behind the mark; test_online.py has the pause."""
-    case = Case(tmp_path, way)
-    await a_store(tmp_path, case.source)
-    await asyncio.to_thread(killed_at, case.config, case.target, step)
-    async with aiovec.connect(config=case.config) as app:
-        await case.write(app)
-    await case.end("run")
+    run = Run(tmp_path, way)
+    await a_store(tmp_path, run.source)
+    await asyncio.to_thread(killed_at, run.config, run.target, step)
+    async with aiovec.connect(config=run.config) as app:
+        await run.write(app)
+    await run.end("run")
 
 
 # What does not fit an open run
+
+
+async def test_a_run_that_goes_on_adds_what_is_missing(tmp_path: Path) -> None:
+    """LanceDB adds rows in a fraction of the time in which it merges them."""
+    config = await a_store(tmp_path, "sqlite", count=100)
+    await stopped_at("copy:written", lambda at: switched(config, "lancedb", step=at))
+    async with aiovec.connect(config=config) as app:
+        await app.insert("notes", rows("new", 2000))
+        await app.upsert("notes", rows("r", 30, name="since")[20:])
+        await app.delete("notes", "r/9")
+        wanted = await contents(app)
+    with lance_calls() as calls:
+        await switched(config, "lancedb")
+    assert (calls["add"], calls["merge_insert"]) == (1, 1)
+    assert_same(wanted, await contents_at(config=config))
 
 
 async def test_an_open_run_refuses_what_is_another(tmp_path: Path) -> None:

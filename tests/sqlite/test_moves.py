@@ -14,6 +14,7 @@ from tests.sqlite.support import backend_on, opened, sql
 import aiovec
 from aiovec import CorruptStoreError, Schema, StoreMovedError
 from aiovec.errors import ChangesPrunedError
+from aiovec_migrate.moves import begin_move, end_move, forget_move, pause_writers, resume_writers
 
 SCHEMA = Schema(4, fields={"n": int})
 
@@ -34,13 +35,13 @@ async def test_while_it_is_open_no_deletion_is_forgotten(tmp_path: Path) -> None
         await store.insert("notes", [row("first")])
         async with backend_on(tmp_path / "a.db") as moves:
             handle = await moves.open_table("notes")
-            await moves.begin_move("r1")
+            await begin_move(moves, "r1")
             start = await moves.change_number(handle)
             await store.insert("notes", [row(f"{n}") for n in range(50)])
             await store.delete("notes", where="TRUE")
             await store.optimize("notes")
             assert len((await moves.changes(handle, start)).deleted) == 51
-            await moves.end_move("r1")
+            await end_move(moves, "r1")
             await store.optimize("notes")
             with pytest.raises(ChangesPrunedError):
                 await moves.changes(handle, start)
@@ -53,12 +54,12 @@ async def test_a_pause_is_no_part_of_the_time_for_a_turn_to_write(tmp_path: Path
         backend_on(path) as moves,
     ):
         await store.create_table("notes", SCHEMA)
-        await moves.begin_move("r1")
-        await moves.pause_writers("r1", 60.0)
+        await begin_move(moves, "r1")
+        await pause_writers(moves, "r1", 60.0)
         writes = [asyncio.ensure_future(store.upsert("notes", [row(f"w{n}", n)])) for n in range(6)]
         await asyncio.sleep(1.0)
         assert not any(write.done() for write in writes)
-        assert await moves.resume_writers("r1")
+        assert await resume_writers(moves, "r1")
         assert await asyncio.gather(*writes) == [1] * 6
 
 
@@ -104,6 +105,6 @@ async def test_a_mark_that_cannot_be_read_is_told_and_can_be_removed(tmp_path: P
                         with pytest.raises(CorruptStoreError, match="aiovec migrate forget"):
                             await call
                     with pytest.raises(CorruptStoreError):
-                        await moves.begin_move("r1")
-                    await moves.forget_move()
+                        await begin_move(moves, "r1")
+                    await forget_move(moves)
                     assert await store.upsert("notes", [row("a")]) == 1

@@ -13,6 +13,7 @@ from tests.sqlite.support import backend_on, sql
 import aiovec
 from aiovec import Schema, VectorStore
 from aiovec.backend.context import CallContext, WriteKey, calling
+from aiovec_migrate.moves import begin_move, pause_writers, set_moved
 
 SCHEMA = Schema(4, fields={"n": int})
 
@@ -76,9 +77,9 @@ async def test_a_store_that_was_left_still_knows_its_outcomes(
     with keyed("k"):
         await store.insert("notes", [row("a")])
     async with backend_on(path) as moves:
-        await moves.begin_move("run")
-        await moves.pause_writers("run", 10)
-        assert await moves.set_moved("run", 1)
+        await begin_move(moves, "run")
+        await pause_writers(moves, "run", 10)
+        assert await set_moved(moves, "run", 1)
     with keyed("k"):
         assert await store.insert("notes", [row("a")]) == 1
     with keyed("new"), pytest.raises(aiovec.StoreMovedError):

@@ -16,6 +16,7 @@ from tests.sqlite.support import backend_on, python, sql
 import aiovec
 from aiovec import Field, Schema, VectorStore
 from aiovec.errors import CorruptStoreError, UnsupportedError
+from aiovec_migrate.moves import begin_move, end_move
 
 DIM = 4
 SCHEMA = Schema(DIM, fields={"body": Field(str, text=True), "n": int})
@@ -268,7 +269,7 @@ async def test_a_migration_begins_while_an_index_is_built(tmp_path: Path) -> Non
         building = asyncio.ensure_future(store.create_field_index("notes", "body", "text"))
         while not (await store.schema("notes")).fields["body"].text:
             assert not building.done()
-        await mover.begin_move("r1")
+        await begin_move(mover, "r1")
         await building
         assert len(await found(store, "wool")) == 3_000
         with pytest.raises(aiovec.MigrationError):
@@ -276,7 +277,7 @@ async def test_a_migration_begins_while_an_index_is_built(tmp_path: Path) -> Non
         await store.insert("notes", columns(5, 3_000))
         await store.optimize("notes")
         assert len(await found(store, "wool")) == 3_005
-        await mover.end_move("r1")
+        await end_move(mover, "r1")
         await store.drop_field_index("notes", "body")
 
 

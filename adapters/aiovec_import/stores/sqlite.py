@@ -291,8 +291,9 @@ class SqliteSource(CollectionSource):
             elif column.name != id:
                 kept.append(column)
         new_ids = id == "none"
-        place = "rowid" if new_ids or name in self._has_rowid else id
-        part = _Part(quoted(name), place, "NULL" if new_ids else id, dtypes, kept)
+        key = "NULL" if new_ids else id
+        place = "rowid" if name in self._has_rowid else key
+        part = _Part(quoted(name), place, key, dtypes, kept)
         fields = {column.name: column.field for column in kept}
         return Collection(
             name, vectors, self._count(name), part, fields, None, omitted, new_ids, layout
@@ -371,7 +372,7 @@ def _declared(sql: str) -> tuple[list[Vectors], dict[str, str], list[_Column]] |
 
 def _point(row: tuple[Any, ...], part: _Part, dtype: str, fields: Iterable[str]) -> Point | Reject:
     place, id, vector, *values = row
-    if not isinstance(place, (int, str)):
+    if not isinstance(place, (int, str, type(None))):
         place = str(place)
     if isinstance(vector, bytes) and not len(vector) % np.dtype(_DTYPES[dtype]).itemsize:
         vector = np.frombuffer(vector, _DTYPES[dtype])

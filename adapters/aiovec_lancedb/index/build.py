@@ -25,7 +25,7 @@ from aiovec.errors import InvalidArgumentError, StoreBusyError
 from ..commit import Change
 from ..driver import indexing
 from ..layout import tuned_in
-from ..session import Opened, Session, check_not_filled
+from ..session import Opened, Session
 from ..table import Table
 from ..upkeep.retention import Pins
 from . import kinds, recall
@@ -135,7 +135,7 @@ class IndexedTable(Table):
         it: nothing is built then, for the engine removes files that no version has yet.
         """
         table = await self.session.opened(handle, altered=True)
-        check_not_filled(table)
+        table.check_not_filled()
         return table
 
     async def planned(

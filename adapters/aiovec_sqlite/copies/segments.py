@@ -49,19 +49,21 @@ def rounding(dim: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class RowCodes:
-    """Rows as codes, with 12 bytes a row beside them, and their vectors."""
+    """Rows as codes, what a segment keeps beside them, and their vectors."""
 
     codes: Int8Array
     scale: Float32Array
     offset: Float32Array
     error: Float32Array
+    reach: Float32Array
+    """No shorter than what the codes hold."""
     vectors: Float32Array
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def part(self, rows: slice) -> RowCodes:
-        facts = self.scale[rows], self.offset[rows], self.error[rows]
+        facts = self.scale[rows], self.offset[rows], self.error[rows], self.reach[rows]
         return RowCodes(self.codes[rows], *facts, self.vectors[rows])
 
 
@@ -83,15 +85,18 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     # A component of ``steps`` is off by some units in the last place of numbers up to 127.
     left_out: Float32Array = _lengths(steps) * relative
     left_out += np.float32(4 * _STEPS * _UNIT * dim**0.5)
-    nothing = np.zeros(count, dtype=np.float32)
+    squares = _squares(vectors)
+    lengths = np.sqrt(squares)
+    scale: Float32Array = unit / np.float32(_STEPS)
+    offset = np.zeros(count, dtype=np.float32)
     if metric == "cosine":
-        lengths = _lengths(vectors)
-        lengths[largest == 0] = 1.0
-        scale: Float32Array = unit / (np.float32(_STEPS) * lengths)
-        return RowCodes(codes, scale, nothing, left_out * scale * relative, vectors)
-    scale = unit / np.float32(_STEPS)
-    offset = nothing if metric == "dot" else _squares(vectors) / np.float32(-2.0)
-    return RowCodes(codes, scale, offset, left_out * scale * relative, vectors)
+        scale /= np.where(largest > 0, lengths, np.float32(1.0))
+        lengths[:] = 1.0
+    elif metric == "l2":
+        offset = squares / np.float32(-2.0)
+    error = left_out * scale * relative
+    # What the codes hold is the row less what they leave out.
+    return RowCodes(codes, scale, offset, error, (lengths + error) * relative, vectors)
 
 
 def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
@@ -101,10 +106,12 @@ def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
     byte: one of a row's first half in the lower bits, one of its second half in the upper ones. The
     length is that of a row's lower halves less 7.5, their middle.
     """
+    if codes.shape[1] % 2:
+        codes = np.pad(codes, ((0, 0), (0, 1)), constant_values=-128)
     codes = np.ascontiguousarray(codes)
-    count, dim = codes.shape
-    upper, lower = (np.empty((count, (dim + 1) // 2), dtype=np.int8) for _ in range(2))
-    squares = library().halve(address(codes), count, dim, address(upper), address(lower))
+    count, half = len(codes), codes.shape[1] // 2
+    upper, lower = (np.empty((count, half), dtype=np.int8) for _ in range(2))
+    squares = library().halve(address(codes), count, half, address(upper), address(lower))
     return upper, lower, squares**0.5 / 2
 
 
@@ -215,7 +222,6 @@ class Segment:
         self.offset[start:end] = rows.offset
         self.error[start:end] = rows.error
         self.vectors[start:end] = rows.vectors
-        lengths = np.sqrt(np.square(rows.codes, dtype=np.float32).sum(axis=1)) * rows.scale
         before = self.rowids[start - 1] if start else -1
         rises = bool(rowids[0] > before and (np.diff(rowids) > 0).all()) if len(rowids) else True
         return replace(
@@ -223,7 +229,7 @@ class Segment:
             count=end,
             ordered=self.ordered and rises,
             most_error=max(self.most_error, float(rows.error.max(initial=0.0))),
-            most_reach=max(self.most_reach, float(lengths.max(initial=0.0))),
+            most_reach=max(self.most_reach, float(rows.reach.max(initial=0.0))),
             most_offset=max(self.most_offset, float(np.abs(rows.offset).max(initial=0.0))),
             most_lower=max(self.most_lower, longest),
         )

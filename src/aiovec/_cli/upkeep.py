@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._store.connect import restore_origin
+from .._store.connect import restore_place
 from ..errors import AiovecError, UnsupportedError
 from .facts import index_line
 from .output import emit, out, say_error, working
@@ -24,7 +24,7 @@ from .stores import (
     in_store,
     in_table,
     of_each_table,
-    origin_of,
+    place_named,
 )
 
 if TYPE_CHECKING:
@@ -238,10 +238,10 @@ def restore(
     json: AsJson = False,
 ) -> None:
     """Check a backup, then replace a store with it. No process may have the store open."""
-    origin = origin_of(store, config)
+    place = place_named(store, config)
     with working("restoring"):
-        kept = asyncio.run(restore_origin(backup, origin, overwrite=overwrite))
-    target = str(origin.location())
+        kept = asyncio.run(restore_place(backup, place, overwrite=overwrite))
+    target = str(place)
     lines = [f"restored {target} from {backup}"]
     if kept is not None:
         lines.append(f"the replaced store is now {kept}")

@@ -20,7 +20,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
 import anyio
 import pyarrow as pa
@@ -104,7 +104,7 @@ from ..backend.contract import (
     TableStats,
 )
 from ..backend.limits import Deadline, current_deadline
-from ..backend.locate import new_path_of
+from ..backend.place import Place, new_path_of
 from ..backend.rows import NewRows
 from ..backend.threads import FORKED, arrow_ready, hop, in_thread, to_its_end
 from ..backend.weight import weight
@@ -141,10 +141,6 @@ from .search import (
     weight_of,
 )
 from .write import RowsToWrite, once, vector_of_update
-
-if TYPE_CHECKING:
-    from ..backend.config import RetrievalSettings
-    from ..backend.origin import Origin
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -189,12 +185,13 @@ class VectorStore:
     def __init__(
         self,
         backend: Backend,
-        settings: RetrievalSettings,
-        source: Origin | None = None,
-        embedders: Embedders | None = None,
+        place: Place,
+        embedders: Embedders,
+        *,
+        follow: bool = False,
     ) -> None:
-        self._current = Current(Engine(backend, settings), source)
-        self._embedders = embedders or Embedders({})
+        self._current = Current(backend, place, follow=follow)
+        self._embedders = embedders
         # What an app's own code takes as long as it likes for: nothing else waits for these.
         self._rerank_places = asyncio.Semaphore(4)
         self._read_in_thread = partial(in_thread, limit=anyio.CapacityLimiter(4))

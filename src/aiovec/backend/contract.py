@@ -20,7 +20,6 @@ Rules for every method:
 from __future__ import annotations
 
 import os
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncGenerator,
@@ -32,7 +31,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
@@ -57,12 +56,8 @@ from .marks import MoveMark, MoveRecord
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .limits import Place
+    from .limits import Slot
     from .rows import NewRows
-
-
-# Seconds that the writes under way may take until a migration has begun.
-_FLUSH_LIMIT = 60.0
 
 
 class StaleTableError(Exception):
@@ -382,7 +377,7 @@ class Backend(ABC):
 
     # Writing
 
-    def writing(self, size: int) -> AbstractAsyncContextManager[Place | None]:
+    def writing(self, size: int) -> AbstractAsyncContextManager[Slot | None]:
         """A place among the writing calls under way, for about ``size`` bytes of rows.
 
         ``VectorStore`` holds it while it checks the rows of an ``insert`` or ``upsert``, or the
@@ -605,7 +600,7 @@ class Backend(ABC):
     #
     # Every write reads the mark under the lock, or in the transaction, that commits the write. So a
     # write that began before a change of the mark is either committed when the call that changed it
-    # returns, or looks again. The object on which ``begin_move`` was called acts for the run: it
+    # returns, or looks again. The object on which ``act_for`` was called acts for the run: it
     # reads and writes whatever the mark says. Every other one is held by it.
 
     async def move_record(self) -> MoveRecord:
@@ -634,50 +629,11 @@ class Backend(ABC):
         """Let this object read and write whatever the mark of that run says."""
         raise self._lacks("moves")
 
-    # What a migration does by these
+    # By these; a run of the migrator does the rest (``aiovec_migrate.moves``)
 
     async def move_mark(self) -> MoveMark | None:
         """The mark, whoever set it; None where no migration has left one."""
         return (await self.move_record()).mark
-
-    async def begin_move(self, run: str, mark: MoveMark | None = None) -> None:
-        """Act for this run from now on, and set the mark "open" where there is none.
-
-        ``mark`` says where the run leads. A mark of the run that is there already leads there too.
-
-        When this returns, changes of schema raise MigrationError with the run's name, and every
-        later change of a row is in ``changes`` until the mark is removed. MigrationError where
-        another run's mark stands.
-        """
-        wanted = replace(mark or MoveMark(run), begun=uuid.uuid4().hex)
-        _, after = await self.change_move(lambda record: record.begin(wanted))
-        self.act_for(run)
-        if after.mark is not None and not after.mark.left:
-            await self.flush_writers(_FLUSH_LIMIT)
-
-    async def pause_writers(self, run: str, limit: float) -> None:
-        """Let every writer of every process wait.
-
-        When this returns, no write is under way. A waiting writer that has seen the pause for
-        ``limit`` seconds ends it for all, so a run that died holds nobody for ever.
-        """
-        pause = uuid.uuid4().hex
-        await self.change_move(lambda record: record.pause(run, limit, pause))
-        await self.flush_writers(limit)
-
-    async def resume_writers(self, run: str) -> bool:
-        """End the pause; False where a writer had ended it already."""
-        before, after = await self.change_move(lambda record: record.resume(run))
-        return before != after
-
-    async def set_moved(self, run: str, generation: int) -> bool:
-        """Turn the pause into "moved"; False, and nothing done, where the pause had ended.
-
-        From then on every call of every other object raises StoreMovedError. Done a second time
-        by the same run it is True.
-        """
-        _, after = await self.change_move(lambda record: record.move(run, generation))
-        return after.mark is not None and after.mark.left
 
     async def arrive(self, run: str, generation: int) -> None:
         """Put the store into use, to which a cut-over of this run has led.
@@ -687,44 +643,6 @@ class Backend(ABC):
         """
         if (record := await self.move_record()) != record.arrive(run, generation):
             await self.change_move(lambda record: record.arrive(run, generation))
-
-    async def reenter(self, run: str, source: str) -> None:
-        """Act for a run that leads into this store, which an earlier one has left.
-
-        MigrationError where the mark of another run stands that did not lead to ``source``.
-        """
-        if (record := await self.move_record()) != record.reenter(run, source):
-            await self.change_move(lambda record: record.reenter(run, source))
-        self.act_for(run)
-
-    async def fill(
-        self, run: str, source: str, generation: int = 0, *, fresh: bool = False
-    ) -> None:
-        """Act for a run that copies the rows of ``source`` into this store, which is not in use.
-
-        ``generation`` is that of the source, and ``fresh`` says that this store has no tables yet.
-
-        When this returns nobody else's write is under way, and until the mark is removed, or the
-        run has led here (``arrive``), every other object's raises MigrationError. They still read.
-        MigrationError where another mark stands.
-        """
-        await self.change_move(lambda record: record.fill(run, source, generation, fresh=fresh))
-        self.act_for(run)
-        await self.flush_writers(_FLUSH_LIMIT)
-
-    async def end_move(self, run: str, *, copied: bool = False) -> None:
-        """Remove the mark; a store that was left keeps it. Nothing where there is none.
-
-        With ``copied`` the store stays known as a copy that this run may bring up to date.
-        """
-        await self.change_move(lambda record: record.end(run, copied=copied))
-
-    async def forget_move(self) -> None:
-        """Remove the mark of a store that was left, or one that cannot be read.
-
-        The store is then a store of its own again.
-        """
-        await self.change_move(lambda record: record.forget(), anew=True)
 
 
 @contextmanager

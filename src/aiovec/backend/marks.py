@@ -126,41 +126,12 @@ class MoveRecord:
     generation: int = 0
     run: str = ""
 
-    # What a run does. Each returns the record as it shall be.
-
-    def begin(self, wanted: MoveMark) -> MoveRecord:
-        """The record with this mark; one that is there leads where this one does, if anywhere."""
-        if self.mark is None:
-            return replace(self, mark=wanted)
-        mark = self._own(wanted.run)
-        if mark.left or mark.filling or not wanted.moved_to:
-            return self
-        kept = ("state", "generation", "pause", "limit", "begun")
-        there = {name: getattr(mark, name) for name in kept}
-        return replace(self, mark=replace(wanted, **there))
-
-    def pause(self, run: str, limit: float, pause: str) -> MoveRecord:
-        mark = self._own(run)
-        if mark.left:
-            raise MigrationError(f"the run {run} has moved the store already")
-        return replace(self, mark=replace(mark, state=PAUSED, pause=pause, limit=limit))
-
-    def resume(self, run: str) -> MoveRecord:
-        return self.end_pause(self._own(run).pause)
-
     def end_pause(self, pause: str) -> MoveRecord:
         """The record without this pause; the same one where that pause is over."""
         mark = self.mark
         if mark is None or mark.state != PAUSED or mark.pause != pause:
             return self
         return replace(self, mark=replace(mark, state=OPEN))
-
-    def move(self, run: str, generation: int) -> MoveRecord:
-        """The record of a store that was left; the same one where the pause has ended."""
-        mark = self._own(run)
-        if mark.state != PAUSED:
-            return self
-        return MoveRecord(replace(mark, state=MOVED, generation=generation), generation)
 
     def arrive(self, run: str, generation: int) -> MoveRecord:
         """The record of a store to which the run has led, in this generation.
@@ -175,54 +146,6 @@ class MoveRecord:
         if self.mark.run != run or not over or self.mark.generation >= generation:
             return self
         return MoveRecord(None, generation)
-
-    def fill(self, run: str, source: str, generation: int, *, fresh: bool) -> MoveRecord:
-        """The record of a store into which the run alone writes from now on."""
-        if self.mark is not None:
-            self._own(run)
-            return self
-        mark = MoveMark(run, FILLING, source=source, generation=generation, fresh=fresh)
-        return replace(self, mark=mark)
-
-    def reenter(self, run: str, source: str) -> MoveRecord:
-        """Let a run write into a store that an earlier one has left for ``source``."""
-        mark = self.mark
-        if mark is None or mark.run == run:
-            return self
-        if not mark.left or mark.target != source:
-            raise MigrationError(
-                f"the target carries the mark of another migration, run {mark.run}: {_said(mark)}"
-            )
-        return replace(self, mark=replace(mark, run=run))
-
-    def end(self, run: str, *, copied: bool = False) -> MoveRecord:
-        """The record without the mark; a store that was left keeps it.
-
-        With ``copied`` a store that was filled is a copy of its source from now on.
-        """
-        if self.mark is None:
-            return self
-        mark = self._own(run)
-        if mark.left:
-            return self
-        return MoveRecord(None, self.generation, run if copied and mark.filling else self.run)
-
-    def forget(self) -> MoveRecord:
-        if self.mark is not None and not self.mark.left:
-            raise MigrationError(
-                f"the migration {self.mark.run} is not over; end it first: aiovec migrate abort"
-            )
-        return replace(self, mark=None)
-
-    def _own(self, run: str) -> MoveMark:
-        if self.mark is None:
-            raise MigrationError(f"the store knows of no open migration, so not of the run {run}")
-        if self.mark.run != run:
-            raise MigrationError(
-                f"another migration of this store is known: run {self.mark.run}; "
-                + _said(self.mark)
-            )
-        return self.mark
 
     # As text
 
@@ -262,13 +185,3 @@ def unreadable_mark(reason: object) -> str:
         f"the mark of a migration in it cannot be read ({reason}); if no migration of this store "
         "is under way, remove the mark: aiovec migrate forget"
     )
-
-
-def _said(mark: MoveMark) -> str:
-    """Return what a user can do about a mark."""
-    if mark.left:
-        return (
-            f"the store has moved to {mark.moved_to}; to use it again as a store of its own, "
-            "remove that mark: aiovec migrate forget"
-        )
-    return "go on with it (aiovec migrate run), or end it (aiovec migrate abort)"

@@ -27,7 +27,7 @@ WANTED = {
     *("run", "back", "abort", "killed at a step"),
 }
 # Among these every kind of event is met: some are rare.
-SEEDS = (*range(1, 7), 10, 18, 21, 71)
+SEEDS = (*range(1, 7), 10, 18, 21, 108)
 
 
 def met_by(course: Course) -> Counter[str]:
@@ -58,11 +58,3 @@ def test_10000_seeds() -> None:
     print(f"seeds from {first}")  # noqa: T201 - what was tried, should it be asked
     for seed in range(first, first + 10_000):
         Course(seed).run()
-
-
-def test_a_seed_is_one_course_of_events() -> None:
-    one, other = Course(14), Course(14)
-    one.run()
-    other.run()
-    assert one.world.trace == other.world.trace
-    assert len(one.world.trace) > 20
