@@ -486,6 +486,10 @@ class TendedTable(IndexedTable):
             leased = False
             try:
                 leased = lease is None or await in_thread(lease.take)
+            except asyncio.CancelledError:
+                if lease is not None:  # it may have been taken all the same
+                    await lease.give_back()
+                raise
             finally:
                 if not leased:
                     lock.release()
