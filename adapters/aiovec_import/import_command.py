@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -188,20 +188,13 @@ def import_(
 
             async def work(vectors: VectorStore) -> str:
                 give_embedder(vectors, described, embedder)
-                with progress("rows") as bar:
-                    for one in loads:
-                        task = bar.add_task(one.table, total=one.source.rows)
-                        one.seen = partial(_advance, bar, task)
+                with _progress_of(loads):
                     if workers is not None:
-                        seen = loads[0].seen
-                        await load_by(
-                            workers, vectors, loads[0], files, opener, lambda _, rows: seen(rows)
-                        )
-                        return vectors.target
-                    await load(vectors, source, loads, listed, strict=strict and not checked)
-                # Nobody else builds the indexes after a script.
+                        await load_by(workers, vectors, loads[0], files, opener)
+                    else:
+                        await load(vectors, source, loads, listed, strict=strict and not checked)
                 filled = [one.table for one in loads if one.rows]
-                if filled:
+                if filled and workers is None:  # nobody else builds the indexes after a script
                     title = "indexing and optimizing"
                     await of_each_table(vectors, filled, vectors.optimize, title)
                 return vectors.target
@@ -224,6 +217,16 @@ def _existing_schema(store: str | None, config: str | None, table: str) -> Schem
         return in_store(store, config, lambda vectors: vectors.schema(table), reading=True)
     except (TableNotFoundError, InvalidNameError, ConfigError):  # --list needs no store
         return None
+
+
+@contextmanager
+def _progress_of(loads: list[Load]) -> Iterator[None]:
+    """Show how many rows of each table have come."""
+    with progress("rows") as bar:
+        for one in loads:
+            task = bar.add_task(one.table, total=one.source.rows)
+            one.seen = partial(_advance, bar, task)
+        yield
 
 
 def _advance(bar: Progress, task: TaskID, rows: int) -> None:

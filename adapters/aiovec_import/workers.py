@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from aiovec import VectorStore
 from aiovec.backend import Schema
 from aiovec.backend.engine import Engine
 from aiovec.backend.paths import is_url
+from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidRowError
 
 from .files import reading
@@ -28,7 +29,6 @@ async def load_by(
     one: Load,
     files: Mapping[str, int],
     opener: Opener,
-    seen: Callable[[int, int], None],
 ) -> None:
     """Have an engine add the rows of all files to a table, in one commit or none.
 
@@ -37,13 +37,14 @@ async def load_by(
     """
     await find_table(store, one)
     await create(store, one)
-    files = _absolute(files)
+    files = await in_thread(_absolute, files)
     said = repr((one.table, sorted(files.items())))
     run = f"load-{hashlib.blake2b(said.encode(), digest_size=6).hexdigest()}"
     loaded = await store._on_table(
         "load", one.table,
         lambda now, handle: engine.load(
-            now.backend, handle, run, list(files), CheckedRows(opener), seen
+            now.backend, handle, run, list(files), CheckedRows(opener),
+            lambda _, rows: one.seen(rows),
         ),
     )  # fmt: skip
     one.rows = loaded.rows

@@ -121,7 +121,7 @@ class VectorSearch:
             if condition is not None and not index.kind.graph:
                 effort = effort.under_filter(query.limit)
         # With refine Lance reads the vectors of the best codes and ranks by them, without it we do.
-        more: float = 0 if effort.refine else code_margin(query.limit)
+        more: float = 0 if effort.refine else code_margin(query.limit, fine=index.kind.fine)
         if query.tuning is not None and query.tuning.oversample is not None:
             more = min(query.limit * (query.tuning.oversample - 1), MOST_CANDIDATES)
         asked = query.limit + math.ceil(more)

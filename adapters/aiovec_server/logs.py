@@ -9,9 +9,9 @@ import atexit
 import json
 import logging
 import os
-import threading
 import time
-from collections import deque
+from logging.handlers import QueueHandler, QueueListener
+from queue import SimpleQueue
 
 ACCESS = logging.getLogger("aiovec.access")
 """Logs requests; each record has its facts as ``facts``."""
@@ -19,27 +19,42 @@ ACCESS = logging.getLogger("aiovec.access")
 MOST_WAITING = 10_000
 """Lines that wait for the thread; further ones are dropped."""
 
-_GATHERED = 0.05  # seconds: to wake the thread for each line would cost more than the line
-_AT_END = 2.0  # seconds that the process waits at its end for a pipe that stalls
+_GATHERED = 0.05  # seconds: waking the thread for each line would cost more than the line
+
+
+class _Waiting(QueueHandler):
+    """Queues the records as they are: the thread formats them."""
+
+    queue: SimpleQueue[logging.LogRecord]
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if self.queue.qsize() < MOST_WAITING:
+            self.queue.put_nowait(record)
+
+
+class _Thread(QueueListener):
+    queue: SimpleQueue[logging.LogRecord]
+
+    def dequeue(self, block: bool) -> logging.LogRecord:
+        record = self.queue.get(block)
+        if self.queue.empty():
+            time.sleep(_GATHERED)
+        return record
 
 
 class _Stderr(logging.Handler):
-    """Hands records to a thread, which takes no lock while it writes: a pipe that stalls would hold
-    up the process's end, where Python asks for the locks of handlers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._waiting: deque[logging.LogRecord] = deque()
-        self._any = threading.Event()
-        threading.Thread(target=self._write, name="aiovec-log", daemon=True).start()
-        atexit.register(self._finish)
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        if len(self._waiting) < MOST_WAITING:
-            self._waiting.append(record)
-            if not self._any.is_set():
-                self._any.set()
-        return True
+    def emit(self, record: logging.LogRecord) -> None:
+        data = self.format(record).encode()
+        while data:
+            try:
+                data = data[os.write(2, data) :]
+            except BlockingIOError:  # another process that shares the terminal made it non-blocking
+                time.sleep(_GATHERED)
+            except OSError:  # closed, or a full disk: a server serves on
+                return
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as a line: JSON escapes what a client chose."""
@@ -54,29 +69,12 @@ class _Stderr(logging.Handler):
             facts["exception"] = logging.Formatter().formatException(record.exc_info)
         return json.dumps(facts, default=repr) + "\n"
 
-    def _write(self) -> None:
-        while True:
-            self._any.wait()
-            time.sleep(_GATHERED)
-            self._any.clear()
-            while self._waiting:
-                data = self.format(self._waiting[0]).encode()
-                while data:
-                    try:
-                        data = data[os.write(2, data) :]
-                    except BlockingIOError:  # whoever shares the terminal made it non-blocking
-                        time.sleep(_GATHERED)
-                    except OSError:  # closed, or a full disk: a server serves on
-                        break
-                self._waiting.popleft()  # when it is written: ``_finish`` waits for that
-
-    def _finish(self) -> None:
-        deadline = time.monotonic() + _AT_END
-        while self._waiting and time.monotonic() < deadline:
-            time.sleep(0.01)
-
 
 def log_to_stderr() -> None:
     """Write what is logged in this process, and each request, to standard error."""
-    logging.getLogger().addHandler(_Stderr())
+    waiting: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    thread = _Thread(waiting, _Stderr())
+    thread.start()
+    atexit.register(thread.stop)  # when all lines are written
+    logging.getLogger().addHandler(_Waiting(waiting))
     ACCESS.setLevel(logging.INFO)

@@ -22,7 +22,7 @@ import aiosqlite
 
 from aiovec.backend.commit import WriteCall
 from aiovec.backend.limits import Gate, current_deadline
-from aiovec.backend.threads import FORKED, settle_future, start_thread
+from aiovec.backend.threads import FORKED, do_for, start_thread
 from aiovec.errors import AiovecError, StoreClosedError
 
 from .driver import load_driver
@@ -255,23 +255,12 @@ _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 def _serve(queue: Any) -> None:
-    """Do what comes, one after another; who waits for it may be gone, and its loop closed."""
+    """Do what comes, one after another, until the connection is closed."""
     while True:
         waiting, work = queue.get()
-        result: object = None
-        error: BaseException | None = None
-        try:
-            result = work()
-        except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
-            clear_frames_of(exc)
-            error = exc
-        if waiting is not None:
-            with suppress(RuntimeError):  # the loop is closed
-                waiting.get_loop().call_soon_threadsafe(settle_future, waiting, result, error)
-        if result is _STOP:
+        if do_for(waiting, work, clear_frames_of) is _STOP:
             return
-        # Until the next work comes nothing of this one is kept.
-        del waiting, work, result, error
+        del waiting, work  # until the next work comes nothing of this one is kept
 
 
 # The files that were open when this process was forked.

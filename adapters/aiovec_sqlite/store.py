@@ -324,16 +324,18 @@ class SqliteBackend(Backend):
         return await self._read_here(lambda db: tables.open_table(db, name))
 
     async def create_table(self, name: str, schema: Schema) -> None:
-        size = self._settings.chunk_size
-        await self._write_once(
-            lambda tx: tables.create_table(tx, name, schema, size, self._schemas_free)
-        )
+        await self._alter(tables.create_table, name, schema, self._settings.chunk_size)
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        text_of = table.name if field.text else None
+        await self._alter(tables.add_field, table, name, field, text=field.text)
+
+    async def _alter(
+        self, work: Callable[..., None], table: TableHandle | str, *args: object, text: bool = False
+    ) -> None:
+        """Change a schema. ``text`` has the table's text index follow it."""
+        text_of = table.name if text and isinstance(table, TableHandle) else None
         await self._write_once(
-            lambda tx: tables.add_field(tx, table, name, field, self._schemas_free),
-            text_of=text_of,
+            lambda tx: work(tx, table, *args, self._schemas_free), text_of=text_of
         )
 
     async def _build_text(self, name: str, step: Steps) -> None:
@@ -349,39 +351,27 @@ class SqliteBackend(Backend):
             await self._build_text(name, Steps())
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        text_of = table.name if kind == "text" else None
-        await self._write_once(
-            lambda tx: tables.create_field_index(tx, table, field, kind, self._schemas_free),
-            text_of=text_of,
-        )
+        await self._alter(tables.create_field_index, table, field, kind, text=kind == "text")
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
-        drops_text = kind in (None, "text") and table.schema.fields[field].text
-        text_of = table.name if drops_text else None
-        await self._write_once(
-            lambda tx: tables.drop_field_index(tx, table, field, kind, self._schemas_free),
-            text_of=text_of,
-        )
+        text = kind in (None, "text") and table.schema.fields[field].text
+        await self._alter(tables.drop_field_index, table, field, kind, text=text)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
-        text_of = table.name if table.schema.fields[field].text else None
-        await self._write_once(
-            lambda tx: tables.drop_field(tx, table, field, self._schemas_free), text_of=text_of
-        )
+        text = table.schema.fields[field].text
+        await self._alter(tables.drop_field, table, field, text=text)
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        await self._write_once(
-            lambda tx: tables.rename_field(tx, table, old, new, self._schemas_free)
-        )
+        await self._alter(tables.rename_field, table, old, new)
 
     async def rename_table(self, old: str, new: str) -> None:
-        await self._write_once(lambda tx: tables.rename_table(tx, old, new, self._schemas_free))
+        await self._alter(tables.rename_table, old, new)
         self._forget_copy(old)
 
     async def drop_table(self, name: str) -> None:
-        await self._write_once(lambda tx: tables.drop_table(tx, name, self._schemas_free))
+        await self._alter(tables.drop_table, name)
         self._forget_copy(name)
 
     def _forget_copy(self, table: str) -> None:

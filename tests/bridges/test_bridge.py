@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.cases import case
 
 import aiovec
 from aiovec import AiovecError, F, FilterError, InvalidArgumentError, Schema, sync
@@ -135,8 +136,9 @@ def test_filters_as_mongodb_writes_them(store: sync.VectorStore) -> None:
 
     bridge.run(write)
     for wanted, expected in FILTERS:
-        found = store.find("t", bridge.where(wanted))
-        assert "".join(row.id for row in found) == expected, wanted
+        with case(wanted):
+            found = store.find("t", bridge.where(wanted))
+            assert "".join(row.id for row in found) == expected
     back = {row.id: bridge.metadata(row) for row in store.find("t")}
     assert back == {**ROWS, "b": {**ROWS["b"], "at": "2024-01-01T00:00:00"}}
 

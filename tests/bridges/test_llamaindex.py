@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.cases import case
 
 pytest.importorskip("llama_index.core", reason="needs aiovec[llamaindex]")
 
@@ -92,12 +93,14 @@ def test_filters_select_as_in_the_simple_store(ours: AiovecVectorStore) -> None:
     theirs = SimpleVectorStore()
     theirs.add(nodes())
     for one in FILTERS:
-        found = [ids(each, similarity_top_k=9, filters=filters(one)) for each in (ours, theirs)]
-        assert found[0] == found[1], one
+        with case(one):
+            found = [ids(each, similarity_top_k=9, filters=filters(one)) for each in (ours, theirs)]
+            assert found[0] == found[1]
     for condition in ("and", "or", "not"):
-        some = filters(("n", Op.GT, 1), ("lang", Op.EQ, "de"), condition=condition)
-        found = [ids(each, similarity_top_k=9, filters=some) for each in (ours, theirs)]
-        assert found[0] == found[1], condition
+        with case(condition):
+            some = filters(("n", Op.GT, 1), ("lang", Op.EQ, "de"), condition=condition)
+            found = [ids(each, similarity_top_k=9, filters=some) for each in (ours, theirs)]
+            assert found[0] == found[1]
     nested = filters(
         filters(("n", Op.EQ, 1), ("n", Op.EQ, 2), condition="or"), ("lang", Op.EQ, "de")
     )

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.harness.cases import case
 
 import aiovec
 
@@ -25,10 +26,11 @@ def test_help_and_version(run: Run) -> None:
         re.findall(r"^  ([\w-]+)  ", listed.out.partition("Commands:")[2], re.MULTILINE)
     ) == sorted(COMMANDS)
     for name in COMMANDS:
-        finished = run(name, "--help")
-        assert (finished.code, finished.err) == (0, ""), name
-        assert f"Usage: aiovec {name}" in finished.out
-        assert "<bool>" not in finished.out
+        with case(name):
+            finished = run(name, "--help")
+            assert (finished.code, finished.err) == (0, "")
+            assert f"Usage: aiovec {name}" in finished.out
+            assert "<bool>" not in finished.out
     assert run("--version").out == f"aiovec {aiovec.__version__}\n"
 
 
@@ -70,9 +72,10 @@ def test_wrong_usage_ends_with_2_and_writes_nothing(run: Run, store: Path, folde
     before = sorted(path.name for path in folder.iterdir())
     assert run().code == 2
     for line in WRONG_USAGE:
-        finished = run(*line.split())
-        assert (finished.code, finished.out) == (2, ""), line
-        assert "Usage: aiovec" in finished.err
+        with case(line):
+            finished = run(*line.split())
+            assert (finished.code, finished.out) == (2, "")
+            assert "Usage: aiovec" in finished.err
     assert run("search", "notes", "--vector", "[" * 100_000).code == 2
     assert sorted(path.name for path in folder.iterdir()) == before
 
@@ -118,10 +121,11 @@ def test_a_failure_ends_with_1_and_one_line(run: Run, store: Path, folder: Path)
         for target in MISSING
     }
     for line, reason in cases.items():
-        finished = run(*line.split())
-        assert (finished.code, finished.out, finished.err.count("\n")) == (1, "", 1), line
-        assert finished.err.startswith("error: ")
-        assert reason in finished.err, line
+        with case(line):
+            finished = run(*line.split())
+            assert (finished.code, finished.out, finished.err.count("\n")) == (1, "", 1)
+            assert finished.err.startswith("error: ")
+            assert reason in finished.err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 

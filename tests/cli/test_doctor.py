@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.cases import case
 from tests.harness.command import Finished
 
 import aiovec
@@ -116,14 +117,15 @@ WRONG: list[tuple[Callable[[Path], None], str, str, str]] = [
 
 def test_what_is_wrong_with_a_file(run: Run, store: Path, folder: Path) -> None:
     for harm, subject, value, cure in WRONG:
-        path = folder / f"{harm.__name__}.db"
-        shutil.copy(store, path)
-        harm(path)
-        before = path.read_bytes()
-        finding = wrong(run("doctor", "-s", path, "--json"))[subject]
-        assert value in finding["value"], harm
-        assert cure in (finding["cure"] or ""), harm
-        assert path.read_bytes() == before
+        with case(harm.__name__):
+            path = folder / f"{harm.__name__}.db"
+            shutil.copy(store, path)
+            harm(path)
+            before = path.read_bytes()
+            finding = wrong(run("doctor", "-s", path, "--json"))[subject]
+            assert value in finding["value"]
+            assert cure in (finding["cure"] or "")
+            assert path.read_bytes() == before
     assert run("doctor", "-s", "damaged.db").out.endswith("doctor: 1 thing is wrong\n")
 
 
@@ -172,9 +174,10 @@ def test_embedders_of_the_toml_file(
     finished = run("doctor", "--config", config, "--json")
     facts = found(finished)
     for name, (_, ok, said) in EMBEDDERS.items():
-        fact = facts[f"embedder {name}"]
-        assert fact["ok"] == ok, name
-        assert said in f"{fact['value']} {fact['cure']}", name
+        with case(name):
+            fact = facts[f"embedder {name}"]
+            assert fact["ok"] == ok
+            assert said in f"{fact['value']} {fact['cure']}"
     assert "sk-secret" not in finished.out
     assert "pw" not in facts["embedder keyed"]["value"]
 

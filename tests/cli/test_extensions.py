@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.harness.cases import case
 from tests.harness.command import Finished
 
 from .conftest import Run
@@ -72,12 +73,13 @@ def test_our_own_commands_cannot_be_replaced(folder: Path, beside: Run) -> None:
 
 def test_a_broken_command_says_so_in_one_line(folder: Path, beside: Run) -> None:
     for number, (source, reason) in enumerate(BROKEN.items()):
-        name = f"broken{number}"
-        install(folder / "site", name, f"not_working{number}", source)
-        done = beside(name, "run", "--to", "x")
-        assert (done.code, done.out) == (2, ""), source
-        assert done.err.startswith(f"error: the command '{name}' (not_working{number}:app) ")
-        assert reason in done.err.splitlines()[0]
+        with case(source):
+            name = f"broken{number}"
+            install(folder / "site", name, f"not_working{number}", source)
+            done = beside(name, "run", "--to", "x")
+            assert (done.code, done.out) == (2, "")
+            assert done.err.startswith(f"error: the command '{name}' (not_working{number}:app) ")
+            assert reason in done.err.splitlines()[0]
     listed = beside("--help")
     assert listed.code == 0
     assert "backup" in listed.out

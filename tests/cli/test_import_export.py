@@ -273,6 +273,50 @@ def test_sources_that_cannot_be_imported(
     assert not Path("new.db").exists()
 
 
+ENGINE = """
+import pickle
+from aiovec.backend.engine import Engine, Loaded
+from aiovec.backend.rows import NewRows
+from aiovec.backend.threads import in_thread
+
+class Own(Engine):
+    def close(self): ...
+    async def index(self, *args): ...
+    async def optimize(self, *args): ...
+    async def load(self, backend, table, run, sources, read, seen):
+        read = pickle.loads(pickle.dumps(read))
+        parts = [await in_thread(lambda: list(read(source, table.schema))) for source in sources]
+        seen(len(sources), 30)
+        rows = [await backend.insert(table, NewRows(table.schema, one)) for [one] in parts]
+        return Loaded(sum(rows))
+
+def connect(address):
+    return Own()
+"""
+
+
+def test_an_engine_gets_all_files_with_their_rows_checked(
+    run: Run, parts: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = folder / "site"
+    monkeypatch.syspath_prepend(site)
+    information = site / "own-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[aiovec.engines]\nown = own_engine:connect\n")
+    (site / "own_engine.py").write_text(ENGINE)
+    command = ("import", "parts/*", "--table", "notes", "-s", "new.db", "--engine", "own")
+    written(parts / "d.jsonl", *numbered(30, 1), {"id": "bad", "embedding": [1]})
+    finished = run(*command)
+    assert (finished.code, "d.jsonl, line 2: the vector has 1 dim" in finished.err) == (1, True)
+    (parts / "d.jsonl").unlink()
+    finished = run(*command)
+    assert finished.code == 0, finished.err
+    assert finished.out.startswith("imported 30 rows from 3 files (parquet) into notes\n")
+    with sync.connect("new.db") as store:
+        assert store.count("notes") == 30
+
+
 def test_the_engine_is_not_installed(
     run: Run, parts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

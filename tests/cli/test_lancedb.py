@@ -10,6 +10,7 @@ from pathlib import Path
 import lancedb
 import numpy as np
 import pytest
+from tests.harness.cases import case
 from tests.harness.command import COMMAND, command_without, run_process
 
 from aiovec import Schema, sync
@@ -123,9 +124,10 @@ def test_indexes(run: Run, folder: Path) -> None:
         (["notes", "--option", "recall=1"], 2, "NAME=NUMBER"),
         (["notes", "--drop", "a", "--recall", "0.5"], 2, "--drop"),
     ):
-        wrongly = run("index", "-s", target, *arguments)
-        assert wrongly.code == code, arguments
-        assert told in wrongly.err
+        with case(arguments):
+            wrongly = run("index", "-s", target, *arguments)
+            assert wrongly.code == code
+            assert told in wrongly.err
     dropped = run("index", "-s", target, "notes", "--drop", index["name"])
     assert dropped.out.startswith(f"dropped the index {index['name']} of notes in ")
     assert run("info", "-s", target, "--json").json["tables"][0]["indexes"] == []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.cases import case
 
 from aiovec import sync
 
@@ -48,12 +49,14 @@ run --to x.db --model new
 def test_help_and_wrong_usage(run: Run, store: Path, folder: Path) -> None:
     listed = run("migrate", "--help").out
     for command in COMMANDS:
-        assert f" {command} " in listed
-        finished = run("migrate", command, "--help")
-        assert (finished.code, finished.err) == (0, "")
-        assert f"Usage: aiovec migrate {command}" in finished.out
+        with case(command):
+            assert f" {command} " in listed
+            finished = run("migrate", command, "--help")
+            assert (finished.code, finished.err) == (0, "")
+            assert f"Usage: aiovec migrate {command}" in finished.out
     for line in WRONG_USAGE:
-        assert run("migrate", *line.split()).code == 2, line
+        with case(line):
+            assert run("migrate", *line.split()).code == 2
     assert [path.name for path in folder.iterdir()] == ["notes.db"]
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.harness.cases import case
 from tests.harness.command import COMMAND, run_process
 
 from aiovec import sync
@@ -101,7 +102,8 @@ def test_several_tables_want_one_named(run: Run, store: Path) -> None:
         vectors.create_table("memos")
     for line in ("rows", "count", "get a", "distinct id", "delete a", "search --like a",
                  "export out.jsonl"):  # fmt: skip
-        finished = run(*line.split(), "-s", store)
-        assert finished.code == 1, line
-        assert finished.err == "error: which table? the store has: memos, notes\n", line
+        with case(line):
+            finished = run(*line.split(), "-s", store)
+            assert finished.code == 1
+            assert finished.err == "error: which table? the store has: memos, notes\n"
     assert run("count", "notes", "-s", store).out == "4\n"

@@ -46,13 +46,15 @@ SHOWN = {
 @pytest.mark.skipif(os.name == "nt", reason="paths of Windows look otherwise")
 def test_urls() -> None:
     for text, expected in URLS.items():
-        place = find_place(text)
-        assert (place.backend, place.address) == expected, text
+        with case(text):
+            place = find_place(text)
+            assert (place.backend, place.address) == expected, text
     for text in ("sqlite://", "lancedb://", "sqlite:///x.db?mode=ro", "sqlite:///x#y"):
         with case(text), pytest.raises(ConfigError):
             find_place(text)
     for text, shown in SHOWN.items():
-        assert redacted(text) == shown
+        with case(text):
+            assert redacted(text) == shown
 
 
 async def test_which_paths_are_files_and_which_are_folders(

@@ -55,14 +55,13 @@ class NamesContract(ContractBase):
         ids = [row["id"] for row in rows]
         assert_same_rows(await store.get("notes", ids), rows, schema)
         for place, name in enumerate(HOSTILE_NAMES):
-            assert ids_of(await store.find("notes", F[name] == 200 + place)) == ["r2"], name
-            text = f'"{name}" = {200 + place}'
-            hits = await store.search("notes", vectors(1)[0], where=text, select=[name])
-            assert [(hit.id, hit[name]) for hit in hits] == [("r2", 200 + place)], name
-            found = await store.find("notes", order_by=name, descending=True, select=[name])
-            assert [record[name] for record in found] == [n * 100 + place for n in (3, 2, 1, 0)], (
-                name
-            )
+            with case(name):
+                assert ids_of(await store.find("notes", F[name] == 200 + place)) == ["r2"]
+                text = f'"{name}" = {200 + place}'
+                hits = await store.search("notes", vectors(1)[0], where=text, select=[name])
+                assert [(hit.id, hit[name]) for hit in hits] == [("r2", 200 + place)]
+                found = await store.find("notes", order_by=name, descending=True, select=[name])
+                assert [record[name] for record in found] == [n * 100 + place for n in (3, 2, 1, 0)]
         changed = dict.fromkeys(HOSTILE_NAMES, -1)
         where = reduce(operator.and_, (F[name] >= 300 for name in HOSTILE_NAMES))
         assert await store.update("notes", changed, where=where) == 1

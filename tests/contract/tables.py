@@ -210,7 +210,8 @@ class TablesContract(ContractBase):
             await store.insert(name, small_rows(number + 1))
         assert await store.tables() == sorted(NAMES_ALLOWED)
         for number, name in enumerate(NAMES_ALLOWED):
-            assert await store.count(name) == number + 1
+            with case(number):
+                assert await store.count(name) == number + 1
         for name in NAMES_ALLOWED:
             await store.drop_table(name)
         assert await store.tables() == []

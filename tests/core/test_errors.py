@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import pytest
+from tests.harness.cases import case
 
 import aiovec
 from aiovec import errors
@@ -80,13 +81,15 @@ def test_an_error_carries_its_facts_and_pickles() -> None:
         error = cls(*args, **kwargs)
         parameters = list(inspect.signature(cls).parameters)
         for name, value in [*zip(parameters, args, strict=False), *kwargs.items()]:
-            if name not in ("message", "hint"):
-                assert vars(error)[name] == value
+            with case((cls, name)):
+                if name not in ("message", "hint"):
+                    assert vars(error)[name] == value
         assert str(error).strip()
         for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
-            assert type(again) is cls
-            assert str(again) == str(error)
-            assert vars(again) == vars(error)
+            with case(cls):
+                assert type(again) is cls
+                assert str(again) == str(error)
+                assert vars(again) == vars(error)
 
 
 def test_messages_stay_short() -> None:

@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.harness.cases import case
 from tests.harness.scripts import KINDS, SCHEMA, TABLE, row, target_in
 
 import aiovec
@@ -81,18 +82,15 @@ async def refused(path: Path, message: str) -> None:
 
 async def test_strangers(tmp_path: Path) -> None:
     for number, (name, (make, message)) in enumerate(STRANGERS.items()):
-        path = tmp_path / str(number) / "notes.db"
-        await to_thread(path.parent.mkdir)
-        await to_thread(make, path)
-        try:
+        with case(name):
+            path = tmp_path / str(number) / "notes.db"
+            await to_thread(path.parent.mkdir)
+            await to_thread(make, path)
             await refused(path, message)
-        except BaseException as exc:
-            exc.add_note(name)
-            raise
-        # No connection stays behind, so that it can be moved away.
-        await to_thread(path.rename, path.with_name("kept"))
-        async with aiovec.connect(path) as store:
-            assert await store.tables() == []
+            # No connection stays behind, so that it can be moved away.
+            await to_thread(path.rename, path.with_name("kept"))
+            async with aiovec.connect(path) as store:
+                assert await store.tables() == []
 
 
 async def test_a_newer_layout(tmp_path: Path, whole: Path) -> None:
@@ -156,7 +154,7 @@ async def test_what_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(CorruptStoreError, match=r"folder.*lancedb://"):
         await aiovec.connect(tmp_path / "folder")
     for kind in KINDS:
-        with pytest.raises(AiovecError, match="file"):
+        with case(kind), pytest.raises(AiovecError, match="file"):
             async with aiovec.connect(target_in(tmp_path / "file", kind)) as store:
                 await store.create_table(TABLE, SCHEMA)
     with pytest.raises(AiovecError, match="file"):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from tests.harness.cases import case
 from tests.harness.scripts import SCHEMA, TABLE, path_of, row, target_in
 from tests.harness.waiting import until
 
@@ -102,9 +103,10 @@ async def test_every_call_says_so_and_none_makes_a_file(tmp_path: Path, kind: st
             await to_thread(way, path_of(target))
             before = await to_thread(os.listdir, folder)
             for name, call in CALLS.items():
-                with pytest.raises(StoreReplacedError) as caught:
-                    await asyncio.wait_for(call(store), 120)
-                assert caught.value.target == str(path_of(target)), (way, name)
+                with case(name):
+                    with pytest.raises(StoreReplacedError) as caught:
+                        await asyncio.wait_for(call(store), 120)
+                    assert caught.value.target == str(path_of(target)), (way, name)
             assert await to_thread(os.listdir, folder) == before, way
             if kind == "sqlite":  # what was acknowledged can still be had
                 await store.backup(tmp_path / f"{way.__name__}.db")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.harness.cases import case
 from tests.harness.scripts import KINDS, target_in
 
 import aiovec
@@ -77,9 +78,10 @@ async def test_the_field_is_named(tmp_path: Path, kind: str) -> None:
             batch = pa.RecordBatch.from_pydict({**columns(6), field: make()})
             table = pa.Table.from_batches([batch])
             for rows in (batch, table.to_reader(), [good, batch], {**columns(6), field: make()}):
-                with pytest.raises(InvalidRowError) as caught:
-                    await store.upsert("t", rows)
-                assert caught.value.field == field, fault
+                with case(fault):
+                    with pytest.raises(InvalidRowError) as caught:
+                        await store.upsert("t", rows)
+                    assert caught.value.field == field
         assert await store.count("t") == 0
         # Arrow lets a null cover any bytes; nobody else should see them.
         name = damaged_text([0, 2, 3], b"\xe9\xffz", valid=b"\x02")
@@ -108,15 +110,16 @@ async def test_few_bytes_that_unpack_to_gigabytes_are_refused(tmp_path: Path) ->
         for bomb, make in BOMBS.items():
             column = make()
             for name in ("a_key", "name", "tags"):
-                rows = pa.RecordBatch.from_pydict({**columns(len(column)), name: column})
-                with pytest.raises(InvalidRowError) as caught:
-                    await store.insert("t", rows)
-                assert caught.value.field == name, bomb
+                with case((bomb, name)):
+                    rows = pa.RecordBatch.from_pydict({**columns(len(column)), name: column})
+                    with pytest.raises(InvalidRowError) as caught:
+                        await store.insert("t", rows)
+                    assert caught.value.field == name
         endless = pa.Array.from_buffers(pa.null(), 2**40, [None])  # of which Arrow keeps no byte
         for wrong in (
             pa.table({"id": endless, "embedding": endless}), {"id": endless, "embedding": endless},
             {"id": ["a"], "embedding": [[1.0, 2.0]], "name": endless},
         ):  # fmt: skip
-            with pytest.raises(InvalidRowError):
+            with case(wrong), pytest.raises(InvalidRowError):
                 await store.insert("t", wrong)
         assert await store.count("t") == 0

@@ -11,7 +11,7 @@ import lancedb
 import pytest
 from tests.contract.base import case
 from tests.harness.text_oracle import matching_ids
-from tests.lancedb.support import opened
+from tests.lancedb.support import lance_calls, opened
 
 from aiovec import Field, Schema, VectorStore
 from aiovec.backend import TextClause
@@ -273,3 +273,19 @@ async def test_searches_beside_upserts_and_compactions(store: VectorStore) -> No
         await asyncio.gather(*tasks)
     assert await found(store, "turn14") == []
     assert await found(store, "turn15") == ids
+
+
+async def test_an_answer_that_is_not_full_reads_no_row_ids(store: VectorStore) -> None:
+    """All that match are few then; only where deleted rows took places is the table looked at."""
+    await store.create_table("notes", TEXTS)
+    await store.insert("notes", [row(f"r{n:02}", None, f"wool {n}", n) for n in range(40)])
+    await store.optimize("notes")
+    for query, limit, queries in (("wool", 10, 1), ("wool 7", 10, 2), ("zoo", 10, 2)):
+        with case(query), lance_calls() as calls:
+            hits = await store.search_text("notes", query, limit=limit)
+            assert len(hits) == min(limit, {"wool": 40, "zoo": 0}.get(query, 1))
+            assert (calls["to_batches"], calls["where"]) == (queries, 0)
+    await store.delete("notes", [f"r{n:02}" for n in range(30)])
+    await store.optimize("notes")
+    hits = await store.search_text("notes", "wool", limit=10)
+    assert sorted(hit.id for hit in hits) == [f"r{n}" for n in range(30, 40)]

@@ -185,14 +185,15 @@ EDITS: dict[str, Callable[[Path], object]] = {
 async def test_a_toml_that_was_edited_meanwhile_leads_nobody_away(tmp_path: Path) -> None:
     config = await a_store(tmp_path, "sqlite")
     before = await asyncio.to_thread(config.read_text)
-    for edit in EDITS.values():
-        at = At("cut-over:paused", lambda edit=edit: asyncio.to_thread(edit, config))
-        with pytest.raises(AiovecError, match=r"(?s)after 1 attempts.*Apps still use"):
-            await switched(config, "lancedb", options=replace(SWITCH, attempts=1), step=at)
-        async with aiovec.connect(tmp_path / "notes.db") as old:
-            await old.upsert("notes", rows("since", 3))
-        assert not (tmp_path / "other.lance").exists()
-        await asyncio.to_thread(config.write_text, before)
+    for name, edit in EDITS.items():
+        with case(name):
+            at = At("cut-over:paused", lambda edit=edit: asyncio.to_thread(edit, config))
+            with pytest.raises(AiovecError, match=r"(?s)after 1 attempts.*Apps still use"):
+                await switched(config, "lancedb", options=replace(SWITCH, attempts=1), step=at)
+            async with aiovec.connect(tmp_path / "notes.db") as old:
+                await old.upsert("notes", rows("since", 3))
+            assert not (tmp_path / "other.lance").exists()
+            await asyncio.to_thread(config.write_text, before)
     wanted = await contents_at(config=config)
     # Behind the mark the file is not changed, and its apps find no empty store.
     at = At("cut-over:moved", lambda: asyncio.to_thread(EDITS["another target"], config))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.cases import case
 from tests.harness.values import small_rows
 
 import aiovec
@@ -103,11 +104,12 @@ async def test_what_in_the_target_would_stop_a_run(tmp_path: Path) -> None:
         (NOTES, 2, "already holds 2 rows"),
     ]
     for number, (schema, count, expected) in enumerate(cases):
-        target = await a_store_of(tmp_path / f"{number}.db", count, notes=schema)
-        before = await contents_at(target)
-        assert re.search(f"table 'notes': .*{expected}", await problems(source, target))
-        assert await contents_at(target) == before
-        assert await aiovec_migrate.status(source, target) is None
+        with case(number):
+            target = await a_store_of(tmp_path / f"{number}.db", count, notes=schema)
+            before = await contents_at(target)
+            assert re.search(f"table 'notes': .*{expected}", await problems(source, target))
+            assert await contents_at(target) == before
+            assert await aiovec_migrate.status(source, target) is None
 
 
 async def test_stores_that_cannot_be_ends_of_a_run(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 import pytest
+from tests.harness.cases import case
 from tests.page.serving import CLOSING, HOSTILE_IDS, SCRIPT
 
 playwright = pytest.importorskip("playwright.async_api")
@@ -221,11 +222,12 @@ async def test_each_view_has_no_finding_of_axe_and_fits_a_phone(page: Page) -> N
             told = await page.evaluate(AXE, {**rules, "resultTypes": ["violations"]})
             found += [(name, scheme, one["id"], one["nodes"][0]["html"][:200]) for one in told]
         for width, size in ((375, "100%"), (640, "200%")):
-            await page.set_viewport_size({"width": width, "height": 700})
-            style = "document.documentElement.style"
-            await page.evaluate(f"{style}.setProperty('font-size', '{size}')")
-            assert await page.evaluate("document.documentElement.scrollWidth") <= width, name
-            await page.evaluate(f"{style}.removeProperty('font-size')")
+            with case((name, width)):
+                await page.set_viewport_size({"width": width, "height": 700})
+                style = "document.documentElement.style"
+                await page.evaluate(f"{style}.setProperty('font-size', '{size}')")
+                assert await page.evaluate("document.documentElement.scrollWidth") <= width
+                await page.evaluate(f"{style}.removeProperty('font-size')")
     assert not found, json.dumps(found, indent=1)
 
 
@@ -267,12 +269,13 @@ PROBLEMS = [
 
 async def test_hostile_addresses_and_answers_lead_to_words(page: Page) -> None:
     for where in ADDRESSES:
-        await visit(page, "#/t/empty/details")
-        await page.goto(where)
-        main = page.locator("main:not([aria-busy])")
-        await expect(main).not_to_contain_text(re.compile("^empty"))
-        await expect(main).to_contain_text(re.compile("[a-z]{3}"))
-        assert await page.locator("main img").count() == 0, where
+        with case(where):
+            await visit(page, "#/t/empty/details")
+            await page.goto(where)
+            main = page.locator("main:not([aria-busy])")
+            await expect(main).not_to_contain_text(re.compile("^empty"))
+            await expect(main).to_contain_text(re.compile("[a-z]{3}"))
+            assert await page.locator("main img").count() == 0, where
     for kind, body in PROBLEMS:
 
         async def answer(route: Route, kind: str = kind, body: str = body) -> None:

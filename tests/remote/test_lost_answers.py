@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.contract.remote_server import Server
+from tests.harness.cases import case
 from tests.harness.proxy import Meddling, Proxy, Request
 from tests.harness.values import DIM, SMALL, ids_of, small_rows
 from tests.remote.answers import http, problem
@@ -57,15 +58,17 @@ async def test_a_write_whose_answer_is_lost_is_done_once_under_its_key(
 ) -> None:
     async with opens(reconnect_timeout=60.0) as store:
         for name, (call, outcome) in WRITES.items():
-            proxy.cut(0)
-            first = len(proxy.requests)
-            assert await call(store) == outcome, name
-            keys = [one.headers.get("idempotency-key") for one in proxy.requests[first:]]
-            assert len(keys) >= 2
-            assert len(set(filter(None, keys))) == 1, name
+            with case(name):
+                proxy.cut(0)
+                first = len(proxy.requests)
+                assert await call(store) == outcome
+                keys = [one.headers.get("idempotency-key") for one in proxy.requests[first:]]
+                assert len(keys) >= 2
+                assert len(set(filter(None, keys))) == 1
         for cut in (1, 30, 100):  # some of it came
-            proxy.cut(cut)
-            assert await store.insert("notes", small_rows(1, start=100 + cut)) == 1
+            with case(cut):
+                proxy.cut(cut)
+                assert await store.insert("notes", small_rows(1, start=100 + cut)) == 1
         assert await store.tables() == ["notes"]
         assert await store.count("notes") == 10 + 3 + 1 + 1 - 1 - 3 + 3
 

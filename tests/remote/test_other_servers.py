@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from tests.harness.cases import case
 from tests.harness.proxy import Proxy
 from tests.hostile.test_arrow_bodies import misled, unknown_first
 from tests.remote.answers import http, problem
@@ -70,14 +71,16 @@ GARBAGE = (
 async def test_answers_of_garbage_are_errors_in_words(proxy: Proxy, opens: Opens) -> None:
     async with opens() as store:
         for answer in GARBAGE:
-            proxy.answer(answer)
-            with pytest.raises(AiovecError) as caught:
-                await store.search("notes", [1, 0, 0, 0])
-            assert SECRET not in str(caught.value)
+            with case(answer):
+                proxy.answer(answer)
+                with pytest.raises(AiovecError) as caught:
+                    await store.search("notes", [1, 0, 0, 0])
+                assert SECRET not in str(caught.value)
         for body in (b"", b"[]", b"null", b"\xff", b'{"error": 3, "facts": []}'):
-            proxy.answer(http(body, status=500, kind="application/problem+json"))
-            with pytest.raises(AiovecError):
-                await store.count("notes")
+            with case(body):
+                proxy.answer(http(body, status=500, kind="application/problem+json"))
+                with pytest.raises(AiovecError):
+                    await store.count("notes")
         proxy.answer(problem(413, "at most 1 MiB"))
         with pytest.raises(InvalidArgumentError, match="1 MiB"):
             await store.create_table("t", aiovec.Schema(2))
@@ -126,6 +129,7 @@ ADDRESSES = (
 
 async def test_addresses_that_are_none() -> None:
     for address in ADDRESSES:
-        with pytest.raises(ConfigError) as caught:
-            await aiovec.connect(address)
-        assert SECRET not in str(caught.value), address
+        with case(address):
+            with pytest.raises(ConfigError) as caught:
+                await aiovec.connect(address)
+            assert SECRET not in str(caught.value), address

@@ -89,6 +89,19 @@ def test_a_package_that_is_missing(run_serve: Run, monkeypatch: pytest.MonkeyPat
     assert 'pip install "aiovec[server]"' in told
 
 
+def test_a_uvicorn_that_has_other_names_than_the_server_uses() -> None:
+    script = (
+        "from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol\n"
+        "del HttpToolsProtocol.send_400_response\n"
+        "from aiovec_server.command import app\n"
+        "app(['-s', ':memory:', '--port', '0'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: aiovec serve cannot use uvicorn ")
+    assert "HttpToolsProtocol has no send_400_response; pip install" in done.stderr
+
+
 def test_the_examples_start_it_with_options_that_exist(run_serve: Run) -> None:
     folder = Path(__file__).parents[2] / "examples" / "server"
     unit = (folder / "aiovec.service").read_text(encoding="utf-8")

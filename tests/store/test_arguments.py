@@ -43,11 +43,12 @@ NAMES_REFUSED = (
 
 async def test_table_names_that_are_refused(store: VectorStore) -> None:
     for name in NAMES_REFUSED:
-        wrong: Any = name
-        with pytest.raises(InvalidNameError):
-            await store.create_table(wrong, SMALL)
-        with pytest.raises(InvalidNameError):
-            store.table(wrong)
+        with case(name):
+            wrong: Any = name
+            with pytest.raises(InvalidNameError):
+                await store.create_table(wrong, SMALL)
+            with pytest.raises(InvalidNameError):
+                store.table(wrong)
     assert await store.tables() == []
 
 
@@ -412,11 +413,12 @@ async def test_names_that_differ_in_case_only_where_they_may(store: VectorStore)
 def test_field_names_that_are_refused() -> None:
     wrong: Any
     for wrong in REFUSED:
-        with pytest.raises(InvalidNameError) as caught:
-            Schema(DIM, fields={wrong: str})
-        assert caught.value.name == wrong
+        with case(wrong):
+            with pytest.raises(InvalidNameError) as caught:
+                Schema(DIM, fields={wrong: str})
+            assert caught.value.name == wrong
     for wrong in ("id", "payload", "1", "", "a b", None):
-        with pytest.raises((InvalidNameError, InvalidArgumentError)):
+        with case(wrong), pytest.raises((InvalidNameError, InvalidArgumentError)):
             Schema(DIM, vector=wrong)
 
 

@@ -399,25 +399,13 @@ async def test_masked_vectors_are_refused(notes: VectorStore) -> None:
     assert await notes.insert("notes", {"id": ["x"], "embedding": masked[:1]}) == 1
 
 
-async def test_durations_and_times_of_numpy_are_no_numbers(store: VectorStore) -> None:
-    """They count as integers for NumPy, or become one: of nanoseconds, say."""
+async def test_numbers_of_numpy_are_numbers_and_durations_are_not(store: VectorStore) -> None:
     schema = Schema(DIM, fields={"n": int, "x": float, "whole": list[int]})
     await filled(store, schema, [{"id": "a", "embedding": [1.0] * DIM, "n": 5}])
     for unit in ("ns", "us", "h", "D"):
-        span: Any = np.timedelta64(3, unit)
-        moment: Any = np.datetime64("2024-01-01", unit)
-        for name, value in (("n", span), ("x", span), ("whole", [span]), ("key", span)):
-            row: dict[str, Any] = {"id": "b", "embedding": [1.0] * DIM, name: value}
-            with case((unit, name)), pytest.raises(InvalidRowError) as caught:
-                await store.insert("notes", [row])
-            assert caught.value.field == name
-        with case((unit, "id")), pytest.raises(InvalidRowError):
-            await store.insert("notes", [{"id": span, "embedding": [1.0] * DIM}])
-        with case((unit, "update")), pytest.raises(InvalidRowError):
-            await store.update("notes", {"n": span}, ids="a")
-        for value in (span, moment):
+        for value in (np.timedelta64(3, unit), np.datetime64("2024-01-01", unit)):
             with case((unit, value)), pytest.raises(FilterError):
-                await store.delete("notes", where=F.n < value)
+                await store.delete("notes", where=F.n < value)  # type: ignore[operator]  # bad
     row = {"id": np.int8(7), "embedding": [1.0] * DIM, "n": np.uint64(3), "x": np.int16(4)}
     await store.insert("notes", [row | {"whole": [np.longlong(5)], "key": np.uintp(6)}])
     (found,) = await store.find("notes", F.n == np.int32(3))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.harness.cases import case
 
 from aiovec import (
     DimensionMismatchError,
@@ -176,11 +177,12 @@ def test_payloads_come_back_as_they_went_in(payload: dict[str, Any], store: Vect
 
 def test_filters_on_keys_that_are_names_of_ours(store: VectorStore) -> None:
     for key in RESERVED:
-        for n, payload in enumerate(({key: "x", "other": "x"}, {key: "y", "other": "x"}, {})):
-            store.upsert("notes", id=f"row{n}", vector=[1, 0, 0], payload=payload)
-        assert ids(store, only(**{key: "x"})) == ["row0"]
-        assert ids(store, only(**{key: "row0"})) == []
-        assert ids(store, only(**{key: None})) == ["row2"]
+        with case(key):
+            for n, payload in enumerate(({key: "x", "other": "x"}, {key: "y", "other": "x"}, {})):
+                store.upsert("notes", id=f"row{n}", vector=[1, 0, 0], payload=payload)
+            assert ids(store, only(**{key: "x"})) == ["row0"]
+            assert ids(store, only(**{key: "row0"})) == []
+            assert ids(store, only(**{key: None})) == ["row2"]
 
 
 POINTS: dict[str, dict[str, Any]] = {
@@ -208,7 +210,8 @@ def test_conditions(store: VectorStore) -> None:
     points = [{"id": id, "vector": [1, 0, 0], "payload": some} for id, some in POINTS.items()]
     store.upsert_batch("notes", points)
     for conditions, expected in CONDITIONS:
-        assert set(ids(store, only(**conditions))) == expected, conditions
+        with case(conditions):
+            assert set(ids(store, only(**conditions))) == expected
     far = [{"id": f"n{n:03}", "vector": [1, n, 0], "payload": {"far": n > 194}} for n in range(200)]
     store.upsert_batch("notes", far)
     hits = store.search("notes", [1, 0, 0], limit=3, filter_=only(far=True))

@@ -54,6 +54,11 @@ class Kind:
         return "m" in self.options
 
     @property
+    def fine(self) -> bool:
+        """True if its codes put rows nearly in their order."""
+        return self.graph or self.whole
+
+    @property
     def whole(self) -> bool:
         """True if the index keeps the vectors as they are."""
         return self.name == "ivf_flat"

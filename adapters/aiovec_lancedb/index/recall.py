@@ -69,6 +69,9 @@ async def measure(table: Opened, kind: Kind, partitions: int, asked: Questions) 
     vectors: dict[int, Float32Array] = {}
     for effort in _efforts(kind, partitions):
         shares: list[float] = []
+        most = MEASURED_HITS
+        if not effort.refine:
+            most += code_margin(MEASURED_HITS, fine=kind.fine)
         rung = Rung(recall=1, effort=effort)
         while len(shares) < len(questions) and rung.recall >= _FEW:
             found: list[list[int]] = []
@@ -76,7 +79,7 @@ async def measure(table: Opened, kind: Kind, partitions: int, asked: Questions) 
             for start in range(0, len(asking), _AT_ONCE):
                 found += await asyncio.gather(
                     *(
-                        _hits(table, questions[one], MEASURED_HITS + int(itself[one]), effort)
+                        _hits(table, questions[one], most + int(itself[one]), effort)
                         for one in asking[start : start + _AT_ONCE]
                     )
                 )
@@ -115,12 +118,11 @@ def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
             yield Effort(nprobes=EVERY_PARTITION, refine=(kind.refine or 1) * times)
 
 
-async def _hits(table: Opened, question: Float32Array, limit: int, effort: Effort) -> list[int]:
+async def _hits(table: Opened, question: Float32Array, most: int, effort: Effort) -> list[int]:
     """Return the row ids of what a search with this effort finds."""
-    asked = limit + (0 if effort.refine else code_margin(limit))
     query = table.lance.query().nearest_to(question).column(table.schema.vector)
     query = with_effort(query, effort).distance_type(table.schema.metric)
-    found = await table.session.fetch(query.select(["_rowid", "_distance"]).limit(asked))
+    found = await table.session.fetch(query.select(["_rowid", "_distance"]).limit(most))
     rows: list[int] = found.column("_rowid").to_pylist()
     return rows
 

@@ -18,8 +18,9 @@ from .local import FOLDER
 if TYPE_CHECKING:
     from .bucket import Bucket
 
-# Seconds for which others take a holder that does not renew it for dead.
-_SECONDS = 60.0
+# Seconds after which a holder that does not renew it counts as dead: as many as a call waits by
+# default.
+_SECONDS = 30.0
 
 
 class UpkeepLease:

@@ -186,21 +186,24 @@ async def ask(
     """Return the best rows that match, with their score.
 
     Indexes keep the rows that were deleted before a compaction, and these take places among the
-    best, also behind a filter that another index answers. So an answer that is not full is asked
-    for again among the rows that exist.
+    best, also behind a filter that another index answers. So where an answer is not full, all that
+    match are looked for, which are few, and if these are more, the best among the rows that exist.
     """
-    names = [*column_names(table.schema, columns), SCORE]
 
-    def build() -> AsyncFTSQuery:
+    def build(names: Sequence[str], limit: int) -> AsyncFTSQuery:
         with session.translated():
             built = table.lance.query().nearest_to_text(query)
-            return built.select(names).limit(min(limit, ALL))
+            return built.select([*names, SCORE]).limit(min(limit, ALL))
 
-    # One condition or a thousand words: it becomes JSON on the way.
-    rows = await session.fetch(await in_thread(build), where=where)
-    if rows.num_rows < limit:
+    async def fetch(names: Sequence[str], limit: int, where: str | None) -> pa.Table:
+        # One condition or a thousand words: it becomes JSON on the way.
+        return await session.fetch(await in_thread(build, names, limit), where=where)
+
+    names = column_names(table.schema, columns)
+    rows = await fetch(names, limit, where)
+    if rows.num_rows < min(limit, ALL) and (await fetch([], ALL, where)).num_rows > rows.num_rows:
         existing = _EXISTING if where is None else f"({where}) AND {_EXISTING}"
-        rows = await session.fetch(await in_thread(build), where=existing)
+        rows = await fetch(names, limit, existing)
     return rows
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
-from importlib.resources import files
-from pathlib import Path
+import mimetypes
 from typing import Any
 
 from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
 
 from aiovec.backend.server import ServerSettings
 
@@ -16,13 +15,10 @@ from ..endpoints.declaring import Endpoint
 from ..models import Anything
 from .endpoints import data_endpoints
 
-# Not the system's, which may have others.
-_TYPES = {
-    ".css": "text/css",
-    ".html": "text/html",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
+# The registry of Windows may call it a text, which no browser runs.
+mimetypes.add_type("text/javascript", ".js")
+_STATIC = StaticFiles(packages=[(__name__, "static")])
+_PATHS = ("/", "/assets/{name}")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -47,25 +43,12 @@ def page_endpoints(settings: ServerSettings) -> list[Endpoint]:
     With ``page_writes`` the page offers to delete rows and to optimize tables; it does so by the
     server's endpoints, whose keys decide.
     """
-    return [*_FILES, *data_endpoints(page_writes=settings.page_writes)]
+    files = [Endpoint("GET", path, _send, query=Anything, open=True) for path in _PATHS]
+    return [*files, *data_endpoints(page_writes=settings.page_writes)]
 
 
-def _file_endpoint(name: str, body: bytes) -> Endpoint:
-    """Return the endpoint of one file: no path of a request ever becomes the path of a file."""
-    kind = _TYPES[Path(name).suffix]
-    headers = {**_HEADERS, "etag": f'"{blake2b(body, digest_size=12).hexdigest()}"'}
-
-    async def send(call: Call, options: dict[str, Any]) -> Response:
-        if headers["etag"] in call.request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        return Response(body, media_type=kind, headers=headers)
-
-    path = "/" if name == "index.html" else f"/assets/{name}"
-    return Endpoint("GET", path, send, query=Anything, open=True)
-
-
-# Read with the module, for an app may be made where the event loop runs.
-_FILES = [
-    _file_endpoint(file.name, file.read_bytes())
-    for file in files(__package__).joinpath("static").iterdir()
-]
+async def _send(call: Call, options: dict[str, Any]) -> Response:
+    name = call.request.path_params.get("name", "index.html")
+    answer = await _STATIC.get_response(name, call.request.scope)
+    answer.headers.update(_HEADERS)
+    return answer

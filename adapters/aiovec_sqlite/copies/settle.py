@@ -151,35 +151,36 @@ class Snapshot:
 
 def answer(snapshot: Snapshot, masks: Masks, queries: Sequence[VectorQuery]) -> list[Found]:
     """Return what each query finds."""
+    state, ticket = snapshot.state, snapshot.ticket
     best: dict[int, Nearest] = {}
-    asked = [_masks_of(snapshot, masks, query) for query in queries]
-    for places in _scans(queries, asked, snapshot.state):
-        snapshot.ticket.check()
-        some = [queries[place] for place in places]
-        found = _nearest(snapshot, some, [asked[place] for place in places])
+    asked = []
+    for query in queries:
+        mask = None
+        if query.where is not None:
+            mask = masks.of(snapshot.db, snapshot.table, state, query.where)
+        asked.append(Asked(query.vector, query.limit, mask))
+    for places in _scans(asked, state):
+        ticket.check()
+        found = nearest(
+            state, [asked[place] for place in places], snapshot.table.schema.metric, ticket.stop,
+            vectors=any(queries[place].columns.vector for place in places),
+        )  # fmt: skip
         best.update(zip(places, found, strict=True))
+    ticket.check()
     return _fetch(snapshot, queries, [best[place] for place in range(len(queries))])
 
 
-def _masks_of(snapshot: Snapshot, masks: Masks, query: VectorQuery) -> Sequence[BoolArray] | None:
-    if query.where is None:
-        return None
-    return masks.of(snapshot.db, snapshot.table, snapshot.state, query.where)
-
-
-def _scans(
-    queries: Sequence[VectorQuery], asked: Sequence[Sequence[BoolArray] | None], state: State
-) -> Iterator[list[int]]:
+def _scans(asked: Sequence[Asked], state: State) -> Iterator[list[int]]:
     """The places of queries that scan the rows together."""
     together: list[int] = []
     wanted = 0
-    for place, (query, masks) in enumerate(zip(queries, asked, strict=True)):
-        if masks is not None:
-            selected = sum(int(np.count_nonzero(mask)) for mask in masks)
+    for place, one in enumerate(asked):
+        if one.masks is not None:
+            selected = sum(int(np.count_nonzero(mask)) for mask in one.masks)
             if selected < _FEW * state.rows:
                 yield [place]
                 continue
-        limit = min(query.limit, state.rows)
+        limit = min(one.wanted, state.rows)
         if together and wanted + limit > _WANTED:
             yield together
             together, wanted = [], 0
@@ -187,21 +188,6 @@ def _scans(
         wanted += limit
     if together:
         yield together
-
-
-def _nearest(
-    snapshot: Snapshot,
-    queries: Sequence[VectorQuery],
-    masks: Sequence[Sequence[BoolArray] | None],
-) -> list[Nearest]:
-    state, metric, ticket = snapshot.state, snapshot.table.schema.metric, snapshot.ticket
-    asked = [
-        Asked(query.vector, query.limit, mask) for query, mask in zip(queries, masks, strict=True)
-    ]
-    keeps = any(query.columns.vector for query in queries)
-    best = nearest(state, asked, metric, ticket.stop, vectors=keeps)
-    ticket.check()
-    return best
 
 
 def _fetch(

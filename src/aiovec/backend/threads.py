@@ -59,11 +59,11 @@ class _Threads:
     """
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
-        self._unfinished: set[Callable[[], None]] = set()
+        self._unfinished: set[Callable[[], object]] = set()
 
-    def begin(self, job: Callable[[], None]) -> None:
+    def begin(self, job: Callable[[], object]) -> None:
         """Have a thread that is idle do the job, or a new one."""
         if not self._idle.acquire(blocking=False):
             start_thread(threading.Thread(target=self._serve, name="aiovec", daemon=True))
@@ -102,27 +102,41 @@ if hasattr(os, "register_at_fork"):
 
 
 def _in_daemon_thread(work: Callable[[], _T]) -> asyncio.Future[_T]:
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[_T] = loop.create_future()
-
-    def job() -> None:
-        result: _T | None = None
-        error: BaseException | None = None
-        try:
-            result = work()
-        except StopIteration as exc:  # a future takes none, and a coroutine makes the same of it
-            error = RuntimeError("a function that was called in a thread raised StopIteration")
-            error.__cause__ = exc
-        except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
-            error = exc
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle_future, done, result, error)
-
-    _threads.begin(job)
+    done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+    _threads.begin(lambda: do_for(done, work))
     return done
 
 
-def settle_future(done: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+def do_for(
+    done: asyncio.Future[_T] | None,
+    work: Callable[[], _T],
+    clear: Callable[[BaseException], object] = lambda _: None,
+) -> _T | None:
+    """Do the work in this thread, and give a future its outcome, on the future's event loop.
+
+    ``clear`` gets an error before it leaves the thread. Returns what the work returns.
+    """
+    result: _T | None = None
+    error: BaseException | None = None
+    try:
+        result = work()
+    except StopIteration as exc:  # a future takes none, and a coroutine makes the same of it
+        error = RuntimeError("a function that was called in a thread raised StopIteration")
+        error.__cause__ = exc
+    except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
+        error = exc
+    try:
+        if error is not None:
+            clear(error)
+        if done is not None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                done.get_loop().call_soon_threadsafe(_settle, done, result, error)
+        return result
+    finally:
+        del work, done, error  # the error's traceback refers to this frame
+
+
+def _settle(done: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
     """Give a future its result or error, unless who waits for it has gone. On its event loop."""
     if done.done():
         return
