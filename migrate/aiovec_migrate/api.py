@@ -20,8 +20,8 @@ from .embedding import Reembedding
 from .events import Event, Listener, Options, unheard
 from .host import Host, RealHost, Step, no_step
 from .lock import lock_file, release_lock, take_lock
+from .marks import forget_move
 from .migration import Migration, Report, TableReport
-from .moves import forget_move
 from .places import (
     OpenPlace,
     config_file,

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from aiovec.errors import AiovecError, MigrationError
 
-from .moves import pause_writers, resume_writers, set_moved
+from .marks import pause_writers, resume_writers, set_moved
 from .moving import TableMove
 from .toml import Toml
 from .work import Work

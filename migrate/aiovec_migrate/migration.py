@@ -26,7 +26,7 @@ from .compare import Difference
 from .cut_over import Cutover, complete
 from .events import Listener, Options, unheard
 from .host import Host, RealHost, Step, no_step
-from .moves import begin_move, end_move, fill, reenter, resume_writers
+from .marks import begin_move, end_move, fill, reenter, resume_writers
 from .moving import TableMove
 from .places import OpenPlace
 from .planning import Plan, count_removed, drops_others, look

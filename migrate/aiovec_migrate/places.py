@@ -63,6 +63,8 @@ def unwritable(place: Place) -> str:
         return f"this user may not write in {folder}"
     if path.is_file() and not os.access(path, os.W_OK, effective_ids=effective):
         return f"this user may not write to {path}"
+    if path.is_file() and path.stat().st_size and not place.exists():
+        return f"{path} is a file, and no store of {place.backend}"
     there = next(above for above in path.parents if above.exists())
     return "" if there.is_dir() else f"{there} is not a folder"
 

@@ -12,7 +12,7 @@ from aiovec.backend.marks import MoveRecord
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .compare import Comparison
-from .moves import reentered
+from .marks import reentered
 from .places import OpenPlace
 from .tables import MOST_TIMES, OpenTable
 from .work import Transform, Work

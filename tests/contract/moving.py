@@ -10,14 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from tests.contract.base import ContractBase
-from tests.harness.oracle import arrow_table
-
-from aiovec import Schema, VectorStore
-from aiovec.backend.contract import Backend
-from aiovec.backend.marks import MoveMark, MoveRecord
-from aiovec.backend.rows import NewRows
-from aiovec.errors import MigrationError, StoreMovedError, TableExistsError, TableNotFoundError
-from aiovec_migrate.moves import (
+from tests.harness.marks import (
     begin_move,
     end_move,
     fill,
@@ -27,6 +20,13 @@ from aiovec_migrate.moves import (
     resume_writers,
     set_moved,
 )
+from tests.harness.oracle import arrow_table
+
+from aiovec import Schema, VectorStore
+from aiovec.backend.contract import Backend
+from aiovec.backend.marks import MoveMark, MoveRecord
+from aiovec.backend.rows import NewRows
+from aiovec.errors import MigrationError, StoreMovedError, TableExistsError, TableNotFoundError
 
 SCHEMA = Schema(4, fields={"n": int})
 PLACE = MoveMark(

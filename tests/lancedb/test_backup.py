@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from tests.contract.base import case
+from tests.harness.marks import begin_move
 from tests.harness.values import SMALL, small_rows
 
 import aiovec
 from aiovec import AiovecError, InvalidArgumentError, Schema, UnsupportedError, VectorStore
-from aiovec_migrate.moves import begin_move
 
 from .buckets import s3_server
 from .indexed import DIM, QUESTIONS, filled, rows

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from tests.contract.changes import Follower
 from tests.harness import syscalls
+from tests.harness.marks import begin_move, end_move
 from tests.harness.values import SMALL, small_rows
 
 import aiovec
 from aiovec.errors import ChangesPrunedError
-from aiovec_migrate.moves import begin_move, end_move
 
 from .support import ROOT, backend_on, lance_calls, opened
 

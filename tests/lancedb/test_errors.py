@@ -16,6 +16,7 @@ import lancedb
 import pyarrow as pa
 import pytest
 from tests.contract.base import case
+from tests.harness.marks import begin_move, forget_move
 from tests.harness.values import SMALL, small_rows
 
 from aiovec import (
@@ -28,7 +29,6 @@ from aiovec import (
     TableNotFoundError,
     VectorStore,
 )
-from aiovec_migrate.moves import begin_move, forget_move
 
 from .support import backend_on, opened
 

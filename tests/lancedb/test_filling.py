@@ -9,10 +9,10 @@ from typing import Any
 import lancedb
 import pyarrow as pa
 import pytest
+from tests.harness.marks import begin_move, end_move
 from tests.harness.values import SMALL, small_rows
 
 from aiovec import AiovecError, Field, MigrationError, StoreBusyError, VectorStore
-from aiovec_migrate.moves import begin_move, end_move
 
 from .support import backend_on, opened
 

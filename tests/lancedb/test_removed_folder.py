@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from tests.contract.base import case
+from tests.harness.marks import begin_move
 
 import aiovec
 from aiovec import Schema, StoreReplacedError, VectorStore
 from aiovec.backend.place import find_place
-from aiovec_migrate.moves import begin_move
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files in their place")
 

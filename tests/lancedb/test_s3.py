@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.contract.base import case
+from tests.harness.marks import begin_move, pause_writers, resume_writers, set_moved
 from tests.harness.proxy import Proxy
 from tests.harness.values import SMALL, assert_same_rows, small_rows
 
@@ -31,7 +32,6 @@ from aiovec import (
     TableExistsError,
     TableNotFoundError,
 )
-from aiovec_migrate.moves import begin_move, pause_writers, resume_writers, set_moved
 
 from . import contest
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, s3_server

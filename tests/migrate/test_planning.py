@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,8 @@ async def test_stores_that_cannot_be_ends_of_a_run(
     assert "the same store" in await problems(source, "a.db")
     assert "the same store" in await problems(source, "sqlite:///" + source)
     assert "not a folder" in await problems(source, "foreign.db/below.db")
+    if find_spec("lancedb"):
+        assert "is a file, and no store" in await problems(source, "lancedb://foreign.db")
     assert "no table 'gone'" in await problems(source, "b.db", options=Options(tables=("gone",)))
     assert await problems(source, "empty.db") == ""
     for ends, error, words in (

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from tests.contract.base import case
+from tests.harness.marks import begin_move, end_move, forget_move, pause_writers, resume_writers
 from tests.sqlite.support import backend_on, opened, sql
 
 import aiovec
 from aiovec import CorruptStoreError, Schema, StoreMovedError
 from aiovec.errors import ChangesPrunedError
-from aiovec_migrate.moves import begin_move, end_move, forget_move, pause_writers, resume_writers
 
 SCHEMA = Schema(4, fields={"n": int})
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.harness.marks import begin_move, pause_writers, set_moved
 from tests.sqlite.support import backend_on, sql
 
 import aiovec
 from aiovec import Schema, VectorStore
 from aiovec.backend.context import CallContext, WriteKey, calling
-from aiovec_migrate.moves import begin_move, pause_writers, set_moved
 
 SCHEMA = Schema(4, fields={"n": int})
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.marks import begin_move, end_move
 from tests.sqlite.support import backend_on, python, sql
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
 from aiovec.errors import CorruptStoreError, UnsupportedError
-from aiovec_migrate.moves import begin_move, end_move
 
 DIM = 4
 SCHEMA = Schema(DIM, fields={"body": Field(str, text=True), "n": int})

@@ -629,7 +629,7 @@ class Backend(ABC):
         """Let this object read and write whatever the mark of that run says."""
         raise self._lacks("moves")
 
-    # By these; a run of the migrator does the rest (``aiovec_migrate.moves``)
+    # By these; a run of the migrator does the rest (``aiovec_migrate.marks``)
 
     async def move_mark(self) -> MoveMark | None:
         """The mark, whoever set it; None where no migration has left one."""

@@ -1,0 +1,19 @@
+"""Steps of a migration's run, for tests of what the users of its stores see."""
+
+from __future__ import annotations
+
+from aiovec_migrate.marks import (  # noqa: TID251 - the backends have no steps, only the record
+    begin_move,
+    end_move,
+    fill,
+    forget_move,
+    pause_writers,
+    reenter,
+    resume_writers,
+    set_moved,
+)
+
+__all__ = [
+    "begin_move", "end_move", "fill", "forget_move", "pause_writers", "reenter", "resume_writers",
+    "set_moved",
+]  # fmt: skip
