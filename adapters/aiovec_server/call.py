@@ -20,7 +20,7 @@ from starlette.requests import Request
 
 from aiovec import VectorStore
 from aiovec._http.ipc import ARROW, BODY, DamagedStreamError, read_rows, weight_of_body
-from aiovec.backend.threads import hop
+from aiovec.backend.threads import arrow_ready, hop
 from aiovec.errors import InvalidArgumentError
 
 from .bounds import check_rows
@@ -181,6 +181,7 @@ class Call:
     async def _table(self) -> pa.Table:
         """Return the table of an Arrow IPC stream, whose values are validated."""
         data = await self._read()
+        await arrow_ready()
         try:
             table = await hop(weight_of_body(data), read_rows, data)
         except DamagedStreamError as exc:

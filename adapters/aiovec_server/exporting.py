@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from aiovec import Schema
 from aiovec._http.ipc import CURSOR
 from aiovec.backend import payload_texts, python_values, to_matrix, without_vector
-from aiovec.backend.threads import hop
+from aiovec.backend.threads import arrow_ready, hop
 from aiovec.backend.weight import weight
 from aiovec.errors import InvalidArgumentError
 
@@ -75,6 +75,7 @@ def cursor_text(batch: pa.RecordBatch) -> str:
 
 async def lines_stream(batches: Batches, *, cursors: bool) -> Parts:
     """Yield a line of JSON for each row, and with ``cursors`` one behind each batch."""
+    await arrow_ready()
     async with aclosing(cast("AsyncGenerator[pa.RecordBatch, None]", batches)) as all_of_it:
         async for batch in all_of_it:
             sizes = [kind.list_size for kind in batch.schema.types if _is_vector(kind)]

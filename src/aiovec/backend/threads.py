@@ -209,7 +209,7 @@ async def arrow_ready() -> None:
     Its first conversion looks for pandas and, where that is installed, imports it, for half a
     second: in a thread, and only in a process that converts.
     """
-    if not _arrow_is_ready.is_set():
+    if not arrow_is_ready.is_set():
         await in_thread(_convert)
 
 
@@ -217,10 +217,11 @@ def _convert() -> None:
     import pyarrow as pa
 
     pa.array([0])
-    _arrow_is_ready.set()
+    arrow_is_ready.set()
 
 
-_arrow_is_ready = threading.Event()
+arrow_is_ready = threading.Event()
+"""Set once ``arrow_ready`` has been awaited in this process."""
 
 
 # Tasks

@@ -16,7 +16,7 @@ import pyarrow as pa
 from .._model.records import Hit, Record
 from .._model.schema import Schema
 from .contract import StoredRows
-from .threads import INLINE_LIMIT
+from .threads import INLINE_LIMIT, arrow_is_ready
 
 # These take as long as one value: so many numbers of an array, so many bytes of text or of Arrow's
 # buffers. A column takes as long as so many values, however few its rows are.
@@ -60,7 +60,7 @@ def weight(*things: Any) -> int:
         elif isinstance(item, StoredRows):
             total += len(item.ids) * (4 + len(item.fields))
             waiting += (item.payloads, item.vectors)
-        elif isinstance(item, (pa.Array, pa.ChunkedArray)):
+        elif isinstance(item, (pa.Array, pa.ChunkedArray)) and arrow_is_ready.is_set():
             total += len(item) + item.get_total_buffer_size() // _BYTES
         elif isinstance(item, (pa.RecordBatch, pa.Table)):
             # Its buffers may be damaged, so only the sizes of rows and buffers are read.
