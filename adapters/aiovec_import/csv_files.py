@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from aiovec._input.infer import MOMENT, field_of_kinds, vector_length
+from aiovec._input.infer import vector_length
 from aiovec.backend import Field, Schema, payload_texts, read_json
 
-from .files import LONGEST_LINE, FileReader, Given
+from .files import LONGEST_LINE, MOMENT, FileReader, Given, field_of_texts
 from .jsonlines import json_values, vector_texts
 from .sources import Chunk, ForeignTable, Reject
 
@@ -32,7 +32,8 @@ _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 class CsvFile(FileReader):
     """Reads a CSV file. Row 1 is the first line, which names the columns.
 
-    Without a schema, all cells of a column tell its type; what is mixed is text. Columns that the
+    Without a schema, all cells of a column tell its type, not those of a block alone, as pyarrow
+    guesses it; what is mixed is text. Columns that the
     schema does not name are text in the payload.
     """
 
@@ -59,7 +60,7 @@ class CsvFile(FileReader):
             for name, found in kinds.items():
                 found |= _kinds_of_cells(cells.column(name).drop_null())
         return {
-            name: field_of_kinds(found) or (Field("text") if found else None)
+            name: field_of_texts(found) or (Field("text") if found else None)
             for name, found in kinds.items()
         }
 

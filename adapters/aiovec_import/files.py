@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from aiovec._input.infer import USUAL_VECTORS, fields_of
+from aiovec._input.infer import USUAL_VECTORS, field_of_kinds, fields_of
 from aiovec.backend import Field, Schema, may_lack_vectors
 from aiovec.errors import AiovecError, ConfigError
 
@@ -34,6 +34,9 @@ _SUFFIXES = {
 }
 _MESSAGE_LENGTH = 300
 
+MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)"
+"""A datetime with a time zone as text, whose kind is "moment"."""
+
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
@@ -53,6 +56,13 @@ def reading(path: Path | str) -> Iterator[None]:
             "another format",
             file=str(path),
         ) from exc
+
+
+def field_of_texts(kinds: set[str]) -> Field | None:
+    """Return the field of values in a text file; None for those of the payload."""
+    if kinds and kinds <= {"datetime", "moment"}:
+        return Field("datetime")
+    return field_of_kinds({"text" if kind == "moment" else kind for kind in kinds})
 
 
 def format_of(path: Path, given: str | None) -> str:

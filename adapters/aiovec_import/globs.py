@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from pyarrow import fs
 
-from aiovec.backend.locate import is_url
+from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
 
 from .files import reading
@@ -27,8 +27,9 @@ def files_of(sources: Sequence[str]) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for source in sources:
+        scheme, colon, _ = source.partition(":")
         with reading(source):
-            if source.partition(":")[0] in source_names():
+            if colon and scheme in source_names():
                 found[source] = 0
             else:
                 found |= _in_bucket(source) if is_url(source) else _in_folder(source)
@@ -46,13 +47,11 @@ def _in_folder(source: str) -> dict[str, int]:
 def _in_bucket(url: str) -> dict[str, int]:
     plain = _MAGIC.split(url)[0]
     single = plain == url
-    place, path = fs.FileSystem.from_uri(url if single else plain.rpartition("/")[0])
-    if single:
-        infos = [place.get_file_info(path)]
-    else:
-        below = fs.FileSelector(path, recursive=True, allow_not_found=True)
-        infos = place.get_file_info(below)
-    prefix = (url if single else plain.rpartition("/")[0]).removesuffix(path)
+    begin = url if single else plain.rpartition("/")[0]
+    place, path = fs.FileSystem.from_uri(begin)
+    prefix = begin.removesuffix(path)
+    below = fs.FileSelector(path, recursive=True, allow_not_found=True)
+    infos = [place.get_file_info(path)] if single else place.get_file_info(below)
     files = {f"{prefix}{one.path}": one.size for one in infos if one.type == fs.FileType.File}
     return _some({one: files[one] for one in sorted(files) if single or fnmatchcase(one, url)}, url)
 

@@ -33,7 +33,7 @@ from aiovec._cli.stores import (
     give_embedder,
     in_store,
     of_each_table,
-    origin_of,
+    place_named,
 )
 from aiovec.errors import ConfigError, InvalidNameError, TableNotFoundError
 
@@ -74,10 +74,7 @@ def import_(
     ],
     store: Store = None,
     table: Annotated[
-        str | None,
-        typer.Option(
-            help="Table to write. Default: the name of the file, or of each source table."
-        ),
+        str | None, typer.Option(help="Table to write. Default: named like the source.")
     ] = None,
     list_: Annotated[
         bool, typer.Option("--list", help="Show what would be imported, and write nothing.")
@@ -86,49 +83,34 @@ def import_(
     schema: Annotated[
         str | None, typer.Option(metavar="FILE", help="JSON file with the schema of a new table.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Embedding model, if the source does not name it.")
-    ] = None,
-    metric: Annotated[
-        Metric | None, typer.Option(help="Metric, if the source does not name it.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Embedding model, if not in SOURCE.")] = None,
+    metric: Annotated[Metric | None, typer.Option(help="Metric, if not in SOURCE.")] = None,
     id_column: Annotated[
-        str | None,
-        typer.Option(help="Column or key of the ids; none makes new ids. Default: id."),
+        str | None, typer.Option(help="Column or key of the ids; none makes new ids. Default: id.")
     ] = None,
     vector_column: Annotated[str | None, typer.Option(help="Column or key of the vectors.")] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(
-            help="For a SQLite database: type of the BLOBs in --vector-column: float16, float32, "
-            "float64 or int8."
-        ),
+        typer.Option(help="Type of BLOBs in --vector-column: float16, float32, float64 or int8."),
     ] = None,
     text: Annotated[
-        list[str] | None,
-        typer.Option("--text", metavar="FIELD", help="Field for keyword search; may be repeated."),
+        list[str] | None, typer.Option(help="Field for keyword search. Can be repeated.")
     ] = None,
     index: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--index", metavar="FIELD", help="Field with an index for filters; may be repeated."
-        ),
+        list[str] | None, typer.Option(help="Field with an index for filters. Can be repeated.")
     ] = None,
     upsert: Annotated[
         bool, typer.Option("--upsert", help="Replace rows that have the same id.")
     ] = False,
     strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Check all rows first; if one is rejected, import none."),
+        bool, typer.Option("--strict", help="Check all rows first, and import none if one is bad.")
     ] = False,
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Exit with 0 even if something was left out.")
     ] = False,
     backup: Annotated[
         str | None,
-        typer.Option(
-            metavar="COPY", help="For a SQLite database: copy it to this path before the import."
-        ),
+        typer.Option(metavar="COPY", help="Copy a SQLite database to this path first."),
     ] = None,
     engine: EngineName = None,
     address: Address = None,
@@ -139,11 +121,11 @@ def import_(
     """Import files, or the tables of a store that another program wrote.
 
     Creates the store and the table if they do not exist. Several files go into one table, whose
-    fields the first one says. Rows that cannot be imported are listed with the reason in
+    fields come from the first file. Rows that cannot be imported are listed with the reason in
     SOURCE.rejects.jsonl; all others are imported. Exits with 1 if anything was left out.
 
-    With --engine, the table must be new or empty. All rows are added in one commit, or none if one
-    is bad; the same command again adds nothing.
+    With --engine, all rows are added in one commit, or none if one is bad or its id exists; the
+    same command again adds nothing.
     """
     from aiovec.backend import check_table_name
     from aiovec.backend.files import schema_in
@@ -209,7 +191,7 @@ def import_(
                 with progress("rows") as bar:
                     for one in loads:
                         task = bar.add_task(one.table, total=one.source.rows)
-                        one.seen = partial(_show, bar, task)
+                        one.seen = partial(_advance, bar, task)
                     if workers is not None:
                         seen = loads[0].seen
                         await load_by(
@@ -225,7 +207,7 @@ def import_(
                 return vectors.target
 
             began = time.perf_counter()
-            path = origin_of(store, config).location().path
+            path = place_named(store, config).path
             is_new = workers is None and path is not None and not path.exists()
             checked = is_new and asyncio.run(rehearse(source, loads, listed, strict=strict))
             target = in_store(store, config, work, create=True)
@@ -244,24 +226,20 @@ def _existing_schema(store: str | None, config: str | None, table: str) -> Schem
         return None
 
 
-def _show(bar: Progress, task: TaskID, rows: int) -> None:
+def _advance(bar: Progress, task: TaskID, rows: int) -> None:
     bar.update(task, completed=rows)
 
 
 def _rejects_path(files: list[str], table: str | None, source: Reader) -> Path:
     """Return a path next to the file, unless nothing can be written there."""
     path = Path(source.name)
-    if len(files) > 1:
-        name = str(table)
-    elif files == ["-"]:
-        name = "stdin"
-    elif path.is_file():
-        name = path.name
-        if os.access(path.parent, os.W_OK):
-            return path.with_name(f"{name}.rejects.jsonl")
-    else:
-        name = re.split(r"[/\\:]", source.name.rstrip("/"))[-1]
-    return Path(f"{name}.rejects.jsonl")
+    beside = len(files) == 1 and path.is_file() and os.access(path.parent, os.W_OK)
+    name = (
+        table
+        if len(files) > 1 or files == ["-"]
+        else re.split(r"[/\\:]", source.name.rstrip("/"))[-1]
+    )
+    return (path.parent if beside else Path()) / f"{name}.rejects.jsonl"
 
 
 def _report(
@@ -275,14 +253,13 @@ def _report(
 ) -> None:
     """Say what became of an import."""
     failed = {**source.failed, **{one.table: one.problem for one in loads if one.problem}}
-    whole = all(one.whole for one in loads) and not failed
     facts = {
         "file": source.name,
         "format": source.form,
         "store": target,
         "backup": backup,
         "seconds": round(seconds, 6),
-        "complete": whole,
+        "complete": all(one.whole for one in loads) and not failed,
         "rejects": str(listed.path) if listed.count else None,
         "failed": failed,
         "tables": list(map(_loaded, loads)),
@@ -293,53 +270,47 @@ def _report(
         shown.append(f"rejected {counted(listed.count)}; {listed.path} has the reason for each")
     emit(facts, shown, json)
     if not json:
-        _print_notes(one.source for one in loads)
-        _print_failed(failed)
+        _print_what_is_missing((one.source for one in loads), failed)
         for one in loads:
             for reason, rows in one.reasons.most_common(_REASONS_SHOWN):
                 err().print(f"{one.table}: rejected {counted(rows)}: {reason}")
             if one.missing:
-                total = counted(one.source.rows or 0)
-                err().print(
-                    f"{one.table}: the source counts {total}, of which {one.missing:,} did not come"
-                )
+                total, missing = counted(one.source.rows or 0), f"{one.missing:,}"
+                err().print(f"{one.table}: the source counts {total}; {missing} did not come")
 
 
 def _show_found(source: Reader, found: list[ForeignTable], json: bool) -> None:
-    facts = [
-        {**_facts(one), "name": one.name, "rows": one.rows, "schema": one.schema.to_dict()}
-        for one in found
-    ]
-    cells = [
-        [
-            one.name, one.origin, one.layout, "?" if one.rows is None else one.rows,
-            one.schema.dim, one.schema.metric, one.schema.model or "-",
-        ]
-        for one in found
-    ]  # fmt: skip
+    facts: list[dict[str, Any]] = []
+    cells = []
+    for one in found:
+        schema, rows = one.schema, "?" if one.rows is None else one.rows
+        facts.append(_facts(one, one.name) | {"rows": one.rows, "schema": schema.to_dict()})
+        model = schema.model or "-"
+        cells.append([one.name, one.origin, one.layout, rows, schema.dim, schema.metric, model])
     columns = ["table", "from", "layout", "rows", "dim", "metric", "model"]
-    listing = Listing(columns, cells, right=["rows", "dim"])
     named = {"file": source.name, "format": source.form, "failed": source.failed}
-    emit({**named, "tables": facts}, [listing], json)
+    emit({**named, "tables": facts}, [Listing(columns, cells, right=["rows", "dim"])], json)
     if not json:
-        _print_notes(found)
-        _print_failed(source.failed)
+        _print_what_is_missing(found, source.failed)
 
 
-def _facts(source: ForeignTable) -> dict[str, Any]:
-    return {
-        "origin": source.origin,
-        "layout": source.layout,
-        "notes": source.notes,
-        "omitted": source.omitted,
-    }
+def _print_what_is_missing(tables: Iterable[ForeignTable], failed: Mapping[str, str]) -> None:
+    for one in tables:
+        for note in (*one.notes, *(f"not imported: {what}" for what in one.omitted)):
+            err().print(f"{one.name}: {note}")
+    for name, reason in failed.items():
+        err().print(f"{name}: cannot be imported: {reason}")
+
+
+def _facts(source: ForeignTable, name: str) -> dict[str, Any]:
+    own = {"origin": source.origin, "layout": source.layout}
+    return {"name": name, **own, "notes": source.notes, "omitted": source.omitted}
 
 
 def _loaded(one: Load) -> dict[str, Any]:
     schema = one.used_schema
     return {
-        "name": one.table,
-        **_facts(one.source),
+        **_facts(one.source, one.table),
         "created": one.created,
         "rows": one.rows,
         "rejected": one.rejected,
@@ -364,14 +335,3 @@ def _lines(one: Load) -> Iterator[str]:
 def _words(field: Field) -> str:
     options = [*(["keywords"] if field.text else []), *([field.index] if field.index else [])]
     return f"{field.kind} ({', '.join(options)})" if options else field.kind
-
-
-def _print_failed(failed: Mapping[str, str]) -> None:
-    for name, reason in failed.items():
-        err().print(f"{name}: cannot be imported: {reason}")
-
-
-def _print_notes(sources: Iterable[ForeignTable]) -> None:
-    for one in sources:
-        for note in (*one.notes, *(f"not imported: {what}" for what in one.omitted)):
-            err().print(f"{one.name}: {note}")

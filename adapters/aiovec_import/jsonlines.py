@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec._input.infer import field_of_kinds, kinds_in, vector_length
+from aiovec._input.infer import kinds_in, vector_length
 from aiovec.backend import (
     Field,
     LossyJsonError,
@@ -24,7 +25,7 @@ from aiovec.backend import (
     to_matrix,
 )
 
-from .files import BYTES_AT_ONCE, LONGEST_LINE, FileReader, Given
+from .files import BYTES_AT_ONCE, LONGEST_LINE, MOMENT, FileReader, Given, field_of_texts
 from .sources import Chunk, ForeignTable, Reject
 
 # Lines that are looked at if no schema is given.
@@ -68,8 +69,8 @@ class JsonLines(FileReader):
                     if name != vector:
                         columns.setdefault(name, []).append(value)
             for name, values in columns.items():
-                kinds.setdefault(name, set()).update(kinds_in(values, moments=True))
-        return {name: field_of_kinds(found) for name, found in kinds.items()}
+                kinds.setdefault(name, set()).update(_kinds_of(values))
+        return {name: field_of_texts(found) for name, found in kinds.items()}
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         size = min(size, max(1, _NUMBERS_AT_ONCE // schema.dim))
@@ -83,8 +84,6 @@ class JsonLines(FileReader):
             else:
                 names = self.new_names(value.keys(), schema)
                 row = {names[key]: item for key, item in value.items()}
-                if type(row.get("id")) is int:
-                    row["id"] = str(row["id"])
                 rows.append(row)
                 places.append(number)
             nbytes += length
@@ -110,6 +109,15 @@ class JsonLines(FileReader):
                 raise ValueError(f"line {number} is longer than {LONGEST_LINE:,} bytes")
             if text and not text.isspace():
                 yield number, text
+
+
+def _kinds_of(values: list[Any]) -> set[str]:
+    """Return the kinds of values, as ``kinds_in``; text may tell datetimes."""
+    kinds = kinds_in(values)
+    texts = (value for value in values if isinstance(value, str))
+    if "text" in kinds and all(re.fullmatch(MOMENT, text) for text in texts):
+        return kinds - {"text"} | {"moment"}
+    return kinds
 
 
 def _object(number: int, line: bytes) -> dict[str, Any] | Reject:

@@ -19,7 +19,7 @@ from pyarrow import fs
 
 from aiovec.backend import Schema, redacted
 from aiovec.backend.files import schema_in
-from aiovec.backend.locate import is_url
+from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
 
 from .arrow_files import ArrowFile
@@ -139,7 +139,7 @@ class Opener:
 
 
 class Files(Reader):
-    """Several files as one table. The first one says what it is like."""
+    """Several files as one table, whose fields come from the first of them."""
 
     place = "place"
 
@@ -160,8 +160,14 @@ class Files(Reader):
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         for path in self._paths:
             with closing(self._opener.open_file(path, lambda: schema)) as file, reading(path):
+                (own,) = file.tables()
+                if more := [one for one in own.omitted if one not in table.omitted]:
+                    raise ConfigError(
+                        f"{path}: {', '.join(more)} cannot be imported, and the first file has no "
+                        "such column; import this file by itself"
+                    )
                 begin = f"{path}, {file.place}"
-                for chunk in file.read(table, schema, size):
+                for chunk in file.read(own, schema, size):
                     rejects = [replace(one, row=f"{begin} {one.row}") for one in chunk.rejects]
                     yield Chunk(chunk.rows, [f"{begin} {n}" for n in chunk.places], rejects)
 

@@ -82,7 +82,7 @@ async def save(
         with anyio.CancelScope(shield=True):
             await in_thread(writer.discard)
         raise
-    return Saved(rows, form, tuple(writer.files))
+    return Saved(rows, form, writer.files)
 
 
 def exported_schema(full: Schema, select: Sequence[str] | None) -> tuple[pa.Schema, Schema | None]:
@@ -126,16 +126,16 @@ class FileWriter:
         self, path: Path, form: str, columns: pa.Schema, schema: Schema | None,
         stream: IO[bytes] | None, *, overwrite: bool,
     ) -> None:  # fmt: skip
-        self._path = path
-        self._form = form
-        self._columns = columns
-        self._schema = schema
+        self._path, self._form, self._overwrite = path, form, overwrite
+        self._columns, self._schema = columns, schema
         self._file: Any = stream
-        self._is_file = stream is None
-        self._overwrite = overwrite
         self._part = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.part")
-        self._is_text = form in TEXTS
-        self._arrow: Any = None
+        self._is_file = stream is None
+        self._rows: Any = None
+        self.files: tuple[Path, ...] = (path,) if self._is_file else ()
+        """The files that are written."""
+        if self._is_file and form in TEXTS and schema is not None:
+            self.files = (path, schema_file(path))
 
     def open(self) -> None:
         """Write the beginning of the file."""
@@ -143,39 +143,25 @@ class FileWriter:
             if self._is_file:
                 create_like(self._part, self._path)
                 self._file = self._part.open("wb")
-            if not self._is_text:
-                self._arrow = arrow_writer(self._file, self._form, self._columns)
-            elif self._form == "csv":
-                self._file.write(csv_header(self._columns.names).encode())
-
-    @property
-    def files(self) -> list[Path]:
-        """The files that are written."""
-        beside = self._is_text and self._schema is not None
-        return [self._path, schema_file(self._path)][: 1 + beside] if self._is_file else []
+            kind = TextWriter if self._form in TEXTS else arrow_writer
+            self._rows = kind(self._file, self._form, self._columns, self._schema)
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write rows."""
         with writing_to(self._path):
-            if self._is_text:
-                vector = None if self._schema is None else self._schema.vector
-                lines = (csv_lines if self._form == "csv" else lines_of)(batch, vector)
-                self._file.write("".join(lines).encode())
-            else:
-                self._arrow.write_batch(batch)
+            self._rows.write_batch(batch)
 
     def finish(self) -> None:
         """Flush the file to the disk, and give it its name."""
         with writing_to(self._path):
-            if self._arrow is not None:
-                self._arrow.close()
+            self._rows.close()
             self._file.flush()
             if not self._is_file:
                 return
             os.fsync(self._file.fileno())
             self._file.close()
-            if self._is_text:
-                self._write_schema()
+            if self._form in TEXTS:
+                self._write_schema(schema_file(self._path))
             try:
                 (os.replace if self._overwrite else rename_new)(self._part, self._path)
             except FileExistsError:
@@ -184,21 +170,41 @@ class FileWriter:
                 ) from None
             flush_folder(self._path.parent)
 
-    def _write_schema(self) -> None:
+    def _write_schema(self, path: Path) -> None:
         """Write the schema next to the file, or remove that of an older file."""
         if self._schema is None:
-            schema_file(self._path).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         else:
             text = json.dumps(self._schema.to_dict(), ensure_ascii=False, indent=2)
-            schema_file(self._path).write_text(f"{text}\n", encoding="utf-8")
+            path.write_text(f"{text}\n", encoding="utf-8")
 
     def discard(self) -> None:
         """Remove what was written."""
         with contextlib.suppress(OSError, ValueError, pa.ArrowException):
-            if self._arrow is not None:
-                self._arrow.close()  # left open, it would write when it is collected
+            if self._rows is not None:
+                self._rows.close()  # left open, it would write when it is collected
         if self._is_file:
             with contextlib.suppress(OSError):  # what is left to be written may not fit
                 if self._file is not None:
                     self._file.close()
             self._part.unlink(missing_ok=True)
+
+
+class TextWriter:
+    """Writes batches as lines, with the methods of pyarrow's writers."""
+
+    def __init__(
+        self, file: IO[bytes], form: str, columns: pa.Schema, schema: Schema | None
+    ) -> None:
+        self._file = file
+        self._lines = csv_lines if form == "csv" else lines_of
+        self._vector = None if schema is None else schema.vector
+        if form == "csv":
+            file.write(csv_header(columns.names).encode())
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        """Write each row as a line."""
+        self._file.write("".join(self._lines(batch, self._vector)).encode())
+
+    def close(self) -> None:
+        """Do nothing: whoever opened the file closes it."""

@@ -5,7 +5,7 @@ A chunk that passes is checked once. One that does not is halved until each bad 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,19 +128,15 @@ def _halve(
 def _slice(rows: Any, start: int, stop: int) -> Any:
     if isinstance(rows, pa.Table):
         return rows.slice(start, stop - start)
-    if isinstance(rows, Mapping):
-        return {name: column[start:stop] for name, column in rows.items()}
     return rows[start:stop]
 
 
 def _id_of(rows: Any, i: int) -> str | None:
     if isinstance(rows, pa.Table):
         id = rows.column("id")[i].as_py() if "id" in rows.column_names else None
-    elif isinstance(rows, Mapping):
-        id = rows["id"][i]
     else:
         id = rows[i].get("id")
-    return id if isinstance(id, str) else None
+    return str(id) if isinstance(id, (str, int)) else None
 
 
 def _with_text(table: pa.Table, schema: Schema, embed: Embed) -> BoolArray:

@@ -36,7 +36,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows as ``insert`` takes them: Arrow, a list of mappings, or columns.
+    """Some rows as ``insert`` takes them: an Arrow table, or a list of mappings.
 
     ``places`` tells for each where it stands in its source. ``rejects`` are rows between them that
     are no rows at all; whether the others can be taken is for the importer to find out.

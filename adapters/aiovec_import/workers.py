@@ -13,7 +13,7 @@ import pyarrow as pa
 from aiovec import VectorStore
 from aiovec.backend import Schema
 from aiovec.backend.engine import Engine
-from aiovec.backend.locate import is_url
+from aiovec.backend.paths import is_url
 from aiovec.errors import InvalidRowError
 
 from .files import reading

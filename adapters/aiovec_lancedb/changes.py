@@ -38,6 +38,10 @@ _PLACE_BITS = _ROW_BITS + _VERSION_BITS
 UPDATED, CREATED = "_row_last_updated_at_version", "_row_created_at_version"
 # Rows that are looked up by their row ids at once.
 _BLOCK = 10_000
+# Rows in a batch of row ids. Lance gives them 1,024 at a time, 1,600,000 in 0.2 s instead of 0.01.
+_SCAN_BATCH = 2**17
+# Places that one look through all rows finds, 2 MiB of them, and followers for which they are kept.
+_PLANNED, _MOST_PLANS = 2**18, 8
 
 _Keys = npt.NDArray[np.uint64]
 
@@ -78,7 +82,7 @@ async def _end(session: Session, table: Opened) -> _Position:
             "that aiovec makes"
         )
         raise UnsupportedError("changes", "lancedb", hint)
-    return _Position(numbering, await session.version(table))
+    return _Position(numbering, await table.version())
 
 
 async def number_anew(session: Session, lance: AsyncTable) -> None:
@@ -87,8 +91,8 @@ async def number_anew(session: Session, lance: AsyncTable) -> None:
         await session.annotate(lance, "id", {NUMBERING: new_numbering()})
 
 
-async def changes(session: Session, table: Opened, since: int, limit: int) -> Changes:
-    """Return about ``limit`` changes after ``since``.
+async def changes(session: Session, table: Opened, since: int, limit: int, plans: Plans) -> Changes:
+    """Return ``limit`` changes after ``since``, or those there are.
 
     ChangesPrunedError where the numbering is another, or a version that is needed has gone.
     """
@@ -100,7 +104,7 @@ async def changes(session: Session, table: Opened, since: int, limit: int) -> Ch
         if not at.target:
             await _check_history(session, table, at, end)
             at = at._replace(target=end.base)
-        return await _page(session, table, at, end, limit)
+        return await _page(session, table, at, end, limit, plans)
     except CorruptStoreError as exc:
         if at.target < end.base or 0 < at.base < end.base:  # upkeep has removed a version
             raise ChangesPrunedError(end.number) from exc
@@ -127,7 +131,7 @@ async def _version(session: Session, table: Opened, number: int) -> tuple[Any, p
 
 
 async def _page(
-    session: Session, table: Opened, at: _Position, end: _Position, limit: int
+    session: Session, table: Opened, at: _Position, end: _Position, limit: int, plans: Plans
 ) -> Changes:
     """Return the next changes between two versions."""
     new = table.lance
@@ -135,47 +139,88 @@ async def _page(
         new, arrow = await _version(session, table, at.target)
         if token_of(arrow) != token_of(table.arrow):  # its fields were others
             raise ChangesPrunedError(end.number)
+    keys = await plans.ahead(session, table, new, at, limit)
+    base = at.base
+    if len(keys) <= limit:
+        at = _Position(at.numbering, at.target)
+    else:
+        keys = keys[:limit]
+        at = at._replace(place=int(keys[-1]) + 1)
+    gone, written = np.split(keys, [np.searchsorted(keys, np.uint64(1 << _ROW_BITS))])
     deleted: list[str] = []
-    left = limit
-    if at.place >> _ROW_BITS == 0:
-        deleted, row = await _deleted(session, table, new, at, limit)
-        left -= len(deleted)
-        at = at._replace(place=row or 1 << _ROW_BITS)
-    keys = np.empty(0, np.uint64)
-    if at.place >> _ROW_BITS:
-        keys = await _written(session, new, at, left + 1)
-        if len(keys) <= left:
-            at = _Position(at.numbering, at.target)
-        else:
-            keys = keys[:left]
-            at = at._replace(place=int(keys[-1]) + 1 if left else at.place)
-    rows = await _taken(session, new, keys, table.schema.to_arrow())
+    if len(gone):
+        old, arrow = await _version(session, table, base)
+        found = await _taken(session, old, gone, pa.schema([arrow.field("id")]))
+        deleted = await hop(len(gone), found.column("id").to_pylist)
+    rows = await _taken(session, new, written, table.schema.to_arrow())
     return Changes(at.number, rows, deleted, at == end)
 
 
-async def _deleted(
-    session: Session, table: Opened, new: Any, at: _Position, limit: int
-) -> tuple[list[str], int]:
-    """Return ids of rows that the first of two versions has and the second lacks, and the row id
-    behind which there are more; 0 where there are none."""
+class _Plan(NamedTuple):
+    """The places from a first one on, in their order; with ``more``, others behind them."""
+
+    first: int
+    places: _Keys
+    more: bool
+
+    def ahead(self, place: int, limit: int) -> _Keys | None:
+        """Return more places than the limit, or all that are left; None if the plan has fewer."""
+        left = self.places[np.searchsorted(self.places, np.uint64(place)) :]
+        enough = place >= self.first and (len(left) > limit or not self.more)
+        return left[: limit + 1] if enough else None
+
+
+class Plans:
+    """The next places of a store's followers, so that not each page looks through all rows."""
+
+    def __init__(self) -> None:
+        self._plans: dict[tuple[str, int, int, int], _Plan] = {}
+
+    async def ahead(
+        self, session: Session, table: Opened, new: Any, at: _Position, limit: int
+    ) -> _Keys:
+        """Return more places between two versions than the limit, or all that are left."""
+        key = (table.name, at.numbering, at.base, at.target)
+        plan = self._plans.pop(key, None)
+        places = None if plan is None else plan.ahead(at.place, limit)
+        if plan is None or places is None:
+            count = max(limit + 1, _PLANNED)
+            every = await _places(session, table, new, at, count)
+            plan = _Plan(at.place, every, len(every) == count)
+            places = every[: limit + 1]
+        if len(places) > limit:
+            while len(self._plans) >= _MOST_PLANS:
+                del self._plans[next(iter(self._plans))]
+            self._plans[key] = plan
+        return places
+
+
+async def _places(session: Session, table: Opened, new: Any, at: _Position, count: int) -> _Keys:
+    """Return the first places behind a position: of deleted rows, then of written ones."""
+    gone = np.empty(0, np.uint64)
+    if at.place >> _ROW_BITS == 0:
+        gone = await _deleted(session, table, new, at, count)
+    if len(gone) == count:
+        return gone
+    return np.concatenate([gone, await _written(session, new, at, count - len(gone))])
+
+
+async def _deleted(session: Session, table: Opened, new: Any, at: _Position, count: int) -> _Keys:
+    """Return the first row ids behind a position that the first version has alone."""
     if at.base in (0, at.target):
-        return [], 0
-    old, arrow = await _version(session, table, at.base)
+        return np.empty(0, np.uint64)
+    old, _ = await _version(session, table, at.base)
     # Counting takes next to no time, and mostly nothing was deleted.
     added = await session.run(new.count_rows(f"{CREATED} > {at.base}"))
     if await session.run(old.count_rows()) + added == await session.run(new.count_rows()):
-        return [], 0
+        return np.empty(0, np.uint64)
     both = await _row_ids(session, old), await _row_ids(session, new)
     gone = await in_thread(np.setdiff1d, *both)
-    gone = gone[np.searchsorted(gone, np.uint64(at.place)) :]
-    more = len(gone) > limit
-    found = await _taken(session, old, gone[:limit], pa.schema([arrow.field("id")]))
-    ids: list[str] = await hop(min(limit, len(gone)), found.column("id").to_pylist)
-    return ids, int(gone[limit - 1]) + 1 if more else 0
+    return gone[np.searchsorted(gone, np.uint64(at.place)) :][:count].copy()
 
 
 async def _row_ids(session: Session, lance: Any) -> _Keys:
-    batches = await session.batches(lance.query().select(["_rowid"]))
+    batches = await session.batches(lance.query().select(["_rowid"]), _SCAN_BATCH)
     found = [batch.column("_rowid").to_numpy() async for batch in batches]
     return np.concatenate([np.empty(0, np.uint64), *found])
 
@@ -191,12 +236,12 @@ async def _written(session: Session, lance: Any, at: _Position, count: int) -> _
             shifted = batch.column(UPDATED).to_numpy() << np.uint64(_ROW_BITS)
             new = shifted | batch.column("_rowid").to_numpy()
             keys = np.concatenate([kept, new[new >= np.uint64(at.place)]])
-            if len(keys) <= 8 * count:
+            if len(keys) <= 2 * count:
                 return keys
         return np.sort(keys)[:count]
 
     since = max(at.base + 1, at.place >> _ROW_BITS)
-    async for batch in await session.batches(query, where=f"{UPDATED} >= {since}"):
+    async for batch in await session.batches(query, _SCAN_BATCH, f"{UPDATED} >= {since}"):
         kept = await hop(batch.num_rows, first, batch)
     return await hop(len(kept), first, None)
 

@@ -1,4 +1,4 @@
-"""One writer for each table: calls that arrive while a commit runs share the next one.
+"""The commits of a table: operations that arrive while one runs share the next one.
 
 A commit costs Lance some milliseconds and leaves a version and files behind, whatever its size. So
 a group of calls that name their rows takes two at most, whatever its calls do: one in which rows
@@ -24,13 +24,11 @@ from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
     OutcomeUnknownError,
-    StoreBusyError,
     StoreReplacedError,
 )
 
 from .changes import number_anew
 from .errors import ConflictError, unknown_outcome
-from .layout import load_in
 from .locks.local import ONE_TRY
 from .session import Opened, Session
 from .whole_files import TableFiles, index_of, is_index
@@ -77,7 +75,7 @@ class WriteOperation(ABC):
         return False
 
     @abstractmethod
-    async def do(self, session: Session, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
+    async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
         """Do this and then ``others``, which join it; return the result of each, or its error.
 
         ``table`` is the newest version of the handle's table, an ``Opened``. What this raises holds
@@ -108,7 +106,7 @@ class Change(WriteOperation):
     fills: bool = False
     brings_files: bool = True
 
-    async def do(self, session: Session, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
+    async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
         return [await self.act(*([] if table is None else [table]))]
 
 
@@ -140,7 +138,7 @@ def _refuses(mark: MoveMark, work: WriteOperation) -> bool:
 
 
 class TableCommitter(Committer[OperationCall]):
-    """Does the writes of one table one after another, alone among all processes."""
+    """Commits the operations of one table one after another, alone among all processes."""
 
     def __init__(self, session: Session, table: str) -> None:
         self.target = session.target
@@ -200,7 +198,8 @@ class TableCommitter(Committer[OperationCall]):
         try:
             return await self._done(works)
         except (ConflictError, OutcomeUnknownError, StoreReplacedError) as exc:
-            # Nothing was done and all take their turn anew; or what was kept would be in the way.
+            # Not one by one: either nothing was done and all calls are queued again, or rows of the
+            # first try may exist.
             return [copy_of_error(exc) for _ in works]
         except Exception as exc:  # noqa: BLE001 - the callers get it
             if len(works) == 1:
@@ -212,7 +211,8 @@ class TableCommitter(Committer[OperationCall]):
         return outcomes
 
     async def _done(self, works: list[WriteOperation]) -> list[Any]:
-        """Do works as one, as far as the mark lets them; the result of each, or its error."""
+        """Do operations as one, as far as the mark lets them; return the result of each, or its
+        error."""
         first, *others = works
         if (mark := self._mark) is not None and _refuses(mark, first):
             raise mark.refusal(self.target)
@@ -238,19 +238,16 @@ class TableCommitter(Committer[OperationCall]):
         if first.handle is not None:
             table = await self._session.opened(first.handle, altered=first.altered)
             await self._heed(first, table)
-        return await first.do(self._session, table, others)
+        return await first.do(table, others)
 
     async def _heed(self, work: WriteOperation, table: Opened) -> None:
         """Raise an error if a load, or in a bucket a mark, holds the work off.
 
         The mark was set before the version was opened, or is seen behind the commit.
         """
-        load = load_in(table.arrow)
-        if not work.fills and load is not None and load.filling:
-            raise StoreBusyError(
-                f"`aiovec import --engine` ({load.run}) fills the table {self._table!r}; if it was "
-                "interrupted, run the same command again, or drop the table", 0.0,
-            )  # fmt: skip
+        # A return to an earlier version ends the load: Lance lets no commit pass that began before.
+        if work.brings_files and not work.fills:
+            table.check_not_filled()
         if self._session.exclusive:
             return
         mark = self._mark = await in_thread(self._session.mark.look)

@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiovec.backend.contract import TableHandle
 from aiovec.backend.limits import renewed
-from aiovec.errors import AiovecError, ConfigError, StoreBusyError
+from aiovec.errors import AiovecError, StoreBusyError
 
 from .commit import Change
 from .index.build import MAKER, IndexMaker
@@ -38,14 +38,8 @@ class TablePlace:
     options: Mapping[str, str] = field(repr=False)
 
 
-class _Newest(NamedTuple):
-    table: Opened
-    number: int
-    rows: int
-
-
 class Filling:
-    """The load of one engine into one table, which is empty when it begins."""
+    """The load of one engine into one table."""
 
     def __init__(self, table: Table, handle: TableHandle, run: str, sweep: Act) -> None:
         """``sweep`` removes the files that no version of the table has."""
@@ -59,6 +53,11 @@ class Filling:
         """The version that the load is to commit on."""
         self.rows: int | None = None
         """The rows that the run has loaded before; None where they are still to be loaded."""
+
+    @property
+    def before(self) -> int:
+        """The rows that the table had when the load began."""
+        return self._note.before
 
     def guarded(self) -> AbstractContextManager[None]:
         """Let errors of Lance come out as ours, without this store's secrets."""
@@ -77,34 +76,31 @@ class Filling:
         await self._do(self._begin)
 
     async def _begin(self, table: Opened) -> None:
-        rows, note = await self._session.rows(table), load_in(table.arrow)
+        rows, note = await table.rows(), load_in(table.arrow)
         if note is not None and note.filling and note.run != self._run:
             raise StoreBusyError(
                 f"another load ({note.run}) fills the table {self._table.name!r}, or was "
                 "interrupted; run its command again, or drop the table", 0.0,
             )  # fmt: skip
-        if rows:
-            # The rows of a load that committed, and was killed before it could say so.
-            committed = note is not None and (not note.filling or bool(note.attempt))
-            if note is None or note.run != self._run or not committed:
-                raise ConfigError(
-                    f"the table {self._table.name!r} has {rows:,} rows of another origin, and an "
-                    "engine loads into a new or empty table; leave out --engine to add rows"
-                )
-            if note.filling:
+        if note is not None and note.run == self._run and rows:
+            # Of a load that committed, maybe killed before it could say so: others wrote nothing.
+            if note.filling and note.attempt and rows > note.before:
                 await self._sweep()
-                await self._keep(table, note._replace(filling=False))
-            self.rows = rows
-            return
+                note = note._replace(filling=False)
+                await self._keep(table, note)
+            if not note.filling:
+                self.rows = rows
+                return
+        self._note = self._note._replace(before=rows)
         await self._keep(table, self._note._replace(attempt=""))
         await self._fence()
         table = await self._session.opened(self._table)
-        if await self._session.rows(table):
+        if await table.rows() != rows:
             await self._keep(table, None)
             raise StoreBusyError(f"others write to the table {self._table.name!r}", 0.0)
         await self._keep(table, self._note)
         await self._sweep()  # what an earlier start of the run has left
-        self.version = (await self._own()).number
+        self.version = await (await self._checked()).version()
 
     async def _fence(self) -> None:
         """Let no commit pass that began before."""
@@ -116,7 +112,7 @@ class Filling:
         text = None if note is None else note.to_json()
         await self._session.annotate(table.lance, "id", {LOADED: text})
 
-    async def _own(self) -> _Newest:
+    async def _checked(self) -> Opened:
         """Return the table's newest version; AiovecError if the load is no longer in charge."""
         table = await self._session.opened(self._table)
         if load_in(table.arrow) != self._note:
@@ -125,11 +121,10 @@ class Filling:
                 f"{self._table.name!r}; see `aiovec info`, for this one cannot tell whether its "
                 "rows were added"
             )
-        version = await self._session.version(table)
-        return _Newest(table, version, await self._session.rows(table))
+        return table
 
     async def commit(self, commit: Act) -> int:
-        """Have the rows committed, and return their number.
+        """Have the rows committed, and return how many they are.
 
         ``commit`` adds all of them on the version that the load began with.
         """
@@ -137,23 +132,25 @@ class Filling:
             return int(await self._do(partial(self._commit, commit)))
 
     async def _commit(self, commit: Act, newest: Opened) -> int:
-        if not (await self._own()).rows:
+        if await (await self._checked()).rows() == self.before:
             try:
                 with self._session.guarded():
                     await commit()
             except AiovecError:
-                if not (await self._own()).rows:  # else it was the answer that was lost
+                # Else it was the answer that was lost.
+                if await (await self._checked()).rows() == self.before:
                     raise
         await self._sweep()  # what workers have left that died
-        table, _, rows = await self._own()
+        table = await self._checked()
+        rows = await table.rows()
         await self._keep(table, self._note._replace(filling=False))
-        return rows
+        return rows - self.before
 
     async def abandon(self) -> None:
         """Let others write again: nothing was loaded."""
 
         async def act(_: Opened) -> None:
-            await self._own()
+            await self._checked()
             await self._fence()
             await self._sweep()
             await self._keep(await self._session.opened(self._table), None)

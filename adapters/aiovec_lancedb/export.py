@@ -89,7 +89,7 @@ class Export:
         cursor = None if after is None else _Cursor.from_bytes(after)
         async with self.table.session.reading(self.handle) as table:
             if cursor is None:
-                newest = await self.table.session.version(table)
+                newest = await table.version()
                 cursor = _Cursor(_named(table), digest, newest, 0)
                 async with self.table.pin(newest):
                     async for found in self._of(table, cursor, condition):

@@ -97,12 +97,14 @@ class LoadNote(NamedTuple):
     """The note about the load of an engine into a table.
 
     While it is ``filling``, nobody else writes. ``attempt`` distinguishes one start of the run from
-    the next, and is empty until writes that began before it can no longer commit.
+    the next, and is empty until writes that began before it can no longer commit. The table had
+    ``before`` rows when it began.
     """
 
     run: str
     filling: bool
     attempt: str
+    before: int = 0
 
     def to_json(self) -> str:
         return json.dumps(self)

@@ -8,7 +8,7 @@ it.
 
 from __future__ import annotations
 
-from aiovec.backend.limits import Gate, Place, current_deadline
+from aiovec.backend.limits import Gate, Slot, current_deadline
 
 # Work that takes less than this need not wait: it is over sooner than its turn would come.
 _FREE = 2 * 2**20
@@ -67,5 +67,5 @@ class ReadAdmission(Gate):
     def free(self, size: int = 0) -> bool:
         return size < _FREE or super().free(size)
 
-    def share(self, size: int = 0) -> Place:
+    def share(self, size: int = 0) -> Slot:
         return self.enter(current_deadline(self._busy_timeout), 0 if size < _FREE else size)

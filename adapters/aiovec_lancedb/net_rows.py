@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from .layout import PAYLOAD
 
 Row = Mapping[str, Any]
 """A row's values by the names of the columns: the payload as JSON text, the vector as an array."""
+
+_IN_A_TABLE: Row = MappingProxyType({})
 
 
 class NetRows:
@@ -43,29 +46,34 @@ class NetRows:
     def __contains__(self, id: str) -> bool:
         return id in self._now
 
+    def existing(self, ids: Sequence[str]) -> list[str]:
+        """Return those of the ids that exist."""
+        return [id for id in ids if id in self._now]
+
     def matching(self, ids: Iterable[str], where: Expr | None) -> list[str]:
         """Return those of the ids that exist, each once, for which a filter ``is_known`` holds."""
         return [id for id in dict.fromkeys(ids) if id in self and _holds(where, self._now[id])]
 
     def check_partitions(self, rows: NewRows) -> None:
         """Raise InvalidRowError if one of these rows would move to another partition."""
-        check_partitions(rows, partition_values(self.schema, self._now, rows.ids))
+        if partition_fields(self.schema):
+            check_partitions(rows, partition_values(self.schema, self._now, rows.ids))
 
     @property
     def replaces(self) -> bool:
         """True if a row to write certainly takes the place of another one."""
         return not self._before.isdisjoint(self.written)
 
-    def put(self, rows: NewRows, *, replaces: bool) -> None:
+    def put(self, rows: NewRows, ids: Sequence[str], *, replaces: bool) -> None:
         """Write whole rows, which have ids that the table lacks, or any if that ``replaces``."""
-        new: dict[str, Row]
         if rows.columns is not None:
             new = dict(rows_of(self.schema, rows.columns))
         else:  # so many that nothing else is in the group
-            new, self._many = {id: {} for id in rows.ids}, rows
-        for id in new:
-            if id in self._before or (replaces and id not in self.written):
-                self.free.add(id)
+            new, self._many = dict.fromkeys(ids, _IN_A_TABLE), rows
+        if replaces:
+            self.free |= new.keys() - ((new.keys() & self.written.keys()) - self._before)
+        else:
+            self.free |= new.keys() & self._before
         self._now |= new
         self.written |= new
         self.changes.difference_update(new)

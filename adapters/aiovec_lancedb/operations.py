@@ -51,7 +51,7 @@ from .layout import PAYLOAD
 from .net_rows import NetRows, Row, is_known, looked_at
 from .reads import ADDRESS, condition_of, rows_by_id
 from .reads import rows_of as stored_rows
-from .session import Opened, Session
+from .session import Opened
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
 
@@ -124,7 +124,7 @@ class RowsOperation(WriteOperation):
     kind: Literal["fail", "skip", "replace", "move", "change", "delete"]
     named: Sequence[str]
     apply: Callable[[NetRows], int]
-    direct: Callable[[Session, Opened], Awaitable[int]] | None
+    direct: Callable[[Opened], Awaitable[int]] | None
     size: int
     by_rows: bool = False
     """True if it is applied to rows in memory also when it is alone: to merge a column of one row,
@@ -144,17 +144,15 @@ class RowsOperation(WriteOperation):
             return False
         return exclusive or (self.repeatable and other.repeatable)
 
-    async def do(
-        self, session: Session, table: Opened, others: Sequence[WriteOperation]
-    ) -> list[Any]:
-        by_rows = self.by_rows and (session.exclusive or self.repeatable)
+    async def do(self, table: Opened, others: Sequence[WriteOperation]) -> list[Any]:
+        by_rows = self.by_rows and (table.session.exclusive or self.repeatable)
         if self.direct is not None and not others and not by_rows:
-            return [await self.direct(session, table)]
+            return [await self.direct(table)]
         group = [one for one in (self, *others) if isinstance(one, RowsOperation)]
-        return await _apply(session, table, group)
+        return await _apply(table, group)
 
 
-async def _apply(session: Session, table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
+async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
     """Apply operations in their order to the rows that they name, and write what became of these.
 
     Each operation is done by one commit, whatever happens between these. In a bucket other
@@ -162,11 +160,11 @@ async def _apply(session: Session, table: Opened, group: Sequence[RowsOperation]
     """
     rows_named = sum(len(one.named) for one in group)
     effort = rows_named * _COLUMNS_A_ROW
-    changed, asked, unknown = await hop(rows_named, _to_look_up, session, table, group)
+    changed, asked, unknown = await hop(rows_named, _to_look_up, table, group)
     columns = _all(table.schema)
     found, existing = await asyncio.gather(
-        rows_by_id(session, table, changed, columns, address=True),
-        existing_rows(session, table, asked),
+        rows_by_id(table, changed, columns, address=True),
+        existing_rows(table, asked),
     )
 
     def apply() -> tuple[NetRows, list[Any]]:
@@ -185,12 +183,12 @@ async def _apply(session: Session, table: Opened, group: Sequence[RowsOperation]
         def new() -> pa.Table:
             return stored_form(rows.to_write(ids).table, table.schema)
 
-        await _write(session, table, await hop(effort, new), condition, **options)
+        await _write(table, await hop(effort, new), condition, **options)
 
     async def put(ids: Collection[str]) -> None:
         moves = any(one.kind == "move" for one in group)
-        if session.exclusive:
-            merge = rows.replaces or (unknown and await session.rows(table) > 0)
+        if table.session.exclusive:
+            merge = rows.replaces or (unknown and await table.rows() > 0)
             await write(ids, None, merge=merge)
         else:
             await write(ids, await hop(effort, _replaced, rows, ids, moves))
@@ -199,12 +197,12 @@ async def _apply(session: Session, table: Opened, group: Sequence[RowsOperation]
         await write(ids, _unchanged(rows, found), inserts=False)
 
     async def delete(ids: Collection[str]) -> None:
-        await session.run(table.lance.delete(ids_to_sql(sorted(ids))))
+        await table.session.run(table.lance.delete(ids_to_sql(sorted(ids))))
 
-    changes = set() if session.exclusive else rows.changes
+    changes = set() if table.session.exclusive else rows.changes
     done = False
     for act, kind, ids in (
-        (put, None, rows.written.keys() - changes),
+        (put, None, rows.written.keys() - changes if changes else rows.written.keys()),
         (change, "change", changes),
         (delete, "delete", rows.gone),
     ):
@@ -221,9 +219,7 @@ async def _apply(session: Session, table: Opened, group: Sequence[RowsOperation]
     return outcomes
 
 
-def _to_look_up(
-    session: Session, table: Opened, group: Sequence[RowsOperation]
-) -> tuple[list[str], list[str], bool]:
+def _to_look_up(table: Opened, group: Sequence[RowsOperation]) -> tuple[list[str], list[str], bool]:
     """Return the ids of rows to read, those of rows to look up, and True if there are others, of
     which it is not asked whether they exist: they are merged."""
     named: dict[str, set[str]] = {}
@@ -233,12 +229,12 @@ def _to_look_up(
     upserted = named.pop("replace", set()) | named.pop("move", set())
     asked = set().union(*named.values()) - changed
     unknown = upserted - changed - asked
-    worth = session.exclusive and not changed and len(unknown) <= _WORTH_A_LOOK
+    worth = table.session.exclusive and not changed and len(unknown) <= _WORTH_A_LOOK
     if partition_fields(table.schema) or worth:
         asked, unknown = asked | unknown, set()
     if changed and len(asked) <= _MOST_CHANGED:  # to read them too costs less than another request
         changed, asked = changed | asked, set()
-    return sorted(changed), sorted(asked), bool(unknown)
+    return list(changed), list(asked), bool(unknown)
 
 
 def _all(schema: Schema) -> Columns:
@@ -265,7 +261,6 @@ def _unchanged(rows: NetRows, found: pa.Table) -> str:
 
 
 async def _write(
-    session: Session,
     table: Opened,
     rows: pa.Table,
     condition: str | None,
@@ -281,12 +276,13 @@ async def _write(
     leaves rows out, because others were faster, new ones are taken back: ConflictError, and who
     does it anew replaces the others with the same again.
     """
+    session = table.session
     if session.exclusive and not merge:
         await session.run(table.lance.add(rows))
         return
     builder = table.lance.merge_insert("id").use_index(
         session.exclusive
-        and await session.rows(table) > _ROWS_BY_INDEX * rows.num_rows
+        and await table.rows() > _ROWS_BY_INDEX * rows.num_rows
         and rows.get_total_buffer_size() <= _MOST_BY_INDEX
     )
     if session.exclusive:
@@ -322,17 +318,19 @@ def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOper
     ids = rows.ids
 
     def apply(net: NetRows) -> int:
-        places: Sequence[int] = range(len(ids))
+        if on_conflict == "replace":
+            net.check_partitions(rows)
         if on_conflict in ("replace", "move"):
-            if on_conflict == "replace":
-                net.check_partitions(rows)
-        elif existing := [id for id in ids if id in net]:
+            net.put(rows, ids, replaces=True)
+            return len(ids)
+        new, kept = rows, ids
+        if existing := net.existing(ids):
             if on_conflict == "fail":
                 raise DuplicateIdError(handle.name, existing)
-            places = [place for place in places if ids[place] not in net]
-        new = rows if len(places) == len(ids) else rows.take(places)
-        net.put(new, replaces=on_conflict in ("replace", "move"))
-        return len(places)
+            places = [place for place, id in enumerate(ids) if id not in net]
+            new, kept = rows.take(places), [ids[place] for place in places]
+        net.put(new, kept, replaces=False)
+        return len(kept)
 
     # Those that come as a table are worth a commit of their own.
     size = len(ids) if rows.columns is not None else ALONE
@@ -343,8 +341,8 @@ def add(handle: TableHandle, rows: pa.Table) -> RowsOperation:
     """Rows of ids that the table certainly lacks."""
     new = stored_form(rows, handle.schema)
 
-    async def direct(session: Session, table: Opened) -> int:
-        await session.run(table.lance.add(new))
+    async def direct(table: Opened) -> int:
+        await table.session.run(table.lance.add(new))
         return int(new.num_rows)
 
     return RowsOperation(handle, "fail", (), lambda _: 0, direct, ALONE)
@@ -357,7 +355,7 @@ def _stored(value: Any) -> Any:
     return value + 0.0 if isinstance(value, float) else value
 
 
-async def existing_rows(session: Session, table: Opened, ids: Sequence[str]) -> dict[str, Row]:
+async def existing_rows(table: Opened, ids: Sequence[str]) -> dict[str, Row]:
     """The rows that the table has of these ids, with the values of ``looked_at`` alone."""
     found: dict[str, Row] = {}
 
@@ -371,13 +369,13 @@ async def existing_rows(session: Session, table: Opened, ids: Sequence[str]) -> 
         return found
     columns = looked_at(table.schema)
     query = table.lance.query().select(["id", *columns])
-    if len(ids) * _COST_IN_LIST > await session.rows(table) * _COST_IN_TABLE:
+    if len(ids) * _COST_IN_LIST > await table.rows() * _COST_IN_TABLE:
         wanted = await hop(len(ids), pa.array, ids, pa.utf8())
         within = await hop(len(ids), lambda: id_range_to_sql(min(ids), max(ids)))
-        async for batch in await session.batches(query, _BATCH, within):
+        async for batch in await table.session.batches(query, _BATCH, within):
             await hop(weight(batch), add, batch, wanted)
     else:
-        rows = await rows_by_id(session, table, ids, Columns(tuple(columns)))
+        rows = await rows_by_id(table, ids, Columns(tuple(columns)))
         await hop(weight(rows), add, rows)
     return found
 
@@ -394,10 +392,10 @@ async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None
 
 
 def delete(handle: TableHandle, ids: Sequence[str] | None, where: Expr | None) -> RowsOperation:
-    async def direct(session: Session, table: Opened) -> int:
+    async def direct(table: Opened) -> int:
         condition = await selection(ids, where) or "TRUE"
         # To count them first takes most of the time of a delete.
-        done: Any = await session.run(table.lance.delete(condition))  # not all of it is typed
+        done: Any = await table.session.run(table.lance.delete(condition))  # not all of it is typed
         return int(done.num_deleted_rows)
 
     def apply(rows: NetRows) -> int:
@@ -434,27 +432,25 @@ def set_vectors(handle: TableHandle, ids: Sequence[str], vectors: Float32Array) 
             rows.change(ids[place], {rows.schema.vector: vectors[place]})
         return len(found)
 
-    async def direct(session: Session, table: Opened) -> int:
+    async def direct(table: Opened) -> int:
         layout = table.schema.to_arrow()
         fields = [layout.field("id"), layout.field(table.schema.vector)]
         columns = [pa.array(ids, pa.utf8()), from_matrix(vectors)]
-        return await _set_columns(
-            session, table, pa.Table.from_arrays(columns, schema=pa.schema(fields))
-        )
+        return await _set_columns(table, pa.Table.from_arrays(columns, schema=pa.schema(fields)))
 
     few = len(ids) <= _MOST_CHANGED
     size = len(ids) * _SIZE_OF_CHANGED if few else ALONE
     return RowsOperation(handle, "change", ids, apply, direct, size, few)
 
 
-async def _set_columns(session: Session, table: Opened, rows: pa.Table) -> int:
+async def _set_columns(table: Opened, rows: pa.Table) -> int:
     """Replace columns of the rows with these ids that exist; return how many do.
 
     Not by the index of ids: Lance would write the columns of all rows of a file anew, and take the
     file out of their indexes.
     """
     builder = table.lance.merge_insert("id").use_index(False).when_matched_update_all()
-    done = await session.run(builder.execute(rows, on_bad_vectors=_bad_vectors(table)))
+    done = await table.session.run(builder.execute(rows, on_bad_vectors=_bad_vectors(table)))
     return int(done.num_updated_rows)
 
 
@@ -486,13 +482,13 @@ class _Update:
                 rows.change(id, values)
         return len(found)
 
-    async def direct(self, session: Session, table: Opened) -> int:
+    async def direct(self, table: Opened) -> int:
         condition = await selection(self.ids, self.where)
         if self.payload:
-            return await self._merge(session, table, condition)
+            return await self._merge(table, condition)
         effort = weight(dict(self.values), self.vector)
         values = await hop(effort, self._assigned, table.schema)
-        result = await session.run(table.lance.update(updates_sql=values, where=condition))
+        result = await table.session.run(table.lance.update(updates_sql=values, where=condition))
         return int(result.rows_updated)
 
     def _assigned(self, schema: Schema) -> dict[str, str]:
@@ -509,13 +505,13 @@ class _Update:
             values[schema.vector] = f"[{numbers}]"
         return values
 
-    async def _merge(self, session: Session, table: Opened, condition: str | None) -> int:
+    async def _merge(self, table: Opened, condition: str | None) -> int:
         """Set keys of each row's own payload. Lance cannot, so the payloads are read for it, as
         Python values a block of rows at a time."""
         query = table.lance.query().select(["id", PAYLOAD])
-        found = await session.batches(query, _CHANGED_AT_ONCE, condition)
+        found = await table.session.batches(query, _CHANGED_AT_ONCE, condition)
         blocks = [await in_thread(self._changed, batch, table.schema) async for batch in found]
-        return await _set_columns(session, table, pa.Table.from_batches(blocks)) if blocks else 0
+        return await _set_columns(table, pa.Table.from_batches(blocks)) if blocks else 0
 
     def _changed(self, found: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
         """The columns that change, with the ids."""

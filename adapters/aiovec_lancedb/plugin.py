@@ -6,10 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from aiovec.backend.contract import Backend
 from aiovec.backend.doctor import Finding
-from aiovec.backend.locate import is_url, local_path, path_of_url
-from aiovec.backend.plugin import AddressKey, BackendPlugin, Location
+from aiovec.backend.paths import local_path, path_of_url
+from aiovec.backend.plugin import BackendPlugin
 
 from .settings import LancedbSettings
 from .target import MEMORY
@@ -21,33 +23,29 @@ class LancedbPlugin(BackendPlugin):
     name = "lancedb"
     schemes = ("memory", "s3", "gs", "az", "db")
     install = "aiovec[lancedb]"
-    requires = ("lancedb",)
     settings = LancedbSettings
-    address_key = AddressKey(
-        "lancedb_url",
-        "aiovec.lance",
-        "Where the LanceDB backend stores: a folder, or s3://, gs://, az://, db:// or http://.\n\n"
-        'It needs: pip install "aiovec[lancedb]"',
+    address_key = "lancedb_url"
+    address_field = Field(
+        default="aiovec.lance",
+        min_length=1,
+        description="Where the LanceDB backend stores: a folder, or s3://, gs://, az://, db:// or "
+        'http://.\n\nIt needs: pip install "aiovec[lancedb]"',
     )
     delegates = frozenset({"remote"})
+    memory = MEMORY
 
     def create(self, address: str, settings: LancedbSettings) -> Backend:
         from .store import LancedbBackend
 
         return LancedbBackend(address, settings)
 
-    def locate(self, target: str, base: Path | None = None) -> Location:
+    def locate(self, target: str, base: Path | None = None) -> str:
         if target.lower().startswith(f"{self.name}://"):
             target = path_of_url(target)
-        address = local_path(target, base)
-        if is_url(address):
-            in_memory = address.lower().startswith(MEMORY)
-            return Location(self.name, address, in_memory=in_memory)
-        return Location(self.name, address, Path(address), Path(address))
+        return local_path(target, base)
 
-    def exists(self, location: Location) -> bool:
-        path = location.path
-        return path is None or (path.is_dir() and any(path.iterdir()))
+    def exists(self, path: Path) -> bool:
+        return path.is_dir() and any(path.iterdir())
 
     def claims(self, folder: Path) -> str | None:
         """Return the target of a folder that holds tables of Lance, or is one of its tables.
@@ -62,7 +60,7 @@ class LancedbPlugin(BackendPlugin):
             return None
         return f"lancedb://{folder}"
 
-    def findings(self, location: Location | None) -> Sequence[Finding]:
+    def findings(self, address: str | None) -> Sequence[Finding]:
         from .doctor import findings
 
-        return findings(None if location is None else location.address)
+        return findings(address)

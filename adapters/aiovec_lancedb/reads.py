@@ -16,7 +16,7 @@ from aiovec.backend.weight import weight
 
 from .driver import ColumnOrdering
 from .layout import PAYLOAD, column_names
-from .session import Opened, Session
+from .session import Opened
 from .sorting import KEY_BATCH, key_columns, sorted_ids
 from .sql.filters import ids_to_sql, to_sql
 
@@ -49,7 +49,7 @@ async def condition_of(where: Expr | None) -> str | None:
 
 
 async def rows_by_id(
-    session: Session, table: Opened, ids: Sequence[str], columns: Columns, *, address: bool = False
+    table: Opened, ids: Sequence[str], columns: Columns, *, address: bool = False
 ) -> pa.Table:
     """The rows with these ids, in any order; with ``address``, also where each of them lies."""
     names = column_names(table.schema, columns)
@@ -64,12 +64,11 @@ async def rows_by_id(
         block = ids[start : start + _BLOCK]
         condition = await hop(len(block), ids_to_sql, block)
         query = table.lance.query().select(names)
-        blocks.append(await session.fetch(query, len(block), condition))
+        blocks.append(await table.session.fetch(query, len(block), condition))
     return pa.concat_tables(blocks)
 
 
 async def get(
-    session: Session,
     table: Opened,
     ids: Sequence[str],
     columns: Columns,
@@ -77,7 +76,7 @@ async def get(
     ordered: bool = False,
 ) -> StoredRows:
     """The rows with these ids, in any order, or ``ordered`` in that of the ids."""
-    found = await rows_by_id(session, table, ids, columns)
+    found = await rows_by_id(table, ids, columns)
 
     def rows() -> StoredRows:
         taken = found
@@ -90,7 +89,6 @@ async def get(
 
 
 async def find(
-    session: Session,
     table: Opened,
     where: Expr | None,
     order_by: Sequence[Order],
@@ -100,9 +98,9 @@ async def find(
 ) -> StoredRows:
     if any(order.ref.path for order in order_by):
         query = table.lance.query().select(key_columns(order_by))
-        batches = await session.batches(query, KEY_BATCH, await condition_of(where))
+        batches = await table.session.batches(query, KEY_BATCH, await condition_of(where))
         ids = await sorted_ids(batches, order_by, limit, offset)
-        return await get(session, table, ids, columns, ordered=True)
+        return await get(table, ids, columns, ordered=True)
     # Lance sorts only by what it also reads: with a column that is not selected, an unfiltered or
     # an indexed query fails. Vectors are read for the rows that were found: to sort with them is
     # to hold those of the whole table.
@@ -118,12 +116,12 @@ async def find(
     ]
     limit, offset = min(limit, MOST), min(offset, MOST)
     query = table.lance.query().select(names).order_by(order).limit(limit).offset(offset)
-    found = await session.fetch(query, limit, await condition_of(where))
+    found = await table.session.fetch(query, limit, await condition_of(where))
     if later:
         ids = await hop(found.num_rows, found.column("id").to_pylist)
-        return await get(session, table, ids, columns, ordered=True)
+        return await get(table, ids, columns, ordered=True)
     return await hop(weight(found), lambda: rows_of(found, columns, table.schema.vector))
 
 
-async def count(session: Session, table: Opened, where: Expr | None) -> int:
-    return int(await session.run(table.lance.count_rows(await condition_of(where))))
+async def count(table: Opened, where: Expr | None) -> int:
+    return int(await table.session.run(table.lance.count_rows(await condition_of(where))))

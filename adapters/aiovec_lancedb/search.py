@@ -22,6 +22,7 @@ from aiovec.backend import Float32Array, distances, nearest_first, to_matrix
 from aiovec.backend.contract import Found, TableHandle, VectorQuery
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
+from aiovec.errors import UnsupportedError
 
 from .index.effort import MOST_CANDIDATES, code_margin, named_effort
 from .index.info import InUse, vector_index
@@ -68,6 +69,7 @@ class VectorSearch:
                 for n, query in enumerate(queries):
                     one = None
                     if index is None:  # so the memory is for all rows
+                        await self._check_scan(table, query, "it has no usable index")
                         one = await self._exactly(table, query)
                     elif not query.exact:
                         one = await self._by_index(table, query, index)
@@ -87,7 +89,7 @@ class VectorSearch:
 
         async def scanned(table: Opened) -> int:
             index = None if whole else await self._usable_index(table)
-            rows = await self._session.rows(table) if index is None else index.rows_unindexed
+            rows = await table.rows() if index is None else index.rows_unindexed
             return scan_bytes(rows, table.schema.dim)
 
         limit = max(query.limit for query in queries)
@@ -97,7 +99,7 @@ class VectorSearch:
         )  # fmt: skip
 
     async def _usable_index(self, table: Opened) -> InUse | None:
-        index = await vector_index(self._session, table)
+        index = await vector_index(table)
         if index is not None and index.tuned.is_usable(index.tuned.target or self._target):
             return index
         return None
@@ -107,38 +109,54 @@ class VectorSearch:
         condition = await condition_of(query.where)
         effort = named_effort(query.tuning)
         if effort is None:
-            limit = query.limit
-            if condition is not None:
-                selected = await self._session.rows(table, condition)
-                if selected <= max(_FEW, query.limit):
-                    return await self._by_scan(table, query)
-                if index.kind.graph:
-                    # A graph is walked until so many of the filter's rows are found, wherever they
-                    # lie.
-                    limit = math.ceil(limit * await self._session.rows(table) / selected)
             asked_for = query.tuning.recall if query.tuning is not None else None
             target = asked_for or index.tuned.target or self._target
             rung = index.tuned.rung(target)
             if asked_for is not None and (asked_for == 1 or rung is None or rung.recall < target):
-                return None  # no effort is known to find so much
-            effort = index.effort(target).for_limit(limit)
+                reason = f"no effort of its index is known to find a share of {asked_for:g}"
+                await self._check_scan(table, query, reason)
+                return None
+            effort = index.effort(target).for_limit(query.limit)
+            # A graph is walked until so many rows of the filter are found, wherever they lie.
             if condition is not None and not index.kind.graph:
-                effort = effort.under_filter(limit, whole=index.kind.whole)
+                effort = effort.under_filter(query.limit)
         # With refine Lance reads the vectors of the best codes and ranks by them, without it we do.
         more: float = 0 if effort.refine else code_margin(query.limit)
         if query.tuning is not None and query.tuning.oversample is not None:
             more = min(query.limit * (query.tuning.oversample - 1), MOST_CANDIDATES)
         asked = query.limit + math.ceil(more)
         if asked * table.schema.dim * 4 > _CANDIDATE_BYTES:
+            reason = f"its index is not asked for as many as {query.limit:,} rows"
+            await self._check_scan(table, query, reason)
             return None
         built = _lance_query(table, query, query.vector, asked)
         built = with_effort(built, effort.bounded(asked))
         candidates = await self._session.fetch(built, asked, condition)
         if len(candidates) < query.limit:
-            # The index had too few in the partitions that were searched, or of a filter's rows.
-            return None
+            # A filter is counted only now: that takes about as long as the search.
+            selected = await table.rows(condition)
+            if len(candidates) < selected:  # too few in the partitions that were searched
+                if selected <= max(_FEW, query.limit):
+                    return await self._by_scan(table, query)
+                reason = f"its index finds fewer than {query.limit:,} rows"
+                await self._check_scan(table, query, reason)
+                return None
         found, _ = await hop(weight(candidates), _ranked, table, query, candidates, asked)
         return found
+
+    async def _check_scan(self, table: Opened, query: VectorQuery, reason: str) -> None:
+        """Raise UnsupportedError if a search that did not ask for it reads too many vectors."""
+        most, row = self._session.settings.scan_bytes(), 4 * table.schema.dim
+        if query.exact or await table.rows() * row <= most:
+            return
+        condition = await _with_vector(table, query)
+        size = await table.rows(condition) * row
+        if size > most:
+            hint = (
+                f"{reason}, so this search would read {size:,} bytes of vectors, and scan_limit is "
+                f"{most:,}; bring the index up to date with optimize(), or pass exact=True"
+            )
+            raise UnsupportedError("search", "lancedb", hint, table=table.name)
 
     async def _exactly(self, table: Opened, query: VectorQuery) -> Found:
         """Return the true nearest rows."""
@@ -157,17 +175,23 @@ class VectorSearch:
         """Measure every selected row, in constant memory."""
         vector = table.schema.vector
         scan = table.lance.query().select(["id", vector])
-        condition = await condition_of(query.where)
-        if table.schema.vector_nullable:
-            present = f"`{vector}` IS NOT NULL"
-            condition = present if condition is None else f"({condition}) AND {present}"
+        condition = await _with_vector(table, query)
         best: list[tuple[float, str]] = []
         async for batch in await self._session.batches(scan, _SCAN_BATCH, condition):
             effort = weight(batch) + len(best)
             best = await hop(effort, partial(_nearer, best, batch, table, query))
         measures = {id: measure for measure, id in best}
-        found = await get(self._session, table, list(measures), query.columns)
+        found = await get(table, list(measures), query.columns)
         return Found(found, [measures[id] for id in found.ids])
+
+
+async def _with_vector(table: Opened, query: VectorQuery) -> str | None:
+    """Return the condition of the rows that have a vector and match the filter."""
+    condition = await condition_of(query.where)
+    if not table.schema.vector_nullable:
+        return condition
+    present = f"`{table.schema.vector}` IS NOT NULL"
+    return present if condition is None else f"({condition}) AND {present}"
 
 
 def _lance_query(

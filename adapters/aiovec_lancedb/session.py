@@ -39,6 +39,7 @@ from aiovec.errors import (
     ConfigError,
     CorruptStoreError,
     InvalidNameError,
+    StoreBusyError,
     StoreClosedError,
     StoreReplacedError,
     StoreUnreachableError,
@@ -52,13 +53,15 @@ from .layout import (
     incarnation_in,
     incarnation_of,
     is_moving,
+    load_in,
     token_of,
 )
+from .locks.lease import UpkeepLease
 from .locks.local import FOLDER, ONE_TRY, TableLock
 from .marks import MarkFile, MarkObject, MarkStorage, StoreMark
 from .memory import ReadAdmission
 from .target import StoreTarget
-from .whole_files import TableFiles
+from .whole_files import TableFiles, version_of
 
 if TYPE_CHECKING:
     from lancedb import AsyncConnection
@@ -81,22 +84,71 @@ _FORKED = (
 # ones, which push the old ones out.
 _METADATA_CACHE = 64 * 2**20
 # Answers that are kept of one version.
-_MOST_KNOWN = 256
+_MOST_ANSWERS = 256
 # Pauses, in seconds, between looks at a table or versions whose files are missing: they may vanish.
 _LOOKS = (0.02, 0.1, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A table as it is at one moment: ``lance`` reads that version until it is told otherwise."""
+    """A table as it is at one moment: ``lance`` reads that version until it is told otherwise.
 
+    Each question about the version is asked once.
+    """
+
+    session: Session
     name: str
     lance: AsyncTable
     schema: Schema
     arrow: pa.Schema
     """With the notes about its state, which ``layout`` reads."""
-    known: dict[str, Any] = field(default_factory=dict, compare=False)
-    """Answers about this version that were asked for once, by their names."""
+    answers: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def check_not_filled(self) -> None:
+        """Raise StoreBusyError while an engine fills the table."""
+        load = load_in(self.arrow)
+        if load is not None and load.filling:
+            raise StoreBusyError(
+                f"`aiovec import --engine` ({load.run}) fills the table {self.name!r}; if it was "
+                "interrupted, run the same command again, or give it up: revert() to the version "
+                "before, or drop the table", 0.0,
+            )  # fmt: skip
+
+    async def version(self) -> int:
+        """Return the number of the version."""
+        return int(await self._once("version", self.lance.version))
+
+    async def rows(self, condition: str | None = None) -> int:
+        """Return the rows of the version, or those that a condition selects."""
+        count = partial(self.lance.count_rows, condition)
+        return int(await self._once(f"rows {condition or ''}", count))
+
+    async def indexes(self) -> list[Any]:
+        """Return Lance's description of each index that the version has."""
+        found: list[Any] = await self._once("indexes", self.lance.list_indices)
+        return found
+
+    async def stats(self) -> Mapping[str, Any]:
+        """Return Lance's sizes of the version."""
+        found: Mapping[str, Any] = await self._once("stats", self.lance.stats)
+        return found
+
+    async def _once(self, question: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        if question not in self.answers:
+            if len(self.answers) >= _MOST_ANSWERS:
+                self.answers.clear()
+            self.answers[question] = await self.session.run(ask())
+        return self.answers[question]
+
+    async def versions(self) -> list[Version]:
+        """Return every version of the table that is kept now, the oldest first."""
+
+        async def look() -> list[Mapping[str, Any]]:
+            return await self.session.run(self.lance.list_versions())  # type: ignore[no-untyped-call]
+
+        # It reads each version's manifest, and upkeep may remove one before that.
+        found = await _looked_up(look)
+        return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
 
 
 class Version(NamedTuple):
@@ -258,7 +310,7 @@ class Session:
         self._let_go()
 
     def check(self) -> AsyncConnection:
-        """The connection, or why it cannot be used."""
+        """Return the connection; raise StoreClosedError if it cannot be used."""
         if self._connection is None or self._closed:
             raise StoreClosedError(self.target)
         if self._process != os.getpid():
@@ -275,7 +327,8 @@ class Session:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Errors of lancedb within are told as ours; those of a store that closes, as that."""
+        """Translate errors of lancedb within; any error of a store that closes becomes
+        StoreClosedError."""
         try:
             with self.translated():
                 yield
@@ -297,6 +350,12 @@ class Session:
         """Return a lock of that name, for one holder in all stores on these tables."""
         file = None if self.own_folder is None else self.own_folder / f"{table}.lock"
         return TableLock(f"{self._key}\n{table}", file, self.look_at_place, self._lock_threads)
+
+    async def lease(self, table: str) -> UpkeepLease | None:
+        """Return what keeps the upkeep of other processes off in a bucket; None elsewhere."""
+        if not self._target.in_bucket:
+            return None
+        return UpkeepLease(await in_thread(lambda: self.bucket), table)
 
     @asynccontextmanager
     async def locked(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
@@ -333,7 +392,7 @@ class Session:
         return Bucket(self._target.key, self.target, self.settings.storage_options)
 
     async def has(self, name: str) -> bool:
-        """Return whether there is a table of this name, maybe a damaged one."""
+        """Return whether a table of this name exists, maybe a damaged one."""
         self.check()
         if self.folder is not None:
             await self.check_place()
@@ -367,7 +426,7 @@ class Session:
         return sorted(names)
 
     async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:
-        """A table and its schema as Lance has it, or StaleTableError where there is none."""
+        """Return a table and its schema as Lance has it, or raise StaleTableError without one."""
 
         async def look() -> tuple[AsyncTable, pa.Schema]:
             connection = self.check()
@@ -384,15 +443,20 @@ class Session:
             reason = f"the newest version of table {name!r} is empty, as after a power cut; {cure}"
             raise CorruptStoreError(self.target, reason) from exc
 
-    async def versions(self, table: Opened) -> list[Version]:
-        """Every version of a table that is kept, the oldest first."""
+    async def listed_versions(self, table: Opened) -> list[Version]:
+        """Return every version that is kept, the oldest first, with the times of their manifests.
 
-        async def look() -> list[Mapping[str, Any]]:
-            return await self.run(table.lance.list_versions())  # type: ignore[no-untyped-call]
-
-        # It reads each version's manifest, and upkeep may remove one before that.
-        found = await _looked_up(look)
-        return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
+        It reads none of these, and in a bucket it is one request for a thousand of them.
+        """
+        if self.folder is not None:
+            times = await in_thread(TableFiles(self.folder, table.name).times)
+        elif self._target.in_bucket:
+            folder = f"{table.name}.lance/"
+            files = await in_thread(lambda: self.bucket.times(folder, f"{folder}_versions/"))
+            times = [(number, at) for name, at in files if (number := version_of(name))]
+        else:
+            return await table.versions()
+        return [Version(number, datetime.fromtimestamp(at, UTC)) for number, at in sorted(times)]
 
     async def handle(self, name: str) -> TableHandle:
         async def look() -> tuple[AsyncTable, pa.Schema]:
@@ -417,7 +481,7 @@ class Session:
         return handle_of(name, arrow, self.target)
 
     async def opened(self, handle: TableHandle, *, altered: bool = False) -> Opened:
-        """The table as it is now, or StaleTableError where it is no longer what the handle says.
+        """Return the table as it is now; StaleTableError if it is no longer what the handle says.
 
         ``altered``: its fields may be others, as long as it was not dropped.
         """
@@ -429,37 +493,16 @@ class Session:
             handle = handle_of(handle.name, arrow, self.target)
         if is_moving(arrow):
             await self.mark.check_here()
-        return Opened(handle.name, table, handle.schema, arrow)
+        return Opened(self, handle.name, table, handle.schema, arrow)
 
     @asynccontextmanager
     async def reading(self, handle: TableHandle) -> AsyncIterator[Opened]:
-        """The table for a read, during which others may drop it."""
+        """Open the table for a read, during which others may drop it."""
         try:
             yield await self.opened(handle)
         except CorruptStoreError:
             await self.opened(handle)  # StaleTableError where it is gone
             raise
-
-    async def indices(self, table: Opened) -> list[Any]:
-        """Lance's description of each index that the version has."""
-        found: list[Any] = await self._known(table, "indices", table.lance.list_indices)
-        return found
-
-    async def rows(self, table: Opened, condition: str | None = None) -> int:
-        """Return the rows of the version, or those that a condition selects."""
-        count = partial(table.lance.count_rows, condition)
-        return int(await self._known(table, f"rows {condition or ''}", count))
-
-    async def version(self, table: Opened) -> int:
-        """Return the number of the version."""
-        return int(await self._known(table, "version", table.lance.version))
-
-    async def _known(self, table: Opened, name: str, ask: Callable[[], Awaitable[Any]]) -> Any:
-        if name not in table.known:
-            if len(table.known) >= _MOST_KNOWN:
-                table.known.clear()
-            table.known[name] = await self.run(ask())
-        return table.known[name]
 
     async def annotate(self, table: AsyncTable, column: str, notes: Mapping[str, Any]) -> None:
         """Keep notes with a column of the table; None removes one."""
@@ -478,7 +521,8 @@ class Session:
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
-        """All rows of a query, which has at most so many: to ask for the end costs a round trip."""
+        """Return all rows of a query, which has at most so many: asking for the end costs a round
+        trip."""
         found = await self.batches(query, where=where)
         batches: list[pa.RecordBatch] = []
         async for batch in found:
@@ -519,4 +563,15 @@ def _is_table(path: Path) -> bool:
 
     Else it is what a killed or failed creation left.
     """
-    return any(path.glob("_versions/[0-9]*.manifest")) or any(path.glob("data/*"))
+    return _has(path / "_versions", _is_manifest) or _has(path / "data", bool)
+
+
+def _is_manifest(name: str) -> bool:
+    return version_of(f"_versions/{name}") is not None
+
+
+def _has(folder: Path, wanted: Callable[[str], bool]) -> bool:
+    """Return whether a folder has such a name. It stops at the first: there may be thousands."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        return any(wanted(entry.name) for entry in entries)
+    return False

@@ -64,6 +64,12 @@ class LancedbSettings(BackendSettings):
     Further ones wait. One that needs more than all of it runs alone. "auto" is a quarter of the
     machine's memory, at most 4 GiB."""
 
+    scan_limit: MemorySize = "1 GiB"
+    """Vectors that a search without a usable index may read in all, such as "4 GiB".
+
+    A search that would read more raises UnsupportedError, unless it asks for exact=True. 1 GiB, as
+    "auto" too, takes about a second from a disk."""
+
     index_cache: MemorySize = "auto"
     """Memory for the parts of indexes that searches read again, such as "2 GiB".
 
@@ -80,6 +86,14 @@ class LancedbSettings(BackendSettings):
 
     It saves a request to object storage for each read. 0 sees every write that was acknowledged
     before. A store always sees its own writes."""
+
+    upkeep: Literal["here", "elsewhere"] = "here"
+    """Where small files are compacted, indexes built and old versions removed in the background.
+
+    "here": in each process that opens the store for writing, in one at a time for a table.
+
+    "elsewhere": not in this process, but by `aiovec upkeep`. optimize() and create_index() work in
+    every process."""
 
     index: Literal["auto", "none", "hnsw_sq", "ivf_pq", "ivf_flat", "ivf_rq"] = "auto"
     """The vector index that is built in the background for each table of at least index_from rows.
@@ -106,6 +120,11 @@ class LancedbSettings(BackendSettings):
     def search_bytes(self) -> int | None:
         """``search_memory`` in bytes; None for auto."""
         return bytes_of(self.search_memory)
+
+    def scan_bytes(self) -> int:
+        """``scan_limit`` in bytes."""
+        size = bytes_of(self.scan_limit)
+        return 2**30 if size is None else size
 
     def kept_versions(self) -> timedelta:
         """``keep_versions`` as a time."""

@@ -38,7 +38,7 @@ from aiovec.backend.contract import (
     TextQuery,
     VectorQuery,
 )
-from aiovec.backend.limits import Place, current_deadline, export_gate, renewed, write_gate
+from aiovec.backend.limits import Slot, current_deadline, export_gate, renewed
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import hop, in_thread
@@ -52,7 +52,7 @@ from aiovec.errors import (
 
 from . import operations, reads, summaries, tables
 from .backup import restore_backup, write_backup
-from .changes import changes, newest_number
+from .changes import Plans, changes, newest_number
 from .commit import Act, Change, WriteOperation
 from .engines import Filling, TablePlace
 from .export import Export
@@ -63,8 +63,7 @@ from .search import VectorSearch
 from .session import Session
 from .target import StoreTarget
 from .text import search as text
-from .upkeep.loop import Tables, TendedTable
-from .upkeep.retention import Pins, retention_of
+from .upkeep.loop import OpenTables, TendedTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,13 +99,10 @@ class LancedbBackend(Backend):
         self._target = StoreTarget(str(target))
         self._settings = settings
         self._session = Session(self._target, settings, in_use=True)
-        self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
         self._exports = export_gate()
-        # A migration follows the changes since it began, however long that takes.
-        self._pins = Pins(self._session.own_folder, self._session.mark.is_open)
-        retention = retention_of(settings, on_folder=self._session.folder is not None)
-        self._tables = Tables(self._session, self._writing, retention, self._pins)
+        self._tables = OpenTables(self._session)
+        self._followers = Plans()
 
     @property
     def target(self) -> str:
@@ -124,9 +120,11 @@ class LancedbBackend(Backend):
         await self._session.open()
         if self.read_only:
             return
-        if self._session.folder is not None and self.upkeep:
+        # The service does it where it is managed.
+        tends = self.upkeep and self._settings.upkeep == "here" and not self._target.managed
+        if self._session.folder is not None and tends:
             await in_thread(tables.remove_dropped, self._session.folder)
-        self._tables.background = self.upkeep and not self._target.managed  # there the service does
+        self._tables.background = tends
 
     async def _check_there(self) -> None:
         folder = self._target.folder
@@ -146,7 +144,7 @@ class LancedbBackend(Backend):
         if self._session.forked:  # what is under way belongs to the parent
             return
         self._session.admission.close(StoreClosedError(self.target))
-        self._writing.close(StoreClosedError(self.target))
+        self._tables.gate.close(StoreClosedError(self.target))
         self._exports.close(StoreClosedError(self.target))
         await self._tables.close()
         self._session.end()
@@ -157,9 +155,9 @@ class LancedbBackend(Backend):
         await self._session.check_place()
         await self._session.mark.check_here()
 
-    def writing(self, size: int) -> Place:
+    def writing(self, size: int) -> Slot:
         self._session.check()
-        return self._writing.enter(current_deadline(self.busy_timeout), size)
+        return self._tables.gate.enter(current_deadline(self.busy_timeout), size)
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -206,7 +204,7 @@ class LancedbBackend(Backend):
         await self._write(table.name, Change(act, table, changes_schema=True))
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        await self._alter(table, partial(tables.add_field, self._session, name, field))
+        await self._alter(table, partial(tables.add_field, name, field))
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
         await self._writable(table.name).index_field(
@@ -221,11 +219,11 @@ class LancedbBackend(Backend):
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
         async with self._writable(table.name).locked():
-            await self._alter(table, partial(tables.drop_field, self._session, field))
+            await self._alter(table, partial(tables.drop_field, field))
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
         async with self._writable(table.name).locked():
-            await self._alter(table, partial(tables.rename_field, self._session, old, new))
+            await self._alter(table, partial(tables.rename_field, old, new))
 
     async def rename_table(self, old: str, new: str) -> None:
         folder = self._session.folder
@@ -332,7 +330,7 @@ class LancedbBackend(Backend):
 
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
         async with self._tables[table.name].reading(table, len(ids), columns) as opened:
-            return await reads.get(self._session, opened, ids, columns)
+            return await reads.get(opened, ids, columns)
 
     async def find(
         self,
@@ -345,7 +343,7 @@ class LancedbBackend(Backend):
         columns: Columns,
     ) -> StoredRows:
         async with self._tables[table.name].reading(table, limit + offset, columns) as opened:
-            return await reads.find(self._session, opened, where, order_by, limit, offset, columns)
+            return await reads.find(opened, where, order_by, limit, offset, columns)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         tended = self._tables[table.name]
@@ -357,19 +355,19 @@ class LancedbBackend(Backend):
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         async with self._tables[table.name].reading(table) as opened:
-            return await reads.count(self._session, opened, where)
+            return await reads.count(opened, where)
 
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> list[tuple[Value, int]]:
         async with self._tables[table.name].reading(table) as opened:
-            return await summaries.value_counts(self._session, opened, ref, where, limit)
+            return await summaries.value_counts(opened, ref, where, limit)
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
         async with self._tables[table.name].reading(table) as opened:
-            return await summaries.bounds(self._session, opened, ref, where)
+            return await summaries.bounds(opened, ref, where)
 
     async def export(
         self,
@@ -390,9 +388,10 @@ class LancedbBackend(Backend):
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
-        facts = self._tables[table.name].facts
+        tended, target = self._tables[table.name], self._settings.recall_target
         async with self._session.reading(table) as opened:
-            return await info.stats(self._session, opened, self._settings.recall_target, *facts)
+            state = tended.state
+            return await info.stats(opened, target, tended.doing, state.failure, state.optimized)
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
@@ -401,7 +400,7 @@ class LancedbBackend(Backend):
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
         async with self._session.reading(table) as opened:
-            return await info.infos_of(self._session, opened, self._settings.recall_target)
+            return await info.infos_of(opened, self._settings.recall_target)
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
         await self._writable(table.name).drop(table, name)
@@ -414,7 +413,7 @@ class LancedbBackend(Backend):
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         async with self._session.reading(table) as opened:
-            found = await self._session.versions(opened)
+            found = await opened.versions()
         return [{"version": one.number, "created": one.created} for one in found]
 
     async def revert(self, table: TableHandle, version: int) -> None:
@@ -422,7 +421,7 @@ class LancedbBackend(Backend):
         async with self._tables[table.name].pin(version):
             await tables.check_whole(self._session, table, version)
             with renewed():  # what was read is no time that it waited for others
-                act = partial(tables.revert, self._session, version)
+                act = partial(tables.revert, version)
                 change = Change(act, table, changes_schema=True, brings_files=False)
                 await self._write(table.name, change)
 
@@ -430,7 +429,7 @@ class LancedbBackend(Backend):
         locked = self._session.own_folder is not None and not self.read_only
         alone = self._locked if locked else lambda _: nullcontext()
         generation = (await self.move_record()).generation
-        await write_backup(self._session, path, self._pins, alone, generation)
+        await write_backup(self._session, path, self._tables.pins, alone, generation)
 
     # Moving away
 
@@ -481,7 +480,7 @@ class LancedbBackend(Backend):
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
         async with self._session.reading(table) as opened:
-            return await changes(self._session, opened, since, limit)
+            return await changes(self._session, opened, since, limit, self._followers)
 
     def owns(self, path: Path) -> bool:
         folder = self._target.folder

@@ -17,7 +17,7 @@ from aiovec.backend import Expr, Ref, Value, python_values
 from aiovec.backend.threads import hop
 
 from .reads import condition_of
-from .session import Batches, Opened, Session
+from .session import Batches, Opened
 from .sorting import BOOL_KIND, NUMBER_KIND, TEXT_KIND
 from .sql.values import PayloadValue, name
 
@@ -31,7 +31,7 @@ _Key = tuple[int, Any]
 
 
 async def value_counts(
-    session: Session, table: Opened, ref: Ref, where: Expr | None, limit: int | None
+    table: Opened, ref: Ref, where: Expr | None, limit: int | None
 ) -> list[tuple[Value, int]]:
     """Return the most frequent values and their counts, equally frequent ones in their order."""
     counts: Counter[_Key] = Counter()
@@ -43,7 +43,7 @@ async def value_counts(
         # 1 and 1.0 are one value, which is an int if any of them is.
         ints.update(key for key in keys if type(key[1]) is int)
 
-    async for batch in await _batches(session, table, ref, where):
+    async for batch in await _batches(table, ref, where):
         await hop(_effort(batch), add, batch.column("value"))
 
     def most_frequent() -> list[tuple[Value, int]]:
@@ -55,9 +55,7 @@ async def value_counts(
     return await hop(len(counts), most_frequent)
 
 
-async def bounds(
-    session: Session, table: Opened, ref: Ref, where: Expr | None
-) -> tuple[Value, Value] | None:
+async def bounds(table: Opened, ref: Ref, where: Expr | None) -> tuple[Value, Value] | None:
     """Return the least and the greatest value; None without any."""
     ends: list[_Key] = []
 
@@ -65,7 +63,7 @@ async def bounds(
         keys = [*ends, *_keys(values, ref)]
         return [min(keys), max(keys)] if keys else []
 
-    async for batch in await _batches(session, table, ref, where):
+    async for batch in await _batches(table, ref, where):
         ends = await hop(_effort(batch), widen, batch.column("value"))
     return (ends[0][1], ends[1][1]) if ends else None
 
@@ -75,11 +73,11 @@ def _effort(batch: pa.RecordBatch) -> int:
     return int(batch.num_rows + batch.nbytes // _BYTES_A_VALUE)
 
 
-async def _batches(session: Session, table: Opened, ref: Ref, where: Expr | None) -> Batches:
+async def _batches(table: Opened, ref: Ref, where: Expr | None) -> Batches:
     """Begin to read the values; those of the payload are JSON text."""
     column = PayloadValue(ref.path).as_scalar if ref.path else name(ref.name)
     query = table.lance.query().select({"value": column})
-    return await session.batches(query, BATCH, await condition_of(where))
+    return await table.session.batches(query, BATCH, await condition_of(where))
 
 
 def _keys(values: pa.Array, ref: Ref) -> list[_Key]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from aiovec.backend.commit import GroupCommit
 from aiovec.backend.contract import Columns, StaleTableError, TableHandle
-from aiovec.backend.limits import Deadline, Gate, Place, current_deadline
+from aiovec.backend.limits import Deadline, Gate, Slot, current_deadline
 from aiovec.backend.threads import in_thread
 from aiovec.errors import CorruptStoreError, StoreClosedError
 
@@ -108,8 +108,8 @@ class Table:
         table = self._newest if self._token == handle.token else None
         if table is None or not (fresh or (manifest is not None and self._manifest == manifest)):
             opened = await self.session.opened(handle)
-            version = await self.session.version(opened)
-            if table is None or await self.session.version(table) != version:
+            version = await opened.version()
+            if table is None or await table.version() != version:
                 table = opened
         elif is_moving(table.arrow):
             await self.session.mark.check_here()
@@ -166,11 +166,11 @@ class Table:
             # The table may have gone, or upkeep may have removed the version.
             self._newest = None
             present = await self.session.opened(handle)
-            if await self.session.version(present) == await self.session.version(table):
+            if await present.version() == await table.version():
                 raise
             raise StaleTableError(handle.name) from None
 
-    async def changing(self, handle: TableHandle, most: int | None, dim: int) -> Place:
+    async def changing(self, handle: TableHandle, most: int | None, dim: int) -> Slot:
         """Return a share of the memory for changing payloads, of so many rows at most or of any.
 
         ``dim`` is 0 where no vectors change with them.
@@ -178,7 +178,7 @@ class Table:
         row = self._known_row_bytes()
         if row is None or most is None or most > _FEW:
             table = await self.snapshot(handle)
-            rows = await self.session.rows(table)
+            rows = await table.rows()
             most = rows if most is None else min(rows, most)
             row = await self.row_bytes(table)
         return self.session.admission.share(result_bytes(most, dim, row))
@@ -190,14 +190,14 @@ class Table:
         dim = table.schema.dim if columns.vector else 0
         if most <= _FEW:
             return result_bytes(most, dim, row)
-        rows = await self.session.rows(table)
+        rows = await table.rows()
         return ids_bytes(rows) + result_bytes(min(rows, most), dim, row)
 
     async def row_bytes(self, table: Opened) -> int:
         """Return the bytes of a row beside its vector, on the average of the table's files."""
         size = self._known_row_bytes()
         if size is None:
-            stats: Any = await self.session.run(table.lance.stats())
+            stats = await table.stats()
             vectors = int(stats["num_rows"]) * table.schema.dim * 4
             beside = max(0, int(stats["total_bytes"]) - vectors)
             size = beside // max(1, int(stats["num_rows"]))

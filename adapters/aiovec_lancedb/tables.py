@@ -145,30 +145,30 @@ def remove_dropped(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-async def add_field(session: Session, name: str, field: Field, table: Opened) -> None:
+async def add_field(name: str, field: Field, table: Opened) -> None:
     if name in table.schema.fields:
         raise InvalidNameError(name, "field", "a field with this name exists")
-    await session.run(table.lance.add_columns(added_column(name, field)))
-    await _index_now_or_later(session, table.name, {name: field}, table.schema.analyzer)
+    await table.session.run(table.lance.add_columns(added_column(name, field)))
+    await _index_now_or_later(table.session, table.name, {name: field}, table.schema.analyzer)
 
 
-async def alter_field(session: Session, name: str, field: Field, table: Opened) -> None:
+async def alter_field(name: str, field: Field, table: Opened) -> None:
     """Give a field other options, and drop the indexes that it does not want any more."""
-    await session.annotate(table.lance, name, options_of(field))
+    await table.session.annotate(table.lance, name, options_of(field))
     # The table is altered; upkeep does what is left of this.
     with suppress(AiovecError):
-        await drop_unwanted(session, table.lance, name, field)
+        await drop_unwanted(table.session, table.lance, name, field)
 
 
-async def drop_field(session: Session, field: str, table: Opened) -> None:
-    await session.run(table.lance.drop_columns([field]))
+async def drop_field(field: str, table: Opened) -> None:
+    await table.session.run(table.lance.drop_columns([field]))
 
 
-async def rename_field(session: Session, old: str, new: str, table: Opened) -> None:
+async def rename_field(old: str, new: str, table: Opened) -> None:
     # First, so that the column is a field under either name. This alone changes nothing.
-    await session.annotate(table.lance, old, renamable(table.schema, old))
+    await table.session.annotate(table.lance, old, renamable(table.schema, old))
     renaming: Any = {"path": old, "rename": new}
-    await session.run(table.lance.alter_columns(renaming))
+    await table.session.run(table.lance.alter_columns(renaming))
 
 
 async def rename_table(
@@ -197,13 +197,14 @@ def _rename(folder: Path, old: str, new: str) -> None:
     os.rename(folder / f"{old}.lance", folder / f"{new}.lance")
 
 
-async def revert(session: Session, version: int, table: Opened) -> None:
+async def revert(version: int, table: Opened) -> None:
     """Make a version the newest again.
 
     Whatever stops this between its commits, the table is as it was, and followers of its changes
     begin anew; or it is reverted, and the history tells them.
     """
-    await _check_out(session, table, version)
+    session = table.session
+    await _check_out(table, version)
     old = await session.run(table.lance.schema())
     newest, _ = await session.open_any(table.name)
     await number_anew(session, newest)
@@ -217,10 +218,8 @@ async def revert(session: Session, version: int, table: Opened) -> None:
 
 
 async def set_sign(session: Session, table: str) -> None:
-    """Set the sign by which reads of a table know that there is a mark to heed.
-
-    Where there is none, remove the sign.
-    """
+    """Flag the table so that readers check the store's migration mark, or remove the flag if no
+    mark concerns them."""
     with suppress(StaleTableError):
         lance, arrow = await session.open_any(table)
         # As it is now: another run may have begun, or ended, since the caller's look.
@@ -241,7 +240,7 @@ async def check_whole(session: Session, handle: TableHandle, version: int) -> No
     """
     try:
         async with session.reading(handle) as table:
-            await _check_out(session, table, version)
+            await _check_out(table, version)
             async with aclosing(stream_of(session, table.lance)) as blocks:
                 async for _ in blocks:
                     session.check()
@@ -252,13 +251,13 @@ async def check_whole(session: Session, handle: TableHandle, version: int) -> No
         raise InvalidArgumentError("version", version, expected) from exc
 
 
-async def _check_out(session: Session, table: Opened, version: int) -> None:
+async def _check_out(table: Opened, version: int) -> None:
     """Look at a version that is kept."""
-    kept = [one.number for one in await session.versions(table)]
+    kept = [one.number for one in await table.versions()]
     if version not in kept:
         expected = f"a version that still exists, from {kept[0]} to {kept[-1]}"
         raise InvalidArgumentError("version", version, expected)
-    await session.run(table.lance.checkout(version))
+    await table.session.run(table.lance.checkout(version))
 
 
 async def _index_now_or_later(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiovec.backend import redacted, secrets_in
-from aiovec.backend.locate import is_url
+from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -50,6 +51,14 @@ class TableFiles:
     def newest(self) -> int:
         """Return the number of the newest version; 0 where there is none."""
         return max((number for number, _ in self._versions()), default=0)
+
+    def times(self) -> list[tuple[int, float]]:
+        """Return the number of each version and the time of its manifest."""
+        found = []
+        for number, name in self._versions():
+            with suppress(FileNotFoundError):  # upkeep has removed it
+                found.append((number, (self._folder / "_versions" / name).stat().st_mtime))
+        return found
 
     def empty_version(self) -> str | None:
         """Return in words what to do if the newest manifest is empty, as after a power cut."""

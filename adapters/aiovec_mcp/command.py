@@ -9,11 +9,19 @@ import typer
 
 from aiovec._cli.output import err, one_line
 from aiovec._cli.run import failing_clearly
-from aiovec._cli.stores import Config, Embedder, Store, give_embedder, open_origin, origin_of
-from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
+from aiovec._cli.stores import (
+    Config,
+    Embedder,
+    Store,
+    check_there,
+    give_embedder,
+    open_place,
+    place_named,
+)
+from aiovec.errors import AiovecError, TableNotFoundError
 
 if TYPE_CHECKING:
-    from aiovec.backend.origin import Origin
+    from aiovec.backend.place import Place
 
 app = typer.Typer(
     name="mcp",
@@ -57,20 +65,19 @@ def mcp(
             f"aiovec mcp needs the package {exc.name}, which is not installed; "
             'pip install "aiovec[mcp]" brings it'
         ) from exc
-    origin = origin_of(store, config, read_only=not allow_writes)
-    path = origin.location().path
-    if path is not None and not allow_writes and not path.exists():
-        raise ConfigError(f"there is no store at {path}", key="target", accepted="a store's path")
-    asyncio.run(_serve(origin, table, embedder, allow_writes, port if http else None))
+    place = place_named(store, config)
+    if not allow_writes:
+        check_there(place)
+    asyncio.run(_serve(place, table, embedder, allow_writes, port if http else None))
 
 
 async def _serve(
-    origin: Origin, table: str, embedder: str | None, allow_writes: bool, port: int | None
+    place: Place, table: str, embedder: str | None, allow_writes: bool, port: int | None
 ) -> None:
     from .server import create_server
     from .tools import MEMORY
 
-    async with await open_origin(origin) as store:
+    async with await open_place(place, read_only=not allow_writes) as store:
         try:
             schema = await store.schema(table)
         except TableNotFoundError:

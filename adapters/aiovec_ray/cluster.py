@@ -13,7 +13,8 @@ from aiovec.errors import AiovecError
 
 _T = TypeVar("_T")
 
-# Shared memory of workers that are started here: results are small, and rows never pass it.
+# Shared memory of workers that are started here: results are small, rows never pass it, and of 32
+# million new ids it holds the hashes. Ray writes more to the disk.
 _OBJECT_STORE = 256 * 2**20
 # Seconds between looks at the tasks, behind which a cancelled call ends.
 _LOOK = 0.5
@@ -68,6 +69,11 @@ async def each(
         if waiting:
             await to_its_end(in_thread(_cancel, waiting))
     return [results[ref] for ref in refs]
+
+
+def shared(value: object) -> Any:
+    """Return what stands for a value among the arguments of many calls, so that it is sent once."""
+    return ray.put(value)
 
 
 def _wait(refs: list[Any]) -> tuple[list[Any], list[Any]]:

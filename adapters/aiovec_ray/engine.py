@@ -12,15 +12,17 @@ from aiovec.backend.engine import Engine, Loaded, ReadSource, Seen
 from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, DuplicateIdError, OutcomeUnknownError, UnsupportedError
 from aiovec_lancedb import LancedbBackend
-from aiovec_lancedb.engines import making
+from aiovec_lancedb.engines import Filling, TablePlace, making
 
 from . import fragments, indexes
-from .cluster import Cluster, each
+from .cluster import Cluster, each, shared
 from .fragments import Written
 
 _NAME = "ray"
 # Ids that an error names.
 _NAMED = 10
+# Parts of a table for each worker, whose ids are compared with new ones.
+_GROUPS = 4
 
 
 class RayEngine(Engine):
@@ -55,6 +57,8 @@ class RayEngine(Engine):
                 with load.guarded():
                     parts = await each(fragments.write_source, calls, _Progress(seen))
                     await _check_ids(table, sources, read, parts)
+                    if load.before:
+                        await self._check_new(table, load, place, sources, read, parts)
                 files = [text for part in parts for text in part.fragments]
                 commit = partial(in_thread, fragments.commit, place, files, load.version, run)
                 return Loaded(await load.commit(commit if files else _nothing))
@@ -63,6 +67,35 @@ class RayEngine(Engine):
             except AiovecError:
                 await load.abandon()
                 raise
+
+    async def _check_new(
+        self,
+        table: TableHandle,
+        load: Filling,
+        place: TablePlace,
+        sources: Sequence[str],
+        read: ReadSource,
+        parts: Sequence[Written],
+    ) -> None:
+        """Raise DuplicateIdError if the table has one of the new ids."""
+        groups = await in_thread(
+            fragments.groups_of, place, load.version, _GROUPS * self._cluster.workers
+        )
+        new = await in_thread(fragments.all_hashes, [part.hashes for part in parts])
+        if not len(new):
+            return
+        hashes = await in_thread(shared, new)
+        calls = [(place, load.version, group, hashes, _NAMED) for group in groups]
+        found = await each(fragments.ids_among, calls, lambda ids: None)
+        listed = sorted(id for ids in found for id in ids)[:_NAMED]
+        if not listed:
+            return
+        of = await in_thread(fragments.hashes_of, listed)
+        asked = [(source, table.schema, read, of) for source in sources]
+        named = await each(fragments.ids_of, asked, lambda ids: None)
+        new_ids = {id for part in named for id in part}
+        if both := [id for id in listed if id in new_ids]:  # else two ids have one hash
+            raise DuplicateIdError(table.name, both)
 
     async def index(
         self, backend: Backend, table: TableHandle, kind: str, options: Mapping[str, Any]

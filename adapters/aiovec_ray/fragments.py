@@ -45,7 +45,7 @@ def write_source(source: str, place: TablePlace, schema: Schema, read: ReadSourc
 
     def batches() -> Iterator[pa.RecordBatch]:
         for rows in read(source, schema):
-            hashed.append(_hashes(rows.column("id").to_pylist()))
+            hashed.append(hashes_of(rows.column("id").to_pylist()))
             stored = stored_form(rows, schema).select(layout.names)
             for batch in stored.to_batches():
                 yield pa.RecordBatch.from_arrays(batch.columns, schema=layout)
@@ -67,13 +67,46 @@ def ids_of(source: str, schema: Schema, read: ReadSource, hashes: UInt64Array) -
     found: list[str] = []
     for rows in read(source, schema):
         ids = rows.column("id").to_pylist()
-        found += [ids[place] for place in np.flatnonzero(np.isin(_hashes(ids), hashes)).tolist()]
+        found += [ids[at] for at in np.flatnonzero(np.isin(hashes_of(ids), hashes)).tolist()]
     return found
+
+
+def groups_of(place: TablePlace, version: int, count: int) -> list[list[int]]:
+    """Return the numbers of a version's fragments, in about so many groups."""
+    dataset = _version(place, version)
+    numbers = [fragment.fragment_id for fragment in dataset.get_fragments()]
+    return [numbers[first::count] for first in range(min(count, len(numbers)))]
+
+
+def ids_among(
+    place: TablePlace, version: int, numbers: Sequence[int], hashes: UInt64Array, most: int
+) -> list[str]:
+    """Return ids of rows of some fragments whose hashes are among these ordered ones."""
+    dataset = _version(place, version)
+    found: list[str] = []
+    for number in numbers:
+        for batch in dataset.get_fragment(number).to_batches(columns=["id"]):
+            ids = batch.column(0).to_pylist()
+            own = hashes_of(ids)
+            at = np.searchsorted(hashes, own).clip(max=len(hashes) - 1)
+            found += [ids[place] for place in np.flatnonzero(hashes[at] == own).tolist()]
+            if len(found) >= most:
+                return found[:most]
+    return found
+
+
+def _version(place: TablePlace, version: int) -> lance.LanceDataset:
+    return lance.dataset(place.uri, version=version, storage_options=dict(place.options))
+
+
+def all_hashes(parts: Iterable[UInt64Array]) -> UInt64Array:
+    """Return the hashes of all parts in their order."""
+    return np.sort(np.concatenate([np.empty(0, np.uint64), *parts]))
 
 
 def repeated(parts: Iterable[UInt64Array]) -> UInt64Array:
     """Return the hashes that occur more than once."""
-    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *parts]))
+    ordered = all_hashes(parts)
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
@@ -95,6 +128,6 @@ def sweep(place: TablePlace) -> None:
     dataset.cleanup_old_versions(older_than=_NEVER, delete_unverified=True)
 
 
-def _hashes(ids: Sequence[Any]) -> UInt64Array:
+def hashes_of(ids: Sequence[Any]) -> UInt64Array:
     digests = (hashlib.blake2b(id.encode(), digest_size=_HASH_BYTES).digest() for id in ids)
     return np.frombuffer(b"".join(digests), dtype=np.uint64)

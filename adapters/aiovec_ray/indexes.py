@@ -18,6 +18,10 @@ _SCALAR = {"BTree": "BTREE", "Bitmap": "BITMAP"}
 _VECTOR = {"IvfRq": "IVF_RQ", "IvfPq": "IVF_PQ", "IvfFlat": "IVF_FLAT"}
 # Parts of an index, each of which a search goes through; upkeep builds one of more than 32 anew.
 _MOST_SEGMENTS = 16
+_WORDS = (
+    "with_position", "base_tokenizer", "language", "max_token_length", "lower_case", "stem",
+    "remove_stop_words", "ascii_folding",
+)  # fmt: skip
 _OPTIONS = ("num_bits", "num_sub_vectors", "sample_rate", "target_partition_size")
 
 
@@ -34,6 +38,9 @@ class RayMaker:
         kind = type(config).__name__
         if kind in _SCALAR:
             build = partial(lance_ray.create_scalar_index, index_type=_SCALAR[kind])
+        elif kind == "FTS":
+            words = {option: getattr(config, option) for option in _WORDS}
+            build = partial(lance_ray.create_scalar_index, index_type="INVERTED", **words)
         elif kind in _VECTOR:
             options = {
                 option: value for option in _OPTIONS

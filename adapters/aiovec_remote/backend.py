@@ -16,6 +16,7 @@ import pyarrow as pa
 from pydantic.alias_generators import to_camel, to_snake
 
 from aiovec import REMOVE
+from aiovec._http.ipc import weight_of_body
 from aiovec.backend import (
     Expr,
     Field,
@@ -41,11 +42,9 @@ from aiovec.backend.contract import (
     Tuning,
     VectorQuery,
 )
-from aiovec.backend.limits import Place, current_deadline, write_gate
+from aiovec.backend.limits import Slot, current_deadline, write_gate
 from aiovec.backend.rows import NewRows, partition_fields
 from aiovec.backend.threads import arrow_ready, hop
-from aiovec.backend.weight import weight
-from aiovec.errors import AiovecError
 
 from .client import Client, Request
 from .codec import WireError, exported_batch, found_rows, stored_rows, values_read
@@ -109,10 +108,11 @@ class RemoteBackend(Backend):
         return await self._ask(request, lambda told: [one["name"] for one in told["tables"]])
 
     async def open_table(self, name: str) -> TableHandle:
-        told, state = await self._client.ask(Request("GET", f"/tables/{name}", _UNCOUNTED))
-        return await self._read(
-            told, lambda told: TableHandle(name, Schema.from_json(told["schema"]), state)
+        request = Request("GET", f"/tables/{name}", _UNCOUNTED)
+        schema, state = await self._client.ask(
+            request, lambda answer: Schema.from_json(answer["schema"])
         )
+        return TableHandle(name, schema, state)
 
     async def create_table(self, name: str, schema: Schema) -> None:
         body = {"name": name, "schema": schema.to_dict()}
@@ -147,7 +147,7 @@ class RemoteBackend(Backend):
 
     # Writing
 
-    def writing(self, size: int) -> AbstractAsyncContextManager[Place | None]:
+    def writing(self, size: int) -> AbstractAsyncContextManager[Slot | None]:
         return self._writing.enter(current_deadline(self.busy_timeout), size)
 
     async def insert(
@@ -271,7 +271,7 @@ class RemoteBackend(Backend):
         async with aclosing(batches):
             async for head, data in batches:
                 try:
-                    yield await hop(weight(data), exported_batch, head, data)
+                    yield await hop(weight_of_body(data), exported_batch, head, data)
                 except WireError as exc:
                     raise self._client.unreadable(exc) from exc
 
@@ -350,15 +350,7 @@ class RemoteBackend(Backend):
 
     async def _ask(self, request: Request, read: Callable[[Any], _T], *, tries: bool = True) -> _T:
         """Return what ``read`` finds in the answer."""
-        told, _ = await self._client.ask(request, tries=tries)
-        return await self._read(told, read, writes=request.writes)
-
-    async def _read(self, told: Any, read: Callable[[Any], _T], *, writes: bool = False) -> _T:
-        """Return what ``read`` finds in an answer; an error in words where it is another one."""
-        try:
-            return await hop(weight(told), read, told)
-        except (AiovecError, LookupError, TypeError, ValueError, AttributeError) as exc:
-            raise self._client.unreadable(exc, writes=writes) from exc
+        return (await self._client.ask(request, read, tries=tries))[0]
 
     async def _on(
         self, table: TableHandle, path: str, read: Callable[[Any], _T], *, method: str = "POST",

@@ -10,16 +10,16 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
 import pyarrow as pa
 
-from aiovec._http.ipc import ARROW
+from aiovec._http.ipc import ARROW, weight_of_body
 from aiovec.backend import redacted
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.limits import Gate, current_deadline
@@ -54,6 +54,10 @@ _PACE = 16 * 1024
 _BUFFER = 512 * 1024
 _DONE = frozenset({200, 201, 204})
 _KEY = re.compile(r"[!-~]*")
+# Errors for an answer that is another one than the call's.
+_UNREADABLE = (WireError, AiovecError, LookupError, TypeError, ValueError, AttributeError)
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +94,12 @@ class Client:
         self._turns = Gate("too many calls are under way", calls=settings.connections)
         self._writes: set[asyncio.Future[None]] = set()
 
-    async def ask(self, request: Request, *, tries: bool = True) -> tuple[Any, str]:
-        """Return what a server answers: JSON, rows or None, and the state of the table.
+    async def ask(
+        self, request: Request, read: Callable[[Any], _T], *, tries: bool = True
+    ) -> tuple[_T, str]:
+        """Return what ``read`` makes of a server's answer, and the state of the table.
 
-        A write gets a key, under which it is done once.
+        The answer is JSON, rows or None. A write gets a key, under which it is done once.
 
         Without ``tries`` a server that cannot be reached is an error at once.
         """
@@ -103,11 +109,11 @@ class Client:
         async with self._turns.enter(call.deadline):
             self.check_open()
             if not request.writes:
-                return await call.answer()
+                return await call.answer(read)
             ended = asyncio.get_running_loop().create_future()
             self._writes.add(ended)
             try:
-                return await call.answer()
+                return await call.answer(read)
             except asyncio.CancelledError:
                 await to_its_end(self._revoke(call.key))
                 raise
@@ -119,7 +125,7 @@ class Client:
         """Cancel a write at the server, and wait until it has ended there."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_REVOKING):
-                await _Call(self, Request("DELETE", f"/writes/{key}")).read()
+                await _Call(self, Request("DELETE", f"/writes/{key}")).read(bool)
 
     async def stream(self, request: Request) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """Yield the batches of an export as they come, each behind the stream's first message.
@@ -240,11 +246,11 @@ class _Call:
         if self.key:
             self.headers["Idempotency-Key"] = self.key
 
-    async def answer(self) -> tuple[Any, str]:
+    async def answer(self, read: Callable[[Any], _T]) -> tuple[_T, str]:
         """Return what the server answers, after as many tries as there may be."""
         while True:
             try:
-                return await self.read()
+                return await self.read(read)
             except NoAnswerError as exc:
                 await self.wait_after(exc)
             except (AiovecError, StaleTableError) as exc:
@@ -255,20 +261,22 @@ class _Call:
                     raise OutcomeUnknownError(self._client.target, reason) from exc
                 raise
 
-    async def read(self) -> tuple[Any, str]:
-        """Return the answer to one try."""
+    async def read(self, read: Callable[[Any], _T]) -> tuple[_T, str]:
+        """Return the answer to one try, decoded and read in one go."""
         async with self._client.response(self) as response:
             self.go_on()
             parts = []
             while part := await response.content.readany():
                 parts.append(part)
                 self.time.reschedule((self.time.when() or 0.0) + len(part) / _PACE)
-        if response.status == 204:
-            return None, ""
         data = b"".join(parts)
+
+        def made() -> _T:
+            return read(None if response.status == 204 else decode(response.content_type, data))
+
         try:
-            value = await hop(weight(data), decode, response.content_type, data)
-        except WireError as exc:
+            value = await hop(weight_of_body(data), made)
+        except _UNREADABLE as exc:
             raise self._client.unreadable(exc, writes=self.request.writes) from exc
         return value, response.headers.get("ETag", "").strip('"')
 

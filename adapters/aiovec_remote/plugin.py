@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pydantic import Field
+
 from aiovec.backend import redacted
 from aiovec.backend.config import RetrievalSettings
 from aiovec.backend.contract import Backend
 from aiovec.backend.doctor import Finding
-from aiovec.backend.plugin import AddressKey, BackendPlugin, Location
+from aiovec.backend.plugin import BackendPlugin
 from aiovec.errors import ConfigError
 
 from .settings import SCHEME, RemoteSettings
@@ -22,14 +24,13 @@ class RemotePlugin(BackendPlugin):
     name = "remote"
     schemes = ("http", "https")
     install = "aiovec[remote]"
-    requires = ("aiohttp",)
     settings = RemoteSettings
-    address_key = AddressKey(
-        "remote_url",
-        "http://127.0.0.1:4002",
-        "The server of the remote backend, as `aiovec serve` says its address.\n\n"
+    address_key = "remote_url"
+    address_field = Field(
+        default="http://127.0.0.1:4002",
+        pattern=r"^https?://\S",
+        description="The server of the remote backend, as `aiovec serve` says its address.\n\n"
         'It needs: pip install "aiovec[remote]"',
-        r"^https?://\S",
     )
 
     def create(self, address: str, settings: RemoteSettings) -> Backend:
@@ -37,12 +38,10 @@ class RemotePlugin(BackendPlugin):
 
         return RemoteBackend(address, settings)
 
-    def locate_configured(self, settings: RetrievalSettings, file: Path | None) -> Location | None:
-        if not settings.server.autostart or file is None:
-            return None
-        return Location(self.name, f"{SCHEME}://{file}")
+    def address_by(self, settings: RetrievalSettings, file: Path | None) -> str | None:
+        return f"{SCHEME}://{file}" if settings.server.autostart and file is not None else None
 
-    def locate(self, target: str, base: Path | None = None) -> Location:
+    def locate(self, target: str, base: Path | None = None) -> str:
         shown, accepted = redacted(target), "http://host:port"
         scheme, mark, rest = target.partition("://")
         if scheme.lower() == self.name:
@@ -62,9 +61,9 @@ class RemotePlugin(BackendPlugin):
             )
         if words:
             raise ConfigError(words, key="target", accepted=accepted)
-        return Location(self.name, target.rstrip("/"))
+        return target.rstrip("/")
 
-    def findings(self, location: Location | None) -> Sequence[Finding]:
+    def findings(self, address: str | None) -> Sequence[Finding]:
         from .doctor import findings
 
-        return findings(None if location is None else location.address)
+        return findings(address)

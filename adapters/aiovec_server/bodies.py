@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from operator import methodcaller
 from typing import Any
@@ -19,7 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from aiovec import Hit, Record, Results
 from aiovec._http.ipc import ARROW
 from aiovec.backend import from_matrix, without_vector
-from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.threads import arrow_ready, hop
 from aiovec.backend.weight import weight
 
 from .bounds import bytes_of, check_answer
@@ -67,15 +68,20 @@ async def rows_response(
     ``of_many`` answers with those of each query, in their order, as ``{"results": [{name: [...]},
     ...]}``. In Arrow the column ``_query`` is the number of each row's query, from 0 on.
     """
-    if call.answer_type(OF_ROWS) == ARROW:
-        return _in_parts(await in_thread(_arrow_parts, answers, of_many), ARROW)
-    older = call.uses_older_names and name == "hits"
-    parts = await hop(weight(answers), _json_parts, name.encode(), answers, of_many, older)
-    return JsonBytes(parts[0]) if len(parts) == 1 else _in_parts(parts, JSON)
+    kind = call.answer_type(OF_ROWS)
+    if kind == ARROW:
+        await arrow_ready()
+        make = partial(_arrow_parts, answers, of_many)
+    else:
+        older = call.uses_older_names and name == "hits"
+        make = partial(_json_parts, name.encode(), answers, of_many, older)
+    return _in_parts(await hop(weight(answers), make), kind)
 
 
 def _in_parts(parts: list[bytes], kind: str) -> Response:
     """Answer with parts that are there, at the pace of the client."""
+    if len(parts) == 1:
+        return Response(parts[0], media_type=kind)
     headers = {"content-length": str(sum(map(len, parts)))}
 
     async def each() -> AsyncIterator[bytes]:

@@ -19,8 +19,8 @@ import pydantic_core
 from starlette.requests import Request
 
 from aiovec import VectorStore
-from aiovec._http.ipc import ARROW, BODY, DamagedStreamError, read_rows
-from aiovec.backend.threads import in_thread
+from aiovec._http.ipc import ARROW, BODY, DamagedStreamError, read_rows, weight_of_body
+from aiovec.backend.threads import hop
 from aiovec.errors import InvalidArgumentError
 
 from .bounds import check_rows
@@ -36,8 +36,7 @@ LONGEST_JSON = 8 * 1024 * 1024
 """Bytes of a JSON body, or of a line of JSON Lines. A parser holds up all threads for 40 ms."""
 
 _TOO_LONG = f"has more than {LONGEST_JSON // 2**20} MiB"
-_SMALL = 64 * 1024  # bytes that are parsed on the event loop, in under half a millisecond
-_FEW_LISTS = 1000  # and the lists and objects in them
+_SMALL = 64 * 1024  # bytes that are never too many values
 # A list takes 20 times its text. So a text may have so many lists, objects and commas, at most.
 _MOST_LISTS, _MOST_COMMAS = 400_000, 1_000_000
 _MANY = 16  # lists of so many floats become arrays, which take a fifth of their memory
@@ -139,7 +138,8 @@ class Call:
         if kind == ARROW:
             return await self._table()
         if kind == JSON_LINES:
-            return await in_thread(_loaded_lines, await self._read())
+            text = await self._read()
+            return await hop(weight_of_body(text), _loaded_lines, text)
         rows = await _value(await self._read(LONGEST_JSON))
         if type(rows) is not list:
             raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
@@ -180,8 +180,9 @@ class Call:
 
     async def _table(self) -> pa.Table:
         """Return the table of an Arrow IPC stream, whose values are validated."""
+        data = await self._read()
         try:
-            table = await in_thread(read_rows, await self._read())
+            table = await hop(weight_of_body(data), read_rows, data)
         except DamagedStreamError as exc:
             raise RequestError(400, str(exc)) from exc
         check_rows(table.num_rows)
@@ -200,9 +201,7 @@ class Call:
 
 
 async def _value(text: bytes | bytearray) -> Any:
-    if len(text) > _SMALL or text.count(b"[") + text.count(b"{") > _FEW_LISTS:
-        return await in_thread(_load, text, "the body")
-    return _load(text, "the body")
+    return await hop(weight_of_body(text), _load, text, "the body")
 
 
 def _loaded_lines(text: bytearray) -> list[Any]:

@@ -18,17 +18,18 @@ import typer
 
 from aiovec._cli.output import one_line
 from aiovec._cli.run import failing_clearly
-from aiovec._cli.stores import AsJson, Config, Store, open_origin, origin_of
+from aiovec._cli.stores import AsJson, Config, Store, open_place, place_named
 from aiovec.errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from socket import socket
 
     from aiovec import VectorStore
-    from aiovec.backend.config import RetrievalSettings
-    from aiovec.backend.origin import Origin
+    from aiovec.backend.place import Place
     from aiovec.backend.server import ServerSettings
+
+    Opened = Callable[[], Awaitable[VectorStore]]
 
 
 Host = Annotated[
@@ -97,24 +98,36 @@ def serve(
     _open_standard_streams()
     if shared and config is None:
         raise typer.BadParameter("--shared needs --config")
-    retrieval = origin_of(store, config).settings()
+    place = place_named(store, config)
     given = {
         "host": host, "port": port, "page_writes": page_writes or None,
         "read_only": read_only or None,
     }  # fmt: skip
     changed = {name: value for name, value in given.items() if value is not None}
-    settings = retrieval.server.model_copy(update=changed)
+    settings = place.settings.server.model_copy(update=changed)
     if follow and not settings.read_only:
         raise typer.BadParameter("--follow is for copies, which nobody writes: add --read-only")
-    source = _source(store, config, retrieval, settings, follow=follow)
+    if store is None:
+        place = _served(place, config, settings.backend)
+    if place.backend == _REMOTE:
+        raise ConfigError(
+            f"{place} is served by another server already; name the backend to serve in "
+            "[retrieval.server] backend, or pass a store",
+            key="retrieval.server.backend",
+            accepted="a backend other than remote",
+        )
+
+    def opened() -> Awaitable[VectorStore]:
+        return open_place(place, read_only=settings.read_only, follow=follow)
+
     if shared:
-        _serve_shared(source, settings, Path(str(config)))
+        _serve_shared(opened, settings, Path(str(config)))
     else:
-        _serve_alone(source, settings, idle_timeout, json=json)
+        _serve_alone(opened, settings, idle_timeout, json=json)
 
 
 def _serve_alone(
-    source: Origin, settings: ServerSettings, idle_timeout: float | None, *, json: bool
+    opened: Opened, settings: ServerSettings, idle_timeout: float | None, *, json: bool
 ) -> None:
     from .keys import keys_of
     from .process import is_loopback, listen, url_of
@@ -136,10 +149,10 @@ def _serve_alone(
             with suppress(OSError):  # nobody reads it
                 typer.echo(dump({**facts, "pid": os.getpid()}) if json else one_line(line))
 
-        _run(source, settings, ready, idle_timeout, listening=listening)
+        _run(opened, settings, ready, idle_timeout, listening=listening)
 
 
-def _serve_shared(source: Origin, settings: ServerSettings, config: Path) -> None:
+def _serve_shared(opened: Opened, settings: ServerSettings, config: Path) -> None:
     """Serve the processes of this user that use a TOML file, until they ask for nothing more."""
     from aiovec._http.autostart import KEY_VARIABLE, SharedFolder
 
@@ -161,13 +174,13 @@ def _serve_shared(source: Origin, settings: ServerSettings, config: Path) -> Non
             folder.publish(listening.getsockname()[1], key)
 
     try:
-        _run(source, settings, ready, settings.idle_timeout, listening=listening, uds=folder.socket)
+        _run(opened, settings, ready, settings.idle_timeout, listening=listening, uds=folder.socket)
     finally:
         folder.withdraw()
 
 
 def _run(
-    source: Origin,
+    opened: Opened,
     settings: ServerSettings,
     ready: Callable[[VectorStore], None],
     idle_timeout: float | None,
@@ -187,7 +200,7 @@ def _run(
     log_to_stderr()
 
     async def run() -> None:
-        async with await open_origin(source) as store:
+        async with await opened() as store:
             app = create_app(store=store, settings=settings)
             server = Server(
                 app, settings, ready=lambda: ready(store), idle_timeout=idle_timeout, uds=uds
@@ -221,31 +234,12 @@ def _check_installed() -> None:
         ) from exc
 
 
-def _source(
-    store: str | None,
-    config: str | None,
-    retrieval: RetrievalSettings,
-    settings: ServerSettings,
-    *,
-    follow: bool,
-) -> Origin:
-    """Return the store that is served."""
-    from aiovec.backend.origin import Origin
+def _served(place: Place, config: str | None, backend: str) -> Place:
+    """Return the place to serve where the TOML file says it."""
+    from aiovec.backend.place import find_place
 
-    name = settings.backend or ("sqlite" if retrieval.backend == _REMOTE else "")
-    reading = settings.read_only
-    if name and store is None:
-        source = Origin(None, config, backend=name, read_only=reading, follow=follow)
-    else:
-        source = origin_of(store, config, read_only=reading, follow=follow)
-    if source.location().backend == _REMOTE:
-        raise ConfigError(
-            f"{source.location()} is served by another server already; name the backend to serve "
-            "in [retrieval.server] backend, or pass a store",
-            key="retrieval.server.backend",
-            accepted="a backend other than remote",
-        )
-    return source
+    name = backend or ("sqlite" if place.settings.backend == _REMOTE else "")
+    return find_place(config=config, backend=name) if name else place
 
 
 _REMOTE = "remote"

@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from aiovec.backend import redacted
 from aiovec.backend.contract import Backend
 from aiovec.backend.doctor import Finding
-from aiovec.backend.locate import is_url, local_path, path_of_url
-from aiovec.backend.plugin import AddressKey, BackendPlugin, Location, plugins
+from aiovec.backend.paths import is_url, local_path, path_of_url
+from aiovec.backend.plugin import BackendPlugin, backends
 from aiovec.errors import ConfigError
 
 from .settings import MEMORY, SqliteSettings, store_file
@@ -23,10 +25,11 @@ class SqlitePlugin(BackendPlugin):
     takes_paths = True
     install = "aiovec"
     settings = SqliteSettings
-    address_key = AddressKey(
-        "sqlite_path",
-        "aiovec.db",
-        "The file of the SQLite backend, or a folder that holds vectors.sqlite.\n\n"
+    address_key = "sqlite_path"
+    address_field = Field(
+        default="aiovec.db",
+        min_length=1,
+        description="The file of the SQLite backend, or a folder that holds vectors.sqlite.\n\n"
         'A path without a suffix is a folder. ":memory:" is a store that ends with its process.',
     )
 
@@ -35,7 +38,7 @@ class SqlitePlugin(BackendPlugin):
 
         return SqliteBackend(address, settings)
 
-    def locate(self, target: str, base: Path | None = None) -> Location:
+    def locate(self, target: str, base: Path | None = None) -> str:
         if is_url(target):
             path = path_of_url(target)
             if "?" in path or "#" in path:
@@ -45,25 +48,24 @@ class SqlitePlugin(BackendPlugin):
                 )
             target = MEMORY if path == f"/{MEMORY}" else path
         if target == MEMORY:
-            return Location(self.name, MEMORY, in_memory=True)
+            return MEMORY
         path = local_path(target, base)
         file = store_file(path)
         if not os.path.exists(file):
             _refuse_place_of_another(Path(path))
-        return Location(self.name, file, Path(file), Path(file).parent)
+        return file
 
-    def exists(self, location: Location) -> bool:
-        path = location.path
-        return path is None or (path.is_file() and path.stat().st_size > 0)
+    def exists(self, path: Path) -> bool:
+        return path.is_file() and path.stat().st_size > 0
 
-    def findings(self, location: Location | None) -> Sequence[Finding]:
+    def findings(self, address: str | None) -> Sequence[Finding]:
         from .doctor import findings
 
-        return findings(None if location is None else location.path)
+        return findings(None if address in (None, MEMORY) else Path(str(address)))
 
 
 def _refuse_place_of_another(path: Path) -> None:
-    for plugin in plugins():
+    for plugin in backends():
         target = plugin.claims(path)
         if target is None:
             continue

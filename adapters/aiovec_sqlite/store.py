@@ -39,7 +39,7 @@ from aiovec.backend.contract import (
     VectorQuery,
     index_behind_change,
 )
-from aiovec.backend.limits import Place, Steps, current_deadline, export_gate, write_gate
+from aiovec.backend.limits import Slot, Steps, current_deadline, export_gate, write_gate
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.memory import default_budget
 from aiovec.backend.rows import NewRows
@@ -73,7 +73,7 @@ from .opening import (
 from .settings import BESIDE, MEMORY, make_folder_of
 from .text import index as text_index
 from .text.search import search_text
-from .writer import Keys, Writer
+from .writer import Writer, find_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -225,7 +225,6 @@ class SqliteBackend(Backend):
             budget=budget,
             workers=at_once,
             busy_timeout=self._settings.busy_timeout,
-            bits=self._settings.scan == "bit",
         )
 
     async def _put_token(self, table: TableHandle, token: str) -> None:
@@ -288,7 +287,7 @@ class SqliteBackend(Backend):
 
         return await self._read(read)
 
-    def writing(self, size: int) -> Place:
+    def writing(self, size: int) -> Slot:
         self._open_writer()
         return self._writing.enter(current_deadline(self.busy_timeout), size)
 
@@ -432,7 +431,7 @@ class SqliteBackend(Backend):
         return await self._write_once(lambda tx: writes.delete(tx, table, ids, where, keep))
 
     async def kept(self, key: WriteKey) -> Kept | None:
-        found = await self._read(lambda db, _: Keys().find(db, key))
+        found = await self._read(lambda db, _: find_key(db, key))
         if found is None:
             return None
         kept, text_of = found
@@ -463,14 +462,17 @@ class SqliteBackend(Backend):
         )
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        if self._resident is not None:
-            found = await self._resident.search(table, queries)
-            if found is not None:
-                return found
-        by_bits = self._settings.scan == "bit" and table.schema.quantized == "bit"
+        by_bits = self._by_bits(table)
+        if self._resident is not None and not any(
+            search.is_approximate(query, table.schema, by_bits=by_bits) for query in queries
+        ):
+            return await self._resident.search(table, queries)
         return await self._read(
             lambda db, ticket: search.search(db, ticket, table, queries, by_bits=by_bits)
         )
+
+    def _by_bits(self, table: TableHandle) -> bool:
+        return self._settings.scan == "bit" and table.schema.quantized == "bit"
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
         return await self._read(lambda db, ticket: search_text(db, ticket, table, query))
@@ -540,7 +542,7 @@ class SqliteBackend(Backend):
 
     async def stats(self, table: TableHandle) -> TableStats:
         stats = await self._read(lambda db, _: upkeep.stats(db, table, self.name))
-        if self._settings.scan == "bit" and table.schema.quantized == "bit":
+        if self._by_bits(table):
             stats = replace(stats, index="bit codes: approximate")
         if self._resident is None:
             return stats

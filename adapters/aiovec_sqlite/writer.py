@@ -46,55 +46,40 @@ _CREATE = """CREATE TABLE IF NOT EXISTS aiovec_writes (
 ) STRICT"""
 
 # How long a key is kept, in seconds, and how many are: a client that repeats a write does so soon.
-KEEP_SECONDS = 24 * 3600
-KEEP_NUMBER = 100_000
+_KEEP_SECONDS, _KEEP_NUMBER = 24 * 3600, 100_000
 # Keys that a write looks at to forget them: more than one, so that old ones do get fewer.
 _FORGET = 4
 
 
-class Keys:
-    """The keys in one file, within the transaction of a write."""
-
-    def __init__(self, *, keep: int = KEEP_NUMBER, seconds: float = KEEP_SECONDS) -> None:
-        self._keep = keep
-        self._seconds = seconds
-
-    def find(self, db: sqlite3.Connection, key: WriteKey) -> tuple[Kept, str | None] | None:
-        """Return the trace of a write, and the table whose text index it left to be built."""
-        if not _is_there(db):
-            return None
-        row = db.execute(
-            "SELECT digest, outcome, text_of FROM aiovec_writes WHERE key = ?", (key.name,)
-        ).fetchone()
-        if row is None:
-            return None
-        digest, outcome, text_of = row
-        key.check(digest)
-        return Kept(outcome), text_of
-
-    def keep(
-        self, db: sqlite3.Connection, key: WriteKey, outcome: object, text_of: str | None
-    ) -> None:
-        """Keep the outcome of a write, and forget some keys that are too old or too many."""
-        db.execute(_CREATE)
-        now = int(time.time())
-        count = outcome if isinstance(outcome, int) else None
-        number = db.execute(
-            "INSERT INTO aiovec_writes (key, digest, done, outcome, text_of) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (key.name, key.digest, now, count, text_of),
-        ).lastrowid
-        db.execute(
-            "DELETE FROM aiovec_writes WHERE number IN ("
-            "SELECT number FROM aiovec_writes ORDER BY number LIMIT ?"
-            ") AND (number <= ? OR done < ?)",
-            (_FORGET, (number or 0) - self._keep, now - self._seconds),
-        )
-
-
-def _is_there(db: sqlite3.Connection) -> bool:
+def find_key(db: sqlite3.Connection, key: WriteKey) -> tuple[Kept, str | None] | None:
+    """Return the trace of a write, and the table whose text index it left to be built."""
     sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'aiovec_writes'"
-    return db.execute(sql).fetchone() is not None
+    if db.execute(sql).fetchone() is None:
+        return None
+    row = db.execute(
+        "SELECT digest, outcome, text_of FROM aiovec_writes WHERE key = ?", (key.name,)
+    ).fetchone()
+    if row is None:
+        return None
+    digest, outcome, text_of = row
+    key.check(digest)
+    return Kept(outcome), text_of
+
+
+def _keep_key(db: sqlite3.Connection, key: WriteKey, outcome: object, text_of: str | None) -> None:
+    """Keep the outcome of a write, and forget some keys that are too old or too many."""
+    db.execute(_CREATE)
+    now = int(time.time())
+    number = db.execute(
+        "INSERT INTO aiovec_writes (key, digest, done, outcome, text_of) VALUES (?, ?, ?, ?, ?)",
+        (key.name, key.digest, now, outcome if isinstance(outcome, int) else None, text_of),
+    ).lastrowid
+    db.execute(
+        "DELETE FROM aiovec_writes WHERE number IN ("
+        "SELECT number FROM aiovec_writes ORDER BY number LIMIT ?"
+        ") AND (number <= ? OR done < ?)",
+        (_FORGET, (number or 0) - _KEEP_NUMBER, now - _KEEP_SECONDS),
+    )
 
 
 _T = TypeVar("_T")
@@ -185,7 +170,6 @@ class Writer(Committer[_Call]):
         self._closed = False
         # The migration's run whose writes pass its own mark.
         self.run_acted_for: str | None = None
-        self.keys = Keys()
         self._commits = GroupCommit(self, gate)
 
     async def run(
@@ -284,21 +268,21 @@ class Writer(Committer[_Call]):
                 return None
             number = change_number(state.get("change"))
             change = Change(number)
-            for call in self._not_joined(db, change, group, applied):
-                error = self._apply(db, change, call, alone=alone)
-                if error is None:
-                    applied.append(call)
-                elif isinstance(error, TooLargeForGroupError):
-                    call.alone = True
-                    call.wait_again()
-                elif db.in_transaction:
-                    call.fail(self._translated(error))
-                elif isinstance(error, load_driver().Error) and alone:
-                    raise error
-                elif alone:
-                    call.fail(self._translated(error))
-                else:
-                    raise _RolledBackError from error
+            for calls in _runs(group):
+                if len(calls) > 1 and self._apply(db, change, calls, alone=False) is None:
+                    applied += calls
+                    continue
+                for call in calls:
+                    error = self._apply(db, change, [call], alone=alone)
+                    if error is None:
+                        applied.append(call)
+                    elif isinstance(error, TooLargeForGroupError):
+                        call.alone = True
+                        call.wait_again()
+                    elif alone and isinstance(error, load_driver().Error):
+                        raise error
+                    else:
+                        call.fail(self._translated(error))
             if not applied:
                 _roll_back(db)
                 return None
@@ -342,74 +326,34 @@ class Writer(Committer[_Call]):
         except AiovecError as exc:
             raise OutcomeUnknownError(self.target, str(exc.__cause__ or exc)) from exc
 
-    def _not_joined(
-        self, db: sqlite3.Connection, change: Change, group: list[_Call], applied: list[_Call]
-    ) -> Iterator[_Call]:
-        """Do what can be done together, in order; yield the calls that are left for themselves."""
-        for calls in _runs(group):
-            if len(calls) > 1 and self._apply_together(db, change, calls):
-                applied += calls
-            else:
-                yield from calls
+    def _apply(
+        self, db: sqlite3.Connection, change: Change, calls: list[_Call], *, alone: bool
+    ) -> Exception | None:
+        """Do calls as one, or one, in a savepoint; ``alone`` in the transaction itself.
 
-    def _apply_together(self, db: sqlite3.Connection, change: Change, calls: list[_Call]) -> bool:
-        """Do calls that are alike as one; False where each has to be tried alone."""
+        Where that fails, calls that were tried as one can be tried again.
+        """
         begun = [call for call in calls if call.begin_in_thread()]
-        done = False
-        if len(begun) == len(calls):
-            first, *others = (cast("RowsWrite", call.work) for call in calls)
-            work = first.joined(others)
-            db.execute("SAVEPOINT calls")
+        error: Exception | None = None if begun == calls else CancelledWorkError()
+        if error is None:
+            if not alone:
+                db.execute("SAVEPOINT calls")
             try:
-                keys = [call.key for call in calls if call.key is not None]
-                if not any(self.keys.find(db, key) for key in keys):
-                    results = work(Transaction(db, change, None, alone=False))
-                    for call, result in zip(calls, results, strict=True):
-                        call.result = result
-                        if call.key is not None:
-                            self.keys.keep(db, call.key, result, None)
-                    done = True
+                _once(db, change, calls, alone=alone)
             except Exception as exc:
-                if not db.in_transaction:
+                error = exc
+                if alone:
+                    _roll_back(db)
+                elif db.in_transaction:
+                    db.execute("ROLLBACK TO calls")
+                else:
                     raise _RolledBackError from exc
-                db.execute("ROLLBACK TO calls")
-            db.execute("RELEASE calls")
-        if not done:
+            if not alone:
+                db.execute("RELEASE calls")
+        if error is not None and len(calls) > 1:
             for call in begun:
                 call.wait_again()
-        return done
-
-    def _apply(
-        self, db: sqlite3.Connection, change: Change, call: _Call, *, alone: bool
-    ) -> Exception | None:
-        """Do a call's work in a savepoint, or alone in the transaction itself."""
-        if not call.begin_in_thread():
-            return CancelledWorkError()
-        if not alone:
-            db.execute("SAVEPOINT call")
-        try:
-            call.result = self._once(Transaction(db, change, call, alone=alone), call)
-        except Exception as exc:  # noqa: BLE001 - the caller gets it
-            if alone:
-                _roll_back(db)
-            elif db.in_transaction:
-                db.execute("ROLLBACK TO call")
-                db.execute("RELEASE call")
-            return exc
-        if not alone:
-            db.execute("RELEASE call")
-        return None
-
-    def _once(self, tx: Transaction, call: _Call) -> object:
-        """Do a call's work, or nothing where its key is kept; return the result."""
-        if call.key is None:
-            return call.work(tx)
-        found = self.keys.find(tx.db, call.key)
-        if found is not None:
-            return found[0].outcome
-        result = call.work(tx)
-        self.keys.keep(tx.db, call.key, result, call.text_of)
-        return result
+        return error
 
     def _translated(self, error: Exception) -> Exception:
         """Return the error of a call's work, or of its commit, as its caller gets it."""
@@ -418,6 +362,25 @@ class Writer(Committer[_Call]):
         translated = translate(error, self.target)
         translated.__cause__ = error
         return translated
+
+
+def _once(db: sqlite3.Connection, change: Change, calls: list[_Call], *, alone: bool) -> None:
+    """Do calls as one, or one; of one whose key is kept, nothing."""
+    keys = [call.key for call in calls if call.key is not None]
+    for found in filter(None, (find_key(db, key) for key in keys)):
+        if len(calls) > 1:
+            raise CancelledWorkError  # each is looked at by itself
+        calls[0].result = found[0].outcome
+        return
+    if len(calls) > 1:
+        first, *others = (cast("RowsWrite", call.work) for call in calls)
+        results = first.joined(others)(Transaction(db, change, None, alone=False))
+    else:
+        results = [calls[0].work(Transaction(db, change, calls[0], alone=alone))]
+    for call, result in zip(calls, results, strict=True):
+        call.result = result
+        if call.key is not None:
+            _keep_key(db, call.key, result, call.text_of)
 
 
 def _runs(group: list[_Call]) -> Iterator[list[_Call]]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.marks import MoveMark
+from aiovec.backend.paths import PathText
+from aiovec.backend.place import Place
 from aiovec.backend.threads import to_its_end
 from aiovec.errors import ConfigError, MigrationError, TableNotFoundError
 
@@ -19,7 +21,15 @@ from .events import Event, Listener, Options, unheard
 from .host import Host, RealHost, Step, no_step
 from .lock import lock_file, release_lock, take_lock
 from .migration import Migration, Report, TableReport
-from .places import Located, PathText, Place, config_file, configured, locate, open_place
+from .places import (
+    OpenPlace,
+    config_file,
+    configured,
+    free_room,
+    locate,
+    open_place,
+    unwritable,
+)
 from .planning import Plan, other_vectors
 from .tables import OpenTable
 from .toml import TomlFile
@@ -42,9 +52,9 @@ async def plan(
     async with AsyncExitStack() as stack:
         file = await host.in_thread(config_file, config)
         here, there = await _located(source, target, file, host)
-        if await host.in_thread(here.location.same_as, there.location):
-            text = f"the source and the target are the same store: {here.location}"
-            return Plan(str(here.location), str(there.location), problems=[text])
+        if await host.in_thread(here.same_as, there):
+            text = f"the source and the target are the same store: {here}"
+            return Plan(str(here), str(there), problems=[text])
         one = await _existing(stack, here, host)
         other = await open_place(stack, there, host, make=False)
         migration = Migration(
@@ -81,14 +91,14 @@ async def run(
     async with AsyncExitStack() as stack:
         file = await host.in_thread(config_file, config)
         here, there = await _located(source, target, file, host)
-        if await host.in_thread(here.location.same_as, there.location):
+        if await host.in_thread(here.same_as, there):
             if source is None and options.switch:  # a run that was killed behind its last step
                 place = await _arrived(stack, there, host)
                 transform = await _transform(stack, embedder, from_field, file, host)
                 for problem in await other_vectors(place, transform):
                     raise MigrationError(problem)
-                return Report(str(here.location), str(there.location), switched=True)
-            raise MigrationError(f"the source and the target are the same store: {here.location}")
+                return Report(str(here), str(there), switched=True)
+            raise MigrationError(f"the source and the target are the same store: {here}")
         await _lock(stack, here, there, host)
         one = await _existing(stack, here, host)
         other = await open_place(stack, there, host, make=False)
@@ -262,7 +272,7 @@ _TWO_MODELS = "the vectors are of two models and were not compared"
 
 async def _located(
     source: PathText | None, target: PathText | None, file: Path | None, host: Host
-) -> tuple[Located, Located]:
+) -> tuple[Place, Place]:
     if target is None:
         raise MigrationError(
             "name the target store: a target, or the name of a backend in the TOML file"
@@ -270,14 +280,14 @@ async def _located(
     return await host.in_thread(locate, source, file), await host.in_thread(locate, target, file)
 
 
-async def _existing(stack: AsyncExitStack, found: Located, host: Host) -> Place:
+async def _existing(stack: AsyncExitStack, found: Place, host: Host) -> OpenPlace:
     place = await open_place(stack, found, host, make=False)
     if place.missing:
-        raise ConfigError(f"there is no store at {found.location}", accepted="a store's path")
+        raise ConfigError(f"there is no store at {found}", accepted="a store's path")
     return place
 
 
-async def _arrived(stack: AsyncExitStack, found: Located, host: Host) -> Place:
+async def _arrived(stack: AsyncExitStack, found: Place, host: Host) -> OpenPlace:
     """Return the store that the TOML names. MigrationError if no switch has led to what it is."""
     place = await open_place(stack, found, host, make=False)
     record = await place.record()
@@ -295,13 +305,13 @@ async def _arrived(stack: AsyncExitStack, found: Located, host: Host) -> Place:
         )
     else:
         why = "no switch has led to the store that is there now"
-    raise MigrationError(f"the TOML file names {found.location} already, but {why}; {cure}")
+    raise MigrationError(f"the TOML file names {found} already, but {why}; {cure}")
 
 
-async def _lock(stack: AsyncExitStack, here: Located, there: Located, host: Host) -> None:
+async def _lock(stack: AsyncExitStack, here: Place, there: Place, host: Host) -> None:
     """Keep other migrators of these stores out until the stack ends."""
 
-    run = await host.in_thread(lambda: run_of(Place(here.backend()), Place(there.backend())))
+    run = await host.in_thread(lambda: run_of(OpenPlace(here.create()), OpenPlace(there.create())))
     file = lock_file(here.path, there.path, run)
     lock = await host.in_thread(take_lock, file)
 
@@ -334,10 +344,10 @@ def _toml(file: Path | None, host: Host) -> TomlFile | None:
     return None if file is None else TomlFile(file, host)
 
 
-def _look_at_disk(target: Located, found: Plan) -> None:
-    if reason := target.unwritable():
+def _look_at_disk(target: Place, found: Plan) -> None:
+    if reason := unwritable(target):
         found.problems.append(f"the target cannot be written: {reason}")
-    found.free = target.free_room()
+    found.free = free_room(target)
     if found.free is not None and found.free < found.needed:
         found.problems.append(
             f"the target needs about {found.needed:,} bytes, and {found.free:,} are free there"
@@ -348,9 +358,9 @@ def _look_at_disk(target: Located, found: Plan) -> None:
 class _Pair:
     """The two stores of a migration, and its mark."""
 
-    source: Place
-    target: Place
-    located: tuple[Located, Located]
+    source: OpenPlace
+    target: OpenPlace
+    located: tuple[Place, Place]
     mark: MoveMark
 
 
@@ -405,14 +415,14 @@ async def _pair(
         yield _Pair(ends[0][1], ends[1][1], (ends[0][0], ends[1][0]), mark)
 
 
-async def _act(place: Place) -> None:
+async def _act(place: OpenPlace) -> None:
     """Read the store whatever its mark says, for one that was left answers nobody else."""
     mark = (await place.record()).mark
     if mark is not None:
         place.backend.act_for(mark.run)
 
 
-async def _counts(place: Place, run: str) -> dict[str, int]:
+async def _counts(place: OpenPlace, run: str) -> dict[str, int]:
     """Return the rows of each table; nothing of a store that is missing."""
     if place.missing:
         return {}
@@ -425,7 +435,11 @@ async def _counts(place: Place, run: str) -> dict[str, int]:
 
 
 async def _compared(
-    source: Place, target: Place, tables: tuple[str, ...] | None, host: Host, listener: Listener
+    source: OpenPlace,
+    target: OpenPlace,
+    tables: tuple[str, ...] | None,
+    host: Host,
+    listener: Listener,
 ) -> Report:
     for place in (source, target):
         if place.missing:
@@ -445,7 +459,7 @@ async def _compared(
 
 
 async def _compared_table(
-    source: Place, target: Place, name: str, host: Host, listener: Listener
+    source: OpenPlace, target: OpenPlace, name: str, host: Host, listener: Listener
 ) -> TableReport:
     one = await OpenTable.open(source.backend, name)
     other = await OpenTable.open(target.backend, name)

@@ -240,21 +240,39 @@ class Comparison:
     async def bring_over(self, found: Unlike, change: Change) -> None:
         """Delete in the target what the source lacks, and write there what differs.
 
-        Only what differs is written, and all of it may be done again at any time.
+        Only what differs is written. Rows that the target lacks are added without another look,
+        where its backend can, since nobody else writes there; so behind an error the tables have to
+        be compared again.
         """
-        target = self._target
+        target, backend = self._target, self._target.backend
         async with aclosing(self._ids_of(target, found.extra)) as parts:
             async for ids in parts:
-                await target.backend.delete(target.handle, ids=ids, where=None)
-        wanted = np.union1d(found.missing, found.different)
-        if not len(wanted):
-            return
-        many = len(wanted) > max(_LOOKED_UP, _MANY * found.source_rows)
-        async with aclosing(self._filtered(wanted) if many else self._single(wanted)) as tables:
-            async for rows in tables:
-                if rows.num_rows:
-                    changed = NewRows(target.schema, await change(rows))
-                    await target.backend.upsert(target.handle, changed, moves=True)
+                await backend.delete(target.handle, ids=ids, where=None)
+        # A hash that is of several ids is among both.
+        missing = np.setdiff1d(found.missing, found.different)
+        bulk = backend.supports("bulk-load")
+        together = np.union1d(missing, found.different)
+        for wanted, adds in (
+            ((missing, True), (found.different, False)) if bulk else ((together, False),)
+        ):
+            async with aclosing(self._rows_of(wanted, found.source_rows, adds)) as tables:
+                async for rows in tables:
+                    changed = await change(rows)
+                    if adds:
+                        await backend.bulk_add(target.handle, changed)
+                    else:
+                        new = NewRows(target.schema, changed)
+                        await backend.upsert(target.handle, new, moves=True)
+
+    def _rows_of(
+        self, wanted: UInt64Array, rows: int, bulk: bool
+    ) -> AsyncGenerator[pa.Table, None]:
+        """Give the source's rows of ids with these hashes, in parts that have rows."""
+        if len(wanted) <= max(_LOOKED_UP, _MANY * rows):
+            return self._single(wanted)
+        limits = self._host.limits
+        most = (limits.bulk_rows, limits.bulk_bytes) if bulk else (self._size, _BATCH_BYTES)
+        return self._filtered(wanted, *most)
 
     async def _single(self, wanted: UInt64Array) -> AsyncGenerator[pa.Table, None]:
         source = self._source
@@ -263,9 +281,12 @@ class Comparison:
                 for start in range(0, len(ids), min(_LOOKED_UP, self._size)):
                     block = ids[start : start + min(_LOOKED_UP, self._size)]
                     rows = await source.backend.get(source.handle, block, everything(source.schema))
-                    yield await self._host.in_thread(_as_arrow, rows, source.schema, True)
+                    if rows.ids:
+                        yield await self._host.in_thread(_as_arrow, rows, source.schema, True)
 
-    async def _filtered(self, wanted: UInt64Array) -> AsyncGenerator[pa.Table, None]:
+    async def _filtered(
+        self, wanted: UInt64Array, most_rows: int, most_bytes: int
+    ) -> AsyncGenerator[pa.Table, None]:
         layout = self._source.schema.to_arrow()
 
         def chosen(batch: pa.RecordBatch) -> pa.Table:
@@ -273,14 +294,19 @@ class Comparison:
             return rows.filter(pa.array(among(self._hasher.ids(batch.column("id")), wanted)))
 
         waiting: list[pa.Table] = []
+        count = bytes_ = 0
         everywhere = self._export(self._source, everything(self._source.schema))
         async with aclosing(everywhere) as batches:
             async for batch in batches:
-                waiting.append(await self._host.in_thread(chosen, batch))
-                if sum(table.num_rows for table in waiting) >= self._size:
+                rows = await self._host.in_thread(chosen, batch)
+                if count and (
+                    count + rows.num_rows > most_rows or bytes_ + rows.nbytes > most_bytes
+                ):
                     yield pa.concat_tables(waiting)
-                    waiting = []
-        if waiting:
+                    waiting, count, bytes_ = [], 0, 0
+                waiting.append(rows)
+                count, bytes_ = count + rows.num_rows, bytes_ + rows.nbytes
+        if count:
             yield pa.concat_tables(waiting)
 
     # Single rows, as they are now

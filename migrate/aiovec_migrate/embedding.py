@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from aiovec._embed.registry import configured_embedder
 from aiovec.backend import Schema, from_matrix
-from aiovec.backend.origin import Origin
+from aiovec.backend.place import find_place
 from aiovec.errors import InvalidVectorError, MigrationError
 
 from .host import Host
@@ -34,7 +34,7 @@ class Reembedding:
         self._name = name
         self._field = field
         self._host = host
-        self._embedder = configured_embedder(name, Origin(None, config).settings())
+        self._embedder = configured_embedder(name, find_place(config=config).settings)
 
     def field_of(self, schema: Schema) -> str:
         """Return the text field that a table's vectors are made of. MigrationError if unknown."""

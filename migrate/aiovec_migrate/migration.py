@@ -27,7 +27,7 @@ from .cut_over import Cutover, complete
 from .events import Listener, Options, unheard
 from .host import Host, RealHost, Step, no_step
 from .moving import TableMove
-from .places import Place
+from .places import OpenPlace
 from .planning import Plan, count_removed, drops_others, look
 from .tables import OpenTable
 from .toml import Toml
@@ -114,8 +114,8 @@ class Migration:
 
     def __init__(
         self,
-        source: Place,
-        target: Place,
+        source: OpenPlace,
+        target: OpenPlace,
         options: Options | None = None,
         *,
         host: Host | None = None,

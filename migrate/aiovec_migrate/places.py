@@ -6,30 +6,22 @@ import os
 import re
 import shutil
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from aiovec.backend.config import load_settings
 from aiovec.backend.contract import Backend
-from aiovec.backend.locate import is_url
 from aiovec.backend.marks import MoveRecord
-from aiovec.backend.origin import CONFIG_FILE, CONFIG_VARIABLE, Origin
-from aiovec.backend.plugin import Location, backend_names, create_backend, plugin_of
+from aiovec.backend.paths import PathText, is_url
+from aiovec.backend.place import CONFIG_FILE, CONFIG_VARIABLE, Place, find_place
+from aiovec.backend.plugin import backend_names
 from aiovec.backend.threads import to_its_end
 from aiovec.errors import ConfigError, MigrationError
 
 from .host import Host
 
-if TYPE_CHECKING:
-    from aiovec.backend.config import RetrievalSettings
-
-
-PathText = str | os.PathLike[str]
-
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OpenPlace:
     """A store that a migration reads or writes.
 
     ``configured`` is its name in the TOML, empty where that does not know it. Of a store that is
@@ -55,45 +47,24 @@ class Place:
         return await self.backend.move_record()
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
-    """The place of a store, with the settings; ``configured`` as in ``Place``."""
+def free_room(place: Place) -> int | None:
+    """Return the bytes that are free where the store lies or would; None if unknown."""
+    return None if place.path is None else shutil.disk_usage(_lowest_folder(place.path)).free
 
-    location: Location
-    configured: str
-    settings: RetrievalSettings
 
-    @property
-    def path(self) -> Path | None:
-        """The file or folder on this machine."""
-        return self.location.path
-
-    def backend(self) -> Backend:
-        """Return the backend, not open. May import its driver."""
-        return create_backend(self.location, self.settings)
-
-    def exists(self) -> bool:
-        """Return whether a store may exist there, so that opening it makes nothing new."""
-        return plugin_of(self.location.backend).exists(self.location)
-
-    def free_room(self) -> int | None:
-        """Return the bytes that are free where the store lies or would; None if unknown."""
-        return None if self.path is None else shutil.disk_usage(_lowest_folder(self.path)).free
-
-    def unwritable(self) -> str:
-        """Return why this user cannot write to the store; empty where nothing speaks against it."""
-        path = self.path
-        if path is None:
-            return ""
-        effective = bool(os.supports_effective_ids)  # it lists os.access or nothing
-        start = self.location.folder or path
-        folder = _lowest_folder(start)
-        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
-            return f"this user may not write in {folder}"
-        if path.is_file() and not os.access(path, os.W_OK, effective_ids=effective):
-            return f"this user may not write to {path}"
-        there = next(above for above in (start, *start.parents) if above.exists())
-        return "" if there.is_dir() else f"{there} is not a folder"
+def unwritable(place: Place) -> str:
+    """Return why this user cannot write to the store; empty where nothing speaks against it."""
+    path = place.path
+    if path is None:
+        return ""
+    effective = bool(os.supports_effective_ids)  # it lists os.access or nothing
+    folder = _lowest_folder(path)
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
+        return f"this user may not write in {folder}"
+    if path.is_file() and not os.access(path, os.W_OK, effective_ids=effective):
+        return f"this user may not write to {path}"
+    there = next(above for above in path.parents if above.exists())
+    return "" if there.is_dir() else f"{there} is not a folder"
 
 
 def _lowest_folder(path: Path) -> Path:
@@ -102,30 +73,27 @@ def _lowest_folder(path: Path) -> Path:
     return next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
 
 
-def locate(text: PathText | None, config: Path | None) -> Located:
-    """Resolve a target, a backend name, or None (the TOML's current backend) to a place."""
+def locate(text: PathText | None, config: Path | None) -> Place:
+    """Return the place of a target, of a backend by its name, or of the TOML's current backend."""
     named = text is None or (isinstance(text, str) and text in backend_names())
     if not named and isinstance(text, str):
         _check_meant(text)
     if named:
-        source = Origin(None, config, backend=None if text is None else str(text))
+        place = find_place(config=config, backend=str(text or ""))
     else:
-        source = Origin(text, config)
-    location = source.location()
-    if location.in_memory:
+        place = find_place(text, config)
+    if place.in_memory:
         raise MigrationError(
             "a store in memory cannot be migrated, because only its own process can read it"
         )
-    if not named and str(location) != location.address:
-        raise MigrationError(
-            f"{location}: the mark of a migration does not store the user, password or query of an "
-            f"address; configure the store in the TOML file and name its backend, "
-            f"{location.backend}"
-        )
-    settings = load_settings(config)
     if named:
-        return Located(location, settings.backend if text is None else str(text), settings)
-    return Located(location, _configured_name(location, config), settings)
+        return place
+    if str(place) != place.address:
+        raise MigrationError(
+            f"{place}: the mark of a migration does not store the user, password or query of an "
+            f"address; configure the store in the TOML file and name its backend, {place.backend}"
+        )
+    return replace(place, configured=_configured_name(place, config))
 
 
 def _check_meant(text: str) -> None:
@@ -153,13 +121,13 @@ def config_file(config: PathText | None) -> Path | None:
     return file if named or file.exists() else None
 
 
-def _configured_name(location: Location, file: Path | None) -> str:
+def _configured_name(place: Place, file: Path | None) -> str:
     """Return the name under which the TOML configures this place; empty where it does not."""
     if file is None or not file.exists():
         return ""
-    for name in [location.backend, *backend_names()]:
+    for name in [place.backend, *backend_names()]:
         with suppress(ConfigError, MigrationError):
-            if locate(name, file).location.same_as(location):
+            if locate(name, file).same_as(place):
                 return name
     return ""
 
@@ -175,23 +143,23 @@ def configured(file: Path | None) -> list[str]:
     for name in backend_names():
         with suppress(ConfigError, MigrationError):
             place = locate(name, file)
-            key = plugin_of(name).address_key
-            named = place.settings.backend == name or (
-                key is not None and key.name in place.settings.model_fields_set
+            settings = place.settings
+            named = settings.backend == name or (
+                place.plugin.address_key in settings.model_fields_set
             )
-            if place.location.backend == name and place.exists() and (place.path or named):
+            if place.backend == name and place.exists() and (place.path or named):
                 found.append(name)
     return found
 
 
-async def open_place(stack: AsyncExitStack, found: Located, host: Host, *, make: bool) -> Place:
+async def open_place(stack: AsyncExitStack, found: Place, host: Host, *, make: bool) -> OpenPlace:
     """Open a store until the stack ends. One that does not exist is missing, unless ``make``."""
-    backend = await host.in_thread(found.backend)
+    backend = await host.in_thread(found.create)
     if not make and not await host.in_thread(found.exists):
-        return Place(backend, found.configured, missing=True)
+        return OpenPlace(backend, found.configured, missing=True)
     stack.push_async_callback(_close, backend)
     await backend.open()
-    return Place(backend, found.configured)
+    return OpenPlace(backend, found.configured)
 
 
 async def _close(backend: Backend) -> None:

@@ -12,7 +12,7 @@ from aiovec.backend.marks import MoveRecord
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .compare import Comparison
-from .places import Place
+from .places import OpenPlace
 from .tables import MOST_TIMES, OpenTable
 from .work import Transform, Work
 
@@ -130,7 +130,7 @@ async def count_removed(work: Work, plan: Plan) -> None:
                 break
 
 
-async def other_vectors(place: Place, transform: Transform | None, run: str = "") -> list[str]:
+async def other_vectors(place: OpenPlace, transform: Transform | None, run: str = "") -> list[str]:
     """Return a problem for each table of the store in use whose vectors were not made anew.
 
     They come from a run without the embedder, which has switched already.
@@ -285,7 +285,7 @@ async def _look_at_texts(work: Work, plan: Plan, table: OpenTable) -> None:
         )
 
 
-async def _find(place: Place, name: str) -> tuple[OpenTable, int, int] | None:
+async def _find(place: OpenPlace, name: str) -> tuple[OpenTable, int, int] | None:
     """Return a table with its rows and bytes; None if it was dropped meanwhile."""
     for _ in range(MOST_TIMES):
         try:

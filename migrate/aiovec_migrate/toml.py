@@ -14,14 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from aiovec.backend.config import RetrievalSettings, load_settings
+from aiovec.backend.config import RetrievalSettings
 from aiovec.backend.files import flush_folder
-from aiovec.backend.locate import locate_configured
-from aiovec.backend.plugin import backend_names, create_backend, plugin_of
+from aiovec.backend.place import find_place
+from aiovec.backend.plugin import backend_names, plugin_of
 from aiovec.errors import ConfigError, MigrationError
 
 from .host import Host
-from .places import Place, locate
+from .places import OpenPlace, locate
 
 _SECTION, _KEY = "retrieval", "backend"
 _HEADER = re.compile(r"\s*\[([^\[\]]*)\]")
@@ -41,11 +41,11 @@ class Toml(Protocol):
         """Return the backend that it names."""
         ...
 
-    async def check(self, source: Place, target: Place) -> None:
+    async def check(self, source: OpenPlace, target: OpenPlace) -> None:
         """Raise AiovecError if it does not lead apps to these stores, or not to the source now."""
         ...
 
-    async def flip(self, target: Place) -> str:
+    async def flip(self, target: OpenPlace) -> str:
         """Name the target's backend; if the line cannot be found, return what to write instead."""
         ...
 
@@ -64,13 +64,13 @@ class TomlFile:
     async def current(self) -> str:
         return await self._host.in_thread(backend_in, self._file)
 
-    async def check(self, source: Place, target: Place) -> None:
+    async def check(self, source: OpenPlace, target: OpenPlace) -> None:
         await self._host.in_thread(self._check, source, target)
 
-    async def flip(self, target: Place) -> str:
+    async def flip(self, target: OpenPlace) -> str:
         return await self._host.in_thread(self._flip, target)
 
-    def _check(self, source: Place, target: Place) -> None:
+    def _check(self, source: OpenPlace, target: OpenPlace) -> None:
         for place in (source, target):
             self._check_leads(place)
         self._check_alone(target)
@@ -81,31 +81,30 @@ class TomlFile:
                 "switch, apps would miss the rows in it"
             )
 
-    def _check_leads(self, place: Place) -> None:
+    def _check_leads(self, place: OpenPlace) -> None:
         if place.configured not in backend_names():
             raise MigrationError(
                 f"no backend of {self._file} stores at {place.backend.target}; write that address "
                 "into the file, or name a backend of the file"
             )
-        found = locate(place.configured, self._file).backend().target
+        found = locate(place.configured, self._file).create().target
         if found != place.backend.target:
             raise MigrationError(
                 f"{self._file} leads the backend {place.configured!r} to "
                 f"{found}, but this run is of {place}: write that address back into the file"
             )
 
-    def _check_alone(self, target: Place) -> None:
+    def _check_alone(self, target: OpenPlace) -> None:
         """Refuse a target that the file names only together with a variable of this process.
 
         An app that starts without the variable would use another store after the switch.
         """
-        name, plugin = target.configured, plugin_of(target.configured)
-        settings = load_settings(self._file, environment=False)
-        found = create_backend(locate_configured(plugin, settings, self._file), settings).target
+        name = target.configured
+        place = find_place(config=self._file, backend=name, environment=False)
+        found = place.create().target
         if found == target.backend.target:
             return
-        key = plugin.address_key
-        keys = {"", f"__{name}__URL".upper() if key is None else f"__{key.name}".upper()}
+        keys = {"", f"__{plugin_of(name).address_key or f'{name}__url'}".upper()}
         able = {f"AIOVEC_RETRIEVAL{each}" for each in keys}
         variables = [each for each in sorted(os.environ) if each.upper() in able]
         raise MigrationError(
@@ -115,7 +114,7 @@ class TomlFile:
             "the variable"
         )
 
-    def _flip(self, target: Place) -> str:
+    def _flip(self, target: OpenPlace) -> str:
         self._check_leads(target)
         self._check_alone(target)
         backend = target.configured

@@ -13,7 +13,7 @@ from aiovec.backend import Schema
 
 from .events import Event, Kind, Listener, Options, Phase
 from .host import Host, Step
-from .places import Place
+from .places import OpenPlace
 
 
 class Transform(Protocol):
@@ -28,7 +28,7 @@ class Transform(Protocol):
         ...
 
 
-def run_of(source: Place, target: Place) -> str:
+def run_of(source: OpenPlace, target: OpenPlace) -> str:
     """Return the name of the run from one store to another: the same for the same two stores."""
     ends = [f"{place.backend.name} {place.backend.target}" for place in (source, target)]
     return hashlib.sha256("\n".join(ends).encode()).hexdigest()[:16]
@@ -38,8 +38,8 @@ def run_of(source: Place, target: Place) -> str:
 class Work:
     """The two stores of a run, its options, and what it tells."""
 
-    source: Place
-    target: Place
+    source: OpenPlace
+    target: OpenPlace
     options: Options
     host: Host
     listener: Listener

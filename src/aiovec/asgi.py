@@ -24,7 +24,7 @@ from ._embed.protocol import EmbedderOption
 from ._http.handlers import add_error_handlers
 from ._store.connect import connect
 from ._store.store import VectorStore  # here at run time too: Litestar resolves the annotations
-from .backend.origin import PathText
+from .backend.paths import PathText
 from .errors import ConfigError
 
 KEY = "aiovec_store"

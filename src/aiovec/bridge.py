@@ -27,7 +27,7 @@ from ._model.records import Hit, Record
 from ._model.schema import Field, Metric, Schema
 from ._store.store import Table, VectorStore
 from ._text.query import text_fields
-from .backend.origin import PathText
+from .backend.paths import PathText
 from .errors import AiovecError, FilterError, InvalidArgumentError, TableNotFoundError
 from .sync.store import open_store
 

@@ -18,7 +18,7 @@ from ._filters.tree import Expr, all_of
 from ._input.arguments import is_iterable
 from ._input.types import JsonValue, Vector
 from ._model.schema import Schema
-from .backend.origin import PathText
+from .backend.paths import PathText
 from .errors import (
     InvalidArgumentError,
     InvalidRowError,

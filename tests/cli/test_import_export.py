@@ -21,7 +21,7 @@ from aiovec import sync
 
 from .conftest import Run
 
-REASON = "the vector has 1 bytes, no multiple of 4"
+REASON = "the vector is no BLOB of float32 but 1 bytes"
 
 
 @pytest.fixture
@@ -246,6 +246,9 @@ def test_files_of_several_formats_become_one_table(run: Run, parts: Path, target
         "table": "notes", "place": "parts/d.jsonl, line 2", "id": "r031",
         "reason": "the vector is zero, so it has no cosine",
     }  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(numbered(40, 1, raw=b"x")), parts / "e.parquet")
+    finished = run(*command, "parts/e.parquet", "--upsert")
+    assert (finished.code, "e.parquet: the column raw (binary)" in finished.err) == (1, True)
 
 
 @pytest.mark.parametrize(

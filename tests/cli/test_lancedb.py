@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import lancedb
 import numpy as np
 import pytest
 from tests.harness.cases import case
-from tests.harness.command import command_without, run_process
+from tests.harness.command import COMMAND, command_without, run_process
 
 from aiovec import Schema, sync
 
@@ -129,3 +131,28 @@ def test_indexes(run: Run, folder: Path) -> None:
     dropped = run("index", "-s", target, "notes", "--drop", index["name"])
     assert dropped.out.startswith(f"dropped the index {index['name']} of notes in ")
     assert run("info", "-s", target, "--json").json["tables"][0]["indexes"] == []
+
+
+def test_upkeep_as_a_process_of_its_own(run: Run, lance: Path, folder: Path) -> None:
+    """Once, or in rounds, in which a table that fails ends nothing."""
+    target = f"lancedb://{lance}"
+    with sync.connect(target) as store:
+        for n in range(8):
+            store.insert("notes", [{**ROWS[0], "id": f"n{n}"}])
+    once = run("upkeep", "notes", "-s", target)
+    assert (once.code, once.out.startswith("optimized notes in ")) == (0, True)
+    with sync.connect(target) as store:
+        assert store.stats("notes").details["fragments"] == 1
+    assert run("upkeep", "absent", "-s", target).code == 1
+    assert "must be a time such as 10m" in run("upkeep", "-s", target, "--every", "soon").err
+    rounds = subprocess.Popen(
+        [*COMMAND, "upkeep", "absent", "notes", "-s", target, "--every", "0.1s"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert rounds.stdout is not None
+    for _ in range(2):
+        assert rounds.stdout.readline().startswith("optimized notes in ")
+    rounds.send_signal(signal.SIGINT)
+    _, said = rounds.communicate(timeout=60)
+    assert rounds.returncode == 130
+    assert "there is no table 'absent'" in said

@@ -162,7 +162,7 @@ def test_out_of_one_store_and_into_another(run: Run, store: Path, folder: Path) 
     (table,) = json.loads(out)["tables"]
     assert (table["name"], table["rows"], table["rejected"]) == ("notes", 4, 1)
     assert run("rows", "-s", "new.db", "notes").lines == run("rows", "-s", store, "notes").lines
-    (line,) = (folder / "stdin.rejects.jsonl").read_text("utf-8").splitlines()
+    (line,) = (folder / "notes.rejects.jsonl").read_text("utf-8").splitlines()
     assert json.loads(line)["line"] == 5
 
 

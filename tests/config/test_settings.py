@@ -13,8 +13,7 @@ from tests.contract.base import case
 
 from aiovec import ConfigError
 from aiovec.backend.config import load_settings
-from aiovec.backend.locate import locate_configured
-from aiovec.backend.plugin import plugin_of
+from aiovec.backend.place import find_place
 
 Toml = Callable[[str | bytes], Path]
 
@@ -63,6 +62,13 @@ def test_the_environment_comes_before_the_file(toml: Toml, monkeypatch: pytest.M
     sqlite = found.sqlite
     assert (sqlite.readers, sqlite.cache_mb, sqlite.chunk_size) == (5, 8, 64)
     assert retrieval(None).sqlite.readers == 5
+    monkeypatch.setenv("aiovec_retrieval__server__allowed_hosts", '["a", "b"]')
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__STORAGE_OPTIONS__REGION", "x")
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE_PATH", "[a text after all")
+    found = retrieval(None)
+    assert found.server.allowed_hosts == ["a", "b"]
+    assert found.lancedb.storage_options == {"region": "x"}
+    assert found.sqlite_path == "[a text after all"
     assert retrieval(toml(b"\xef\xbb\xbf[retrieval]\ndim = 5\n")).dim == 5  # a byte order mark
     with pytest.raises(ValueError, match="frozen"):
         sqlite.readers = 3
@@ -81,8 +87,8 @@ def test_relative_paths_count_from_the_files_folder(
     }.items():
         toml(f"[retrieval]\nlancedb_url = '{path}'\n[retrieval.server]\napi_keys_file = 'keys'\n")
         found = retrieval(Path(tmp_path.name) / "aiovec.toml")
-        located = locate_configured(plugin_of("lancedb"), found, tmp_path / "aiovec.toml")
-        assert located.address == expected.replace("/", os.sep if "://" not in path else "/")
+        place = find_place(config=tmp_path / "aiovec.toml", backend="lancedb")
+        assert place.address == expected.replace("/", os.sep if "://" not in path else "/")
         assert found.server.api_keys_file == str(tmp_path / "keys")
 
 
@@ -213,5 +219,5 @@ def test_sections_of_other_backends(
     monkeypatch.setenv("AIOVEC_RETRIEVAL__TOY__COLOUR", "red")
     found = retrieval(file)
     assert found.backend == "toy"
-    assert found.section("toy") == {"url": "toy://x", "size": {"a": 1}, "colour": "red"}
+    assert found.toy.model_dump() == {"url": "toy://x", "size": {"a": 1}, "colour": "red"}
     assert fault(toml("[retrieval]\ntoy = 3")).key == "retrieval.toy"

@@ -13,7 +13,7 @@ from tests.contract.base import case
 import aiovec
 from aiovec import ConfigError, Schema
 from aiovec.backend import redacted
-from aiovec.backend.locate import locate
+from aiovec.backend.place import find_place
 
 URLS = {
     ":memory:": ("sqlite", ":memory:"),
@@ -47,11 +47,11 @@ SHOWN = {
 def test_urls() -> None:
     for text, expected in URLS.items():
         with case(text):
-            location = locate(text)
-            assert (location.backend, location.address) == expected, text
+            place = find_place(text)
+            assert (place.backend, place.address) == expected
     for text in ("sqlite://", "lancedb://", "sqlite:///x.db?mode=ro", "sqlite:///x#y"):
         with case(text), pytest.raises(ConfigError):
-            locate(text)
+            find_place(text)
     for text, shown in SHOWN.items():
         with case(text):
             assert redacted(text) == shown

@@ -17,8 +17,8 @@ PACKAGE = '''
 from pathlib import Path
 
 from aiovec.backend.doctor import Finding
-from aiovec.backend.locate import path_of_url
-from aiovec.backend.plugin import BackendPlugin, Location
+from aiovec.backend.paths import path_of_url
+from aiovec.backend.plugin import BackendPlugin
 from aiovec.backend.settings import BackendSettings
 
 
@@ -41,13 +41,11 @@ class DrawerPlugin(BackendPlugin):
         return DrawerBackend(address, settings)
 
     def locate(self, target, base=None):
-        folder = Path(base or "", path_of_url(target) if "://" in target else target).absolute()
-        return Location(self.name, str(folder), path=folder, folder=folder)
+        path = path_of_url(target) if "://" in target else target
+        return str(Path(base or "", path).absolute())
 
-    def findings(self, location):
-        if location is None:
-            return [Finding("drawer", "installed")]
-        return [Finding("drawer", f"stands at {location.path}")]
+    def findings(self, address):
+        return [Finding("drawer", f"stands at {address}" if address else "installed")]
 '''
 
 STORE = '''

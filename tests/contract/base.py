@@ -18,8 +18,7 @@ from tests.harness.values import DIM, SMALL, small_rows
 import aiovec
 from aiovec import Schema, VectorStore
 from aiovec.backend.contract import Backend
-from aiovec.backend.locate import locate
-from aiovec.backend.plugin import plugin_of
+from aiovec.backend.place import find_place
 
 ABILITIES = (
     "text", "indexes", "changes", "snapshots", "backup", "moves", "read-only", "restore",
@@ -80,9 +79,8 @@ class ContractBase(ABC):
         """The backend of the store under ``path``, as a migration uses it beside the store."""
 
         def make() -> Backend:
-            plugin = plugin_of(self.backend)
-            address = locate(self.target(path)).address
-            return plugin.create(address, plugin.settings(**self.keys))
+            place = find_place(self.target(path))
+            return place.plugin.create(place.address, place.plugin.settings(**self.keys))
 
         backend = await asyncio.to_thread(make)
         await backend.open()

@@ -267,7 +267,7 @@ def test_of_several_vectors_of_qdrant_edge_the_first_by_name_comes(folder: Path)
     (folder / "no").mkdir()
     (folder / "no" / "edge_config.json").write_text("{}")
     refused = bring("qdrant-edge:no")
-    assert (refused.code, "is not the folder of a Qdrant Edge shard" in refused.err) == (1, True)
+    assert (refused.code, "there is no Qdrant Edge shard at no" in refused.err) == (1, True)
     assert [one.name for one in (folder / "no").iterdir()] == ["edge_config.json"]
 
 

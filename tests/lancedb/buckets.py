@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import obstore
+from obstore.store import S3Store
+
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "notes-bucket"
 SECRET = "S3cr3t/Access+Key"
@@ -31,7 +34,11 @@ class Bucket:
 
     def put(self, url: str, path: str, content: bytes) -> None:
         """Write an object of a store beside its clients."""
-        _ask(f"{self.endpoint}/{url.removeprefix('s3://')}/{path}", "PUT", content)
+        store = S3Store.from_url(
+            url, access_key_id=KEY_ID, secret_access_key=SECRET, region="eu-central-1",
+            endpoint=self.endpoint, client_options={"allow_http": True},
+        )  # fmt: skip
+        obstore.put(store, path, content)
 
     @property
     def options(self) -> dict[str, str]:
@@ -110,6 +117,6 @@ def _new_s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
         process.communicate(timeout=60)
 
 
-def _ask(url: str, method: str, content: bytes | None = None) -> None:
-    request = urllib.request.Request(url, content, method=method)
+def _ask(url: str, method: str) -> None:
+    request = urllib.request.Request(url, method=method)
     urllib.request.urlopen(request, timeout=30).close()

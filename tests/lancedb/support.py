@@ -7,18 +7,18 @@ import subprocess
 import sys
 import tempfile
 from asyncio import to_thread
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tests.contract.base import toml_value
 
 import aiovec
 from aiovec import VectorStore
-from aiovec.backend.config import RetrievalSettings
-from aiovec.backend.locate import locate
-from aiovec.backend.plugin import create_backend
+from aiovec.backend.place import find_place
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,8 +43,8 @@ def _config(folder: Path, settings: dict[str, Any]) -> Path:
 async def backend_on(target: Path | str) -> AsyncIterator[Any]:
     """Open a backend on a store's folder or URL, as a migration does."""
     address = f"lancedb://{target}" if isinstance(target, Path) else target
-    location = await to_thread(locate, address)
-    backend = await to_thread(create_backend, location, RetrievalSettings())
+    place = await to_thread(find_place, address)
+    backend = await to_thread(place.create)
     await backend.open()
     try:
         yield backend
@@ -91,3 +91,31 @@ async def start_code(code: str, *arguments: str) -> asyncio.subprocess.Process:
     assert process.stdout is not None
     assert await process.stdout.readline(), "the process ended before its first line"
     return process
+
+
+@contextmanager
+def lance_calls() -> Iterator[Counter[str]]:
+    """Count the calls of lancedb's tables and queries on this thread, by the methods' names.
+
+    ``to_batches`` is one query.
+    """
+    calls: Counter[str] = Counter()
+    begun: set[FrameType] = set()  # a coroutine is entered again at each step
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event != "call" or frame in begun or not is_lance(frame):
+            return
+        begun.add(frame)
+        outer = frame.f_back
+        if outer is None or not is_lance(outer):
+            calls[frame.f_code.co_name] += 1
+
+    def is_lance(frame: FrameType) -> bool:
+        return frame.f_globals.get("__name__") in ("lancedb.table", "lancedb.query")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(before)

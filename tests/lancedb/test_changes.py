@@ -18,7 +18,7 @@ from tests.harness.values import SMALL, small_rows
 import aiovec
 from aiovec.errors import ChangesPrunedError
 
-from .support import ROOT, backend_on, opened
+from .support import ROOT, backend_on, lance_calls, opened
 
 
 async def ids_of(backend: Any, since: int) -> tuple[list[str], list[str]]:
@@ -163,3 +163,42 @@ async def test_an_open_migration_keeps_the_versions_that_its_changes_need(tmp_pa
         await store.optimize("notes")
         with pytest.raises(ChangesPrunedError):
             await ids_of(backend, number)
+
+
+async def test_pages_are_planned_together(tmp_path: Path) -> None:
+    """A page takes what it returns: of all rows one look is enough for many pages."""
+    async with opened(tmp_path / "s", index="none") as store, backend_on(tmp_path / "s") as other:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", small_rows(2000))
+        handle = await other.open_table("notes")
+
+        async def follow(number: int) -> tuple[int, list[str], list[str], int]:
+            """Return what comes behind a number, and the pages that it took."""
+            written: list[str] = []
+            deleted: list[str] = []
+            for pages in range(1, 100):
+                page = await store.changes("notes", number, limit=50)
+                number = page.number
+                written += page.upserted.column("id").to_pylist()
+                deleted += page.deleted
+                if page.complete:
+                    return number, written, deleted, pages
+            raise AssertionError("the feed does not end")
+
+        with lance_calls() as calls:
+            number, written, _, pages = await follow(0)
+        assert sorted(written) == [f"r{n:04}" for n in range(2000)]
+        assert pages == 40
+        assert calls["to_batches"] == 1  # what a page returns is taken by its row ids
+        await store.update("notes", {"name": "new"}, where="year < 500")
+        await store.delete("notes", where="year >= 1500")
+        half = await store.changes("notes", number, limit=250)
+        page = await other.changes(handle, half.number, limit=2000)  # as another process does
+        with lance_calls() as calls:
+            _, written, deleted, pages = await follow(number)
+        assert sorted(written) == [f"r{n:04}" for n in range(500)]
+        assert sorted(deleted) == [f"r{n:04}" for n in range(1500, 2000)]
+        assert pages == 20
+        assert calls["to_batches"] == 0  # the page above had all rows looked at
+        assert [*half.deleted, *page.deleted] == deleted
+        assert [*half.upserted["id"].to_pylist(), *page.upserted["id"].to_pylist()] == written

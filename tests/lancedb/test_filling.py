@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import lancedb
+import pyarrow as pa
 import pytest
 from tests.harness.values import SMALL, small_rows
 
-from aiovec import AiovecError, ConfigError, Field, MigrationError, StoreBusyError, VectorStore
-from aiovec.backend.prepare import prepare
+from aiovec import AiovecError, Field, MigrationError, StoreBusyError, VectorStore
 
 from .support import backend_on, opened
 
@@ -38,12 +38,16 @@ async def adding(folder: Path) -> Callable[[], Awaitable[None]]:
 
     async def commit() -> None:
         await table.checkout_latest()
-        await table.add(prepare(ROWS, SMALL))
+        await table.add(pa.Table.from_pylist(ROWS, SMALL.to_arrow()))
 
     return commit
 
 
 async def nothing() -> None: ...
+
+
+async def failing() -> None:
+    raise OSError("the disk failed")
 
 
 async def test_nobody_else_writes_until_the_commit(
@@ -65,10 +69,42 @@ async def test_nobody_else_writes_until_the_commit(
     assert await other.insert("notes", small_rows(1, start=50)) == 1
     async with backend.filling(handle, "run", nothing) as again:
         assert again.rows == 21
-    with pytest.raises(ConfigError, match="21 rows of another origin"):
-        async with backend.filling(handle, "another run", nothing):
-            raise AssertionError
     assert len((await backend.changes(handle, 0)).upserted) == 21
+
+
+async def test_a_second_load(backend: Any, other: VectorStore, tmp_path: Path) -> None:
+    """Into a table with rows: it begins, is killed and goes on as the first one."""
+    handle = await backend.open_table("notes")
+    await other.insert("notes", small_rows(5, start=100))
+    since = await backend.change_number(handle)
+    async with backend.filling(handle, "second", nothing):
+        pass  # killed before its commit
+    with pytest.raises(StoreBusyError, match="run the same command again"):
+        await other.insert("notes", small_rows(1))
+    add = await adding(tmp_path / "s")
+
+    async def lost() -> None:
+        await add()
+        raise OSError("the answer was lost")
+
+    async with backend.filling(handle, "second", nothing) as load:
+        assert (load.rows, load.before) == (None, 5)
+        with pytest.raises(AiovecError):
+            await load.commit(failing)
+        assert await load.commit(lost) == 20
+    changed = await backend.changes(handle, since)
+    assert sorted(changed.upserted.column("id").to_pylist()) == sorted(r["id"] for r in ROWS)
+    async with backend.filling(handle, "second", nothing) as again:
+        assert again.rows == 25
+    async with backend.filling(handle, "third", nothing) as third:
+        await add()
+        # Killed behind its commit: the rows are in, and the same run says so.
+    async with backend.filling(handle, "third", nothing) as again:
+        assert again.rows == 45
+    async with backend.filling(handle, "fourth", nothing) as fourth:
+        await fourth.abandon()
+        assert third.before == 25
+    assert await other.count("notes") == 45
 
 
 async def test_a_load_that_ended_amid_goes_on_or_is_dropped(
@@ -94,6 +130,23 @@ async def test_a_load_that_ended_amid_goes_on_or_is_dropped(
     await other.drop_table("notes")
 
 
+async def test_a_load_is_given_up_by_a_return(
+    backend: Any, other: VectorStore, tmp_path: Path
+) -> None:
+    """To the version before it: what is left of it cannot commit any more."""
+    handle = await backend.open_table("notes")
+    await other.insert("notes", small_rows(3, start=100))
+    [*_, before] = await other.versions("notes")
+    async with backend.filling(handle, "run", nothing) as load:
+        with pytest.raises(StoreBusyError, match=r"revert\(\) to the version before"):
+            await other.insert("notes", small_rows(1))
+    await other.revert("notes", before["version"])
+    assert await other.insert("notes", small_rows(1)) == 1
+    with pytest.raises(AiovecError, match="taken over the load run of the table 'notes'"):
+        await load.commit(await adding(tmp_path / "s"))
+    assert await other.count("notes") == 4
+
+
 async def test_a_commit_whose_answer_was_lost(
     backend: Any, other: VectorStore, tmp_path: Path
 ) -> None:
@@ -103,9 +156,6 @@ async def test_a_commit_whose_answer_was_lost(
     async def lost() -> None:
         await add()
         raise OSError("the answer was lost")
-
-    async def failing() -> None:
-        raise OSError("the disk failed")
 
     async with backend.filling(handle, "run", nothing) as load:
         with pytest.raises(AiovecError, match="the disk failed"):

@@ -21,12 +21,13 @@ from aiovec import (
     InvalidArgumentError,
     Schema,
     Tuning,
+    UnsupportedError,
     VectorStore,
 )
 from aiovec.backend import Metric
 
 from .indexed import DIM, QUESTIONS, ROWS, SCHEMA, VECTORS, filled, found_share, rows
-from .support import opened
+from .support import lance_calls, opened
 
 
 async def kinds(store: VectorStore) -> list[str]:
@@ -203,7 +204,42 @@ async def test_filters_whose_rows_lie_together(store: VectorStore) -> None:
             assert min(shares) > 0
 
 
+@pytest.mark.parametrize("kind", ["ivf_rq", pytest.param("hnsw_sq", marks=pytest.mark.slow)])
+async def test_a_filter_is_not_counted_before_it_is_searched(store: VectorStore, kind: str) -> None:
+    """Only one that finds too few is, and then all its rows are found."""
+    await filled(store)
+    await store.create_index("notes", kind)
+    for where, rows_of_it, counts in (
+        (F.number < 1200, 1200, 0),
+        (F.number.between(300, 339), 40, 0),
+        (F.number.in_([5, 700, 1900]), 3, 1),
+        (F.number > 9000, 0, 1),
+    ):
+        with case(where):
+            exact = await found(store, QUESTIONS[3], where=where, exact=True)
+            with lance_calls() as calls:
+                got = await found(store, QUESTIONS[3], where=where)
+            assert (calls["to_batches"], calls["count_rows"]) == (1, counts)
+            assert len(set(got)) == len(got) == min(10, rows_of_it)
+            assert len(set(got) & set(exact)) >= 0.8 * len(exact)
+            assert counts == 0 or got == exact
+
+
 # By itself
+
+
+async def test_auto_takes_a_graph_where_it_is_built_soon(tmp_path: Path) -> None:
+    """Its searches cost less at the same recall, also of lengths that codes cannot have."""
+    async with opened(tmp_path / "s", index="none", index_from=500) as store:
+        await filled(store, 500)
+        await store.create_index("notes", "auto")
+        assert await kinds(store) == ["hnsw_sq"]
+        assert await found_share(store) >= 0.9
+        await store.create_table("odd", Schema(9))
+        vectors = VECTORS[:500, :9]
+        await store.insert("odd", {"id": [f"r{n}" for n in range(500)], "embedding": vectors})
+        await store.create_index("odd", "auto")
+        assert [info.kind for info in await store.indexes("odd")] == ["hnsw_sq"]
 
 
 @pytest.mark.soak
@@ -510,3 +546,33 @@ async def test_where_all_rows_share_a_vector(tmp_path: Path, kind: str) -> None:
                 row = {"id": f"n{turn}.{number}", "embedding": VECTORS[0]}
                 await store.insert("notes", [row])
         assert await store.count("notes") == 3008
+
+
+async def test_a_search_of_all_vectors_is_bounded(tmp_path: Path) -> None:
+    """One that cannot go by the index reads no more than scan_limit, unless it is asked to."""
+    large = {"limit": 600_000}
+    by_scan: dict[str, dict[str, Any]] = {
+        "a share of 1": {"tuning": Tuning(recall=1.0)},
+        "as many as 600,000 rows": large,
+        "fewer than 500 rows": {"limit": 500, "tuning": Tuning(nprobes=1)},
+    }
+    async with (
+        opened(tmp_path / "s", index="none") as free,
+        opened(tmp_path / "s", index="none", scan_limit="100KB") as bound,
+    ):
+        await filled(free)
+        question = QUESTIONS[0]
+        with pytest.raises(UnsupportedError, match=r"no usable .* 256,000 bytes.*optimize\(\)"):
+            await bound.search("notes", question)
+        await free.create_index("notes", "ivf_flat")
+        found = [hit.id for hit in await bound.search("notes", question)]
+        assert found == [hit.id for hit in await free.search("notes", question)]
+        for reason, options in by_scan.items():
+            with case(reason):
+                assert len(await free.search("notes", question, **options)) >= 10
+                with pytest.raises(UnsupportedError, match=rf"{reason}.* pass exact=True"):
+                    await bound.search("notes", question, **options)
+                # What a filter selects is all that is read.
+                few = await bound.search("notes", question, where="number < 500", **options)
+                assert len(few) == min(options.get("limit", 10), 500)
+        assert len(await bound.search("notes", question, exact=True, **large)) == ROWS

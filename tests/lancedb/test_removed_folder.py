@@ -15,9 +15,7 @@ from tests.contract.base import case
 
 import aiovec
 from aiovec import Schema, StoreReplacedError, VectorStore
-from aiovec.backend.config import RetrievalSettings
-from aiovec.backend.locate import locate
-from aiovec.backend.plugin import create_backend
+from aiovec.backend.place import find_place
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files in their place")
 
@@ -108,8 +106,8 @@ async def test_a_migration_is_refused_and_makes_nothing(
 ) -> None:
     folder = tmp_path / "notes"
     await (await filled(folder)).close()
-    location = await to_thread(locate, f"lancedb://{folder}")
-    backend = await to_thread(create_backend, location, RetrievalSettings())
+    place = await to_thread(find_place, f"lancedb://{folder}")
+    backend = await to_thread(place.create)
     await backend.open()
     try:
         await to_thread(way, folder)

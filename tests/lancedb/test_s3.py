@@ -111,6 +111,21 @@ async def test_an_index_is_measured_with_few_requests(bucket: Bucket) -> None:
             assert len(read) < 300
 
 
+async def test_facts_take_no_request_for_each_version(bucket: Bucket) -> None:
+    """A table may have a hundred versions, whose manifests nobody needs to read for that."""
+    async with Proxy(bucket.endpoint) as proxy:
+        settings = {"storage_options": {**bucket.options, "aws_endpoint": proxy.url}}
+        async with opened(bucket.new_url(), **settings, upkeep="elsewhere") as store:
+            await store.create_table("notes", SMALL)
+            for row in small_rows(40):
+                await store.insert("notes", [row])
+            await store.stats("notes")
+            before = len(proxy.requests)
+            assert (await store.stats("notes")).details["versions"] == 41
+            assert len(proxy.requests) - before < 20
+            assert len(await store.versions("notes")) == 41
+
+
 OVERTAKE = """
 import asyncio, sys
 import aiovec

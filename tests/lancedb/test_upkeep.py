@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +14,9 @@ import pytest
 from tests.harness.values import SMALL, small_rows
 from tests.harness.waiting import until
 
-from aiovec import AiovecError, Field, VectorStore
+from aiovec import AiovecError, Field, StoreBusyError, VectorStore
 
+from .buckets import Bucket, s3_server
 from .indexed import ROWS, filled, rows
 from .support import details, ids_in, opened, start_code
 
@@ -222,3 +225,47 @@ async def test_a_table_is_dropped_while_it_is_tidied(tmp_path: Path) -> None:
             assert ended is None or isinstance(ended, AiovecError)
         await store.create_table("notes", SMALL)
         assert await store.count("notes") == 0
+
+
+async def test_upkeep_that_is_elsewhere(tmp_path: Path) -> None:
+    """A store that leaves it to others does only what it is asked for."""
+    async with opened(tmp_path / "s", upkeep="elsewhere", index_from=256) as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", small_rows(300))
+        await insert_singly(store, 30, start=300)
+        await asyncio.sleep(2.5)  # upkeep would begin behind 16 commits, and in a second's quiet
+        assert await details(store, "fragments") == 31
+        assert await store.indexes("notes") == []
+        await store.optimize("notes")
+        assert await details(store, "fragments") == 1
+        assert len(await store.indexes("notes")) == 1
+
+
+async def lease(bucket: Bucket, url: str, **content: object) -> None:
+    """Write the object that says who looks after the table ``notes``."""
+    await asyncio.to_thread(bucket.put, url, ".aiovec/notes.upkeep", json.dumps(content).encode())
+
+
+@pytest.mark.slow
+async def test_one_process_at_a_time_looks_after_a_table_in_a_bucket(tmp_path: Path) -> None:
+    with s3_server() as bucket:
+        url, settings = bucket.new_url(), {"storage_options": bucket.options, "index": "none"}
+        async with opened(url, **settings, upkeep="elsewhere") as store:
+            await store.create_table("notes", SMALL)
+            await insert_singly(store, 20)
+        await lease(bucket, url, owner="another", until=time.time() + 1000)
+        async with opened(url, **settings, busy_timeout=0.5) as store:
+            with pytest.raises(StoreBusyError, match="another process is doing the upkeep"):
+                await store.optimize("notes")
+            await asyncio.sleep(2.5)  # its own upkeep would have begun
+            assert await details(store, "fragments") == 20
+            assert await store.insert("notes", small_rows(1, start=20)) == 1
+            # One that was killed holds nobody off for long.
+            await lease(bucket, url, owner="another", until=time.time() - 1)
+            await store.optimize("notes")
+            assert await details(store, "fragments") == 1
+        # It is given back, and what nobody can read holds nobody off.
+        async with opened(url, **settings, busy_timeout=0.0) as store:
+            await store.optimize("notes")
+            await lease(bucket, url, owner=7)
+            await store.optimize("notes")

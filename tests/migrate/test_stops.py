@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness.cases import case
+from tests.lancedb.support import lance_calls
 
 import aiovec
 import aiovec_migrate
@@ -143,6 +144,21 @@ async def test_a_killed_migrator_goes_on(tmp_path: Path, way: str, step: str) ->
 
 
 # What does not fit an open run
+
+
+async def test_a_run_that_goes_on_adds_what_is_missing(tmp_path: Path) -> None:
+    """LanceDB adds rows in a fraction of the time in which it merges them."""
+    config = await a_store(tmp_path, "sqlite", count=100)
+    await stopped_at("copy:written", lambda at: switched(config, "lancedb", step=at))
+    async with aiovec.connect(config=config) as app:
+        await app.insert("notes", rows("new", 2000))
+        await app.upsert("notes", rows("r", 30, name="since")[20:])
+        await app.delete("notes", "r/9")
+        wanted = await contents(app)
+    with lance_calls() as calls:
+        await switched(config, "lancedb")
+    assert (calls["add"], calls["merge_insert"]) == (1, 1)
+    assert_same(wanted, await contents_at(config=config))
 
 
 async def test_an_open_run_refuses_what_is_another(tmp_path: Path) -> None:

@@ -78,13 +78,88 @@ def test_a_load_and_the_same_again(cluster: Cluster, parts: Path, tmp_path: Path
     check_all(target)
     code, said = cluster.run(*load)
     assert (code, said.splitlines()[0]) == (0, LOADED_BEFORE)
-    code, said = cluster.run(*LOAD, parts / "p1.parquet", "-s", target)
-    assert code == 1
-    assert "20,000 rows of another origin" in said
     check_all(target)
     with sync.connect(target) as store:  # others write again, and the change feed knows the rows
         assert store.insert("docs", [{"id": "new", "embedding": [1.0] * DIM}]) == 1
         assert store.count("docs") == ALL + 1
+
+
+def test_a_second_load(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
+    """Into a table with rows and indexes, in one commit; ids that exist are refused."""
+    target = f"lancedb://{tmp_path / 's'}"
+    schema = aiovec.Schema(
+        DIM, fields={"n": aiovec.Field(int, index="btree"), "note": aiovec.Field(str, text=True)}
+    )
+    with sync.connect(target) as store:
+        store.create_table("docs", schema)
+    first, rest = parts / "p0.parquet", [parts / f"p{n}.parquet" for n in range(1, FILES)]
+    assert cluster.run(*LOAD, first, "-s", target)[0] == 0
+    code, said = cluster.run("index", "docs", "-s", target)
+    assert code == 0, said
+    with sync.connect(target) as store:
+        store.delete("docs", ["r0"])
+        versions = len(store.versions("docs"))
+        rows = store.find("docs", limit=ROWS)
+    write(tmp_path / "some.parquet", ROWS - 3, 5)
+    code, said = cluster.run(*LOAD, tmp_path / "some.parquet", "-s", target)
+    assert code == 1
+    assert "these ids already exist in the table 'docs': 'r2497', 'r2498', 'r2499'" in said
+    with sync.connect(target) as store:
+        assert store.find("docs", limit=2 * ROWS) == rows
+        assert store.insert("docs", [{"id": "other", "embedding": [1.0] * DIM}]) == 1
+        assert len(store.versions("docs")) >= versions
+    write(tmp_path / "r0.parquet", 0, 1)  # which was deleted
+    load = (*LOAD, *rest, tmp_path / "r0.parquet", "-s", target)
+    code, said = cluster.run(*load)
+    assert code == 0, said
+    code, said = cluster.run(*load)
+    assert (code, said.splitlines()[0].split(" from ")[0]) == (0, "imported 0 rows"), said
+    with sync.connect(target) as store:
+        assert store.delete("docs", ["other"]) == 1
+        assert len(store.search_text("docs", "x", limit=100_000)) == ALL
+    check_all(target)
+    code, said = cluster.run("optimize", "docs", "-s", target)
+    assert code == 0, said
+    check_all(target)
+
+
+WORDS = aiovec.Field(str, text=True)
+
+
+def test_keyword_indexes_by_workers(cluster: Cluster, tmp_path: Path) -> None:
+    """They find what those find that LanceDB builds in one process."""
+    long = "w" * 60
+    texts = [f"the word{n % 7} of résumés {long if n == 5 else ''} number {n}" for n in range(4000)]
+    questions: list[tuple[str, dict[str, object]]] = [
+        ("word3", {}), ('"number 17"', {}), (long, {}), ("resumes", {}), ("numb*", {}), ("ord", {}),
+        ("the of 100", {}), ("word1 3999", {"match": "any"}),
+    ]  # fmt: skip
+    for analyzer in ("plain", "english", "ngram"):
+        found = []
+        for by in ("ray", "here"):
+            target = f"lancedb://{tmp_path / f'{analyzer}-{by}'}"
+            with sync.connect(target) as store:
+                schema = aiovec.Schema(2, fields={"body": WORDS}, analyzer=analyzer)
+                store.create_table("docs", schema)
+                for first in (0, 2000):
+                    store.insert("docs", [
+                        {"id": f"r{n}", "embedding": [1, n], "body": texts[n]}
+                        for n in range(first, first + 2000)
+                    ])  # fmt: skip
+                if by == "here":
+                    store.optimize("docs")
+            if by == "ray":
+                code, said = cluster.run("index", "docs", "-s", target, "--kind", "ivf_flat")
+                assert code == 0, said
+            with sync.connect(target) as store:
+                (index,) = [one for one in store.indexes("docs") if one.kind == "text"]
+                assert index.rows_unindexed == 0
+                found.append([
+                    sorted(hit.id for hit in store.search_text("docs", text, limit=5000, **options))
+                    for text, options in questions
+                ])  # fmt: skip
+        assert found[0] == found[1], analyzer
+        assert all(found[0][:3]), analyzer
 
 
 def test_an_index_of_segments(cluster: Cluster, parts: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tests.contract.remote_server import Server
 from tests.harness.command import run
+from tests.harness.handovers import counted_handovers
 
 import aiovec
 import aiovec.sync
@@ -79,6 +80,19 @@ async def test_another_client_changes_the_table(url: str) -> None:
         await other.create_table("notes", Schema(3))
         with pytest.raises(aiovec.DimensionMismatchError):
             await store.search("notes", [1.0, 0.0])
+
+
+async def test_small_answers_are_read_without_a_thread_and_large_ones_in_one(url: str) -> None:
+    async with aiovec.connect(url) as store:
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", [{"id": str(n), "embedding": [1, n]} for n in range(9000)])
+        with counted_handovers() as handed:
+            assert len(await store.search("notes", [1.0, 0.0])) == 10
+            assert len(await store.get("notes", ["1", "2"])) == 2
+            assert await store.upsert("notes", ROWS) == 2
+            assert handed == []
+            assert len(await store.find("notes", limit=9000)) == 9000
+            assert handed != []
 
 
 LEFT_OPEN = """

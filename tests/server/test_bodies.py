@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from tests.harness.handovers import counted_handovers
 from tests.harness.waiting import until
 from tests.server.apps import ARROW, JSON, LINES, Client, Connection, Wrapped, ipc, notes, serving
 
@@ -143,6 +144,31 @@ async def test_vectors_by_arrow() -> None:
         assert await client.ok("POST", path, content=body, headers=ARROW) == {"updated": 1}
         body = ipc(pa.table({"ids": ["note-0"]}))
         await client.problem("POST", path, 422, content=body, headers=ARROW)
+
+
+async def test_small_bodies_in_arrow_take_no_thread_of_their_own() -> None:
+    async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:
+        await client.ok("POST", "/tables", 201, json={"name": "notes", "schema": {"dim": 3}})
+        row = pa.table({"id": ["a"], "embedding": vectors(1)})
+        query = pa.table({"vectors": vectors(1)})
+
+        async def by_arrow() -> None:
+            await client.ok("POST", f"{RECORDS}?mode=upsert", content=ipc(row), headers=ARROW)
+            headers = {**ARROW, "accept": ARROW["content-type"]}
+            path = "/tables/notes/search_many"
+            answer = await client.post(path, content=ipc(query), headers=headers)
+            assert pa.ipc.open_stream(answer.content).read_all()["id"].to_pylist() == ["a"]
+
+        async def in_the_process() -> None:
+            await store.upsert("notes", row)
+            assert len((await store.search_many("notes", [[1, 1, 1]]))[0]) == 1
+
+        counts = []
+        for call in (in_the_process, by_arrow, in_the_process, by_arrow):
+            with counted_handovers() as handed:
+                await call()
+            counts.append(len(handed))
+        assert counts[2] == counts[3]  # behind what the first call of a kind prepares
 
 
 async def lines_of(client: Client, query: str = "") -> list[Any]:

@@ -236,8 +236,8 @@ def test_places_that_are_nothing(folder: Path, store: Path) -> None:
     (folder / "empty").mkdir()
     for source, why in {
         "empty": "is a folder that no importer recognises",
-        "chroma:empty": "is not the folder of a Chroma collection",
-        "qdrant:nowhere#docs": "is not the folder of a Qdrant collection",
+        "chroma:empty": "there is no Chroma collection at empty",
+        "qdrant:nowhere#docs": "there is no Qdrant collection at nowhere",
         "pinecone:docs": "there is no file",
     }.items():
         refused = run("import", source, "-s", store)

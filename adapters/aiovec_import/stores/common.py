@@ -62,29 +62,35 @@ class Collection:
     model: str | None = None
     omitted: Sequence[str] = ()
     new_ids: bool = False
+    layout: str = ""
 
 
 class Point(NamedTuple):
-    """A row: its fields go to the table as they are, its metadata as far as it can be stored."""
+    """A row: its fields go to the table as they are, its metadata as far as it can be stored.
+
+    Without a ``place`` it is counted.
+    """
 
     id: Any
     vector: Any
     fields: Mapping[str, Any]
     metadata: Mapping[str, Any]
+    place: int | str | None = None
 
 
 class CollectionSource(Source):
     """A store of collections, read by its own client. ``layout`` is the word for one of them.
 
     One that cannot be imported stops no other. With ``chooses_ids`` the user names the column of
-    the ids.
+    the ids, with ``takes_dtypes`` the type of the vectors.
     """
 
     layout: ClassVar[str]
     chooses_ids: ClassVar[bool] = False
+    takes_dtypes: ClassVar[bool] = False
 
     def __init__(self, place: str, hints: Hints) -> None:
-        if hints.dtype is not None:
+        if hints.dtype is not None and not self.takes_dtypes:
             raise ConfigError("--dtype is for SQLite databases", key="--dtype")
         if hints.id_column not in (None, "none") and not self.chooses_ids:
             raise ConfigError(
@@ -96,7 +102,7 @@ class CollectionSource(Source):
             path = Path(place).expanduser()
             # Some clients create what they do not find.
             if not self.recognise(path):
-                raise ConfigError(f"{path} is not the folder of a {self.layout}", file=str(path))
+                raise ConfigError(f"there is no {self.layout} at {path}", file=str(path))
             place = str(path)
             self.remark = f"{path} is read by its own library, which may change it: import a copy"
         with _failing_clearly():
@@ -115,7 +121,9 @@ class CollectionSource(Source):
         """Return what there is to know of a collection before its points are read."""
 
     @abstractmethod
-    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+    def points(
+        self, found: Collection, vector: str, size: int
+    ) -> Iterator[Iterable[Point | Reject]]:
         """Yield the points of a collection with the vectors of a name, up to ``size`` at once."""
 
     def close(self) -> None:
@@ -183,8 +191,9 @@ class CollectionSource(Source):
             chosen.dim or 1, metric=metric or "l2", model=found.model, vector=vector, fields=fields
         )
         return ForeignTable(
-            legal_table_name(found.name, taken), found.name, self.layout, found.rows, schema,
-            tuple(notes), (*others, *found.omitted), (replace(found, fields=fields), chosen.name),
+            legal_table_name(found.name, taken), found.name, found.layout or self.layout,
+            found.rows, schema, tuple(notes), (*others, *found.omitted),
+            (replace(found, fields=fields), chosen.name),
             new_ids=found.new_ids or self._hints.wants_new_ids,
         )  # fmt: skip
 
@@ -202,11 +211,15 @@ class CollectionSource(Source):
             rejects: list[Reject] = []
             for point in points:
                 number += 1
+                if isinstance(point, Reject):
+                    rejects.append(point)
+                    continue
+                place = number if point.place is None else point.place
                 try:
                     rows.append(_row(point, schema, new_ids=table.new_ids))
-                    places.append(number)
+                    places.append(place)
                 except AiovecError as exc:
-                    rejects.append(Reject(number, str(point.id), str(exc)))
+                    rejects.append(Reject(place, str(point.id), str(exc)))
             yield Chunk(rows, places, rejects)
 
 

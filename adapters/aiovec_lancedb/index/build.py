@@ -8,28 +8,30 @@ them in. So writers never wait for a build. A cancelled build leaves the table a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+import numpy as np
+
+from aiovec.backend import Float32Array
 from aiovec.backend.contract import TableHandle
+from aiovec.backend.limits import Gate
 from aiovec.errors import InvalidArgumentError, StoreBusyError
 
 from ..commit import Change
 from ..driver import indexing
-from ..layout import load_in, tuned_in
+from ..layout import tuned_in
 from ..session import Opened, Session
 from ..table import Table
+from ..upkeep.retention import Pins
 from . import kinds, recall
-from .effort import KEY, Tuned
+from .effort import FEWEST_QUESTIONS, GIVEN, KEY, MOST_QUESTIONS, OWN, Tuned
 from .fields import index_name, lacking
 from .info import InUse, vector_index
-
-if TYPE_CHECKING:
-    pass
 
 # Attempts at a build whose commit others were in the way of.
 _ATTEMPTS = 3
@@ -58,90 +60,114 @@ class Build:
     rows: int
 
 
-async def note(session: Session, tuned: Tuned, table: Opened) -> None:
+async def note(tuned: Tuned, table: Opened) -> None:
     """Keep with the table what is known of its index."""
-    await session.annotate(table.lance, table.schema.vector, {KEY: tuned.model_dump_json()})
+    await table.session.annotate(table.lance, table.schema.vector, {KEY: tuned.model_dump_json()})
 
 
-async def drop(session: Session, index: str, table: Opened) -> None:
+async def drop(index: str, table: Opened) -> None:
     """Drop the vector index: nothing is to make it anew, also if this process ends in between."""
-    vectors = await vector_index(session, table)
+    vectors = await vector_index(table)
     if vectors is not None and vectors.name == index:
-        await note(session, Tuned(kept_off=True, target=vectors.tuned.target), table)
-        await session.run(table.lance.drop_index(index))
+        await note(Tuned(kept_off=True, target=vectors.tuned.target), table)
+        await table.session.run(table.lance.drop_index(index))
 
 
-async def reopened(session: Session, handle: TableHandle) -> Opened:
-    """Return the same table as it is now, also altered. StoreBusyError while an engine fills it.
+class IndexedTable(Table):
+    """A table whose indexes are built and measured.
 
-    Nothing is built then: the engine removes files that no version has yet.
+    Nothing else is at work on the indexes meanwhile.
     """
-    table = await session.opened(handle, altered=True)
-    load = load_in(table.arrow)
-    if load is not None and load.filling:
-        raise StoreBusyError(
-            f"`aiovec import --engine` ({load.run}) fills the table {table.name!r}", 0.0
-        )
-    return table
 
-
-class Builder:
-    """Builds and measures the indexes of a table, on which nothing else is at work meanwhile."""
-
-    def __init__(
-        self, table: Table, questions: Callable[[TableHandle], recall.Questions | None]
-    ) -> None:
-        """``questions`` returns those of the table's users, if enough are known."""
-        self._table = table
-        self._session = table.session
-        self._settings = table.session.settings
-        self._questions = questions
+    def __init__(self, name: str, session: Session, gate: Gate, pins: Pins) -> None:
+        super().__init__(name, session, gate, pins)
         self.doing: str | None = None
-        """In words what is done."""
+        """In words what is done to the indexes."""
+        self.forget_questions()
 
-    @contextmanager
-    def _tell(self, what: str) -> Iterator[None]:
-        self.doing = what
-        try:
-            yield
-        finally:
-            self.doing = None
+    # Questions
 
-    async def _keep(self, handle: TableHandle, tuned: Tuned) -> None:
-        change = Change(partial(note, self._session, tuned), handle, altered=True)
-        await self._table.commit(change)
+    def forget_questions(self) -> None:
+        """Begin without any: others were for a table that had the name before."""
+        # Distinct vectors that were searched for, the last one last, and those that a user gave.
+        self._asked: dict[bytes, None] = {}
+        self._given: Float32Array | None = None
+
+    def searched(self, vectors: Iterable[Float32Array]) -> bool:
+        """Keep what was searched for, as questions that the vector index is measured with.
+
+        Return whether there are so many now that it is worth another measurement.
+        """
+        before = len(self._asked)
+        for vector in vectors:
+            key = vector.tobytes()
+            self._asked.pop(key, None)
+            self._asked[key] = None
+            if len(self._asked) > MOST_QUESTIONS:
+                del self._asked[next(iter(self._asked))]
+        known = len(self._asked)
+        return before < FEWEST_QUESTIONS <= known or before < known == MOST_QUESTIONS
+
+    def give(self, questions: Float32Array) -> None:
+        """Keep a user's own questions, which count before all others."""
+        if len(questions) < FEWEST_QUESTIONS:
+            expected = f"at least {FEWEST_QUESTIONS} vectors, to tell the recall by"
+            raise InvalidArgumentError("questions", f"{len(questions)} vectors", expected)
+        some = questions[:: math.ceil(len(questions) / MOST_QUESTIONS)]
+        self._given = some.copy()
+
+    def questions(self, handle: TableHandle) -> recall.Questions | None:
+        """Return the questions of the table's users, if enough are known."""
+        dim = handle.schema.dim
+        if self._given is not None and self._given.shape[1] == dim:
+            return recall.Questions(self._given, GIVEN)
+        # Others were for a table that had the name before.
+        asked = [key for key in self._asked if len(key) == 4 * dim]
+        if len(asked) < FEWEST_QUESTIONS:
+            return None
+        vectors = np.frombuffer(b"".join(asked), dtype=np.float32).reshape(-1, dim)
+        return recall.Questions(vectors, OWN)
+
+    # Builds
+
+    async def reopened(self, handle: TableHandle) -> Opened:
+        """Return the same table as it is now, also altered. StoreBusyError while an engine fills
+        it: nothing is built then, for the engine removes files that no version has yet.
+        """
+        table = await self.session.opened(handle, altered=True)
+        table.check_not_filled()
+        return table
 
     async def planned(
         self, table: Opened, kind: str, options: dict[str, int], target: float | None
     ) -> Build:
         """Return the index to build, or raise an error with the reason."""
-        rows = await self._session.rows(table)
+        rows, least = await table.rows(), self.session.settings.index_from
         auto = kind == kinds.AUTO
         if target is None:
             target = tuned_in(table.arrow, table.schema).target
-        if auto and (rows == 0 or rows < self._settings.index_from):
+        if auto and (rows == 0 or rows < least):
             return Build(kinds.NONE, {}, auto=True, target=target, rows=rows)
         if not rows:
             raise InvalidArgumentError("kind", kind, "'auto', because the table has no rows yet")
         if auto:
-            kind = kinds.chosen_kind(table.schema)
+            # In a bucket each reader would fetch all of a graph, and no engine builds one.
+            graph = self.session.exclusive and MAKER.get() is None
+            kind = kinds.chosen_kind(table.schema, rows, graph=graph)
         plan = kinds.plan_of(kind, options, rows, table.schema.dim)
         return Build(kind, plan, auto, target, rows)
 
-    async def by_settings(self, table: Opened) -> Build:
-        """Return the build that the settings ask for, which is done anew as the table grows."""
-        return replace(await self.planned(table, self._settings.index, {}, None), auto=True)
-
-    async def again(self, table: Opened, index: InUse) -> Build:
-        """Return the build that gave the index, for the table as it is now."""
-        known = index.tuned
-        if known.auto:
-            return await self.by_settings(table)
-        return await self.planned(table, index.kind.name, dict(known.options), known.target)
+    async def planned_anew(self, table: Opened, index: InUse | None) -> Build:
+        """Return the build that gave the index, or that of the settings, as the table is now."""
+        if index is not None and not index.tuned.auto:
+            known = index.tuned
+            return await self.planned(table, index.kind.name, dict(known.options), known.target)
+        by_settings = await self.planned(table, self.session.settings.index, {}, None)
+        return replace(by_settings, auto=True)
 
     async def build(self, handle: TableHandle, build: Build) -> None:
-        """Build, and measure what was built."""
-        table = await reopened(self._session, handle)
+        """Build the vector index, and measure it."""
+        table = await self.reopened(handle)
         noted = tuned_in(table.arrow, table.schema)
         noted = noted.with_changes(target=build.target, kept_off=False)
         if build.kind == kinds.NONE:
@@ -152,38 +178,33 @@ class Builder:
         if noted.kind != build.kind:  # the efforts are those of another kind
             changes["ladder"] = ()
         noted = noted.with_changes(**changes, built_rows=build.rows, rows=0)
-        with self._tell(f"building {build.kind}"):
-            await self._keep(handle, noted)
-            config = kinds.config_of(build.kind, build.options, build.rows, table.schema.metric)
-            await self._index(handle, table.schema.vector, config)
-        await self.measure(handle)
+        await self._keep(handle, noted)
+        config = kinds.config_of(build.kind, build.options, build.rows, table.schema.metric)
+        await self._build(handle, table.schema.vector, config, f"building {build.kind}")
+        await self.measure_index(handle)
 
-    async def index_ids(self, handle: TableHandle) -> None:
+    async def build_id_index(self, handle: TableHandle) -> None:
         """Build the index over the ids, for calls by id."""
-        with self._tell("building the index of the ids"):
-            await self._index(handle, "id", indexing.BTree())
+        await self._build(handle, "id", indexing.BTree(), "building the index of the ids")
 
-    async def index_lacking(self, handle: TableHandle) -> None:
-        """Build the indexes over fields that these want and lack."""
-        table = await reopened(self._session, handle)
-        schema = table.schema
-        for name, config in await lacking(
-            self._session, table.lance, schema.fields, schema.analyzer
-        ):
-            await self.index_field(handle, name, config)
-
-    async def index_field(self, handle: TableHandle, name: str, config: Any) -> None:
+    async def build_field_index(self, handle: TableHandle, name: str, config: Any) -> None:
         """Build one index over a field."""
-        with self._tell(f"indexing {name}"):
-            await self._index(handle, name, config)
+        await self._build(handle, name, config, f"indexing {name}")
 
-    async def _index(self, handle: TableHandle, column: str, config: Any) -> None:
+    async def build_lacking(self, handle: TableHandle) -> None:
+        """Build the indexes over fields that these want and lack."""
+        table = await self.reopened(handle)
+        fields, analyzer = table.schema.fields, table.schema.analyzer
+        for name, config in await lacking(self.session, table.lance, fields, analyzer):
+            await self.build_field_index(handle, name, config)
+
+    async def _build(self, handle: TableHandle, column: str, config: Any, what: str) -> None:
         maker = MAKER.get()
         for attempt in range(1, _ATTEMPTS + 1):
-            table = await reopened(self._session, handle)
-            named = await index_name(self._session, table.lance, column, config)
+            table = await self.reopened(handle)
+            named = await index_name(self.session, table.lance, column, config)
             try:
-                with self._session.guarded():
+                with self._tell(what), self.session.guarded():
                     made = maker is not None and await maker.make(
                         handle.name, column, config, named or f"{column}_idx"
                     )
@@ -195,21 +216,32 @@ class Builder:
                 if attempt == _ATTEMPTS:
                     raise
             else:
-                await self._table.commit(Change())
+                await self.commit(Change())
                 return
 
-    async def measure(self, handle: TableHandle) -> None:
+    async def measure_index(self, handle: TableHandle) -> None:
         """Find the efforts for the index as it is now, and note them with the table."""
-        table = await reopened(self._session, handle)
-        index = await vector_index(self._session, table)
+        table = await self.reopened(handle)
+        index = await vector_index(table)
         if index is None:
             return
         with self._tell(f"measuring {index.kind.name}"):
-            rows = await self._session.rows(table)
+            rows = await table.rows()
             partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
-            asked = self._questions(handle) or await recall.made(self._session, table)
-            ladder = await recall.measure(self._session, table, index.kind, partitions, asked)
+            asked = self.questions(handle) or await recall.made(table)
+            ladder = await recall.measure(table, index.kind, partitions, asked)
             tuned = index.tuned.with_changes(
                 rows=rows, ladder=ladder, questions=len(asked.vectors), whose=asked.whose
             )
             await self._keep(handle, tuned)
+
+    async def _keep(self, handle: TableHandle, tuned: Tuned) -> None:
+        await self.commit(Change(partial(note, tuned), handle, altered=True))
+
+    @contextmanager
+    def _tell(self, what: str) -> Iterator[None]:
+        self.doing = what
+        try:
+            yield
+        finally:
+            self.doing = None

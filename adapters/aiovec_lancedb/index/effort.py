@@ -49,8 +49,9 @@ _UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
 # The refine of a search with a filter, in multiples of the one that was measured without a filter.
 # The nearest rows of a filter lie further from the query, so their distances differ by less and
 # codes confuse more of them: product codes that found 98 of 100 neighbours by ``refine=10`` found
-# 89 under a topical filter, 95 by ``refine=20`` and 99 by 50 (``python -m bench lancedb``).
-_FILTERED_REFINE, _LEAST_FILTERED_REFINE, _MOST_FILTERED_CANDIDATES = 4, 5, 4000
+# 89 under a topical filter, 95 by ``refine=20`` and 99 by 50 (``python -m bench lancedb``). Codes
+# that needed none confuse so few that the other partitions make up for them.
+_FILTERED_REFINE, _MOST_FILTERED_CANDIDATES = 4, 4000
 # An index is used while it finds at most this much less than the target. One that cannot, such as
 # a graph over rows that nearly all share a vector, leaves searches exact.
 _TOLERATED = 0.1
@@ -78,17 +79,16 @@ class Effort(_Noted):
             refine=self.refine,
         )
 
-    def under_filter(self, limit: int, *, whole: bool) -> Effort:
+    def under_filter(self, limit: int) -> Effort:
         """Return the effort for a filter on an index of partitions: all of these, more candidates.
 
         The rows that a filter selects may lie anywhere, also only in the partitions furthest from
         the query. No number of probes that was measured without the filter says anything then.
         """
         refine = self.refine
-        if not whole:  # whole vectors confuse nothing
-            least = refine or 1
-            most = max(least, _MOST_FILTERED_CANDIDATES // limit)
-            refine = min(max(least * _FILTERED_REFINE, _LEAST_FILTERED_REFINE), most)
+        if refine is not None:
+            most = max(refine, _MOST_FILTERED_CANDIDATES // limit)
+            refine = min(refine * _FILTERED_REFINE, most)
         return Effort(nprobes=EVERY_PARTITION, ef=self.ef, refine=refine)
 
     def bounded(self, asked: int) -> Effort:

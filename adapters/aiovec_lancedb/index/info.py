@@ -9,7 +9,7 @@ from typing import Any
 from aiovec.backend.contract import IndexInfo, TableStats
 
 from ..layout import tuned_in
-from ..session import Opened, Session
+from ..session import Opened
 from .effort import Effort, Tuned, unmeasured_effort
 from .kinds import Kind, kind_of_type
 
@@ -55,11 +55,11 @@ class InUse:
         return None if rung is None or not self.tuned.rows else rung.recall
 
 
-async def vector_index(session: Session, table: Opened) -> InUse | None:
+async def vector_index(table: Opened) -> InUse | None:
     """Return the index over the vectors; None without one."""
-    if _IN_USE not in table.known:
-        table.known[_IN_USE] = _in_use(await session.indices(table), table)
-    found: InUse | None = table.known[_IN_USE]
+    if _IN_USE not in table.answers:
+        table.answers[_IN_USE] = _in_use(await table.indexes(), table)
+    found: InUse | None = table.answers[_IN_USE]
     return found
 
 
@@ -81,28 +81,28 @@ def _in_use(indices: list[Any], table: Opened) -> InUse | None:
     return None
 
 
-async def unindexed_rows(session: Session, table: Opened) -> dict[str, int]:
+async def unindexed_rows(table: Opened) -> dict[str, int]:
     """Return for each column with an index the rows that one of its indexes does not cover."""
     rows: dict[str, int] = {}
-    for index in await session.indices(table):
+    for index in await table.indexes():
         if len(index.columns) == 1:
             column = index.columns[0]
             rows[column] = max(rows.get(column, 0), int(index.num_unindexed_rows or 0))
     return rows
 
 
-async def has_id_index(session: Session, table: Opened) -> bool:
+async def has_id_index(table: Opened) -> bool:
     """Return whether the ids have an index."""
-    return any(index.columns == ["id"] for index in await session.indices(table))
+    return any(index.columns == ["id"] for index in await table.indexes())
 
 
-async def infos_of(session: Session, table: Opened, target: float) -> list[IndexInfo]:
+async def infos_of(table: Opened, target: float) -> list[IndexInfo]:
     """Return the indexes over vectors and fields, by their names.
 
     That over the ids is left out: it comes and stays by itself, as a file's own would.
     """
-    in_use = await vector_index(session, table)
-    indices = [index for index in await session.indices(table) if index.columns != ["id"]]
+    in_use = await vector_index(table)
+    indices = [index for index in await table.indexes() if index.columns != ["id"]]
     found = [_info(index, in_use, target) for index in indices]
     return sorted(found, key=lambda info: info.name)
 
@@ -131,7 +131,6 @@ def _info(index: Any, in_use: InUse | None, target: float) -> IndexInfo:
 
 
 async def stats(
-    session: Session,
     table: Opened,
     target: float,
     doing: str | None,
@@ -139,13 +138,13 @@ async def stats(
     optimized: datetime | None,
 ) -> TableStats:
     """Return the facts of a table, with the work under way and the last failure of a build."""
-    found: Any = await session.run(table.lance.stats())  # a mapping, whatever its annotation says
+    found = await table.stats()
     rows = int(found["num_rows"])
     details: dict[str, Any] = {
         "fragments": int(found["fragment_stats"]["num_fragments"]),
-        "versions": len(await session.versions(table)),
+        "versions": len(await table.session.listed_versions(table)),
     }
-    index = await vector_index(session, table)
+    index = await vector_index(table)
     words = ["none"] if index is None else [index.kind.name]
     if index is not None:
         target = index.tuned.target or target
@@ -163,8 +162,8 @@ async def stats(
         words.append(doing)
     if failure is not None:
         details["index_failure"] = failure
-    if await has_id_index(session, table):
-        details["unindexed_ids"] = (await unindexed_rows(session, table))["id"]
+    if await has_id_index(table):
+        details["unindexed_ids"] = (await unindexed_rows(table))["id"]
     return TableStats(
         table=table.name,
         backend="lancedb",

@@ -24,7 +24,7 @@ import numpy as np
 from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, to_matrix
 from aiovec.backend.threads import hop, in_thread
 
-from ..session import Opened, Session
+from ..session import Opened
 from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, Rung, code_margin
 from .kinds import Kind
 
@@ -56,12 +56,10 @@ class Questions:
     groups: int = 1
 
 
-async def measure(
-    session: Session, table: Opened, kind: Kind, partitions: int, asked: Questions
-) -> tuple[Rung, ...]:
+async def measure(table: Opened, kind: Kind, partitions: int, asked: Questions) -> tuple[Rung, ...]:
     """Return the efforts that pay, for the index as it is now; none for a table without vectors."""
     questions, groups = asked.vectors, asked.groups
-    least, counts, itself = await _nearest(session, table, asked)
+    least, counts, itself = await _nearest(table, asked)
     if not counts.any():
         return ()
     few = groups * math.ceil(len(questions) / groups / _PARTS)
@@ -78,13 +76,11 @@ async def measure(
             for start in range(0, len(asking), _AT_ONCE):
                 found += await asyncio.gather(
                     *(
-                        _hits(
-                            session, table, questions[one], MEASURED_HITS + int(itself[one]), effort
-                        )
+                        _hits(table, questions[one], MEASURED_HITS + int(itself[one]), effort)
                         for one in asking[start : start + _AT_ONCE]
                     )
                 )
-            await _read(session, table, sorted(set().union(*found) - vectors.keys()), vectors)
+            await _read(table, sorted(set().union(*found) - vectors.keys()), vectors)
             for one, rows in zip(asking, found, strict=True):
                 near = np.reshape([vectors[row] for row in rows], (-1, table.schema.dim))
                 close = _closeness(near, questions[one][None, :], table.schema.metric)
@@ -119,25 +115,21 @@ def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
             yield Effort(nprobes=EVERY_PARTITION, refine=(kind.refine or 1) * times)
 
 
-async def _hits(
-    session: Session, table: Opened, question: Float32Array, limit: int, effort: Effort
-) -> list[int]:
+async def _hits(table: Opened, question: Float32Array, limit: int, effort: Effort) -> list[int]:
     """Return the row ids of what a search with this effort finds."""
     asked = limit + (0 if effort.refine else code_margin(limit))
     query = table.lance.query().nearest_to(question).column(table.schema.vector)
     query = with_effort(query, effort).distance_type(table.schema.metric)
-    found = await session.fetch(query.select(["_rowid", "_distance"]).limit(asked))
+    found = await table.session.fetch(query.select(["_rowid", "_distance"]).limit(asked))
     rows: list[int] = found.column("_rowid").to_pylist()
     return rows
 
 
-async def _read(
-    session: Session, table: Opened, rows: list[int], vectors: dict[int, Float32Array]
-) -> None:
+async def _read(table: Opened, rows: list[int], vectors: dict[int, Float32Array]) -> None:
     """Add the vectors of these rows."""
     if rows:
         query = table.lance.take_row_ids(rows).select(["_rowid", table.schema.vector])
-        found = await session.run(query.to_arrow())
+        found = await table.session.run(query.to_arrow())
         read = to_matrix(found.column(table.schema.vector))
         vectors.update(zip(found.column("_rowid").to_pylist(), read, strict=True))
 
@@ -151,14 +143,14 @@ def with_effort(query: Any, effort: Effort) -> Any:
     return query if effort.refine is None else query.refine_factor(effort.refine)
 
 
-async def made(session: Session, table: Opened) -> Questions:
+async def made(table: Opened) -> Questions:
     """Return questions that are made as described above."""
     vector = table.schema.vector
-    rows = await session.rows(table)
+    rows = await table.rows()
     chance = np.random.default_rng()
     places = await in_thread(lambda: sorted(chance.choice(rows, min(rows, _SAMPLE), replace=False)))
     query = table.lance.take_offsets([int(place) for place in places]).select([vector])
-    stored = to_matrix((await session.fetch(query)).column(vector).drop_null())
+    stored = to_matrix((await table.session.fetch(query)).column(vector).drop_null())
     return await in_thread(_made_of, stored, table.schema.metric == "cosine", chance)
 
 
@@ -184,9 +176,7 @@ def _units(vectors: Float64Array) -> Float64Array:
     return cast("Float64Array", vectors / np.maximum(lengths, 1e-30))
 
 
-async def _nearest(
-    session: Session, table: Opened, asked: Questions
-) -> tuple[Float64Array, Int64Array, Int64Array]:
+async def _nearest(table: Opened, asked: Questions) -> tuple[Float64Array, Int64Array, Int64Array]:
     """Return for each question how close a hit is, how many there are, and 1 if the row that it is
     comes beside these. It reads the table once, in constant memory."""
     vector, metric, questions = table.schema.vector, table.schema.metric, asked.vectors
@@ -203,7 +193,7 @@ async def _nearest(
         kept = MEASURED_HITS + 1
         nearest = -np.partition(-close, min(kept, close.shape[1]) - 1, axis=1)[:, :kept]
 
-    async for batch in await session.batches(scan, _SCAN_BATCH, present):
+    async for batch in await table.session.batches(scan, _SCAN_BATCH, present):
         await hop(_SCAN_BATCH, partial(nearer, batch))
     nearest = -np.sort(-nearest, axis=1)
     lengths = np.linalg.norm(questions, axis=1).astype(np.float64)

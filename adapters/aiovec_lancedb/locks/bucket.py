@@ -110,9 +110,17 @@ class Bucket:
 
     def files(self, path: str) -> list[str]:
         """Return the paths of all objects below this path, as parts of it."""
+        return [name for name, _ in self.times(path, path)]
+
+    def times(self, path: str, below: str) -> list[tuple[str, float]]:
+        """Return the objects below a path: their paths as parts of this one, and their times."""
         with self._translated():
-            pages = obstore.list(self._store, path)
-            return [one["path"].removeprefix(path) for page in pages for one in page]
+            pages = obstore.list(self._store, below)
+            return [
+                (one["path"].removeprefix(path), one["last_modified"].timestamp())
+                for page in pages
+                for one in page
+            ]
 
     def pieces(self, path: str, size: int) -> Iterator[bytes]:
         """Read an object piece by piece; CorruptStoreError where it is missing."""

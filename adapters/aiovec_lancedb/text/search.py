@@ -50,8 +50,8 @@ async def search_text(
     every = handle.schema.analyzer == "ngram" or any(one.prefix for one in query.clauses)
 
     async def texts(table: Opened) -> int:
-        behind = text_columns(await session.indices(table)).values()
-        rows = await session.rows(table) if every else max(behind, default=0)
+        behind = text_columns(await table.indexes()).values()
+        rows = await table.rows() if every else max(behind, default=0)
         return min(rows * await reader.row_bytes(table), STREAM_BYTES) if rows else 0
 
     columns = columns_of(handle.schema, query)
@@ -61,7 +61,7 @@ async def search_text(
 
 async def _searched(session: Session, table: Opened, query: TextQuery) -> Found:
     wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
-    if wanted.difference(text_columns(await session.indices(table))):
+    if wanted.difference(text_columns(await table.indexes())):
         hint = (
             f"table {table.name!r} has no keyword index yet; upkeep builds it. To build it now: "
             f"await store.optimize({table.name!r})"
@@ -178,7 +178,7 @@ async def _with_columns(
 ) -> pa.Table:
     """The same rows with the columns that the query asks for."""
     ids = await hop(ranked.num_rows, ranked.column("id").to_pylist)
-    rows = await rows_by_id(session, table, ids, columns_of(table.schema, query))
+    rows = await rows_by_id(table, ids, columns_of(table.schema, query))
 
     def scored() -> pa.Table:
         places = pc.index_in(rows.column("id"), value_set=ranked.column("id"))

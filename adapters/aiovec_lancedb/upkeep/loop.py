@@ -16,17 +16,15 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from aiovec.backend import Field, Float32Array
 from aiovec.backend.contract import StaleTableError, TableHandle, index_behind_change
-from aiovec.backend.limits import Deadline, Gate, current_deadline, renewed
+from aiovec.backend.limits import Deadline, current_deadline, renewed, write_gate
 from aiovec.backend.threads import Background, in_thread, wait_out
 from aiovec.errors import (
     AiovecError,
@@ -41,18 +39,16 @@ from aiovec.errors import (
 from ..commit import Change
 from ..errors import is_read_only
 from ..index import kinds
-from ..index.build import Builder, drop, reopened
-from ..index.effort import FEWEST_QUESTIONS, GIVEN, MADE, MOST_QUESTIONS, OWN
+from ..index.build import IndexedTable, drop
+from ..index.effort import MADE, MOST_QUESTIONS
 from ..index.fields import configs_of
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
-from ..index.recall import Questions
 from ..layout import tuned_in
 from ..memory import scan_bytes
 from ..session import Opened, Session, Version
-from ..table import Table
 from ..tables import alter_field
 from ..whole_files import TableFiles
-from .retention import Pins, Retention
+from .retention import Pins, retention_of
 
 LOG = logging.getLogger("aiovec.lancedb")
 
@@ -85,8 +81,8 @@ _QUIET, _LONGEST_WAIT = 1.0, 30.0
 _REST, _LONGEST_REST = 4.0, 5.0
 # Seconds until another look, behind an error and while another process does the upkeep.
 _AFTER_FAILURE, _AFTER_OTHERS = 60.0, 5.0
-# Seconds between tries for the lock of upkeep, and between looks at tables.
-_POLL, _BETWEEN = 0.05, 0.02
+# Seconds between tries for the lock of upkeep, for its lease, and between looks at tables.
+_POLL, _POLL_LEASE, _BETWEEN = 0.05, 1.0, 0.02
 
 # Growth from which an index is measured again, and one of "auto" is built anew.
 _GROWN, _OUTGROWN = 1.5, 4.0
@@ -120,9 +116,6 @@ class _State:
     optimized: datetime | None = None
     # Rows of the table when an index could not be built: more of them are worth another attempt.
     failed_rows: int = 0
-    # Distinct vectors that were searched for, the last one last, and those that a user gave.
-    asked: dict[bytes, None] = field(default_factory=dict)
-    given: Float32Array | None = None
 
     @property
     def next_look(self) -> float:
@@ -139,20 +132,13 @@ class _State:
         return now - self.last_commit >= _QUIET or now - busy_since >= _LONGEST_WAIT
 
 
-class TendedTable(Table):
-    """A table of a store that looks after it, whose indexes are built and measured."""
+class TendedTable(IndexedTable):
+    """A table that its store looks after."""
 
-    def __init__(self, name: str, tables: Tables) -> None:
+    def __init__(self, name: str, tables: OpenTables) -> None:
         super().__init__(name, tables.session, tables.gate, tables.pins)
         self._tables = tables
-        self._builder = Builder(self, self._questions)
         self.state = _State()
-
-    @property
-    def facts(self) -> tuple[str | None, str | None, datetime | None]:
-        """In words what is done to the indexes and why the last build failed, and when this store
-        last optimized the table."""
-        return self._builder.doing, self.state.failure, self.state.optimized
 
     @property
     def idle(self) -> bool:
@@ -178,34 +164,16 @@ class TendedTable(Table):
         if state.commits in (1, _FILES):
             self._tables.begin()
 
-    def searched(self, vectors: Iterable[Float32Array]) -> None:
-        """Keep what was searched for, as questions that indexes are measured with."""
-        state = self.state
-        before = len(state.asked)
-        for vector in vectors:
-            key = vector.tobytes()
-            state.asked.pop(key, None)
-            state.asked[key] = None
-            if len(state.asked) > MOST_QUESTIONS:
-                del state.asked[next(iter(state.asked))]
-        known = len(state.asked)
-        if before < FEWEST_QUESTIONS <= known or before < known == MOST_QUESTIONS:
-            self._look_after_in(min(state.look_at - time.monotonic(), _QUIET))
+    def searched(self, vectors: Iterable[Float32Array]) -> bool:
+        """Keep what was searched for; measure the index again where that is worth it."""
+        worth = super().searched(vectors)
+        if worth:
+            self._look_after_in(min(self.state.look_at - time.monotonic(), _QUIET))
+        return worth
 
     def _look_after_in(self, seconds: float) -> None:
         self.state.look_at = time.monotonic() + seconds
         self._tables.begin()
-
-    def _questions(self, handle: TableHandle) -> Questions | None:
-        """Return the questions of a table's users, if enough are known."""
-        state, dim = self.state, handle.schema.dim
-        if state.given is not None and state.given.shape[1] == dim:
-            return Questions(state.given, GIVEN)
-        # Others were for a table that had the name before.
-        asked = [key for key in state.asked if len(key) == 4 * dim]
-        if len(asked) < FEWEST_QUESTIONS:
-            return None
-        return Questions(np.frombuffer(b"".join(asked), dtype=np.float32).reshape(-1, dim), OWN)
 
     def loading(self) -> None:
         """A bulk load goes on: no index is built until it is over."""
@@ -235,7 +203,7 @@ class TendedTable(Table):
                 await self._look_after(handle, quiet=quiet)
             return
         except TableNotFoundError:
-            self.state = _State()
+            self._forget()
         except StaleTableError:  # its fields were altered, or another table has its name
             later = _QUIET
         except (StoreClosedError, StoreMovedError):
@@ -258,8 +226,8 @@ class TendedTable(Table):
         self, handle: TableHandle, *, quiet: bool = True, everything: bool = False
     ) -> None:
         """Do what is due, or ``everything``. The lock for upkeep is held."""
-        await self._builder.index_lacking(handle)
-        table = await reopened(self.session, handle)
+        await self.build_lacking(handle)
+        table = await self.reopened(handle)
         if everything or await self._wants_compaction(table, quiet=quiet):
             await self._compact(handle)
         if quiet:
@@ -274,13 +242,13 @@ class TendedTable(Table):
             return True
         if not quiet:
             return False
-        versions = await self.session.versions(table)
+        versions = await self.session.listed_versions(table)
         first = self._tables.retention.first_kept(versions, datetime.now(UTC), None)
         if first is not None and versions.index(first) > _VERSIONS_OVER:
             return True
         if len(versions) > self._tables.retention.most + _VERSIONS_OVER:
             self._look_behind_grace()
-        uncovered = max((await unindexed_rows(self.session, table)).values(), default=0)
+        uncovered = max((await unindexed_rows(table)).values(), default=0)
         return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
 
     def _look_behind_grace(self) -> None:
@@ -289,7 +257,7 @@ class TendedTable(Table):
 
     async def _shape(self, table: Opened) -> tuple[int, int, int]:
         """Return a table's rows and files, and the bytes of those files that are not full."""
-        stats: Any = await self.session.run(table.lance.stats())
+        stats = await table.stats()
         rows, size = int(stats["num_rows"]), int(stats["total_bytes"])
         part = size * _FULL_FILE // rows if rows > _FULL_FILE else size
         return rows, int(stats["fragment_stats"]["num_fragments"]), part
@@ -297,23 +265,21 @@ class TendedTable(Table):
     async def _compact(self, handle: TableHandle) -> None:
         table = await self.session.opened(handle)
         rows, _, size = await self._shape(table)
-        run = partial(self._optimize, handle)
         async with self.session.admission.share(
             scan_bytes(min(rows, _FULL_FILE), handle.schema.dim)
         ):
             for _ in range(_ATTEMPTS if size > _SOON_DONE else 0):
                 with suppress(StoreBusyError):
-                    await run(alone=False)
+                    await self._optimize(handle, await self.session.opened(handle), alone=False)
                     await self.commit(Change())
                     break
             else:
                 with renewed():  # what was in vain is no time that it waited for others
-                    tidy = Change(lambda _: run(alone=True), handle)
-                    await self.commit(tidy)
+                    await self.commit(Change(partial(self._optimize, handle), handle))
         self._look_behind_grace()
         self.state.optimized = datetime.now(UTC)
 
-    async def _optimize(self, handle: TableHandle, *, alone: bool) -> None:
+    async def _optimize(self, handle: TableHandle, table: Opened, *, alone: bool = True) -> None:
         """Have Lance rewrite neighbouring small files as one, bring new rows into indexes, and
         remove old versions. ``alone``: nobody writes meanwhile.
 
@@ -326,7 +292,6 @@ class TendedTable(Table):
         async def optimize(age: timedelta) -> None:
             await self.session.run(table.lance.optimize(cleanup_older_than=age))
 
-        table = await self.session.opened(handle)
         try:
             await optimize(_NEVER)
         except StoreFullError:
@@ -349,7 +314,7 @@ class TendedTable(Table):
 
     async def _first_kept(self, table: Opened) -> tuple[list[Version], datetime, Version | None]:
         """Return a table's versions, now, and the first version to keep; None if all are kept."""
-        versions = await self.session.versions(table)
+        versions = await table.versions()
         oldest = await in_thread(self.pins.oldest, self.name)
         now = datetime.now(UTC)
         return versions, now, self._tables.retention.first_kept(versions, now, oldest)
@@ -376,22 +341,18 @@ class TendedTable(Table):
 
         Where the latter cannot be built, searches stay exact and the reason stands in the facts.
         """
-        table = await reopened(self.session, handle)
-        rows = await self.session.rows(table)
-        if rows >= _IDS_FROM and not await has_id_index(self.session, table):
-            await self._builder.index_ids(handle)
-            table = await reopened(self.session, handle)
+        table = await self.reopened(handle)
+        rows = await table.rows()
+        if rows >= _IDS_FROM and not await has_id_index(table):
+            await self.build_id_index(handle)
+            table = await self.reopened(handle)
         state = self.state
-        index = await vector_index(self.session, table)
+        index = await vector_index(table)
         try:
             if rows >= _GROWN * state.failed_rows and self._wants_build(table, index, rows):
-                if index is None:
-                    build = await self._builder.by_settings(table)
-                else:
-                    build = await self._builder.again(table, index)
-                await self._builder.build(handle, build)
+                await self.build(handle, await self.planned_anew(table, index))
             elif index is not None and rows and self._wants_measuring(handle, index, rows):
-                await self._builder.measure(handle)
+                await self.measure_index(handle)
             state.failure = None
         except _NO_FAILURE:
             raise
@@ -409,7 +370,7 @@ class TendedTable(Table):
         return index.ours and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
 
     def _wants_measuring(self, handle: TableHandle, index: InUse, rows: int) -> bool:
-        tuned, known = index.tuned, self._questions(handle)
+        tuned, known = index.tuned, self.questions(handle)
         asked = 0 if known is None else len(known.vectors)
         more = asked and (tuned.whose == MADE or tuned.questions < asked == MOST_QUESTIONS)
         return bool(more) or not tuned.rows or rows >= _GROWN * tuned.rows
@@ -422,15 +383,8 @@ class TendedTable(Table):
 
     async def measure(self, handle: TableHandle, questions: Float32Array) -> None:
         """Measure the index with these questions, now and as the table grows."""
-        self._give(handle, questions)
-        await self._do(partial(self._builder.measure, handle))
-
-    def _give(self, handle: TableHandle, questions: Float32Array) -> None:
-        if len(questions) < FEWEST_QUESTIONS:
-            expected = f"at least {FEWEST_QUESTIONS} vectors, to tell the recall by"
-            raise InvalidArgumentError("questions", f"{len(questions)} vectors", expected)
-        some = questions[:: math.ceil(len(questions) / MOST_QUESTIONS)]
-        self.state.given = some.copy()
+        self.give(questions)
+        await self._do(partial(self.measure_index, handle))
 
     async def by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
         """Have an engine compact a table, and build its indexes over ids and fields anew."""
@@ -439,14 +393,14 @@ class TendedTable(Table):
             with self.session.guarded():
                 await compact()
             await self.commit(Change())
-            table = await reopened(self.session, handle)
-            schema, rows = table.schema, await self.session.rows(table)
-            left = await unindexed_rows(self.session, table)
+            table = await self.reopened(handle)
+            schema, rows = table.schema, await table.rows()
+            left = await unindexed_rows(table)
             if rows >= _IDS_FROM and left.get("id", rows):
-                await self._builder.index_ids(handle)
+                await self.build_id_index(handle)
             for name, one in schema.fields.items():
                 for config in configs_of(one, schema.analyzer) if left.get(name, rows) else ():
-                    await self._builder.index_field(handle, name, config)
+                    await self.build_field_index(handle, name, config)
 
         await self._do(act)
 
@@ -459,15 +413,15 @@ class TendedTable(Table):
         questions = options.pop("questions", None)
         target, chosen = kinds.checked_options(name, options, handle.schema)
         if questions is not None:
-            self._give(handle, questions)
+            self.give(questions)
         async with self.session.reading(handle) as table:
-            build = await self._builder.planned(table, name, chosen, target)
+            build = await self.planned(table, name, chosen, target)
 
         async def act() -> None:
             state = self.state
             state.failure = None
             try:
-                await self._builder.build(handle, build)
+                await self.build(handle, build)
             except AiovecError as exc:
                 state.failure = None if isinstance(exc, _NO_FAILURE) else str(exc)
                 raise
@@ -478,7 +432,7 @@ class TendedTable(Table):
         """Drop the vector index by its name."""
         await self._stop()
         async with self.session.reading(handle) as table:
-            index = await vector_index(self.session, table)
+            index = await vector_index(table)
         if index is None or index.name != name:
             listed = "it has none" if index is None else repr(index.name)
             expected = (
@@ -487,17 +441,17 @@ class TendedTable(Table):
             )
             raise InvalidArgumentError("name", name, expected)
         async with self.locked():
-            change = Change(partial(drop, self.session, name), handle, by_hand=True)
+            change = Change(partial(drop, name), handle, by_hand=True)
             await self.commit(change)
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         """Give a field of the table these options, and the indexes that they want."""
 
         async def act() -> None:
-            alter = partial(alter_field, self.session, name, field)
+            alter = partial(alter_field, name, field)
             await self.commit(Change(alter, handle, changes_schema=True))
             with index_behind_change(self.session.target, handle.name):
-                await self._builder.index_lacking(handle)
+                await self.build_lacking(handle)
 
         await self._do(act)
 
@@ -509,7 +463,12 @@ class TendedTable(Table):
         await self._stop()
         async with self.locked():
             yield
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew for the next table of the name."""
         self.state = _State()
+        self.forget_questions()
 
     @asynccontextmanager
     async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
@@ -519,20 +478,34 @@ class TendedTable(Table):
         What is done within waits from its own start: the store's own upkeep may have taken long.
         """
         lock = self.session.lock(f"{self.name}.upkeep")
+        lease = await self.session.lease(self.name)
+
+        async def taken() -> bool:
+            if not await lock.take(0.0):
+                return False
+            leased = False
+            try:
+                leased = lease is None or await in_thread(lease.take)
+            finally:
+                if not leased:
+                    lock.release()
+            return leased
+
         async with self.state.lock:
             if seconds is None:
                 seconds = current_deadline(self.session.settings.busy_timeout).seconds
             deadline = Deadline(seconds)
-            while not await lock.take(0.0):
+            while not await taken():
                 if self.session.closing:
                     raise StoreClosedError(self.session.target)
                 if deadline.left() <= 0:
                     busy = f"another process is doing the upkeep of the table {self.name!r}"
                     raise deadline.error(busy)
-                await asyncio.sleep(_POLL)
+                await asyncio.sleep(_POLL if lease is None else _POLL_LEASE)
             try:
                 with renewed():
-                    yield
+                    async with nullcontext() if lease is None else lease.renewed():
+                        yield
             finally:
                 lock.release()
 
@@ -594,17 +567,19 @@ class TendedTable(Table):
             raise exc
 
 
-class Tables:
+class OpenTables:
     """The tables that a store has used, and the task that looks after one behind the other."""
 
     background: bool = False
     """True if it also does what nobody asked for."""
 
-    def __init__(self, session: Session, gate: Gate, retention: Retention, pins: Pins) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
-        self.gate = gate
-        self.retention = retention
-        self.pins = pins
+        self.gate = write_gate(session.settings.write_queue)
+        """Of the writing calls."""
+        self.retention = retention_of(session.settings, on_folder=session.folder is not None)
+        # A migration follows the changes since it began, however long that takes.
+        self.pins = Pins(session.own_folder, session.mark.is_open)
         self._tables: dict[str, TendedTable] = {}
         self._loop = Background()
         self._task: asyncio.Task[None] | None = None

@@ -57,8 +57,8 @@ class Pins:
 class Pin:
     """Keeps a version while its block runs.
 
-    It is no generator: an event loop that ends closes all of these at the same time, also one that
-    another one is within.
+    A class, not a generator: when a loop shuts down, it closes async generators in any order, which
+    breaks nested ones.
     """
 
     def __init__(self, path: Path | None) -> None:

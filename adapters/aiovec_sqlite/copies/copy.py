@@ -18,11 +18,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aiovec.backend import BoolArray, Expr, Float32Array, Int64Array
+from aiovec.backend import BoolArray, Expr, Int64Array
 from aiovec.backend.memory import give_back
 
 from ..connection import Ticket
-from ..errors import DamageError
 from ..layout import TableLayout, floor_of, newest_change, quoted
 from ..reads import condition_of, rowids_where, selected_rowids
 from ..vectors import VectorReader
@@ -41,13 +40,6 @@ from .segments import (
 _BLOCK_BYTES = 384 * 1024
 # For fewer rows their chunks would not be read whole; so many are read at once.
 _FEWEST, _READ = 256, 2048
-
-
-# Components beyond these make squares that leave float32 or drown in its denormals.
-_LARGEST, _SMALLEST = 1e15, 1e-15
-_LOOKED_AT = 256  # vectors at once, which stay in the processor's cache
-
-
 _MOST_MASKS = 64
 # More rows than this are not asked about by a list of their rowids.
 _MOST_LISTED = 4096
@@ -278,8 +270,6 @@ class ResidentCopy:
         for start in range(0, len(rowids), read):
             block = rowids[start : start + read]
             vectors = reader.read(block, ticket, present=True)
-            if _is_extreme(vectors):  # one would spoil the bound for all rows
-                raise DamageError("a vector is not finite, or extreme")
             for first in range(0, len(block), together):
                 ticket.check()
                 some = slice(first, first + together)
@@ -332,18 +322,3 @@ def _has_vector(table: TableLayout) -> str:
     if not table.schema.vector_nullable:
         return "1"
     return f"EXISTS (SELECT 1 FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"
-
-
-def _is_extreme(vectors: Float32Array) -> bool:
-    """Return whether float32 distances cannot rank some of these vectors, NaN included."""
-    for start in range(0, len(vectors), _LOOKED_AT):
-        block = vectors[start : start + _LOOKED_AT]
-        if not max(block.max(initial=0.0), -block.min(initial=0.0)) <= _LARGEST:
-            return True
-        # Only rows that begin so small can be so small everywhere.
-        small = np.abs(block[:, 0]) < _SMALLEST
-        if small.any():
-            sizes = np.abs(block[small]).max(axis=1, initial=0.0)
-            if ((sizes < _SMALLEST) & (sizes > 0)).any():
-                return True
-    return False

@@ -19,13 +19,12 @@ from functools import partial
 
 from aiovec.backend import Int64Array
 from aiovec.backend.contract import Found, StaleTableError, TableHandle, VectorQuery
-from aiovec.backend.limits import Deadline, Gate, Line, copy_of_error, current_deadline
+from aiovec.backend.limits import Deadline, Line, copy_of_error, current_deadline
 from aiovec.backend.threads import Background, in_daemon_thread, in_thread
 from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError
 
 from ..connection import Read, Ticket
 from ..layout import TableLayout, current_table
-from ..search import is_approximate
 from ..search import search as search_in_file
 from .copy import ChangesForgottenError, OlderSnapshotError, ResidentCopy, rows_to_load
 from .scanfile import WORTH, NewFile, ScanFiles, size_of
@@ -44,12 +43,7 @@ _BUSY = "the searches of this process take too long"
 # Masks may take this share of the budget.
 _FOR_MASKS = 1 / 16
 _TOO_LARGE = "it is larger than scan_memory"
-# Tables that are loaded at once.
-_MOST_LOADERS = 2
-# Seconds that a load waits at most for the file's answer to the search that asked for it: both at
-# once take twice as long to that answer, and a huge file takes long.
-_HEAD_START = 0.5
-# Seconds that it then has for itself before the file answers those that wait. Most tables are
+# Seconds that a load has for itself before the file answers those that wait. Most tables are
 # loaded by then, and the file's answers would hold it up.
 _LOADS_ALONE = 2.0
 # Seconds until a load that failed is tried again, and until a table that cannot be loaded is looked
@@ -72,13 +66,15 @@ _MOST_SNAPSHOTS = 10
 class _Call:
     """The queries of one caller, who may have gone."""
 
-    __slots__ = ("batch", "deadline", "future", "queries")
+    __slots__ = ("batch", "deadline", "future", "queries", "task")
 
     def __init__(self, queries: Sequence[VectorQuery], deadline: Deadline) -> None:
         self.queries = queries
         self.deadline = deadline
         self.future: asyncio.Future[list[Found]] = asyncio.get_running_loop().create_future()
-        self.batch: _Batch | None = None
+        # The calls that are answered together, by a task that ends where nobody waits for it.
+        self.batch: Sequence[_Call] | None = None
+        self.task: asyncio.Task[None] | None = None
 
     def give_up(self) -> None:
         """Fail, unless its rows are being read."""
@@ -88,22 +84,6 @@ class _Call:
     def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(copy_of_error(error))
-
-
-class _Batch:
-    """Calls that are answered together, by a task that ends where nobody waits for it."""
-
-    __slots__ = ("calls", "task")
-
-    def __init__(self, calls: Sequence[_Call], task: asyncio.Task[None] | None) -> None:
-        self.calls = calls
-        self.task = task
-        for call in calls:
-            call.batch = self
-
-    def look(self) -> None:
-        if self.task is not None and all(call.future.done() for call in self.calls):
-            self.task.cancel()
 
 
 class _Resident:
@@ -116,11 +96,7 @@ class _Resident:
         self.looked = False
         # Too much has changed to be brought in while a search waits.
         self.is_behind = False
-        # Bytes reserved for the copy being loaded.
-        self.reserved = 0
         self.loading: asyncio.Task[None] | None = None
-        # Set when the first search has been answered; None where none waits for it.
-        self.answered: asyncio.Event | None = None
         # When the file may answer searches that wait for the load.
         self.file_at = 0.0
         # Until when no load is tried, and why; when it may be loaded anew.
@@ -144,14 +120,16 @@ class _Resident:
 
         Where no copy can be made, the file answers all.
         """
-        if self.ready or _is_over(self.loading):
+        if self.ready:
             return True
+        if _is_over(self.loading):  # or the first search looks for a scan file
+            return bool(self.reason) or not self.batches
         return not self.batches and time.monotonic() >= self.file_at
 
     @property
     def nbytes(self) -> int:
         copy = self.copy  # it may go while another thread asks
-        return self.reserved + (0 if copy is None else copy.nbytes)
+        return 0 if copy is None else copy.nbytes
 
     @property
     def wanted(self) -> int:
@@ -192,12 +170,11 @@ class ResidentSearch:
         budget: int,
         workers: int,
         busy_timeout: float,
-        bits: bool = False,
     ) -> None:
         """``reader`` waits for a connection without a deadline, ``aside`` opens another one.
 
         ``put_token`` has the store count on a scan file. ``workers`` is the count of batches at
-        once. ``bits`` has tables that keep bit codes searched by these, in the file.
+        once.
         """
         self._target = target
         self._read = read
@@ -209,29 +186,21 @@ class ResidentSearch:
         self._workers = workers
         self._busy_timeout = busy_timeout
         self._loads_alone = min(_LOADS_ALONE, busy_timeout / 4)
-        self._bits = bits
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
         # Tables with calls that wait.
         self._waiting: dict[_Resident, None] = {}
         self._line = Line()
         self._at_work = 0
         self._batches: set[asyncio.Task[None]] = set()
-        # Loading takes some memory beside the copy.
-        self._loaders = Gate("other tables are being loaded", calls=_MOST_LOADERS)
-        # Tables that have reserved memory, also where the table was let go and the thread runs on.
-        self._loading: set[_Resident] = set()
+        # One table is loaded at a time, so that each sees how much memory the others take.
+        self._loader = asyncio.Lock()
         # Also those of tables that were let go.
         self._tasks = Background()
         self._looked_at = 0.0
         self._closed = False
 
-    async def search(
-        self, table: TableHandle, queries: Sequence[VectorQuery]
-    ) -> list[Found] | None:
-        """The answers, or None where an approximate search was asked for."""
-        by_bits = self.by_bits(table)
-        if any(is_approximate(query, table.schema, by_bits=by_bits) for query in queries):
-            return None
+    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        """Return what exact searches find."""
         # Many queries wait for the load, like those that come behind the first search.
         resident = self.prepare(table, searched=len(queries) == 1)
         alone = not (resident.batches or resident.waiting) and self._at_work < self._workers
@@ -244,10 +213,7 @@ class ResidentSearch:
             self._end(resident)
 
     def prepare(self, table: TableHandle, *, searched: bool = False) -> _Resident:
-        """Begin to make a copy where there is none.
-
-        Where the table is ``searched``, the file answers that search first.
-        """
+        """Begin to make a copy where there is none; a search that comes first does so itself."""
         name = table.name
         resident = self._tables.pop(name, None)
         if resident is not None and resident.table.token != table.token:
@@ -256,18 +222,17 @@ class ResidentSearch:
         if resident is None:
             resident = _Resident(table)
         self._tables[name] = resident
-        resident.searched_at = now = time.monotonic()
-        if resident.copy is None and now >= resident.retry_at:
-            self._begin_loading(resident, searched=searched)
+        resident.searched_at = time.monotonic()
+        if resident.copy is None and not searched:
+            self._begin_loading(resident)
         return resident
 
-    def _begin_loading(self, resident: _Resident, *, searched: bool = False) -> None:
-        if self._closed or not _is_over(resident.loading):
+    def _begin_loading(self, resident: _Resident) -> None:
+        over = _is_over(resident.loading)
+        if self._closed or not over or time.monotonic() < resident.retry_at:
             return
-        resident.answered = asyncio.Event() if searched else None
         resident.loading = self._tasks.start(self._load(resident))
-        if not searched:
-            self._let_load(resident)
+        self._let_load(resident)
         resident.loading.add_done_callback(lambda _: self._begin_batches())
 
     def forget(self, name: str) -> None:
@@ -277,10 +242,6 @@ class ResidentSearch:
             self._unload(resident)
         if self._files is not None and not self._closed:
             self._tasks.start(self._clean(self._files))
-
-    def by_bits(self, table: TableHandle) -> bool:
-        """Return whether the table is searched by bit codes."""
-        return self._bits and table.schema.quantized == "bit"
 
     def nbytes(self, table: str) -> int:
         resident = self._tables.get(table)
@@ -320,17 +281,12 @@ class ResidentSearch:
     async def _load(self, resident: _Resident) -> None:
         """Make the table's copy, or bring it up to date, or write its scan file anew."""
         try:
-            if resident.answered is not None:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_HEAD_START):
-                        await resident.answered.wait()
-            async with self._loaders.enter(None):
-                if resident.copy is None or self._is_worn(resident):
-                    await self._load_now(resident)
-                while resident.is_behind and resident.copy is not None:
-                    async with self._aside() as read:
-                        resident.is_behind = not await read(resident.copy.catch_up)
-                self._keep_to_budget(resident)
+            if resident.copy is None or self._is_worn(resident):
+                await self._load_now(resident)
+            if resident.is_behind and resident.copy is not None:
+                await self._catch_up(resident.copy)
+                resident.is_behind = False
+            self._keep_to_budget(resident)
         except (ChangesForgottenError, StaleTableError):
             self._drop(resident)
         except Exception as exc:  # noqa: BLE001 - searches go on from the file, with the same results
@@ -358,34 +314,33 @@ class ResidentSearch:
         before, file = resident.copy, None
         try:
             while True:
-                async with self._aside() as read:
-                    copy, rowids = await read(partial(self._look_for_file, resident, before))
-                    if rowids is not None:
-                        file = await self._load_by(read, resident, before, copy, rowids)
-                        break
+                async with self._loader:
+                    async with self._aside() as read:
+                        copy, rowids = await read(partial(self._look_for_file, resident, before))
+                        if rowids is not None:
+                            file = await self._load_by(read, resident, before, copy, rowids)
                     if copy.state is not None:
+                        await self._catch_up(copy)
+                        resident.copy, resident.is_behind = copy, False
                         break
+                if rowids is not None:  # there is no room, or nothing better than before
+                    return
                 await asyncio.sleep(_LOOK)
-            if copy.state is None:  # there is no room, or nothing better than before
-                return
-            caught_up = False
-            while not caught_up:
-                async with self._aside() as read:
-                    caught_up = await read(copy.catch_up)
-            if resident.copy in (before, None):
-                resident.copy, resident.is_behind = copy, False
             self._begin_batches()
         except BaseException:
             if file is not None:
                 await in_thread(file.discard)
             raise
-        finally:
-            resident.reserved = 0
-            self._loading.discard(resident)
         if file is not None and self._files is not None:
             await self._publish(resident, file, self._files)
         took = time.monotonic() - began
         resident.renew_at = max(resident.renew_at, began + (1 + _BETWEEN_LOADS) * took)
+
+    async def _catch_up(self, copy: ResidentCopy) -> None:
+        while True:
+            async with self._aside() as read:
+                if await read(copy.catch_up):
+                    return
 
     def _look_for_file(
         self, resident: _Resident, before: ResidentCopy | None, db: sqlite3.Connection, _: Ticket
@@ -434,12 +389,9 @@ class ResidentSearch:
             if not self._has_room(resident, size):
                 resident.copy = None  # until then the file answers
             if not self._has_room(resident, size):
-                # Memory into which others are being loaded is not given away.
                 pause = _LONG_PAUSE if size > self._budget else _PAUSE
                 self._refuse(resident, _TOO_LARGE, pause=pause)
                 return None
-            resident.reserved = size
-            self._loading.add(resident)
         try:
             await read(partial(copy.load, rowids=rowids, file=file))
         except BaseException as exc:
@@ -471,8 +423,8 @@ class ResidentSearch:
             await self._read(lambda db, _: files.clean(db))
 
     def _taken(self) -> int:
-        """Return the private bytes, and those promised to tables that are being loaded."""
-        return sum(one.nbytes for one in {*self._tables.values(), *self._loading})
+        """Return the private bytes."""
+        return sum(one.nbytes for one in self._tables.values())
 
     def _has_room(self, resident: _Resident, wanted: int) -> bool:
         """Return whether there is room, once tables that nobody searches have gone."""
@@ -521,8 +473,9 @@ class ResidentSearch:
         try:
             return await self._line.wait(call.future, call.deadline, call.give_up)
         except asyncio.CancelledError:
-            if call.batch is not None:
-                call.batch.look()
+            gone = call.batch is not None and all(one.future.done() for one in call.batch)
+            if gone and call.task is not None:
+                call.task.cancel()
             raise
 
     def _begin_batches(self) -> None:
@@ -564,7 +517,8 @@ class ResidentSearch:
         try:
             async with self._reader() as read:
                 if calls := [call for call in calls if not call.future.done()]:
-                    _Batch(calls, asyncio.current_task())
+                    for call in calls:
+                        call.batch, call.task = calls, asyncio.current_task()
                     await self._answer_calls(read, resident, calls)
         except asyncio.CancelledError:
             for call in calls:
@@ -627,9 +581,6 @@ class ResidentSearch:
         except StaleTableError:
             self._drop(resident)
             raise
-        finally:
-            if resident.answered is not None:
-                resident.answered.set()
         if state is None:
             self._answered_by_file(resident)
             return found
@@ -654,9 +605,8 @@ class ResidentSearch:
         return None if resident.is_behind else resident.copy
 
     def _answered_by_file(self, resident: _Resident) -> None:
-        if resident.is_behind:
-            self._begin_loading(resident)
-        if not resident.ready and not _is_over(resident.loading):
+        self._begin_loading(resident)
+        if not _is_over(resident.loading):
             self._let_load(resident)
 
     def _let_load(self, resident: _Resident) -> None:

@@ -29,12 +29,15 @@ import numpy.typing as npt
 
 from aiovec.backend import BoolArray, Float32Array, Int64Array, Metric
 
+from ..errors import DamageError
 from .kernel.library import SegmentRecord, address, library
 
 Int8Array = npt.NDArray[np.int8]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 _STEPS = 127
+# Components beyond these make squares that leave float32 or drown in its denormals.
+_LARGEST, _SMALLEST = 1e15, 1e-15
 # Half a unit in the last place of a float32 near 1.
 _UNIT = 2.0**-24
 
@@ -46,26 +49,33 @@ def rounding(dim: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class RowCodes:
-    """Rows as codes, with 12 bytes a row beside them, and their vectors."""
+    """Rows as codes, what a segment keeps beside them, and their vectors."""
 
     codes: Int8Array
     scale: Float32Array
     offset: Float32Array
     error: Float32Array
+    reach: Float32Array
+    """No shorter than what the codes hold."""
     vectors: Float32Array
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def part(self, rows: slice) -> RowCodes:
-        facts = self.scale[rows], self.offset[rows], self.error[rows]
+        facts = self.scale[rows], self.offset[rows], self.error[rows], self.reach[rows]
         return RowCodes(self.codes[rows], *facts, self.vectors[rows])
 
 
 def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
-    """Codes of vectors whose components are 0 or lie between 1e-15 and 1e15 in size."""
+    """Codes of vectors that are 0, or whose largest component lies between 1e-15 and 1e15 in size.
+
+    DamageError where one is another, or not finite: it would spoil the bound for all rows.
+    """
     count, dim = vectors.shape
     largest: Float32Array = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))
+    if not ((largest == 0) | ((largest >= _SMALLEST) & (largest <= _LARGEST))).all():
+        raise DamageError("a vector is not finite, or extreme")
     unit: Float32Array = np.where(largest > 0, largest, np.float32(1.0))
     steps: Float32Array = vectors * (np.float32(_STEPS) / unit)[:, None]
     coded = np.rint(steps)
@@ -75,15 +85,18 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     # A component of ``steps`` is off by some units in the last place of numbers up to 127.
     left_out: Float32Array = _lengths(steps) * relative
     left_out += np.float32(4 * _STEPS * _UNIT * dim**0.5)
-    nothing = np.zeros(count, dtype=np.float32)
+    squares = _squares(vectors)
+    lengths = np.sqrt(squares)
+    scale: Float32Array = unit / np.float32(_STEPS)
+    offset = np.zeros(count, dtype=np.float32)
     if metric == "cosine":
-        lengths = _lengths(vectors)
-        lengths[largest == 0] = 1.0
-        scale: Float32Array = unit / (np.float32(_STEPS) * lengths)
-        return RowCodes(codes, scale, nothing, left_out * scale * relative, vectors)
-    scale = unit / np.float32(_STEPS)
-    offset = nothing if metric == "dot" else _squares(vectors) / np.float32(-2.0)
-    return RowCodes(codes, scale, offset, left_out * scale * relative, vectors)
+        scale /= np.where(largest > 0, lengths, np.float32(1.0))
+        lengths[:] = 1.0
+    elif metric == "l2":
+        offset = squares / np.float32(-2.0)
+    error = left_out * scale * relative
+    # What the codes hold is the row less what they leave out.
+    return RowCodes(codes, scale, offset, error, (lengths + error) * relative, vectors)
 
 
 def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
@@ -93,10 +106,12 @@ def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
     byte: one of a row's first half in the lower bits, one of its second half in the upper ones. The
     length is that of a row's lower halves less 7.5, their middle.
     """
+    if codes.shape[1] % 2:
+        codes = np.pad(codes, ((0, 0), (0, 1)), constant_values=-128)
     codes = np.ascontiguousarray(codes)
-    count, dim = codes.shape
-    upper, lower = (np.empty((count, (dim + 1) // 2), dtype=np.int8) for _ in range(2))
-    squares = library().halve(address(codes), count, dim, address(upper), address(lower))
+    count, half = len(codes), codes.shape[1] // 2
+    upper, lower = (np.empty((count, half), dtype=np.int8) for _ in range(2))
+    squares = library().halve(address(codes), count, half, address(upper), address(lower))
     return upper, lower, squares**0.5 / 2
 
 
@@ -118,8 +133,6 @@ def _squares(rows: Float32Array) -> Float32Array:
 FULL = 16_384
 # Rows that even a small segment has room for.
 _ROOM = 8
-# Where fewer than one in so many rows are sought, each is looked up.
-_FEW_SOUGHT = 8
 # Where codes begin, in bytes: a row that lies across one more line of the processor's cache than it
 # has to takes half as long again to scan.
 _CACHE_LINE = 64
@@ -209,7 +222,6 @@ class Segment:
         self.offset[start:end] = rows.offset
         self.error[start:end] = rows.error
         self.vectors[start:end] = rows.vectors
-        lengths = np.sqrt(np.square(rows.codes, dtype=np.float32).sum(axis=1)) * rows.scale
         before = self.rowids[start - 1] if start else -1
         rises = bool(rowids[0] > before and (np.diff(rowids) > 0).all()) if len(rowids) else True
         return replace(
@@ -217,7 +229,7 @@ class Segment:
             count=end,
             ordered=self.ordered and rises,
             most_error=max(self.most_error, float(rows.error.max(initial=0.0))),
-            most_reach=max(self.most_reach, float(lengths.max(initial=0.0))),
+            most_reach=max(self.most_reach, float(rows.reach.max(initial=0.0))),
             most_offset=max(self.most_offset, float(np.abs(rows.offset).max(initial=0.0))),
             most_lower=max(self.most_lower, longest),
         )
@@ -237,15 +249,12 @@ class Segment:
         mine = self.rowids[: self.count]
         if not self.ordered:
             return np.flatnonzero(np.isin(mine, rowids, kind="sort"))
-        return _found(mine, _within(mine, rowids))
+        return _found(mine, rowids)
 
     def among(self, rowids: Int64Array, start: int) -> BoolArray:
         """For each row from ``start`` on whether it has one of these sorted ids."""
         mine = self.rowids[start : self.count]
         if not self.ordered:
-            return np.isin(mine, rowids)
-        rowids = _within(mine, rowids)
-        if len(rowids) * _FEW_SOUGHT > len(mine):
             return np.isin(mine, rowids)
         selected = np.zeros(len(mine), dtype=np.bool_)
         selected[_found(mine, rowids)] = True
@@ -267,18 +276,14 @@ def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
     return upper, lower
 
 
-def _within(mine: Int64Array, rowids: Int64Array) -> Int64Array:
-    """Return the sorted rowids between the first and the last of ``mine``, sorted too."""
+def _found(mine: Int64Array, rowids: Int64Array) -> Int64Array:
+    """Where rising numbers hold these, which are sorted too."""
     if not len(mine):
         return rowids[:0]
     first, last = np.searchsorted(rowids, (mine[0], mine[-1] + 1))
-    return rowids[first:last]
-
-
-def _found(mine: Int64Array, rowids: Int64Array) -> Int64Array:
-    """Where rising numbers hold these, which lie between their first and their last."""
-    places = np.searchsorted(mine, rowids)
-    there: Int64Array = places[mine[places] == rowids]
+    sought = rowids[first:last]
+    places = np.searchsorted(mine, sought)
+    there: Int64Array = places[mine[places] == sought]
     return there
 
 

@@ -12,7 +12,7 @@ from .._model.redaction import redacted
 from ..errors import AiovecError, ConfigError
 from .output import emit, one_line
 from .run import failing_clearly
-from .stores import AsJson, Config, Store, origin_of
+from .stores import AsJson, Config, Store, place_named
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -39,8 +39,7 @@ def _findings(store: str | None, config: str | None) -> list[Finding]:
     from ..backend.doctor import Finding, examine
 
     try:
-        origin = origin_of(store, config)
-        location, embedders = origin.location(), origin.settings().embedders
+        place = place_named(store, config)
     except ConfigError as exc:
         if store is None and config is None and exc.file is None:
             return examine()  # nothing names a store, so there is none to examine
@@ -48,7 +47,7 @@ def _findings(store: str | None, config: str | None) -> list[Finding]:
         return [*examine(), Finding("configuration", str(exc), ok=False, cure=cure)]
     except AiovecError as exc:
         return [*examine(), Finding("store", str(exc), ok=False, cure="name another store")]
-    return [*examine(location), *_of_embedders(embedders)]
+    return [*examine(place), *_of_embedders(place.settings.embedders)]
 
 
 def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:

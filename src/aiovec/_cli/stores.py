@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from .._model.schema import Metric as Metric
-from .._store.connect import open_origin as open_origin
+from .._store.connect import open_place as open_place
 from ..errors import AiovecError, ConfigError
 from .output import progress, working
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .._store.store import Table as Handle
     from .._store.store import VectorStore
     from ..backend.engine import Engine
-    from ..backend.origin import Origin
+    from ..backend.place import Place
 
 _T = TypeVar("_T")
 
@@ -129,17 +129,15 @@ def expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def origin_of(
-    store: str | None, config: str | None, *, read_only: bool = False, follow: bool = False
-) -> Origin:
-    """Return where a command's store comes from: a target, a backend's name, or the TOML file."""
+def place_named(store: str | None, config: str | None) -> Place:
+    """Return the place of a command's store: a target, a backend's name, or the TOML file's."""
     # Slow imports, which the help does not wait for.
-    from ..backend.origin import Origin
+    from ..backend.place import find_place
     from ..backend.plugin import backend_names
 
-    if store in backend_names():
-        return Origin(None, config, backend=store, read_only=read_only, follow=follow)
-    return Origin(store, config, read_only=read_only, follow=follow)
+    if store is not None and store in backend_names():
+        return find_place(config=config, backend=store)
+    return find_place(store, config)
 
 
 def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None) -> None:
@@ -179,10 +177,12 @@ def in_store(
     """
     import rich.progress  # noqa: F401 - slow, and it looks at the current folder: not on the loop
 
-    origin = origin_of(store, config) if create else _existing(store, config, reading)
+    place = place_named(store, config) if create else _existing(store, config)
+    path = place.path if reading else None
+    read_only = path is not None and not _is_writable(path)
 
     async def opened() -> _T:
-        async with await open_origin(origin) as vectors:
+        async with await open_place(place, read_only=read_only) as vectors:
             return await work(vectors)
 
     return asyncio.run(opened())
@@ -248,11 +248,10 @@ async def of_each_table(
     return found
 
 
-def _existing(store: str | None, config: str | None, reading: bool) -> Origin:
-    """Return the origin of an existing store. Opening would create one for a mistyped name."""
-    origin = origin_of(store, config)
+def _existing(store: str | None, config: str | None) -> Place:
+    """Return the place of an existing store. Opening would create one for a mistyped name."""
     try:
-        path = origin.location().path
+        place = place_named(store, config)
     except ConfigError as exc:
         if store is None and config is None and exc.file is None and exc.key is None:
             raise ConfigError(
@@ -260,11 +259,15 @@ def _existing(store: str | None, config: str | None, reading: bool) -> Origin:
                 "--config or $AIOVEC_CONFIG"
             ) from exc
         raise
+    check_there(place)
+    return place
+
+
+def check_there(place: Place) -> None:
+    """Raise ConfigError if nothing lies at a path."""
+    path = place.path
     if path is not None and not path.exists():
         raise ConfigError(f"there is no store at {path}", key="target", accepted="a store's path")
-    if reading and path is not None and not _is_writable(path):
-        return origin_of(store, config, read_only=True)
-    return origin
 
 
 def _is_writable(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""``aiovec optimize``, ``aiovec index``, ``aiovec backup`` and ``aiovec restore``."""
+"""``aiovec`` ``optimize``, ``upkeep``, ``index``, ``backup`` and ``restore``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._store.connect import restore_origin
-from ..errors import UnsupportedError
+from .._store.connect import restore_place
+from ..errors import AiovecError, UnsupportedError
 from .facts import index_line
-from .output import emit, working
+from .output import emit, out, say_error, working
 from .run import failing_clearly
 from .stores import (
     Address,
@@ -24,7 +24,7 @@ from .stores import (
     in_store,
     in_table,
     of_each_table,
-    origin_of,
+    place_named,
 )
 
 if TYPE_CHECKING:
@@ -52,27 +52,80 @@ def optimize(
 
     async def work(vectors: VectorStore, workers: Engine | None) -> list[dict[str, Any]]:
         async def of(name: str) -> dict[str, Any]:
-            before = (await vectors.stats(name)).bytes
-            began = time.perf_counter()
-            if workers is None:
-                await vectors.optimize(name)
-            else:
-                act = workers.optimize
-                await vectors._on_table("optimize", name, lambda now, at: act(now.backend, at))
-            seconds = round(time.perf_counter() - began, 6)
-            after = (await vectors.stats(name)).bytes
-            return {"name": name, "seconds": seconds, "bytes_before": before, "bytes": after}
+            return await _optimized(vectors, name, workers)
 
         return await of_each_table(vectors, tables, of, "optimizing")
 
     with engine_of(engine, address) as workers:
         done = in_store(store, config, lambda vectors: work(vectors, workers))
-    lines = [
+    emit({"tables": done}, list(map(_optimized_line, done)), json)
+
+
+async def _optimized(vectors: VectorStore, name: str, workers: Engine | None) -> dict[str, Any]:
+    """Optimize a table, and return the facts about it."""
+    before = (await vectors.stats(name)).bytes
+    began = time.perf_counter()
+    if workers is None:
+        await vectors.optimize(name)
+    else:
+        act = workers.optimize
+        await vectors._on_table("optimize", name, lambda now, at: act(now.backend, at))
+    seconds = round(time.perf_counter() - began, 6)
+    after = (await vectors.stats(name)).bytes
+    return {"name": name, "seconds": seconds, "bytes_before": before, "bytes": after}
+
+
+def _optimized_line(table: dict[str, Any]) -> str:
+    return (
         f"optimized {table['name']} in {table['seconds']:.2f} s: "
         f"{table['bytes_before']:,} bytes before, {table['bytes']:,} now"
-        for table in done
-    ]
-    emit({"tables": done}, lines, json)
+    )
+
+
+@failing_clearly
+def upkeep(
+    tables: Annotated[
+        list[str] | None, typer.Argument(metavar="TABLE", help="Only these tables. Default: all.")
+    ] = None,
+    store: Store = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help='Do it again after each such time, such as "10m" or "1h", until interrupted. '
+            "Default: once.",
+        ),
+    ] = None,
+    engine: EngineName = None,
+    address: Address = None,
+    config: Config = None,
+) -> None:
+    """Look after the tables of a store whose other processes have upkeep = "elsewhere".
+
+    Optimizes one table after another, as `aiovec optimize` does. With --every, a table that fails
+    is reported and tried again in the next round.
+    """
+    from .._store.rank import seconds_of
+
+    pause = 0.0 if every is None else seconds_of(every)
+    if every is not None and not pause:
+        raise typer.BadParameter(f"--every must be a time such as 10m or 1h, not {every!r:.60}")
+
+    async def tend(vectors: VectorStore, workers: Engine | None) -> None:
+        while True:
+            for name in tables or await vectors.tables():
+                try:
+                    out().print(_optimized_line(await _optimized(vectors, name, workers)))
+                except AiovecError as exc:
+                    if not pause:
+                        raise
+                    say_error(exc)
+            if not pause:
+                return
+            await asyncio.sleep(pause)
+
+    with engine_of(engine, address) as workers:
+        in_store(store, config, lambda vectors: tend(vectors, workers))
 
 
 @failing_clearly
@@ -185,10 +238,10 @@ def restore(
     json: AsJson = False,
 ) -> None:
     """Check a backup, then replace a store with it. No process may have the store open."""
-    origin = origin_of(store, config)
+    place = place_named(store, config)
     with working("restoring"):
-        kept = asyncio.run(restore_origin(backup, origin, overwrite=overwrite))
-    target = str(origin.location())
+        kept = asyncio.run(restore_place(backup, lambda: place, overwrite=overwrite))
+    target = str(place)
     lines = [f"restored {target} from {backup}"]
     if kept is not None:
         lines.append(f"the replaced store is now {kept}")

@@ -8,7 +8,6 @@ payload.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -45,9 +44,6 @@ USUAL_VECTORS = ("embedding", "vector")
 # Further keys stay in the payload: rows whose keys are data have a new one each.
 _MOST_FIELDS = 200
 
-MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)"
-"""A datetime with a time zone as text."""
-
 _KINDS: dict[type, str] = {
     str: "text", int: "int", float: "float", bool: "bool", datetime: "datetime",
 }  # fmt: skip
@@ -57,13 +53,13 @@ _ARRAYS = {
 _SUBCLASSES = (
     (np.bool_, "bool"), (np.integer, "int"), (np.floating, "float"), (datetime, "datetime"),
 )  # fmt: skip
-# The first that has all kinds of a column is its type. "moment" is text that tells a datetime.
+# The first that has all kinds of a column is its type.
 _TYPES: Sequence[tuple[Kind, set[str]]] = (
     ("bool", {"bool"}),
     ("int", {"int"}),
     ("float", {"int", "float"}),
-    ("datetime", {"datetime", "moment"}),
-    ("text", {"text", "moment"}),
+    ("datetime", {"datetime"}),
+    ("text", {"text"}),
     ("list[text]", {"list[text]", "list[]"}),
     ("list[int]", {"list[int]", "list[]"}),
     ("list[float]", {"list[int]", "list[float]", "list[]"}),
@@ -90,8 +86,8 @@ class TableOptions:
     embed: Embed | None = None
 
 
-def kinds_in(values: Sequence[Any], *, moments: bool = False) -> set[str]:
-    """Return the kinds of values. With ``moments``, text may tell a datetime."""
+def kinds_in(values: Sequence[Any]) -> set[str]:
+    """Return the kinds of values."""
     found = set()
     for kind in set(map(type, values)) - {type(None)}:
         if issubclass(kind, (list, tuple, np.ndarray)):
@@ -99,10 +95,6 @@ def kinds_in(values: Sequence[Any], *, moments: bool = False) -> set[str]:
         else:
             known = (name for parent, name in _SUBCLASSES if issubclass(kind, parent))
             found.add(_KINDS.get(kind) or next(known, "other"))
-    if moments and "text" in found:
-        texts = (value for value in values if isinstance(value, str))
-        if all(re.fullmatch(MOMENT, text) for text in texts):
-            found = found - {"text"} | {"moment"}
     return found
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .._embed.protocol import Embedder, EmbedderOption
     from ..backend.contract import Backend
     from ..backend.embedders import EmbedderSettings
-    from ..backend.origin import Origin, PathText, Resolved
+    from ..backend.paths import PathText
+    from ..backend.place import Place
     from .store import VectorStore
 
     _Given = Embedder | Mapping[str, object]
@@ -64,23 +65,19 @@ def connect(
     ConfigError for a target, a file or an embedder that cannot be used, BackendNotInstalledError
     for a backend whose package is missing, and what the backend itself has to say.
     """
-    return Opening(
-        lambda: _origin(target, config, read_only, follow),
-        check_embedders(embedder, embedders),
-    )
+    given = check_embedders(embedder, embedders)
+    return Opening(lambda: _find(target, config), given, read_only=read_only, follow=follow)
 
 
-def _origin(
-    target: PathText | None, config: PathText | None, read_only: bool = False, follow: bool = False
-) -> Origin:
-    from ..backend.origin import Origin
+def _find(target: PathText | None, config: PathText | None) -> Place:
+    from ..backend.place import find_place
 
-    return Origin(target, config, read_only=read_only, follow=follow)
+    return find_place(target, config)
 
 
-async def open_origin(origin: Origin) -> VectorStore:
-    """Open the store that an origin names, as ``connect`` does."""
-    return await Opening(lambda: origin)
+async def open_place(place: Place, *, read_only: bool = False, follow: bool = False) -> VectorStore:
+    """Open the store of a place, as ``connect`` does."""
+    return await Opening(lambda: place, read_only=read_only, follow=follow)
 
 
 class Opening:
@@ -91,10 +88,17 @@ class Opening:
     """
 
     def __init__(
-        self, source: Callable[[], Origin], embedders: Mapping[str, _Given] | None = None
+        self,
+        find: Callable[[], Place],
+        embedders: Mapping[str, _Given] | None = None,
+        *,
+        read_only: bool,
+        follow: bool,
     ) -> None:
-        self._source = source
+        self._find = find
         self._given = embedders
+        self._read_only = read_only
+        self._follow = follow
         self._used = False
         self._store: VectorStore | None = None
 
@@ -145,28 +149,33 @@ class Opening:
         from .store import VectorStore
 
         # A disk may hang for ever; this thread keeps neither the loop nor the process from ending.
-        source, resolved, given = await in_daemon_thread(self._resolve)
+        place, backend, given = await in_daemon_thread(self._prepare)
         embedders = Embedders(given)
         if self._given is not None:
-            await embedders.check(resolved.settings)
+            await embedders.check(place.settings)
         try:
-            await resolved.backend.open()
+            await backend.open()
         except BaseException as exc:
-            await close_after(resolved.backend, exc)
+            await close_after(backend, exc)
             raise
-        return VectorStore(resolved.backend, resolved.settings, source, embedders)
+        return VectorStore(backend, place, embedders, follow=self._follow)
 
-    def _resolve(self) -> tuple[Origin, Resolved, dict[str, Embedder | EmbedderSettings]]:
-        """Resolve what to open. Blocks."""
+    def _prepare(self) -> tuple[Place, Backend, dict[str, Embedder | EmbedderSettings]]:
+        """Return what to open. Blocks."""
         from ..backend.config import embedder_section
 
-        source = self._source()
+        for name, value in (("read_only", self._read_only), ("follow", self._follow)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"{name} must be True or False, not {value!r}", key=name)
+        if self._follow and not self._read_only:
+            raise ConfigError("follow=True is for copies: pass read_only=True too", key="follow")
+        found = self._find()
         place = "connect(embedder=...)"
         embedders = {
             name: embedder_section(name, given, place) if isinstance(given, Mapping) else given
             for name, given in (self._given or {}).items()
         }
-        return source, source.resolve(), embedders
+        return found, found.create(read_only=self._read_only), embedders
 
 
 def _import_the_rest() -> None:
@@ -198,21 +207,23 @@ async def restore(
     UnsupportedError where the backend cannot do it.
     """
     await asyncio.to_thread(_import_the_rest)
-    return await restore_origin(backup, _origin(target, config), overwrite=overwrite)
+    return await restore_place(backup, lambda: _find(target, config), overwrite=overwrite)
 
 
-async def restore_origin(backup: PathText, origin: Origin, *, overwrite: bool) -> Path | None:
-    """Replace the store that an origin names by a backup, as ``restore`` does."""
+async def restore_place(
+    backup: PathText, find: Callable[[], Place], *, overwrite: bool
+) -> Path | None:
+    """Replace the store of a place by a backup, as ``restore`` does."""
     from ..backend.threads import in_daemon_thread, to_its_end
 
-    path, backend = await in_daemon_thread(partial(_resolved, backup, origin))
+    path, backend = await in_daemon_thread(partial(_located, backup, find))
     backend.check_able("restore")
     return await to_its_end(backend.restore_from(path, overwrite=overwrite))
 
 
-def _resolved(backup: PathText, origin: Origin) -> tuple[Path, Backend]:
-    from ..backend.locate import path_of_copy
-    from ..backend.origin import text_of
+def _located(backup: PathText, find: Callable[[], Place]) -> tuple[Path, Backend]:
+    from ..backend.paths import text_of
+    from ..backend.place import path_of_copy
 
     text = text_of(backup, "backup")
     if isinstance(backup, str):
@@ -220,4 +231,4 @@ def _resolved(backup: PathText, origin: Origin) -> tuple[Path, Backend]:
     path = Path(os.path.abspath(os.path.expanduser(text)))
     if not path.exists():
         raise ConfigError(f"there is no backup at {path}", key="backup", accepted="a path")
-    return path, origin.resolve().backend
+    return path, find().create()

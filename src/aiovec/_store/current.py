@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from .._model.schema import Schema
@@ -39,7 +40,7 @@ from ..errors import (
 
 if TYPE_CHECKING:
     from ..backend.config import RetrievalSettings
-    from ..backend.origin import Origin, Resolved
+    from ..backend.place import Place
 
 LOG = logging.getLogger("aiovec")
 
@@ -144,9 +145,10 @@ class Engine:
 class Current:
     """Holds the engine in use, and replaces it where the mark of a migration leads elsewhere."""
 
-    def __init__(self, engine: Engine, source: Origin | None) -> None:
-        self.engine = engine
-        self._source = source
+    def __init__(self, backend: Backend, place: Place, *, follow: bool) -> None:
+        self.engine = Engine(backend, place.settings)
+        self._place = place
+        self._follows_copies = follow
         self._switching = asyncio.Lock()
         # Those that were left, until their last calls have ended.
         self._retired: dict[Engine, asyncio.Task[None]] = {}
@@ -179,28 +181,26 @@ class Current:
         What counts is the mark in the store in use. The error may be older: it may come from an
         engine that was replaced meanwhile, by one that was put into use again since.
         """
-        source = self._source
-        if source is None or self._closed:
+        if self._closed:
             return False
         async with self._switching:
             if self.engine is not left:
                 return True
             if isinstance(error, StoreReplacedError):
-                return source.follow and await self._use_copy(source)
+                return self._follows_copies and await self._use_copy()
             mark = await self._mark(error)
             if mark is None or not mark.left:
                 return True
-            resolved = await in_thread(source.resolve_moved, mark.backend, mark.config)
-            if resolved is None:
+            place = await in_thread(self._place.after_move, mark.backend, mark.config)
+            if place is None:
                 return False
-            await self._use(resolved, mark)
+            await self._use(place, mark)
         return True
 
-    async def _use_copy(self, source: Origin) -> bool:
+    async def _use_copy(self) -> bool:
         """Use what is in the place of the store now; return whether anything is."""
-        copy = await in_thread(source.resolve)
-        if there := await in_thread(copy.exists):
-            await self._use(copy)
+        if there := await in_thread(self._place.exists):
+            await self._use(self._place)
         return there
 
     async def _mark(self, moved: StoreMovedError) -> MoveMark | None:
@@ -211,12 +211,13 @@ class Current:
             "", MOVED, moved.moved_to, moved.backend, moved.config, generation=moved.generation
         )
 
-    async def _use(self, resolved: Resolved, mark: MoveMark | None = None) -> None:
-        """Replace the engine by another one, to which a mark may have led."""
-        left, backend = self.engine, resolved.backend
+    async def _use(self, place: Place, mark: MoveMark | None = None) -> None:
+        """Replace the engine by one of this place, to which a mark may have led."""
+        left = self.engine
+        backend = await in_thread(partial(place.create, read_only=left.backend.read_only))
         try:
             if mark is not None:
-                await in_thread(_check_place, mark, left.backend, resolved)
+                await in_thread(_check_place, mark, left.backend, place, backend.target)
             await backend.open()
             if mark is not None and backend.supports("moves"):
                 if not mark.leads_to(await backend.move_record()):
@@ -230,7 +231,7 @@ class Current:
         except BaseException as exc:
             await close_after(backend, exc)
             raise
-        self.engine = Engine(backend, resolved.settings)
+        self.engine, self._place = Engine(backend, place.settings), place
         self._retired[left] = asyncio.ensure_future(self._retire(left))
         if LOG.isEnabledFor(logging.INFO):  # an app's handler may wait for a file or a terminal
             text = "following a migration from %s to %s" if mark else "%s was replaced: reading %s"
@@ -308,14 +309,13 @@ async def close_after(backend: Backend, failure: BaseException) -> None:
         failure.add_note(f"closing it failed too: {unclosed!r}")
 
 
-def _check_place(mark: MoveMark, left: Backend, resolved: Resolved) -> None:
+def _check_place(mark: MoveMark, left: Backend, place: Place, there: str) -> None:
     """Check that the settings name the place to which a mark leads. Reads the disk.
 
     StoreMovedError where they lead elsewhere: an environment variable may hold another place under
     the backend's name, and going on there would write into a store to which nothing was moved.
     MigrationError where nothing is there any more.
     """
-    there = resolved.backend.target
     are_paths = "://" not in mark.target + there
     is_same = mark.target in ("", there) or (
         are_paths and os.path.realpath(mark.target) == os.path.realpath(there)
@@ -327,7 +327,7 @@ def _check_place(mark: MoveMark, left: Backend, resolved: Resolved) -> None:
             reason=f"the settings of this process lead to {there} instead: correct the environment "
             "variable or the TOML file that says so",
         )  # fmt: skip
-    if mark.target_marked and not resolved.exists():
+    if mark.target_marked and not place.exists():
         raise _lost_error(mark, left)
 
 

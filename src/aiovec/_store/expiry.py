@@ -11,7 +11,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -66,10 +68,12 @@ class LiveRows:
 
     def only(self, where: Expr | None) -> Expr | None:
         """Return a bound filter for rows that exist."""
-        if self.field is None:
-            return where
-        at = Ref(self.field)
-        alive = any_of([IsNull(at), Compare(at, ">=", self._moment)])
+        return where if self.field is None else self._not_before(self._moment, where)
+
+    def _not_before(self, moment: datetime, where: Expr | None) -> Expr:
+        """Return a bound filter for rows that existed at a moment."""
+        at = Ref(cast("str", self.field))
+        alive = any_of([IsNull(at), Compare(at, ">=", moment)])
         return alive if where is None else all_of([where, alive])
 
     async def get(self, ids: Sequence[str], columns: Columns) -> StoredRows:
@@ -84,38 +88,51 @@ class LiveRows:
         """Search by vectors, with filters of their own.
 
         To select the rows that exist takes as long as many searches, and hardly a row has expired
-        that was not deleted yet. So some more are asked for, and expired ones dropped. The filter
-        is for a query that had too many of them.
+        that was not deleted yet. So some more are asked for, and expired ones dropped. A query that
+        has too many of them asks for rows that existed when the minute began, by a filter that
+        backends find again; and at last for those that exist now.
         """
-        backend, handle, field = self._backend, self._handle, self.field
-        if field is None:
+        backend, handle = self._backend, self._handle
+        if self.field is None:
             return await backend.search(handle, queries)
         columns, limit = queries[0].columns, queries[0].limit  # the same in all of them
         enough = limit + _MORE + limit // 4
+        answers: dict[int, Found] = {}
+        asked: Sequence[int] = range(len(queries))
+        for moment in (None, self._moment.replace(second=0), self._moment):
+            wider = partial(self._wider, [queries[n] for n in asked], enough, moment)
+            found = await backend.search(handle, await hop(_EFFORT * len(asked), wider))
+            kept = await hop(weight(*found), self._existing, found, enough, columns)
+            answers.update(zip(asked, kept, strict=True))
+            asked = [
+                n
+                for n, every, some in zip(asked, found, kept, strict=True)
+                if len(every.measures) >= enough and len(some.measures) < limit
+            ]
+            if not asked:
+                break
+        return [answers[n] for n in range(len(queries))]
 
-        def wider() -> list[VectorQuery]:
-            read = self.columns(columns)
-            return [replace(query, limit=enough, columns=read) for query in queries]
+    def _wider(
+        self, queries: Sequence[VectorQuery], limit: int, moment: datetime | None
+    ) -> list[VectorQuery]:
+        """Return the queries for more rows, that existed at a moment if one is given."""
+        read = self.columns(queries[0].columns)
+        wider = [replace(query, limit=limit, columns=read) for query in queries]
+        if moment is None:
+            return wider
+        return [replace(query, where=self._not_before(moment, query.where)) for query in wider]
 
-        found = await backend.search(handle, await hop(_EFFORT * len(queries), wider))
-
-        def existing() -> tuple[list[Found], dict[int, VectorQuery]]:
-            answers, again = [], {}
-            for n, one in enumerate(found):
-                kept = self._places(one.rows, field)
-                if len(one.measures) > enough:  # the others are not all that are so near
-                    order = sorted(zip(one.measures, one.rows.ids, count(), strict=False))
-                    kept = sorted({i for _, _, i in order[:enough]}.intersection(kept))
-                measures = [one.measures[i] for i in kept]
-                answers.append(Found(one.rows.take(kept, columns.fields), measures))
-                if len(kept) < limit and len(one.measures) >= enough:
-                    again[n] = replace(queries[n], where=self.only(queries[n].where))
-            return answers, again
-
-        answers, again = await hop(weight(*found), existing)
-        if again:
-            for n, one in zip(again, await backend.search(handle, [*again.values()]), strict=True):
-                answers[n] = one
+    def _existing(self, found: Sequence[Found], limit: int, columns: Columns) -> list[Found]:
+        """Return what exists of each answer, which is one of so many rows."""
+        field, answers = cast("str", self.field), []
+        for one in found:
+            kept = self._places(one.rows, field)
+            if len(one.measures) > limit:  # the others are not all that are so near
+                order = sorted(zip(one.measures, one.rows.ids, count(), strict=False))
+                kept = sorted({i for _, _, i in order[:limit]}.intersection(kept))
+            measures = [one.measures[i] for i in kept]
+            answers.append(Found(one.rows.take(kept, columns.fields), measures))
         return answers
 
     def _places(self, rows: StoredRows, field: str) -> list[int]:

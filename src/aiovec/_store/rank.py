@@ -93,8 +93,13 @@ class Decay:
         """The half-life in seconds, 0 for what is none."""
         if isinstance(self.half_life, timedelta):
             return self.half_life.total_seconds()
-        found = _SPAN.fullmatch(self.half_life) if isinstance(self.half_life, str) else None
-        return 0.0 if found is None else float(found[1]) * _SECONDS[found[2]]
+        return seconds_of(self.half_life) if isinstance(self.half_life, str) else 0.0
+
+
+def seconds_of(span: str) -> float:
+    """Return the seconds of a time such as "30m" or "7d", 0 for a text that is none."""
+    found = _SPAN.fullmatch(span)
+    return 0.0 if found is None else float(found[1]) * _SECONDS[found[2]]
 
 
 _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw])")

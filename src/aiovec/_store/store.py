@@ -104,7 +104,6 @@ from ..backend.contract import (
     TableStats,
 )
 from ..backend.limits import Deadline, current_deadline
-from ..backend.locate import new_path_of
 from ..backend.rows import NewRows
 from ..backend.threads import FORKED, arrow_ready, hop, in_thread, to_its_end
 from ..backend.weight import weight
@@ -143,8 +142,7 @@ from .search import (
 from .write import RowsToWrite, once, vector_of_update
 
 if TYPE_CHECKING:
-    from ..backend.config import RetrievalSettings
-    from ..backend.origin import Origin
+    from ..backend.place import Place
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -189,12 +187,13 @@ class VectorStore:
     def __init__(
         self,
         backend: Backend,
-        settings: RetrievalSettings,
-        source: Origin | None = None,
-        embedders: Embedders | None = None,
+        place: Place,
+        embedders: Embedders,
+        *,
+        follow: bool = False,
     ) -> None:
-        self._current = Current(Engine(backend, settings), source)
-        self._embedders = embedders or Embedders({})
+        self._current = Current(backend, place, follow=follow)
+        self._embedders = embedders
         # What an app's own code takes as long as it likes for: nothing else waits for these.
         self._rerank_places = asyncio.Semaphore(4)
         self._read_in_thread = partial(in_thread, limit=anyio.CapacityLimiter(4))
@@ -1351,6 +1350,7 @@ class VectorStore:
 
     async def backup(self, path: str | Path) -> None:
         """Copy the whole store, as it is at one moment, to a path that does not exist yet."""
+        from ..backend.place import new_path_of  # opening the store has imported it
 
         async def backup(engine: Engine) -> None:
             engine.backend.check_able("backup")

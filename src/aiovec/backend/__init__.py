@@ -2,7 +2,7 @@
 
 The modules are the interface. ``contract`` is what a backend implements; ``commit`` and ``limits``
 join and bound its calls; ``threads`` and ``files`` do its work off the event loop; ``marks`` are
-those of a migration; ``plugin``, ``locate`` and ``config`` find a backend and its settings. The
+those of a migration; ``plugin``, ``config`` and ``place`` find a backend and its settings. The
 names here come from the layers below: schemas, Arrow data, filters, snippets and redaction.
 """
 

@@ -6,6 +6,7 @@ The models of the sections give each key's default, bounds and meaning, once.
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,22 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ValidationError, create_model
 from pydantic import Field as PydanticField
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from .._model.redaction import names_secret
 from .._model.schema import MAX_DIM
 from ..errors import ConfigError, did_you_mean, shown
 from .embedders import EmbedderName, EmbedderSettings
-from .locate import local_path
-from .plugin import backend_names, backends
+from .paths import local_path
+from .plugin import BackendPlugin, backend_names, backends
 from .server import ServerSettings
-from .settings import AnySettings, BackendSettings, Section
+from .settings import AnySettings, Section
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
-
-    from .plugin import BackendPlugin
 
 # Of the names of the variables, in lower case: their case does not count.
 _PREFIX, _ROOT, _LIKE_ROOT, _DELIMITER = "aiovec_", "aiovec_retrieval", "aiovec_retr", "__"
@@ -88,29 +85,6 @@ class RetrievalSettings(Section):
     name that schemas use; docs/reference/configuration.md lists its keys.
     For example, with Ollama:"""
 
-    def section(self, backend: str) -> Mapping[str, Any]:
-        """Return the keys of ``[retrieval.<backend>]``; empty if there is no such section."""
-        section = getattr(self, backend, None)
-        return section.model_dump() if isinstance(section, BaseModel) else {}
-
-    def of(self, plugin: BackendPlugin) -> BackendSettings:
-        """Return the settings of a backend."""
-        model = settings_model(plugin)
-        section = getattr(self, plugin.name, None)
-        return section if isinstance(section, model) else model()
-
-    def address(self, plugin: BackendPlugin) -> str:
-        """Return where the backend stores, as it is written in the TOML."""
-        key = plugin.address_key
-        if key is not None:
-            return str(getattr(self, key.name, key.default))
-        return str(self.section(plugin.name).get("url", ""))
-
-
-def settings_model(plugin: BackendPlugin) -> type[BackendSettings]:
-    """Return the model of a backend's section; one that accepts every key if it has none."""
-    return getattr(plugin, "settings", AnySettings)
-
 
 def retrieval_model() -> type[RetrievalSettings]:
     """Return the model of ``[retrieval]`` with the keys of the installed backends."""
@@ -119,25 +93,18 @@ def retrieval_model() -> type[RetrievalSettings]:
 
 def document_model() -> type[Section]:
     """Return the model of a TOML file."""
-    usable = tuple(backend.plugin for backend in backends() if backend.plugin is not None)
-    # The section of a backend that cannot be loaded is accepted: another one may be in use.
-    broken = tuple(backend.name for backend in backends() if backend.plugin is None)
-    return _document_model(usable, broken)
+    return _document_model(tuple(backends()))
 
 
 @lru_cache(maxsize=16)
-def _document_model(usable: tuple[BackendPlugin, ...], broken: tuple[str, ...]) -> type[Section]:
+def _document_model(plugins: tuple[BackendPlugin, ...]) -> type[Section]:
     fields: dict[str, Any] = {}
-    sections: dict[str, type[BackendSettings]] = dict.fromkeys(broken, AnySettings)
-    for plugin in usable:
-        key = plugin.address_key
-        if key is not None:
-            bound = {"min_length": 1} if key.pattern is None else {"pattern": key.pattern}
-            field = PydanticField(default=key.default, description=key.description, **bound)
-            fields[key.name] = (str, field)
-        model = settings_model(plugin)
-        if model is not AnySettings or key is None:  # else it has no section
-            sections[plugin.name] = model
+    sections = {}
+    for plugin in plugins:
+        if plugin.address_key:
+            fields[plugin.address_key] = (str, plugin.address_field)
+        if plugin.settings is not AnySettings or not plugin.address_key:  # else it has no section
+            sections[plugin.name] = plugin.settings
     for name, model in sections.items():
         fields[name] = (model, PydanticField(default_factory=model, description=model.__doc__))
     retrieval = create_model("RetrievalSettings", __base__=RetrievalSettings, **fields)
@@ -152,8 +119,8 @@ def _document_model(usable: tuple[BackendPlugin, ...], broken: tuple[str, ...]) 
 def load_settings(config: Path | None, *, environment: bool = True) -> RetrievalSettings:
     """Return the settings of a TOML file, or of none, with the environment over them if wanted.
 
-    The addresses of the backends are as they were given; ``locate_configured`` resolves them.
-    Raises ConfigError if a key or a value is wrong.
+    The addresses of the backends are as they were given. Raises ConfigError if a key or a value is
+    wrong.
     """
     _check_environment()
     document: dict[str, Any] = {}
@@ -162,7 +129,7 @@ def load_settings(config: Path | None, *, environment: bool = True) -> Retrieval
         document = _read(config)
         # Strictly, since TOML has types: only the text of the environment is converted.
         settings = _validated(model, document, strict=True, place=str(config))
-    variables = _Environment(model)() if environment else {}
+    variables = _variables() if environment else {}
     if config is None or variables:
         settings = _validated(model, _merged(document, variables), strict=False)
     retrieval: RetrievalSettings = settings.retrieval  # type: ignore[attr-defined]
@@ -183,25 +150,24 @@ def embedder_section(name: str, given: Mapping[str, object], place: str) -> Embe
     return _validated(EmbedderSettings, dict(given), strict=True, place=place, within=within)
 
 
-class _Environment(EnvSettingsSource):
-    """The environment's values for a model, as nested mappings; lists and sections are JSON."""
+def _variables() -> dict[str, Any]:
+    """Return what the environment says, as nested mappings; an object or a list is JSON.
 
-    def __init__(self, model: type[Section]) -> None:
-        fields: dict[str, Any] = {
-            name: (field.annotation, field) for name, field in model.model_fields.items()
-        }
-        super().__init__(
-            create_model("Environment", __base__=BaseSettings, **fields),
-            env_prefix=_PREFIX,
-            env_nested_delimiter=_DELIMITER,
-            env_ignore_empty=True,
-        )
-
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """Return what a text of JSON holds; the validation refuses any other text, by its name."""
-        with suppress(ValueError, RecursionError):
-            return super().decode_complex_value(field_name, field, value)
-        return value
+    The variable of a key comes before that of its section.
+    """
+    values: dict[str, Any] = {}
+    for name in sorted(filter(os.environ.get, os.environ), key=lambda name: name.count(_DELIMITER)):
+        root, *path = name.lower().split(_DELIMITER)
+        if root != _ROOT:
+            continue
+        value: Any = os.environ[name]
+        if value.lstrip().startswith(("{", "[")):
+            with suppress(ValueError, RecursionError):  # the key may be a text after all
+                value = json.loads(value)
+        for part in reversed([root.removeprefix(_PREFIX), *path]):
+            value = {part: value}
+        values = _merged(values, value)
+    return values
 
 
 def _check_environment() -> None:

@@ -57,7 +57,7 @@ from .marks import MoveMark, MoveRecord
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .limits import Place
+    from .limits import Slot
     from .rows import NewRows
 
 
@@ -382,7 +382,7 @@ class Backend(ABC):
 
     # Writing
 
-    def writing(self, size: int) -> AbstractAsyncContextManager[Place | None]:
+    def writing(self, size: int) -> AbstractAsyncContextManager[Slot | None]:
         """A place among the writing calls under way, for about ``size`` bytes of rows.
 
         ``VectorStore`` holds it while it checks the rows of an ``insert`` or ``upsert``, or the

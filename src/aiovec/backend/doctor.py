@@ -13,9 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .memory import size_text
-from .plugin import Location, backends
+from .plugin import backends
+
+if TYPE_CHECKING:
+    from .place import Place
 
 # With less, the next larger write may fail, and optimize or a backup will.
 _LEAST_ROOM = 64 * 2**20
@@ -31,10 +35,10 @@ class Finding:
     cure: str | None = None
 
 
-def examine(location: Location | None = None) -> list[Finding]:
+def examine(place: Place | None = None) -> list[Finding]:
     """Return the findings about Python, the packages and every installed backend.
 
-    A store's ``location`` is examined by its backend.
+    The ``place`` of a store is examined by its backend.
     """
     findings = [
         Finding("python", f"{platform.python_implementation()} {platform.python_version()}"),
@@ -46,9 +50,9 @@ def examine(location: Location | None = None) -> list[Finding]:
         cure = "install aiovec with pip; its sources alone on the path name no backend"
         findings.append(Finding("backends", "none is registered", ok=False, cure=cure))
     for backend in installed:
-        wanted = location is not None and location.backend == backend.name
+        wanted = place is not None and place.backend == backend.name
         try:
-            findings += backend.usable().findings(location if wanted else None)
+            findings += backend.findings(place.address if place and wanted else None)
         except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
             cure = f'reinstall it: pip install --force-reinstall "{backend.install}"'
             problem = f"{type(exc).__name__}: {exc}"

@@ -59,10 +59,10 @@ class Engine(ABC):
         read: ReadSource,
         seen: Seen,
     ) -> Loaded:
-        """Add the rows of all sources to an empty table in one commit, or none.
+        """Add the rows of all sources to a table in one commit, or none.
 
-        Nobody else writes to the table meanwhile, in any process. A table that the same ``run`` has
-        filled is left as it is. Raises DuplicateIdError if an id occurs twice.
+        Nobody else writes to the table meanwhile, in any process. A table whose last load was this
+        ``run`` is left as it is. Raises DuplicateIdError if an id occurs twice, or exists already.
         """
 
     @abstractmethod

@@ -182,14 +182,14 @@ class Gate:
         """The bytes of those within."""
         self._within = 0
         self._max_waiting = max_waiting
-        self._waiting: OrderedDict[Place, asyncio.Future[None]] = OrderedDict()
+        self._waiting: OrderedDict[Slot, asyncio.Future[None]] = OrderedDict()
         self._line = Line()
 
-    def enter(self, deadline: Deadline | None, size: int = 0) -> Place:
-        """A place within for ``size`` bytes, to be held by ``async with``. None waits for ever."""
+    def enter(self, deadline: Deadline | None, size: int = 0) -> Slot:
+        """A slot within for ``size`` bytes, to be held by ``async with``. None waits for ever."""
         if self.memory is not None:
             size = min(size, self.memory)
-        return Place(self, deadline or Deadline(None), size)
+        return Slot(self, deadline or Deadline(None), size)
 
     def free(self, size: int = 0) -> bool:
         """Return whether a call of this size would be let in without waiting."""
@@ -199,8 +199,8 @@ class Gate:
 
     def extend(self, seconds: float) -> None:
         """Extend the deadline of all who wait."""
-        for place in self._waiting:
-            place.deadline.extend(seconds)
+        for slot in self._waiting:
+            slot.deadline.extend(seconds)
 
     def close(self, error: Exception) -> None:
         """Have those who wait end with the error."""
@@ -213,36 +213,36 @@ class Gate:
             self.memory is None or not size or self.used + size <= self.memory
         )
 
-    async def _wait(self, place: Place) -> None:
+    async def _wait(self, slot: Slot) -> None:
         if len(self._waiting) >= self._max_waiting:
-            raise place.deadline.error(f"{self.reason}, and {self._max_waiting} calls wait")
-        turn = self._waiting[place] = asyncio.get_running_loop().create_future()
+            raise slot.deadline.error(f"{self.reason}, and {self._max_waiting} calls wait")
+        turn = self._waiting[slot] = asyncio.get_running_loop().create_future()
 
         def give_up() -> None:
-            turn.set_exception(place.deadline.error(self.reason))
+            turn.set_exception(slot.deadline.error(self.reason))
 
         try:
-            await self._line.wait(turn, place.deadline, give_up)
+            await self._line.wait(turn, slot.deadline, give_up)
         except BaseException:
-            place.leave()  # it may have been let in at the moment in which it was cancelled
-            if self._waiting.pop(place, None) is not None:
+            slot.leave()  # it may have been let in at the moment in which it was cancelled
+            if self._waiting.pop(slot, None) is not None:
                 self._admit()
             raise
 
     def _admit(self) -> None:
         """Let in those who wait, as many as fit, in their order."""
         while self._waiting:
-            place, turn = next(iter(self._waiting.items()))
+            slot, turn = next(iter(self._waiting.items()))
             if not turn.done():
-                if not self._fits(place.size):
+                if not self._fits(slot.size):
                     return
-                place._hold()
+                slot._hold()
                 turn.set_result(None)
-            del self._waiting[place]
+            del self._waiting[slot]
 
 
-class Place:
-    """A call's place behind a gate, held by ``async with``, or from ``take`` to ``leave``."""
+class Slot:
+    """What a call holds behind a gate, held by ``async with``, or from ``take`` to ``leave``."""
 
     __slots__ = ("_gate", "deadline", "is_held", "size")
 

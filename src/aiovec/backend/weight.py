@@ -60,6 +60,8 @@ def weight(*things: Any) -> int:
         elif isinstance(item, StoredRows):
             total += len(item.ids) * (4 + len(item.fields))
             waiting += (item.payloads, item.vectors)
+        elif isinstance(item, (pa.Array, pa.ChunkedArray)):
+            total += len(item) + item.get_total_buffer_size() // _BYTES
         elif isinstance(item, (pa.RecordBatch, pa.Table)):
             # Its buffers may be damaged, so only the sizes of rows and buffers are read.
             total += (item.num_rows + _COLUMN) * item.num_columns

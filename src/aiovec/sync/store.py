@@ -26,7 +26,7 @@ from .._model.redaction import redacted
 from .._store.connect import connect as connect_async
 from .._store.store import Table as AsyncTable
 from .._store.store import VectorStore as AsyncStore
-from ..backend.origin import PathText
+from ..backend.paths import PathText
 from ..errors import AiovecError, StoreClosedError
 from .portal import Portal
 

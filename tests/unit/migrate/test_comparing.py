@@ -17,7 +17,7 @@ from tests.harness.values import SMALL, small_rows
 
 import aiovec
 from aiovec import MigrationError, VectorStore
-from aiovec.backend.origin import Origin
+from aiovec.backend.place import find_place
 from aiovec_migrate.compare import Comparison
 from aiovec_migrate.host import Limits, RealHost
 from aiovec_migrate.tables import OpenTable
@@ -46,11 +46,11 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
         for name in ("a.db", "b.db"):
             store = await stack.enter_async_context(aiovec.connect(tmp_path / name))
             await store.create_table("notes", SMALL)
-            resolved = await asyncio.to_thread(Origin(str(tmp_path / name), None).resolve)
-            stack.push_async_callback(resolved.backend.close)
-            await resolved.backend.open()
+            backend = (await asyncio.to_thread(find_place, tmp_path / name)).create()
+            stack.push_async_callback(backend.close)
+            await backend.open()
             stores.append(store)
-            tables.append(await OpenTable.open(resolved.backend, "notes"))
+            tables.append(await OpenTable.open(backend, "notes"))
         yield Pair(*stores, tables)
 
 

@@ -27,7 +27,7 @@ VARIABLE = "AIOVEC_SCAN"
 OFF = "off"
 # The numbers of the kinds in scan.c; the fastest last, of those that one processor may have.
 KINDS = {"portable": 0, "avx2": 1, "avx512-vnni": 2, "neon": 3}
-_VERSION = 7
+_VERSION = 8
 
 # The numbers of the metrics.
 METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}

@@ -51,7 +51,7 @@
 #endif
 
 /* A change of what crosses the border has another number; the library is refused then. */
-#define VERSION 7
+#define VERSION 8
 
 /* Rows that are multiplied and compared together. */
 #define TILE 32
@@ -1162,19 +1162,18 @@ static int look_through(int64_t kind, const Segment *segments, int64_t number,
     return done;
 }
 
-/* Codes of rows in halves, each as long as half of a row. Gives the largest square of a row's lower
- * halves less 7.5, times four. */
-EXPORTED int64_t aiovec_scan_halve(const int8_t *codes, int64_t rows, int64_t dim, int8_t *upper,
-                                   int8_t *lower) {
-    int64_t half = (dim + 1) / 2, largest = 0;
-    for (int64_t r = 0; r < rows; r++, codes += dim, upper += half, lower += half) {
-        int64_t squares = 0;
+/* Codes of rows in halves, each of `half` bytes. Gives the largest square of a row's lower halves
+ * less 7.5, times four. */
+EXPORTED int64_t aiovec_scan_halve(const int8_t *codes, int64_t rows, int64_t half,
+                                   int8_t *restrict upper, int8_t *restrict lower) {
+    int32_t largest = 0;
+    for (int64_t r = 0; r < rows; r++, codes += 2 * half, upper += half, lower += half) {
+        int32_t squares = 0;
         for (int64_t i = 0; i < half; i++) {
-            unsigned first = (uint8_t)codes[i] ^ 128u;
-            unsigned second = half + i < dim ? (uint8_t)codes[half + i] ^ 128u : 0;
+            uint8_t first = (uint8_t)codes[i] ^ 128, second = (uint8_t)codes[half + i] ^ 128;
             upper[i] = (int8_t)(first >> 4 | (second & 240));
             lower[i] = (int8_t)((first & 15) | (second << 4 & 240));
-            int one = 2 * (int)(first & 15) - 15, other = 2 * (int)(second & 15) - 15;
+            int16_t one = (int16_t)(2 * (first & 15) - 15), other = (int16_t)(2 * (second & 15) - 15);
             squares += one * one + other * other;
         }
         if (squares > largest) largest = squares;

@@ -15,7 +15,7 @@ from aiovec.errors import AiovecError, MigrationError
 from aiovec_migrate import Event, Options
 from aiovec_migrate.host import Limits
 from aiovec_migrate.migration import Migration
-from aiovec_migrate.places import Place
+from aiovec_migrate.places import OpenPlace
 
 from .app import SCHEMA, Worker, as_table, comparable, make_row
 from .backend import LOOKS, ModelBackend
@@ -249,8 +249,8 @@ class Course:
                 await source.open()
                 await target.open()
                 migration = Migration(
-                    Place(source, names[0]),
-                    Place(target, names[1]),
+                    OpenPlace(source, names[0]),
+                    OpenPlace(target, names[1]),
                     self.scenario.options,
                     host=world.host,
                     toml=ModelToml(world),

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from aiovec.errors import MigrationError
 from aiovec_migrate.host import Limits
-from aiovec_migrate.places import Place
+from aiovec_migrate.places import OpenPlace
 
 from .backend import BACKENDS, ModelBackend
 from .disk import Disk
@@ -116,10 +116,10 @@ class ModelToml:
     async def current(self) -> str:
         return self.world.named
 
-    async def check(self, source: Place, target: Place) -> None:
+    async def check(self, source: OpenPlace, target: OpenPlace) -> None:
         """Nobody else edits it here."""
 
-    async def flip(self, target: Place) -> str:
+    async def flip(self, target: OpenPlace) -> str:
         await self.name(target.configured)
         return ""
 

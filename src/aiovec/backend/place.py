@@ -1,0 +1,275 @@
+"""Where a store lies: found from a target, or from a TOML file and the environment."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from .._model.redaction import URL, redacted
+from ..errors import (
+    BackendNotInstalledError,
+    ConfigError,
+    InvalidArgumentError,
+    UnsupportedError,
+)
+from .config import RetrievalSettings, load_settings
+from .contract import Backend
+from .paths import PathText, is_url, local_path, text_of
+from .plugin import BackendPlugin, backends, plugin_of, unusable
+
+CONFIG_VARIABLE = "AIOVEC_CONFIG"
+CONFIG_FILE = "aiovec.toml"
+
+# The variables that say which backend is used, whatever the TOML file says.
+_CHOOSING = frozenset({"AIOVEC_RETRIEVAL__BACKEND", "AIOVEC_RETRIEVAL"})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A backend, an address and the settings: all that opening a store takes.
+
+    Of the fields only ``backend`` and ``configured`` are shown: the others may hold secrets.
+    """
+
+    plugin: BackendPlugin = field(repr=False)
+    address: str = field(repr=False)
+    """An absolute path, or a URL: the argument of ``BackendPlugin.create``."""
+
+    settings: RetrievalSettings = field(repr=False)
+    """Those in force, of all of ``[retrieval]``."""
+
+    configured: str = ""
+    """The name of the backend in the TOML file; empty where a target names the place."""
+
+    file: Path | None = None
+    """The TOML file whose ``backend`` leads here, so that a store opened from it follows a
+    migration."""
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend."""
+        return self.plugin.name
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder on this machine; None for a store elsewhere, or in memory."""
+        return Path(self.address) if os.path.isabs(self.address) else None
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the store keeps nothing, and no other process can see it."""
+        return self.address.lower().startswith(self.plugin.memory)
+
+    def __str__(self) -> str:
+        return redacted(self.address)
+
+    def same_as(self, other: Place) -> bool:
+        """Return whether both are the same place. Reads the disk."""
+        here, there = self.path, other.path
+        if self.backend != other.backend or (here is None) != (there is None):
+            return False
+        if here is None or there is None:
+            return self.address.rstrip("/") == other.address.rstrip("/")
+        return os.path.realpath(here) == os.path.realpath(there)
+
+    def exists(self) -> bool:
+        """Return whether a store may exist there, so that opening it makes nothing new."""
+        path = self.path
+        try:
+            return path is None or self.plugin.exists(path)
+        except OSError:  # opening it says why it cannot be looked at
+            return True
+
+    def create(self, *, read_only: bool = False) -> Backend:
+        """Return the backend, not open yet. Does no I/O, but may import the driver.
+
+        Raises BackendNotInstalledError if a module of it is missing, ConfigError if the plugin
+        gives no backend, UnsupportedError if the backend has no ``read_only``.
+        """
+        plugin = self.plugin
+        settings = getattr(self.settings, plugin.name, None) or plugin.settings()
+        try:
+            backend = plugin.create(self.address, settings)
+        except ModuleNotFoundError as exc:
+            raise BackendNotInstalledError(plugin.name, plugin.install) from exc
+        except (ImportError, AttributeError, TypeError) as exc:
+            raise unusable(plugin.name, exc) from exc
+        if not isinstance(backend, Backend):
+            raise unusable(plugin.name, f"it gives {type(backend).__name__}, not a Backend")
+        if read_only:
+            if not backend.supports("read-only"):
+                raise UnsupportedError("read-only", backend.name, "open it without read_only=True")
+            backend.read_only = True
+        return backend
+
+    def after_move(self, backend: str, config: str) -> Place | None:
+        """Return where a migration has led the users of the TOML file ``config``.
+
+        None where they named a target, a backend or another file, or where an environment variable
+        keeps them where they are: their calls raise the error instead.
+        """
+        if not (backend and config and self.file):
+            return None
+        pinned = {name.upper() for name in os.environ} & _CHOOSING
+        if pinned or os.path.realpath(self.file) != os.path.realpath(config):
+            return None
+        return replace(find_place(config=self.file, backend=backend), file=self.file)
+
+
+def find_place(
+    target: PathText | None = None,
+    config: PathText | None = None,
+    *,
+    backend: str = "",
+    environment: bool = True,
+) -> Place:
+    """Return where a store lies. Reads the disk, so it belongs into a thread; makes nothing.
+
+    ``target`` is a path, or a URL of an installed backend; the TOML file ``config`` then gives the
+    settings only. Without a target it says where: ``backend`` names the one of its backends that is
+    meant in place of the one in use, and without ``config`` the file is ``$AIOVEC_CONFIG``, else
+    ``./aiovec.toml``. The environment comes before the file, unless ``environment`` is False.
+
+    Raises ConfigError for a target, a file or a setting that cannot be used, and
+    BackendNotInstalledError for a backend whose package is missing.
+    """
+    # An absolute path, so that a change of the current folder does not lead elsewhere.
+    file = None if config is None else Path(local_path(text_of(config, "config")))
+    if target is None and file is None:
+        file = _usual_file()
+    settings = load_settings(file, environment=environment)
+    if target is not None:
+        plugin, address = _located(target)
+        return Place(plugin, address, settings)
+    name = backend or settings.backend
+    plugin, address = _configured(plugin_of(name), settings, file)
+    return Place(plugin, address, settings, name, None if backend else file)
+
+
+def _usual_file() -> Path:
+    """Return the TOML file where neither a target nor a file is named."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    file = Path(local_path(named or CONFIG_FILE))
+    if file.exists():
+        return file
+    if named:
+        raise ConfigError(
+            f"{file}: {CONFIG_VARIABLE} names this file, but there is none",
+            file=str(file), key=CONFIG_VARIABLE, accepted="a TOML file",
+        )  # fmt: skip
+    raise ConfigError(
+        "nothing says what to open: pass a target, as in connect('notes.db'), or "
+        f"config='{CONFIG_FILE}', or set {CONFIG_VARIABLE}, or put {CONFIG_FILE} into the "
+        f"current folder ({file.parent})",
+        accepted=f"a target, config=, {CONFIG_VARIABLE} or ./{CONFIG_FILE}",
+    )
+
+
+def _located(target: PathText) -> tuple[BackendPlugin, str]:
+    """Return the backend that a target means, and its address."""
+    text = text_of(target, "target")
+    plugin = _plugin_of(text) if isinstance(target, str) else None
+    plugin = plugin or next((plugin for plugin in backends() if plugin.takes_paths), None)
+    if plugin is None:
+        raise ConfigError(
+            "no installed backend stores at a path; if only aiovec's sources are on the path, "
+            "install it with: pip install aiovec",
+            key="target",
+        )
+    return plugin, plugin.locate(text)
+
+
+def _configured(
+    plugin: BackendPlugin, settings: RetrievalSettings, file: Path | None
+) -> tuple[BackendPlugin, str]:
+    """Return the backend that is meant by one in the TOML, itself or another, and the address."""
+    given = plugin.address_by(settings, file)
+    if given is not None:
+        return plugin, given
+    text = plugin.address_in(settings)
+    base = None if file is None else file.parent
+    meant = _plugin_of(text) or plugin
+    key = plugin.address_key
+    if key and meant.name not in {plugin.name, *plugin.delegates}:
+        accepted = "a path" if plugin.takes_paths else f"an address of the {plugin.name} backend"
+        raise ConfigError(
+            f"{file}: retrieval.{key} must be {accepted}, not {redacted(text)!r}",
+            file=str(file), key=f"retrieval.{key}", accepted=accepted,
+        )  # fmt: skip
+    return meant, meant.locate(text, base)
+
+
+def _plugin_of(text: str) -> BackendPlugin | None:
+    """Return the backend that a text names by its scheme; None for a path."""
+    if text[:5].lower() == "file:":
+        raise ConfigError(
+            f"{redacted(text)}: a file: URI is no target; write the path alone, and pass "
+            "read_only=True to open it for reading only (a file of this name is ./file:...)",
+            key="target",
+            accepted="a path",
+        )
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as exc:
+        raise ConfigError(
+            f"{redacted(text)!r}: is not valid Unicode (a lone surrogate)", key="target"
+        ) from exc
+    url = URL.match(text)
+    if url is None:
+        return None
+    scheme, installed = url[1].lower(), backends()
+    for plugin in installed:
+        if plugin.name == scheme:  # before the schemes: no other backend can take a name over
+            return plugin
+    for plugin in installed:
+        if scheme in plugin.schemes:
+            return plugin
+    known = [known for plugin in installed for known in (plugin.name, *plugin.schemes)]
+    accepted = "a path, :memory:, " + ", ".join(f"{name}://" for name in known)
+    raise ConfigError(
+        f"{redacted(text)}: no installed backend has the scheme {scheme}://; a target is "
+        f"{accepted}",
+        key="target",
+        accepted=accepted,
+    )
+
+
+# Copies of a store
+
+
+def path_of_copy(text: str, argument: str) -> str:
+    """Return the path of a backup, which may be written as the target that opens it.
+
+    Raises InvalidArgumentError for a URL of another machine: as a path it would be a folder "s3:".
+    """
+    if not is_url(text):
+        return text
+    _, address = _located(text)
+    if not os.path.isabs(address):
+        raise InvalidArgumentError(
+            argument, redacted(text),
+            "a path on this machine; copy a backup elsewhere like any other folder or file",
+        )  # fmt: skip
+    return address
+
+
+def new_path_of(path: str | Path) -> Path:
+    """Return the whole path of a copy to be made, or raise InvalidArgumentError. Reads the disk."""
+    if not isinstance(path, (str, Path)):
+        raise InvalidArgumentError("path", path, "a text or a pathlib.Path")
+    try:
+        target = Path(path_of_copy(path, "path") if isinstance(path, str) else path)
+        target = target.expanduser().absolute()
+        target.lstat()
+    except (OSError, RuntimeError, ValueError) as exc:
+        if isinstance(exc, InvalidArgumentError):
+            raise
+        if not isinstance(exc, OSError) or exc.errno == errno.ENAMETOOLONG:
+            reason = f"path cannot be used: {exc}"
+            expected = "a path that can be created"
+            raise InvalidArgumentError("path", path, expected, reason=reason) from exc
+    if not target.name:  # the root
+        raise InvalidArgumentError("path", path, "a path that does not exist yet")
+    return target

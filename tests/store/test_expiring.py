@@ -1,0 +1,91 @@
+"""Searches of a table whose rows expire: the filters that a backend gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.connect import toy
+from tests.harness.evaluate import truth
+from tests.harness.values import DIM, ids_of
+
+import aiovec
+from aiovec import Field, Schema
+from aiovec.backend import And, Compare, Expr, Or
+from aiovec.backend.contract import Found, StoredRows, TableHandle, VectorQuery
+
+SCHEMA = Schema(DIM, metric="l2", fields={"year": int, "until": Field(datetime, expires=True)})
+
+
+class Rows(toy.Toy):
+    """Finds the first rows that a filter selects, and notes the filters."""
+
+    rows: Sequence[tuple[int, datetime | None]] = ()
+
+    def __init__(self, target: str, settings: Any = None) -> None:
+        super().__init__(target, settings)
+        self.filters: list[Expr | None] = []
+
+    async def open_table(self, name: str) -> TableHandle:
+        return TableHandle(name, SCHEMA, 1)
+
+    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        (query,) = queries
+        self.filters.append(query.where)
+        rows = [
+            (n, year, until)
+            for n, (year, until) in enumerate(self.rows)
+            if query.where is None
+            or truth(query.where, lambda ref, of={"year": year, "until": until}: of[ref.name])
+        ][: query.limit]
+        fields = {name: [row[n] for row in rows] for n, name in ((1, "year"), (2, "until"))}
+        ids = [f"r{n:02}" for n, _, _ in rows]
+        return [Found(StoredRows(ids, fields), [float(n) for n, _, _ in rows])]
+
+
+class RowsPlugin(toy.ToyPlugin):
+    def create(self, address: str, settings: Any) -> Any:
+        toy.created.append(Rows(address, settings))
+        return toy.created[-1]
+
+
+def moment_in(where: Expr | None) -> datetime:
+    """Return the time of a filter for rows that exist."""
+    match where:
+        case And(items) | Or(items):
+            return next(map(moment_in, items[::-1]))
+        case Compare(_, ">=", datetime() as moment):
+            return moment
+    raise AssertionError(where)
+
+
+async def test_filters_of_one_minute_are_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backends keep masks and counts by the filter; who has expired since is dropped behind it."""
+    toy.install(monkeypatch, tmp_path, toy=f"{__name__}:RowsPlugin")
+    now = datetime.now(UTC)
+    gone, since = now - timedelta(days=1), now - timedelta(seconds=2)
+    times = [None, *[gone] * 40, now + timedelta(days=1), *[since] * 40, *[None] * 10]
+    async with aiovec.connect("toy://") as store:
+        (backend,) = toy.created
+        assert isinstance(backend, Rows)
+        backend.rows = [(n, until) for n, until in enumerate(times)]
+        for where, limit, wanted, most in (
+            (None, 1, ["r00"], 1),
+            (None, 2, ["r00", "r41"], 2),
+            (None, 4, ["r00", "r41", "r82", "r83"], 3),
+            ("year > 41", 4, ["r82", "r83", "r84", "r85"], 3),
+        ):
+            backend.filters.clear()
+            hits = await store.search("notes", [1.0] * DIM, limit=limit, where=where)
+            assert ids_of(hits) == wanted
+            assert len(backend.filters) <= most
+            for condition in backend.filters[1:2]:
+                # The clock's second has ended, so that nobody is seen after its time.
+                ends = now.replace(microsecond=0) + timedelta(seconds=1)
+                apart = moment_in(condition) - ends.replace(second=0)
+                assert apart in (timedelta(0), timedelta(minutes=1))

@@ -1,0 +1,239 @@
+"""SQLite databases that other programs wrote, built as their users build them, and still open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.contract.base import case
+from tests.harness.vec0 import connect
+
+from aiovec import Field, Schema, sync
+from aiovec.compat import VectorStore as Collections
+
+from .support import bring, refused, rejected, rows_of, schema_of
+
+VECTORS = np.random.default_rng(11).normal(size=(12, 4)).astype(np.float32)
+BLOBS = ("--vector-column", "emb", "--dtype", "float32")
+
+
+@pytest.fixture
+def path(folder: Path) -> Path:
+    return folder / "old.db"
+
+
+@pytest.fixture
+def db(path: Path) -> Iterator[Any]:
+    """A connection as the other program has it."""
+    with closing(connect(path)) as connection:
+        yield connection
+
+
+def table(path: Path, name: str) -> Path:
+    """Return a source that names a table of a database."""
+    return path.with_name(f"{path.name}#{name}")
+
+
+def collection(db: Any, points: dict[str, str | None]) -> None:
+    """Make the tables of the older face, with the collection ``notes``."""
+    db.executescript(
+        """CREATE TABLE _collection_meta (name TEXT PRIMARY KEY, dim INT, model TEXT);
+        INSERT INTO _collection_meta VALUES ('notes', 4, 'nomic');
+        CREATE VIRTUAL TABLE vec_notes USING vec0(embedding float[4] distance_metric=cosine);
+        CREATE TABLE payload_notes (rowid INTEGER PRIMARY KEY, orig_id TEXT, payload_json TEXT)"""
+    )
+    for rowid, (id, payload) in enumerate(points.items(), 1):
+        vector = VECTORS[rowid].tobytes()
+        db.execute("INSERT INTO vec_notes (rowid, embedding) VALUES (?, ?)", (rowid, vector))
+        db.execute("INSERT INTO payload_notes VALUES (?, ?, ?)", (rowid, id, payload))
+
+
+def test_a_collection(db: Any, path: Path, store: Path) -> None:
+    payload = {"text": "t", "n": 3, "id": "inner", "vector": "v", "_id": "u"}
+    collection(db, {"a": json.dumps(payload), "b": None})
+    assert bring(path, store)["rows"] == 2
+    assert schema_of(store) == Schema(4, model="nomic", vector="vector")
+    rows = rows_of(store)
+    np.testing.assert_array_equal(rows["a"].vector, VECTORS[1])
+    assert (rows["a"]["text"], rows["a"]["n"], rows.keys()) == ("t", 3, {"a", "b"})
+    with Collections(store) as opened:
+        opened.ensure_collection("notes", 4, model="nomic")
+        (found,) = opened.search("notes", VECTORS[1], limit=1, model="nomic")
+    assert (found["id"], found["payload"]) == ("a", payload)
+
+
+def test_points_that_are_not_whole(db: Any, path: Path, store: Path) -> None:
+    collection(db, {"a": "{}", "b": "{broken", "c": "[1]", "": '{"x": 1}'})
+    db.execute("INSERT INTO vec_notes (rowid, embedding) VALUES (7, ?)", (VECTORS[7].tobytes(),))
+    db.execute("INSERT INTO payload_notes VALUES (8, 'lonely', '{}')")
+    assert bring(path, store, code=1)["rejected"] == 5
+    assert rows_of(store).keys() == {"a"}
+    for place, (id, reason) in {
+        2: ("b", "its JSON cannot be taken: "),
+        3: ("c", "its JSON cannot be taken: it is not an object"),
+        4: ("", "field 'id': an id is text of 1 to 512 bytes"),
+        7: (None, "field 'id': every row needs an id"),
+        8: ("lonely", "the vector is missing"),
+    }.items():
+        found = rejected(path)[place]
+        assert (found[0], found[1].startswith(reason)) == (id, True), found
+
+
+def test_a_vec0_table(db: Any, path: Path, store: Path) -> None:
+    db.execute(
+        """CREATE VIRTUAL TABLE items USING vec0(
+            item_id INTEGER PRIMARY KEY, embedding FLOAT[4] distance_metric=cosine,
+            tenant TEXT PARTITION KEY, live BOOLEAN, score FLOAT, year INTEGER, +body TEXT,
+            chunk_size=16
+        )"""
+    )
+    bad = [np.zeros(4, "f4"), np.array([1, np.nan, 0, 0], "f4")]
+    for i, vector in enumerate([*VECTORS[:5], *bad]):
+        row = (i, vector.tobytes(), i % 2, i / 2, 2000 + i, f"b{i}")
+        db.execute("INSERT INTO items VALUES (?, ?, 't', ?, ?, ?, ?)", row)
+    assert bring(path, store, code=1)["rows"] == 5
+    found = rejected(path)
+    assert found[5] == ("5", "the vector is zero, so it has no cosine")
+    assert found[6][1].startswith("the vector has nan in it")
+    kinds: dict[str, Any] = {"live": bool, "score": float, "year": int, "body": str}
+    fields = {"tenant": Field(str, partition=True), **kinds}
+    assert schema_of(store) == Schema(4, fields=fields)
+    rows = rows_of(store)
+    assert sorted(rows) == ["0", "1", "2", "3", "4"]
+    np.testing.assert_array_equal(rows["3"].vector, VECTORS[3])
+    assert dict(rows["3"].fields) == {
+        "tenant": "t", "live": True, "score": 1.5, "year": 2003, "body": "b3",
+    }  # fmt: skip
+
+
+def test_vec0_tables_with_several_vectors(db: Any, path: Path, store: Path) -> None:
+    """The first that can come does, the others are named."""
+    db.execute("CREATE VIRTUAL TABLE small USING vec0(e int8[4], b bit[8], +vector TEXT)")
+    row = (b"\x01\xff\x7f\x80", b"\x01", "v")
+    db.execute("INSERT INTO small (e, b, vector) VALUES (vec_int8(?), vec_bit(?), ?)", row)
+    done = bring(path, store, code=1)
+    assert (done["metric"], done["omitted"]) == ("l2", ["the vectors b (bit[8])"])
+    np.testing.assert_array_equal(rows_of(store)["1"].vector, [1, -1, 127, -128])
+    assert rows_of(store)["1"]["vector"] == "v"
+    db.execute("CREATE VIRTUAL TABLE pair USING vec0(one float[4], two float[4])")
+    row = (VECTORS[0].tobytes(), VECTORS[1].tobytes())
+    db.execute("INSERT INTO pair (one, two) VALUES (?, ?)", row)
+    for options, vector, left in (((), "one", "two"), (("--vector-column", "two"), "two", "one")):
+        done = bring(table(path, "pair"), store, *options, table=vector, code=1)
+        assert done["omitted"] == [f"the vectors {left} (float32[4])"]
+        assert schema_of(store, vector).vector == vector
+    np.testing.assert_array_equal(rows_of(store, "two")["1"].vector, VECTORS[1])
+    assert "pair (vec0 table), small (vec0 table)" in refused(path, store)
+
+
+def docs_with(db: Any, dtype: str = "<f4") -> None:
+    db.execute(
+        "CREATE TABLE docs (id INTEGER PRIMARY KEY, uri TEXT, title TEXT, year INT, emb BLOB)"
+    )
+    for i, vector in enumerate(VECTORS[:8] * (30 if dtype == "i1" else 1)):
+        row = (i, f"u{i}", f"t{i}", 2000 + i, vector.astype(dtype).tobytes())
+        db.execute("INSERT INTO docs VALUES (?, ?, ?, ?, ?)", row)
+
+
+def test_blobs_that_the_user_names(db: Any, path: Path, store: Path) -> None:
+    types = {"float32": "<f4", "float64": "<f8", "float16": "<f2", "int8": "i1"}
+    for name, dtype in types.items():
+        with case(name):
+            docs_with(db, dtype)
+            options = ("--vector-column", "emb", "--dtype", name, "--id-column", "uri")
+            done = bring(table(path, "docs"), store, *options, table=name)
+            assert (done["dim"], done["rows"]) == (4, 8)
+            row = rows_of(store, name)["u3"]
+            assert (row["title"], row["year"]) == ("t3", 2003)
+            wanted = (VECTORS[3] * (30 if dtype == "i1" else 1)).astype(dtype).astype("f4")
+            np.testing.assert_array_equal(row.vector, wanted)
+            db.execute("DROP TABLE docs")
+
+
+def test_the_columns_beside_blobs(db: Any, path: Path, store: Path) -> None:
+    db.execute(
+        "CREATE TABLE docs (code TEXT PRIMARY KEY, id INT, live BOOL, meta JSON, raw BLOB, "
+        "day DATE, emb BLOB) WITHOUT ROWID"
+    )
+    row = ("c", 7, 1, '{"a": [1]}', b"x", "[no JSON", VECTORS[0].tobytes())
+    db.execute("INSERT INTO docs VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    done = bring(table(path, "docs"), store, *BLOBS, code=1)
+    assert done["omitted"] == ["the column raw (1 BLOBs)"]
+    assert schema_of(store).fields == {"live": Field(bool)}
+    assert dict(rows_of(store)["c"].fields) == {
+        "live": True, "id_": 7, "meta": {"a": [1]}, "day": "[no JSON",
+    }  # fmt: skip
+    db.execute("CREATE VIEW joined AS SELECT code || '!' AS id, emb FROM docs")
+    bring(table(path, "joined"), store, *BLOBS, table="view")
+    assert rows_of(store, "view").keys() == {"c!"}
+    options = ("--id-column", "none", "--allow-rejects")
+    assert bring(table(path, "docs"), store, *BLOBS, *options, table="new")["rows"] == 1
+    (row,) = rows_of(store, "new").values()
+    assert row["code"] == "c"
+
+
+def test_nothing_is_guessed(db: Any, path: Path, store: Path) -> None:
+    db.execute("CREATE TABLE a (b)")
+    assert "no vec0 table and no collections" in refused(path, store)
+    assert "there is no table 'absent'" in refused(table(path, "absent"), store)
+    assert not store.exists()
+    db.execute("DROP TABLE a")
+    db.execute("CREATE VIRTUAL TABLE items USING vec0(e float[4], live BOOLEAN, name TEXT)")
+    db.execute("CREATE VIRTUAL TABLE words USING fts5(body)")
+    db.execute("CREATE VIEW broken AS SELECT * FROM gone")
+    assert bring(path, store)["rows"] == 0
+    docs_with(db)
+    db.execute("CREATE TABLE pairs (a INT, b INT, v BLOB, PRIMARY KEY (a, b))")
+    db.execute("INSERT INTO pairs VALUES (1, 2, x'00')")
+    listed = "broken, docs (BLOBs: emb), items (vec0 table), pairs (BLOBs: v), words"
+    assert f"The tables are: {listed}" in refused(path, store)
+    for (name, *options), said in (
+        (("docs",), "with --vector-column (id, uri, title, year, emb)"),
+        (("docs", "--vector-column", "absent", "--dtype", "int8"), "with --vector-column"),
+        (("docs", "--vector-column", "emb"), "choose one of float16, float32, float64, int8"),
+        (("docs", "--vector-column", "title", "--dtype", "int8"), "holds no vectors of int8"),
+        (("pairs", "--vector-column", "v", "--dtype", "int8"), "no key of one column"),
+        (("items", "--id-column", "absent"), "has no column 'absent'"),
+        (("broken", "--vector-column", "v", "--dtype", "int8"), "gone"),
+    ):
+        with case((name, *options)):
+            assert said in refused(table(path, name), store, *options)
+
+
+def test_bad_rows_of_an_ordinary_table(db: Any, path: Path, store: Path) -> None:
+    docs_with(db)
+    for id, value in enumerate(("NULL", "x'0000803f'", "x'00'", "'text'"), 1):
+        db.execute(f"UPDATE docs SET emb = {value} WHERE id = {id}")
+    db.execute("UPDATE docs SET title = CAST(x'ff61' AS TEXT) WHERE id = 5")
+    assert bring(table(path, "docs"), store, *BLOBS, code=1)["rows"] == 3
+    assert rejected(path) == {
+        1: ("1", "the vector is missing (key 'emb')"),
+        2: ("2", "the vector has 1 dimensions, not 4"),
+        3: ("3", "the vector is no BLOB of float32 but 1 bytes"),
+        4: ("4", "the vector is no BLOB of float32 but str"),
+        5: ("5", "field 'title': the text is not valid Unicode (a lone surrogate)"),
+    }
+
+
+def test_nothing_is_written_to_what_another_program_uses(db: Any, path: Path, store: Path) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA wal_autocheckpoint = 0")
+    docs_with(db)
+    files = (path, path.with_name("old.db-wal"))
+    before = [file.read_bytes() for file in files]
+    assert bring(table(path, "docs"), store, *BLOBS)["rows"] == 8
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_databases_that_are_refused(path: Path, store: Path) -> None:
+    with sync.connect(path):
+        pass
+    assert "is already an aiovec store" in refused(path, store)
+    path.write_bytes(path.read_bytes()[:60] + bytes(5000))
+    assert "damaged" in refused(path, store)
+    assert not store.exists()
