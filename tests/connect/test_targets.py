@@ -48,7 +48,7 @@ def test_urls() -> None:
     for text, expected in URLS.items():
         with case(text):
             place = find_place(text)
-            assert (place.backend, place.address) == expected, text
+            assert (place.backend, place.address) == expected
     for text in ("sqlite://", "lancedb://", "sqlite:///x.db?mode=ro", "sqlite:///x#y"):
         with case(text), pytest.raises(ConfigError):
             find_place(text)
