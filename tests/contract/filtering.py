@@ -210,7 +210,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("payload.kind LIKE 'te%xt'", F["payload.kind"].like("te%xt"), "a b ü"),
     ("payload.kind STARTSWITH 'te%'", F["payload.kind"].startswith("te%"), "b"),
     ("payload.kind IS NULL", F["payload.kind"].is_null(), "d E"),
-    ("payload.kind IS NOT NULL", ~F["payload.kind"].is_null(), "a b c ü"),
+    ("payload.kind IS NOT NULL", F["payload.kind"].is_not_null(), "a b c ü"),
     ("payload.kind = TRUE", F["payload.kind"] == True, "c"),  # noqa: E712
     ("payload.n >= 1", F["payload.n"] >= 1, "a b E ü"),
     ("payload.n = 1", F["payload.n"] == 1, "a ü"),

@@ -59,6 +59,7 @@ def test_what_makes_two_filters_equal() -> None:
     assert (a & b) & c == a & (b & c)
     assert (a | b) | c == a | (b | c)
     assert ~~a == a
+    assert F.a.is_not_null() == ~F.a.is_null()
     assert ~Const(True) == Const(False)
     assert (F.live | (F.year == 1)) == ((F.live == True) | (F.year == 1))  # noqa: E712
     assert ~F.live == ~(F.live == True)  # noqa: E712
