@@ -97,10 +97,11 @@ async def test_an_index_of_each_kind(store: VectorStore, kind: str) -> None:
         await store.upsert("notes", {**rows(7, 8), "embedding": -VECTORS[7:8]})
         await store.update("notes", {"kind": "updated"}, ids=third)
         for _ in range(2):
-            hits = await store.search("notes", VECTORS[7], limit=20)
-            assert not {"r7", second}.intersection(hit.id for hit in hits)
+            for exact in (False, True):
+                hits = await store.search("notes", VECTORS[7], limit=20, exact=exact)
+                assert not {"r7", second}.intersection(hit.id for hit in hits)
             assert (hits[0].id, hits[0]["kind"]) == (third, "updated")
-            assert await found(store, -VECTORS[7], limit=1) == ["r7"]
+            assert await found(store, -VECTORS[7], limit=1, exact=True) == ["r7"]
             await store.optimize("notes")
     with case("dropped by its name"):
         with pytest.raises(InvalidArgumentError, match=re.escape(info.name)):
