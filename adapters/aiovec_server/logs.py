@@ -20,6 +20,7 @@ MOST_WAITING = 10_000
 """Lines that wait for the thread; further ones are dropped."""
 
 _GATHERED = 0.05  # seconds: waking the thread for each line would cost more than the line
+_AT_END = 2.0  # seconds that the process waits at its end for a pipe that stalls
 
 
 class _Waiting(QueueHandler):
@@ -36,6 +37,8 @@ class _Waiting(QueueHandler):
 
 
 class _Thread(QueueListener):
+    """Takes no lock while it writes: the end of the process asks for those of all handlers."""
+
     queue: SimpleQueue[logging.LogRecord]
 
     def dequeue(self, block: bool) -> logging.LogRecord:
@@ -44,10 +47,8 @@ class _Thread(QueueListener):
             time.sleep(_GATHERED)
         return record
 
-
-class _Stderr(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        data = self.format(record).encode()
+    def handle(self, record: logging.LogRecord) -> None:
+        data = _line(record)
         while data:
             try:
                 data = data[os.write(2, data) :]
@@ -56,25 +57,31 @@ class _Stderr(logging.Handler):
             except OSError:  # closed, or a full disk: a server serves on
                 return
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return a record as a line: JSON escapes what a client chose."""
-        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        facts: dict[str, object] = {"time": f"{second}.{int(record.msecs):03}Z"}
-        if (given := getattr(record, "facts", None)) is not None:
-            facts.update(given)
-        else:
-            facts |= {"level": record.levelname.lower(), "logger": record.name}
-            facts["message"] = record.getMessage()
-        if record.exc_info and record.exc_info[0] is not None:
-            facts["exception"] = logging.Formatter().formatException(record.exc_info)
-        return json.dumps(facts, default=repr) + "\n"
+    def stop(self) -> None:
+        self.enqueue_sentinel()
+        if self._thread is not None:
+            self._thread.join(_AT_END)
+
+
+def _line(record: logging.LogRecord) -> bytes:
+    """Return a record as a line: JSON escapes what a client chose."""
+    second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    facts: dict[str, object] = {"time": f"{second}.{int(record.msecs):03}Z"}
+    if (given := getattr(record, "facts", None)) is not None:
+        facts.update(given)
+    else:
+        facts |= {"level": record.levelname.lower(), "logger": record.name}
+        facts["message"] = record.getMessage()
+    if record.exc_info and record.exc_info[0] is not None:
+        facts["exception"] = logging.Formatter().formatException(record.exc_info)
+    return (json.dumps(facts, default=repr) + "\n").encode()
 
 
 def log_to_stderr() -> None:
     """Write what is logged in this process, and each request, to standard error."""
     waiting: SimpleQueue[logging.LogRecord] = SimpleQueue()
-    thread = _Thread(waiting, _Stderr())
+    thread = _Thread(waiting)
     thread.start()
-    atexit.register(thread.stop)  # when all lines are written
+    atexit.register(thread.stop)
     logging.getLogger().addHandler(_Waiting(waiting))
     ACCESS.setLevel(logging.INFO)
