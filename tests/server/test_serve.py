@@ -260,14 +260,3 @@ def test_a_second_signal_ends_the_calls_in_progress(tmp_path: Path) -> None:
             with pytest.raises(subprocess.TimeoutExpired):
                 server.process.wait(1)
             assert server.stop() == 0
-
-
-@pytest.mark.slow
-def test_it_ends_though_nobody_reads_its_log(tmp_path: Path) -> None:
-    with serving("-s", tmp_path / "notes.db") as server:
-        lines = http.client.HTTPConnection("127.0.0.1", server.port)
-        for _ in range(700):  # 64 KB fill a pipe
-            lines.request("GET", "/absent/" + "x" * 100)
-            assert lines.getresponse().read()
-        lines.close()
-        assert server.stop() == 0
