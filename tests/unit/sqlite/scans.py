@@ -88,6 +88,7 @@ def _vectors(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.f
         vectors[:, 0] = 1000
     elif kind == 2:
         vectors *= np.float32(10.0 ** rng.integers(-12, 12))
+        vectors[np.abs(vectors).max(axis=1) < 1e-14] = 1  # smaller ones have no codes
     elif kind == 3:  # the largest codes alone
         vectors = np.where(vectors > 0, np.float32(1), np.float32(-1))
     elif kind == 4:
