@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aiovec._cli.output import counted, emit, progress
-from aiovec._cli.run import failing_clearly
+from aiovec._cli.run import command_app, failing_clearly
 from aiovec._cli.stores import (
     AnyTable,
     AsJson,
@@ -41,12 +41,7 @@ FileFormat = Annotated[
     ),
 ]
 
-app = typer.Typer(
-    name="export",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_app("export")
 
 
 @app.command()

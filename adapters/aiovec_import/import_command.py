@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aiovec._cli.output import Listing, counted, emit, err, progress, working
-from aiovec._cli.run import failing_clearly
+from aiovec._cli.run import command_app, failing_clearly
 from aiovec._cli.stores import (
     Address,
     AsJson,
@@ -49,12 +49,7 @@ if TYPE_CHECKING:
 
 _REASONS_SHOWN = 10
 
-app = typer.Typer(
-    name="import",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_app("import")
 
 
 @app.command()

@@ -10,7 +10,7 @@ way can commit afterwards, and files that no version refers to belong to nobody.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,14 +20,12 @@ from aiovec.backend.contract import TableHandle
 from aiovec.backend.limits import renewed
 from aiovec.errors import AiovecError, StoreBusyError
 
-from .commit import Change
+from .commit import Act, Change
 from .index.build import MAKER, IndexMaker
 from .layout import LOADED, LoadNote, load_in
 from .operations import stored_form as stored_form
 from .session import Opened
 from .table import Table
-
-Act = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)

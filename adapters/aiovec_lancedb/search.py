@@ -24,7 +24,7 @@ from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import UnsupportedError
 
-from .index.effort import MOST_CANDIDATES, code_margin, named_effort
+from .index.effort import MOST_CANDIDATES, named_effort
 from .index.info import InUse, vector_index
 from .index.recall import with_effort
 from .layout import column_names
@@ -120,8 +120,7 @@ class VectorSearch:
             # A graph is walked until so many rows of the filter are found, wherever they lie.
             if condition is not None and not index.kind.graph:
                 effort = effort.under_filter(query.limit)
-        # With refine Lance reads the vectors of the best codes and ranks by them, without it we do.
-        more: float = 0 if effort.refine else code_margin(query.limit, fine=index.kind.fine)
+        more: float = effort.margin(query.limit, fine=index.kind.fine)
         if query.tuning is not None and query.tuning.oversample is not None:
             more = min(query.limit * (query.tuning.oversample - 1), MOST_CANDIDATES)
         asked = query.limit + math.ceil(more)

@@ -351,7 +351,7 @@ class LancedbBackend(Backend):
         return await VectorSearch(tended, self._settings.recall_target).search(table, queries)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        return await text.search_text(self._session, self._tables[table.name], table, query)
+        return await text.search_text(self._tables[table.name], table, query)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         async with self._tables[table.name].reading(table) as opened:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aiovec._cli.output import err, one_line
-from aiovec._cli.run import failing_clearly
+from aiovec._cli.run import command_app, failing_clearly
 from aiovec._cli.stores import (
     Config,
     Embedder,
@@ -23,12 +23,7 @@ from aiovec.errors import AiovecError, TableNotFoundError
 if TYPE_CHECKING:
     from aiovec.backend.place import Place
 
-app = typer.Typer(
-    name="mcp",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_app("mcp")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aiovec._cli.output import one_line
-from aiovec._cli.run import failing_clearly
+from aiovec._cli.run import command_app, failing_clearly
 from aiovec._cli.stores import AsJson, Config, Store, open_place, place_named
 from aiovec.errors import AiovecError, ConfigError
 
@@ -68,12 +68,7 @@ Shared = Annotated[
     typer.Option("--shared", hidden=True),
 ]
 
-app = typer.Typer(
-    name="serve",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_app("serve")
 
 
 @app.command()

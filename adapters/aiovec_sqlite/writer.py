@@ -367,7 +367,8 @@ class Writer(Committer[_Call]):
 def _once(db: sqlite3.Connection, change: Change, calls: list[_Call], *, alone: bool) -> None:
     """Do calls as one, or one; of one whose key is kept, nothing."""
     keys = [call.key for call in calls if call.key is not None]
-    for found in filter(None, (find_key(db, key) for key in keys)):
+    found = next(filter(None, (find_key(db, key) for key in keys)), None)
+    if found is not None:
         if len(calls) > 1:
             raise CancelledWorkError  # each is looked at by itself
         calls[0].result = found[0].outcome

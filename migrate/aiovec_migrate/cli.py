@@ -14,7 +14,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from aiovec._cli.output import out, say_error
-from aiovec._cli.run import failing_clearly
+from aiovec._cli.run import command_app, failing_clearly
 from aiovec._cli.stores import AsJson, Config
 
 from .events import Options
@@ -80,17 +80,14 @@ Events = Annotated[
     bool, typer.Option("--json", help="Print events as JSON, one per line; the last is the result.")
 ]
 
-app = typer.Typer(
-    name="migrate",
+app = command_app(
+    "migrate",
     help="Move tables to another store while apps keep reading and writing.",
     epilog=(
         "A store is a target (notes.db, lancedb:///path, http://…) or the name of a backend that "
         "the TOML file configures. The same command continues a run that was killed or interrupted."
     ),
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 

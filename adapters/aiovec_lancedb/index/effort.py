@@ -23,16 +23,6 @@ MEASURED_HITS = 10
 """Hits of the searches by which the recall is measured."""
 
 
-def code_margin(limit: int, *, fine: bool) -> int:
-    """Return how many candidates beyond the limit an index is asked for.
-
-    Its codes put near rows in another order. More of them hardly find more: of 10 neighbours 4 bits
-    for each dimension gave 0.938 without a margin, 0.967 with 6, and 0.967 with 16; ``fine`` codes,
-    of 8 bits and more, 0.989 without, and 0.999 with 2, 3 and 7.
-    """
-    return 2 + limit // 16 if fine else 6 + limit // 8
-
-
 FEWEST_QUESTIONS, MOST_QUESTIONS = 64, 256
 """Of a user's questions: fewer tell too little of the recall, and more are not kept."""
 
@@ -79,6 +69,18 @@ class Effort(_Noted):
             ef=None if self.ef is None else max(math.ceil(self.ef * math.sqrt(times)), 2 * limit),
             refine=self.refine,
         )
+
+    def margin(self, limit: int, *, fine: bool) -> int:
+        """Return how many candidates beyond the limit an index is asked for.
+
+        With ``refine`` Lance reads the vectors of the best codes and ranks by them; without it we
+        do, for codes put near rows in another order. More candidates hardly find more: of 10
+        neighbours 4 bits for each dimension gave 0.938 without a margin, 0.967 with 6, and 0.967
+        with 16; ``fine`` codes, of 8 bits and more, 0.989 without, and 0.999 with 2, 3 and 7.
+        """
+        if self.refine:
+            return 0
+        return 2 + limit // 16 if fine else 6 + limit // 8
 
     def under_filter(self, limit: int) -> Effort:
         """Return the effort for a filter on an index of partitions: all of these, more candidates.

@@ -25,7 +25,7 @@ from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, to_ma
 from aiovec.backend.threads import hop, in_thread
 
 from ..session import Opened
-from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, Rung, code_margin
+from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, Rung
 from .kinds import Kind
 
 # Rows that questions are made of, those among which their neighbours are looked for, and the shares
@@ -69,9 +69,7 @@ async def measure(table: Opened, kind: Kind, partitions: int, asked: Questions) 
     vectors: dict[int, Float32Array] = {}
     for effort in _efforts(kind, partitions):
         shares: list[float] = []
-        most = MEASURED_HITS
-        if not effort.refine:
-            most += code_margin(MEASURED_HITS, fine=kind.fine)
+        most = MEASURED_HITS + effort.margin(MEASURED_HITS, fine=kind.fine)
         rung = Rung(recall=1, effort=effort)
         while len(shares) < len(questions) and rung.recall >= _FEW:
             found: list[list[int]] = []

@@ -22,7 +22,7 @@ from aiovec.backend.threads import hop
 
 from ..driver import FullTextQuery, Occur
 from ..reads import MOST as ALL
-from ..session import Opened, Session
+from ..session import Opened
 from .query import (
     MOST,
     SCORE,
@@ -137,7 +137,7 @@ class Matching:
         )
 
 
-async def search(session: Session, table: Opened, query: TextQuery, where: str | None) -> pa.Table:
+async def search(table: Opened, query: TextQuery, where: str | None) -> pa.Table:
     """Return the ids and scores of rows that match, the best among them."""
     matching = await hop(
         sum(len(clause.text) for clause in query.clauses), Matching.of, table.schema, query
@@ -146,11 +146,11 @@ async def search(session: Session, table: Opened, query: TextQuery, where: str |
         return ranking([], [])
     selecting = _selecting(table.schema, query)
     if selecting is None:
-        return await _by_scan(session, table, matching, query, where)
+        return await _by_scan(table, matching, query, where)
     columns = Columns(tuple(matching.fields))
     asked = min(query.limit + _MORE, ALL)
     while True:
-        rows = await ask(session, table, selecting, columns, where, asked)
+        rows = await ask(table, selecting, columns, where, asked)
         matches = await hop(matching.effort(rows), matching.matching, rows)
         if rows.num_rows < asked or matches.num_rows >= query.limit:
             return ranking(matches.column("id"), matches.column(SCORE))
@@ -190,7 +190,7 @@ def _grams(text: str) -> list[str]:
 
 
 async def _by_scan(
-    session: Session, table: Opened, matching: Matching, query: TextQuery, where: str | None
+    table: Opened, matching: Matching, query: TextQuery, where: str | None
 ) -> pa.Table:
     """Read every text. A row ranks by how often it holds each clause, as in BM25."""
     best = ranking([], [])
@@ -206,6 +206,6 @@ async def _by_scan(
         return first(pa.concat_tables([best, ranking(ids, scores)]), query.limit)
 
     reading = table.lance.query().select(["id", *matching.fields])
-    async for batch in await session.batches(reading, _SCAN_BATCH, where):
+    async for batch in await table.session.batches(reading, _SCAN_BATCH, where):
         best = await hop(matching.effort(batch), take, batch)
     return best

@@ -33,7 +33,7 @@ from aiovec.backend.threads import in_thread
 from ..driver import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery
 from ..layout import column_names
 from ..reads import MOST as ALL
-from ..session import Opened, Session
+from ..session import Opened
 
 if TYPE_CHECKING:
     from lancedb.query import AsyncFTSQuery
@@ -176,7 +176,6 @@ _EXISTING = "_rowid >= 0"
 
 
 async def ask(
-    session: Session,
     table: Opened,
     query: FullTextQuery,
     columns: Columns,
@@ -191,13 +190,13 @@ async def ask(
     """
 
     def build(names: Sequence[str], limit: int) -> AsyncFTSQuery:
-        with session.translated():
+        with table.session.translated():
             built = table.lance.query().nearest_to_text(query)
             return built.select([*names, SCORE]).limit(min(limit, ALL))
 
     async def fetch(names: Sequence[str], limit: int, where: str | None) -> pa.Table:
         # One condition or a thousand words: it becomes JSON on the way.
-        return await session.fetch(await in_thread(build, names, limit), where=where)
+        return await table.session.fetch(await in_thread(build, names, limit), where=where)
 
     names = column_names(table.schema, columns)
     rows = await fetch(names, limit, where)

@@ -20,7 +20,7 @@ from aiovec.errors import UnsupportedError
 from ..index.fields import text_columns
 from ..memory import STREAM_BYTES
 from ..reads import condition_of, rows_by_id, rows_of
-from ..session import Opened, Session
+from ..session import Opened
 from ..sql.values import name, text
 from ..table import Table
 from . import grams
@@ -42,9 +42,7 @@ _MOST_LETTERS = 32
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 
 
-async def search_text(
-    session: Session, reader: Table, handle: TableHandle, query: TextQuery
-) -> Found:
+async def search_text(reader: Table, handle: TableHandle, query: TextQuery) -> Found:
     """Return the best rows by BM25, with their highlights."""
     # These may read the texts of all rows. Others read those that no index covers.
     every = handle.schema.analyzer == "ngram" or any(one.prefix for one in query.clauses)
@@ -56,10 +54,10 @@ async def search_text(
 
     columns = columns_of(handle.schema, query)
     async with reader.reading(handle, query.limit, columns, beside=texts) as table:
-        return await _searched(session, table, query)
+        return await _searched(table, query)
 
 
-async def _searched(session: Session, table: Opened, query: TextQuery) -> Found:
+async def _searched(table: Opened, query: TextQuery) -> Found:
     wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
     if wanted.difference(text_columns(await table.indexes())):
         hint = (
@@ -69,18 +67,18 @@ async def _searched(session: Session, table: Opened, query: TextQuery) -> Found:
         raise UnsupportedError("text", "lancedb", hint)
     where = await condition_of(query.where)
     if table.schema.analyzer == "ngram":
-        ranked = await grams.search(session, table, query, where)
+        ranked = await grams.search(table, query, where)
         ranked = await hop(ranked.num_rows, first, ranked, query.limit)
-        rows = await _with_columns(session, table, query, ranked)
+        rows = await _with_columns(table, query, ranked)
     else:
-        words = await _beginnings(session, table, query, where)
+        words = await _beginnings(table, query, where)
         effort = _EFFORT * (len(query.clauses) + sum(map(len, words.values())))
         built = await hop(effort, query_of, table.schema, query, words)
         columns = columns_of(table.schema, query)
         if built is not None:
-            rows = await ask(session, table, built, columns, where, query.limit)
+            rows = await ask(table, built, columns, where, query.limit)
         else:
-            rows = await _with_columns(session, table, query, ranking([], []))
+            rows = await _with_columns(table, query, ranking([], []))
     found = await hop(weight(rows), partial(_found, table, query, rows))
     if query.highlight is None:
         return found
@@ -88,7 +86,7 @@ async def _searched(session: Session, table: Opened, query: TextQuery) -> Found:
 
 
 async def _beginnings(
-    session: Session, table: Opened, query: TextQuery, where: str | None
+    table: Opened, query: TextQuery, where: str | None
 ) -> dict[TextClause, list[str]]:
     """Return for each clause with a prefix the words that begin so, the most frequent ones.
 
@@ -102,7 +100,7 @@ async def _beginnings(
     for field in text_fields(table.schema):
         wanted = [one for one in clauses if field in fields_of(one, table.schema)]
         if wanted:
-            await _count_words(session, table, field, wanted, where, found)
+            await _count_words(table, field, wanted, where, found)
     most = max(1, _MOST_WORDS // max(1, len(clauses)))
     for clause, counts in found.items():
         words[clause] = [word for word, _ in counts.most_common(most)]
@@ -110,7 +108,6 @@ async def _beginnings(
 
 
 async def _count_words(
-    session: Session,
     table: Opened,
     field: str,
     clauses: Sequence[TextClause],
@@ -137,7 +134,7 @@ async def _count_words(
     matches = f"regexp_like({name(field)}, {_any_of(list(prefixes.values()))})"
     condition = matches if where is None else f"({where}) AND {matches}"
     reading = table.lance.query().select({"value": name(field)})
-    async for batch in await session.batches(reading, _SCAN_BATCH, condition):
+    async for batch in await table.session.batches(reading, _SCAN_BATCH, condition):
         await hop(weight(batch), partial(look, batch))
 
     def share_out() -> None:
@@ -173,9 +170,7 @@ def columns_of(schema: Schema, query: TextQuery) -> Columns:
     return replace(query.columns, fields=(*query.columns.fields, *text_fields(schema)))
 
 
-async def _with_columns(
-    session: Session, table: Opened, query: TextQuery, ranked: pa.Table
-) -> pa.Table:
+async def _with_columns(table: Opened, query: TextQuery, ranked: pa.Table) -> pa.Table:
     """The same rows with the columns that the query asks for."""
     ids = await hop(ranked.num_rows, ranked.column("id").to_pylist)
     rows = await rows_by_id(table, ids, columns_of(table.schema, query))

@@ -168,7 +168,8 @@ class TendedTable(IndexedTable):
         """Keep what was searched for; measure the index again where that is worth it."""
         worth = super().searched(vectors)
         if worth:
-            self._look_after_in(min(self.state.look_at - time.monotonic(), _QUIET))
+            self.state.look_at = min(self.state.look_at, time.monotonic() + _QUIET)
+            self._tables.begin()
         return worth
 
     def _look_after_in(self, seconds: float) -> None:

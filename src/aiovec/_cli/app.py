@@ -18,6 +18,7 @@ from typer.main import get_command
 from .._model.redaction import without_secrets
 from . import advise, demo, doctor, facts, search, tables, upkeep
 from .output import say_error, settle_streams
+from .run import command_app
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -81,8 +82,8 @@ def _installed() -> dict[str, EntryPoint]:
     return {one.name: one for one in reversed(tuple(metadata.entry_points(group=GROUP)))}
 
 
-app = typer.Typer(
-    name="aiovec",
+app = command_app(
+    "aiovec",
     cls=Commands,
     help="A vector store in one file that async apps can await.",
     epilog=(
@@ -90,10 +91,7 @@ app = typer.Typer(
         "the TOML file. Without it, the command uses the backend that the TOML file selects."
     ),
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # plain help is there in half the time
-    pretty_exceptions_enable=False,  # anything but an AiovecError is a bug and keeps its traceback
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 

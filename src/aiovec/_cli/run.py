@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import typer
 
@@ -17,6 +17,18 @@ from .output import err, one_line, say_error
 _P = ParamSpec("_P")
 
 _CURE = "pass --embedder KIND or --config FILE, or search with --by text"
+
+
+def command_app(name: str, **options: Any) -> typer.Typer:
+    """Return the app of a package's command, which behaves as those of aiovec itself."""
+    return typer.Typer(
+        name=name,
+        add_completion=False,
+        # Anything but an AiovecError is a bug and keeps its traceback.
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **options,
+    )
 
 
 def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
