@@ -1,4 +1,4 @@
-"""What is read: the tables of a file, or of a store that another program wrote, chunk by chunk.
+"""Tables of a file, or of a store that another program wrote, which are read chunk by chunk.
 
 Kinds of stores are found through the entry-point group ``aiovec.sources``: an entry names a
 subclass of ``Source``, and its own name chooses it in texts such as ``chroma:DIR#docs``. A reader
@@ -96,7 +96,7 @@ class Reader(ABC):
     """The word for where a row stands, such as "rowid"."""
 
     remark: str = ""
-    """What the user has to know beside the result."""
+    """A note for the user beside the result."""
 
     failed: Mapping[str, str] = {}
     """Tables that cannot be imported, with the reasons; complete once ``tables`` was called."""

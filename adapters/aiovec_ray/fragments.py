@@ -40,7 +40,7 @@ class Written:
 
 def write_source(source: str, place: TablePlace, schema: Schema, read: ReadSource) -> Written:
     """Write the rows of a source as files of the table, all checked."""
-    layout = lance.dataset(place.uri, storage_options=dict(place.options)).schema
+    layout = dataset_of(place).schema
     hashed: list[UInt64Array] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -73,7 +73,7 @@ def ids_of(source: str, schema: Schema, read: ReadSource, hashes: UInt64Array) -
 
 def groups_of(place: TablePlace, version: int, count: int) -> list[list[int]]:
     """Return the numbers of a version's fragments, in about so many groups."""
-    dataset = _version(place, version)
+    dataset = dataset_of(place, version)
     numbers = [fragment.fragment_id for fragment in dataset.get_fragments()]
     return [numbers[first::count] for first in range(min(count, len(numbers)))]
 
@@ -82,7 +82,7 @@ def ids_among(
     place: TablePlace, version: int, numbers: Sequence[int], hashes: UInt64Array, most: int
 ) -> list[str]:
     """Return ids of rows of some fragments whose hashes are among these ordered ones."""
-    dataset = _version(place, version)
+    dataset = dataset_of(place, version)
     found: list[str] = []
     for number in numbers:
         for batch in dataset.get_fragment(number).to_batches(columns=["id"]):
@@ -95,7 +95,8 @@ def ids_among(
     return found
 
 
-def _version(place: TablePlace, version: int) -> lance.LanceDataset:
+def dataset_of(place: TablePlace, version: int | None = None) -> lance.LanceDataset:
+    """Return a version of a table, or the newest one."""
     return lance.dataset(place.uri, version=version, storage_options=dict(place.options))
 
 
@@ -124,7 +125,7 @@ def commit(place: TablePlace, fragments: Iterable[str], version: int, run: str) 
 
 def sweep(place: TablePlace) -> None:
     """Remove the files that no version of the table has, and no version."""
-    dataset = lance.dataset(place.uri, storage_options=dict(place.options))
+    dataset = dataset_of(place)
     dataset.cleanup_old_versions(older_than=_NEVER, delete_unverified=True)
 
 

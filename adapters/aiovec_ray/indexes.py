@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import lance
 import lance_ray
 
 from aiovec.backend.threads import in_thread
 from aiovec_lancedb.engines import TablePlace
+
+from .fragments import dataset_of
 
 # Rows of a compacted file: enough files for each worker, and none larger than upkeep's own.
 _LEAST_ROWS, _MOST_ROWS = 65_536, 1_048_576
@@ -72,4 +73,4 @@ async def compact(place: TablePlace, workers: int) -> None:
 
 
 def _rows(place: TablePlace) -> int:
-    return int(lance.dataset(place.uri, storage_options=dict(place.options)).count_rows())
+    return int(dataset_of(place).count_rows())

@@ -242,7 +242,7 @@ class Gate:
 
 
 class Slot:
-    """What a call holds behind a gate, held by ``async with``, or from ``take`` to ``leave``."""
+    """A call's share of a gate, held by ``async with``, or from ``take`` to ``leave``."""
 
     __slots__ = ("_gate", "deadline", "is_held", "size")
 

@@ -59,7 +59,7 @@ class Place:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the store keeps nothing, and no other process can see it."""
+        """True if the store keeps nothing, and no other process can see it."""
         return self.address.lower().startswith(self.plugin.memory)
 
     def __str__(self) -> str:
