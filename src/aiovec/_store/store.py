@@ -269,14 +269,6 @@ class VectorStore:
         """Return the schema of a new table with what its embedder adds."""
         return await self._embedders.completed(table, schema, self._current.engine.settings)
 
-    async def _can_embed(self, schema: Schema) -> bool:
-        """Return whether a text can be searched for by its vector, in a table of this schema."""
-        return await self._embedders.can_embed(schema, self._current.engine.settings)
-
-    def _owns(self, path: Path) -> bool:
-        """Return whether a path belongs to the store. Reads the disk."""
-        return self._current.engine.backend.owns(path)
-
     def _check_writable(self, call: str) -> None:
         if self._current.engine.backend.read_only:
             raise UnsupportedError(
@@ -634,6 +626,7 @@ class VectorStore:
         *,
         ids: Ids | None = None,
         where: Where = None,
+        vector: Vector | None = None,
     ) -> int:
         """Set fields, and keys of the payload, and keep vectors; how many rows.
 
@@ -642,20 +635,9 @@ class VectorStore:
         InvalidRowError, and no row is changed. ``aiovec.REMOVE`` as the value removes the key.
         ``ids`` and ``where`` both narrow the rows. One of them is needed; every row is
         ``where="TRUE"``. A new text in the field that the vectors are made of gives the rows its
-        vector in the same write; no text, where rows may have no vector, takes theirs.
+        vector in the same write; no text, where rows may have no vector, takes theirs. ``vector``
+        is the new vector of all these rows; then no embedder is asked.
         """
-        return await self._update(table, fields, ids=ids, where=where)
-
-    async def _update(
-        self,
-        table: str,
-        fields: Mapping[str, FieldValue | Remove],
-        *,
-        ids: Ids | None = None,
-        where: Where = None,
-        vector: Vector | None = None,
-    ) -> int:
-        """Update rows; ``vector`` is that of the new text, where a client has made it."""
         if isinstance(fields, Mapping):
             fields = dict(fields)  # its owner may change it while the call waits
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
@@ -1322,17 +1304,6 @@ class VectorStore:
             return await LiveRows(engine.backend, handle).changes(page)
 
         return await self._on_table("changes", table, changes)
-
-    async def _change_number(self, table: str) -> int | None:
-        """The number of the table's newest change, None where the backend numbers none."""
-
-        async def read(engine: Engine, handle: TableHandle) -> int | None:
-            try:
-                return await engine.backend.change_number(handle)
-            except UnsupportedError:
-                return None
-
-        return await self._on_table("changes", table, read)
 
     async def versions(self, table: str) -> list[Mapping[str, Any]]:
         """The earlier versions that are kept."""
