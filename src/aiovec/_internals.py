@@ -29,7 +29,7 @@ class StoreInternals:
 
     def owns(self, path: Path) -> bool:
         """Return whether a path belongs to the store. Reads the disk."""
-        return self._store._current.engine.backend.owns(path)
+        return self._store._backends.active.backend.owns(path)
 
     def give_embedder(self, name: str, embedder: EmbedderSettings) -> None:
         """Use this embedder for the tables that name it."""
@@ -37,7 +37,7 @@ class StoreInternals:
 
     async def can_embed(self, schema: Schema) -> bool:
         """Return whether a text can be searched for by its vector, in a table of this schema."""
-        return await self._store._embedders.can_embed(schema, self._store._current.engine.settings)
+        return await self._store._embedders.can_embed(schema, self._store._backends.active.settings)
 
     async def completed(self, table: str, schema: Schema) -> Schema:
         """Return the schema of a new table with the dimension and model of its embedder."""
@@ -63,7 +63,7 @@ class StoreInternals:
     ) -> _T:
         """Run ``act`` on a table, again if the table or the backend has changed."""
         return await self._store._on_table(
-            call, table, lambda engine, handle: act(engine.backend, handle)
+            call, table, lambda active, handle: act(active.backend, handle)
         )
 
     async def write_checked(self, table: str, rows: NewRows, *, replace: bool) -> int:
