@@ -66,10 +66,10 @@ from .rank import (
     unit,
 )
 
-# How many times the limit is fetched for a step that picks from more than it returns, and how many
-# times more rows are asked for where they had too few groups.
+# Steps that pick from a pool fetch this many times the limit, and a search that found too few
+# groups asks for this many times more rows.
 POOL = 4
-# A filter's text takes longer to parse than other text does to copy: so much of it as one value.
+# Characters of a filter that weigh one value: parsing text is slower than copying it.
 _CHARACTERS_A_VALUE = 2
 
 _T = TypeVar("_T")
@@ -137,9 +137,9 @@ class SearchOptions:
     chooses: bool = field(default=False, init=False)
     """True if further steps choose among the hits."""
     last: int = field(default=0, init=False)
-    """The number of hits, or of groups, to rank: those that are passed over, and ``limit``."""
+    """The number of hits, or of groups, to rank: ``offset + limit``."""
     pool: int = field(default=0, init=False)
-    """The number of hits from which the steps that choose take theirs."""
+    """The number of hits from which the steps that choose pick."""
     fetched: int = field(default=0, init=False)
     """The number of hits, or of groups, to rank before those steps."""
 
@@ -167,7 +167,7 @@ class SearchOptions:
         put("fetched", self.pool if self.chooses else self.last)
 
 
-# What other libraries call these arguments.
+# The names of these arguments in other libraries.
 _ELSEWHERE = {
     "k": "limit", "top_k": "limit", "n_results": "limit", "filter": "where", "filters": "where",
     "fields": "select", "columns": "select",
@@ -183,17 +183,17 @@ def options_of(call: str, arguments: type, **given: Any) -> SearchOptions:
     return SearchOptions(**given)
 
 
-# The methods name these themselves.
+# Arguments that the methods declare themselves.
 _NAMED = ("limit", "where", "match", "highlight")
 
 
 def names_options(arguments: type) -> Callable[[_Method], _Method]:
-    """Have ``inspect.signature``, and so ``help`` and notebooks, name what ``**options`` takes."""
+    """List the arguments of ``**options`` in the method's signature, for ``help`` and notebooks."""
 
-    def named(method: _Method) -> _Method:
+    def with_signature(method: _Method) -> _Method:
         shown = inspect.signature(method)
-        own = [one for one in shown.parameters.values() if one.kind is not one.VAR_KEYWORD]
-        usual = {one.name: one.default for one in fields(SearchOptions)}
+        named = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        usual = {option.name: option.default for option in fields(SearchOptions)}
         hints = SearchOptions.__annotations__
         more = [
             inspect.Parameter(
@@ -201,10 +201,10 @@ def names_options(arguments: type) -> Callable[[_Method], _Method]:
             )
             for name in arguments.__annotations__
         ]
-        method.__signature__ = shown.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        method.__signature__ = shown.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
         return method
 
-    return named
+    return with_signature
 
 
 def _check_tuning_type(argument: str, given: object) -> Tuning:
@@ -217,7 +217,9 @@ def _check_marks(argument: str, given: Any) -> bool | Marks:
     if isinstance(given, bool):
         return given
     if not (
-        isinstance(given, tuple) and len(given) == 2 and all(isinstance(one, str) for one in given)
+        isinstance(given, tuple)
+        and len(given) == 2
+        and all(isinstance(mark, str) for mark in given)
     ):
         raise InvalidArgumentError(
             argument, given, "True, False, or a tuple of the texts before and after a word"
@@ -233,7 +235,7 @@ def _check_match(argument: str, given: object) -> str:
     return str(given)
 
 
-# Each argument with the value that most calls have, and the check of any other.
+# Each argument with its default, and the check of any other value.
 _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
     ("limit", 10, count_of),
     ("offset", 0, partial(count_of, least=0)),
@@ -253,7 +255,7 @@ _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
 )
 
 
-# What each value of a tuning needs of a backend, and a hint where it is missing.
+# The ability that each value of a tuning needs, and a hint for backends without it.
 _TUNED = (
     (
         "indexes", ("nprobes", "ef", "refine", "recall"),
@@ -268,11 +270,11 @@ _TUNED = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A search of one table: the queries, and what becomes of the rows that they find.
+    """A search of one table: the queries, and the steps that follow them.
 
-    ``added`` are names of fields that are read for its own steps alone, and with ``hides_vector``
-    the vector is too. Rows that are ``left_out`` are no hits. With queries and ``text`` both, two
-    lists are fused, and only that one has the least score.
+    ``added`` names fields that are read only for these steps, as the vector is with
+    ``hides_vector``; hits do not show them. Rows that are ``left_out`` are no hits. With both
+    queries and ``text``, the two lists are fused, and ``min_score`` applies to the fused list.
     """
 
     options: SearchOptions
@@ -315,7 +317,7 @@ def plan_search(
         group = value_ref(schema, options.group_by, "group_by", ids=False)
     if options.boost is not None:
         time = _time_ref(schema, options.boost.field)
-    # What reranks reads the texts, whatever the caller wants to keep of them.
+    # A rerank function gets all text fields, also those that the caller did not select.
     needed = [] if options.rerank is None else text_fields(schema)
     refs = [ref for ref in (group, time) if ref is not None]
     needed += [ref.name for ref in refs if not ref.path]
@@ -331,7 +333,7 @@ def plan_search(
     if columns is not chosen.columns:
         chosen = replace(chosen, columns=columns, shows_vector=hides or chosen.shows_vector)
     text, queries = None, []
-    # Where both lists are fused, each has more hits than the caller gets.
+    # Each list of a fusion has more hits than the caller gets.
     limit = options.fetched if words is None or vectors is None else options.pool
     clauses = () if words is None else _clauses(backend, handle, words)
     arrays = [] if vectors is None else vectors(schema)
@@ -352,8 +354,8 @@ def plan_search(
 
 
 def _time_ref(schema: Schema, name: str) -> Ref:
-    """Return the field or payload key of times, which may be texts."""
-    able = [one for one, field in schema.fields.items() if field.kind in ("datetime", "text")]
+    """Return the field or payload key with times, which may be texts."""
+    able = [key for key, field in schema.fields.items() if field.kind in ("datetime", "text")]
     if name in able or str(name).startswith("payload."):
         return value_ref(schema, name, "boost", ids=False)
     payload = ["payload.<key>"] if schema.payload else []
@@ -362,7 +364,7 @@ def _time_ref(schema: Schema, name: str) -> Ref:
 
 
 def _check_means_something(tuning: Tuning, backend: Backend) -> None:
-    """Raise UnsupportedError for a value that this backend would pass over."""
+    """Raise UnsupportedError for a value that this backend would ignore."""
     for ability, names, hint in _TUNED:
         for name in () if backend.supports(ability) else names:
             if getattr(tuning, name) is not None:
@@ -370,7 +372,7 @@ def _check_means_something(tuning: Tuning, backend: Backend) -> None:
 
 
 def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:
-    """Return a bound filter for each of so many vectors; equal texts are read once."""
+    """Return a bound filter for each of ``count`` vectors; equal texts are parsed once."""
     if not isinstance(where, OneForEach):
         return [bind(where, schema)] * count
     if len(where) != count:
@@ -384,12 +386,12 @@ def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) ->
 
 
 def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextClause, ...]:
-    """Return the clauses of a keyword search that this backend can ranked on this table."""
+    """Return the clauses of a keyword search that this backend can answer on this table."""
     if not text_fields(handle.schema):
         raise UnsupportedError(
             "text", backend.name,
-            "no field of it has text=True; create_field_index(table, field, 'text') covers a field "
-            "of text, and add_field(table, name, Field(str, text=True)) adds one",
+            "none of its fields has text=True; create_field_index(table, field, 'text') indexes an "
+            "existing text field, add_field(table, name, Field(str, text=True)) adds one",
             table=handle.name,
         )  # fmt: skip
     clauses = parse(words, handle.schema)
@@ -400,17 +402,17 @@ def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextCla
 def weight_of_text(text: object, levels: int = 2) -> int:
     """Return the weight of a filter, or of the words of a search.
 
-    One filter for each vector, each a list, has two levels; a list may even be in itself. Counting
-    stops beyond ``INLINE_LIMIT``.
+    A list of filters, each a list, has two levels. Counting stops beyond ``INLINE_LIMIT``, since a
+    list may contain itself.
     """
     if text is None:
         return 0
     if isinstance(text, (list, tuple)) and levels:
         total = 0
-        for one in text:
+        for item in text:
             if total > INLINE_LIMIT:
                 break
-            total += 1 + weight_of_text(one, levels - 1)
+            total += 1 + weight_of_text(item, levels - 1)
         return total
     return len(text) // _CHARACTERS_A_VALUE if isinstance(text, str) else weight(text)
 
@@ -418,12 +420,12 @@ def weight_of_text(text: object, levels: int = 2) -> int:
 def vector_like(
     rows: StoredRows, ids: Sequence[str], not_like: Sequence[str], schema: Schema
 ) -> list[Float32Array]:
-    """Return the vector to search for, of rows that were read by their ids."""
+    """Return the vector to search for, made from rows that were read by their ids."""
     places = {id: place for place, id in enumerate(rows.ids)}
 
     def vectors_of(argument: str, ids: Sequence[str]) -> Float32Array:
         for id in ids:
-            # The vector of a row that has none is of NaN.
+            # A row without a vector has one of NaN.
             if id not in places or rows.vectors is None or np.isnan(rows.vectors[places[id]][0]):
                 raise InvalidArgumentError(argument, id, "the id of a row that has a vector")
         return cast("Float32Array", rows.vectors)[[places[id] for id in ids]]
@@ -459,10 +461,10 @@ class Ranked:
     def __len__(self) -> int:
         return sum(map(len, self.hits))
 
-    def ranking(self, found: Found, limit: int, *, by_vector: bool) -> Ranking:
+    def ranking(self, result: Found, limit: int, *, by_vector: bool) -> Ranking:
         """Rank the rows of one result, keep the best within the bounds, note groups and times."""
         plan, options = self.plan, self.plan.options
-        ids, measures = found.rows.ids, found.measures
+        ids, measures = result.rows.ids, result.measures
         metric = plan.schema.metric if by_vector else None
         scores = lowest_first = measures
         if metric is None:
@@ -486,19 +488,19 @@ class Ranked:
         order = order[:limit]
         if plan.group is not None:
             for i in order:
-                self.groups[ids[i]] = _group_of(_value_of(found.rows, i, plan.group))
+                self.groups[ids[i]] = _group_of(_value_of(result.rows, i, plan.group))
         if plan.time is not None:
             for i in order:
-                self.times[ids[i]] = _time_of(_value_of(found.rows, i, plan.time))
-        return Ranking(found, order, scores, metric)
+                self.times[ids[i]] = _time_of(_value_of(result.rows, i, plan.time))
+        return Ranking(result, order, scores, metric)
 
     def hits_of(self, results: Sequence[Found], limit: int, by_vector: bool) -> list[list[Hit]]:
         """Return the hits of each result."""
-        return [self._hits(self.ranking(found, limit, by_vector=by_vector)) for found in results]
+        return [self._hits(self.ranking(result, limit, by_vector=by_vector)) for result in results]
 
     def _hits(self, ranking: Ranking) -> list[Hit]:
-        found, scores, selection = ranking.found, ranking.scores, self.plan.selection
-        rows, measures, highlights = found.rows, found.measures, found.highlights
+        result, scores, selection = ranking.result, ranking.scores, self.plan.selection
+        rows, measures, highlights = result.rows, result.measures, result.highlights
         vectors = selection.shows_vector
         every = zip(ranking.order, selection.fields_of_each(rows, ranking.order), strict=True)
         return [
@@ -518,7 +520,7 @@ class Ranked:
     def fused(
         self, vector: Found, text: Found, fusion: Fusion, count: int, limit: int
     ) -> list[Hit]:
-        """Return one list of both, each of ``count`` rows at most."""
+        """Fuse both results, of at most ``count`` rows each, into one list of hits."""
         hits = fuse(
             self.ranking(vector, count, by_vector=True), self.ranking(text, count, by_vector=False),
             fusion, limit, self.plan.selection,
@@ -538,8 +540,8 @@ async def run_search(
     plan: Callable[[Backend, TableHandle, SearchOptions], Plan],
     search: Searcher,
 ) -> Ranked:
-    """Plan a search and ask the backend, when it is its turn."""
-    # Searches by words take little, and have a queue of their own.
+    """Wait at the gate, plan the search and send it to the backend."""
+    # Keyword searches are short, so they do not wait behind vector searches.
     gate = active.word_searches if search is search_words else active.vector_searches
     async with gate.enter(current_deadline(active.backend.busy_timeout)):
         if options.where is not None:
@@ -553,15 +555,15 @@ async def search_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> R
     ranked = Ranked(plan)
     limit = plan.options.fetched
     if plan.group is None:
-        found = await plan.live.search(plan.queries) if plan.queries else []
-        ranked.hits = await hop(weight(*found), ranked.hits_of, found, limit, True)
+        results = await plan.live.search(plan.queries) if plan.queries else []
+        ranked.hits = await hop(weight(*results), ranked.hits_of, results, limit, True)
         return ranked
     for query in plan.queries:
 
         async def fetch(where: Expr | None, count: int, query: VectorQuery = query) -> _Fetched:
             wanted = count + len(plan.left_out)
-            (one,) = await plan.live.search([replace(query, limit=wanted, where=where)])
-            (hits,) = await hop(weight(one), ranked.hits_of, [one], count, True)
+            (result,) = await plan.live.search([replace(query, limit=wanted, where=where)])
+            (hits,) = await hop(weight(result), ranked.hits_of, [result], count, True)
             return hits, len(hits) < count
 
         ranked.hits.append(await _grouped(fetch, ranked, plan.group, query.where, fills=True))
@@ -573,8 +575,8 @@ async def search_words(backend: Backend, handle: TableHandle, plan: Plan) -> Ran
     ranked, text = Ranked(plan), cast("TextQuery", plan.text)
 
     async def fetch(where: Expr | None, count: int) -> _Fetched:
-        found = await _found_words(backend, handle, replace(text, limit=count, where=where))
-        (hits,) = await hop(weight(found), ranked.hits_of, [found], count, False)
+        result = await _text_result(backend, handle, replace(text, limit=count, where=where))
+        (hits,) = await hop(weight(result), ranked.hits_of, [result], count, False)
         return hits, len(hits) < count
 
     if plan.group is None:
@@ -586,7 +588,7 @@ async def search_words(backend: Backend, handle: TableHandle, plan: Plan) -> Ran
 
 
 async def search_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fusion) -> Ranked:
-    """Search for a vector and for words at once, and fuse both lists."""
+    """Search by vector and by words concurrently, and fuse both lists."""
     ranked, text = Ranked(plan), cast("TextQuery", plan.text)
     deadline = current_deadline(backend.busy_timeout)
 
@@ -599,7 +601,7 @@ async def search_both(backend: Backend, handle: TableHandle, plan: Plan, fusion:
         try:
             async with asyncio.TaskGroup() as both:
                 by_vector = both.create_task(part(plan.live.search(queries)))
-                by_words = both.create_task(part(_found_words(backend, handle, words)))
+                by_words = both.create_task(part(_text_result(backend, handle, words)))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         (near,), matching = by_vector.result(), by_words.result()
@@ -618,7 +620,7 @@ async def search_both(backend: Backend, handle: TableHandle, plan: Plan, fusion:
     return ranked
 
 
-async def _found_words(backend: Backend, handle: TableHandle, query: TextQuery) -> Found:
+async def _text_result(backend: Backend, handle: TableHandle, query: TextQuery) -> Found:
     if all(clause.excluded for clause in query.clauses):
         return Found(StoredRows([], {}), [])
     return await backend.search_text(handle, query)
@@ -661,18 +663,19 @@ async def _grouped(
 
     schema = ranked.plan.schema
     count = count_of("limit", options.pool * per_group)  # backends count in 64 bits
-    found, over = await fetch(where, count)
-    hits = await hop(weight(found), picked, found)
+    fetched, over = await fetch(where, count)
+    hits = await hop(weight(fetched), picked, fetched)
     while not over and len(sizes_of(hits)) < wanted:
         count *= POOL
-        found, over = await fetch(where, count)
-        hits = await hop(weight(found), picked, found)
+        fetched, over = await fetch(where, count)
+        hits = await hop(weight(fetched), picked, fetched)
         if fills:
             break
     every = over or not fills
     while not every:
         sizes = sizes_of(hits)
-        # A filter cannot compare JSON: such a group gets its rows from among those of no other.
+        # A filter cannot compare JSON, so the rows of such a group come from the search for rows of
+        # no other group.
         few = any(size < per_group for group, size in sizes.items() if group[0] == "json")
         if len(sizes) >= wanted and not few:
             break
@@ -682,7 +685,7 @@ async def _grouped(
         if len(sizes_of(hits)) == len(sizes):
             count *= POOL
     while fills and not over:
-        small = {one for one, size in sizes_of(hits).items() if size < per_group}
+        small = {value for value, size in sizes_of(hits).items() if size < per_group}
         within = _among(schema, group, small, where, others=False)
         if within is None:
             break
@@ -697,7 +700,7 @@ def _among(
 ) -> Expr | None:
     """Return the filter for rows of these groups, or of ``others``.
 
-    None where it would be too large, or all groups are of JSON, which it leaves out.
+    None if it would be too large, or if all groups are of JSON, which filters cannot compare.
     """
     values = tuple(value for kind, value in groups if kind not in ("json", "null"))
     terms: list[Expr] = [In(ref, values)] if values else []
@@ -709,7 +712,7 @@ def _among(
         named = any_of(terms)
         bound = bind(named.is_not_true() if others else named, schema)
         return bound if where is None or bound is None else all_of([where, bound])
-    except FilterError:  # it would be deeper or larger than filters may be
+    except FilterError:  # too deep or too large for a filter
         return None
 
 
@@ -763,7 +766,7 @@ def _picked(
 
 
 async def finish(ranked: Ranked, rerank_places: asyncio.Semaphore) -> list[Results[Hit]]:
-    """Rerank, boost and diversify each query's hits where that was asked for, and cut them."""
+    """Rerank, boost and diversify each query's hits as requested, and cut them to the limit."""
     plan, options, lists = ranked.plan, ranked.plan.options, ranked.hits
     if options.rerank is not None:
         lists = [await reranked(hits, options.rerank, rerank_places) for hits in lists]
@@ -780,7 +783,7 @@ async def finish(ranked: Ranked, rerank_places: asyncio.Semaphore) -> list[Resul
             if options.boost is not None:
                 hits = boosted(hits, options.boost, ranked.times, now)
             if options.diversity:
-                # A rerank or a boost knows better than the vector.
+                # After reranking or boosting, use those scores instead of vector distances.
                 scored = options.rerank is not None or options.boost is not None
                 near = not scored and bool(plan.queries) and plan.text is None
                 query = plan.queries[n].vector if near else None
@@ -795,13 +798,13 @@ async def finish(ranked: Ranked, rerank_places: asyncio.Semaphore) -> list[Resul
         return made
 
     effort = weight(*lists) if options.chooses or plan.added else len(lists)
-    if options.diversity:  # each pick is compared with all hits that are left
+    if options.diversity:  # each pick is compared with all remaining hits
         effort *= options.last
     return await hop(effort, results)
 
 
 def _stripped(hit: Hit, plan: Plan) -> Hit:
-    """Return the hit without what the caller did not ask for."""
+    """Return the hit without values that only the steps needed."""
     if plan.hides_vector:
         hit = hit.__replace__(vector=None)
     if not plan.added.isdisjoint(hit.fields):

@@ -1,4 +1,4 @@
-"""The rows of an insert or upsert on their way into a table, and writes that are done once."""
+"""Writes of rows, and writes that are done once for a key."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _TakenError(Exception):
 class RowsToWrite:
     """The rows of one call, as ``collect`` gives them.
 
-    Those that are ``checked`` have no id twice. ``embed`` makes vectors of texts.
+    If they are ``checked``, no id occurs twice. ``embed`` makes vectors of texts.
     """
 
     rows: Any
@@ -54,10 +54,10 @@ class RowsToWrite:
     checked: bool
     embed: Embeds
     _embedded: dict[Schema, NewRows] = field(default_factory=dict)
-    """A repeated attempt asks the embedder no second time."""
+    """Kept so that a repeated attempt does not call the embedder again."""
 
     async def write(self, active: ActiveBackend, handle: TableHandle) -> int:
-        """Write them, on one attempt; how many those are."""
+        """Write the rows in one attempt, and return how many."""
         if self.model is not None:
             check_model(handle, self.model)
         await sweep(active, handle, now_and_then=True)
@@ -69,7 +69,7 @@ class RowsToWrite:
             return await self._put(active.backend, handle, live, batch)
         except _TakenError as exc:
             ids = exc.ids
-        # Behind the gate: a delete takes a place of its own, and a read may wait for memory.
+        # After the gate is left: a delete enters it too, and a read may wait for memory.
         if expired := await live.expired_among(ids):
             await live.delete_expired(expired)
         return await self._put(active.backend, handle, live, batch, again=True)
@@ -83,7 +83,7 @@ class RowsToWrite:
         *,
         again: bool = False,
     ) -> int:
-        # Before the rows are turned into what is written, which takes memory.
+        # The gate comes first, since the checked rows take memory.
         async with backend.writing(bytes_to_write(self.rows, handle.schema)):
             if batch is None:
                 batch = await self._checked_rows(handle)
@@ -91,13 +91,13 @@ class RowsToWrite:
                 return 0
             skips = self.on_conflict == "skip"
             if skips and not again and live.field is not None:
-                raise _TakenError(batch.ids)  # by whom, no error would tell
+                raise _TakenError(batch.ids)  # perhaps by expired rows, which no error would report
             try:
                 if self.on_conflict != "replace":
                     return await backend.insert(handle, batch, skip_existing=skips)
                 await backend.upsert(handle, batch)
             except (DuplicateIdError, InvalidRowError) as exc:
-                # An upsert is refused by a row in another partition.
+                # An upsert fails if the id exists in another partition.
                 if again or live.field is None:
                     raise
                 raise _TakenError(batch.ids) from exc
@@ -127,31 +127,33 @@ class RowsToWrite:
     async def _with_vectors(
         self, active: ActiveBackend, handle: TableHandle, live: LiveRows
     ) -> NewRows:
-        """Return the checked rows, with vectors of the embedder where they have none.
+        """Return the checked rows; the embedder makes missing vectors.
 
-        Rows that would be made for nothing, as they are skipped, are left out.
+        Rows that ``on_conflict="skip"`` would skip are left out before they are embedded.
         """
         schema, embed = handle.schema, handle.schema.embed
         skips = self.on_conflict == "skip"
-        # Which rows are there already may have changed since an attempt before.
+        # The existing rows may have changed since an earlier attempt.
         if not skips and schema in self._embedded:
             return self._embedded[schema]
         rows = (await self._checked_rows(handle)).table
         effort = weight(rows)
         if embed is not None and rows.column(schema.vector).null_count:
-            found = await hop(effort, lacking, rows, schema, embed)
-            if found.texts and skips:
-                there = await live.ids(found.ids)
-                rows = await hop(effort, without, rows, list(there))
-                found = await hop(effort, lacking, rows, schema, embed)
-            if found.texts:  # rows may stay without a vector
+            missing = await hop(effort, lacking, rows, schema, embed)
+            if missing.texts and skips:
+                existing = await live.ids(missing.ids)
+                rows = await hop(effort, without, rows, list(existing))
+                missing = await hop(effort, lacking, rows, schema, embed)
+            if missing.texts:  # rows may stay without a vector
                 try:
-                    vectors = await self.embed(active, handle, found.texts, "document", self.model)
+                    vectors = await self.embed(
+                        active, handle, missing.texts, "document", self.model
+                    )
                 except EmbeddingError as exc:
-                    # Repeated ids have moved the rows, unless they are an error.
+                    # Without repeated ids, the rows have kept their positions.
                     numbered = self.on_conflict == "fail"
-                    raise of_row(exc, found, numbered=numbered) from exc.__cause__
-                rows = await hop(effort + weight(vectors), filled, rows, schema, found, vectors)
+                    raise of_row(exc, missing, numbered=numbered) from exc.__cause__
+                rows = await hop(effort + weight(vectors), filled, rows, schema, missing, vectors)
         batch = self._embedded[schema] = NewRows(schema, rows)
         return batch
 
@@ -184,9 +186,9 @@ async def vector_of_update(
 async def once(
     key: WriteKey, write: Callable[[ActiveBackend], Awaitable[_T]], active: ActiveBackend
 ) -> _T:
-    """Do a write under a key, or return the outcome that was kept of it, which is its result.
+    """Do a write under a key, or return the result that is kept from an earlier one.
 
-    OutcomeUnknownError where it may have been done before, and the store kept no outcome.
+    Raises OutcomeUnknownError if it may have been done before and the store kept no result.
     """
     backend = active.backend
     kept = await backend.kept(key)
@@ -195,22 +197,22 @@ async def once(
     if call_context().retried and await _forgets(backend):
         raise _RepeatedWriteError(
             backend.target,
-            "it was requested before under the same key, the store has kept no outcome of that "
+            "it was requested before under the same key, the store has kept no result of that "
             "request, and nothing was done now",
         )
     return await write(active)
 
 
 class _RepeatedWriteError(OutcomeUnknownError):
-    """A repeat that the caller asked for, which is no fault of the server."""
+    """The error of a repeat that the client requested, so it is not a server error."""
 
     http = replace(OutcomeUnknownError.http, status=409)
 
 
 async def _forgets(backend: Backend) -> bool:
-    """Return whether a write may have been done of which the store has no key.
+    """Return whether the store may have done a write without keeping its key.
 
-    Nothing else holds for a store that another was moved to, where that keeps its keys.
+    The target of a migration has no keys from before the migration.
     """
     if not backend.supports("once"):
         return True

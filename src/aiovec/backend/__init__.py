@@ -1,9 +1,9 @@
 """The interface to backends: docs/internals/writing-a-backend.md shows how to write one.
 
-The modules are the interface. ``contract`` is what a backend implements; ``commit`` and ``limits``
-join and bound its calls; ``threads`` and ``files`` do its work off the event loop; ``marks`` are
-those of a migration; ``plugin``, ``config`` and ``place`` find a backend and its settings. The
-names here come from the layers below: schemas, Arrow data, filters, snippets and redaction.
+The modules are the interface. A backend implements ``contract``; ``commit`` and ``limits`` join and
+bound its calls; ``threads`` and ``files`` do its work off the event loop; ``marks`` has the marks
+of a migration; ``plugin``, ``config`` and ``place`` find a backend and its settings. This module
+has names of the layers below: schemas, Arrow data, filters, snippets and redaction.
 """
 
 from __future__ import annotations
