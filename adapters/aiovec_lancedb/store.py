@@ -59,11 +59,11 @@ from .export import Export
 from .index import info
 from .index.effort import MOST_QUESTIONS
 from .operations import OnConflict
-from .search import VectorSearch
 from .session import Session
 from .target import StoreTarget
-from .text import search as text
+from .text.keyword_search import search_text
 from .upkeep.loop import OpenTables, TendedTable
+from .vector_search import VectorSearch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -351,7 +351,7 @@ class LancedbBackend(Backend):
         return await VectorSearch(tended, self._settings.recall_target).search(table, queries)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        return await text.search_text(self._tables[table.name], table, query)
+        return await search_text(self._tables[table.name], table, query)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         async with self._tables[table.name].reading(table) as opened:

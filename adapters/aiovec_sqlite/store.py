@@ -55,11 +55,11 @@ from aiovec.errors import (
 )
 
 from . import backup as backups
-from . import moves, reads, search, tables, upkeep, writes
+from . import file_scan, moves, reads, tables, upkeep, writes
 from .connection import Connection, ConnectionClosedError, ReaderPool, Ticket, Transaction
 from .copies.kernel.library import load
+from .copies.resident import ResidentSearch
 from .copies.scanfile import ScanFiles, put_token
-from .copies.search import ResidentSearch
 from .driver import has_fts5
 from .errors import failures, translated
 from .layout import current_table
@@ -72,7 +72,7 @@ from .opening import (
 )
 from .settings import BESIDE, MEMORY, make_folder_of
 from .text import index as text_index
-from .text.search import search_text
+from .text.keyword_search import search_text
 from .writer import Writer, find_key
 
 if TYPE_CHECKING:
@@ -454,11 +454,11 @@ class SqliteBackend(Backend):
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         by_bits = self._by_bits(table)
         if self._resident is not None and not any(
-            search.is_approximate(query, table.schema, by_bits=by_bits) for query in queries
+            file_scan.is_approximate(query, table.schema, by_bits=by_bits) for query in queries
         ):
             return await self._resident.search(table, queries)
         return await self._read(
-            lambda db, ticket: search.search(db, ticket, table, queries, by_bits=by_bits)
+            lambda db, ticket: file_scan.search(db, ticket, table, queries, by_bits=by_bits)
         )
 
     def _by_bits(self, table: TableHandle) -> bool:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.kernel import library as native
+from aiovec_sqlite.copies.scan import ScanQuery, Search, slices
 from aiovec_sqlite.copies.segments import Int8Array, Segment, State, encode_rows
-from aiovec_sqlite.copies.settle import ScanQuery, Search, slices
 
 Bools = npt.NDArray[np.bool_]
 Near = list[tuple[list[int], npt.NDArray[np.float64]]]

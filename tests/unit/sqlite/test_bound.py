@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.unit.sqlite.scans import Candidates, candidates
 
 from aiovec.backend import Metric, distances
+from aiovec_sqlite.copies.scan import ScanQuery, nearest
 from aiovec_sqlite.copies.segments import (
     FULL,
     Segment,
@@ -24,7 +25,6 @@ from aiovec_sqlite.copies.segments import (
     encode_rows,
     without,
 )
-from aiovec_sqlite.copies.settle import ScanQuery, nearest
 
 Rows = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]

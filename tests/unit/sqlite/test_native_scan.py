@@ -21,8 +21,8 @@ from tests.unit.sqlite.scans import (
 
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.kernel.library import KINDS, Library, measure
+from aiovec_sqlite.copies.scan import ScanQuery, nearest
 from aiovec_sqlite.copies.segments import State, appended, encode_rows
-from aiovec_sqlite.copies.settle import ScanQuery, nearest
 
 
 @pytest.fixture(params=KINDS)

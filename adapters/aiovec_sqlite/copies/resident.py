@@ -23,12 +23,12 @@ from aiovec.backend.threads import Background, in_daemon_thread, in_thread
 from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError
 
 from ..connection import Read, Ticket
+from ..file_scan import search as search_in_file
 from ..layout import TableLayout, current_table
-from ..search import search as search_in_file
 from .copy import ChangesForgottenError, OlderSnapshotError, ResidentCopy, rows_to_load
+from .scan import Snapshot, answer
 from .scanfile import WORTH, NewFile, ScanFiles, size_of
 from .segments import State
-from .settle import Snapshot, answer
 
 LOG = logging.getLogger("aiovec")
 
