@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.unit.sqlite.scans import Candidates, candidates
 
 from aiovec.backend import Metric, distances
+from aiovec_sqlite.copies.scan import ScanQuery, nearest
 from aiovec_sqlite.copies.segments import (
     FULL,
     Segment,
@@ -24,7 +25,6 @@ from aiovec_sqlite.copies.segments import (
     encode_rows,
     without,
 )
-from aiovec_sqlite.copies.settle import Asked, nearest
 
 Rows = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -224,7 +224,7 @@ def check_candidates(rows: Rows, metric: Metric, rng: Random, full: int = FULL) 
         if rng.random() < 0.4:
             allowed = rng.random(len(rows)) < rng.choice([0.05, 0.5, 0.95])
             masks = [allowed[part.rowids[: part.count]] for part in state.segments]
-        asked.append(Asked(query, wanted, masks))
+        asked.append(ScanQuery(query, wanted, masks))
         wishes.append((query, wanted, allowed & there))
     outcome = candidates(state, asked, metric)
     for found, wish in zip(outcome, wishes, strict=True):
@@ -245,7 +245,7 @@ def check_candidates(rows: Rows, metric: Metric, rng: Random, full: int = FULL) 
 def candidates_of(rows: Rows, query: Rows, wanted: int, metric: Metric) -> Candidates:
     ids = np.arange(len(rows), dtype=np.int64)
     state = State(1, tuple(appended([], ids, encode_rows(rows, metric))))
-    (found,) = candidates(state, [Asked(query, wanted)], metric)
+    (found,) = candidates(state, [ScanQuery(query, wanted)], metric)
     return found
 
 
