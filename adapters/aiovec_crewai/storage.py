@@ -20,7 +20,7 @@ from aiovec import (
     Schema,
     Table,
 )
-from aiovec.bridge import Bridge, StoreOrTarget, metadata_filter, relevance, storable
+from aiovec.bridge import Bridge, StoreOrTarget, metadata_filter, relevance, storable, without_zeros
 
 _FIELDS = {
     "content": Field(str, nullable=False, text=True),
@@ -43,7 +43,7 @@ class AiovecStorage:
     ``aiovec.connect`` serves ``asave``, ``asearch`` and ``adelete`` only. The first write creates
     the table. Further ``options`` are those of ``aiovec.connect`` for a target. A scope means the
     memories in it and in the scopes below it: "/crew" has those of "/crew/agent", and not those of
-    "/crews".
+    "/crews". ``zero_as_none`` stores a vector of zeros, which has no direction, as no vector.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class AiovecStorage:
         table: str = "crewai",
         *,
         metric: Literal["cosine", "l2", "dot"] = "cosine",
+        zero_as_none: bool = False,
         **options: Any,
     ) -> None:
         def schema(dim: int) -> Schema:
@@ -59,6 +60,7 @@ class AiovecStorage:
 
         self._bridge = Bridge(store, table, schema, **options)
         self._metric = metric
+        self._zero_as_none = zero_as_none
 
     # Writes
 
@@ -78,14 +80,11 @@ class AiovecStorage:
         if not records:
             return
         rows = [_row(record) for record in records]
-        dim = next((len(record.embedding) for record in records if record.embedding), 0)
-
-        async def write() -> int:
-            return await table.upsert(rows)
-
+        if self._zero_as_none:
+            rows = [{**row, "embedding": without_zeros(row["embedding"])} for row in rows]
+        dim = next((len(record.embedding) for record in records if record.embedding), None)
         try:
-            # Without a vector, the length of those of a new table is not known.
-            await (self._bridge.writing(table, dim, write) if dim else write())
+            await self._bridge.writing(table, dim, lambda: table.upsert(rows))
         except DimensionMismatchError as exc:
             raise EmbeddingDimensionMismatchError(exc.expected, exc.given) from exc
 

@@ -53,10 +53,9 @@ class AiovecDocumentStore:
             "store": store, "table": table, "embedding_dim": embedding_dim, **options,
         }  # fmt: skip
         self._documents = DocumentBridge(
-            store, table, text="content", vector_nullable=True, **options
+            store, table, text="content", dim=embedding_dim, vector_nullable=True, **options
         )
         schema = options.get("schema")
-        self._dim = embedding_dim if schema is None else schema.dim
         self._declared = [] if schema is None else [*schema.fields]
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,7 +133,7 @@ class AiovecDocumentStore:
         if not documents:
             return 0
         rows = list(map(self._row, documents))
-        dim = self._dim or next((len(d.embedding) for d in documents if d.embedding), 0)
+        dim = next((len(d.embedding) for d in documents if d.embedding), None)
 
         async def write() -> int:
             if policy == DuplicatePolicy.OVERWRITE:
@@ -143,16 +142,9 @@ class AiovecDocumentStore:
             return await table.insert(rows, on_conflict="skip" if skip else "fail")
 
         try:
-            if dim or await self._exists(table):
-                return await self._documents.writing(table, dim, write)
+            return await self._documents.writing(table, dim, write)
         except DuplicateIdError as exc:
             raise DuplicateDocumentError(str(exc)) from exc
-        raise InvalidArgumentError(
-            "embedding_dim", None, "the length of the vectors, as no document has one yet"
-        )
-
-    async def _exists(self, table: Table) -> bool:
-        return await self._documents.reading(table.schema, None) is not None
 
     def delete_documents(self, document_ids: list[str]) -> None:
         """Delete the documents with these ids. Ids that do not exist are no error."""

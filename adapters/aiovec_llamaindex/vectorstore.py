@@ -35,17 +35,32 @@ class AiovecVectorStore(BasePydanticVectorStore):
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"notes.db"``; a store of
     ``aiovec.connect`` serves the asynchronous methods only. The first write creates the table.
     ``options`` are those of ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``, ``text``),
-    and for a target those of ``aiovec.connect``.
+    and for a target those of ``aiovec.connect``. ``to_dict`` names the target and the table;
+    ``from_dict`` takes the options again.
     """
 
     stores_text: bool = True
+    store: str
+    table: str
     _documents: DocumentBridge = PrivateAttr()
 
     def __init__(
-        self, store: StoreOrTarget = ":memory:", table: str = "llamaindex", **options: Any
+        self,
+        store: StoreOrTarget = ":memory:",
+        table: str = "llamaindex",
+        *,
+        stores_text: bool = True,
+        is_embedding_query: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(stores_text=True)
-        self._documents = DocumentBridge(store, table, vector_nullable=True, **options)
+        documents = DocumentBridge(store, table, vector_nullable=True, **options)
+        super().__init__(
+            stores_text=stores_text,
+            is_embedding_query=is_embedding_query,
+            store=documents.target,
+            table=table,
+        )
+        self._documents = documents
 
     @classmethod
     def class_name(cls) -> str:
@@ -77,9 +92,7 @@ class AiovecVectorStore(BasePydanticVectorStore):
             )
             for node in nodes
         ]
-        dim = next((len(node.embedding) for node in nodes if node.embedding is not None), 0)
-        if not dim:  # the length of the table's vectors is not known
-            raise InvalidArgumentError("nodes", len(nodes), "nodes of which one has an embedding")
+        dim = next((len(node.embedding) for node in nodes if node.embedding is not None), None)
         await self._documents.writing(table, dim, lambda: table.upsert(rows))
         return [node.node_id for node in nodes]
 
@@ -164,6 +177,13 @@ class AiovecVectorStore(BasePydanticVectorStore):
         limit, mode = query.similarity_top_k, query.mode
         words, vector = query.query_str or "", query.query_embedding
         options.update(where=where, limit=limit)
+        if query.query_str is None and mode in (*_WORDS, *_BOTH):
+            raise InvalidArgumentError("query_str", None, f"a text in the mode {mode.value!r}")
+        if vector is None and where is not None and mode in _NEAREST:
+            rows = await self._documents.reading(lambda: table.find(where, limit=limit), ())
+            return VectorStoreQueryResult(
+                nodes=list(map(self._node, rows)), ids=[row.id for row in rows]
+            )
         if mode in _WORDS:
             options["limit"] = query.sparse_top_k or limit
             found = await self._documents.reading(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import os
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
@@ -66,6 +67,7 @@ class Bridge:
         **options: Any,
     ) -> None:
         self.table = table_name(table)
+        self.dim: int | None = None
         self._schema = schema
         self._options = options
         self._opening = threading.Lock()
@@ -75,6 +77,13 @@ class Bridge:
             self._store = store
         else:
             self._target = store
+
+    @property
+    def target(self) -> str:
+        """Where the store lies: the target, or that of an open store."""
+        if self._target is not None:
+            return os.fspath(self._target)
+        return "" if self._store is None else self._store.target
 
     def run(
         self,
@@ -104,12 +113,22 @@ class Bridge:
             return await call(store.table(self.table), *args, **kwargs)
         return await sync.aio(store, lambda inner: call(inner.table(self.table), *args, **kwargs))
 
-    async def writing(self, table: Table, dim: int, act: Callable[[], Awaitable[_R]]) -> _R:
-        """Await a write; where the table is missing, create it and write again."""
+    async def writing(self, table: Table, dim: int | None, act: Callable[[], Awaitable[_R]]) -> _R:
+        """Await a write; where the table is missing, create it and write again.
+
+        ``dim`` is the length of the vectors, and None or 0 where no row has a vector.
+        """
         try:
             return await act()
         except TableNotFoundError:
-            await table.create(self._schema(dim), exist_ok=True)
+            length = self.dim or dim
+            if not length:
+                words = (
+                    f"no row has a vector, and the table {self.table!r} does not exist yet: write "
+                    "a row with a vector first, or give the bridge the length of the vectors"
+                )
+                raise InvalidArgumentError("dim", dim, "a length", reason=words) from None
+            await table.create(self._schema(length), exist_ok=True)
             return await act()
 
     async def reading(self, act: Callable[[], Awaitable[_R]], missing: _M) -> _R | _M:
@@ -124,10 +143,11 @@ class Bridge:
         await table.drop(missing_ok=True)
 
     def close(self) -> None:
-        """Close the store if the bridge opened it. May be called twice."""
+        """Close the store if the bridge opened it. The next call opens it again."""
         with self._opening:
             if self._target is not None and isinstance(self._store, sync.VectorStore):
                 self._store.close()
+                self._store = None
 
     def _opened(self) -> VectorStore | sync.VectorStore:
         with self._opening:
@@ -142,7 +162,9 @@ class DocumentBridge(Bridge):
     Metadata lies flat in the row, so that filters, the command line and other programs see it as
     they see any field. A key that is a column of the row, such as "id", has a "_" appended there.
     ``schema`` is for tables with indexed fields for keys of the metadata; without it, a new table
-    has the text, which keyword search covers, and everything else in the payload.
+    has the text, which keyword search covers, and everything else in the payload, and its vectors
+    have the length ``dim``, by default that of the first vector. ``zero_as_none`` stores a vector
+    of zeros, which has no direction and which the metric "cosine" refuses, as no vector.
     """
 
     def __init__(
@@ -153,14 +175,22 @@ class DocumentBridge(Bridge):
         schema: Schema | None = None,
         metric: Metric = "cosine",
         text: str = "text",
+        dim: int | None = None,
         vector_nullable: bool = False,
+        zero_as_none: bool = False,
         **options: Any,
     ) -> None:
-        def new(dim: int) -> Schema:
-            fields = {text: Field(str, text=True)}
-            return Schema(dim=dim, metric=metric, fields=fields, vector_nullable=vector_nullable)
+        def new(length: int) -> Schema:
+            return schema or Schema(
+                dim=length,
+                metric=metric,
+                fields={text: Field(str, text=True)},
+                vector_nullable=vector_nullable or zero_as_none,
+            )
 
-        super().__init__(store, table, new if schema is None else lambda dim: schema, **options)
+        super().__init__(store, table, new, **options)
+        self.dim = dim if schema is None else schema.dim
+        self._zero_as_none = zero_as_none
         self.metric = metric if schema is None else schema.metric
         self.text = text
         self._vector = "embedding" if schema is None else schema.vector
@@ -175,6 +205,8 @@ class DocumentBridge(Bridge):
             self._stored(key): one if key in self._declared else storable(one, f"metadata.{key}")
             for key, one in (metadata or {}).items()
         }
+        if self._zero_as_none:
+            vector = without_zeros(vector)
         return {**row, "id": id, self.text: text, self._vector: vector}
 
     def metadata(self, row: Record | Hit) -> dict[str, Any]:
@@ -232,6 +264,11 @@ def table_name(name: str) -> str:
 def table_without_vectors(fields: Mapping[str, Any]) -> Schema:
     """Return the schema of a table whose rows have fields and no vector."""
     return Schema(dim=1, vector_nullable=True, fields=fields)
+
+
+def without_zeros(vector: Any) -> Any:
+    """Return a vector, or None for a vector of zeros, which has no direction."""
+    return None if vector is None or not any(vector) else vector
 
 
 def best_search(schema: Schema) -> Literal["text", "vector", "hybrid"]:

@@ -110,6 +110,17 @@ def test_updates_and_deletes(ours: AiovecStorage) -> None:
     assert ours.delete() == 1
 
 
+def test_zeros_are_stored_as_no_vector(store: sync.VectorStore) -> None:
+    ours = AiovecStorage(store, zero_as_none=True)
+    ours.save([memory("zeros", "/", [0.0, 0.0]), MEMORIES[0]])
+    assert ids(ours.search([1.0, 0.0])) == ["a"]
+    found = ours.get_record("zeros")
+    assert found is not None
+    assert found.embedding is None
+    with pytest.raises(aiovec.AiovecError, match="does not exist yet"):
+        AiovecStorage(store, "new").save([MemoryRecord(content="no vector")])
+
+
 async def test_a_store_of_an_app(tmp_path: Path) -> None:
     async with aiovec.connect(tmp_path / "app.db") as app:
         ours = AiovecStorage(app)
@@ -139,6 +150,8 @@ def test_crewais_memory_uses_it(tmp_path: Path) -> None:
     assert best.record.content == "a zebra"
     assert memories.list_scopes("/team") == ["/team/0", "/team/1", "/team/2"]
     assert memories.forget(scope="/team/0") == 1
+    memories.close()
+    assert len(memories.list_records("/team")) == 2  # opened again
     memories.close()
     with sync.connect(path, read_only=True) as store:
         assert store.count("crewai", "scope LIKE '/team/%' AND payload.metadata.n >= 1") == 2

@@ -180,5 +180,5 @@ async def test_a_store_of_an_app_and_errors(tmp_path: Path) -> None:
         with pytest.raises(aiovec.AiovecError):
             await asyncio.to_thread(store.count_documents)
         unknown = AiovecDocumentStore(app, "other")
-        with pytest.raises(InvalidArgumentError, match="embedding_dim"):
+        with pytest.raises(InvalidArgumentError, match="length of the vectors"):
             await unknown.write_documents_async([Document(content="no vector")])
