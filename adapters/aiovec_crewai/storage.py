@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any, Literal, TypeVar, cast
 
@@ -20,7 +20,15 @@ from aiovec import (
     Schema,
     Table,
 )
-from aiovec.bridge import Bridge, StoreOrTarget, metadata_filter, relevance, storable, without_zeros
+from aiovec.bridge import (
+    Bridge,
+    StoreOrTarget,
+    keys_below,
+    metadata_filter,
+    relevance,
+    storable,
+    without_zeros,
+)
 
 _FIELDS = {
     "content": Field(str, nullable=False, text=True),
@@ -264,7 +272,7 @@ def _where(
     if categories:
         made.append(reduce(or_, [F.categories.contains(one) for one in categories]))
     if metadata:
-        made.append(metadata_filter(metadata, lambda key: F.payload["metadata"][key]))
+        made.append(metadata_filter(metadata, partial(keys_below, F.payload["metadata"])))
     if ids is not None:
         made.append(F.id.in_(ids))
     if older_than is not None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from langgraph.store.base import (
@@ -27,7 +28,7 @@ from langgraph.store.base import (
 from langgraph.store.base import validate_op_namespace as check_namespace
 
 from aiovec import Counts, F, Field, Hit, InvalidArgumentError, Record, Schema, Table
-from aiovec.bridge import Bridge, StoreOrTarget, metadata_filter, storable
+from aiovec.bridge import Bridge, StoreOrTarget, keys_below, metadata_filter, storable
 
 # Bytes of an id of aiovec, at most.
 _LONGEST_ID = 512
@@ -167,7 +168,7 @@ class AiovecStore(BaseStore):
         prefix = "".join(f"{label}." for label in op.namespace_prefix)
         where: list[Any] = [F.namespace.startswith(prefix)]
         if op.filter:
-            where.append(metadata_filter(op.filter, _meant))
+            where.append(metadata_filter(op.filter, partial(keys_below, F.payload["value"])))
         if vector is not None:
             return await self._bridge.reading(
                 lambda: table.search(vector, limit=op.limit, offset=op.offset, where=where), ()
@@ -241,14 +242,6 @@ class _Plan:
         self.texts: list[str] = []
         self.of_queries: dict[str, list[float]] = {}
         self.of_texts: dict[str, list[float]] = {}
-
-
-def _meant(key: str) -> list[Any]:
-    """Return the fields that a key of a filter may mean: dots may lead into the item's objects."""
-    nested = F.payload["value"]
-    for part in key.split("."):
-        nested = nested[part]
-    return [F.payload["value"][key], nested] if "." in key else [nested]
 
 
 def _now() -> datetime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import and_, or_
 from typing import Any
@@ -22,7 +22,7 @@ from llama_index.core.vector_stores.types import (
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
 from aiovec import F, Hit, InvalidArgumentError, Record, Table, Weighted
-from aiovec.bridge import DocumentBridge, StoreOrTarget
+from aiovec.bridge import DocumentBridge, StoreOrTarget, comparison
 
 _WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 _BOTH = (VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.SEMANTIC_HYBRID)
@@ -246,14 +246,21 @@ class AiovecVectorStore(BasePydanticVectorStore):
         return reduce(or_ if filters.condition == FilterCondition.OR else and_, made)
 
     def _one(self, wanted: MetadataFilter) -> Any:
-        field, value = self._documents.field(wanted.key), wanted.value
-        return _OPERATORS[wanted.operator](field, value)
-
-
-def _contains(field: Any, value: Any) -> Any:
-    """Match lists that hold the value, and texts that it is a part of."""
-    held = field.contains(value)
-    return held | field.contains_text(value) if isinstance(value, str) else held
+        fields, value = self._documents.fields(wanted.key), wanted.value
+        match wanted.operator:
+            case FilterOperator.ANY:
+                return reduce(or_, [comparison(fields, "$contains", item) for item in value])
+            case FilterOperator.ALL:
+                return reduce(and_, [comparison(fields, "$contains", item) for item in value])
+            case FilterOperator.TEXT_MATCH:
+                return reduce(or_, [field.contains_text(value) for field in fields])
+            case FilterOperator.TEXT_MATCH_INSENSITIVE:
+                return reduce(or_, [_ilike(field, value) for field in fields])
+            case FilterOperator.IS_EMPTY:
+                return reduce(
+                    and_, [field.is_null() | field.is_empty() | (field == "") for field in fields]
+                )
+        return comparison(fields, _COMPARISONS[wanted.operator], value)
 
 
 def _ilike(field: Any, part: str) -> Any:
@@ -262,19 +269,14 @@ def _ilike(field: Any, part: str) -> Any:
     return field.ilike(f"%{part}%", escape="\\")
 
 
-_OPERATORS: dict[FilterOperator, Callable[[Any, Any], Any]] = {
-    FilterOperator.EQ: lambda field, value: field == value,
-    FilterOperator.NE: lambda field, value: (field == value).is_not_true(),
-    FilterOperator.GT: lambda field, value: field > value,
-    FilterOperator.GTE: lambda field, value: field >= value,
-    FilterOperator.LT: lambda field, value: field < value,
-    FilterOperator.LTE: lambda field, value: field <= value,
-    FilterOperator.IN: lambda field, value: field.in_(value),
-    FilterOperator.NIN: lambda field, value: field.in_(value).is_not_true(),
-    FilterOperator.ANY: lambda field, value: reduce(or_, [_contains(field, one) for one in value]),
-    FilterOperator.ALL: lambda field, value: reduce(and_, [_contains(field, one) for one in value]),
-    FilterOperator.CONTAINS: _contains,
-    FilterOperator.TEXT_MATCH: lambda field, value: field.contains_text(value),
-    FilterOperator.TEXT_MATCH_INSENSITIVE: _ilike,
-    FilterOperator.IS_EMPTY: lambda field, _: field.is_null() | field.is_empty() | (field == ""),
+_COMPARISONS = {
+    FilterOperator.EQ: "$eq",
+    FilterOperator.NE: "$ne",
+    FilterOperator.GT: "$gt",
+    FilterOperator.GTE: "$gte",
+    FilterOperator.LT: "$lt",
+    FilterOperator.LTE: "$lte",
+    FilterOperator.IN: "$in",
+    FilterOperator.NIN: "$nin",
+    FilterOperator.CONTAINS: "$contains",
 }

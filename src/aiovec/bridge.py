@@ -261,6 +261,14 @@ def table_name(name: str) -> str:
     return f"{words if words[:1].isalpha() else f't-{words}'}"[:54].rstrip("-") + f"-{mark}"
 
 
+def keys_below(root: FieldRef, key: str) -> list[FieldRef]:
+    """Return the fields that a key of a filter may mean below a field: dots may lead further."""
+    nested = root
+    for part in key.split("."):
+        nested = nested[part]
+    return [root[key], nested] if "." in key else [nested]
+
+
 def table_without_vectors(fields: Mapping[str, Any]) -> Schema:
     """Return the schema of a table whose rows have fields and no vector."""
     return Schema(dim=1, vector_nullable=True, fields=fields)
@@ -342,7 +350,8 @@ def metadata_filter(
     equality. The operators are ``$eq $ne $gt $gte $lt $lte $in $nin $exists $not``, and beyond
     MongoDB's ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
     lists of mappings, ``$not`` one. As in MongoDB, a negation also matches rows without the key,
-    and dots lead into nested objects. ``field`` returns the field of a key, or several of which one
+    and dots lead into nested objects. NaN equals nothing, and nothing is above or below NaN and
+    None. ``field`` returns the field of a key, or several of which one
     has to match; by default it is a key of the payload.
     """
     if not isinstance(wanted, Mapping):
@@ -361,35 +370,45 @@ def _entry(key: str, value: Any, field: _Meant) -> Expr:
             return metadata_filter(value, field).is_not_true()
     if not isinstance(key, str) or key.startswith("$"):
         raise FilterError(f"the filter has no operator {key!r}; expected $and, $or, $nor or $not")
-    found = field(key)
-    return _conditions([found] if isinstance(found, FieldRef) else found, value)
+    meant = field(key)
+    return _conditions([meant] if isinstance(meant, FieldRef) else meant, value)
 
 
 def _conditions(fields: Sequence[FieldRef], value: Any) -> Expr:
     if not isinstance(value, Mapping):
-        return _operation(fields, "$eq", value)
+        return comparison(fields, "$eq", value)
     if not value:
         raise FilterError(f"{fields[0]} has no operator; expected one of {_KNOWN}")
-    return all_of([_operation(fields, name, one) for name, one in value.items()])
+    return all_of([comparison(fields, name, operand) for name, operand in value.items()])
 
 
-def _operation(fields: Sequence[FieldRef], name: str, value: Any) -> Expr:
-    if name == "$not":
+def comparison(fields: Sequence[FieldRef], operator: str, value: Any) -> Expr:
+    """Return the condition that one of the fields compares so, by an operator of a filter.
+
+    NaN equals nothing. Nothing is above or below NaN and None.
+    """
+    if operator == "$not":
         return _conditions(fields, value).is_not_true()
-    if name == "$exists":
-        there = any_of([field.is_not_null() for field in fields])
-        return there if value else there.is_not_true()
-    if name in _NEGATED:
-        return _operation(fields, _NEGATED[name], value).is_not_true()
-    if name not in _OPERATORS:
-        raise FilterError(f"{fields[0]} has no operator {name!r}; expected one of {_KNOWN}")
-    if name in ("$in", "$between"):
-        literal: Any = [_literal(one) for one in _listed(name, value)]
+    if operator == "$exists":
+        exists = any_of([field.is_not_null() for field in fields])
+        return exists if value else exists.is_not_true()
+    if operator in _NEGATED:
+        return comparison(fields, _NEGATED[operator], value).is_not_true()
+    if operator not in _OPERATORS:
+        raise FilterError(f"{fields[0]} has no operator {operator!r}; expected one of {_KNOWN}")
+    if operator == "$eq" and value is None:
+        return all_of([field.is_null() for field in fields])
+    if operator == "$in":
+        literals = [_literal(item) for item in _listed(operator, value) if item is not None]
+        among = any_of([field.in_([x for x in literals if x is not None]) for field in fields])
+        return any_of([among, comparison(fields, "$eq", None)]) if None in value else among
+    if operator == "$between":
+        literal: Any = [_literal(end) for end in _listed(operator, value)]
     else:
         literal = _literal(value)
-    if name == "$eq" and literal is None:
-        return all_of([field.is_null() for field in fields])
-    return any_of([_OPERATORS[name](field, literal) for field in fields])
+    if literal is None or (operator == "$between" and None in literal):
+        return fields[0].in_([])  # nothing
+    return any_of([_OPERATORS[operator](field, literal) for field in fields])
 
 
 def _contains(field: FieldRef, value: Any) -> Expr:
@@ -427,5 +446,7 @@ def _listed(name: str, value: Any) -> Sequence[Any]:
 
 
 def _literal(value: Any) -> Any:
-    """Return a value in the form in which metadata of its type is stored."""
+    """Return a value in the form in which metadata of its type is stored; None for NaN."""
+    if isinstance(value, float) and math.isinf(value):
+        return value  # the filter refuses it by its name
     return storable(value, "filter")

@@ -124,6 +124,16 @@ FILTERS: list[tuple[dict[str, Any], str]] = [
     ({"$not": {"n": 2}}, "acd"),
     ({"$nor": [{"n": 1}, {"lang": "de"}]}, "cd"),
     ({"n": {"$not": {"$gte": 2}}}, "ad"),
+    # NaN equals nothing, and nothing is above or below NaN and None.
+    ({"n": math.nan}, ""),
+    ({"n": {"$ne": math.nan}}, "abcd"),
+    ({"n": {"$gt": math.nan}}, ""),
+    ({"n": {"$lte": None}}, ""),
+    ({"n": {"$between": [None, 2]}}, ""),
+    ({"n": {"$in": [1, math.nan]}}, "a"),
+    ({"lang": {"$in": ["en", None]}}, "acd"),
+    ({"lang": {"$nin": ["en", None]}}, "b"),
+    ({"tags": {"$contains": None}}, ""),
 ]
 
 
@@ -155,6 +165,7 @@ def test_filters_as_mongodb_writes_them(store: sync.VectorStore) -> None:
         ({"n": {"$between": [1]}}, "two values"),
         ({3: 1}, "no operator 3"),
         ({"n": {"$eq": {"a": 1}}}, "n"),
+        ({"n": {"$lt": math.inf}}, "numbers are finite"),
     ],
 )
 def test_bad_filters_say_what_is_expected(wanted: Any, reason: str) -> None:

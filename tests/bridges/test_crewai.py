@@ -31,7 +31,8 @@ def memory(id: str, scope: str, vector: list[float], **fields: Any) -> MemoryRec
 
 
 MEMORIES = [
-    memory("a", "/", [1.0, 0.0], categories=["fact", "x"], metadata={"who": "ana", "n": [1]},
+    memory("a", "/", [1.0, 0.0], categories=["fact", "x"],
+           metadata={"who": "ana", "n": [1], "in": {"deep": 1}},
            created_at=NOW, last_accessed=NOW, importance=0.75, source="ana", private=True),
     memory("b", "/crew/agent", [0.875, 0.125], categories=["fact"], metadata={"who": "bo"},
            created_at=NOW - timedelta(days=1)),
@@ -68,6 +69,7 @@ def test_memories_are_found_by_vector_scope_category_and_metadata(ours: AiovecSt
     assert ids(ours.search([1.0, 0.0], scope_prefix="crew/")) == ["b", "c"]
     assert ids(ours.search([1.0, 0.0], categories=["x", "y"])) == ["a"]
     assert ids(ours.search([1.0, 0.0], metadata_filter={"who": "bo"}, limit=1)) == ["b"]
+    assert ids(ours.search([1.0, 0.0], metadata_filter={"in.deep": 1})) == ["a"]
     assert ours.search([1.0, 0.0], limit=0) == []
     with pytest.raises(EmbeddingDimensionMismatchError):
         ours.search([1.0, 0.0, 0.0])

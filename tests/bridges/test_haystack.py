@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,14 @@ def test_documents_come_back_whole(ours: AiovecDocumentStore) -> None:
         ours.filter_documents({"operator": "XOR", "conditions": [ENGLISH]})
     ours.delete_all_documents(recreate_index=True)
     assert ours.write_documents([Document(content="x", embedding=[1.0, 2.0, 3.0])]) == 1
+
+
+def test_dates_of_a_filter_are_compared_in_utc(ours: AiovecDocumentStore) -> None:
+    for id, at in (("e", "2026-01-01T10:00:00+00:00"), ("f", "2026-01-01T12:00:00+00:00")):
+        ours.write_documents([Document(id=id, content=id, meta={"at": at})])
+    for value in ("2026-01-01T13:00:00+02:00", datetime.fromisoformat("2026-01-01T13:00+02:00")):
+        later = {"field": "meta.at", "operator": ">", "value": value}
+        assert [document.id for document in ours.filter_documents(later)] == ["f"]
 
 
 async def test_retrievers(ours: AiovecDocumentStore) -> None:

@@ -45,7 +45,7 @@ ITEMS: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
 ]
 FILTERS: list[dict[str, Any]] = [
     {}, {"n": 2}, {"n": {"$eq": 3.5}}, {"n": {"$ne": 2}}, {"live": True}, {"n": "4"},
-    {"text": "abc", "n": None},
+    {"text": "abc", "n": None}, {"n": float("nan")}, {"n": {"$ne": float("nan")}},
 ]  # fmt: skip
 
 

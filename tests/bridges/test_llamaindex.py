@@ -101,6 +101,9 @@ def test_filters_select_as_in_the_simple_store(ours: AiovecVectorStore) -> None:
             some = filters(("n", Op.GT, 1), ("lang", Op.EQ, "de"), condition=condition)
             found = [ids(each, similarity_top_k=9, filters=some) for each in (ours, theirs)]
             assert found[0] == found[1]
+    ours.add([TextNode(id_="e", embedding=[0.0, 1.0], metadata={"in": {"deep": "x"}})])
+    assert ids(ours, similarity_top_k=9, filters=filters(("in.deep", Op.EQ, "x"))) == ["e"]
+    ours.delete_nodes(["e"])
     nested = filters(
         filters(("n", Op.EQ, 1), ("n", Op.EQ, 2), condition="or"), ("lang", Op.EQ, "de")
     )
