@@ -43,7 +43,7 @@ class AiovecRecordManager(RecordManager):
 
     async def aget_time(self) -> float:
         """As ``get_time``."""
-        return time.time()
+        return self.get_time()
 
     def update(
         self,

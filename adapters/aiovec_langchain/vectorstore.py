@@ -84,9 +84,12 @@ class AiovecVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
-        **_: Any,
+        batch_size: int | None = None,
     ) -> list[str]:
-        """Add texts, or replace those of the same ids, and return the ids."""
+        """Add texts, or replace those of the same ids, and return the ids.
+
+        ``batch_size``, which LangChain's indexing passes, changes nothing: it is one write.
+        """
         listed = list(texts)
         vectors = self._embedding.embed_documents(listed) if listed else []
         return self._documents.run(self._write, vectors, listed, metadatas, ids)
@@ -97,7 +100,7 @@ class AiovecVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
-        **_: Any,
+        batch_size: int | None = None,
     ) -> list[str]:
         """As ``add_texts``."""
         listed = list(texts)
@@ -148,19 +151,17 @@ class AiovecVectorStore(VectorStore):
         await self._documents.writing(table, dim, lambda: table.upsert(rows))
         return written
 
-    def delete(
-        self, ids: Sequence[str] | None = None, *, filter: Filter = None, **_: Any
-    ) -> bool | None:
-        """Delete the documents with these ids, or that match a filter. One of them is needed.
+    def delete(self, ids: Sequence[str] | None = None, *, filter: Filter = None) -> bool | None:
+        """Delete the documents with these ids, or those that match a filter. One is required.
 
-        LangChain lets ``ids=None`` mean everything. Here it is an error, since it also comes of a
-        list of ids that was never filled; ``delete_collection`` deletes everything.
+        In LangChain ``ids=None`` deletes everything. Here it is an error, because a variable that
+        was never set would delete everything too; call ``delete_collection`` instead.
         """
         self._documents.run(self._remove, ids, filter)
         return True
 
     async def adelete(
-        self, ids: Sequence[str] | None = None, *, filter: Filter = None, **_: Any
+        self, ids: Sequence[str] | None = None, *, filter: Filter = None
     ) -> bool | None:
         """As ``delete``."""
         await self._documents.aio(self._remove, ids, filter)
@@ -329,7 +330,10 @@ class AiovecVectorStore(VectorStore):
 
 
 class _Collection:
-    """The one method of a Chroma collection by which mem0 lists its memories."""
+    """The method of a Chroma collection that mem0 calls to list and delete memories.
+
+    Without it, mem0's ``get_all`` and ``delete_all`` return nothing on a LangChain store.
+    """
 
     def __init__(self, store: AiovecVectorStore) -> None:
         self._documents = store._documents

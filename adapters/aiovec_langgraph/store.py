@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from langgraph.store.base import (
     BaseStore,
@@ -76,6 +77,34 @@ class AiovecStore(BaseStore):
         dim = 1 if index is None else index["dims"]
         schema = Schema(dim=dim, vector_nullable=True, fields=_FIELDS)
         self._bridge = Bridge(store, table, lambda _: schema, **options)
+
+    @classmethod
+    def from_conn_string(cls, conn_string: str, **options: Any) -> Self:
+        """Return a store for a target, as LangGraph's own stores do; use it in ``with``."""
+        return cls(conn_string, **options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.close)
+
+    def setup(self) -> None:
+        """Create the table, if it does not exist. The first write does so too."""
+        self._bridge.run(self._create)
+
+    async def asetup(self) -> None:
+        """As ``setup``."""
+        await self._bridge.aio(self._create)
+
+    async def _create(self, table: Table) -> None:
+        await self._bridge.writing(table, 1, table.schema)
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Run operations: the reads, then the writes, of which the last one of a key counts."""

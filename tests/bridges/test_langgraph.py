@@ -188,6 +188,23 @@ def test_items_expire(store: sync.VectorStore) -> None:
     assert store.count("langgraph") == 2
 
 
+def test_a_connection_string_opens_a_store_that_with_closes(tmp_path: Path) -> None:
+    path = str(tmp_path / "memory.db")
+    with AiovecStore.from_conn_string(path, table="items", index=INDEX) as ours:
+        ours.setup()
+        with sync.connect(path) as store:
+            assert store.tables() == ["items"]
+        ours.setup()
+        filled(ours)
+
+    async def read() -> int:
+        async with AiovecStore.from_conn_string(path, table="items") as ours:
+            await ours.asetup()
+            return len(await ours.asearch((), limit=100))
+
+    assert asyncio.run(read()) == len(ITEMS)
+
+
 async def test_the_asynchronous_methods() -> None:
     async with aiovec.connect(":memory:") as store:
         ours = AiovecStore(store, index=INDEX)
