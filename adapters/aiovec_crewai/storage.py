@@ -27,6 +27,7 @@ from aiovec.bridge import (
     metadata_filter,
     relevance,
     storable,
+    twins,
     without_zeros,
 )
 
@@ -72,19 +73,12 @@ class AiovecStorage:
 
     # Writes
 
-    def save(self, records: list[MemoryRecord]) -> None:
-        """Save memories; one with the id of an earlier memory replaces that."""
-        self._bridge.run(self._save, records)
-
-    async def asave(self, records: list[MemoryRecord]) -> None:
-        """As ``save``."""
-        await self._bridge.aio(self._save, records)
-
     def update(self, record: MemoryRecord) -> None:
         """Replace the memory with the same id."""
-        self._bridge.run(self._save, [record])
+        self.save([record])
 
     async def _save(self, table: Table, records: list[MemoryRecord]) -> None:
+        """Save memories; one with the id of an earlier memory replaces that."""
         if not records:
             return
         rows = [_row(record) for record in records]
@@ -96,13 +90,16 @@ class AiovecStorage:
         except DimensionMismatchError as exc:
             raise EmbeddingDimensionMismatchError(exc.expected, exc.given) from exc
 
+    save, asave = twins(_save)
+
     def touch_records(self, record_ids: list[str]) -> None:
         """Note that these memories were just read."""
         now = {"last_accessed": datetime.now(UTC)}
         self._read(lambda table: table.update(now, ids=record_ids), 0)
 
-    def delete(
+    async def _delete(
         self,
+        table: Table,
         scope_prefix: str | None = None,
         categories: list[str] | None = None,
         record_ids: list[str] | None = None,
@@ -115,23 +112,9 @@ class AiovecStorage:
         """
         record_ids = [] if categories == [] else record_ids
         where = _where(scope_prefix, categories, metadata_filter, record_ids, older_than)
-        return self._bridge.run(self._delete, where)
-
-    async def adelete(
-        self,
-        scope_prefix: str | None = None,
-        categories: list[str] | None = None,
-        record_ids: list[str] | None = None,
-        older_than: datetime | None = None,
-        metadata_filter: dict[str, Any] | None = None,
-    ) -> int:
-        """As ``delete``."""
-        record_ids = [] if categories == [] else record_ids
-        where = _where(scope_prefix, categories, metadata_filter, record_ids, older_than)
-        return await self._bridge.aio(self._delete, where)
-
-    async def _delete(self, table: Table, where: list[Any]) -> int:
         return await self._bridge.reading(lambda: table.delete(where=where or "TRUE"), 0)
+
+    delete, adelete = twins(_delete)
 
     def reset(self, scope_prefix: str | None = None) -> None:
         """Delete the memories of a scope.
@@ -149,8 +132,9 @@ class AiovecStorage:
 
     # Reads
 
-    def search(
+    async def _search(
         self,
+        table: Table,
         query_embedding: list[float],
         scope_prefix: str | None = None,
         categories: list[str] | None = None,
@@ -162,35 +146,22 @@ class AiovecStorage:
 
         Under the metric "cosine", relevance is the cosine similarity.
         """
-        where = _where(scope_prefix, categories, metadata_filter)
-        return self._bridge.run(self._search, query_embedding, where, limit, min_score)
-
-    async def asearch(
-        self,
-        query_embedding: list[float],
-        scope_prefix: str | None = None,
-        categories: list[str] | None = None,
-        metadata_filter: dict[str, Any] | None = None,
-        limit: int = 10,
-        min_score: float = 0.0,
-    ) -> list[tuple[MemoryRecord, float]]:
-        """As ``search``."""
-        where = _where(scope_prefix, categories, metadata_filter)
-        return await self._bridge.aio(self._search, query_embedding, where, limit, min_score)
-
-    async def _search(
-        self, table: Table, vector: list[float], where: list[Any], limit: int, least: float
-    ) -> list[tuple[MemoryRecord, float]]:
         if limit < 1:
             return []
+        where = _where(scope_prefix, categories, metadata_filter)
         try:
             hits: Sequence[Hit] = await self._bridge.reading(
-                lambda: table.search(vector, limit=limit, where=where, include_vector=True), ()
+                lambda: table.search(
+                    query_embedding, limit=limit, where=where, include_vector=True
+                ),
+                (),
             )
         except DimensionMismatchError as exc:
             raise EmbeddingDimensionMismatchError(exc.expected, exc.given) from exc
         scored = [(_record(hit), relevance(hit.score, self._metric)) for hit in hits]
-        return [(record, score) for record, score in scored if score >= least]
+        return [(record, score) for record, score in scored if score >= min_score]
+
+    search, asearch = twins(_search)
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return a memory by its id, or None where there is no such memory."""

@@ -29,7 +29,7 @@ from langgraph.store.base import (
 from langgraph.store.base import validate_op_namespace as check_namespace
 
 from aiovec import Counts, F, Field, Hit, InvalidArgumentError, Record, Schema, Table
-from aiovec.bridge import Bridge, StoreOrTarget, keys_below, metadata_filter, storable
+from aiovec.bridge import Bridge, StoreOrTarget, keys_below, metadata_filter, storable, twins
 
 # Bytes of an id of aiovec, at most.
 _LONGEST_ID = 512
@@ -95,16 +95,11 @@ class AiovecStore(BaseStore):
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.close)
 
-    def setup(self) -> None:
-        """Create the table, if it does not exist. The first write does so too."""
-        self._bridge.run(self._create)
-
-    async def asetup(self) -> None:
-        """As ``setup``."""
-        await self._bridge.aio(self._create)
-
     async def _create(self, table: Table) -> None:
+        """Create the table, if it does not exist. The first write does so too."""
         await self._bridge.writing(table, 1, table.schema)
+
+    setup, asetup = twins(_create)
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Run operations: the reads, then the writes, of which the last one of a key counts."""
@@ -125,13 +120,18 @@ class AiovecStore(BaseStore):
             plan.of_texts = dict(zip(plan.texts, made, strict=True))
         return await self._bridge.aio(self._execute, plan)
 
-    def sweep_ttl(self) -> int:
+    async def _sweep(self, table: Table) -> int:
         """Delete expired items, and return how many there were. It optimizes the table too."""
-        return self._bridge.run(self._sweep)
 
-    async def asweep_ttl(self) -> int:
-        """As ``sweep_ttl``."""
-        return await self._bridge.aio(self._sweep)
+        async def sweep() -> int:
+            expired = int((await table.stats()).details.get("expired_rows", 0))
+            if expired:
+                await table.optimize()
+            return expired
+
+        return await self._bridge.reading(sweep, 0)
+
+    sweep_ttl, asweep_ttl = twins(_sweep)
 
     def close(self) -> None:
         """Close the store, if it was opened here, from a target."""
@@ -250,15 +250,6 @@ class AiovecStore(BaseStore):
             await self._bridge.writing(table, 1, lambda: table.upsert(rows))
         if gone:
             await self._bridge.reading(lambda: table.delete(gone), 0)
-
-    async def _sweep(self, table: Table) -> int:
-        async def sweep() -> int:
-            expired = int((await table.stats()).details.get("expired_rows", 0))
-            if expired:
-                await table.optimize()
-            return expired
-
-        return await self._bridge.reading(sweep, 0)
 
 
 class _Plan:

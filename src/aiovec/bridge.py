@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import math
 import os
 import re
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence, Set
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
+from functools import partial, wraps
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from . import sync
@@ -41,11 +43,13 @@ __all__ = [
     "storable",
     "table_name",
     "table_without_vectors",
+    "twins",
 ]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _M = TypeVar("_M")
+_O = TypeVar("_O", bound="_OverBridge")
 
 StoreOrTarget: TypeAlias = VectorStore | sync.VectorStore | PathText
 
@@ -154,6 +158,41 @@ class Bridge:
             if self._store is None:
                 self._store = open_store(self._target, **self._options)
             return self._store
+
+
+class _OverBridge(Protocol):
+    @property
+    def _bridge(self) -> Bridge: ...
+
+
+def twins(
+    method: Callable[Concatenate[_O, Table, _P], Awaitable[_R]],
+) -> tuple[
+    Callable[Concatenate[_O, _P], _R], Callable[Concatenate[_O, _P], Coroutine[Any, Any, _R]]
+]:
+    """Return a coroutine method as two methods: one that blocks until it is done, one to await.
+
+    The method takes the table of ``self._bridge``, and the twins take its other arguments::
+
+        async def _count(self, table: Table) -> int: ...
+
+        count, acount = twins(_count)
+    """
+
+    @wraps(method)
+    def blocking(self: _O, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return self._bridge.run(partial(method, self), *args, **kwargs)
+
+    @wraps(method)
+    async def awaited(self: _O, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return await self._bridge.aio(partial(method, self), *args, **kwargs)
+
+    # Frameworks read signatures. Without this, they would see that of ``method``, with its table.
+    whole = inspect.signature(method)
+    first, _, *others = whole.parameters.values()
+    for twin in (blocking, awaited):
+        vars(twin)["__signature__"] = whole.replace(parameters=[first, *others])
+    return blocking, awaited
 
 
 class DocumentBridge(Bridge):
