@@ -28,6 +28,7 @@ from ._filters.tree import Expr, all_of, any_of
 from ._input.types import Where
 from ._model.records import Hit, Record
 from ._model.schema import Field, Metric, Schema
+from ._store.rank import seconds_of as seconds_of
 from ._store.store import Table, VectorStore
 from ._text.query import text_fields
 from .backend.paths import PathText
