@@ -78,7 +78,7 @@ class State:
 
 
 STRANGE = {
-    "open": "not the store to which its rows were carri", "run": "Put it back", "abort": "too late"
+    "open": "is not the one that got its rows", "run": "Put it back", "abort": "too late"
 }  # fmt: skip
 STATES = {
     "the target is gone": State(
