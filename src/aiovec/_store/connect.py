@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from .._embed.given import check_embedders
+from .._embed.app_embedders import check_embedders
 from ..errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Opening:
         await asyncio.to_thread(_import_the_rest)
         from .._embed.registry import Embedders
         from ..backend.threads import in_daemon_thread
-        from .current import close_after
+        from .active_backend import close_after
         from .store import VectorStore
 
         # A disk may hang for ever; this thread keeps neither the loop nor the process from ending.

@@ -32,7 +32,7 @@ from ..backend.contract import (
 )
 from ..backend.threads import hop
 from ..backend.weight import weight
-from .current import Engine
+from .active_backend import ActiveBackend
 
 # Seconds between two sweeps by writes, each of which may read the whole table.
 _SWEEP_EVERY = 3600.0
@@ -201,17 +201,17 @@ class LiveRows:
             await self._backend.delete(self._handle, ids=ids, where=self._expired)
 
 
-async def sweep(engine: Engine, handle: TableHandle, *, now_and_then: bool = False) -> None:
+async def sweep(active: ActiveBackend, handle: TableHandle, *, now_and_then: bool = False) -> None:
     """Delete the rows that have expired; with ``now_and_then`` once an hour.
 
     A server does so for its clients, by its own clock.
     """
-    live = LiveRows(engine.backend, handle)
-    if live.field is None or not engine.backend.upkeep:
+    live = LiveRows(active.backend, handle)
+    if live.field is None or not active.backend.upkeep:
         return
     now = time.monotonic()
-    if now_and_then and now - engine.swept.get(handle.name, -_SWEEP_EVERY) < _SWEEP_EVERY:
+    if now_and_then and now - active.swept.get(handle.name, -_SWEEP_EVERY) < _SWEEP_EVERY:
         return
-    engine.swept[handle.name] = now
+    active.swept[handle.name] = now
     if await live.count_expired():
         await live.delete_expired()

@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from .._embed.calling import is_async
+from .._embed.callables import is_async
 from .._input.arguments import is_iterable
 from .._input.selection import Selection
 from .._model.arrays import Float64Array
@@ -116,12 +116,12 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def best_first(hits: list[Hit]) -> list[Hit]:
-    """By score, equal ones by id."""
+    """Sort hits by score, equal ones by id."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 
-def nearest_first(hits: list[Hit]) -> list[Hit]:
-    """By distance, equal ones by id. Distances below 1e-16 that differ have the same score."""
+def by_distance(hits: list[Hit]) -> list[Hit]:
+    """Sort hits by distance, then id. Distances below 1e-16 that differ have the same score."""
     return sorted(hits, key=lambda hit: (cast("float", hit.distance), hit.id))
 
 

@@ -1,7 +1,8 @@
 """Searches by vector, by keywords and by both.
 
-Each takes three steps: ``prepare`` makes a ``Plan`` of the arguments, ``ask`` and its like put it
-to the backend and rank what comes back, and ``finish`` reranks, diversifies and cuts.
+Each takes three steps: ``plan_search`` makes a ``Plan`` of the arguments; ``search_vectors``,
+``search_words`` or ``search_both`` sends it to the backend and ranks the rows; ``finish`` reranks,
+diversifies and cuts.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from ..backend.limits import current_deadline
 from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
 from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean, listed
-from .current import Engine
+from .active_backend import ActiveBackend
 from .expiry import LiveRows
 from .rank import (
     NOTHING,
@@ -54,13 +55,13 @@ from .rank import (
     Ranking,
     Rerank,
     boosted,
+    by_distance,
     check_boost,
     check_bound,
     check_diversity,
     check_rerank,
     diversify,
     fuse,
-    nearest_first,
     reranked,
     unit,
 )
@@ -287,7 +288,7 @@ class Plan:
     left_out: frozenset[str] = frozenset()
 
 
-def prepare(
+def plan_search(
     backend: Backend,
     handle: TableHandle,
     options: SearchOptions,
@@ -383,7 +384,7 @@ def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) ->
 
 
 def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextClause, ...]:
-    """Return the clauses of a keyword search that this backend can answer on this table."""
+    """Return the clauses of a keyword search that this backend can ranked on this table."""
     if not text_fields(handle.schema):
         raise UnsupportedError(
             "text", backend.name,
@@ -396,7 +397,7 @@ def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextCla
     return clauses
 
 
-def weight_of(text: object, levels: int = 2) -> int:
+def weight_of_text(text: object, levels: int = 2) -> int:
     """Return the weight of a filter, or of the words of a search.
 
     One filter for each vector, each a list, has two levels; a list may even be in itself. Counting
@@ -409,7 +410,7 @@ def weight_of(text: object, levels: int = 2) -> int:
         for one in text:
             if total > INLINE_LIMIT:
                 break
-            total += 1 + weight_of(one, levels - 1)
+            total += 1 + weight_of_text(one, levels - 1)
         return total
     return len(text) // _CHARACTERS_A_VALUE if isinstance(text, str) else weight(text)
 
@@ -447,7 +448,7 @@ _NULL: Group = ("null", None)
 
 
 @dataclass(slots=True)
-class Answer:
+class Ranked:
     """The hits of each query of a plan, best first; the group and the time of each, by its id."""
 
     plan: Plan
@@ -459,7 +460,7 @@ class Answer:
         return sum(map(len, self.hits))
 
     def ranking(self, found: Found, limit: int, *, by_vector: bool) -> Ranking:
-        """Rank the rows of an answer, keep the best within the bounds, note groups and times."""
+        """Rank the rows of one result, keep the best within the bounds, note groups and times."""
         plan, options = self.plan, self.plan.options
         ids, measures = found.rows.ids, found.measures
         metric = plan.schema.metric if by_vector else None
@@ -491,9 +492,9 @@ class Answer:
                 self.times[ids[i]] = _time_of(_value_of(found.rows, i, plan.time))
         return Ranking(found, order, scores, metric)
 
-    def ranked(self, answers: Sequence[Found], limit: int, by_vector: bool) -> list[list[Hit]]:
-        """Return the hits of each answer."""
-        return [self._hits(self.ranking(found, limit, by_vector=by_vector)) for found in answers]
+    def hits_of(self, results: Sequence[Found], limit: int, by_vector: bool) -> list[list[Hit]]:
+        """Return the hits of each result."""
+        return [self._hits(self.ranking(found, limit, by_vector=by_vector)) for found in results]
 
     def _hits(self, ranking: Ranking) -> list[Hit]:
         found, scores, selection = ranking.found, ranking.scores, self.plan.selection
@@ -526,67 +527,67 @@ class Answer:
         return hits if least is None else [hit for hit in hits if hit.score >= least]
 
 
-Ask = Callable[[Backend, TableHandle, Plan], Awaitable[Answer]]
+Searcher = Callable[[Backend, TableHandle, Plan], Awaitable[Ranked]]
 
 
-async def answer(
-    engine: Engine,
+async def run_search(
+    active: ActiveBackend,
     handle: TableHandle,
     options: SearchOptions,
     effort: int,
     plan: Callable[[Backend, TableHandle, SearchOptions], Plan],
-    ask: Ask,
-) -> Answer:
+    search: Searcher,
+) -> Ranked:
     """Plan a search and ask the backend, when it is its turn."""
     # Searches by words take little, and have a queue of their own.
-    gate = engine.word_searches if ask is ask_words else engine.vector_searches
-    async with gate.enter(current_deadline(engine.backend.busy_timeout)):
+    gate = active.word_searches if search is search_words else active.vector_searches
+    async with gate.enter(current_deadline(active.backend.busy_timeout)):
         if options.where is not None:
-            effort += weight_of(options.where)
-        planned = await hop(effort, plan, engine.backend, handle, options)
-        return await ask(engine.backend, handle, planned)
+            effort += weight_of_text(options.where)
+        planned = await hop(effort, plan, active.backend, handle, options)
+        return await search(active.backend, handle, planned)
 
 
-async def ask_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Answer:
+async def search_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Ranked:
     """Search for the plan's vectors."""
-    answer = Answer(plan)
+    ranked = Ranked(plan)
     limit = plan.options.fetched
     if plan.group is None:
         found = await plan.live.search(plan.queries) if plan.queries else []
-        answer.hits = await hop(weight(*found), answer.ranked, found, limit, True)
-        return answer
+        ranked.hits = await hop(weight(*found), ranked.hits_of, found, limit, True)
+        return ranked
     for query in plan.queries:
 
-        async def ask(where: Expr | None, count: int, query: VectorQuery = query) -> _Asked:
+        async def fetch(where: Expr | None, count: int, query: VectorQuery = query) -> _Fetched:
             wanted = count + len(plan.left_out)
             (one,) = await plan.live.search([replace(query, limit=wanted, where=where)])
-            (hits,) = await hop(weight(one), answer.ranked, [one], count, True)
+            (hits,) = await hop(weight(one), ranked.hits_of, [one], count, True)
             return hits, len(hits) < count
 
-        answer.hits.append(await _grouped(ask, answer, plan.group, query.where, fills=True))
-    return answer
+        ranked.hits.append(await _grouped(fetch, ranked, plan.group, query.where, fills=True))
+    return ranked
 
 
-async def ask_words(backend: Backend, handle: TableHandle, plan: Plan) -> Answer:
+async def search_words(backend: Backend, handle: TableHandle, plan: Plan) -> Ranked:
     """Search for the plan's words."""
-    answer, text = Answer(plan), cast("TextQuery", plan.text)
+    ranked, text = Ranked(plan), cast("TextQuery", plan.text)
 
-    async def ask(where: Expr | None, count: int) -> _Asked:
+    async def fetch(where: Expr | None, count: int) -> _Fetched:
         found = await _found_words(backend, handle, replace(text, limit=count, where=where))
-        (hits,) = await hop(weight(found), answer.ranked, [found], count, False)
+        (hits,) = await hop(weight(found), ranked.hits_of, [found], count, False)
         return hits, len(hits) < count
 
     if plan.group is None:
-        hits, _ = await ask(text.where, text.limit)
+        hits, _ = await fetch(text.where, text.limit)
     else:
-        hits = await _grouped(ask, answer, plan.group, text.where)
-    answer.hits.append(hits)
-    return answer
+        hits = await _grouped(fetch, ranked, plan.group, text.where)
+    ranked.hits.append(hits)
+    return ranked
 
 
-async def ask_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fusion) -> Answer:
+async def search_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fusion) -> Ranked:
     """Search for a vector and for words at once, and fuse both lists."""
-    answer, text = Answer(plan), cast("TextQuery", plan.text)
+    ranked, text = Ranked(plan), cast("TextQuery", plan.text)
     deadline = current_deadline(backend.busy_timeout)
 
     async def part(work: Awaitable[_T]) -> _T:
@@ -603,7 +604,7 @@ async def ask_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fu
             raise failed.exceptions[0] from None
         (near,), matching = by_vector.result(), by_words.result()
         effort = weight(near, matching)
-        hits = await hop(effort, answer.fused, near, matching, fusion, count, limit)
+        hits = await hop(effort, ranked.fused, near, matching, fusion, count, limit)
         over = max(len(near.rows.ids), len(matching.rows.ids)) < count
         return hits, over
 
@@ -611,10 +612,10 @@ async def ask_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fu
         hits, _ = await fused(plan.options.pool, plan.options.fetched)
     else:
         hits = await _grouped(
-            lambda _, count: fused(count, 2 * count), answer, plan.group, text.where
+            lambda _, count: fused(count, 2 * count), ranked, plan.group, text.where
         )
-    answer.hits.append(hits)
-    return answer
+    ranked.hits.append(hits)
+    return ranked
 
 
 async def _found_words(backend: Backend, handle: TableHandle, query: TextQuery) -> Found:
@@ -625,12 +626,12 @@ async def _found_words(backend: Backend, handle: TableHandle, query: TextQuery) 
 
 # Groups: rows of the same value in a field or in a key of the payload
 
-_Asked = tuple[list[Hit], bool]
+_Fetched = tuple[list[Hit], bool]
 
 
 async def _grouped(
-    ask: Callable[[Expr | None, int], Awaitable[_Asked]],
-    answer: Answer,
+    fetch: Callable[[Expr | None, int], Awaitable[_Fetched]],
+    ranked: Ranked,
     group: Ref,
     where: Expr | None,
     *,
@@ -638,13 +639,14 @@ async def _grouped(
 ) -> list[Hit]:
     """Return the best hits of the best groups.
 
-    ``ask`` gives so many of the best hits that a filter selects, and True where there are no more.
-    It is asked for more until there are enough groups. With ``fills`` the second answer is the last
-    of all rows, since a few groups may have the whole table: then rows of other groups are asked
-    for, and at last rows of the groups that have too few. Scores of keywords may depend on the
-    filter, and fused ones on the number of hits: there a group has the rows found with the others.
+    ``fetch`` returns the best ``count`` hits that a filter selects, and True if there are no more.
+    It is called with larger counts until there are enough groups. With ``fills`` this ends after
+    two calls, since a few groups may have the whole table: further calls select rows of other
+    groups, and at last rows of the groups that have too few. Scores of keywords may depend on the
+    filter, and fused scores on the number of hits: without ``fills``, a group has only the rows
+    that these calls return.
     """
-    options, groups = answer.plan.options, answer.groups
+    options, groups = ranked.plan.options, ranked.groups
     wanted, per_group = options.fetched, options.per_group
 
     def picked(hits: Sequence[Hit]) -> list[Hit]:
@@ -652,18 +654,18 @@ async def _grouped(
 
     def merged(hits: list[Hit], more: list[Hit]) -> list[Hit]:
         known = {hit.id: hit for hit in (*hits, *more)}
-        return picked(nearest_first([*known.values()]))
+        return picked(by_distance([*known.values()]))
 
     def sizes_of(hits: Iterable[Hit]) -> Counter[Group]:
         return Counter(groups[hit.id] for hit in hits)
 
-    schema = answer.plan.schema
+    schema = ranked.plan.schema
     count = count_of("limit", options.pool * per_group)  # backends count in 64 bits
-    found, over = await ask(where, count)
+    found, over = await fetch(where, count)
     hits = await hop(weight(found), picked, found)
     while not over and len(sizes_of(hits)) < wanted:
         count *= POOL
-        found, over = await ask(where, count)
+        found, over = await fetch(where, count)
         hits = await hop(weight(found), picked, found)
         if fills:
             break
@@ -675,7 +677,7 @@ async def _grouped(
         if len(sizes) >= wanted and not few:
             break
         others = _among(schema, group, sizes, where, others=True)
-        more, every = await ask(where if others is None else others, count)
+        more, every = await fetch(where if others is None else others, count)
         hits = await hop(weight(more), merged, hits, more)
         if len(sizes_of(hits)) == len(sizes):
             count *= POOL
@@ -684,7 +686,7 @@ async def _grouped(
         within = _among(schema, group, small, where, others=False)
         if within is None:
             break
-        more, over = await ask(within, count)
+        more, over = await fetch(within, count)
         hits = await hop(weight(more), merged, hits, more)
         count *= POOL
     return hits
@@ -760,9 +762,9 @@ def _picked(
 # From the hits to the results
 
 
-async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Results[Hit]]:
+async def finish(ranked: Ranked, rerank_places: asyncio.Semaphore) -> list[Results[Hit]]:
     """Rerank, boost and diversify each query's hits where that was asked for, and cut them."""
-    plan, options, lists = answer.plan, answer.plan.options, answer.hits
+    plan, options, lists = ranked.plan, ranked.plan.options, ranked.hits
     if options.rerank is not None:
         lists = [await reranked(hits, options.rerank, rerank_places) for hits in lists]
     shows = plan.selection.shows_vector and not plan.hides_vector
@@ -776,7 +778,7 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
         made = []
         for n, hits in enumerate(lists):
             if options.boost is not None:
-                hits = boosted(hits, options.boost, answer.times, now)
+                hits = boosted(hits, options.boost, ranked.times, now)
             if options.diversity:
                 # A rerank or a boost knows better than the vector.
                 scored = options.rerank is not None or options.boost is not None
@@ -786,7 +788,7 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
             if plan.group is None:
                 hits = hits[options.offset : options.last]
             else:
-                hits = _picked(hits, answer.groups, options.last, options.per_group, options.offset)
+                hits = _picked(hits, ranked.groups, options.last, options.per_group, options.offset)
             if plan.hides_vector or plan.added:
                 hits = [_stripped(hit, plan) for hit in hits]
             made.append(Results(hits, columns=columns))

@@ -119,26 +119,26 @@ from ..errors import (
     TableNotFoundError,
     UnsupportedError,
 )
-from .current import REFUSALS, Attempts, Current, Engine, check_same
+from .active_backend import REFUSALS, ActiveBackend, Attempts, Backends, check_same
 from .expiry import LiveRows, sweep
 from .rank import RRF, Fusion, check_fusion
 from .search import (
-    Answer,
-    Ask,
     OneForEach,
+    Ranked,
     SearchArguments,
+    Searcher,
     SearchOptions,
     VectorArguments,
-    answer,
-    ask_both,
-    ask_vectors,
-    ask_words,
     finish,
     names_options,
     options_of,
-    prepare,
+    plan_search,
+    run_search,
+    search_both,
+    search_vectors,
+    search_words,
     vector_like,
-    weight_of,
+    weight_of_text,
 )
 from .write import RowsToWrite, once, vector_of_update
 
@@ -190,7 +190,7 @@ class VectorStore:
         *,
         follow: bool = False,
     ) -> None:
-        self._current = Current(backend, place, follow=follow)
+        self._backends = Backends(backend, place, follow=follow)
         self._embedders = embedders
         # What an app's own code takes as long as it likes for: nothing else waits for these.
         self._rerank_places = asyncio.Semaphore(4)
@@ -206,12 +206,12 @@ class VectorStore:
     @property
     def target(self) -> str:
         """Where the store lies."""
-        return self._current.engine.backend.target
+        return self._backends.active.backend.target
 
     @property
     def backend_name(self) -> str:
         """The name of the backend in use now."""
-        return self._current.engine.backend.name
+        return self._backends.active.backend.name
 
     def __repr__(self) -> str:
         state = "closed " if self._closing is not None else ""
@@ -242,7 +242,7 @@ class VectorStore:
         # A call that waits for its vectors has begun no write yet.
         await self._embedders.close(lambda: StoreClosedError(self.target))
         try:
-            await self._current.close()
+            await self._backends.close()
         finally:
             self._closed = True  # a backend is closed once, also where that fails
             # One that is read just now ends by itself.
@@ -258,34 +258,26 @@ class VectorStore:
         "backup", "restore", "moves", "read-only", "once", "power-loss" or "quantized"."""
         if not isinstance(ability, str):
             raise InvalidArgumentError("ability", ability, "the name of an ability")
-        return self._current.engine.backend.supports(ability)
+        return self._backends.active.backend.supports(ability)
 
     @property
     def read_only(self) -> bool:
         """True if the store was opened for reading only."""
-        return self._current.engine.backend.read_only
+        return self._backends.active.backend.read_only
 
     async def _completed(self, table: str, schema: Schema) -> Schema:
         """Return the schema of a new table with what its embedder adds."""
-        return await self._embedders.completed(table, schema, self._current.engine.settings)
-
-    async def _can_embed(self, schema: Schema) -> bool:
-        """Return whether a text can be searched for by its vector, in a table of this schema."""
-        return await self._embedders.can_embed(schema, self._current.engine.settings)
-
-    def _owns(self, path: Path) -> bool:
-        """Return whether a path belongs to the store. Reads the disk."""
-        return self._current.engine.backend.owns(path)
+        return await self._embedders.completed(table, schema, self._backends.active.settings)
 
     def _check_writable(self, call: str) -> None:
-        if self._current.engine.backend.read_only:
+        if self._backends.active.backend.read_only:
             raise UnsupportedError(
                 call, self.backend_name, f"{self.target} was opened with read_only=True"
             )
 
     async def ping(self) -> None:
         """Reach the store, or raise why not."""
-        await self._call("ping", None, lambda engine: engine.backend.ping())
+        await self._call("ping", None, lambda active: active.backend.ping())
 
     def table(self, name: str) -> Table:
         """A light handle: ``store.table("docs").search(vector)``. Reads nothing."""
@@ -350,9 +342,9 @@ class VectorStore:
             )
             raise InvalidArgumentError("schema", schema, "rows", reason=reason)
 
-        async def create(engine: Engine) -> Schema | None:
-            backend = engine.backend
-            wanted = schema or Schema.context_vectors(engine.settings.dim)
+        async def create(active: ActiveBackend) -> Schema | None:
+            backend = active.backend
+            wanted = schema or Schema.context_vectors(active.settings.dim)
             wanted = await self._completed(table, wanted)
             if not (exist_ok and table in await backend.tables()):
                 self._check_writable("create_table")
@@ -367,7 +359,7 @@ class VectorStore:
                 except TableExistsError:
                     if not exist_ok:
                         raise
-            return await check_same(engine, table, wanted)
+            return await check_same(active, table, wanted)
 
         found = await self._call("create_table", table, create)
         # A call that was done before under its key is not done again, and tells of no schema.
@@ -378,15 +370,15 @@ class VectorStore:
         self._check_writable("create_table")
         held = await collect(rows, self._read_in_thread)
 
-        async def create(engine: Engine) -> Schema:
-            if table in await engine.backend.tables():  # before any text is embedded
+        async def create(active: ActiveBackend) -> Schema:
+            if table in await active.backend.tables():  # before any text is embedded
                 raise TableExistsError(table)
             await arrow_ready()
             schema = await hop(weight(held), inferred, held, options)
             schema = await self._completed(table, schema)
             writing = RowsToWrite(held, None, "fail", checked=False, embed=self._embed)
-            batch = await writing.prepare(engine, TableHandle(table, schema, None))
-            await to_its_end(fill(engine.backend, schema, batch))
+            batch = await writing.checked_batch(active, TableHandle(table, schema, None))
+            await to_its_end(fill(active.backend, schema, batch))
             return schema
 
         async def fill(backend: Backend, schema: Schema, batch: NewRows) -> None:
@@ -437,7 +429,7 @@ class VectorStore:
         def check(schema: Schema) -> None:
             check_field_index(schema, field, kind)
             if kind == "text":
-                self._current.engine.backend.check_able("text")
+                self._backends.active.backend.check_able("text")
 
         await self._alter(
             "create_field_index", table, check,
@@ -498,10 +490,10 @@ class VectorStore:
     ) -> None:
         """Change a table's schema, which ``check`` has looked at."""
 
-        async def alter(engine: Engine, handle: TableHandle) -> None:
+        async def alter(active: ActiveBackend, handle: TableHandle) -> None:
             check(handle.schema)
-            await change(engine.backend, handle)
-            engine.forget(table)
+            await change(active.backend, handle)
+            active.forget(table)
 
         await self._on_table(name, table, alter)
 
@@ -514,10 +506,10 @@ class VectorStore:
         check_table_name(old)
         check_table_name(new)
 
-        async def rename(engine: Engine) -> None:
-            engine.forget(old)
-            engine.forget(new)
-            await engine.backend.rename_table(old, new)
+        async def rename(active: ActiveBackend) -> None:
+            active.forget(old)
+            active.forget(new)
+            await active.backend.rename_table(old, new)
 
         await self._call("rename_table", old, rename)
 
@@ -526,10 +518,10 @@ class VectorStore:
         check_table_name(table)
         missing_ok = check_flag("missing_ok", missing_ok)
 
-        async def drop(engine: Engine) -> None:
-            engine.forget(table)
+        async def drop(active: ActiveBackend) -> None:
+            active.forget(table)
             try:
-                await engine.backend.drop_table(table)
+                await active.backend.drop_table(table)
             except TableNotFoundError:
                 if not missing_ok:
                     raise
@@ -538,7 +530,7 @@ class VectorStore:
 
     async def tables(self) -> list[str]:
         """The names of the tables, sorted."""
-        return await self._call("tables", None, lambda engine: engine.backend.tables())
+        return await self._call("tables", None, lambda active: active.backend.tables())
 
     async def schema(self, table: str) -> Schema:
         """The table's schema as it is now."""
@@ -548,9 +540,9 @@ class VectorStore:
         """The schema, and the name of the table's state, as ``CallContext`` takes it."""
         check_table_name(table)
 
-        async def read(engine: Engine) -> tuple[Schema, str]:
-            handle = await engine.open_table(table, fresh=True)
-            return handle.schema, engine.state_of(handle)
+        async def read(active: ActiveBackend) -> tuple[Schema, str]:
+            handle = await active.open_table(table, fresh=True)
+            return handle.schema, active.state_of(handle)
 
         return await self._call("schema", table, read)
 
@@ -608,7 +600,7 @@ class VectorStore:
 
     async def _embed(
         self,
-        engine: Engine,
+        active: ActiveBackend,
         handle: TableHandle,
         texts: list[str],
         purpose: Purpose,
@@ -618,10 +610,10 @@ class VectorStore:
 
         ``model`` is the one that the caller names.
         """
-        embedder = await self._embedders.of_table(handle, engine.settings, model)
+        embedder = await self._embedders.of_table(handle, active.settings, model)
         operation = Operation("embed", handle.name)
         operation.rows = len(texts)
-        with span(operation, engine.place):
+        with span(operation, active.place):
             vectors = await embedder.embed(texts, purpose)
         current_deadline(None).renew()  # the embedder has time limits of its own
         await hop(weight(vectors), check_made, vectors, handle.schema, embedder.name)
@@ -634,6 +626,7 @@ class VectorStore:
         *,
         ids: Ids | None = None,
         where: Where = None,
+        vector: Vector | None = None,
     ) -> int:
         """Set fields, and keys of the payload, and keep vectors; how many rows.
 
@@ -642,36 +635,25 @@ class VectorStore:
         InvalidRowError, and no row is changed. ``aiovec.REMOVE`` as the value removes the key.
         ``ids`` and ``where`` both narrow the rows. One of them is needed; every row is
         ``where="TRUE"``. A new text in the field that the vectors are made of gives the rows its
-        vector in the same write; no text, where rows may have no vector, takes theirs.
+        vector in the same write; no text, where rows may have no vector, takes theirs. ``vector``
+        is the new vector of all these rows; then no embedder is asked.
         """
-        return await self._update(table, fields, ids=ids, where=where)
-
-    async def _update(
-        self,
-        table: str,
-        fields: Mapping[str, FieldValue | Remove],
-        *,
-        ids: Ids | None = None,
-        where: Where = None,
-        vector: Vector | None = None,
-    ) -> int:
-        """Update rows; ``vector`` is that of the new text, where a client has made it."""
         if isinstance(fields, Mapping):
             fields = dict(fields)  # its owner may change it while the call waits
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
         effort = weight(fields, *fields) if isinstance(fields, dict) else 0
 
-        async def update(engine: Engine, handle: TableHandle) -> int:
+        async def update(active: ActiveBackend, handle: TableHandle) -> int:
             values, payload = await hop(effort, check_patch, fields, handle.schema)
             condition = await self._narrowed(wanted, where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
             if vector is None:
-                made = await vector_of_update(self._embed, engine, handle, values)
+                made = await vector_of_update(self._embed, active, handle, values)
             else:
                 made = query_vector(vector, handle.schema)
-            live = LiveRows(engine.backend, handle).only(condition)
-            return await engine.backend.update(
+            live = LiveRows(active.backend, handle).only(condition)
+            return await active.backend.update(
                 handle, values, payload, ids=wanted, where=live, vector=made
             )
 
@@ -697,9 +679,9 @@ class VectorStore:
         held = await collect_vectors(vectors, self._read_in_thread)
         effort = weight(listed, held)
 
-        async def write(engine: Engine, handle: TableHandle) -> int:
+        async def write(active: ActiveBackend, handle: TableHandle) -> int:
             check_model(handle, model)
-            schema, backend = handle.schema, engine.backend
+            schema, backend = handle.schema, active.backend
             live, existing = LiveRows(backend, handle), None
             if live.field is not None:  # no read waits for memory within a writer's place
                 existing = await live.ids(await hop(effort, distinct_ids, listed))
@@ -725,12 +707,12 @@ class VectorStore:
         """
         wanted = None if ids is None else await self._checked_ids(ids, ids_to_delete)
 
-        async def delete(engine: Engine, handle: TableHandle) -> int:
+        async def delete(active: ActiveBackend, handle: TableHandle) -> int:
             condition = await self._narrowed(wanted, where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
-            live = LiveRows(engine.backend, handle).only(condition)
-            return await engine.backend.delete(handle, ids=wanted, where=live)
+            live = LiveRows(active.backend, handle).only(condition)
+            return await active.backend.delete(handle, ids=wanted, where=live)
 
         return await self._on_table("delete", table, delete, rows=int)
 
@@ -740,8 +722,8 @@ class VectorStore:
         """Return those of the ids that exist."""
         wanted = await self._checked_ids(ids, distinct_ids)
 
-        async def exists(engine: Engine, handle: TableHandle) -> set[str]:
-            return await LiveRows(engine.backend, handle).ids(wanted)
+        async def exists(active: ActiveBackend, handle: TableHandle) -> set[str]:
+            return await LiveRows(active.backend, handle).ids(wanted)
 
         return await self._on_table("exists", table, exists, rows=len)
 
@@ -758,21 +740,21 @@ class VectorStore:
         ``select`` names the fields to read, as in ``find``. The vector comes with them unless
         ``include_vector`` is false.
         """
-        asked = await self._checked_ids(ids, check_ids)
+        wanted = await self._checked_ids(ids, check_ids)
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
 
-        async def get(engine: Engine, handle: TableHandle) -> Results[Record]:
+        async def get(active: ActiveBackend, handle: TableHandle) -> Results[Record]:
             chosen = select_columns(handle.schema, names, include_vector=with_vector)
             columns = chosen.first_columns(handle.schema)
-            if not asked:
+            if not wanted:
                 return Results(columns=columns)
-            distinct = list(dict.fromkeys(asked))
-            rows = await LiveRows(engine.backend, handle).get(distinct, chosen.columns)
+            distinct = list(dict.fromkeys(wanted))
+            rows = await LiveRows(active.backend, handle).get(distinct, chosen.columns)
 
             def records() -> Results[Record]:
-                found = {record.id: record for record in chosen.records(rows)}
-                return Results((found[id] for id in asked if id in found), columns=columns)
+                by_id = {record.id: record for record in chosen.records(rows)}
+                return Results((by_id[id] for id in wanted if id in by_id), columns=columns)
 
             return await hop(weight(rows), records)
 
@@ -807,12 +789,12 @@ class VectorStore:
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
 
-        async def find(engine: Engine, handle: TableHandle) -> Results[Record]:
+        async def find(active: ActiveBackend, handle: TableHandle) -> Results[Record]:
             schema = handle.schema
             chosen = select_columns(schema, names, include_vector=with_vector)
             order = sort_order(schema, keys, descending=falling)
-            condition = await self._bind(engine, handle, where)
-            rows = await engine.backend.find(
+            condition = await self._bind(active, handle, where)
+            rows = await active.backend.find(
                 handle, where=condition, order_by=order, limit=most, offset=offset,
                 columns=chosen.columns,
             )  # fmt: skip
@@ -824,8 +806,8 @@ class VectorStore:
     async def count(self, table: str, where: Where = None) -> int:
         """Return the number of rows, or of those that match the filter."""
 
-        async def count(engine: Engine, handle: TableHandle) -> int:
-            return await engine.backend.count(handle, await self._bind(engine, handle, where))
+        async def count(active: ActiveBackend, handle: TableHandle) -> int:
+            return await active.backend.count(handle, await self._bind(active, handle, where))
 
         return await self._on_table("count", table, count)
 
@@ -843,10 +825,10 @@ class VectorStore:
         if limit is not None:
             limit = count_of("limit", limit)
 
-        async def counted(engine: Engine, handle: TableHandle) -> Counts:
+        async def counted(active: ActiveBackend, handle: TableHandle) -> Counts:
             ref = value_ref(handle.schema, field, "field", lists=True)
-            condition = await self._bind(engine, handle, where)
-            counts = await engine.backend.value_counts(handle, ref, condition, limit)
+            condition = await self._bind(active, handle, where)
+            counts = await active.backend.value_counts(handle, ref, condition, limit)
             return await hop(len(counts), Counts, counts)
 
         return await self._on_table("distinct", table, counted, rows=len)
@@ -860,10 +842,10 @@ class VectorStore:
         ``find(order_by=…)``, in which numbers of a payload key come before text.
         """
 
-        async def read(engine: Engine, handle: TableHandle) -> tuple[Value, Value] | None:
+        async def read(active: ActiveBackend, handle: TableHandle) -> tuple[Value, Value] | None:
             ref = value_ref(handle.schema, field, "field")
-            condition = await self._bind(engine, handle, where)
-            return await engine.backend.bounds(handle, ref, condition)
+            condition = await self._bind(active, handle, where)
+            return await active.backend.bounds(handle, ref, condition)
 
         return await self._on_table("bounds", table, read)
 
@@ -878,13 +860,13 @@ class VectorStore:
         counts: dict[str, Counter[str]] = {}
         fields: dict[str, Field] = {}
 
-        async def prepared(schema: Schema) -> tuple[Columns, Expr | None]:
+        async def reads(schema: Schema) -> tuple[Columns, Expr | None]:
             fields.clear()  # of an attempt before, which has read no row
             fields.update(schema.fields)
-            condition = await hop(weight_of(where), bind, where, schema)
+            condition = await hop(weight_of_text(where), bind, where, schema)
             return Columns(tuple(fields), payload=schema.payload), condition
 
-        async for batch in self._export(check_table_name(table), 1000, None, prepared):
+        async for batch in self._export(check_table_name(table), 1000, None, reads):
             await hop(weight(batch), count_types, batch, fields, counts)
         declared = {name: {str(field.kind): 0} for name, field in fields.items()}
         return declared | {name: dict(types) for name, types in counts.items()}
@@ -912,41 +894,41 @@ class VectorStore:
             raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
         names = selected_names(select)
 
-        async def prepared(schema: Schema) -> tuple[Columns, Expr | None]:
+        async def reads(schema: Schema) -> tuple[Columns, Expr | None]:
             every = names is None
             chosen = select_columns(schema, names, include_vector=every, whole_payload=True)
-            return chosen.columns, await hop(weight_of(where), bind, where, schema)
+            return chosen.columns, await hop(weight_of_text(where), bind, where, schema)
 
-        return self._export(check_table_name(table), batch_size, after, prepared)
+        return self._export(check_table_name(table), batch_size, after, reads)
 
     async def _export(
         self,
         table: str,
         batch_size: int,
         after: bytes | None,
-        prepared: Callable[[Schema], Awaitable[tuple[Columns, Expr | None]]],
+        reads: Callable[[Schema], Awaitable[tuple[Columns, Expr | None]]],
     ) -> AsyncGenerator[pa.RecordBatch, None]:
-        """Yield the batches of an export; ``prepared`` gives what to read of a table."""
+        """Yield the batches of an export; ``reads`` returns its columns and its filter."""
         self._enter()
         operation = Operation("export", table)
         operation.rows = 0
         with (
-            span(operation, self._current.engine.place, current=False),
-            Attempts(self._current) as attempts,
+            span(operation, self._backends.active.place, current=False),
+            Attempts(self._backends) as attempts,
         ):
             while True:
-                engine = self._current.engine
-                engine.enter()
+                active = self._backends.active
+                active.enter()
                 try:
-                    handle = await engine.open_table(table)
+                    handle = await active.open_table(table)
                     try:
-                        columns, where = await prepared(handle.schema)
+                        columns, where = await reads(handle.schema)
                     except REFUSALS:
-                        await engine.check_current(handle)
+                        await active.check_current(handle)
                         raise
                     # Not by the filter, with which an export goes on behind its cursor.
-                    live = LiveRows(engine.backend, handle)
-                    batches = engine.backend.export(
+                    live = LiveRows(active.backend, handle)
+                    batches = active.backend.export(
                         handle, where=where, columns=live.columns(columns), after=after,
                         batch_size=batch_size,
                     )  # fmt: skip
@@ -967,9 +949,9 @@ class VectorStore:
                 except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
                     error = exc
                 finally:
-                    engine.leave()
+                    active.leave()
                 # Once a row is out, a further attempt would give it twice.
-                await attempts.failed(engine, error, last=operation.rows > 0)
+                await attempts.failed(active, error, last=operation.rows > 0)
 
     # Searching
 
@@ -1019,7 +1001,7 @@ class VectorStore:
         found = await self._search(
             "search", table,
             options_of("search", VectorArguments, limit=limit, where=where, **options),
-            weight(vector), ask_vectors, queries=partial(one_query, vector),
+            weight(vector), search_vectors, queries=partial(one_query, vector),
             texts={0: vector} if isinstance(vector, str) else {},
         )  # fmt: skip
         return found[0]
@@ -1045,7 +1027,7 @@ class VectorStore:
         checked = options_of("search_many", VectorArguments, limit=limit, where=where, **options)
         collected = await collect_vectors(vectors, self._read_in_thread)
         found = await self._search(
-            "search_many", table, checked, weight(collected), ask_vectors,
+            "search_many", table, checked, weight(collected), search_vectors,
             queries=partial(many_queries, collected), texts=texts_among(collected),
         )  # fmt: skip
         return ResultsList(found)
@@ -1056,7 +1038,7 @@ class VectorStore:
         table: str,
         options: SearchOptions,
         effort: int,
-        ask: Ask,
+        search: Searcher,
         *,
         queries: Callable[..., Sequence[Float32Array]] | None = None,
         texts: Mapping[int, str] | None = None,
@@ -1064,20 +1046,20 @@ class VectorStore:
     ) -> list[Results[Hit]]:
         """Search for ``words``, and for vectors, which ``queries`` makes, of ``texts`` too."""
 
-        async def search(engine: Engine, handle: TableHandle) -> Answer:
+        async def plan_and_search(active: ActiveBackend, handle: TableHandle) -> Ranked:
             if options.model is not None:
                 check_model(handle, options.model)
             made = {}
             if words is not None:  # before any text is embedded
-                engine.backend.check_able("text")
+                active.backend.check_able("text")
             if texts:
-                made = await self._vectors_of(engine, handle, texts, options.model)
+                made = await self._vectors_of(active, handle, texts, options.model)
             vectors = None if queries is None else partial(queries, made=made)
-            plan = partial(prepare, words=words, vectors=vectors)
-            return await answer(engine, handle, options, effort, plan, ask)
+            plan = partial(plan_search, words=words, vectors=vectors)
+            return await run_search(active, handle, options, effort, plan, search)
 
-        found = await self._on_table(call, table, search, rows=Answer.__len__)
-        return await finish(found, self._rerank_places)
+        ranked = await self._on_table(call, table, plan_and_search, rows=Ranked.__len__)
+        return await finish(ranked, self._rerank_places)
 
     @names_options(VectorArguments)
     async def search_like(
@@ -1105,18 +1087,22 @@ class VectorStore:
             raise InvalidArgumentError("ids", ids, f"the ids of 1 to {_MOST_LIKE:,} rows")
         checked = options_of("search_like", VectorArguments, limit=limit, where=where, **options)
 
-        async def search(engine: Engine, handle: TableHandle) -> Answer:
-            live = LiveRows(engine.backend, handle)
+        async def search(active: ActiveBackend, handle: TableHandle) -> Ranked:
+            live = LiveRows(active.backend, handle)
             rows = await live.get(named, Columns((), vector=True))
             vectors = partial(vector_like, rows, like, unlike)
-            plan = partial(prepare, vectors=vectors, left_out=frozenset(named), live=live)
-            return await answer(engine, handle, checked, weight(rows), plan, ask_vectors)
+            plan = partial(plan_search, vectors=vectors, left_out=frozenset(named), live=live)
+            return await run_search(active, handle, checked, weight(rows), plan, search_vectors)
 
-        found = await self._on_table("search_like", table, search, rows=Answer.__len__)
+        found = await self._on_table("search_like", table, search, rows=Ranked.__len__)
         return (await finish(found, self._rerank_places))[0]
 
     async def _vectors_of(
-        self, engine: Engine, handle: TableHandle, texts: Mapping[int, str], model: str | None
+        self,
+        active: ActiveBackend,
+        handle: TableHandle,
+        texts: Mapping[int, str],
+        model: str | None,
     ) -> dict[int, Any]:
         """Return the vectors of texts to search for, by their places; none for a table of
         vectors alone, where a text is refused as any other value."""
@@ -1124,7 +1110,7 @@ class VectorStore:
             return {}
         listed = await hop(len(texts), check_query_texts, texts)
         try:
-            found = await self._embed(engine, handle, listed, "query", model)
+            found = await self._embed(active, handle, listed, "query", model)
         except EmbeddingError as exc:
             raise of_text(exc, list(texts)) from exc.__cause__
         return dict(zip(texts, found, strict=True))
@@ -1160,8 +1146,8 @@ class VectorStore:
             "search_text", SearchArguments,
             limit=limit, where=where, match=match, highlight=highlight, **options,
         )  # fmt: skip
-        effort = weight_of(query)
-        found = await self._search("search_text", table, checked, effort, ask_words, words=query)
+        effort = weight_of_text(query)
+        found = await self._search("search_text", table, checked, effort, search_words, words=query)
         return found[0]
 
     @names_options(VectorArguments)
@@ -1203,8 +1189,8 @@ class VectorStore:
         if isinstance(vector, str):
             texts = {0: vector}
         found = await self._search(
-            "search_hybrid", table, checked, weight(vector) + weight_of(query),
-            partial(ask_both, fusion=fusion),
+            "search_hybrid", table, checked, weight(vector) + weight_of_text(query),
+            partial(search_both, fusion=fusion),
             queries=partial(one_query, vector), texts=texts, words=query,
         )  # fmt: skip
         return found[0]
@@ -1218,9 +1204,9 @@ class VectorStore:
         times in every row unless that field has an index.
         """
 
-        async def stats(engine: Engine, handle: TableHandle) -> TableStats:
-            found = await engine.backend.stats(handle)
-            live = LiveRows(engine.backend, handle)
+        async def stats(active: ActiveBackend, handle: TableHandle) -> TableStats:
+            found = await active.backend.stats(handle)
+            live = LiveRows(active.backend, handle)
             if live.field is None:
                 return found
             expired = min(await live.count_expired(), found.rows)
@@ -1237,12 +1223,12 @@ class VectorStore:
         """
         given = await self._collected(questions)
 
-        async def optimize(engine: Engine, handle: TableHandle) -> None:
-            asked = await self._questions(engine, handle, given)
-            await sweep(engine, handle)
-            await engine.backend.optimize(handle)
-            if asked is not None:
-                await engine.backend.measure(handle, asked)
+        async def optimize(active: ActiveBackend, handle: TableHandle) -> None:
+            vectors = await self._questions(active, handle, given)
+            await sweep(active, handle)
+            await active.backend.optimize(handle)
+            if vectors is not None:
+                await active.backend.measure(handle, vectors)
 
         await self._on_table("optimize", table, optimize)
 
@@ -1270,12 +1256,12 @@ class VectorStore:
         wait = check_flag("wait", wait)
         given = await self._collected(questions)
 
-        async def create(engine: Engine, handle: TableHandle) -> None:
-            told: dict[str, Any] = dict(options)
-            asked = await self._questions(engine, handle, given)
-            if asked is not None:
-                told["questions"] = asked
-            await engine.backend.create_index(handle, kind, wait=wait, options=told)
+        async def create(active: ActiveBackend, handle: TableHandle) -> None:
+            passed: dict[str, Any] = dict(options)
+            vectors = await self._questions(active, handle, given)
+            if vectors is not None:
+                passed["questions"] = vectors
+            await active.backend.create_index(handle, kind, wait=wait, options=passed)
 
         await self._on_table("create_index", table, create)
 
@@ -1283,25 +1269,25 @@ class VectorStore:
         return None if questions is None else await collect_vectors(questions, self._read_in_thread)
 
     async def _questions(
-        self, engine: Engine, handle: TableHandle, given: Any
+        self, active: ActiveBackend, handle: TableHandle, given: Any
     ) -> Float32Array | None:
         """Return questions checked like queries. UnsupportedError where the backend takes none."""
         if given is None:
             return None
-        engine.backend.check_able("questions")
+        active.backend.check_able("questions")
         return await hop(
             weight(given), given_matrix, given, handle.schema, lambda row: {"row": row}
         )
 
     async def indexes(self, table: str) -> list[IndexInfo]:
         """The indexes over the vectors."""
-        return await self._on_table("indexes", table, lambda engine, on: engine.backend.indexes(on))
+        return await self._on_table("indexes", table, lambda active, on: active.backend.indexes(on))
 
     async def drop_index(self, table: str, name: str) -> None:
         """Drop an index."""
         check_words("name", name)
         await self._on_table(
-            "drop_index", table, lambda engine, on: engine.backend.drop_index(on, name)
+            "drop_index", table, lambda active, on: active.backend.drop_index(on, name)
         )
 
     async def changes(self, table: str, since: int = 0, *, limit: int = 10_000) -> Changes:
@@ -1317,41 +1303,30 @@ class VectorStore:
         since = whole_number("since", since, least=0)
         limit = count_of("limit", limit)
 
-        async def changes(engine: Engine, handle: TableHandle) -> Changes:
-            page = await engine.backend.changes(handle, since, limit=limit)
-            return await LiveRows(engine.backend, handle).changes(page)
+        async def changes(active: ActiveBackend, handle: TableHandle) -> Changes:
+            page = await active.backend.changes(handle, since, limit=limit)
+            return await LiveRows(active.backend, handle).changes(page)
 
         return await self._on_table("changes", table, changes)
-
-    async def _change_number(self, table: str) -> int | None:
-        """The number of the table's newest change, None where the backend numbers none."""
-
-        async def read(engine: Engine, handle: TableHandle) -> int | None:
-            try:
-                return await engine.backend.change_number(handle)
-            except UnsupportedError:
-                return None
-
-        return await self._on_table("changes", table, read)
 
     async def versions(self, table: str) -> list[Mapping[str, Any]]:
         """The earlier versions that are kept."""
         return await self._on_table(
-            "versions", table, lambda engine, on: engine.backend.versions(on)
+            "versions", table, lambda active, on: active.backend.versions(on)
         )
 
     async def revert(self, table: str, version: int) -> None:
         """Make an earlier version the present one."""
         if isinstance(version, bool) or not isinstance(version, int):
             raise InvalidArgumentError("version", version, "a whole number")
-        await self._on_table("revert", table, lambda engine, on: engine.backend.revert(on, version))
+        await self._on_table("revert", table, lambda active, on: active.backend.revert(on, version))
 
     async def backup(self, path: str | Path) -> None:
         """Copy the whole store, as it is at one moment, to a path that does not exist yet."""
 
-        async def backup(engine: Engine) -> None:
-            engine.backend.check_able("backup")
-            await engine.backend.backup(await in_thread(new_path_of, path))
+        async def backup(active: ActiveBackend) -> None:
+            active.backend.check_able("backup")
+            await active.backend.backup(await in_thread(new_path_of, path))
 
         await self._call("backup", None, backup)
 
@@ -1373,7 +1348,7 @@ class VectorStore:
         self,
         call: str,
         table: str | None,
-        act: Callable[[Engine], Awaitable[_T]],
+        act: Callable[[ActiveBackend], Awaitable[_T]],
         rows: Callable[[_T], int] | None = None,
     ) -> _T:
         """Run ``act`` on the backend in use, again where the backend changed.
@@ -1385,11 +1360,11 @@ class VectorStore:
             self._check_writable(call)
         if call in _ONCE and (key := write_key()) is not None:
             act = partial(once, key, act)
-        engine = self._current.engine
+        active = self._backends.active
         operation = Operation(call, table)
-        with Deadline(engine.backend.busy_timeout), span(operation, engine.place):
-            found = await self._current.run(act, alters=call in _ALTERS)
-            operation.place = self._current.engine.place  # it may have followed a migration
+        with Deadline(active.backend.busy_timeout), span(operation, active.place):
+            found = await self._backends.run(act, alters=call in _ALTERS)
+            operation.place = self._backends.active.place  # it may have followed a migration
             operation.rows = None if rows is None else rows(found)
             return found
 
@@ -1397,19 +1372,19 @@ class VectorStore:
         self,
         call: str,
         table: str,
-        act: Callable[[Engine, TableHandle], Awaitable[_T]],
+        act: Callable[[ActiveBackend, TableHandle], Awaitable[_T]],
         *,
         rows: Callable[[_T], int] | None = None,
     ) -> _T:
         """Run ``act`` on a table, again where the table or the backend changed."""
         check_table_name(table)
 
-        async def on_table(engine: Engine) -> _T:
-            handle = await engine.open_table(table)
+        async def on_table(active: ActiveBackend) -> _T:
+            handle = await active.open_table(table)
             try:
-                return await act(engine, handle)
+                return await act(active, handle)
             except REFUSALS:
-                await engine.check_current(handle)
+                await active.check_current(handle)
                 raise
 
         return await self._call(call, table, on_table, rows)
@@ -1419,13 +1394,13 @@ class VectorStore:
         listed = await collect_ids(ids)
         return await hop(weight(listed), check, listed)
 
-    async def _bind(self, engine: Engine, handle: TableHandle, where: Where) -> Expr | None:
+    async def _bind(self, active: ActiveBackend, handle: TableHandle, where: Where) -> Expr | None:
         """Return the bound filter of a read."""
-        return await hop(weight_of(where), LiveRows(engine.backend, handle).bind, where)
+        return await hop(weight_of_text(where), LiveRows(active.backend, handle).bind, where)
 
     async def _narrowed(self, ids: list[str] | None, where: Where, schema: Schema) -> Expr | None:
         """Return the bound filter of a write, which is for every row only if that is said."""
-        condition = await hop(weight_of(where), bind, where, schema)
+        condition = await hop(weight_of_text(where), bind, where, schema)
         if ids is None and condition is None:
             reason = "pass ids or where; to select every row, pass where='TRUE'"
             raise InvalidArgumentError("ids or where", where, "ids or a filter", reason=reason)

@@ -11,7 +11,7 @@ import numpy as np
 from .._embed.protocol import Purpose
 from .._embed.rows import filled, lacking, of_row, of_text, without
 from .._input.arguments import check_model
-from .._input.rows import bytes_of, one_of_each_id, repeated_ids, to_batch
+from .._input.rows import bytes_to_write, one_of_each_id, repeated_ids, to_batch
 from .._input.types import OnConflict
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array
@@ -22,12 +22,12 @@ from ..backend.rows import NewRows
 from ..backend.threads import INLINE_LIMIT, arrow_ready, hop
 from ..backend.weight import weight
 from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
-from .current import Engine
+from .active_backend import ActiveBackend
 from .expiry import LiveRows, sweep
 
 if TYPE_CHECKING:
     Embeds = Callable[
-        [Engine, TableHandle, list[str], Purpose, str | None], Awaitable[Float32Array]
+        [ActiveBackend, TableHandle, list[str], Purpose, str | None], Awaitable[Float32Array]
     ]
 
 _T = TypeVar("_T")
@@ -56,23 +56,23 @@ class RowsToWrite:
     _embedded: dict[Schema, NewRows] = field(default_factory=dict)
     """A repeated attempt asks the embedder no second time."""
 
-    async def write(self, engine: Engine, handle: TableHandle) -> int:
+    async def write(self, active: ActiveBackend, handle: TableHandle) -> int:
         """Write them, on one attempt; how many those are."""
         if self.model is not None:
             check_model(handle, self.model)
-        await sweep(engine, handle, now_and_then=True)
-        live = LiveRows(engine.backend, handle)
+        await sweep(active, handle, now_and_then=True)
+        live = LiveRows(active.backend, handle)
         batch = None
         if handle.schema.embed is not None:
-            batch = await self._with_vectors(engine, handle, live)
+            batch = await self._with_vectors(active, handle, live)
         try:
-            return await self._put(engine.backend, handle, live, batch)
+            return await self._put(active.backend, handle, live, batch)
         except _TakenError as exc:
             ids = exc.ids
         # Behind the gate: a delete takes a place of its own, and a read may wait for memory.
         if expired := await live.expired_among(ids):
             await live.delete_expired(expired)
-        return await self._put(engine.backend, handle, live, batch, again=True)
+        return await self._put(active.backend, handle, live, batch, again=True)
 
     async def _put(
         self,
@@ -84,7 +84,7 @@ class RowsToWrite:
         again: bool = False,
     ) -> int:
         # Before the rows are turned into what is written, which takes memory.
-        async with backend.writing(bytes_of(self.rows, handle.schema)):
+        async with backend.writing(bytes_to_write(self.rows, handle.schema)):
             if batch is None:
                 batch = await self._checked_rows(handle)
             if not len(batch):
@@ -103,10 +103,10 @@ class RowsToWrite:
                 raise _TakenError(batch.ids) from exc
         return len(batch)
 
-    async def prepare(self, engine: Engine, handle: TableHandle) -> NewRows:
+    async def checked_batch(self, active: ActiveBackend, handle: TableHandle) -> NewRows:
         """Return the checked rows, with their vectors, for a table that may not exist yet."""
         if handle.schema.embed is not None:
-            return await self._with_vectors(engine, handle, LiveRows(engine.backend, handle))
+            return await self._with_vectors(active, handle, LiveRows(active.backend, handle))
         return await self._checked_rows(handle)
 
     async def _checked_rows(self, handle: TableHandle) -> NewRows:
@@ -124,7 +124,9 @@ class RowsToWrite:
             raise DuplicateIdError(handle.name, repeated, within_call=True)
         return NewRows(batch.schema, batch.table) if are_many else batch
 
-    async def _with_vectors(self, engine: Engine, handle: TableHandle, live: LiveRows) -> NewRows:
+    async def _with_vectors(
+        self, active: ActiveBackend, handle: TableHandle, live: LiveRows
+    ) -> NewRows:
         """Return the checked rows, with vectors of the embedder where they have none.
 
         Rows that would be made for nothing, as they are skipped, are left out.
@@ -144,7 +146,7 @@ class RowsToWrite:
                 found = await hop(effort, lacking, rows, schema, embed)
             if found.texts:  # rows may stay without a vector
                 try:
-                    vectors = await self.embed(engine, handle, found.texts, "document", self.model)
+                    vectors = await self.embed(active, handle, found.texts, "document", self.model)
                 except EmbeddingError as exc:
                     # Repeated ids have moved the rows, unless they are an error.
                     numbered = self.on_conflict == "fail"
@@ -155,7 +157,7 @@ class RowsToWrite:
 
 
 async def vector_of_update(
-    embed: Embeds, engine: Engine, handle: TableHandle, values: Mapping[str, Any]
+    embed: Embeds, active: ActiveBackend, handle: TableHandle, values: Mapping[str, Any]
 ) -> Float32Array | None:
     """Return the vector of a new text in the embedded field; None if the update has none.
 
@@ -173,18 +175,20 @@ async def vector_of_update(
             field=source.field,
         )
     try:
-        (vector,) = await embed(engine, handle, [text], "document", None)
+        (vector,) = await embed(active, handle, [text], "document", None)
     except EmbeddingError as exc:
         raise of_text(exc, [0]) from exc.__cause__
     return query_vector(vector, schema)
 
 
-async def once(key: WriteKey, write: Callable[[Engine], Awaitable[_T]], engine: Engine) -> _T:
+async def once(
+    key: WriteKey, write: Callable[[ActiveBackend], Awaitable[_T]], active: ActiveBackend
+) -> _T:
     """Do a write under a key, or return the outcome that was kept of it, which is its result.
 
     OutcomeUnknownError where it may have been done before, and the store kept no outcome.
     """
-    backend = engine.backend
+    backend = active.backend
     kept = await backend.kept(key)
     if kept is not None:
         return cast("_T", kept.outcome)
@@ -194,7 +198,7 @@ async def once(key: WriteKey, write: Callable[[Engine], Awaitable[_T]], engine: 
             "it was requested before under the same key, the store has kept no outcome of that "
             "request, and nothing was done now",
         )
-    return await write(engine)
+    return await write(active)
 
 
 class _RepeatedWriteError(OutcomeUnknownError):

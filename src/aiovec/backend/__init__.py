@@ -9,15 +9,15 @@ names here come from the layers below: schemas, Arrow data, filters, snippets an
 from __future__ import annotations
 
 from .._filters import bind as bind
+from .._filters.negation import NEGATED_OPERATOR as NEGATED_OPERATOR
+from .._filters.negation import Word as Word
+from .._filters.negation import merged as merged
+from .._filters.negation import terms_of as terms_of
+from .._filters.negation import word_of as word_of
 from .._filters.patterns import ANY_CHARACTER as ANY_CHARACTER
 from .._filters.patterns import ANY_TEXT as ANY_TEXT
 from .._filters.patterns import fold_case as fold_case
 from .._filters.patterns import same_letter as same_letter
-from .._filters.terms import NEGATED_OPERATOR as NEGATED_OPERATOR
-from .._filters.terms import Word as Word
-from .._filters.terms import merged as merged
-from .._filters.terms import terms_of as terms_of
-from .._filters.terms import word_of as word_of
 from .._filters.tree import And as And
 from .._filters.tree import Compare as Compare
 from .._filters.tree import Const as Const

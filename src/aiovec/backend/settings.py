@@ -60,7 +60,7 @@ MemorySize = Annotated[
 """``"auto"`` or a size, as in "512 MiB"."""
 
 
-def bytes_of(size: str) -> int | None:
+def parsed_size(size: str) -> int | None:
     """Return a ``MemorySize`` in bytes; None for "auto"."""
     if size == "auto":
         return None

@@ -1,7 +1,7 @@
-"""The backend that a store speaks to now, and the change to another one after a migration.
+"""The backend that an open store uses now, and the change to another one after a migration.
 
-Calls take the engine for their time; one that was replaced closes when the last call has left it.
-So a store can follow a migration while calls are under way.
+Each call registers on the active backend. One that was replaced closes when its last call has
+ended, so a store can follow a migration while calls run.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ REFUSALS = (
 _LEAST_ATTEMPTS = 20
 
 
-class Engine:
+class ActiveBackend:
     """A backend in use, with its settings, its tables' handles and the number of calls on it."""
 
     def __init__(self, backend: Backend, settings: RetrievalSettings) -> None:
@@ -142,49 +142,51 @@ class Engine:
         self._states.clear()
 
 
-class Current:
-    """Holds the engine in use, and replaces it where the mark of a migration leads elsewhere."""
+class Backends:
+    """Holds the active backend, and replaces it where the mark of a migration leads elsewhere."""
 
     def __init__(self, backend: Backend, place: Place, *, follow: bool) -> None:
-        self.engine = Engine(backend, place.settings)
+        self.active = ActiveBackend(backend, place.settings)
         self._place = place
         self._follows_copies = follow
         self._switching = asyncio.Lock()
         # Those that were left, until their last calls have ended.
-        self._retired: dict[Engine, asyncio.Task[None]] = {}
+        self._retired: dict[ActiveBackend, asyncio.Task[None]] = {}
         self._closed = False
 
-    async def run(self, act: Callable[[Engine], Awaitable[_T]], *, alters: bool = False) -> _T:
-        """Return what ``act`` does on the engine in use; repeat it where a retry can mend it.
+    async def run(
+        self, act: Callable[[ActiveBackend], Awaitable[_T]], *, alters: bool = False
+    ) -> _T:
+        """Return the result of ``act`` on the active backend; repeat it if a retry can help.
 
         A call that ``alters`` a table begins behind those that alterations have overtaken.
         """
         with Attempts(self) as attempts:
             if alters:
-                await self.engine.let_pass(attempts.deadline)
+                await self.active.let_pass(attempts.deadline)
             while True:
-                engine = self.engine
-                engine.enter()
+                active = self.active
+                active.enter()
                 try:
-                    return await act(engine)
+                    return await act(active)
                 except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
                     error = exc
                 finally:
-                    engine.leave()
-                await attempts.failed(engine, error)
+                    active.leave()
+                await attempts.failed(active, error)
 
-    async def follow(self, left: Engine, error: StoreMovedError | StoreReplacedError) -> bool:
-        """Go where the store in use has moved to, or to the copy that has taken its place.
+    async def follow(
+        self, left: ActiveBackend, error: StoreMovedError | StoreReplacedError
+    ) -> bool:
+        """Use the store to which the active one has moved, or the copy that has replaced it.
 
-        Return whether the call is to be tried again.
-
-        What counts is the mark in the store in use. The error may be older: it may come from an
-        engine that was replaced meanwhile, by one that was put into use again since.
+        Return True if the call can be tried again. The mark in the active store decides, since the
+        error may be older: it may come from a backend that has been replaced since.
         """
         if self._closed:
             return False
         async with self._switching:
-            if self.engine is not left:
+            if self.active is not left:
                 return True
             if isinstance(error, StoreReplacedError):
                 return self._follows_copies and await self._use_copy()
@@ -205,15 +207,15 @@ class Current:
 
     async def _mark(self, moved: StoreMovedError) -> MoveMark | None:
         """The mark in the store in use, or what the error says of it where that keeps no marks."""
-        if self.engine.backend.supports("moves"):
-            return await self.engine.backend.move_mark()
+        if self.active.backend.supports("moves"):
+            return await self.active.backend.move_mark()
         return MoveMark(
             "", MOVED, moved.moved_to, moved.backend, moved.config, generation=moved.generation
         )
 
     async def _use(self, place: Place, mark: MoveMark | None = None) -> None:
-        """Replace the engine by one of this place, to which a mark may have led."""
-        left = self.engine
+        """Replace the active backend by one of this place, to which a mark may have led."""
+        left = self.active
         backend = await in_thread(partial(place.create, read_only=left.backend.read_only))
         try:
             if mark is not None:
@@ -231,26 +233,26 @@ class Current:
         except BaseException as exc:
             await close_after(backend, exc)
             raise
-        self.engine, self._place = Engine(backend, place.settings), place
+        self.active, self._place = ActiveBackend(backend, place.settings), place
         self._retired[left] = asyncio.ensure_future(self._retire(left))
         if LOG.isEnabledFor(logging.INFO):  # an app's handler may wait for a file or a terminal
             text = "following a migration from %s to %s" if mark else "%s was replaced: reading %s"
             await in_thread(LOG.info, text, left.backend.target, backend.target)
 
-    async def _retire(self, engine: Engine) -> None:
-        await engine.idle.wait()
-        await engine.backend.close()
-        del self._retired[engine]
+    async def _retire(self, active: ActiveBackend) -> None:
+        await active.idle.wait()
+        await active.backend.close()
+        del self._retired[active]
 
     async def close(self) -> None:
         """Close the backend. It ends the calls that are under way."""
         self._closed = True
-        closed = StoreClosedError(self.engine.backend.target)
-        self.engine.vector_searches.close(closed)
-        self.engine.word_searches.close(closed)
-        for engine in self._retired:
-            engine.idle.set()  # nobody waits for the calls on it any more
-        closing = (self.engine.backend.close(), *self._retired.values())
+        closed = StoreClosedError(self.active.backend.target)
+        self.active.vector_searches.close(closed)
+        self.active.word_searches.close(closed)
+        for active in self._retired:
+            active.idle.set()  # nobody waits for the calls on it any more
+        closing = (self.active.backend.close(), *self._retired.values())
         failures = await asyncio.gather(*closing, return_exceptions=True)
         for failure in filter(None, failures):
             raise failure
@@ -259,9 +261,9 @@ class Current:
 class Attempts:
     """The attempts of one call, which is repeated until its deadline where a retry can mend it."""
 
-    def __init__(self, current: Current) -> None:
-        self._current = current
-        self.deadline = current_deadline(current.engine.backend.busy_timeout)
+    def __init__(self, backends: Backends) -> None:
+        self._backends = backends
+        self.deadline = current_deadline(backends.active.backend.busy_timeout)
         self._failed = 0
         self._overtaken: asyncio.Future[None] | None = None
 
@@ -278,7 +280,7 @@ class Attempts:
 
     async def failed(
         self,
-        engine: Engine,
+        active: ActiveBackend,
         error: StaleTableError | StoreMovedError | StoreReplacedError,
         *,
         last: bool = False,
@@ -287,14 +289,14 @@ class Attempts:
         self._failed += 1
         last = last or (self._failed >= _LEAST_ATTEMPTS and self.deadline.left() <= 0)
         if isinstance(error, StaleTableError):
-            engine.forget_all()
+            active.forget_all()
             if last:
                 times = "once" if self._failed == 1 else f"{self._failed} times"
                 reason = f"a table's fields or indexes changed {times} during the call"
                 raise self.deadline.error(reason) from error
             if self._overtaken is None:
-                self._overtaken = engine.overtake()
-        elif last or not await self._current.follow(engine, error):
+                self._overtaken = active.overtake()
+        elif last or not await self._backends.follow(active, error):
             raise error
 
 
@@ -342,10 +344,10 @@ def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
     )
 
 
-async def check_same(engine: Engine, table: str, wanted: Schema) -> Schema:
+async def check_same(active: ActiveBackend, table: str, wanted: Schema) -> Schema:
     """Check that the existing table has the wanted schema, and return that."""
     try:
-        there = (await engine.open_table(table, fresh=True)).schema
+        there = (await active.open_table(table, fresh=True)).schema
     except TableNotFoundError:
         raise StaleTableError(table) from None  # dropped meanwhile: once more
     if wanted.embed is not None and wanted.model is None:
