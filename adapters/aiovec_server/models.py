@@ -325,7 +325,10 @@ class SearchMany(_Near, ByModel):
 
 class _Words(Model):
     query: str = Field(description='Words, "exact phrases", -without and field:word.')
-    match: Literal["all", "any"] | None = _maybe("How many of the words must match.")
+    match: Literal["best", "all", "any"] | None = _maybe(
+        "Rows with all words and then, where these are too few, with some (the default); with all; "
+        "with at least one."
+    )
     highlight: bool | Annotated[list[str], AfterValidator(tuple)] = Field(
         False,
         description="Give a snippet of each field that matched, with matches between <mark> "
@@ -339,8 +342,8 @@ class SearchText(_Words, _Search):
 
 class SearchHybrid(_Words, Search):
     fusion: _made(RRF, Weighted) | None = _maybe(  # type: ignore[valid-type]
-        '{"type": "rrf", "k": 60} (the default), or '
-        '{"type": "weighted", "vector": 0.7, "text": 0.3}.'
+        '{"type": "weighted", "vector": 0.5, "text": 0.5} (the default), or '
+        '{"type": "rrf", "k": 60}.'
     )
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .._store.store import Table
 
 By = Literal["text", "vector", "hybrid"]
+Match = Literal["best", "all", "any"]
 
 
 @failing_clearly
@@ -78,9 +79,13 @@ def search(
     offset: Annotated[int, typer.Option(min=0, help="Number of hits to skip.")] = 0,
     select: Select = None,
     include_vector: IncludeVector = False,
-    any_word: Annotated[
-        bool, typer.Option("--any", help="In a keyword search, one matching word is enough.")
-    ] = False,
+    match: Annotated[
+        Match | None,
+        typer.Option(
+            help="Keywords: best gives rows with all words, then rows with some; all and any give "
+            "rows with all, or with any. Default: best."
+        ),
+    ] = None,
     min_score: Annotated[
         float | None, typer.Option(help="Only hits with at least this score.")
     ] = None,
@@ -108,8 +113,8 @@ def search(
         raise typer.BadParameter("pass WORDS, --vector or --like, and only one of them")
     if not_like and not like:
         raise typer.BadParameter("--not-like needs --like")
-    if (words is None and by is not None) or (any_word and (words is None or by == "vector")):
-        raise typer.BadParameter("--by needs WORDS, and --any a search by keywords")
+    if (words is None and by is not None) or (match and (words is None or by == "vector")):
+        raise typer.BadParameter("--by needs WORDS, and --match a search by keywords")
     options: dict[str, Any] = {
         "where": where, "limit": limit, "select": names_in(select), "min_score": min_score,
         "include_vector": include_vector, "offset": offset,
@@ -128,11 +133,11 @@ def search(
         elif words is None:
             hits = await table.search(numbers, **options)  # type: ignore[arg-type]
         elif how == "text":
-            match: Literal["any", "all"] = "any" if any_word else "all"
-            hits = await table.search_text(words, match=match, **options)
+            hits = await table.search_text(words, match=match or "best", **options)
+        elif how == "hybrid":
+            hits = await table.search_hybrid(words, match=match or "best", **options)
         else:
-            call = table.search_hybrid if how == "hybrid" else table.search
-            hits = await call(words, **options)
+            hits = await table.search(words, **options)
         return hits, time.perf_counter() - began
 
     hits, seconds = in_table(store, config, table, hits_of, reading=True)

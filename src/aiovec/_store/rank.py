@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from numbers import Real
@@ -24,7 +24,7 @@ from .._input.selection import Selection
 from .._model.arrays import Float64Array
 from .._model.records import Hit, Rank
 from .._model.schema import Metric
-from ..backend.contract import Found
+from ..backend.contract import Found, StoredRows
 from ..backend.threads import hop, in_daemon_thread
 from ..backend.weight import weight
 from ..errors import InvalidArgumentError, shown
@@ -51,11 +51,12 @@ class RRF:
 class Weighted:
     """The weighted mean of both lists' scores, each scaled to 0…1 over its hits.
 
-    A list of weight 0 brings no hits of its own.
+    With ``match="best"``, rows with all words have the upper half of the keyword list's scale. A
+    list of weight 0 brings no hits of its own.
     """
 
-    vector: float = 0.7
-    text: float = 0.3
+    vector: float = 0.5
+    text: float = 0.5
 
     def __post_init__(self) -> None:
         weights = (self.vector, self.text)
@@ -138,6 +139,40 @@ class Ranking:
     metric: Metric | None
 
 
+# A row that lacks a word counts at most this much of one that has them all. Measured by
+# ``bench quality``: without this, chance words push better vectors aside.
+_PARTIAL = 0.5
+
+
+def filled(whole: Found, some: Found) -> Found:
+    """Return the rows with all words, and behind them those with some, whose scores are lower."""
+    known = set(whole.rows.ids)
+    places = [i for i, id in enumerate(some.rows.ids) if id not in known]
+    if not places:
+        return replace(whole, partial=0)
+    rows, more = whole.rows, some.rows.take(places)
+    share = _PARTIAL
+    if known:  # the factor keeps a rounding from making two scores equal
+        best = max(some.measures[i] for i in places)
+        share = min(share, 0.999 * min(whole.measures) / best)
+    highlights = payloads = vectors = None
+    if some.highlights is not None:
+        highlights = [*(whole.highlights or ()), *(some.highlights[i] for i in places)]
+    if more.payloads is not None:
+        payloads = [*(rows.payloads or ()), *more.payloads]
+    if more.vectors is not None:
+        vectors = more.vectors
+        if rows.vectors is not None:
+            vectors = np.concatenate([rows.vectors, vectors])
+    fields = {name: [*rows.fields.get(name, ()), *column] for name, column in more.fields.items()}
+    return Found(
+        StoredRows([*rows.ids, *more.ids], fields, payloads, vectors),
+        [*whole.measures, *(share * some.measures[i] for i in places)],
+        highlights,
+        partial=len(places),
+    )
+
+
 def fuse(
     vector: Ranking, text: Ranking, fusion: Fusion, limit: int, selection: Selection
 ) -> list[Hit]:
@@ -157,7 +192,7 @@ def fuse(
         elif weight_of_list := getattr(fusion, name):
             share = weight_of_list / (fusion.vector + fusion.text)
             scores = [ranking.scores[i] for i in ranking.order]
-            parts = [share * part for part in _scaled(scores)]
+            parts = [share * part for part in _parts(ranking, scores)]
         else:
             continue
         for id, part in zip(ids, parts, strict=True):
@@ -195,6 +230,17 @@ def _best_of(scores: Mapping[str, float], limit: int) -> list[str]:
         least = sorted(scores.values(), reverse=True)[limit - 1]
         best = [id for id, score in scores.items() if score >= least]
     return sorted(best, key=lambda id: (-scores[id], id))[:limit]
+
+
+def _parts(ranking: Ranking, scores: Sequence[float]) -> list[float]:
+    """Scale the scores of a list to 0…1, those of rows with all words to its upper half."""
+    found = ranking.found
+    if found.partial is None:
+        return _scaled(scores)
+    rows = len(found.rows.ids) - found.partial
+    whole = sum(i < rows for i in ranking.order)
+    lower = [_PARTIAL * part for part in _scaled(scores[whole:])]
+    return [_PARTIAL + (1 - _PARTIAL) * part for part in _scaled(scores[:whole])] + lower
 
 
 def _scaled(scores: Sequence[float]) -> list[float]:

@@ -61,6 +61,7 @@ from .rank import (
     check_diversity,
     check_rerank,
     diversify,
+    filled,
     fuse,
     reranked,
     unit,
@@ -127,7 +128,7 @@ class SearchOptions:
     boost: Decay | None = None
     fetch_k: int | None = None
     offset: int = 0
-    match: str = "all"
+    match: str = "best"
     highlight: bool | Marks = False
     min_score: float | None = None
     max_distance: float | None = None
@@ -228,8 +229,8 @@ def _check_marks(argument: str, given: Any) -> bool | Marks:
 
 
 def _check_match(argument: str, given: object) -> str:
-    if given not in ("all", "any"):
-        raise InvalidArgumentError(argument, given, "'all' or 'any'")
+    if given not in ("all", "any", "best"):
+        raise InvalidArgumentError(argument, given, "'all', 'any' or 'best'")
     return str(given)
 
 
@@ -240,7 +241,7 @@ _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
     ("per_group", 1, count_of),
     ("exact", False, check_flag),
     ("include_vector", False, check_flag),
-    ("match", "all", _check_match),
+    ("match", "best", _check_match),
     ("select", None, lambda _, names: selected_names(names)),
     ("tuning", None, _check_tuning_type),
     ("diversity", None, check_diversity),
@@ -573,7 +574,7 @@ async def search_words(backend: Backend, handle: TableHandle, plan: Plan) -> Ran
     ranked, text = Ranked(plan), cast("TextQuery", plan.text)
 
     async def fetch(where: Expr | None, count: int) -> _Fetched:
-        found = await _found_words(backend, handle, replace(text, limit=count, where=where))
+        found = await _matching(backend, handle, plan, replace(text, limit=count, where=where))
         (hits,) = await hop(weight(found), ranked.hits_of, [found], count, False)
         return hits, len(hits) < count
 
@@ -599,7 +600,7 @@ async def search_both(backend: Backend, handle: TableHandle, plan: Plan, fusion:
         try:
             async with asyncio.TaskGroup() as both:
                 by_vector = both.create_task(part(plan.live.search(queries)))
-                by_words = both.create_task(part(_found_words(backend, handle, words)))
+                by_words = both.create_task(part(_matching(backend, handle, plan, words)))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         (near,), matching = by_vector.result(), by_words.result()
@@ -618,10 +619,18 @@ async def search_both(backend: Backend, handle: TableHandle, plan: Plan, fusion:
     return ranked
 
 
-async def _found_words(backend: Backend, handle: TableHandle, query: TextQuery) -> Found:
-    if all(clause.excluded for clause in query.clauses):
+async def _matching(backend: Backend, handle: TableHandle, plan: Plan, query: TextQuery) -> Found:
+    """Return the rows that match; for "best", filled up with rows that have some of the words."""
+    words = sum(not clause.excluded for clause in query.clauses)
+    if words == 0:
         return Found(StoredRows([], {}), [])
-    return await backend.search_text(handle, query)
+    found = await backend.search_text(handle, query)
+    if plan.options.match != "best":
+        return found
+    if words == 1 or len(found.rows.ids) >= query.limit:
+        return replace(found, partial=0)
+    some = await backend.search_text(handle, replace(query, any=True))
+    return await hop(weight(some), filled, found, some)
 
 
 # Groups: rows of the same value in a field or in a key of the payload

@@ -121,7 +121,7 @@ from ..errors import (
 )
 from .active_backend import REFUSALS, ActiveBackend, Attempts, Backends, check_same
 from .expiry import LiveRows, sweep
-from .rank import RRF, Fusion, check_fusion
+from .rank import Fusion, Weighted, check_fusion
 from .search import (
     OneForEach,
     Ranked,
@@ -1123,14 +1123,16 @@ class VectorStore:
         *,
         limit: int = 10,
         where: Where = None,
-        match: Literal["all", "any"] = "all",
+        match: Literal["all", "any", "best"] = "best",
         highlight: bool | tuple[str, str] = False,
         **options: Unpack[SearchArguments],
     ) -> Results[Hit]:
         """Return the best rows by keywords (BM25) in the fields with ``text=True``.
 
         ``query`` has words, ``"exact phrases"``, ``-without`` and ``field:word`` and ``prefix*``.
-        All words must match, or with ``match="any"`` at least one.
+        Rows with all words come first. Where these are fewer than ``limit``, rows with some of the
+        words follow, with lower scores. With ``match="all"`` all words must match, with ``"any"``
+        at least one, and the score alone decides.
         Anything else that a user types is text; a query without a word finds nothing. A field that
         these do not cover, or nearly the name of one (``titel:wool``), is an InvalidNameError.
 
@@ -1157,10 +1159,10 @@ class VectorStore:
         query: str,
         vector: Vector | str | None = None,
         *,
-        fusion: Fusion = RRF(),  # noqa: B008 - immutable
+        fusion: Fusion = Weighted(),  # noqa: B008 - immutable
         limit: int = 10,
         where: Where = None,
-        match: Literal["all", "any"] = "any",
+        match: Literal["all", "any", "best"] = "best",
         highlight: bool | tuple[str, str] = False,
         **options: Unpack[VectorArguments],
     ) -> Results[Hit]:
@@ -1168,10 +1170,9 @@ class VectorStore:
 
         Each list has the best ``fetch_k`` hits, by default four times ``offset + limit``; pass the
         same one for each page. ``fusion`` is
-        ``RRF()``, by places, or ``Weighted()``, by scores; either gives scores from 0 to 1. Each
-        hit's ``ranks`` tells its place and score in the lists that have it. By default one matching
-        word is enough; with ``match="all"`` all must match. The other arguments are as in
-        ``search`` and ``search_text``.
+        ``Weighted()``, by scores, or ``RRF()``, by places; either gives scores from 0 to 1. Each
+        hit's ``ranks`` has its place and score in the lists that have it. The other arguments are
+        as in ``search`` and ``search_text``.
 
         ``-word``, quotes and ``field:`` act on the keyword list only; to exclude rows from both
         lists, use ``where``.

@@ -170,12 +170,14 @@ class Found:
     """The rows that a query found, in any order.
 
     ``measures`` has one number a row: for a vector search the distance in the table's metric
-    (``1 - cos``, Euclidean, ``-dot``), for a text search the BM25 score, higher is better.
+    (``1 - cos``, Euclidean, ``-dot``), for a text search the BM25 score, higher is better. With
+    ``partial``, the last so many rows lack a word of the query; backends leave it at None.
     """
 
     rows: StoredRows
     measures: Sequence[float]
     highlights: Sequence[Mapping[str, str]] | None = None
+    partial: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
