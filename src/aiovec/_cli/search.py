@@ -31,8 +31,8 @@ from .stores import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .. import Decay
     from .._model.records import Hit, Record
+    from .._store.rank import Boost
     from .._store.store import Table
 
 By = Literal["text", "vector", "hybrid"]
@@ -90,11 +90,11 @@ def search(
         float | None, typer.Option(help="Only hits with at least this score.")
     ] = None,
     boost: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="FIELD:HALF_LIFE",
-            help="Prefer newer rows by the times in a field, as at:7d; with a weight from 0 to 1 "
-            "at:7d:0.5. Default: 0.3.",
+            help="Prefer newer rows by the times in a field, as at:7d (weight 0.3) or at:7d:0.5; "
+            "or rows with a higher number from 0 to 1, as importance:0.2. Can be repeated.",
         ),
     ] = None,
     embedder: Embedder = None,
@@ -118,7 +118,7 @@ def search(
     options: dict[str, Any] = {
         "where": where, "limit": limit, "select": names_in(select), "min_score": min_score,
         "include_vector": include_vector, "offset": offset,
-        "boost": None if boost is None else _decay_in(boost),
+        "boost": [*map(_boost_in, boost)] if boost else None,
     }  # fmt: skip
     numbers = None if vector is None else _vector_in(vector)
 
@@ -272,15 +272,20 @@ def _vector_in(text: str) -> list[float]:
     return vector
 
 
-def _decay_in(text: str) -> Decay:
-    from .. import Decay
+def _boost_in(text: str) -> Boost:
+    from .. import Decay, Factor
 
     field, _, rest = text.partition(":")
     half_life, _, weight = rest.partition(":")
     try:
-        return Decay(field, half_life, float(weight)) if weight else Decay(field, half_life)
+        if weight:
+            return Decay(field, half_life, float(weight))
+        if half_life[-1:].isalpha():
+            return Decay(field, half_life)
+        return Factor(field, float(half_life))
     except ValueError as exc:
-        raise typer.BadParameter(f"--boost is FIELD:HALF_LIFE[:WEIGHT]: {exc}") from exc
+        expected = "FIELD:HALF_LIFE[:WEIGHT] or FIELD:WEIGHT"
+        raise typer.BadParameter(f"--boost is {expected}: {exc}") from exc
 
 
 async def _best(table: Table, by: By | None) -> By:

@@ -7,6 +7,7 @@ import inspect
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from .._embed.callables import is_async
 from .._input.arguments import is_iterable
+from .._input.columns import moment
 from .._input.selection import Selection
 from .._model.arrays import Float64Array
 from .._model.records import Hit, Rank
@@ -68,17 +70,18 @@ class Weighted:
 
 @dataclass(frozen=True, slots=True)
 class Decay:
-    """Prefer newer hits: their scores become ``(1 - weight) * relevance + weight * freshness``.
+    """Prefer newer hits: ``weight`` of their score is freshness, the rest relevance.
 
     Relevance is the hit's score, scaled to 0…1 over the hits that are ranked, ``fetch_k`` of them.
-    Freshness is ``2 ** (-age / half_life)`` by the time in ``field``: 1 for now and for times to
-    come, 0 for a row without a time. ``half_life`` is a timedelta, or a text as "30m", "12h", "7d"
-    or "2w".
+    Freshness is ``2 ** (-age / half_life)`` by the time in ``field``. It is 1 for times to come,
+    for a row without a time, and where the field or payload key ``pinned`` is true: these do not
+    age. ``half_life`` is a timedelta, or a text as "30m", "12h", "7d" or "2w".
     """
 
     field: str
     half_life: timedelta | str
     weight: float = 0.3
+    pinned: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.field, str):
@@ -86,8 +89,16 @@ class Decay:
         if not self.seconds > 0:
             expected = "a timedelta above 0, or a text as '30m', '12h', '7d' or '2w'"
             raise InvalidArgumentError("half_life", self.half_life, expected)
-        if not _is_finite(self.weight) or not 0 <= self.weight <= 1:
-            raise InvalidArgumentError("weight", self.weight, "a number from 0 to 1")
+        if self.pinned is not None and not isinstance(self.pinned, str):
+            raise InvalidArgumentError("pinned", self.pinned, "the name of a field, or None")
+        _check_weight(self.weight)
+
+    def worth(self, now: datetime, at: object, pinned: object = False) -> float:
+        """Return the freshness of a row with these values, from 0 to 1."""
+        time = _time_of(at)
+        if time is None or pinned is True:
+            return 1.0
+        return math.exp2(-max(0.0, (now - time).total_seconds()) / self.seconds)
 
     @property
     def seconds(self) -> float:
@@ -95,6 +106,47 @@ class Decay:
         if isinstance(self.half_life, timedelta):
             return self.half_life.total_seconds()
         return seconds_of(self.half_life) if isinstance(self.half_life, str) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """Prefer hits by a number of theirs: ``weight`` of their score is ``field / most``, in 0…1.
+
+    The rest is relevance, as for ``Decay``. A boolean counts as 1 or 0, a missing number as 0.
+    """
+
+    field: str
+    weight: float = 0.3
+    most: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.field, str):
+            raise InvalidArgumentError("field", self.field, "the name of a field")
+        if not _is_finite(self.most) or not self.most > 0:
+            raise InvalidArgumentError("most", self.most, "a finite number above 0")
+        _check_weight(self.weight)
+
+    def worth(self, now: datetime, number: object) -> float:
+        """Return the importance of a row with this value, from 0 to 1."""
+        if not isinstance(number, (bool, int, float)) or not number > 0:
+            return 0.0
+        return min(1.0, number / self.most)
+
+
+Boost = Decay | Factor
+
+
+def _check_weight(weight: object) -> None:
+    if not _is_finite(weight) or not 0 <= cast("float", weight) <= 1:
+        raise InvalidArgumentError("weight", weight, "a number from 0 to 1")
+
+
+def _time_of(value: object) -> datetime | None:
+    """Return a time that may be a text; None for anything else, or without a time zone."""
+    if isinstance(value, (str, datetime)):
+        with suppress(ValueError):
+            return moment(value)
+    return None
 
 
 def seconds_of(span: str) -> float:
@@ -253,21 +305,25 @@ def _scaled(scores: Sequence[float]) -> list[float]:
 
 
 def boosted(
-    hits: Sequence[Hit], boost: Decay, times: Mapping[str, datetime | None], now: datetime
+    hits: Sequence[Hit],
+    boosts: Sequence[Boost],
+    values: Mapping[str, Sequence[Sequence[object]]],
+    now: datetime,
 ) -> list[Hit]:
-    """Return the hits with their scores by relevance and freshness, in their new order."""
-    half_life = boost.seconds
+    """Return the hits with their new scores, in their new order.
 
-    def freshness(at: datetime | None) -> float:
-        if at is None:
-            return 0.0
-        return math.exp2(-max(0.0, (now - at).total_seconds()) / half_life)
-
+    ``values`` has for each id what each boost reads.
+    """
+    rest = 1.0 - sum(boost.weight for boost in boosts)
     relevance = _scaled([hit.score for hit in hits])
     return best_first(
         [
             hit.__replace__(
-                score=(1 - boost.weight) * part + boost.weight * freshness(times[hit.id])
+                score=rest * part
+                + sum(
+                    boost.weight * boost.worth(now, *read)
+                    for boost, read in zip(boosts, values[hit.id], strict=True)
+                )
             )
             for hit, part in zip(hits, relevance, strict=True)
         ]
@@ -418,10 +474,14 @@ def check_diversity(argument: str, diversity: Any) -> float:
     return float(diversity)
 
 
-def check_boost(argument: str, boost: object) -> Decay:
-    if not isinstance(boost, Decay):
-        raise InvalidArgumentError(argument, boost, "Decay(field, half_life=…, weight=…) or None")
-    return boost
+def check_boost(argument: str, boost: Any) -> tuple[Boost, ...]:
+    boosts = (boost,) if isinstance(boost, Boost) else tuple(boost) if is_iterable(boost) else ()
+    if not boosts or not all(isinstance(each, Boost) for each in boosts):
+        expected = "Decay(…), Factor(…), a list of these, or None"
+        raise InvalidArgumentError(argument, boost, expected)
+    if sum(each.weight for each in boosts) > 1 + 1e-9:
+        raise InvalidArgumentError(argument, boost, "boosts whose weights add up to 1 at most")
+    return boosts
 
 
 def check_fusion(fusion: object) -> Fusion:

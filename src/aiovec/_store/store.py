@@ -986,7 +986,8 @@ class VectorStore:
         - ``rerank`` gets the hits, with all their text fields, and gives their new scores, or hits
           in a new order (a plain function runs in a thread). Diversity is applied to what it gives.
         - ``boost=Decay("at", half_life="7d", weight=0.3)`` prefers newer hits, by the times in a
-          field; not with ``rerank``. ``min_score`` applies before it.
+          field, ``Factor("importance", weight=0.2)`` those with a higher number; a list has
+          several. Not with ``rerank``. ``min_score`` applies before it.
         - ``fetch_k``: the number of hits from which those choose, by default four times
           ``offset + limit``.
 
