@@ -819,8 +819,8 @@ class VectorStore:
         The most frequent come first, equally frequent ones in the order in which ``find`` sorts
         them; ``limit`` gives at most so many. ``field`` is a field, "id" or a key of the payload
         (``payload.kind``). Nulls are not counted. A row counts once for each different item of a
-        list field; lists and objects in the payload count as null. As in filters, 1 and 1.0 are
-        one value, and 1 and True are two.
+        list, in a list field or at a payload key; objects and lists in lists count as null. As in
+        filters, 1 and 1.0 are one value, and 1 and True are two.
         """
         if limit is not None:
             limit = count_of("limit", limit)

@@ -499,8 +499,8 @@ class Backend(ABC):
         """The values of a field, "id" or a payload key, each with the number of rows that have it.
 
         The most frequent first, equally frequent ones in the order of ``Order``; at most ``limit``.
-        Nulls are not counted. A row counts once for each different item of a list field. Integers
-        and floats that are equal are one value; booleans are never numbers.
+        Nulls are not counted. A row counts once for each different item of a list, also of one in
+        the payload. Integers and floats that are equal are one value; booleans are never numbers.
         """
 
     @abstractmethod
