@@ -460,7 +460,7 @@ class TooLargeForGroupError(Exception):
     """Raised by work that needs its own commit. Never reaches a user."""
 
 
-class Change:
+class ChangeCounter:
     """The newest change number, read and written once for each commit."""
 
     __slots__ = ("number",)
@@ -475,7 +475,7 @@ class Transaction:
     __slots__ = ("_alone", "_call", "_change", "db")
 
     def __init__(
-        self, db: sqlite3.Connection, change: Change, call: WriteCall | None, *, alone: bool
+        self, db: sqlite3.Connection, change: ChangeCounter, call: WriteCall | None, *, alone: bool
     ) -> None:
         self.db = db
         self._change = change

@@ -25,6 +25,7 @@ import numpy as np
 from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, to_matrix
 from aiovec.backend.threads import hop, in_thread
 
+from ..memory import SCAN_BATCH
 from ..session import Opened
 from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, Rung
 from .kinds import Kind
@@ -42,7 +43,6 @@ _LEAST_EF, _WIDEST_EF = 26.0, 1500
 _MORE_REFINES = (3, 10)
 # Simultaneous searches while an effort is measured.
 _AT_ONCE = 4
-_SCAN_BATCH = 4096
 # Smaller differences in closeness, relative to the lengths involved, are equal in float32.
 _TIE = 1e-6
 
@@ -194,8 +194,8 @@ async def _nearest(table: Opened, asked: Questions) -> tuple[Float64Array, Int64
         kept = MEASURED_HITS + 1
         nearest = -np.partition(-close, min(kept, close.shape[1]) - 1, axis=1)[:, :kept]
 
-    async for batch in await table.session.batches(scan, _SCAN_BATCH, present):
-        await hop(_SCAN_BATCH, partial(nearer, batch))
+    async for batch in await table.session.batches(scan, SCAN_BATCH, present):
+        await hop(SCAN_BATCH, partial(nearer, batch))
     nearest = -np.sort(-nearest, axis=1)
     lengths = np.linalg.norm(questions, axis=1).astype(np.float64)
     size = {"cosine": np.ones(len(questions)), "dot": lengths * longest, "l2": 4 * lengths**2}
