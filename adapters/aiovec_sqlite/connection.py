@@ -71,8 +71,8 @@ class Ticket:
 class _Outcome(asyncio.Future[Any]):
     """The outcome of work on the thread.
 
-    A cancelled task that awaits it continues when the work has ended, and is then told that it was
-    cancelled. Until then ``interrupt`` is called with the loop, which need not be running.
+    A cancelled task that awaits it continues when the work has ended, and then gets the
+    cancellation. Until then ``interrupt`` is called with the loop, which need not be running.
     """
 
     interrupt: Callable[[asyncio.AbstractEventLoop], None] | None = None

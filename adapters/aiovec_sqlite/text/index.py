@@ -169,7 +169,7 @@ def being_built(name: str, index: TextIndex) -> UnsupportedError:
         "text",
         "sqlite",
         f"the text index of {name!r} is being built ({index.progress} done); search again later; "
-        f"if no process builds it any more, continue with optimize({name!r})",
+        f"if no process builds it now, continue with optimize({name!r})",
     )
 
 
