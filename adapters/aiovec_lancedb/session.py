@@ -31,7 +31,7 @@ from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.files import look_at
 from aiovec.backend.limits import Deadline
 from aiovec.backend.memory import default_budget
-from aiovec.backend.settings import bytes_of
+from aiovec.backend.settings import parsed_size
 from aiovec.backend.threads import hop, in_thread
 from aiovec.errors import (
     AiovecError,
@@ -167,8 +167,8 @@ def _is_name(name: str) -> bool:
 
 def _caches(settings: LancedbSettings) -> Any:
     """Return Lance's caches for one store. Lance's defaults are 6 GiB and 1 GiB."""
-    index = bytes_of(settings.index_cache)
-    metadata = bytes_of(settings.metadata_cache)
+    index = parsed_size(settings.index_cache)
+    metadata = parsed_size(settings.metadata_cache)
     return lancedb.Session(
         index_cache_size_bytes=default_budget() if index is None else index,
         metadata_cache_size_bytes=_METADATA_CACHE if metadata is None else metadata,

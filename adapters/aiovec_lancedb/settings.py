@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, WithJsonSchema
 
-from aiovec.backend.settings import BackendSettings, MemorySize, bytes_of, matching
+from aiovec.backend.settings import BackendSettings, MemorySize, matching, parsed_size
 
 _DURATION = re.compile(r"^[0-9]+ (second|minute|hour|day)s?$")
 
@@ -119,11 +119,11 @@ class LancedbSettings(BackendSettings):
 
     def search_bytes(self) -> int | None:
         """``search_memory`` in bytes; None for auto."""
-        return bytes_of(self.search_memory)
+        return parsed_size(self.search_memory)
 
     def scan_bytes(self) -> int:
         """``scan_limit`` in bytes."""
-        size = bytes_of(self.scan_limit)
+        size = parsed_size(self.scan_limit)
         return 2**30 if size is None else size
 
     def kept_versions(self) -> timedelta:

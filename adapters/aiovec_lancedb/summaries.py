@@ -43,7 +43,8 @@ async def value_counts(
         # 1 and 1.0 are one value, an int if any of them is.
         ints.update(key for key in keys if type(key[1]) is int)
 
-    async for batch in await _batches(table, ref, where):
+    column = PayloadValue(ref.path).as_items if ref.path else name(ref.name)
+    async for batch in await _batches(table, column, where):
         await hop(_effort(batch), add, batch.column("value"))
 
     def most_frequent() -> list[tuple[Value, int]]:
@@ -63,7 +64,8 @@ async def bounds(table: Opened, ref: Ref, where: Expr | None) -> tuple[Value, Va
         keys = [*ends, *_keys(values, ref)]
         return [min(keys), max(keys)] if keys else []
 
-    async for batch in await _batches(table, ref, where):
+    column = PayloadValue(ref.path).as_scalar if ref.path else name(ref.name)
+    async for batch in await _batches(table, column, where):
         ends = await hop(_effort(batch), widen, batch.column("value"))
     return (ends[0][1], ends[1][1]) if ends else None
 
@@ -73,9 +75,8 @@ def _effort(batch: pa.RecordBatch) -> int:
     return int(batch.num_rows + batch.nbytes // BYTES_A_VALUE)
 
 
-async def _batches(table: Opened, ref: Ref, where: Expr | None) -> Batches:
-    """Begin to read the values; those of the payload are JSON text."""
-    column = PayloadValue(ref.path).as_scalar if ref.path else name(ref.name)
+async def _batches(table: Opened, column: str, where: Expr | None) -> Batches:
+    """Begin to read a column, given as SQL; values of the payload are JSON text."""
     query = table.lance.query().select({"value": column})
     return await table.session.batches(query, BATCH, await condition_of(where))
 
@@ -87,11 +88,23 @@ def _keys(values: pa.Array, ref: Ref) -> list[_Key]:
         if pa.types.is_list(values.type):
             return [(0, item) for items in present for item in set(items)]
         return [(0, value) for value in present]
-    return [
-        (_kind_of(value), value + 0.0 if isinstance(value, float) else value)
-        for value in json.loads(f"[{','.join(present)}]")
-        if value is not None
-    ]
+    keys: list[_Key] = []
+    for value in json.loads(f"[{','.join(present)}]"):
+        if isinstance(value, list):  # of 1 and 1.0, the set keeps the first
+            keys += {*sorted(map(_key_of, value), key=lambda key: type(key[1]) is float)}
+        else:
+            keys.append(_key_of(value))
+    return [key for key in keys if key != _NO_KEY]
+
+
+_NO_KEY: _Key = (-1, None)
+
+
+def _key_of(value: Any) -> _Key:
+    """Return the key of a value of the payload; ``_NO_KEY`` for null, lists and objects."""
+    if value is None or isinstance(value, (list, dict)):
+        return _NO_KEY
+    return _kind_of(value), value + 0.0 if isinstance(value, float) else value
 
 
 def _kind_of(value: Any) -> int:

@@ -39,7 +39,7 @@ from aiovec.errors import AiovecError, ChangesPrunedError, InvalidArgumentError
 from .connection import Ticket
 from .errors import DamageError, decodes
 from .layout import TableLayout, current_table, floor_of, quoted
-from .sql.filters import order_to_sql, sorted_value
+from .sql.filters import counted_items, order_to_sql, sorted_value
 from .sql.filters import to_sql as filter_to_sql
 from .sql.values import from_sql, ids_to_arrow, payloads_to_arrow, to_arrow
 from .vectors import BLOCK, MissingRowsError, VectorReader
@@ -435,16 +435,23 @@ def value_counts(
             "GROUP BY v ORDER BY n DESC, v LIMIT ?",
             (*bound, most),
         ).fetchall()
-    else:
-        value, keys = sorted_value(ref)
+    elif ref.path:
+        value, tables, keys = counted_items(ref)
         rows = db.execute(
-            "SELECT v, count(*) AS n, max(typeof(v) = 'integer') FROM "
-            f"(SELECT {value} AS v FROM {table.rows} AS r WHERE {condition}) "
+            "SELECT v, count(*) AS n, max(is_int) FROM "
+            f"(SELECT {value} AS v, max(typeof({value}) = 'integer') AS is_int "
+            f"FROM {table.rows} AS r, {tables} WHERE {keys} AND {condition} GROUP BY r._rowid, 1) "
             "WHERE v IS NOT NULL GROUP BY v ORDER BY n DESC, v LIMIT ?",
-            (*keys, *bound, most),
+            (*ref.path, *bound, most),
         ).fetchall()
-    if ref.path:
         return [(_of_payload(value, is_int=bool(is_int)), n) for value, n, is_int in rows]
+    else:
+        value, _ = sorted_value(ref)
+        rows = db.execute(
+            f"SELECT {value} AS v, count(*) AS n FROM {table.rows} AS r "
+            f"WHERE v IS NOT NULL AND {condition} GROUP BY v ORDER BY n DESC, v LIMIT ?",
+            (*bound, most),
+        ).fetchall()
     counts = [row[1] for row in rows]
     return list(zip(_of_column([row[0] for row in rows], ref, table), counts, strict=True))
 

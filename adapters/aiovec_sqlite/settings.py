@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from aiovec.backend.settings import BackendSettings, MemorySize, bytes_of
+from aiovec.backend.settings import BackendSettings, MemorySize, parsed_size
 from aiovec.errors import ConfigError, StorePermissionError
 
 MEMORY = ":memory:"
@@ -159,4 +159,4 @@ class SqliteSettings(BackendSettings):
 
     def scan_bytes(self) -> int | None:
         """``scan_memory`` in bytes; None for auto."""
-        return bytes_of(self.scan_memory)
+        return parsed_size(self.scan_memory)

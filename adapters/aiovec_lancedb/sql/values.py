@@ -174,6 +174,11 @@ class PayloadValue:
         return f"arrow_cast(decode({encoded_text}, 'hex'), 'Utf8')"
 
     @property
+    def as_items(self) -> str:
+        """The value as JSON text; NULL for objects."""
+        return f"array_element(regexp_match({self._as_json}, '(?s)^([^{{].*)$'), 1)"
+
+    @property
     def as_scalar(self) -> str:
         """The value as JSON text; NULL for objects and arrays."""
         return f"array_element(regexp_match({self._as_json}, '(?s)^([^\\[{{].*)$'), 1)"

@@ -69,17 +69,25 @@ class Location:
 
         It binds the parameters of ``sql``, then the path, each key at a ``mark``.
         """
+        return f"(SELECT {sql} FROM {', '.join(self.levels)} WHERE {self.keys(mark)})"
+
+    @property
+    def levels(self) -> list[str]:
+        """The tables of each level of the payload, which come after the table ``r``."""
         levels = ["json_each(r.payload) AS k1"]
         levels += [
             # Without the CASE, json_each would fail on a text that is not JSON.
             f"json_each(CASE WHEN k{i}.type = 'object' THEN k{i}.value END) AS k{i + 1}"
             for i in range(1, len(self.path))
         ]
-        keys = " AND ".join(f"k{i}.key = {mark}" for i in range(1, len(self.path) + 1))
-        return f"(SELECT {sql} FROM {', '.join(levels)} WHERE {keys})"
+        return levels
+
+    def keys(self, mark: str) -> str:
+        """The condition for the path, each key at a ``mark``."""
+        return " AND ".join(f"k{i}.key = {mark}" for i in range(1, len(self.path) + 1))
 
 
-__all__ = ["fixed_values", "order_to_sql", "register", "to_sql"]
+__all__ = ["counted_items", "fixed_values", "order_to_sql", "register", "to_sql"]
 
 # SQLite's default limit of 32,766, with room for the statement around the filter.
 MAX_PARAMETERS = 32_000
@@ -140,6 +148,20 @@ def sorted_value(ref: Ref) -> tuple[str, Sequence[str]]:
         return _value(ref), ()
     at = Location(ref.path)
     return at.select(_SORTED.format(type=at.type, value=at.value), "?"), ref.path
+
+
+def counted_items(ref: Ref) -> tuple[str, str, str]:
+    """Return the value at a payload's path, or each item of a list there, to be counted.
+
+    The value is SQL in the form of ``sorted_value`` over the tables that the second text adds to
+    the table ``r``; the third is their condition, with one parameter for each key of the path.
+    """
+    at = Location(ref.path)
+    items = f"json_each(CASE WHEN {at.type} = 'array' THEN {at.value} ELSE '[0]' END) AS item"
+    alone = _SORTED.format(type=at.type, value=at.value)
+    item = _SORTED.format(type="item.type", value="item.value")
+    value = f"CASE WHEN {at.type} = 'array' THEN {item} ELSE {alone} END"
+    return value, ", ".join([*at.levels, items]), at.keys("?")
 
 
 def order_to_sql(order_by: Sequence[Order]) -> tuple[str, list[Any]]:
