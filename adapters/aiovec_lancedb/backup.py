@@ -264,7 +264,7 @@ def _put_in_place(partial: Path, folder: Path, overwrite: bool) -> Path | None:
     return None
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def _exchanged(first: Path, second: Path) -> bool:
     """Give two folders each other's name at one moment; False if the system cannot.
 
     With two renames the store would be missing in between, and an app that opened it then would
@@ -275,7 +275,7 @@ def _exchanged(one: Path, other: Path) -> bool:
     except (OSError, AttributeError, TypeError):  # not Linux, or one of before 2018
         return False
     at, exchange = -100, 2
-    return bool(rename(at, os.fsencode(one), at, os.fsencode(other), exchange) == 0)
+    return bool(rename(at, os.fsencode(first), at, os.fsencode(second), exchange) == 0)
 
 
 def _is_store(folder: Path) -> bool:

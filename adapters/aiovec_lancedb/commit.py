@@ -218,7 +218,7 @@ class TableCommitter(Committer[OperationCall]):
         if (mark := self._mark) is not None and _refuses(mark, first):
             raise mark.refusal(self.target)
         outcomes = await self._checked(first, others)
-        # A table being made and a bucket hold no writer off, so a mark may have come meanwhile.
+        # A table being made and a bucket hold no writer off, so a mark may be new.
         if first.changes_schema or (first.by_hand and not self._session.exclusive):
             what = "the mark of a migration could not be read behind the commit"
             with unknown_outcome(self.target, what):

@@ -116,7 +116,8 @@ class Filling:
         if load_in(table.arrow) != self._note:
             raise AiovecError(
                 f"another process has taken over the load {self._run} of the table "
-                f"{self._table.name!r}; `aiovec info` shows whether its rows were added"
+                f"{self._table.name!r}; check `aiovec info`, because this process cannot know "
+                "whether its rows were added"
             )
         return table
 

@@ -130,7 +130,7 @@ class Export:
                     waiting.append(batch)
                     while (
                         sum(map(len, waiting)) >= self.batch_size
-                        or sum(map(_bytes, waiting)) >= LARGEST_BATCH
+                        or sum(held.nbytes for held in waiting) >= LARGEST_BATCH
                     ):
                         ready, waiting = await self._first(waiting, schema)
                         given += ready.num_rows
@@ -155,10 +155,6 @@ class Export:
 
         first = await hop(0 if len(batches) == 1 else weight(ready), batch)
         return first, joined.slice(ready.num_rows).to_batches()
-
-
-def _bytes(batch: pa.RecordBatch) -> int:
-    return int(batch.nbytes)
 
 
 def _named(table: Opened) -> str:

@@ -29,6 +29,9 @@ _ID_BYTES = 64
 # A row of the result as Arrow, as float64 where it is measured, and as Python values.
 _COPIES = 4
 
+SCAN_BATCH = 4096
+"""Rows in a batch of a scan."""
+
 STREAM_BYTES = int(_ROUNDED * _READ_AHEAD)
 """The bytes that reading rows batch by batch may hold at once."""
 

@@ -16,8 +16,9 @@ from aiovec.backend.weight import weight
 
 from .driver import ColumnOrdering
 from .layout import PAYLOAD, column_names
+from .memory import SCAN_BATCH
 from .session import Opened
-from .sorting import KEY_BATCH, key_columns, sorted_ids
+from .sorting import key_columns, sorted_ids
 from .sql.filters import ids_to_sql, to_sql
 
 ADDRESS = "_rowaddr"
@@ -98,7 +99,7 @@ async def find(
 ) -> StoredRows:
     if any(order.ref.path for order in order_by):
         query = table.lance.query().select(key_columns(order_by))
-        batches = await table.session.batches(query, KEY_BATCH, await condition_of(where))
+        batches = await table.session.batches(query, SCAN_BATCH, await condition_of(where))
         ids = await sorted_ids(batches, order_by, limit, offset)
         return await get(table, ids, columns, ordered=True)
     # Lance sorts only by columns that it also reads: without them, an unfiltered or indexed query

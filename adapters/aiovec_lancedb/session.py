@@ -561,11 +561,8 @@ def _is_table(path: Path) -> bool:
 
     Otherwise a killed or failed creation left it.
     """
-    return _has(path / "_versions", _is_manifest) or _has(path / "data", bool)
-
-
-def _is_manifest(name: str) -> bool:
-    return version_of(f"_versions/{name}") is not None
+    versions, data = path / "_versions", path / "data"
+    return _has(versions, lambda name: bool(version_of(f"_versions/{name}"))) or _has(data, bool)
 
 
 def _has(folder: Path, wanted: Callable[[str], bool]) -> bool:

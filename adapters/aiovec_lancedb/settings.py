@@ -48,7 +48,7 @@ class LancedbSettings(BackendSettings):
     They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
     keep_versions: _Duration = "1 day"
-    """How long earlier versions of a table are kept, such as "30 minutes" or "2 days".
+    """Time for which earlier versions of a table are kept, such as "30 minutes" or "2 days".
 
     A restore goes back no further, and an export that takes longer may fail."""
 

@@ -20,7 +20,6 @@ from aiovec.backend.weight import weight
 
 from .sql.values import PayloadValue, name
 
-KEY_BATCH = 4096
 # Further rows held before a sort: fewer sorts, for some megabytes more.
 _MOST_WAITING = 65_536
 # For ``hop``: the work of sorting a row by one key, in values.

@@ -24,7 +24,7 @@ from .sql.values import PayloadValue, name
 # Rows or values processed at a time, which blocks every Python thread for about a millisecond.
 BATCH = 2048
 # Bytes of texts and lists that take as long to process as one short value.
-_BYTES_A_VALUE = 64
+BYTES_A_VALUE = 64
 
 _Key = tuple[int, Any]
 """The rank of a value's type in the order of types, and the value."""
@@ -72,7 +72,7 @@ async def bounds(table: Opened, ref: Ref, where: Expr | None) -> tuple[Value, Va
 
 def _effort(batch: pa.RecordBatch) -> int:
     """Return the work of processing the values, in short values."""
-    return int(batch.num_rows + batch.nbytes // _BYTES_A_VALUE)
+    return int(batch.num_rows + batch.nbytes // BYTES_A_VALUE)
 
 
 async def _batches(table: Opened, column: str, where: Expr | None) -> Batches:

@@ -69,10 +69,6 @@ def newest_manifest(folder: Path, table: str) -> ManifestIdentity | None:
     return ManifestIdentity(name, seen.st_ino, seen.st_size, (seen.st_mtime_ns, seen.st_ctime_ns))
 
 
-async def _no_bytes(_: Opened) -> int:
-    return 0
-
-
 class Table:
     """One table of a store, as long as the store remembers it. Making it does not create a
     table."""
@@ -148,7 +144,7 @@ class Table:
         columns: Columns = _ID,
         *,
         times: int = 1,
-        beside: Callable[[Opened], Awaitable[int]] = _no_bytes,
+        beside: Callable[[Opened], Awaitable[int]] | None = None,
     ) -> AsyncIterator[Opened]:
         """Open the newest version for a read of up to ``results`` rows with these columns.
 
@@ -157,7 +153,8 @@ class Table:
         """
         table, admission = await self.snapshot(handle), self.session.admission
         try:
-            size = times * await self._results(table, results, columns) + await beside(table)
+            size = times * await self._results(table, results, columns)
+            size += 0 if beside is None else await beside(table)
             waits = not admission.free(size)
             async with admission.share(size):
                 if waits:  # the version may be old after the wait

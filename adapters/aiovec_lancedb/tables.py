@@ -115,13 +115,8 @@ async def check_exists(session: Session, name: str) -> None:
 
 
 async def drop_table(session: Session, name: str) -> None:
-    """Drop a table, even a damaged one."""
+    """Drop a table, even a damaged one: in a folder in one step, so a kill leaves no half of it."""
     await check_exists(session, name)
-    await _remove(session, name)
-
-
-async def _remove(session: Session, name: str) -> None:
-    """Remove a table: in a folder in one step, so that a kill leaves no half of it."""
     folder = session.folder
     if folder is None or not await in_thread(_put_away, folder, name):
         await session.run(session.check().drop_table(name))

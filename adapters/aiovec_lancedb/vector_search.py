@@ -28,7 +28,7 @@ from .index.effort import MOST_CANDIDATES, named_effort
 from .index.info import InUse, vector_index
 from .index.recall import with_effort
 from .layout import column_names
-from .memory import scan_bytes
+from .memory import SCAN_BATCH, scan_bytes
 from .reads import condition_of, get, rows_of
 from .session import Opened
 from .table import Table
@@ -43,7 +43,6 @@ _NEAR_TIES = 16
 # The largest component of a query when Lance measures dot products. Lance ranks by 1 - dot, in
 # which small products would vanish beside the 1; scaling by a power of two is exact.
 _LARGEST_COMPONENT = 2.0**60
-_SCAN_BATCH = 4096
 # Bytes of vectors that one query may bring into memory. Above, a search measures every row.
 _CANDIDATE_BYTES = 64 * 2**20
 # Up to this many surplus rows, handing them on costs less than leaving them out.
@@ -180,7 +179,7 @@ class VectorSearch:
         scan = table.lance.query().select(["id", vector])
         condition = await _with_vector(table, query)
         best: list[tuple[float, str]] = []
-        async for batch in await self._session.batches(scan, _SCAN_BATCH, condition):
+        async for batch in await self._session.batches(scan, SCAN_BATCH, condition):
             effort = weight(batch) + len(best)
             best = await hop(effort, partial(_nearer, best, batch, table, query))
         measures = {id: measure for measure, id in best}

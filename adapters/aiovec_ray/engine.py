@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -55,7 +55,7 @@ class RayEngine(Engine):
             try:
                 calls = [(source, place, table.schema, read) for source in sources]
                 with load.guarded():
-                    parts = await each(fragments.write_source, calls, _Progress(seen))
+                    parts = await each(fragments.write_source, calls, _progress(seen))
                     await _check_ids(table, sources, read, parts)
                     if load.before:
                         await self._check_new(table, load, place, sources, read, parts)
@@ -120,17 +120,16 @@ class RayEngine(Engine):
 async def _nothing() -> None: ...
 
 
-class _Progress:
-    """Counts the rows that workers have written."""
+def _progress(seen: Seen) -> Callable[[Written], None]:
+    """Return a function that counts the rows that workers have written."""
+    files = rows = 0
 
-    def __init__(self, seen: Seen) -> None:
-        self._seen = seen
-        self._files = self._rows = 0
+    def add(part: Written) -> None:
+        nonlocal files, rows
+        files, rows = files + 1, rows + part.rows
+        seen(files, rows)
 
-    def __call__(self, part: Written) -> None:
-        self._files += 1
-        self._rows += part.rows
-        self._seen(self._files, self._rows)
+    return add
 
 
 def _lancedb(backend: Backend) -> LancedbBackend:

@@ -71,8 +71,8 @@ class Ticket:
 class _Outcome(asyncio.Future[Any]):
     """The outcome of work on the thread.
 
-    A cancelled task that awaits it continues when the work has ended, and is then told that it was
-    cancelled. Until then ``interrupt`` is called with the loop, which need not be running.
+    A cancelled task that awaits it continues when the work has ended, and then gets the
+    cancellation. Until then ``interrupt`` is called with the loop, which need not be running.
     """
 
     interrupt: Callable[[asyncio.AbstractEventLoop], None] | None = None
@@ -460,7 +460,7 @@ class TooLargeForGroupError(Exception):
     """Raised by work that needs its own commit. Never reaches a user."""
 
 
-class Change:
+class ChangeCounter:
     """The newest change number, read and written once for each commit."""
 
     __slots__ = ("number",)
@@ -475,7 +475,7 @@ class Transaction:
     __slots__ = ("_alone", "_call", "_change", "db")
 
     def __init__(
-        self, db: sqlite3.Connection, change: Change, call: WriteCall | None, *, alone: bool
+        self, db: sqlite3.Connection, change: ChangeCounter, call: WriteCall | None, *, alone: bool
     ) -> None:
         self.db = db
         self._change = change

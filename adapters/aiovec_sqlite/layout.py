@@ -360,7 +360,7 @@ def _look_at(path: Path) -> bool:
             "over a store that was not closed. Restore the backup with aiovec restore, which "
             "removes the WAL, or delete the WAL if the file is the unchanged backup",
         )
-    if _is_there(path, "-wal"):
+    if path.with_name(f"{path.name}-wal").exists():
         return True
     try:  # nobody has it open, so it can be read without making files beside it
         with opened_as_it_lies(path) as db:
@@ -392,10 +392,6 @@ def _keeps_wal(path: Path) -> bool:
         with path.open("rb") as file:
             file.seek(_READ_VERSIONS)
             return file.read(1) == b"\2"
-
-
-def _is_there(path: Path, suffix: str) -> bool:
-    return path.with_name(path.name + suffix).exists()
 
 
 def _holds_something(path: Path, suffix: str) -> bool:

@@ -115,7 +115,6 @@ def _state(path: str) -> _State | None:
 
 
 _RETRY = 0.01
-_LOOKS, _BETWEEN_LOOKS = 20, 0.05
 
 
 def open_writer(path: Path, settings: SqliteSettings, *, kept: bool = True) -> sqlite3.Connection:

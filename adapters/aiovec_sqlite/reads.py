@@ -42,9 +42,7 @@ from .layout import TableLayout, current_table, floor_of, quoted
 from .sql.filters import counted_items, order_to_sql, sorted_value
 from .sql.filters import to_sql as filter_to_sql
 from .sql.values import from_sql, ids_to_arrow, payloads_to_arrow, to_arrow
-from .vectors import MissingRowsError, VectorReader
-
-_BLOCK = 2048
+from .vectors import BLOCK, MissingRowsError, VectorReader
 
 
 def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]]:
@@ -125,9 +123,9 @@ def get(
         "ON r.id = j.value"
     )
     rows: list[Sequence[Any]] = []
-    for start in range(0, len(ids), _BLOCK):
+    for start in range(0, len(ids), BLOCK):
         ticket.check()
-        rows += db.execute(sql, (json.dumps(ids[start : start + _BLOCK]),)).fetchall()
+        rows += db.execute(sql, (json.dumps(ids[start : start + BLOCK]),)).fetchall()
     return _as_rows(db, ticket, table, rows, columns, len(names))
 
 

@@ -131,7 +131,7 @@ class SqliteSettings(BackendSettings):
     again."""
 
     scan: Literal["auto", "bit", "disk"] = "auto"
-    """How tables are searched: "auto" in memory, "disk" in the file, "bit" by bit codes,
+    """The search of tables: "auto" in memory, "disk" in the file, "bit" by bit codes,
     approximately.
 
     "auto": searched tables are kept in memory, up to scan_memory. The results are exact.

@@ -266,10 +266,6 @@ class SqliteBackend(Backend):
     async def ping(self) -> None:
         await self._read(lambda db, _: moves.check_here(db, self._target, self._run))
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreClosedError(self._target)
-
     async def _read(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
         if self._readers is None or self._closed:
             raise StoreClosedError(self._target)
@@ -546,7 +542,9 @@ class SqliteBackend(Backend):
         step = Steps()
         chunks = await self._read(lambda db, ticket: upkeep.sparse_chunks(db, ticket, table))
         while chunks:
-            done = await step(self._write(partial(_empty_some, table=table, chunks=chunks)))
+            done = await step(
+                self._write(partial(upkeep.empty_chunks, handle=table, chunks=chunks))
+            )
             chunks = chunks[done:]
         await self._build_text(table.name, step)
         merge = partial(text_index.merge_some, name=table.name)
@@ -595,10 +593,6 @@ class SqliteBackend(Backend):
         except StoreReplacedError:
             return True
         return False
-
-
-def _empty_some(tx: Transaction, *, table: TableHandle, chunks: list[int]) -> int:
-    return upkeep.empty_chunks(tx, table, chunks)
 
 
 def _remove_folder(folder: str, process: int) -> None:

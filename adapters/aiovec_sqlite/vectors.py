@@ -91,8 +91,8 @@ class VectorReader:
             "SELECT group_concat(m.chunk_id), group_concat(m.chunk_offset) FROM json_each(?) AS j "
             f"CROSS JOIN {self._table.shadow('rowids')} AS m ON m.rowid = j.value"
         )
-        for start in range(0, len(rowids), _BLOCK):
-            block = rowids[start : start + _BLOCK]
+        for start in range(0, len(rowids), BLOCK):
+            block = rowids[start : start + BLOCK]
             texts = self._db.execute(sql, (json.dumps(block.tolist()),)).fetchone()
             chunk_ids, offsets = (np.fromstring(text or "", np.int64, sep=",") for text in texts)
             if not len(chunk_ids) == len(offsets) == len(block):
@@ -158,7 +158,8 @@ class VectorReader:
         return self._chunk
 
 
-_BLOCK = 2048
+# Rows read at a time.
+BLOCK = 2048
 
 
 class MissingRowsError(DamageError):

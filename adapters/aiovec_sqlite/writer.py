@@ -27,7 +27,7 @@ from aiovec.errors import (
 
 from .connection import (
     CancelledWorkError,
-    Change,
+    ChangeCounter,
     Connection,
     ConnectionClosedError,
     TooLargeForGroupError,
@@ -229,7 +229,7 @@ class Writer(Committer[_Call]):
         if not _begin(db):
             return
         try:
-            tx = Transaction(db, Change(0), None, alone=True)
+            tx = Transaction(db, ChangeCounter(0), None, alone=True)
             change(tx, self.target, lambda record: record.end_pause(pause.pause), anew=False)
             db.execute("COMMIT")
         except BaseException:
@@ -268,7 +268,7 @@ class Writer(Committer[_Call]):
                     call.fail(mark.refusal(self.target))
                 return None
             number = change_number(state.get("change"))
-            change = Change(number)
+            change = ChangeCounter(number)
             for calls in _runs(group):
                 if len(calls) > 1 and self._apply(db, change, calls, alone=False) is None:
                     applied += calls
@@ -328,7 +328,7 @@ class Writer(Committer[_Call]):
             raise OutcomeUnknownError(self.target, str(exc.__cause__ or exc)) from exc
 
     def _apply(
-        self, db: sqlite3.Connection, change: Change, calls: list[_Call], *, alone: bool
+        self, db: sqlite3.Connection, change: ChangeCounter, calls: list[_Call], *, alone: bool
     ) -> Exception | None:
         """Do calls in one savepoint; ``alone`` in the transaction itself.
 
@@ -365,7 +365,9 @@ class Writer(Committer[_Call]):
         return translated
 
 
-def _once(db: sqlite3.Connection, change: Change, calls: list[_Call], *, alone: bool) -> None:
+def _once(
+    db: sqlite3.Connection, change: ChangeCounter, calls: list[_Call], *, alone: bool
+) -> None:
     """Do the work of one call or of several joined ones, unless a key shows that it was done."""
     keys = [call.key for call in calls if call.key is not None]
     kept = next(filter(None, (find_key(db, key) for key in keys)), None)

@@ -300,8 +300,9 @@ async def _migration(
     """Open both stores, the target only if it exists."""
     source = await _existing(stack, ends[0], host)
     target = await open_place(stack, ends[1], host, make=False)
+    toml = None if file is None else TomlFile(file, host)
     return Migration(
-        source, target, options, host=host, toml=_toml(file, host), listener=listener, step=step,
+        source, target, options, host=host, toml=toml, listener=listener, step=step,
         transform=await _transform(stack, embedder, from_field, file, host),
     )  # fmt: skip
 
@@ -355,10 +356,6 @@ async def _transform(
     reembedding = await host.in_thread(Reembedding, embedder, field, file, host)
     stack.push_async_callback(reembedding.close)
     return reembedding
-
-
-def _toml(file: Path | None, host: Host) -> TomlFile | None:
-    return None if file is None else TomlFile(file, host)
 
 
 def _look_at_disk(target: Place, plan: Plan) -> None:

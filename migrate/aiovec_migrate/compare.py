@@ -41,7 +41,7 @@ Progress = Callable[[int], None]
 """Called with the number of rows just read, on either side."""
 
 Change = Callable[[pa.Table], Awaitable[pa.Table]]
-"""Turns rows of the source into those of the target."""
+"""Turns rows of the source into rows of the target."""
 
 # Bytes hashed or written at a time: enough rows for each call on columns to pay, and a few times
 # the size of a core's cache.

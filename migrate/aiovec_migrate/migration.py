@@ -240,7 +240,7 @@ class Migration:
             again.check()
 
     async def _tables(self, record: MoveRecord) -> list[TableMove]:
-        """Create every table of the source in the target, and drop those that must not be there."""
+        """Create every table of the source in the target, and drop wrong ones."""
         work = self.work
         source, target = work.source.backend, work.target.backend
         every = await source.tables()

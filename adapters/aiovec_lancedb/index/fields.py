@@ -99,7 +99,7 @@ async def lacking(
 
 async def drop_unwanted(session: Session, lance: Any, name: str, field: Field) -> None:
     """Drop the indexes over a column that its field does not want."""
-    wanted = _types_of(field)
+    wanted = [_type_of(config) for config in configs_of(field, "plain")]
     for index in await session.run(lance.list_indices()):
         if index.columns == [name] and index.index_type not in wanted:
             await session.run(lance.drop_index(index.name))
@@ -117,10 +117,6 @@ def text_columns(indexes: Iterable[Any]) -> dict[str, int]:
 def serves_text(index_type: str) -> bool:
     """Return whether it is a keyword index. All other kinds serve filters."""
     return index_type == indexing.FTS.__name__
-
-
-def _types_of(field: Field) -> list[str]:
-    return [_type_of(config) for config in configs_of(field, "plain")]
 
 
 def _type_of(config: Any) -> str:

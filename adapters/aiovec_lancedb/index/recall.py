@@ -25,6 +25,7 @@ import numpy as np
 from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, to_matrix
 from aiovec.backend.threads import hop, in_thread
 
+from ..memory import SCAN_BATCH
 from ..session import Opened
 from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, Rung
 from .kinds import Kind
@@ -42,7 +43,6 @@ _LEAST_EF, _WIDEST_EF = 26.0, 1500
 _MORE_REFINES = (3, 10)
 # Simultaneous searches while an effort is measured.
 _AT_ONCE = 4
-_SCAN_BATCH = 4096
 # Smaller differences in closeness, relative to the lengths involved, are equal in float32.
 _TIE = 1e-6
 
@@ -57,13 +57,15 @@ class Questions:
     groups: int = 1
 
 
-async def measure(table: Opened, kind: Kind, partitions: int, asked: Questions) -> tuple[Rung, ...]:
+async def measure(
+    table: Opened, kind: Kind, partitions: int, questions: Questions
+) -> tuple[Rung, ...]:
     """Return the efforts worth using for the present index; none for a table without vectors."""
-    questions, groups = asked.vectors, asked.groups
-    least, counts, itself = await _nearest(table, asked)
+    points, groups = questions.vectors, questions.groups
+    least, counts, itself = await _nearest(table, questions)
     if not counts.any():
         return ()
-    few = groups * math.ceil(len(questions) / groups / _PARTS)
+    few = groups * math.ceil(len(points) / groups / _PARTS)
     ladder: list[Rung] = []
     # By row id. Each effort's hits are mostly those of the effort before, and in a bucket reading a
     # vector is a request.
@@ -72,20 +74,20 @@ async def measure(table: Opened, kind: Kind, partitions: int, asked: Questions) 
         shares: list[float] = []
         most = MEASURED_HITS + effort.margin(MEASURED_HITS, fine=kind.fine)
         rung = Rung(recall=1, effort=effort)
-        while len(shares) < len(questions) and rung.recall >= _FEW:
+        while len(shares) < len(points) and rung.recall >= _FEW:
             hits: list[list[int]] = []
-            asking = range(len(shares), len(questions) if shares else few)
+            asking = range(len(shares), len(points) if shares else few)
             for start in range(0, len(asking), _AT_ONCE):
                 hits += await asyncio.gather(
                     *(
-                        _hits(table, questions[n], most + int(itself[n]), effort)
+                        _hits(table, points[n], most + int(itself[n]), effort)
                         for n in asking[start : start + _AT_ONCE]
                     )
                 )
             await _read(table, sorted(set().union(*hits) - vectors.keys()), vectors)
             for n, rows in zip(asking, hits, strict=True):
                 near = np.reshape([vectors[row] for row in rows], (-1, table.schema.dim))
-                close = _closeness(near, questions[n][None, :], table.schema.metric)
+                close = _closeness(near, points[n][None, :], table.schema.metric)
                 count = int((close >= least[n]).sum()) - itself[n]
                 shares.append(min(max(0.0, count / max(1, counts[n])), 1.0))
             of_groups = np.reshape(shares, (-1, groups))
@@ -177,11 +179,13 @@ def _units(vectors: Float64Array) -> Float64Array:
     return cast("Float64Array", vectors / np.maximum(lengths, 1e-30))
 
 
-async def _nearest(table: Opened, asked: Questions) -> tuple[Float64Array, Int64Array, Int64Array]:
+async def _nearest(
+    table: Opened, questions: Questions
+) -> tuple[Float64Array, Int64Array, Int64Array]:
     """Return for each question the closeness of the furthest hit that counts, the number of hits,
     and 1 if the question's own row comes in addition. Reads the table once, in constant memory."""
-    vector, metric, questions = table.schema.vector, table.schema.metric, asked.vectors
-    nearest = np.full((len(questions), 1), -np.inf, dtype=np.float32)
+    vector, metric, points = table.schema.vector, table.schema.metric, questions.vectors
+    nearest = np.full((len(points), 1), -np.inf, dtype=np.float32)
     longest = 0.0
     scan = table.lance.query().select([vector])
     present = f"`{vector}` IS NOT NULL" if table.schema.vector_nullable else None
@@ -190,19 +194,19 @@ async def _nearest(table: Opened, asked: Questions) -> tuple[Float64Array, Int64
         nonlocal nearest, longest
         rows = to_matrix(batch.column(vector))
         longest = max(longest, float(np.linalg.norm(rows, axis=1).max(initial=0.0)))
-        close = np.concatenate([nearest, _closeness(rows, questions, metric)], axis=1)
+        close = np.concatenate([nearest, _closeness(rows, points, metric)], axis=1)
         kept = MEASURED_HITS + 1
         nearest = -np.partition(-close, min(kept, close.shape[1]) - 1, axis=1)[:, :kept]
 
-    async for batch in await table.session.batches(scan, _SCAN_BATCH, present):
-        await hop(_SCAN_BATCH, partial(nearer, batch))
+    async for batch in await table.session.batches(scan, SCAN_BATCH, present):
+        await hop(SCAN_BATCH, partial(nearer, batch))
     nearest = -np.sort(-nearest, axis=1)
-    lengths = np.linalg.norm(questions, axis=1).astype(np.float64)
-    size = {"cosine": np.ones(len(questions)), "dot": lengths * longest, "l2": 4 * lengths**2}
+    lengths = np.linalg.norm(points, axis=1).astype(np.float64)
+    size = {"cosine": np.ones(len(points)), "dot": lengths * longest, "l2": 4 * lengths**2}
     ties = _TIE * size[metric]
-    squares = np.einsum("ij,ij->i", questions, questions) if metric != "cosine" else 1.0
-    numbers = np.arange(len(questions))
-    is_row = (asked.groups > 1) & (numbers % asked.groups == 0)
+    squares = np.einsum("ij,ij->i", points, points) if metric != "cosine" else 1.0
+    numbers = np.arange(len(points))
+    is_row = (questions.groups > 1) & (numbers % questions.groups == 0)
     # By the dot product, a row may be far from itself.
     itself = (is_row & (squares >= nearest[:, :MEASURED_HITS][:, -1] - ties)).astype(np.int64)
     counts = np.minimum(MEASURED_HITS, np.isfinite(nearest).sum(axis=1) - itself)

@@ -22,6 +22,7 @@ from aiovec.backend.threads import hop
 from ..driver import FullTextQuery, Occur
 from ..reads import MOST as ALL
 from ..session import Opened
+from ..summaries import BYTES_A_VALUE
 from .query import (
     MOST,
     SCORE,
@@ -41,8 +42,6 @@ _GRAM = 3
 # Grams of one clause in the query. More would hardly exclude another row.
 _MOST_GRAMS = 8
 _SCAN_BATCH = 1024
-# Bytes of text that are searched in the time of copying one value.
-_BYTES_A_VALUE = 64
 # BM25's constant: how little further occurrences in a row add to its score.
 _K1 = 1.2
 # Rows requested beyond the limit when some may not match, and the factor for the next request when
@@ -114,7 +113,7 @@ class Matching:
 
     def effort(self, rows: pa.Table | pa.RecordBatch) -> int:
         """Return the work of searching the rows for each clause, in values to copy."""
-        return int(rows.nbytes // _BYTES_A_VALUE + rows.num_rows) * len(self.wanted)
+        return int(rows.nbytes // BYTES_A_VALUE + rows.num_rows) * len(self.wanted)
 
     def texts(self, rows: pa.Table | pa.RecordBatch) -> Iterator[dict[str, str]]:
         """Yield the texts of each row in their compared form."""

@@ -18,7 +18,7 @@ from aiovec.backend.weight import weight
 from aiovec.errors import UnsupportedError
 
 from ..index.fields import text_columns
-from ..memory import STREAM_BYTES
+from ..memory import SCAN_BATCH, STREAM_BYTES
 from ..reads import condition_of, rows_by_id, rows_of
 from ..session import Opened
 from ..sql.values import name, text
@@ -30,7 +30,6 @@ from .query import SCORE, ask, fields_of, first, query_of, ranking, text_fields
 
 # For ``hop``: a clause takes as long to turn into Lance's form as copying this many values.
 _EFFORT = 32
-_SCAN_BATCH = 4096
 _WORD = re.compile(r"[^\W_]+")
 # Prefixes in one query, and words that all of them together stand for. 10,000 words took Lance 5 s,
 # and two such prefixes minutes.
@@ -135,7 +134,7 @@ async def _count_words(
     matches = f"regexp_like({name(field)}, {_any_of(list(prefixes.values()))})"
     condition = matches if where is None else f"({where}) AND {matches}"
     reading = table.lance.query().select({"value": name(field)})
-    async for batch in await table.session.batches(reading, _SCAN_BATCH, condition):
+    async for batch in await table.session.batches(reading, SCAN_BATCH, condition):
         await hop(weight(batch), partial(look, batch))
 
     def share_out() -> None:

@@ -582,7 +582,9 @@ class ResidentSearch:
             self._drop(resident)
             raise
         if state is None:
-            self._answered_by_file(resident)
+            self._begin_loading(resident)
+            if not _is_over(resident.loading):
+                self._let_load(resident)
             return answers
         counts = resident.counts
         counts["searches"] += len(queries)
@@ -604,11 +606,6 @@ class ResidentSearch:
             if copy.state is not None:
                 resident.copy = copy
         return None if resident.is_behind else resident.copy
-
-    def _answered_by_file(self, resident: _Resident) -> None:
-        self._begin_loading(resident)
-        if not _is_over(resident.loading):
-            self._let_load(resident)
 
     def _let_load(self, resident: _Resident) -> None:
         """Make searches wait for the load, for a while."""

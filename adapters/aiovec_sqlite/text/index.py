@@ -12,7 +12,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -169,7 +169,7 @@ def being_built(name: str, index: TextIndex) -> UnsupportedError:
         "text",
         "sqlite",
         f"the text index of {name!r} is being built ({index.progress} done); search again later; "
-        f"if no process builds it any more, continue with optimize({name!r})",
+        f"if no process builds it now, continue with optimize({name!r})",
     )
 
 
@@ -230,8 +230,9 @@ def _create(tx: Transaction, table: TableLayout) -> TextIndex:
     db = tx.db
     fields = wanted_fields(table.schema)
     generation = tx.take()
-    (last,) = db.execute(f"SELECT max(_rowid) FROM {table.rows}").fetchone()
-    done, upto = (None, None) if last is None else (min(0, _first_rowid(db, table) - 1), last)
+    ends = f"SELECT (SELECT min(_rowid) FROM {table.rows}), (SELECT max(_rowid) FROM {table.rows})"
+    first, last = db.execute(ends).fetchone()
+    done, upto = (None, None) if last is None else (min(0, first - 1), last)
     index = TextIndex(
         generation, f"{table.stem}.text{generation}", fields, table.schema.analyzer, done, upto
     )
@@ -254,10 +255,6 @@ def _create(tx: Transaction, table: TableLayout) -> TextIndex:
     )
     _create_triggers(db, table, index)
     return index
-
-
-def _first_rowid(db: sqlite3.Connection, table: TableLayout) -> int:
-    return int(db.execute(f"SELECT min(_rowid) FROM {table.rows}").fetchone()[0])
 
 
 def tokenizer_of(analyzer: str) -> str:
@@ -339,10 +336,7 @@ def _index_some(tx: Transaction, table: TableLayout, index: TextIndex) -> bool:
         "UPDATE aiovec_text SET done = NULL, upto = NULL WHERE generation = ?",
         (index.generation,),
     )
-    finished = TextIndex(
-        index.generation, index.fts, index.fields, index.analyzer, done=None, upto=None
-    )
-    _create_triggers(db, table, finished)
+    _create_triggers(db, table, replace(index, done=None, upto=None))
     return True
 
 
