@@ -171,7 +171,7 @@ class AlteringContract(ContractBase):
         await store.insert("notes", rows)
 
         async def found(query: str, table: str = "notes") -> int:
-            return len(await store.search_text(table, query, limit=50))
+            return len(await store.search_text(table, query, limit=50, match="all"))
 
         assert (await found("apple"), await found("pear")) == (30, 30)
         await store.rename_field("notes", "a", "fruit")

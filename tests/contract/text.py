@@ -214,6 +214,7 @@ class TextContract(ContractBase):
     async def _compare(
         self, store: VectorStore, expected: Mapping[str, str], **options: Any
     ) -> None:
+        options = {"match": "all", **options}
         for query, ids in expected.items():
             with case(query):
                 hits = await store.search_text("notes", query, limit=50, **options)
@@ -357,9 +358,44 @@ class TextContract(ContractBase):
                 ]
 
     @pytest.mark.core
+    async def test_rows_with_some_of_the_words_fill_up_those_with_all(
+        self, store: VectorStore
+    ) -> None:
+        texts = {
+            "both": "wool and a long text about other things that takes many words",
+            "left": "wool wool wool", "right": "hat", "none": "felt",
+            "excluded": "wool felt scarf", "both2": "a hat of wool",
+        }  # fmt: skip
+        await self._texts(store, texts=texts)
+        query = "wool hat -scarf"
+        every = await store.search_text("notes", query)
+        assert sorted(ids_of(every)[:2]) == ["both", "both2"]
+        assert sorted(ids_of(every)[2:]) == ["left", "right"]
+        scores = [hit.score for hit in every]
+        assert scores == sorted(scores, reverse=True)
+        assert scores[2] <= scores[1] / 2 or scores[2] < scores[1]
+        for limit in (1, 2, 3):
+            hits = await store.search_text("notes", query, limit=limit)
+            assert ids_of(hits) == ids_of(every)[:limit]
+        page = await store.search_text("notes", query, limit=2, offset=2)
+        assert ids_of(page) == ids_of(every)[2:]
+        assert [hit.score for hit in page] == pytest.approx(scores[2:])
+        for match, ids in (("all", ["both", "both2"]), ("any", ["both", "both2", "left", "right"])):
+            hits = await store.search_text("notes", query, match=match)  # type: ignore[arg-type]
+            assert sorted(ids_of(hits)) == ids
+        (hit,) = await store.search_text("notes", "scarf nowhere", highlight=True)
+        assert hit.highlights["body"].count("<mark>") == 1
+        assert await store.search_text("notes", "nowhere nobody") == []
+        hits = await store.search_hybrid("notes", "scarf nowhere", vectors(1)[0], limit=20)
+        (named,) = [hit for hit in hits if "text" in hit.ranks]
+        assert (named.id, named.score <= 0.75) == ("excluded", True)
+        with pytest.raises(InvalidArgumentError, match="'all', 'any' or 'best'"):
+            await store.search_text("notes", query, match="most")  # type: ignore[arg-type]
+
+    @pytest.mark.core
     async def test_highlights(self, store: VectorStore) -> None:
         await self._texts(store)
-        (hit,) = await store.search_text("notes", '"wash the" sweater', highlight=True)
+        (hit,) = await store.search_text("notes", '"wash the" sweater', match="all", highlight=True)
         assert set(hit.highlights) == {"body"}
         snippet = hit.highlights["body"]
         assert "<mark>sweater</mark>" in snippet
@@ -499,7 +535,7 @@ class TextContract(ContractBase):
         assert await found("wool", limit=100) == sorted(id for id in _PAGES if id >= "e")
         await store.insert("notes", [{"id": "y", "embedding": vector, "body": "later wool"}])
         assert await found("later") == ["y"]
-        assert await found("wool later") == ["y"]
+        assert await found("wool later", match="all") == ["y"]
         await store.delete("notes", where="TRUE")
         assert await found("wool") == []
 
@@ -621,7 +657,9 @@ class TextContract(ContractBase):
 
         async def read(name: str) -> None:
             while not over:
-                hits = await store.search_text("notes", f"wool {name}", limit=1_000, select=[])
+                hits = await store.search_text(
+                    "notes", f"wool {name}", limit=1_000, match="all", select=[]
+                )
                 assert len(hits) % 10 == 0
                 assert {hit.id[0] for hit in hits} <= {name}
                 await asyncio.sleep(0)

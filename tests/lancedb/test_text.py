@@ -199,7 +199,7 @@ async def test_beginnings_of_words_in_every_state(store: VectorStore) -> None:
             ("title:jum*", "cd"), ("jum* -wool*", "cd"), ("absent*", ""), ("jum* absent*", ""),
         ):  # fmt: skip
             with case(query):
-                assert "".join(await found(store, query)) == ids
+                assert "".join(await found(store, query, match="all")) == ids
         assert await found(store, "jum* absent*", match="any") == ["a", "b", "c", "d"]
         assert await found(store, "jum*", where="year = 1") == ["b"]
         await store.optimize("notes")
@@ -282,7 +282,7 @@ async def test_an_answer_that_is_not_full_reads_no_row_ids(store: VectorStore) -
     await store.optimize("notes")
     for query, limit, queries in (("wool", 10, 1), ("wool 7", 10, 2), ("zoo", 10, 2)):
         with case(query), lance_calls() as calls:
-            hits = await store.search_text("notes", query, limit=limit)
+            hits = await store.search_text("notes", query, limit=limit, match="all")
             assert len(hits) == min(limit, {"wool": 40, "zoo": 0}.get(query, 1))
             assert (calls["to_batches"], calls["where"]) == (queries, 0)
     await store.delete("notes", [f"r{n:02}" for n in range(30)])

@@ -203,7 +203,7 @@ async def test_text_is_turned_on_and_off_beside_readers(tmp_path: Path) -> None:
             assert len(await found(store, "wool")) == 600
         await adding
         await store.update("notes", {"title": "Headline"}, where="n < 100")
-        assert len(await found(store, "title:headline wool")) == 100
+        assert len(await found(store, "title:headline wool", match="all")) == 100
         await store.drop_field_index("notes", "body", "text")
         assert await found(store, "wool") == []
         assert len(await found(store, "headline")) == 100

@@ -99,7 +99,7 @@ async def test_hybrid_fuses_the_two_searches(store: VectorStore) -> None:
                     lists = {name: hits[: limit * 4] for name, hits in every.items()}
                     expected = expected_fusion(lists, fusion)
                     hits = await store.search_hybrid(
-                        "notes", query, QUERY, fusion=fusion, limit=limit, where=where
+                        "notes", query, QUERY, fusion=fusion, limit=limit, where=where, match="any"
                     )
                     assert {hit.id: hit.score for hit in hits} == pytest.approx(
                         dict(list(expected.items())[:limit])
@@ -159,7 +159,7 @@ async def test_a_fused_hit_tells_where_it_came_from(store: VectorStore) -> None:
 
 async def test_all_words_of_a_hybrid_search(store: VectorStore) -> None:
     await _hybrid(store)
-    every = ids_of(await store.search_text("notes", "wool hat", limit=100))
+    every = ids_of(await store.search_text("notes", "wool hat", limit=100, match="all"))
     one = ids_of(await store.search_text("notes", "wool hat", limit=100, match="any"))
     assert len(every) < len(one)
     cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
@@ -253,5 +253,5 @@ async def test_the_pool_is_the_callers_to_choose(store: VectorStore) -> None:
         # A limit counts before the pool does.
         assert len(await search(limit=3, fetch_k=50)) in (1, 3)
     lists = await _lists(store, "wool", 11)
-    hits = await store.search_hybrid("notes", "wool", QUERY, limit=11, fetch_k=11)
+    hits = await store.search_hybrid("notes", "wool", QUERY, fusion=RRF(), limit=11, fetch_k=11)
     assert ids_of(hits) == list(expected_fusion(lists, RRF()))[:11]

@@ -433,8 +433,8 @@ class Schema:
             except ValueError as exc:
                 raise InvalidArgumentError("a schema", value, f"JSON ({exc})") from exc
             except RecursionError as exc:
-                wanted = "JSON with less nesting"
-                raise InvalidArgumentError("a schema", value, wanted) from exc
+                reason = "the schema is nested too deeply"
+                raise InvalidArgumentError("a schema", None, "JSON", reason=reason) from exc
         if not isinstance(value, Mapping) or not value.keys() & {"dim", "embed"}:
             raise InvalidArgumentError("a schema", value, "a mapping with 'dim'")
         unknown = sorted(set(value) - set(_NAMES), key=str)
