@@ -21,12 +21,10 @@ from aiovec import sync
 
 from .conftest import Run
 
-REASON = "the vector is no BLOB of float32 but 1 bytes"
-
 
 @pytest.fixture
 def old(folder: Path) -> Path:
-    """A database of another program: a vec0 table, and BLOBs of which one is bad."""
+    """A database of another program: a vec0 table, and BLOBs."""
     path = folder / "old.db"
     db = connect(path)
     db.execute(
@@ -38,12 +36,8 @@ def old(folder: Path) -> Path:
         vector = struct.pack("<2f", 1, i)
         db.execute("INSERT INTO items VALUES (?, ?, ?)", (i, vector, f"b{i}"))
         db.execute("INSERT INTO docs VALUES (?, ?, ?)", (i, f"t{i}", vector))
-    db.execute("UPDATE docs SET vec = x'00' WHERE id = 2")
     db.close()
     return path
-
-
-BLOBS = ("--vector-column", "vec", "--dtype", "float32")
 
 
 def written(path: Path, *rows: Any) -> Path:
@@ -56,7 +50,7 @@ def written(path: Path, *rows: Any) -> Path:
 
 def test_export(run: Run, store: Path, config: Path, folder: Path) -> None:
     finished = run("export", "-s", store, "notes", "notes.csv")
-    assert (finished.code, finished.err) == (0, "")
+    assert finished.code == 0, finished.err
     assert finished.out.startswith(
         "exported 4 rows of notes to notes.csv, notes.csv.schema.json in "
     )
@@ -113,19 +107,16 @@ def test_what_is_not_taken_makes_the_exit_code_1(run: Run, folder: Path) -> None
     assert not (folder / "rows.jsonl.rejects.jsonl").exists()  # it told of rows that are there now
 
 
-def test_failures_of_import(run: Run, old: Path, store: Path, folder: Path) -> None:
+def test_failures_of_import(run: Run, old: Path, folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for arguments, said in (
         (["absent.parquet"], "there is no file"),
         ([f"{old}#items", "-s", old], "if it holds vectors, aiovec import"),
-        ([store], "is already an aiovec store"),
         ([old], "docs (BLOBs: vec)"),
-        ([f"{old}#absent"], "there is no table 'absent'"),
         ([old, "--dtype", "int4"], "there is no dtype"),
         ([old, "--schema", "absent.json"], "absent.json"),
         ([old, "--format", "xlsx"], "there is no format 'xlsx'"),
         (["-", "--table", "t"], "pass --format parquet, arrow"),
-        (["."], "is a folder that no importer recognises"),
     ):
         finished = run("import", "-s", "new.db", *arguments)
         assert finished.code == 1, arguments
@@ -135,32 +126,16 @@ def test_failures_of_import(run: Run, old: Path, store: Path, folder: Path) -> N
 
 
 def test_the_database_of_another_program(run: Run, old: Path, folder: Path) -> None:
+    """docs/how-to/from-sqlite-vec.md, whose commands are run, shows what is said of it."""
     before = old.read_bytes()
-    listed = run("import", f"{old}#items", "--list")
-    assert listed.lines[:2] == [
-        ["table", "from", "layout", "rows", "dim", "metric", "model"],
-        ["items", "items", "vec0 table", "4", "2", "cosine", "-"],
-    ]
-    finished = run("import", f"{old}#items", "-s", "new.db", "--model", "m")
-    assert finished.code == 0
+    finished = run("import", f"{old}#items", "-s", "new.db")
     advice = "--backup COPY copies it first"
-    assert finished.err == f"{old} is opened read-only and is not changed; {advice}\n"
-    assert "imported 4 rows from items (vec0 table) into the new table items" in finished.out
-    said = run(
-        "import", f"{old}#docs", "-s", "new.db", *BLOBS, "--table", "papers", "--json",
-        "--id-column", "title", "--metric", "dot",
+    assert (finished.code, finished.err) == (
+        0, f"{old} is opened read-only and is not changed; {advice}\n",
     )  # fmt: skip
-    assert said.code == 1
-    (table,) = said.json["tables"]
-    assert table["reasons"] == {REASON: 1}
-    (line,) = (folder / "old.db.rejects.jsonl").read_text().splitlines()
-    assert json.loads(line) == {"table": "papers", "rowid": 2, "id": "t2", "reason": REASON}
-    assert run("tables", "-s", "new.db").lines[1:] == [
-        ["items", "4", "2", "cosine", "m"], ["papers", "3", "2", "dot", "-"],
-    ]  # fmt: skip
     copied = run("import", f"{old}#items", "-s", "third.db", "--backup", "copy.db")
     assert copied.out.startswith(f"copied {old} to copy.db\n")
-    assert run("import", "copy.db#items", "--list").lines == listed.lines
+    assert run("import", "copy.db#items", "--list").lines[1][3] == "4"
     again = run("import", f"{old}#items", "-s", "fourth.db", "--backup", "copy.db")
     assert (again.code, "copy.db already exists" in again.err) == (1, True)
     assert not (folder / "fourth.db").exists()

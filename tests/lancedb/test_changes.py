@@ -114,23 +114,6 @@ async def test_a_return_that_is_cut_short_at_any_step(tmp_path: Path, error: int
     assert (-signal.SIGKILL in dict(outcomes)) is (error == syscalls.KILL)
 
 
-async def test_numbers_of_a_dropped_table_and_of_a_copy_are_not_mistaken(tmp_path: Path) -> None:
-    async with opened(tmp_path / "s") as store, backend_on(tmp_path / "s") as backend:
-        await store.create_table("notes", SMALL)
-        await store.insert("notes", small_rows(5))
-        number = await backend.change_number(await backend.open_table("notes"))
-        await store.backup(tmp_path / "copy")
-        await store.drop_table("notes")
-        await store.create_table("notes", SMALL)
-        for n in range(5):
-            await store.upsert("notes", small_rows(1, start=n))
-        with pytest.raises(ChangesPrunedError):
-            await ids_of(backend, number)
-    async with backend_on(tmp_path / "copy") as copy:
-        with pytest.raises(ChangesPrunedError):
-            await ids_of(copy, number)
-
-
 async def test_numbers_end_where_one_backup_is_restored_twice(tmp_path: Path) -> None:
     """Both times the same history goes on, each in a way of its own."""
     async with opened(tmp_path / "s") as store:

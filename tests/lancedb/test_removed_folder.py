@@ -16,7 +16,8 @@ from tests.harness.marks import begin_move
 
 import aiovec
 from aiovec import Schema, StoreReplacedError, VectorStore
-from aiovec.backend.place import find_place
+
+from .support import backend_on
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files in their place")
 
@@ -86,35 +87,14 @@ async def test_a_call_is_refused_and_makes_nothing(
     tmp_path: Path, way: Callable[[Path], None]
 ) -> None:
     folder = tmp_path / "notes"
-    store = await filled(folder)
-    try:
+    async with await filled(folder) as store, backend_on(folder) as mover:
+        calls = {**CALLS, "begin_move": lambda _: begin_move(mover, "run")}
         await to_thread(way, folder)
         before = await to_thread(left_in, folder)
-        for name, call in CALLS.items():
+        for name, call in calls.items():
             with case(name):
                 with pytest.raises(StoreReplacedError) as caught:
                     await asyncio.wait_for(call(store), 60)
                 assert caught.value.target == str(folder)
                 assert await to_thread(left_in, folder) == before
-    finally:
-        await store.close()
-    assert await to_thread(left_in, folder) == before
-
-
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-async def test_a_migration_is_refused_and_makes_nothing(
-    tmp_path: Path, way: Callable[[Path], None]
-) -> None:
-    folder = tmp_path / "notes"
-    await (await filled(folder)).close()
-    place = await to_thread(find_place, f"lancedb://{folder}")
-    backend = await to_thread(place.create)
-    await backend.open()
-    try:
-        await to_thread(way, folder)
-        before = await to_thread(left_in, folder)
-        with pytest.raises(StoreReplacedError):
-            await begin_move(backend, "run")
-    finally:
-        await backend.close()
     assert await to_thread(left_in, folder) == before

@@ -18,7 +18,7 @@ import pytest
 from tests.contract.base import case
 from tests.harness.marks import begin_move, pause_writers, resume_writers, set_moved
 from tests.harness.proxy import Proxy
-from tests.harness.values import SMALL, assert_same_rows, small_rows
+from tests.harness.values import SMALL, small_rows
 
 import aiovec
 from aiovec import (
@@ -44,36 +44,21 @@ def bucket() -> Iterator[Bucket]:
         yield server
 
 
-async def test_a_store_from_its_first_row_to_its_next_opening(
-    bucket: Bucket, tmp_path: Path
-) -> None:
-    url, options = bucket.new_url(), bucket.options
-    rows = small_rows(300)
-    async with opened(url, storage_options=options, index="none") as store:
+async def test_an_index_a_version_and_a_backup(bucket: Bucket, tmp_path: Path) -> None:
+    """The contract suite has all other calls of a store in a bucket."""
+    async with opened(bucket.new_url(), storage_options=bucket.options, index="none") as store:
         await store.create_table("notes", SMALL)
-        assert await store.insert("notes", rows) == 300
-        hits = await store.search("notes", rows[7]["embedding"], limit=5, where="year < 100")
-        assert (hits[0].id, len(hits)) == ("r0007", 5)
-        rows[7] |= {"name": "other", "year": -1}
-        assert await store.upsert("notes", [rows[7]]) == 1
-        assert await store.delete("notes", ["r0009", "absent"]) == 1
-        del rows[9]
-        await store.optimize("notes")
+        await store.insert("notes", small_rows(300))
         await store.create_index("notes", "ivf_flat")
-        assert [info.kind for info in await store.indexes("notes")] == ["ivf_flat"]
+        hits = await store.search("notes", small_rows(300)[7]["embedding"], where="year < 100")
+        assert (hits[0].id, len(hits)) == ("r0007", 10)
         version = (await store.versions("notes"))[-1]["version"]
         await store.delete("notes", where="TRUE")
         await store.revert("notes", version)
         await store.backup(tmp_path / "copy")
-    async with opened(url, storage_options=options, index="none") as store:
-        assert await store.tables() == ["notes"]
-        ids = [row["id"] for row in rows]
-        assert_same_rows(await store.get("notes", ids), rows, SMALL)
-        assert await ids_in(store) == ids
-        await store.drop_table("notes")
-        assert await store.tables() == []
     async with opened(tmp_path / "copy") as copy:
-        assert await ids_in(copy) == ids
+        assert await ids_in(copy) == [row["id"] for row in small_rows(300)]
+        assert [info.kind for info in await copy.indexes("notes")] == ["ivf_flat"]
 
 
 async def test_where_options_come_from(

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -249,3 +251,9 @@ async def cancelled_at(step: str, begin: Begin) -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+def victim(config: Path, target: str, step: str) -> subprocess.Popen[bytes]:
+    """A migrator in a process of its own, which kills itself at the step, as by ``kill -9``."""
+    told = json.dumps([str(config), target, step])
+    return subprocess.Popen([sys.executable, "-m", "tests.migrate.victim", told])

@@ -146,21 +146,20 @@ async def test_a_pause_that_lasts_too_long_is_called_off(tmp_path: Path) -> None
                 await asyncio.Event().wait()
 
     events: list[str] = []
-    options = Options(switch=True, pause_limit=0.3, attempts=2)
 
-    def begin(attempts: int) -> asyncio.Future[object]:
-        more = replace(options, attempts=attempts)
+    def begin(pause_limit: float) -> asyncio.Future[object]:
+        options = Options(switch=True, pause_limit=pause_limit, attempts=2)
         return asyncio.ensure_future(
-            switched(config, "lancedb", options=more, step=dawdle,
+            switched(config, "lancedb", options=options, step=dawdle,
                      listener=lambda event: events.append(event.text))
         )  # fmt: skip
 
     async with aiovec.connect(config=config) as store:
         with pytest.raises(MigrationError, match=r"after 2 attempts: .* Apps still use"):
-            await begin(2)
+            await begin(0.3)
         assert pauses == 2
         assert any("called off" in text for text in events)
-        moving = begin(20)
+        moving = begin(5.0)  # enough for the second attempt on a busy machine
         await again.wait()
         await store.insert("notes", rows("meanwhile", 3))
         assert store.backend_name == named(config) == "sqlite"

@@ -4,7 +4,6 @@ is lost, and no reader sees a wrong row or misses one."""
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -28,6 +27,7 @@ from .support import (
     a_store,
     named,
     switched,
+    victim,
 )
 
 # A busy machine may need more than a few attempts to keep to the pause.
@@ -116,40 +116,6 @@ class Apps:
             process.communicate()
 
 
-def migrator(config: Path, target: str, step: str) -> subprocess.Popen[bytes]:
-    """One that kills itself at the step."""
-    told = json.dumps([str(config), target, step])
-    return subprocess.Popen([sys.executable, "-m", "tests.migrate.victim", told])
-
-
-@pytest.mark.parametrize(
-    "way",
-    [
-        pytest.param("there", marks=pytest.mark.soak),
-        pytest.param("back", marks=pytest.mark.soak),
-    ],
-)
-async def test_processes_go_on_though_the_migrator_dies_in_the_pause(
-    tmp_path: Path, way: str
-) -> None:
-    source, target = WAYS[way]
-    config = await a_store(tmp_path, source)
-    apps = Apps(config, ["one"], rest=0.5)
-    try:
-        await apps.writes(2)
-        dying = migrator(config, target, "cut-over:paused")
-        await asyncio.to_thread(dying.wait, 240)
-        assert dying.returncode == -signal.SIGKILL
-        await apps.writes(2)  # they end the pause and go on, while nobody migrates
-        assert named(config) == source
-        await switched(config, target, options=PATIENT)
-        await apps.writes(2)
-        await apps.end()
-    finally:
-        apps.kill()
-    assert named(config) == target
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 async def test_rounds_under_fire(tmp_path: Path) -> None:
@@ -187,7 +153,7 @@ async def test_rounds_under_fire(tmp_path: Path) -> None:
             await apps.writes(2)
             hitting = asyncio.ensure_future(hits())
             for _ in range(chance.choice([0, 1, 2])):
-                dying = migrator(config, target, chance.choice(steps))
+                dying = victim(config, target, chance.choice(steps))
                 await asyncio.to_thread(dying.wait, 240)
             if named(config) == source and chance.random() < 0.2:
                 with suppress(MigrationError):  # there is none, or it is too late

@@ -4,11 +4,8 @@ store is in use, the same command goes on, and one command leads out of every st
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +33,7 @@ from .support import (
     rows,
     stopped_at,
     switched,
+    victim,
 )
 
 
@@ -124,20 +122,18 @@ async def test_one_command_leads_out_of_every_state(tmp_path: Path, way: str, tu
             await run.end(command)
 
 
-def killed_at(config: Path, target: str, step: str) -> None:
-    """A migrator in a process of its own, killed there as by ``kill -9``."""
-    told = json.dumps([str(config), target, step])
-    ended = subprocess.run([sys.executable, "-m", "tests.migrate.victim", told], timeout=240)
-    assert ended.returncode == -signal.SIGKILL
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("way", "step"), [("there", "cut-over:moved"), ("back", "copy:written")])
+@pytest.mark.parametrize(
+    ("way", "step"),
+    [("back", "copy:written"), ("there", "cut-over:paused"), ("back", "cut-over:paused"),
+     ("there", "cut-over:moved")],
+)  # fmt: skip
 async def test_a_killed_migrator_goes_on(tmp_path: Path, way: str, step: str) -> None:
-    """In the middle of the copy, and behind the mark; test_online.py has the pause."""
+    """In the middle of the copy, in the pause, which the writers end, and behind the mark."""
     run = Run(tmp_path, way)
     await a_store(tmp_path, run.source)
-    await asyncio.to_thread(killed_at, run.config, run.target, step)
+    dying = victim(run.config, run.target, step)
+    assert await asyncio.to_thread(dying.wait, 240) == -signal.SIGKILL
     async with aiovec.connect(config=run.config) as app:
         await run.write(app)
     await run.end("run")

@@ -11,25 +11,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from tests.server.apps import Wrapped
+from tests.server.apps import BASE, Wrapped, client_of
 
 import aiovec
-from aiovec.backend.server import ServerSettings
-from aiovec_server import create_app
 
-BASE = "http://127.0.0.1:4002"
 DIM = 8
-
-
-def client_of(store: Any, **settings: Any) -> httpx.AsyncClient:
-    chosen = ServerSettings(**{"access_log": False, "page_writes": True, **settings})
-    transport = httpx.ASGITransport(create_app(store=store, settings=chosen))
-    return httpx.AsyncClient(transport=transport, base_url=BASE)
 
 
 @pytest.fixture
 async def client(store: aiovec.VectorStore) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(store) as made:
+    async with client_of(store, page_writes=True) as made:
         yield made
 
 
@@ -152,7 +143,10 @@ async def test_writes_are_offered_where_they_are_allowed(store: aiovec.VectorSto
     await fill(store, 3)
     async with client_of(store, page_writes=False) as client:
         assert (await client.get("/page/about")).json()["writes"] is False
-    async with aiovec.connect(store.target, read_only=True) as reader, client_of(reader) as client:
+    async with (
+        aiovec.connect(store.target, read_only=True) as reader,
+        client_of(reader, page_writes=True) as client,
+    ):
         assert (await client.get("/page/about")).json()["writes"] is False
         assert (await client.get("/page/tables/notes")).json()["can"]["optimize"] is False
 

@@ -189,33 +189,6 @@ def test_an_index_of_segments(cluster: Cluster, parts: Path, tmp_path: Path) -> 
         assert store.count("docs") == ALL + 1
 
 
-def test_into_a_bucket(cluster: Cluster, parts: Path, bucket: Bucket) -> None:
-    target, environment = bucket.new_url(), bucket.environment
-    target = f"{target}"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        check_into_bucket(cluster, parts, target, environment)
-
-
-def check_into_bucket(
-    cluster: Cluster, parts: Path, target: str, environment: dict[str, str]
-) -> None:
-    config = parts / "bucket.toml"
-    options = {name.lower(): value for name, value in environment.items()}
-    listed = ", ".join(f'{name} = "{value}"' for name, value in options.items())
-    config.write_text(
-        f'[retrieval]\nbackend = "lancedb"\nlancedb_url = "{target}"\n'
-        f"[retrieval.lancedb]\nstorage_options = {{ {listed} }}\n"
-    )
-    load = (*LOAD, parts / "*.parquet", "--config", config)
-    code, said = cluster.run(*load)
-    assert (code, said.splitlines()[0]) == (0, LOADED)
-    check_all(target)
-    code, said = cluster.run(*load)
-    assert (code, said.splitlines()[0]) == (0, LOADED_BEFORE)
-
-
 def test_what_is_refused_leaves_nothing(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
     folder = tmp_path / "s"
     target = f"lancedb://{folder}"

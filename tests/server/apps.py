@@ -93,6 +93,16 @@ async def notes(target: str = ":memory:", **settings: Any) -> AsyncIterator[Clie
         yield client
 
 
+BASE = "http://127.0.0.1:4002"
+
+
+def client_of(store: Any, **settings: Any) -> httpx.AsyncClient:
+    """A client of an app whose store is open already."""
+    chosen = ServerSettings(**{"access_log": False, **settings})
+    transport = httpx.ASGITransport(create_app(store=store, settings=chosen))
+    return httpx.AsyncClient(transport=transport, base_url=BASE)
+
+
 class Wrapped:
     """A store of which a test changes some calls."""
 

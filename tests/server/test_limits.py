@@ -136,3 +136,36 @@ async def test_an_error_that_nobody_expected(caplog: pytest.LogCaptureFixture) -
     (record,) = [r for r in caplog.records if r.name == "aiovec.server"]
     assert "mine" in record.getMessage()
     assert record.exc_info is not None
+
+
+# The health, which anyone may ask for
+
+
+async def test_the_store_is_reached_once_a_second_however_many_ask_for_the_health() -> None:
+    pings, begun, let = [], asyncio.Event(), asyncio.Event()
+
+    async def ping() -> None:
+        pings.append(1)
+        begun.set()
+        await let.wait()
+
+    async with aiovec.connect(":memory:") as store:
+        app = create_app(store=Wrapped(store, ping=ping))  # type: ignore[arg-type]
+        async with serving(app) as client:
+            first = asyncio.ensure_future(client.get("/health"))
+            others = [asyncio.ensure_future(client.get("/health")) for _ in range(30)]
+            await begun.wait()
+            first.cancel()  # the others wait for the ping on
+            let.set()
+            assert {answer.status_code for answer in await asyncio.gather(*others)} == {200}
+            assert len(pings) == 1
+
+
+async def test_the_health_of_a_store_that_cannot_be_reached() -> None:
+    async def ping() -> None:
+        raise aiovec.StoreBusyError("disk", 1.0)
+
+    async with aiovec.connect(":memory:") as store:
+        app = create_app(store=Wrapped(store, ping=ping))  # type: ignore[arg-type]
+        async with serving(app) as client:
+            await client.problem("GET", "/health", 503)

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.server.apps import BASE, client_of
 
 import aiovec
 from aiovec import ConfigError
@@ -22,7 +23,6 @@ from aiovec_server import create_app
 
 WRITES = "w" * 16 + "-writes"
 READS = "r" * 16 + "-reads"
-BASE = "http://127.0.0.1:4002"
 
 
 @pytest.fixture
@@ -36,12 +36,6 @@ async def store() -> AsyncIterator[aiovec.VectorStore]:
         await opened.create_table("notes", aiovec.Schema(2))
         await opened.insert("notes", [{"id": "a", "embedding": [1, 0]}])
         yield opened
-
-
-def client_of(store: aiovec.VectorStore, **settings: Any) -> httpx.AsyncClient:
-    chosen = ServerSettings(**{"access_log": False, **settings})
-    transport = httpx.ASGITransport(create_app(store=store, settings=chosen))
-    return httpx.AsyncClient(transport=transport, base_url=BASE)
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import os
 import re
 import runpy
 import signal
@@ -18,9 +19,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.docs.blocks import blocks
-from tests.server.process import START, Served, serving
+from tests.server.process import START, Served, environment, serving
 
 import aiovec.sync
 
@@ -260,3 +262,24 @@ def test_a_second_signal_ends_the_calls_in_progress(tmp_path: Path) -> None:
             with pytest.raises(subprocess.TimeoutExpired):
                 server.process.wait(1)
             assert server.stop() == 0
+
+
+@pytest.mark.slow
+def test_no_log_line_is_lost_where_stderr_does_not_block() -> None:
+    """As where it is shared with Node, or with some supervisors."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    command = [sys.executable, "-m", "aiovec_server", "-s", ":memory:", "--port", "0", "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=writer, env=environment()
+    ) as process, os.fdopen(reader) as errors:  # fmt: skip
+        os.close(writer)
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        with httpx.Client(base_url=url) as client:
+            for n in range(300):
+                client.get("/none", headers={"x-request-id": f"r{n}" + "x" * 50})
+        process.terminate()  # the pipe has long been full
+        lines = errors.read().splitlines()
+    found = [json.loads(line)["request"] for line in lines]
+    assert found == [f"r{n}" + "x" * 50 for n in range(300)]

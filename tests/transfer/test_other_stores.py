@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.harness.cases import case
 from tests.harness.command import run
 
 from aiovec import Record, Schema
@@ -226,34 +227,27 @@ def test_a_broken_source_stops_nothing_else(
     assert (refused.code, "No module named 'no_such_module_at_all'" in refused.err) == (1, True)
 
 
-def test_a_store_of_ours_is_not_imported(folder: Path, store: Path) -> None:
+def test_places_that_are_no_source(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made(f"lancedb://{folder}/ours", Schema(2), [{"id": "a", "embedding": [1, 2]}])
-    refused = run("import", folder / "ours", "-s", store)
-    assert (refused.code, "is an aiovec store" in refused.err) == (1, True)
-
-
-def test_places_that_are_nothing(folder: Path, store: Path) -> None:
-    (folder / "empty").mkdir()
+    for name in ("empty", "old"):
+        (folder / name).mkdir()
+    (folder / "old" / "chroma.sqlite3").touch()
+    monkeypatch.setitem(sys.modules, "chromadb", None)
     for source, why in {
+        "ours": "is an aiovec store",
         "empty": "is a folder that no importer recognises",
         "chroma:empty": "there is no Chroma collection at empty",
+        "chroma:old": "pip install chromadb",
         "qdrant:nowhere#docs": "there is no Qdrant collection at nowhere",
         "pinecone:docs": "there is no file",
     }.items():
-        refused = run("import", source, "-s", store)
-        assert (refused.code, why in refused.err) == (1, True), refused.err
+        with case(source):
+            refused = run("import", source, "-s", store)
+            assert (refused.code, why in refused.err) == (1, True), refused.err
     assert list((folder / "empty").iterdir()) == []
     assert not store.exists()
-
-
-def test_a_client_that_is_missing_is_named(
-    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (folder / "old").mkdir()
-    (folder / "old" / "chroma.sqlite3").touch()
-    monkeypatch.setitem(sys.modules, "chromadb", None)
-    refused = run("import", "chroma:old", "-s", store)
-    assert (refused.code, "pip install chromadb" in refused.err) == (1, True)
 
 
 def test_files_without_ids(folder: Path, store: Path) -> None:
