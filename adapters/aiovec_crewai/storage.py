@@ -6,20 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial, reduce
 from operator import or_
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 from crewai.memory.storage.backend import EmbeddingDimensionMismatchError
 from crewai.memory.types import MemoryRecord, ScopeInfo
 
-from aiovec import (
-    DimensionMismatchError,
-    F,
-    Field,
-    Hit,
-    Record,
-    Schema,
-    Table,
-)
+from aiovec import Counts, DimensionMismatchError, F, Field, Hit, Record, Schema, Table
 from aiovec.bridge import (
     Bridge,
     StoreOrTarget,
@@ -43,6 +35,7 @@ _FIELDS = {
 }
 
 _R = TypeVar("_R")
+_M = TypeVar("_M")
 
 
 class AiovecStorage:
@@ -165,8 +158,7 @@ class AiovecStorage:
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return the memory with this id, or None."""
-        none: Sequence[Record] = ()
-        rows = self._read(lambda table: table.get([record_id]), none)
+        rows = self._read(lambda table: table.get([record_id]), ())
         return _record(rows[0]) if rows else None
 
     def list_records(
@@ -175,23 +167,23 @@ class AiovecStorage:
         """Return the memories of a scope, newest first."""
         if limit < 1 or offset < 0:
             return []
-        where, none = _where(scope_prefix), cast("Sequence[Record]", ())
-        rows = self._read(
-            lambda table: table.find(
-                where, order_by=["-created_at", "id"], limit=limit, offset=offset,
-                include_vector=True,
-            ),
-            none,
-        )  # fmt: skip
+        latest: dict[str, Any] = {
+            "order_by": ["-created_at", "id"],
+            "limit": limit,
+            "offset": offset,
+        }
+        where = _where(scope_prefix)
+        rows = self._read(lambda table: table.find(where, include_vector=True, **latest), ())
         return list(map(_record, rows))
 
     def get_scope_info(self, scope: str) -> ScopeInfo:
         """Return how many memories a scope has, their categories, dates, and scopes below it."""
-        where, none = _where(scope), cast("tuple[Any, Any] | None", None)
-        oldest, newest = self._read(lambda table: table.bounds("created_at", where), none) or (
-            None,
-            None,
+        where = _where(scope)
+        nothing: tuple[Any, Any] = None, None
+        bounds: tuple[Any, Any] | None = self._read(
+            lambda table: table.bounds("created_at", where), nothing
         )
+        oldest, newest = bounds or nothing
         return ScopeInfo(
             path=_path(scope) or "/",
             record_count=self.count(scope),
@@ -220,11 +212,11 @@ class AiovecStorage:
     # Inside
 
     def _counts(self, field: str, scope: str | None) -> dict[str, int]:
-        where, none = _where(scope), cast("Mapping[Any, int]", {})
-        counts = self._read(lambda table: table.distinct(field, where), none)
+        where = _where(scope)
+        counts = self._read(lambda table: table.distinct(field, where), Counts())
         return {str(name): count for name, count in counts.items()}
 
-    def _read(self, call: Callable[[Table], Awaitable[_R]], missing: _R) -> _R:
+    def _read(self, call: Callable[[Table], Awaitable[_R]], missing: _M) -> _R | _M:
         """Return the result of a call, or ``missing`` if the table does not exist yet."""
         return self._bridge.run(lambda table: self._bridge.reading(lambda: call(table), missing))
 
