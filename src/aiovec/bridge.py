@@ -33,7 +33,7 @@ from ._store.store import Table, VectorStore
 from ._text.query import text_fields
 from .backend.paths import PathText
 from .errors import AiovecError, FilterError, InvalidArgumentError, TableNotFoundError
-from .sync.store import open_store
+from .sync.store import open_store, wait_for
 
 __all__ = [
     "Bridge",
@@ -103,7 +103,7 @@ class Bridge:
                 "a store of aiovec.connect() serves methods with await only; give the bridge a "
                 "store of aiovec.sync.connect(), or a target such as 'notes.db'"
             )
-        return store._portal.run(lambda: call(store._awaited.table(self.table), *args, **kwargs))
+        return wait_for(store, lambda inner: call(inner.table(self.table), *args, **kwargs))
 
     async def aio(
         self,

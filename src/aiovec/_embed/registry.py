@@ -19,11 +19,12 @@ from .._model.schema import RECIPE_KEYS, Embed, Schema
 from ..backend.embedders import OWN_URL, EmbedderSettings
 from ..backend.threads import in_thread
 from ..errors import AiovecError, ConfigError, EmbeddingError, ModelMismatchError
+from .app_embedders import DEFAULT, check_embedder, embedder
 from .batcher import Batcher
-from .given import DEFAULT, check_embedder, embedder
 from .local import LocalModel
 from .openai import OWN_KEY, OpenAIEmbedder, key_name_of
 from .protocol import Embedder
+from .static import BUILT_IN, StaticModel
 
 if TYPE_CHECKING:
     from ..backend.config import RetrievalSettings
@@ -202,6 +203,8 @@ def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Emb
         from .._demo.embedder import HashingEmbedder
 
         return HashingEmbedder()
+    if settings.kind == "local":
+        return StaticModel(name, settings)
     if ":" in settings.kind:
         found = load(settings.kind)
         if settings.model or settings.dim:
@@ -272,9 +275,11 @@ def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | No
         if key_name_of(found) != OWN_KEY:
             key = found.api_key_env
             return f"{described}; the key in {key} is not used, as only a table names it", None
-    elif found.kind not in _PACKAGES:
+    elif found.kind not in (*_PACKAGES, "local"):
         return f"{described}; no code is run that only a table names", None
-    elif not _MODEL_NAME.match(found.model) or os.path.exists(found.model):
+    elif found.kind == "local" and found.model in ("", BUILT_IN):
+        return "", found
+    elif found.kind == "local" or not _MODEL_NAME.match(found.model) or os.path.exists(found.model):
         return f"{described}; no model is loaded from a folder that only a table names", None
     return "", found
 

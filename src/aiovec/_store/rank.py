@@ -7,8 +7,9 @@ import inspect
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from numbers import Real
@@ -18,13 +19,14 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from .._embed.calling import is_async
+from .._embed.callables import is_async
 from .._input.arguments import is_iterable
+from .._input.columns import moment
 from .._input.selection import Selection
 from .._model.arrays import Float64Array
 from .._model.records import Hit, Rank
 from .._model.schema import Metric
-from ..backend.contract import Found
+from ..backend.contract import Found, StoredRows
 from ..backend.threads import hop, in_daemon_thread
 from ..backend.weight import weight
 from ..errors import InvalidArgumentError, shown
@@ -37,7 +39,7 @@ Rerank = Callable[[list[Hit]], Reranked | Awaitable[Reranked]]
 class RRF:
     """Reciprocal rank fusion: each list adds ``1 / (k + rank)`` to a row's score.
 
-    The sum is scaled to 0…1, so that a row which is the first of both lists has 1.
+    The sum is scaled to 0…1, so a row that is first in both lists has 1.
     """
 
     k: float = 60
@@ -51,11 +53,12 @@ class RRF:
 class Weighted:
     """The weighted mean of both lists' scores, each scaled to 0…1 over its hits.
 
-    A list of weight 0 brings no hits of its own.
+    With ``match="best"``, rows with all words have the upper half of the keyword list's scale. A
+    list of weight 0 brings no hits of its own.
     """
 
-    vector: float = 0.7
-    text: float = 0.3
+    vector: float = 0.5
+    text: float = 0.5
 
     def __post_init__(self) -> None:
         weights = (self.vector, self.text)
@@ -67,39 +70,89 @@ class Weighted:
 
 @dataclass(frozen=True, slots=True)
 class Decay:
-    """Prefer newer hits: their scores become ``(1 - weight) * relevance + weight * freshness``.
+    """Prefer newer hits: ``weight`` of their score is freshness, the rest relevance.
 
     Relevance is the hit's score, scaled to 0…1 over the hits that are ranked, ``fetch_k`` of them.
-    Freshness is ``2 ** (-age / half_life)`` by the time in ``field``: 1 for now and for times to
-    come, 0 for a row without a time. ``half_life`` is a timedelta, or a text as "30m", "12h", "7d"
-    or "2w".
+    Freshness is ``2 ** (-age / half_life)`` by the time in ``field``. It is 1 for future times, for
+    a row without a time, and where the field or payload key ``pinned`` is true: these do not age.
+    ``half_life`` is a timedelta, or a text such as "30m", "12h", "7d" or "2w".
     """
 
     field: str
     half_life: timedelta | str
     weight: float = 0.3
+    pinned: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.field, str):
             raise InvalidArgumentError("field", self.field, "the name of a field")
         if not self.seconds > 0:
-            expected = "a timedelta above 0, or a text as '30m', '12h', '7d' or '2w'"
+            expected = "a timedelta above 0, or a text such as '30m', '12h', '7d' or '2w'"
             raise InvalidArgumentError("half_life", self.half_life, expected)
-        if not _is_finite(self.weight) or not 0 <= self.weight <= 1:
-            raise InvalidArgumentError("weight", self.weight, "a number from 0 to 1")
+        if self.pinned is not None and not isinstance(self.pinned, str):
+            raise InvalidArgumentError("pinned", self.pinned, "the name of a field, or None")
+        _check_weight(self.weight)
+
+    def worth(self, now: datetime, at: object, pinned: object = False) -> float:
+        """Return the freshness of a row with these values, from 0 to 1."""
+        time = _time_of(at)
+        if time is None or pinned is True:
+            return 1.0
+        return math.exp2(-max(0.0, (now - time).total_seconds()) / self.seconds)
 
     @property
     def seconds(self) -> float:
-        """The half-life in seconds, 0 for what is none."""
+        """Return the half-life in seconds; 0 if it is not valid."""
         if isinstance(self.half_life, timedelta):
             return self.half_life.total_seconds()
         return seconds_of(self.half_life) if isinstance(self.half_life, str) else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """Prefer hits by a number of theirs: ``weight`` of their score is ``field / most``, in 0…1.
+
+    The rest is relevance, as for ``Decay``. A boolean counts as 1 or 0, a missing number as 0.
+    """
+
+    field: str
+    weight: float = 0.3
+    most: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.field, str):
+            raise InvalidArgumentError("field", self.field, "the name of a field")
+        if not _is_finite(self.most) or not self.most > 0:
+            raise InvalidArgumentError("most", self.most, "a finite number above 0")
+        _check_weight(self.weight)
+
+    def worth(self, now: datetime, number: object) -> float:
+        """Return the importance of a row with this value, from 0 to 1."""
+        if not isinstance(number, (bool, int, float)) or not number > 0:
+            return 0.0
+        return min(1.0, number / self.most)
+
+
+Boost = Decay | Factor
+
+
+def _check_weight(weight: object) -> None:
+    if not _is_finite(weight) or not 0 <= cast("float", weight) <= 1:
+        raise InvalidArgumentError("weight", weight, "a number from 0 to 1")
+
+
+def _time_of(value: object) -> datetime | None:
+    """Return a time that may be a text; None for anything else, or without a time zone."""
+    if isinstance(value, (str, datetime)):
+        with suppress(ValueError):
+            return moment(value)
+    return None
+
+
 def seconds_of(span: str) -> float:
-    """Return the seconds of a time such as "30m" or "7d", 0 for a text that is none."""
-    found = _SPAN.fullmatch(span)
-    return 0.0 if found is None else float(found[1]) * _SECONDS[found[2]]
+    """Return the seconds of a duration such as "30m" or "7d"; 0 if the text is not one."""
+    match = _SPAN.fullmatch(span)
+    return 0.0 if match is None else float(match[1]) * _SECONDS[match[2]]
 
 
 _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw])")
@@ -116,48 +169,82 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def best_first(hits: list[Hit]) -> list[Hit]:
-    """By score, equal ones by id."""
+    """Sort hits by score, equal ones by id."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 
-def nearest_first(hits: list[Hit]) -> list[Hit]:
-    """By distance, equal ones by id. Distances below 1e-16 that differ have the same score."""
+def by_distance(hits: list[Hit]) -> list[Hit]:
+    """Sort hits by distance, then id. Distances below 1e-16 that differ have the same score."""
     return sorted(hits, key=lambda hit: (cast("float", hit.distance), hit.id))
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The rows of an answer, best first: ``order`` has their places in it, ``scores`` one a place.
+    """The ranked rows of a result: ``order`` has their positions, best first, ``scores`` one score
+    per position.
 
-    Without a metric it is the answer of a keyword search.
+    A keyword search has no metric.
     """
 
-    found: Found
+    result: Found
     order: Sequence[int]
     scores: Sequence[float]
     metric: Metric | None
 
 
+# A row that lacks a word counts at most this much of one that has them all. Measured by
+# ``bench quality``: without this, chance words push better vectors aside.
+_PARTIAL = 0.5
+
+
+def filled(whole: Found, some: Found) -> Found:
+    """Return the rows with all words, and behind them those with some, whose scores are lower."""
+    known = set(whole.rows.ids)
+    places = [i for i, id in enumerate(some.rows.ids) if id not in known]
+    if not places:
+        return replace(whole, partial=0)
+    rows, more = whole.rows, some.rows.take(places)
+    share = _PARTIAL
+    if known:  # the factor keeps a rounding from making two scores equal
+        best = max(some.measures[i] for i in places)
+        share = min(share, 0.999 * min(whole.measures) / best)
+    highlights = payloads = vectors = None
+    if some.highlights is not None:
+        highlights = [*(whole.highlights or ()), *(some.highlights[i] for i in places)]
+    if more.payloads is not None:
+        payloads = [*(rows.payloads or ()), *more.payloads]
+    if more.vectors is not None:
+        vectors = more.vectors
+        if rows.vectors is not None:
+            vectors = np.concatenate([rows.vectors, vectors])
+    fields = {name: [*rows.fields.get(name, ()), *column] for name, column in more.fields.items()}
+    return Found(
+        StoredRows([*rows.ids, *more.ids], fields, payloads, vectors),
+        [*whole.measures, *(share * some.measures[i] for i in places)],
+        highlights,
+        partial=len(places),
+    )
+
+
 def fuse(
     vector: Ranking, text: Ranking, fusion: Fusion, limit: int, selection: Selection
 ) -> list[Hit]:
-    """Return one list of two. ``ranks`` tells the place of a hit in each.
+    """Fuse two lists into one. Each hit's ``ranks`` has its place in both.
 
-    A list of weight 0 brings no hits of its own. Most rows are in no fused list, and no hit is made
-    of them.
+    A list of weight 0 adds no hits. Hits are made only for the rows of the fused list.
     """
     fused: dict[str, float] = {}
     places: dict[str, dict[str, int]] = {}
     for name, ranking in (("vector", vector), ("text", text)):
-        ids = [ranking.found.rows.ids[i] for i in ranking.order]
+        ids = [ranking.result.rows.ids[i] for i in ranking.order]
         places[name] = dict(zip(ids, range(len(ids)), strict=True))
         if isinstance(fusion, RRF):
-            most = (fusion.k + 1) / 2  # so that the first places of both add up to 1
+            most = (fusion.k + 1) / 2  # the first place in both lists adds up to 1
             parts = [most / (fusion.k + place) for place in range(1, len(ids) + 1)]
         elif weight_of_list := getattr(fusion, name):
             share = weight_of_list / (fusion.vector + fusion.text)
             scores = [ranking.scores[i] for i in ranking.order]
-            parts = [share * part for part in _scaled(scores)]
+            parts = [share * part for part in _parts(ranking, scores)]
         else:
             continue
         for id, part in zip(ids, parts, strict=True):
@@ -169,17 +256,17 @@ def fuse(
         for name, ranking in (("text", text), ("vector", vector)):
             place = places[name].get(id)
             if place is not None:
-                found, i = ranking.found, ranking.order[place]
+                result, i = ranking.result, ranking.order[place]
                 ranks[name] = Rank(place + 1, ranking.scores[i])
-                distance = None if ranking.metric is None else found.measures[i]
-                highlights = found.highlights[i] if found.highlights else highlights
+                distance = None if ranking.metric is None else result.measures[i]
+                highlights = result.highlights[i] if result.highlights else highlights
         hits.append(
             Hit(
                 id,
                 fused[id],
                 distance,
-                selection.fields_of(found.rows, i),
-                selection.vector_of(found.rows, i),
+                selection.fields_of(result.rows, i),
+                selection.vector_of(result.rows, i),
                 ranks,
                 highlights,
                 selection.vector_name,
@@ -189,12 +276,23 @@ def fuse(
 
 
 def _best_of(scores: Mapping[str, float], limit: int) -> list[str]:
-    """The ids of the highest scores, equal ones by id."""
+    """Return the ids of the highest scores, equal ones by id."""
     best = list(scores)
-    if limit < len(best):  # numbers alone are sorted much faster
+    if limit < len(best):  # sorting plain numbers is much faster
         least = sorted(scores.values(), reverse=True)[limit - 1]
         best = [id for id, score in scores.items() if score >= least]
     return sorted(best, key=lambda id: (-scores[id], id))[:limit]
+
+
+def _parts(ranking: Ranking, scores: Sequence[float]) -> list[float]:
+    """Scale the scores of a list to 0…1, those of rows with all words to its upper half."""
+    found = ranking.result
+    if found.partial is None:
+        return _scaled(scores)
+    rows = len(found.rows.ids) - found.partial
+    whole = sum(i < rows for i in ranking.order)
+    lower = [_PARTIAL * part for part in _scaled(scores[whole:])]
+    return [_PARTIAL + (1 - _PARTIAL) * part for part in _scaled(scores[:whole])] + lower
 
 
 def _scaled(scores: Sequence[float]) -> list[float]:
@@ -207,21 +305,25 @@ def _scaled(scores: Sequence[float]) -> list[float]:
 
 
 def boosted(
-    hits: Sequence[Hit], boost: Decay, times: Mapping[str, datetime | None], now: datetime
+    hits: Sequence[Hit],
+    boosts: Sequence[Boost],
+    values: Mapping[str, Sequence[Sequence[object]]],
+    now: datetime,
 ) -> list[Hit]:
-    """Return the hits with their scores by relevance and freshness, in their new order."""
-    half_life = boost.seconds
+    """Return the hits with their new scores, in their new order.
 
-    def freshness(at: datetime | None) -> float:
-        if at is None:
-            return 0.0
-        return math.exp2(-max(0.0, (now - at).total_seconds()) / half_life)
-
+    ``values`` has for each id what each boost reads.
+    """
+    rest = 1.0 - sum(boost.weight for boost in boosts)
     relevance = _scaled([hit.score for hit in hits])
     return best_first(
         [
             hit.__replace__(
-                score=(1 - boost.weight) * part + boost.weight * freshness(times[hit.id])
+                score=rest * part
+                + sum(
+                    boost.weight * boost.worth(now, *read)
+                    for boost, read in zip(boosts, values[hit.id], strict=True)
+                )
             )
             for hit, part in zip(hits, relevance, strict=True)
         ]
@@ -249,8 +351,8 @@ def diversify(
         relevance = np.asarray(_scaled([hit.score for hit in hits]))
     else:
         relevance = vectors @ unit(query[np.newaxis])[0]
-    # One product of matrices takes a fraction of a product for each pick. In float32 other hits
-    # would be picked where two are as good but for a rounding.
+    # One matrix product costs a fraction of one product per pick. It is float64: in float32,
+    # rounding would change the pick between two nearly equal hits.
     alike = vectors @ vectors.T if len(hits) <= _MOST_ALIKE else None
     likeness = np.full(len(hits), -np.inf)
     open_ = np.ones(len(hits), dtype=bool)
@@ -270,7 +372,7 @@ _MOST_ALIKE = 2896
 
 
 def _matrix(hits: Sequence[Hit]) -> npt.NDArray[Any]:
-    """Return the hits' vectors; zeros for a row without one, which is like no other then."""
+    """Return the hits' vectors; zeros for a row without one, so it is similar to no other."""
     vectors = [hit.vector for hit in hits]
     there = next((vector for vector in vectors if vector is not None), np.zeros(1))
     nothing = np.zeros_like(there)
@@ -278,14 +380,14 @@ def _matrix(hits: Sequence[Hit]) -> npt.NDArray[Any]:
 
 
 def unit(vectors: npt.NDArray[Any]) -> Float64Array:
-    """Vectors of length 1; one of length 0 stays."""
+    """Return the vectors scaled to length 1; a zero vector stays zero."""
     vectors = vectors.astype(np.float64)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norms > 0, norms, 1.0)
 
 
 async def reranked(hits: list[Hit], rerank: Rerank, places: asyncio.Semaphore) -> list[Hit]:
-    """Return hits in the order of a user's function, which gives scores, or hits in its own order.
+    """Return the hits in the order of a user's function, which returns scores or reordered hits.
 
     A plain function runs in a thread; a coroutine function is awaited.
     """
@@ -295,7 +397,7 @@ async def reranked(hits: list[Hit], rerank: Rerank, places: asyncio.Semaphore) -
     if is_async(rerank):
         outcome = await cast("Awaitable[Reranked]", rerank([*hits]))
     else:
-        # Who is cancelled leaves the function alone with its own list, and in its place.
+        # If the caller is cancelled, the function keeps running on its own copy and keeps its slot.
         work = partial(copy_context().run, rerank, [*hits])
         outcome = await in_daemon_thread(work, places)
         if inspect.isawaitable(outcome):
@@ -304,19 +406,19 @@ async def reranked(hits: list[Hit], rerank: Rerank, places: asyncio.Semaphore) -
 
 
 def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
-    """The hits as a user's function wants them, or InvalidArgumentError."""
+    """Return the hits as the user's function ranked them, or raise InvalidArgumentError."""
 
     def refuse(fact: str) -> InvalidArgumentError:
         expected = (
-            f"a function that gives a list of one finite number for each of the {len(hits)} hits, "
-            f"or of some of these hits, each once at most; it gave {fact}"
+            f"a function that returns a list of one finite number for each of the {len(hits)} "
+            f"hits, or of some of these hits, each once at most; it returned {fact}"
         )
         return InvalidArgumentError("rerank", rerank, expected)
 
     if isinstance(outcome, (str, bytes, Mapping, Set)) or not is_iterable(outcome):
         raise refuse(shown(outcome, 60))
     answer = list(outcome)
-    # Also none: a function may find that no hit is good enough.
+    # The list may be empty: perhaps no hit is good enough.
     if all(isinstance(item, Hit) for item in answer):
         left = {hit.id: hit for hit in hits}
         order = []
@@ -324,11 +426,11 @@ def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
             known = left.pop(hit.id, None) if isinstance(hit.id, str) else None
             if known is None:
                 raise refuse(
-                    f"a hit with the id {shown(hit.id, 60)}, which was none of them or came before"
+                    f"a hit with the id {shown(hit.id, 60)}, which is not among them or is repeated"
                 )
             if _number(hit.score) is None:
                 raise refuse(f"the hit {shown(hit.id, 60)} with the score {shown(hit.score, 60)}")
-            # A copy without the vector lacks what diversity is computed from.
+            # The user may have copied a hit without the vector, which diversity needs.
             order.append(hit if hit.vector is not None else hit.__replace__(vector=known.vector))
         return order
     if len(answer) != len(hits):
@@ -343,7 +445,7 @@ def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
 
 
 def _number(score: Any) -> float | None:
-    """A score as a float, whichever library's number it is; None where it is no finite one."""
+    """Return a score of any numeric type as a float; None if it is not finite or no number."""
     if isinstance(score, (str, bytes)):
         return None
     try:
@@ -372,10 +474,14 @@ def check_diversity(argument: str, diversity: Any) -> float:
     return float(diversity)
 
 
-def check_boost(argument: str, boost: object) -> Decay:
-    if not isinstance(boost, Decay):
-        raise InvalidArgumentError(argument, boost, "Decay(field, half_life=…, weight=…) or None")
-    return boost
+def check_boost(argument: str, boost: Any) -> tuple[Boost, ...]:
+    boosts = (boost,) if isinstance(boost, Boost) else tuple(boost) if is_iterable(boost) else ()
+    if not boosts or not all(isinstance(each, Boost) for each in boosts):
+        expected = "Decay(…), Factor(…), a list of these, or None"
+        raise InvalidArgumentError(argument, boost, expected)
+    if sum(each.weight for each in boosts) > 1 + 1e-9:
+        raise InvalidArgumentError(argument, boost, "boosts whose weights add up to 1 at most")
+    return boosts
 
 
 def check_fusion(fusion: object) -> Fusion:
