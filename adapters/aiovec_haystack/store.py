@@ -183,10 +183,11 @@ class AiovecDocumentStore:
 
     async def _min_max(self, table: Table, metadata_field: str) -> dict[str, Any]:
         """Return the minimum and the maximum of a key, as "min" and "max"."""
-        field = str(self._bridge.field(*metadata_field.removeprefix("meta.").split(".")))
-        bounds = await self._bridge.reading(lambda: table.bounds(field), None)
-        least, greatest = bounds or (None, None)
-        return {"min": least, "max": greatest}
+        for field in map(str, self._bridge.fields(metadata_field.removeprefix("meta."))):
+            bounds = await self._bridge.reading(partial(table.bounds, field), None)
+            if bounds is not None:
+                return {"min": bounds[0], "max": bounds[1]}
+        return {"min": None, "max": None}
 
     get_metadata_field_min_max, get_metadata_field_min_max_async = twins(_min_max)
 
@@ -223,11 +224,13 @@ class AiovecDocumentStore:
     async def _unique(
         self, table: Table, names: list[str], filters: _Filters | None
     ) -> list[set[tuple[bool, Any, str, Any]]]:
+        # Haystack keeps 1 and 1.0 apart, which are one value for ``Table.distinct``.
         unique: list[set[tuple[bool, Any, str, Any]]] = [set() for _ in names]
         async for meta in self._metadata(table, filters):
             for name, values in zip(names, unique, strict=True):
+                path = name.removeprefix("meta.")
                 value: Any = meta
-                for key in name.removeprefix("meta.").split("."):
+                for key in [path] if path in meta else path.split("."):
                     value = value.get(key) if isinstance(value, dict) else None
                 items = value if isinstance(value, list) else [value]
                 values.update(
