@@ -6,20 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial, reduce
 from operator import or_
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 from crewai.memory.storage.backend import EmbeddingDimensionMismatchError
 from crewai.memory.types import MemoryRecord, ScopeInfo
 
-from aiovec import (
-    DimensionMismatchError,
-    F,
-    Field,
-    Hit,
-    Record,
-    Schema,
-    Table,
-)
+from aiovec import Counts, DimensionMismatchError, F, Field, Hit, Record, Schema, Table
 from aiovec.bridge import (
     Bridge,
     StoreOrTarget,
@@ -43,6 +35,7 @@ _FIELDS = {
 }
 
 _R = TypeVar("_R")
+_M = TypeVar("_M")
 
 
 class AiovecStorage:
@@ -78,7 +71,7 @@ class AiovecStorage:
         self.save([record])
 
     async def _save(self, table: Table, records: list[MemoryRecord]) -> None:
-        """Save memories; one with the id of an earlier memory replaces that."""
+        """Save memories. A memory replaces an earlier one with the same id."""
         if not records:
             return
         rows = [_row(record) for record in records]
@@ -93,7 +86,7 @@ class AiovecStorage:
     save, asave = twins(_save)
 
     def touch_records(self, record_ids: list[str]) -> None:
-        """Note that these memories were just read."""
+        """Set the time of the last access of these memories to now."""
         now = {"last_accessed": datetime.now(UTC)}
         self._read(lambda table: table.update(now, ids=record_ids), 0)
 
@@ -119,7 +112,7 @@ class AiovecStorage:
     def reset(self, scope_prefix: str | None = None) -> None:
         """Delete the memories of a scope.
 
-        Without one, drop the table, so that vectors of another length may come.
+        Without a scope, drop the table, so that new memories can have vectors of another length.
         """
         if _path(scope_prefix):
             self.delete(scope_prefix)
@@ -127,7 +120,7 @@ class AiovecStorage:
             self._bridge.run(self._bridge.drop)
 
     def close(self) -> None:
-        """Close the store, if it was opened here, from a target."""
+        """Close the store if this object opened it. The next call opens it again."""
         self._bridge.close()
 
     # Reads
@@ -164,10 +157,9 @@ class AiovecStorage:
     search, asearch = twins(_search)
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
-        """Return a memory by its id, or None where there is no such memory."""
-        none: Sequence[Record] = ()
-        found = self._read(lambda table: table.get([record_id]), none)
-        return _record(found[0]) if found else None
+        """Return the memory with this id, or None."""
+        rows = self._read(lambda table: table.get([record_id]), ())
+        return _record(rows[0]) if rows else None
 
     def list_records(
         self, scope_prefix: str | None = None, limit: int = 200, offset: int = 0
@@ -175,23 +167,23 @@ class AiovecStorage:
         """Return the memories of a scope, newest first."""
         if limit < 1 or offset < 0:
             return []
-        where, none = _where(scope_prefix), cast("Sequence[Record]", ())
-        rows = self._read(
-            lambda table: table.find(
-                where, order_by=["-created_at", "id"], limit=limit, offset=offset,
-                include_vector=True,
-            ),
-            none,
-        )  # fmt: skip
+        latest: dict[str, Any] = {
+            "order_by": ["-created_at", "id"],
+            "limit": limit,
+            "offset": offset,
+        }
+        where = _where(scope_prefix)
+        rows = self._read(lambda table: table.find(where, include_vector=True, **latest), ())
         return list(map(_record, rows))
 
     def get_scope_info(self, scope: str) -> ScopeInfo:
         """Return how many memories a scope has, their categories, dates, and scopes below it."""
-        where, none = _where(scope), cast("tuple[Any, Any] | None", None)
-        oldest, newest = self._read(lambda table: table.bounds("created_at", where), none) or (
-            None,
-            None,
+        where = _where(scope)
+        nothing: tuple[Any, Any] = None, None
+        bounds: tuple[Any, Any] | None = self._read(
+            lambda table: table.bounds("created_at", where), nothing
         )
+        oldest, newest = bounds or nothing
         return ScopeInfo(
             path=_path(scope) or "/",
             record_count=self.count(scope),
@@ -220,12 +212,12 @@ class AiovecStorage:
     # Inside
 
     def _counts(self, field: str, scope: str | None) -> dict[str, int]:
-        where, none = _where(scope), cast("Mapping[Any, int]", {})
-        counts = self._read(lambda table: table.distinct(field, where), none)
+        where = _where(scope)
+        counts = self._read(lambda table: table.distinct(field, where), Counts())
         return {str(name): count for name, count in counts.items()}
 
-    def _read(self, call: Callable[[Table], Awaitable[_R]], missing: _R) -> _R:
-        """Return the result of a call, or ``missing`` where nothing was written yet."""
+    def _read(self, call: Callable[[Table], Awaitable[_R]], missing: _M) -> _R | _M:
+        """Return the result of a call, or ``missing`` if the table does not exist yet."""
         return self._bridge.run(lambda table: self._bridge.reading(lambda: call(table), missing))
 
 
@@ -236,19 +228,19 @@ def _where(
     ids: Sequence[str] | None = None,
     older_than: datetime | None = None,
 ) -> list[Any]:
-    """Return the conditions, all of which must be met."""
-    made: list[Any] = []
+    """Return the conditions that a memory has to meet."""
+    conditions: list[Any] = []
     if path := _path(scope):
-        made.append((F.scope == path) | F.scope.startswith(f"{path}/"))
+        conditions.append((F.scope == path) | F.scope.startswith(f"{path}/"))
     if categories:
-        made.append(reduce(or_, [F.categories.contains(one) for one in categories]))
+        conditions.append(reduce(or_, [F.categories.contains(name) for name in categories]))
     if metadata:
-        made.append(metadata_filter(metadata, partial(keys_below, F.payload["metadata"])))
+        conditions.append(metadata_filter(metadata, partial(keys_below, F.payload["metadata"])))
     if ids is not None:
-        made.append(F.id.in_(ids))
+        conditions.append(F.id.in_(ids))
     if older_than is not None:
-        made.append(F.created_at < _aware(older_than))
-    return made
+        conditions.append(F.created_at < _aware(older_than))
+    return conditions
 
 
 def _path(scope: str | None) -> str:
@@ -271,7 +263,7 @@ def _row(record: MemoryRecord) -> dict[str, Any]:
 def _record(row: Record | Hit) -> MemoryRecord:
     fields = dict(row.fields)
     dates = {name: _naive(fields[name]) for name in ("created_at", "last_accessed")}
-    vector = None if row.vector is None else [float(one) for one in row.vector]
+    vector = None if row.vector is None else [float(number) for number in row.vector]
     return MemoryRecord(**{**fields, **dates, "id": row.id, "embedding": vector})
 
 

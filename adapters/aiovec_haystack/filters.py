@@ -17,17 +17,17 @@ from aiovec.errors import shown
 def condition(wanted: Mapping[str, Any], fields: Callable[[str], Sequence[Any]]) -> Any:
     """Return the condition for a filter of Haystack.
 
-    ``fields`` returns the fields of a name, one of which has to match.
+    ``fields`` returns the fields that a name can mean; any of them may match.
     """
     if not isinstance(wanted, Mapping):
         raise FilterError(f"a filter is a mapping, not {type(wanted).__name__}")
     if "field" in wanted:
         return _comparison(wanted, fields)
     operator = _part(wanted, "operator")
-    made = [condition(one, fields) for one in _part(wanted, "conditions")]
-    if operator not in ("AND", "OR", "NOT") or not made:
+    parts = [condition(part, fields) for part in _part(wanted, "conditions")]
+    if operator not in ("AND", "OR", "NOT") or not parts:
         raise FilterError(f"expected AND, OR or NOT over conditions, not {shown(wanted)}")
-    joined = reduce(or_ if operator == "OR" else and_, made)
+    joined = reduce(or_ if operator == "OR" else and_, parts)
     return joined.is_not_true() if operator == "NOT" else joined
 
 
@@ -54,9 +54,10 @@ def _comparison(wanted: Mapping[str, Any], fields: Callable[[str], Sequence[Any]
 
 
 def _ordered(operator: str, value: Any) -> Any:
-    """Return the value of a comparison: a number, or a date, which metadata has as ISO text.
+    """Return the value of a comparison: a number, or a date.
 
-    Texts sort as moments only in one zone, so a date with an offset is compared in UTC.
+    Dates in metadata are ISO texts, which sort correctly only in one zone. So a date with another
+    offset is compared in UTC.
     """
     if isinstance(value, str):
         try:

@@ -16,10 +16,10 @@ _T = TypeVar("_T", bound="_Retriever")
 
 
 class _Retriever:
-    """What the three retrievers share.
+    """The base of the three retrievers.
 
-    ``filter_policy`` says whether filters at a run replace the retriever's own or narrow them.
-    Documents have their embedding with ``return_embedding``.
+    ``filter_policy`` says whether the filters of a run replace those of the retriever or narrow
+    them. ``return_embedding`` returns documents with their embedding.
     """
 
     _settings: tuple[str, ...] = ("document_store", "filters", "top_k", "return_embedding")
@@ -41,7 +41,7 @@ class _Retriever:
         self.return_embedding = return_embedding
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings, of which ``from_dict`` makes a retriever like this one."""
+        """Return the settings for ``from_dict``."""
         settings = {name: getattr(self, name) for name in self._settings}
         return default_to_dict(self, **settings, filter_policy=str(self.filter_policy))
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from haystack import default_from_dict, default_to_dict
@@ -27,7 +28,7 @@ from aiovec.bridge import DocumentBridge, StoreOrTarget, storable, twins
 
 from .filters import condition
 
-# The key of a row's payload with the parts of a document that few have.
+# The key of a row's payload for the blob and the sparse embedding of a document.
 _PARTS = "_haystack"
 _Filters = dict[str, Any]
 
@@ -37,7 +38,7 @@ class AiovecDocumentStore:
 
     ``store`` is a target such as ``"documents.db"`` or a store of ``aiovec.sync.connect``; a store
     of ``aiovec.connect`` serves the ``_async`` methods only. The first write creates the table,
-    for vectors of ``embedding_dim`` numbers, by default of as many as its first vector has.
+    for vectors of the length ``embedding_dim``, by default that of its first vector.
     ``options`` are those of ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``), and for a
     target those of ``aiovec.connect``.
     """
@@ -60,7 +61,7 @@ class AiovecDocumentStore:
         self._declared = [] if schema is None else [*schema.fields]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings, of which ``from_dict`` makes a store like this one."""
+        """Return the settings for ``from_dict``."""
         for name, value in self._given.items():
             if not isinstance(value, str | int | float | None):
                 kind = type(value).__name__
@@ -73,7 +74,7 @@ class AiovecDocumentStore:
         return default_from_dict(cls, data)
 
     def close(self) -> None:
-        """Close the store, if it was opened here, from a target."""
+        """Close the store if this object opened it. The next call opens it again."""
         self._bridge.close()
 
     # Documents
@@ -168,24 +169,25 @@ class AiovecDocumentStore:
     async def _fields_info(self, table: Table) -> dict[str, dict[str, str]]:
         """Return the keys of the metadata with the type of their values."""
         counts = await self._bridge.reading(table.fields_info, dict[str, dict[str, int]]())
-        found: dict[str, Any] = {}
+        kinds: dict[str, Any] = {}
         for name, types in counts.items():
             key = name.removeprefix("payload.")
             if key.startswith('"'):
                 key = key[1:-1].replace('""', '"')
-            most, rows = max(types.items(), key=lambda one: one[1])
+            most, rows = max(types.items(), key=itemgetter(1))
             if rows and key != _PARTS:
-                found[key] = {"type": _TYPES.get(most, "keyword")}
-        return self._bridge.metadata(Record(id="", vector=None, fields=found))
+                kinds[key] = {"type": _TYPES.get(most, "keyword")}
+        return self._bridge.metadata(Record(id="", vector=None, fields=kinds))
 
     get_metadata_fields_info, get_metadata_fields_info_async = twins(_fields_info)
 
     async def _min_max(self, table: Table, metadata_field: str) -> dict[str, Any]:
         """Return the minimum and the maximum of a key, as "min" and "max"."""
-        field = str(self._bridge.field(*metadata_field.removeprefix("meta.").split(".")))
-        bounds = await self._bridge.reading(lambda: table.bounds(field), None)
-        least, greatest = bounds or (None, None)
-        return {"min": least, "max": greatest}
+        for field in map(str, self._bridge.fields(metadata_field.removeprefix("meta."))):
+            bounds = await self._bridge.reading(partial(table.bounds, field), None)
+            if bounds is not None:
+                return {"min": bounds[0], "max": bounds[1]}
+        return {"min": None, "max": None}
 
     get_metadata_field_min_max, get_metadata_field_min_max_async = twins(_min_max)
 
@@ -222,20 +224,22 @@ class AiovecDocumentStore:
     async def _unique(
         self, table: Table, names: list[str], filters: _Filters | None
     ) -> list[set[tuple[bool, Any, str, Any]]]:
-        found: list[set[tuple[bool, Any, str, Any]]] = [set() for _ in names]
+        # Haystack keeps 1 and 1.0 apart, which are one value for ``Table.distinct``.
+        unique: list[set[tuple[bool, Any, str, Any]]] = [set() for _ in names]
         async for meta in self._metadata(table, filters):
-            for name, values in zip(names, found, strict=True):
+            for name, values in zip(names, unique, strict=True):
+                path = name.removeprefix("meta.")
                 value: Any = meta
-                for key in name.removeprefix("meta.").split("."):
+                for key in [path] if path in meta else path.split("."):
                     value = value.get(key) if isinstance(value, dict) else None
                 items = value if isinstance(value, list) else [value]
                 values.update(
                     # 1, 1.0 and True are equal; their types keep them apart.
-                    (isinstance(one, str), one, type(one).__name__, one)
-                    for one in items
-                    if isinstance(one, str | int | float)
+                    (isinstance(item, str), item, type(item).__name__, item)
+                    for item in items
+                    if isinstance(item, str | int | float)
                 )
-        return found
+        return unique
 
     async def _metadata(
         self, table: Table, filters: _Filters | None = None
@@ -330,7 +334,7 @@ class AiovecDocumentStore:
 
     def _document(self, row: Record | Hit) -> Document:
         meta = self._bridge.metadata(row)
-        vector = None if row.vector is None else [float(one) for one in row.vector]
+        vector = None if row.vector is None else [float(number) for number in row.vector]
         parts = meta.pop(_PARTS, {})
         content = row.fields.get("content")
         return Document.from_dict(

@@ -31,7 +31,7 @@ class AiovecByteStore(ByteStore):
         self._bridge = Bridge(store, table, lambda dim: schema, **options)
 
     async def _get(self, table: Table, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the values of these keys, None for those that are absent."""
+        """Return the values of these keys, None for a missing key."""
         rows = await self._bridge.reading(lambda: table.get(keys, include_vector=False), ())
         values = {row.id: base64.b64decode(row["value"]) for row in rows}
         return [values.get(key) for key in keys]
@@ -48,13 +48,13 @@ class AiovecByteStore(ByteStore):
     mset, amset = twins(_set)
 
     async def _delete(self, table: Table, keys: Sequence[str]) -> None:
-        """Delete keys; those that are absent are no error."""
+        """Delete keys. A missing key is no error."""
         await self._bridge.reading(lambda: table.delete(keys), 0)
 
     mdelete, amdelete = twins(_delete)
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
-        """Yield the keys, or those that begin with ``prefix``, sorted."""
+        """Yield the keys that begin with ``prefix``, by default all, in order."""
         after = ""
         while page := self._bridge.run(self._page, prefix, after):
             yield from page
@@ -74,5 +74,5 @@ class AiovecByteStore(ByteStore):
         return [row.id for row in rows]
 
     def close(self) -> None:
-        """Close the store, if it was opened here, from a target."""
+        """Close the store if this object opened it. The next call opens it again."""
         self._bridge.close()

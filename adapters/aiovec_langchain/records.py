@@ -1,4 +1,4 @@
-"""A table of what was indexed as a LangChain ``RecordManager``, for ``langchain_core.indexing``."""
+"""A table of indexed documents as the ``RecordManager`` of LangChain's indexing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiovec.bridge import Bridge, StoreOrTarget, table_name, table_without_vecto
 
 
 class AiovecRecordManager(RecordManager):
-    """The records of one namespace, in a table of an aiovec store of their own.
+    """The records of one namespace, in a table of their own in an aiovec store.
 
     ``store`` and ``options`` are as in ``AiovecVectorStore``. Times are those of this machine.
     """
@@ -101,5 +101,5 @@ class AiovecRecordManager(RecordManager):
     delete_keys, adelete_keys = twins(_delete)
 
     def close(self) -> None:
-        """Close the store, if it was opened here, from a target."""
+        """Close the store if this object opened it. The next call opens it again."""
         self._bridge.close()

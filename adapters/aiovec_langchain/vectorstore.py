@@ -57,9 +57,9 @@ class AiovecVectorStore(VectorStore):
         **kwargs: Any,
     ) -> AiovecVectorStore:
         """Return a store that holds these texts; the keyword arguments are the constructor's."""
-        made = cls(embedding, **kwargs)
-        made.add_texts(texts, metadatas, ids=ids)
-        return made
+        store = cls(embedding, **kwargs)
+        store.add_texts(texts, metadatas, ids=ids)
+        return store
 
     @classmethod
     async def afrom_texts(
@@ -72,9 +72,9 @@ class AiovecVectorStore(VectorStore):
         **kwargs: Any,
     ) -> AiovecVectorStore:
         """As ``from_texts``."""
-        made = cls(embedding, **kwargs)
-        await made.aadd_texts(texts, metadatas, ids=ids)
-        return made
+        store = cls(embedding, **kwargs)
+        await store.aadd_texts(texts, metadatas, ids=ids)
+        return store
 
     # Writing
 
@@ -117,10 +117,10 @@ class AiovecVectorStore(VectorStore):
     ) -> list[str]:
         """Add vectors that exist already, and return the ids.
 
-        Without ``texts``, the texts are those under the key "data" of the metadata.
+        Without ``texts``, each text is the value of the key "data" in the metadata.
         """
         of_rows = metadatas or [{}] * len(embeddings)
-        listed = [str(one.get("data", "")) for one in of_rows] if texts is None else list(texts)
+        listed = [str(row.get("data", "")) for row in of_rows] if texts is None else list(texts)
         return await self._write(table, embeddings, listed, metadatas, ids)
 
     add_embeddings, aadd_embeddings = twins(_add_embeddings)
@@ -148,7 +148,7 @@ class AiovecVectorStore(VectorStore):
     async def _delete(
         self, table: Table, ids: Sequence[str] | None = None, *, filter: Filter = None
     ) -> bool | None:
-        """Delete the documents with these ids, or those that match a filter. One is required.
+        """Delete the documents with these ids, or all that match a filter. Pass one of both.
 
         In LangChain ``ids=None`` deletes everything. Here it is an error, because a variable that
         was never set would delete everything too; call ``delete_collection`` instead.
@@ -170,7 +170,7 @@ class AiovecVectorStore(VectorStore):
     delete_collection, adelete_collection = twins(_drop)
 
     def close(self) -> None:
-        """Close the store, if it was opened here, from a target."""
+        """Close the store if this object opened it. The next call opens it again."""
         self._bridge.close()
 
     async def aclose(self) -> None:
@@ -220,7 +220,7 @@ class AiovecVectorStore(VectorStore):
         lambda_mult: float = 0.5,
         **kwargs: Any,
     ) -> list[Document]:
-        """Return ``k`` of the ``fetch_k`` nearest, chosen to be near and different."""
+        """Return ``k`` of the ``fetch_k`` nearest documents that also differ from each other."""
         return self.similarity_search(query, k, **_varied(k, fetch_k, lambda_mult), **kwargs)
 
     async def amax_marginal_relevance_search(
@@ -315,5 +315,5 @@ def _varied(k: int, fetch_k: int, lambda_mult: float) -> dict[str, Any]:
     return {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
 
 
-def _without_scores(found: Scored) -> list[Document]:
-    return [document for document, _ in found]
+def _without_scores(scored: Scored) -> list[Document]:
+    return [document for document, _ in scored]

@@ -31,7 +31,7 @@ from langgraph.store.base import validate_op_namespace as check_namespace
 from aiovec import Counts, F, Field, Hit, InvalidArgumentError, Record, Schema, Table
 from aiovec.bridge import Bridge, StoreOrTarget, keys_below, metadata_filter, storable, twins
 
-# Bytes of an id of aiovec, at most.
+# Longest id of aiovec, in bytes.
 _LONGEST_ID = 512
 _FIELDS = {
     "namespace": Field(str, nullable=False, index="btree"),  # labels, each followed by a "."
@@ -49,8 +49,8 @@ class AiovecStore(BaseStore):
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
     ``aiovec.connect`` serves the asynchronous methods only. Further ``options`` are those of
     ``aiovec.connect`` for a target. ``index`` and ``ttl`` are LangGraph's settings; an item has one
-    vector, of the texts of all its indexed fields. Expired items are never returned; once an hour
-    a write deletes them, whatever ``sweep_interval_minutes`` says, and so does ``sweep_ttl``.
+    vector, of the texts of all its indexed fields. Expired items are never returned. ``sweep_ttl``
+    deletes them, and once an hour a write does; ``sweep_interval_minutes`` has no effect.
     """
 
     supports_ttl = True
@@ -80,7 +80,7 @@ class AiovecStore(BaseStore):
 
     @classmethod
     def from_conn_string(cls, conn_string: str, **options: Any) -> Self:
-        """Return a store for a target, as LangGraph's own stores do; use it in ``with``."""
+        """Return a store for a target. ``with`` or ``async with`` closes it."""
         return cls(conn_string, **options)
 
     def __enter__(self) -> Self:
@@ -102,7 +102,7 @@ class AiovecStore(BaseStore):
     setup, asetup = twins(_create)
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
-        """Run operations: the reads, then the writes, of which the last one of a key counts."""
+        """Run the reads, then the writes. Of several writes of a key, the last counts."""
         plan = self._plan(ops)
         if self.embeddings is not None:
             plan.of_queries = {text: self.embeddings.embed_query(text) for text in plan.queries}
@@ -134,7 +134,7 @@ class AiovecStore(BaseStore):
     sweep_ttl, asweep_ttl = twins(_sweep)
 
     def close(self) -> None:
-        """Close the store, if it was opened here, from a target."""
+        """Close the store if this object opened it. The next call opens it again."""
         self._bridge.close()
 
     # Inside
@@ -154,26 +154,26 @@ class AiovecStore(BaseStore):
         return plan
 
     def _text_of(self, op: PutOp) -> str:
-        """Return the text of which the vector of an item is made; "" for none."""
+        """Return the text to embed for an item; "" for an item without a vector."""
         if self.embeddings is None or op.value is None or op.index is False:
             return ""
         paths = self._paths if op.index is None else op.index
         return "\n".join(text for path in paths for text in get_text_at_path(op.value, path))
 
     async def _execute(self, table: Table, plan: _Plan) -> list[Result]:
-        wanted = [_id_of(op.namespace, op.key) for op in plan.ops if isinstance(op, GetOp)]
-        items = {row.id: row for row in await self._rows(table, [*wanted, *plan.puts])}
+        ids = [_id_of(op.namespace, op.key) for op in plan.ops if isinstance(op, GetOp)]
+        items = {row.id: row for row in await self._rows(table, [*ids, *plan.puts])}
         results: list[Result] = []
         read: list[Record | Hit] = []
         for op in plan.ops:
             match op:
                 case GetOp():
-                    found = items.get(_id_of(op.namespace, op.key))
-                    rows: Sequence[Record | Hit] = [] if found is None else [found]
-                    results.append(None if found is None else _item_of(found))
+                    item = items.get(_id_of(op.namespace, op.key))
+                    rows: Sequence[Record | Hit] = [] if item is None else [item]
+                    results.append(None if item is None else _item_of(item))
                 case SearchOp():
                     rows = await self._search(table, op, plan.of_queries.get(op.query or ""))
-                    results.append(list(map(_found_item, rows)))
+                    results.append(list(map(_search_item_of, rows)))
                 case ListNamespacesOp():
                     rows = ()
                     results.append(await self._namespaces(table, op))
@@ -210,29 +210,29 @@ class AiovecStore(BaseStore):
     async def _namespaces(self, table: Table, op: ListNamespacesOp) -> list[tuple[str, ...]]:
         counts = await self._bridge.reading(lambda: table.distinct("namespace"), Counts())
         spaces = [tuple(str(name).split(".")[:-1]) for name in counts]
-        found = {
+        matches = {
             space[: op.max_depth]
             for space in spaces
-            if all(_matches(space, one) for one in op.match_conditions or ())
+            if all(_matches(space, condition) for condition in op.match_conditions or ())
         }
-        return sorted(found)[op.offset : op.offset + op.limit]
+        return sorted(matches)[op.offset : op.offset + op.limit]
 
     async def _refresh(self, table: Table, rows: Iterable[Record | Hit]) -> None:
-        """Let items that were read live as long again, unless the store is only read."""
+        """Restart the ttl of these items, unless the store is open for reading only."""
         if table.store.read_only:
             return
-        alike: dict[float, list[str]] = {}
+        ids_of: dict[float, list[str]] = {}
         for row in rows:
             if row["ttl"] is not None:
-                alike.setdefault(row["ttl"], []).append(row.id)
-        for ttl, ids in alike.items():
+                ids_of.setdefault(row["ttl"], []).append(row.id)
+        for ttl, ids in ids_of.items():
             await table.update({"expires_at": _now() + timedelta(minutes=ttl)}, ids=ids)
 
     async def _write(self, table: Table, plan: _Plan, existing: Mapping[str, Record]) -> None:
-        now, rows, gone = _now(), [], []
+        now, rows, deleted = _now(), [], []
         for id, (op, text) in plan.puts.items():
             if op.value is None:
-                gone.append(id)
+                deleted.append(id)
                 continue
             row = {
                 "id": id,
@@ -248,12 +248,12 @@ class AiovecStore(BaseStore):
             rows.append(row)
         if rows:
             await self._bridge.writing(table, 1, lambda: table.upsert(rows))
-        if gone:
-            await self._bridge.reading(lambda: table.delete(gone), 0)
+        if deleted:
+            await self._bridge.reading(lambda: table.delete(deleted), 0)
 
 
 class _Plan:
-    """The operations of a batch, with what is embedded for them."""
+    """The operations of a batch, with the texts to embed for them and their vectors."""
 
     def __init__(self, ops: list[Op]) -> None:
         self.ops = ops
@@ -290,7 +290,7 @@ def _item_of(row: Record | Hit) -> Item:
     return Item(**_parts_of(row))
 
 
-def _found_item(row: Record | Hit) -> SearchItem:
+def _search_item_of(row: Record | Hit) -> SearchItem:
     return SearchItem(**_parts_of(row), score=row.score if isinstance(row, Hit) else None)
 
 
@@ -299,4 +299,4 @@ def _matches(space: tuple[str, ...], wanted: MatchCondition) -> bool:
     if len(path) > len(space):
         return False
     first = 0 if wanted.match_type == "prefix" else len(space) - len(path)
-    return all(label in ("*", own) for label, own in zip(path, space[first:], strict=False))
+    return all(part in ("*", label) for part, label in zip(path, space[first:], strict=False))

@@ -69,7 +69,7 @@ class AiovecVectorStore(BasePydanticVectorStore):
 
     @property
     def client(self) -> DocumentBridge:
-        """The table, for calls of aiovec's own."""
+        """The bridge to the table, for calls of aiovec itself."""
         return self._bridge
 
     async def _add(self, table: Table, /, nodes: Sequence[BaseNode], **_: Any) -> list[str]:
@@ -121,7 +121,7 @@ class AiovecVectorStore(BasePydanticVectorStore):
     clear, aclear = twins(_clear)
 
     def close(self) -> None:
-        """Close the store, if it was opened here, from a target."""
+        """Close the store if this object opened it. The next call opens it again."""
         self._bridge.close()
 
     async def _get(
@@ -149,7 +149,10 @@ class AiovecVectorStore(BasePydanticVectorStore):
         mmr_threshold: float | None = None,
         **options: Any,
     ) -> VectorStoreQueryResult:
-        """Return the best nodes by vector, by words, or by both."""
+        """Return the best nodes by vector, by words, or by both.
+
+        A query with filters and without a vector returns matching nodes, without scores.
+        """
         where = self._narrowed(query.node_ids or None, query.filters, query.doc_ids)
         limit, mode = query.similarity_top_k, query.mode
         words, vector = query.query_str or "", query.query_embedding
@@ -163,7 +166,7 @@ class AiovecVectorStore(BasePydanticVectorStore):
             )
         if mode in _WORDS:
             options["limit"] = query.sparse_top_k or limit
-            found = await self._bridge.reading(
+            hits = await self._bridge.reading(
                 lambda: table.search_text(words, match="any", **options), ()
             )
         elif vector is None:
@@ -174,21 +177,21 @@ class AiovecVectorStore(BasePydanticVectorStore):
             options["limit"] = query.hybrid_top_k or limit
             if query.alpha is not None:
                 options["fusion"] = Weighted(vector=query.alpha, text=1 - query.alpha)
-            found = await self._bridge.reading(
+            hits = await self._bridge.reading(
                 lambda: table.search_hybrid(words, vector, **options), ()
             )
         elif mode in _NEAREST:
             if mode == VectorStoreQueryMode.MMR:
                 near = query.mmr_threshold if mmr_threshold is None else mmr_threshold
                 options["diversity"] = 0.5 if near is None else 1 - near
-            found = await self._bridge.reading(lambda: table.search(vector, **options), ())
+            hits = await self._bridge.reading(lambda: table.search(vector, **options), ())
         else:
-            known = ", ".join(one.value for one in (*_NEAREST, *_WORDS, *_BOTH))
-            raise InvalidArgumentError("mode", mode.value, f"one of {known}")
+            names = ", ".join(known.value for known in (*_NEAREST, *_WORDS, *_BOTH))
+            raise InvalidArgumentError("mode", mode.value, f"one of {names}")
         return VectorStoreQueryResult(
-            nodes=list(map(self._node, found)),
-            similarities=[hit.score for hit in found],
-            ids=[hit.id for hit in found],
+            nodes=list(map(self._node, hits)),
+            similarities=[hit.score for hit in hits],
+            ids=[hit.id for hit in hits],
         )
 
     query, aquery = twins(_query)
@@ -196,7 +199,7 @@ class AiovecVectorStore(BasePydanticVectorStore):
     def _node(self, row: Record | Hit) -> BaseNode:
         text = row.fields.get(self._bridge.text)
         node: BaseNode = metadata_dict_to_node(self._bridge.metadata(row), text)
-        node.embedding = None if row.vector is None else [float(one) for one in row.vector]
+        node.embedding = None if row.vector is None else [float(number) for number in row.vector]
         return node
 
     def _narrowed(
@@ -214,17 +217,17 @@ class AiovecVectorStore(BasePydanticVectorStore):
         return conditions or None
 
     def _all(self, filters: MetadataFilters) -> Any:
-        made = [
-            self._all(one) if isinstance(one, MetadataFilters) else self._one(one)
-            for one in filters.filters
+        parts = [
+            self._all(part) if isinstance(part, MetadataFilters) else self._condition(part)
+            for part in filters.filters
         ]
-        if not made:
+        if not parts:
             return F.id.is_not_null()  # every node
         if filters.condition == FilterCondition.NOT:
-            return reduce(or_, made).is_not_true()
-        return reduce(or_ if filters.condition == FilterCondition.OR else and_, made)
+            return reduce(or_, parts).is_not_true()
+        return reduce(or_ if filters.condition == FilterCondition.OR else and_, parts)
 
-    def _one(self, wanted: MetadataFilter) -> Any:
+    def _condition(self, wanted: MetadataFilter) -> Any:
         fields, value = self._bridge.fields(wanted.key), wanted.value
         match wanted.operator:
             case FilterOperator.ANY:

@@ -23,7 +23,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _INSTRUCTIONS = (
-    "A store of texts that are found by meaning and by words. `list` shows its tables; `search`, "
+    "A store of texts, searched by meaning and by words. `list` shows its tables; `search`, "
     "`get` and `list` read them. `recall` searches your own memory"
 )
 
@@ -58,7 +58,9 @@ class _Server(MCPServer[Any]):
             if not isinstance(exc.__cause__, ValidationError):
                 raise
             faults = exc.__cause__.errors(include_url=False, include_input=False)
-            words = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in faults)
+            words = "; ".join(
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults
+            )
             raise ToolError(f"{name} cannot take these arguments: {words}") from exc
 
 

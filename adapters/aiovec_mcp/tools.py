@@ -31,7 +31,7 @@ from aiovec import (
 )
 from aiovec.bridge import best_search, seconds_of, storable, table_without_vectors
 
-# Rows, and bytes of their JSON, in an answer, which a model has to read: some 50,000 tokens.
+# Limits of an answer, which a model has to read: rows, and bytes of their JSON (50,000 tokens).
 _MOST = 100
 _MOST_BYTES = 200_000
 _CENTURY = 100 * 365 * 86_400  # seconds
@@ -202,8 +202,8 @@ class Tools:
         """Save a text that will matter later, such as a preference, a decision or a result.
         Write one fact as a whole sentence that is clear without this conversation."""
         if taken := _OWN & (facts or {}).keys():
-            own = ", ".join(sorted(_OWN))
-            words = f"facts cannot have the key {min(taken)!r}; these are a memory's own: {own}"
+            names = ", ".join(sorted(_OWN))
+            words = f"facts cannot have the key {min(taken)!r}; a memory's own fields are: {names}"
             raise InvalidArgumentError("facts", min(taken), "another key", reason=words)
         row = {**storable(facts or {}, "facts"), "id": new_id() if id is None else id, "text": text}
         row["at"] = datetime.now(UTC)
@@ -241,7 +241,7 @@ class Tools:
         return [name for name in names if self._readable is None or name in self._readable]
 
     async def _named(self, table: str) -> Table:
-        """Return a table; one that the agent may not read does not exist for it."""
+        """Return a table. A table that the agent may not read does not exist for it."""
         if self._readable is not None and table not in self._readable:
             raise TableNotFoundError(table, await self._names())
         return self._store.table(table)
@@ -276,7 +276,7 @@ class Tools:
         try:
             await self._memory.create(MEMORY, exist_ok=True)
         except EmbeddingError as exc:
-            if exc.retryable or exc.model is not None:  # there is an embedder, and it failed
+            if exc.retryable or exc.model is not None:  # an embedder exists, and it failed
                 raise
             await self._memory.create(table_without_vectors(_FIELDS), exist_ok=True)
 

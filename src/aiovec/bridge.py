@@ -1,8 +1,8 @@
-"""Share what bridges to other frameworks need: ``aiovec_langchain`` and its like build on it.
+"""Build a bridge to another framework: ``aiovec_langchain`` and the other bridges use this module.
 
 A bridge keeps its rows in one table, which its first write creates, and serves code with and
-without ``await``. Frameworks also bring filters written as MongoDB writes them, metadata of any
-type, and names that no table may have.
+without ``await``. The module also translates filters in MongoDB's syntax, metadata of any type,
+and names of collections that no table can have.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Bridge:
             return await act()
 
     async def reading(self, act: Callable[[], Awaitable[_R]], missing: _M) -> _R | _M:
-        """Await a read, or a delete; return ``missing`` where nothing was written yet."""
+        """Await a read or a delete; return ``missing`` if the table does not exist yet."""
         try:
             return await act()
         except TableNotFoundError:
@@ -188,7 +188,7 @@ def twins(
     async def awaited(self: _O, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         return await self._bridge.aio(partial(method, self), *args, **kwargs)
 
-    # Frameworks read signatures. Without this, they would see that of ``method``, with its table.
+    # Frameworks read signatures. Without this, they would see the table of ``method``.
     whole = inspect.signature(method)
     first, _, *others = whole.parameters.values()
     for twin in (blocking, awaited):
@@ -199,8 +199,8 @@ def twins(
 class DocumentBridge(Bridge):
     """A bridge whose rows are documents: a text, metadata, and a vector.
 
-    Metadata lies flat in the row, so that filters, the command line and other programs see it as
-    they see any field. A key that is a column of the row, such as "id", has a "_" appended there.
+    Each key of the metadata is a key of the row, so that filters, the command line and other
+    programs see it as they see any field. A key that names a column, such as "id", gets a "_".
     ``schema`` is for tables with indexed fields for keys of the metadata; without it, a new table
     has the text, which keyword search covers, and everything else in the payload, and its vectors
     have the length ``dim``, by default that of the first vector. ``zero_as_none`` stores a vector
@@ -242,8 +242,10 @@ class DocumentBridge(Bridge):
     ) -> dict[str, Any]:
         """Return a document as a row."""
         row = {
-            self._stored(key): one if key in self._declared else storable(one, f"metadata.{key}")
-            for key, one in (metadata or {}).items()
+            self._stored(key): value
+            if key in self._declared
+            else storable(value, f"metadata.{key}")
+            for key, value in (metadata or {}).items()
         }
         if self._zero_as_none:
             vector = without_zeros(vector)
@@ -258,7 +260,7 @@ class DocumentBridge(Bridge):
         }
 
     def where(self, wanted: Mapping[str, Any] | Where) -> Where:
-        """Return a filter: a mapping as ``metadata_filter`` takes it, or what ``where=`` takes."""
+        """Return a filter for ``where=`` from a mapping for ``metadata_filter``, or unchanged."""
         if callable(wanted):
             raise FilterError("a filter is a mapping, a condition or its text, not a function")
         if not isinstance(wanted, Mapping):
@@ -266,7 +268,7 @@ class DocumentBridge(Bridge):
         return metadata_filter(wanted, self.fields)
 
     def fields(self, key: str) -> list[FieldRef]:
-        """Return the fields that a key of a filter may mean: dots may lead into its objects."""
+        """Return the fields that a key of a filter can mean: dots may lead into its objects."""
         first, *inner = key.split(".")
         nested = inner and self._stored(first) not in self._declared
         return [self.field(key), *([self.field(first, *inner)] if nested else [])]
@@ -280,10 +282,10 @@ class DocumentBridge(Bridge):
         name = self._stored(key)
         if name in self._declared:
             return F[name]
-        found = F.payload[name]
+        field = F.payload[name]
         for inner in path:
-            found = found[inner]
-        return found
+            field = field[inner]
+        return field
 
 
 def table_name(name: str) -> str:
@@ -302,7 +304,7 @@ def table_name(name: str) -> str:
 
 
 def keys_below(root: FieldRef, key: str) -> list[FieldRef]:
-    """Return the fields that a key of a filter may mean below a field: dots may lead further."""
+    """Return the fields below ``root`` that a key of a filter can mean; dots may lead further."""
     nested = root
     for part in key.split("."):
         nested = nested[part]
@@ -360,13 +362,13 @@ def storable(value: Any, name: str = "metadata") -> Any:
         case Decimal():
             return storable(float(value), name)
         case Mapping():
-            return {str(key): storable(one, f"{name}.{key}") for key, one in value.items()}
+            return {str(key): storable(item, f"{name}.{key}") for key, item in value.items()}
         case bytes() | bytearray() | memoryview():
             pass
         case Sequence():
-            return [storable(one, name) for one in value]
+            return [storable(item, name) for item in value]
         case Set():
-            return [storable(one, name) for one in sorted(value, key=str)]
+            return [storable(item, name) for item in sorted(value, key=str)]
     if hasattr(value, "__fspath__"):
         return str(value)
     if callable(listed := getattr(value, "tolist", None)):  # NumPy's
@@ -384,15 +386,15 @@ _Meant: TypeAlias = Callable[[str], FieldRef | Sequence[FieldRef]]
 def metadata_filter(
     wanted: Mapping[str, Any], field: _Meant = lambda key: F[f"payload.{key}"]
 ) -> Expr:
-    """Return a filter from a mapping as MongoDB writes it.
+    """Return a filter from a mapping in MongoDB's syntax.
 
     All entries of ``{"year": {"$gte": 2020}, "lang": "en"}`` must match. A plain value means
     equality. The operators are ``$eq $ne $gt $gte $lt $lte $in $nin $exists $not``, and beyond
     MongoDB's ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
     lists of mappings, ``$not`` one. As in MongoDB, a negation also matches rows without the key,
     and dots lead into nested objects. NaN equals nothing, and nothing is above or below NaN and
-    None. ``field`` returns the field of a key, or several of which one
-    has to match; by default it is a key of the payload.
+    None. ``field`` returns the field of a key, or several fields, any of which may match. By
+    default, a key is a key of the payload.
     """
     if not isinstance(wanted, Mapping):
         raise FilterError(f"a filter is a mapping, not {type(wanted).__name__}")
@@ -402,9 +404,9 @@ def metadata_filter(
 def _entry(key: str, value: Any, field: _Meant) -> Expr:
     match key:
         case "$and":
-            return all_of([metadata_filter(one, field) for one in _listed(key, value)])
+            return all_of([metadata_filter(part, field) for part in _listed(key, value)])
         case "$or" | "$nor":
-            either = any_of([metadata_filter(one, field) for one in _listed(key, value)])
+            either = any_of([metadata_filter(part, field) for part in _listed(key, value)])
             return either if key == "$or" else either.is_not_true()
         case "$not":
             return metadata_filter(value, field).is_not_true()
@@ -423,7 +425,7 @@ def _conditions(fields: Sequence[FieldRef], value: Any) -> Expr:
 
 
 def comparison(fields: Sequence[FieldRef], operator: str, value: Any) -> Expr:
-    """Return the condition that one of the fields compares so, by an operator of a filter.
+    """Return the condition that any of the fields compares with a value by a filter's operator.
 
     NaN equals nothing. Nothing is above or below NaN and None.
     """
@@ -488,5 +490,5 @@ def _listed(name: str, value: Any) -> Sequence[Any]:
 def _literal(value: Any) -> Any:
     """Return a value in the form in which metadata of its type is stored; None for NaN."""
     if isinstance(value, float) and math.isinf(value):
-        return value  # the filter refuses it by its name
+        return value  # which the filter refuses by name
     return storable(value, "filter")

@@ -113,7 +113,10 @@ def test_documents_come_back_whole(ours: AiovecDocumentStore) -> None:
         (neither, ["a", "b", "d"]),
     ):  # fmt: skip
         assert ids({"documents": ours.filter_documents(filters)}) == wanted
-    assert ours.get_metadata_field_unique_values("tags") == (["x", "y"], 2)
+    for name, values in (("tags", ["x", "y"]), ("meta.n.m", [1]), ("n.o", [2]), ("no", [])):
+        assert ours.get_metadata_field_unique_values(name) == (values, len(values))
+    for name, bounds in (("n.m", [1, 1]), ("meta.n.o", [2, 2]), ("lang", ["de", "en"])):
+        assert list(ours.get_metadata_field_min_max(name).values()) == bounds
     with pytest.raises(FilterError):
         ours.filter_documents({"operator": "XOR", "conditions": [ENGLISH]})
     ours.delete_all_documents(recreate_index=True)
