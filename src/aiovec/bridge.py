@@ -172,8 +172,8 @@ class DocumentBridge(Bridge):
     ) -> dict[str, Any]:
         """Return a document as a row."""
         row = {
-            self._stored(key): one if key in self._declared else storable(one, f"metadata.{key}")
-            for key, one in (metadata or {}).items()
+            self._stored(key): item if key in self._declared else storable(item, f"metadata.{key}")
+            for key, item in (metadata or {}).items()
         }
         return {**row, "id": id, self.text: text, self._vector: vector}
 
@@ -208,10 +208,10 @@ class DocumentBridge(Bridge):
         name = self._stored(key)
         if name in self._declared:
             return F[name]
-        found = F.payload[name]
+        field = F.payload[name]
         for inner in path:
-            found = found[inner]
-        return found
+            field = field[inner]
+        return field
 
 
 def table_name(name: str) -> str:
@@ -275,13 +275,13 @@ def storable(value: Any, name: str = "metadata") -> Any:
         case Decimal():
             return storable(float(value), name)
         case Mapping():
-            return {str(key): storable(one, f"{name}.{key}") for key, one in value.items()}
+            return {str(key): storable(item, f"{name}.{key}") for key, item in value.items()}
         case bytes() | bytearray() | memoryview():
             pass
         case Sequence():
-            return [storable(one, name) for one in value]
+            return [storable(item, name) for item in value]
         case Set():
-            return [storable(one, name) for one in sorted(value, key=str)]
+            return [storable(item, name) for item in sorted(value, key=str)]
     if hasattr(value, "__fspath__"):
         return str(value)
     if callable(listed := getattr(value, "tolist", None)):  # NumPy's
@@ -316,16 +316,16 @@ def metadata_filter(
 def _entry(key: str, value: Any, field: _Meant) -> Expr:
     match key:
         case "$and":
-            return all_of([metadata_filter(one, field) for one in _listed(key, value)])
+            return all_of([metadata_filter(operand, field) for operand in _listed(key, value)])
         case "$or" | "$nor":
-            either = any_of([metadata_filter(one, field) for one in _listed(key, value)])
+            either = any_of([metadata_filter(operand, field) for operand in _listed(key, value)])
             return either if key == "$or" else either.is_not_true()
         case "$not":
             return metadata_filter(value, field).is_not_true()
     if not isinstance(key, str) or key.startswith("$"):
         raise FilterError(f"the filter has no operator {key!r}; expected $and, $or, $nor or $not")
-    found = field(key)
-    return _conditions([found] if isinstance(found, FieldRef) else found, value)
+    fields = field(key)
+    return _conditions([fields] if isinstance(fields, FieldRef) else fields, value)
 
 
 def _conditions(fields: Sequence[FieldRef], value: Any) -> Expr:
@@ -333,21 +333,21 @@ def _conditions(fields: Sequence[FieldRef], value: Any) -> Expr:
         return _operation(fields, "$eq", value)
     if not value:
         raise FilterError(f"{fields[0]} has no operator; expected one of {_KNOWN}")
-    return all_of([_operation(fields, name, one) for name, one in value.items()])
+    return all_of([_operation(fields, name, operand) for name, operand in value.items()])
 
 
 def _operation(fields: Sequence[FieldRef], name: str, value: Any) -> Expr:
     if name == "$not":
         return _conditions(fields, value).is_not_true()
     if name == "$exists":
-        there = any_of([field.is_not_null() for field in fields])
-        return there if value else there.is_not_true()
+        exists = any_of([field.is_not_null() for field in fields])
+        return exists if value else exists.is_not_true()
     if name in _NEGATED:
         return _operation(fields, _NEGATED[name], value).is_not_true()
     if name not in _OPERATORS:
         raise FilterError(f"{fields[0]} has no operator {name!r}; expected one of {_KNOWN}")
     if name in ("$in", "$between"):
-        literal: Any = [_literal(one) for one in _listed(name, value)]
+        literal: Any = [_literal(item) for item in _listed(name, value)]
     else:
         literal = _literal(value)
     if name == "$eq" and literal is None:

@@ -94,11 +94,11 @@ class VectorStore:
             self._store.create_table(name, wanted, exist_ok=True)
         except (SchemaMismatchError, ModelMismatchError):
             # A table that was made elsewhere may have fields and options of its own.
-            there = self._store.schema(name)
-            if (there.dim, there.vector, there.payload) != (dim, _VECTOR, True):
+            existing = self._store.schema(name)
+            if (existing.dim, existing.vector, existing.payload) != (dim, _VECTOR, True):
                 raise
-            if model is not None and there.model != model:
-                raise ModelMismatchError(name, there.model, model) from None
+            if model is not None and existing.model != model:
+                raise ModelMismatchError(name, existing.model, model) from None
 
     def upsert(
         self,
@@ -148,11 +148,11 @@ class VectorStore:
         """The nearest points, best first: dicts of ``id``, ``score`` and ``payload``."""
         where = None if filter_ is None else _where(filter_, self._store.schema(collection))
         hits = self._store.search(collection, query_vector, limit=limit, where=where, model=model)
-        found = []
+        points = []
         for hit in hits:
             payload = {_as_given(key): value for key, value in hit.fields.items()}
-            found.append({"id": hit.id, "score": hit.score, "payload": payload})
-        return found
+            points.append({"id": hit.id, "score": hit.score, "payload": payload})
+        return points
 
     def delete(self, collection: str, ids: str | Iterable[str]) -> int:
         """Delete the points with these ids; how many were there."""

@@ -136,10 +136,10 @@ async def map_points(
     colors = _colors(schema, label) if color is None else [color] if color else []
     select = list(dict.fromkeys([label, *colors] if label else colors))
     size = max(1, min(rows, _MAX_NUMBERS // max(schema.dim, 1)))
-    found = await _sample(store, table, size, total, select)
+    sample = await _sample(store, table, size, total, select)
     if color is None:
-        color = next((name for name in colors if _has_few_values(found, name)), None)
-    return await in_thread(_points, found, schema.metric, label, color or None, total)
+        color = next((name for name in colors if _has_few_values(sample, name)), None)
+    return await in_thread(_points, sample, schema.metric, label, color or None, total)
 
 
 def label_field(schema: Schema) -> str | None:
@@ -157,9 +157,9 @@ def _colors(schema: Schema, label: str | None) -> list[str]:
     ]  # fmt: skip
 
 
-def _has_few_values(found: Results[Record], name: str) -> bool:
-    values = {_group_of(record[name]) for record in found if record[name] is not None}
-    return 1 < len(values) <= min(len(_COLORS), len(found) // 2)
+def _has_few_values(sample: Results[Record], name: str) -> bool:
+    values = {_group_of(record[name]) for record in sample if record[name] is not None}
+    return 1 < len(values) <= min(len(_COLORS), len(sample) // 2)
 
 
 async def _sample(
@@ -186,11 +186,11 @@ async def _sample(
 
 
 def _points(
-    found: Results[Record], metric: str, label: str | None, color: str | None, total: int
+    sample: Results[Record], metric: str, label: str | None, color: str | None, total: int
 ) -> MapPoints:
-    placed = [record for record in found if record.vector is not None]
+    placed = [record for record in sample if record.vector is not None]
     places, explained = _principal_components(
-        [one.vector for one in placed], unit=metric == "cosine"
+        [record.vector for record in placed], unit=metric == "cosine"
     )
     groups, members = _groups(placed, color)
     return MapPoints(
@@ -204,7 +204,7 @@ def _points(
         explained=explained.round(4).tolist(),
         label=label,
         color=color,
-        without=len(found) - len(placed),
+        without=len(sample) - len(placed),
         total=total,
         of=min(total, _WALKED),
     )
@@ -231,11 +231,11 @@ def _principal_components(vectors: Sequence[Any], *, unit: bool) -> tuple[Any, A
     # Both products of the data with itself have the same largest eigenvalues: the smaller serves.
     of_rows = len(data) <= data.shape[1]
     values, directions = np.linalg.eigh(data @ data.T if of_rows else data.T @ data)
-    found = min(2, len(values))
-    values, axes = np.maximum(values[::-1][:found], 0.0), directions[:, ::-1][:, :found]
+    most = min(2, len(values))
+    values, axes = np.maximum(values[::-1][:most], 0.0), directions[:, ::-1][:, :most]
     axes = axes * np.sqrt(values) if of_rows else data @ axes
-    places[:, :found] = axes / max(float(np.abs(axes).max()), 1e-300)
-    explained[:found] = values / variance
+    places[:, :most] = axes / max(float(np.abs(axes).max()), 1e-300)
+    explained[:most] = values / variance
     return places, explained
 
 
@@ -244,11 +244,11 @@ def _groups(placed: list[Record], color: str | None) -> tuple[list[Group], list[
     if color is None:
         return [], []
     texts = [_group_of(record[color]) for record in placed]
-    counts = sorted(Counter(texts).items(), key=lambda one: (-one[1], one[0]))
-    own = len(_COLORS)
-    numbers = {text: min(n, own) for n, (text, _) in enumerate(counts)}
-    groups = [Group(name, rows) for name, rows in counts[:own]]
-    if others := counts[own:]:
+    counts = sorted(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
+    colored = len(_COLORS)
+    numbers = {text: min(n, colored) for n, (text, _) in enumerate(counts)}
+    groups = [Group(name, rows) for name, rows in counts[:colored]]
+    if others := counts[colored:]:
         groups.append(Group(None, sum(rows for _, rows in others), len(others)))
     return groups, [numbers[text] for text in texts]
 
@@ -265,7 +265,7 @@ def _group_of(value: object) -> str:
     if value is None:
         return "(null)"
     if isinstance(value, list):
-        return ", ".join(str(one) for one in value)[:_LABEL] or "(empty)"
+        return ", ".join(str(item) for item in value)[:_LABEL] or "(empty)"
     return str(value)[:_LABEL]
 
 
@@ -303,11 +303,11 @@ def _draw(points: MapPoints, table: str) -> Figure:
         _draw_scale(figure, axes, points, dots)
     elif points.groups:
         for number, group in enumerate(points.groups):
-            own = members == number
+            in_group = members == number
             name = f"{group.values:,} other values" if group.name is None else group.name
             # The space: matplotlib leaves labels out of the legend that begin with "_".
             label = f" {_literal(name, _LEGEND)} ({group.rows:,})"
-            axes.scatter(x[own], y[own], color=colors[number], label=label, **dots)
+            axes.scatter(x[in_group], y[in_group], color=colors[number], label=label, **dots)
         legend = figure.legend(loc="outside right center", frameon=False)
         legend.set_title(_literal(points.color or "", _LEGEND))
     else:
@@ -326,7 +326,7 @@ def _draw_scale(figure: Figure, axes: Any, points: MapPoints, dots: dict[str, An
 
     times = any(isinstance(value, datetime) for value in points.values)
     number: Callable[[Any], float] = date2num if times else float
-    values = np.array([np.nan if one is None else number(one) for one in points.values])
+    values = np.array([np.nan if value is None else number(value) for value in points.values])
     x, y, known = np.array(points.x), np.array(points.y), np.isfinite(values)
     axes.scatter(x[~known], y[~known], color=_OTHERS, **dots)
     shades = axes.scatter(x[known], y[known], c=values[known], cmap="viridis", **dots)

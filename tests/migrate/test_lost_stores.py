@@ -45,7 +45,7 @@ async def test_nobody_goes_on_in_what_is_not_the_store_that_was_filled(
         async with aiovec.connect(place_of(config, target)) as empty:
             assert await empty.tables() == []
     async with aiovec.connect(config=config) as app:
-        words = "not the store to which its rows were carri"
+        words = "not the one that got its rows"
         await scene.refused(words, app.count("notes"))
         assert (tmp_path / FILES[target]).exists() == (how == "emptied")
         await scene.refused("Put it back")

@@ -27,7 +27,7 @@ def embedder(function: Callable[..., Any], /, *, model: str, dim: int | None = N
     return check_embedder(DEFAULT, named)
 
 
-def check_embedders(one: object, several: object) -> dict[str, Embedder | Mapping[str, object]]:
+def check_embedders(single: object, several: object) -> dict[str, Embedder | Mapping[str, object]]:
     """Return the arguments ``embedder`` and ``embedders`` by names, or raise ConfigError.
 
     The keys of an embedder that is described by a mapping are checked when the store opens.
@@ -35,14 +35,14 @@ def check_embedders(one: object, several: object) -> dict[str, Embedder | Mappin
     if several is not None and not isinstance(several, Mapping):
         raise _wrong(f"embedders maps names to embedders, and is not {shown(several)}", "embedders")
     given: dict[Any, Any] = dict(several or {})
-    if one is not None and DEFAULT in given:
+    if single is not None and DEFAULT in given:
         raise _wrong("pass embedder= or embedders={'default': ...}, not both", "embedder")
-    if one is not None:
-        given[DEFAULT] = one
+    if single is not None:
+        given[DEFAULT] = single
     if isinstance(given.get("kind"), str):
         raise _wrong(
-            f"embedders maps names to embedders: {{'default': {shown(dict(given))}}}, or pass one "
-            "as embedder=", "embedders",
+            f"embedders maps names to embedders: {{'default': {shown(dict(given))}}}; pass a "
+            "single one as embedder=", "embedders",
         )  # fmt: skip
     checked: dict[str, Embedder | Mapping[str, object]] = {}
     for name, option in given.items():

@@ -109,13 +109,13 @@ class Batcher:
         If cancelled, drop its texts; what is under way for other calls goes on.
         """
         weight = len(texts) + sum(map(len, texts)) // _CHARACTERS
-        keys, found, missing = await hop(weight, self._look_up, texts, kind)
+        keys, cached, missing = await hop(weight, self._look_up, texts, kind)
         if self._closed is not None:
             raise self._closed()
         if missing:
-            found |= await self._asked(texts, missing, kind)
+            cached |= await self._asked(texts, missing, kind)
         weight = len(keys) * (1 + self.dim // _NUMBERS_OF_AN_ARRAY)
-        return await hop(weight, lambda: np.stack([found[key] for key in keys]))
+        return await hop(weight, lambda: np.stack([cached[key] for key in keys]))
 
     def close(self, error: Callable[[], AiovecError]) -> None:
         """End the calls under way with an error; later calls raise it too."""
@@ -143,7 +143,7 @@ class Batcher:
     ) -> tuple[list[bytes], dict[bytes, Float32Array], dict[bytes, int]]:
         """Return the key of each text, the cached vectors, and the first place of other texts."""
         person = kind.encode()
-        found: dict[bytes, Float32Array] = {}
+        cached: dict[bytes, Float32Array] = {}
         missing: dict[bytes, int] = {}
         keys = []
         for place, text in enumerate(texts):
@@ -154,10 +154,10 @@ class Batcher:
             if vector is None:
                 missing.setdefault(key, place)
                 continue
-            found[key] = vector
+            cached[key] = vector
             with contextlib.suppress(KeyError):  # this may be a thread, and the loop dropped it
                 self._cache.move_to_end(key)
-        return keys, found, missing
+        return keys, cached, missing
 
     def _keep(self, outcomes: _Outcomes) -> None:
         most = self._limits.cache_mb * _MIB // (4 * self.dim + _OVERHEAD)
@@ -178,7 +178,7 @@ class Batcher:
         items = list(missing.items())
         parts = [dict(items[start : start + size]) for start in range(0, len(items), size)]
         requests = [self._join({key: texts[at] for key, at in p.items()}, kind) for p in parts]
-        found: dict[bytes, Float32Array] = {}
+        vectors_by_key: dict[bytes, Float32Array] = {}
         try:
             for part, request in zip(parts, requests, strict=True):
                 await asyncio.wait([request.task])
@@ -189,14 +189,14 @@ class Batcher:
                     outcome = outcomes[key]
                     if isinstance(outcome, Failure):
                         raise self.error_of(outcome, place)
-                    found[key] = outcome
+                    vectors_by_key[key] = outcome
         finally:
             for request in requests:
                 request.calls -= 1
                 if not request.calls:
                     request.task.cancel()
                     self._leave(request, kind)
-        return found
+        return vectors_by_key
 
     def _join(self, texts: dict[bytes, str], kind: Purpose) -> _Request:
         """Return the request that will ask for these texts: the one that gathers, or a new one."""
@@ -307,21 +307,23 @@ def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
     try:
         if isinstance(answer, (Mapping, Set)):
             raise TypeError(type(answer).__name__)
-        found = np.asarray(
+        array = np.asarray(
             answer if isinstance(answer, np.ndarray) else list(islice(answer, count + 1))
         )
     except (TypeError, ValueError, OverflowError, RuntimeError) as exc:
         raise Failure(f"it gave no list of vectors: {exc}"[:300]) from exc
     # None, huge integers and vectors of several lengths make an array of objects.
-    right = found.ndim == 2 and len(found) == count and found.dtype.kind in "fiu"
-    if right and dim and found.shape[1] != dim:
-        length = found.shape[1]
+    right = array.ndim == 2 and len(array) == count and array.dtype.kind in "fiu"
+    if right and dim and array.shape[1] != dim:
+        length = array.shape[1]
         raise Failure(f"the model makes {length} numbers, and dim says {dim}: set dim = {length}")
     if not right:
         raise Failure(
-            f"it gave an array of {found.dtype} and the shape {found.shape} for {count} texts, "
+            f"it gave an array of {array.dtype} and the shape {array.shape} for {count} texts, "
             f"not a vector of {dim or 'some'} numbers for each"
         )
-    with np.errstate(over="ignore"):  # too large for float32 is infinity, found by the caller
+    with np.errstate(
+        over="ignore"
+    ):  # too large for float32 becomes infinity, which the caller reports
         # A copy of its own: the embedder may use its array again.
-        return np.array(found, dtype=np.float32, order="C")
+        return np.array(array, dtype=np.float32, order="C")

@@ -34,8 +34,8 @@ _CHARACTERS, _BYTES = 64, 256
 
 def key_name_of(settings: EmbedderSettings) -> str:
     """Return the environment variable with the key of a service; empty where it needs none."""
-    own = urlsplit(settings.base_url).hostname == urlsplit(OWN_URL).hostname
-    return settings.api_key_env or (OWN_KEY if own else "")
+    is_openai = urlsplit(settings.base_url).hostname == urlsplit(OWN_URL).hostname
+    return settings.api_key_env or (OWN_KEY if is_openai else "")
 
 
 class OpenAIEmbedder:
@@ -60,8 +60,8 @@ class OpenAIEmbedder:
         if self._key_name and not os.environ.get(self._key_name):
             raise Failure(f"the environment variable {self._key_name} holds no key")
         write = partial(json.dumps, {**self._options, "input": texts})
-        asked = await hop(len(texts) + sum(map(len, texts)) // _CHARACTERS, write)
-        status, headers, body = await self._post(asked.encode(), len(texts))
+        request = await hop(len(texts) + sum(map(len, texts)) // _CHARACTERS, write)
+        status, headers, body = await self._post(request.encode(), len(texts))
         if status != 200:
             said = shortened(_message_of(body), self._secrets())
             reason = f"POST {redacted(self._url)} answered {status}: {said}"
@@ -120,12 +120,12 @@ class OpenAIEmbedder:
         return headers
 
     def _secrets(self) -> set[str]:
-        found = set(secrets_in(self._url))
+        secrets = set(secrets_in(self._url))
         key = os.environ.get(self._key_name) if self._key_name else None
         if key:
             # Services repeat a key in part, as in "sk-abcd***wxyz".
-            found |= {key, *key.split(), key.strip()[:8], key.strip()[-8:]}
-        return found
+            secrets |= {key, *key.split(), key.strip()[:8], key.strip()[-8:]}
+        return secrets
 
 
 def _message_of(body: bytes) -> str:
@@ -144,9 +144,9 @@ def _vectors_of(body: bytes, count: int) -> list[Any]:
     """Return the vectors of an answer in the order of the texts, or raise Failure."""
     try:
         data = json.loads(body)["data"]
-        found = {item.get("index", place): item["embedding"] for place, item in enumerate(data)}
+        by_place = {item.get("index", place): item["embedding"] for place, item in enumerate(data)}
         if len(data) == count:
-            return [found[place] for place in range(count)]
+            return [by_place[place] for place in range(count)]
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         pass
     raise Failure(

@@ -66,9 +66,9 @@ class Embedders:
         given = self._given.get(name) or settings.embedders.get(name)
         if given is None:
             return None
-        found = await self._batcher(name, given)
-        await found.learn_dim()
-        return found
+        embedder = await self._batcher(name, given)
+        await embedder.learn_dim()
+        return embedder
 
     async def of_table(
         self, handle: TableHandle, settings: RetrievalSettings, model: str | None
@@ -81,13 +81,13 @@ class Embedders:
         schema = handle.schema
         if schema.embed is None:
             raise ValueError(f"the table {handle.name!r} makes no vectors of texts")
-        found = await self.find(schema.embed.using, settings)
-        if found is None:
-            found = await self._of_recipe(handle.name, schema, schema.embed)
-        found.check_fits(handle.name, schema)
-        if model is not None and model != found.model:
-            raise ModelMismatchError(handle.name, found.model, model)
-        return found
+        embedder = await self.find(schema.embed.using, settings)
+        if embedder is None:
+            embedder = await self._of_recipe(handle.name, schema, schema.embed)
+        embedder.check_fits(handle.name, schema)
+        if model is not None and model != embedder.model:
+            raise ModelMismatchError(handle.name, embedder.model, model)
+        return embedder
 
     async def can_embed(self, schema: Schema, settings: RetrievalSettings) -> bool:
         """Return whether the store can make vectors of texts for a table."""
@@ -105,19 +105,19 @@ class Embedders:
         embed = schema.embed
         if embed is None:
             return schema
-        found = await self.find(embed.using, settings)
-        if found is None and schema.dim:
+        embedder = await self.find(embed.using, settings)
+        if embedder is None and schema.dim:
             return schema
-        if found is None:
+        if embedder is None:
             why = "to tell the length of its vectors, and this store has none"
             raise _missing(table, schema, embed, why, "pass Schema(dim=...), or give it by ")
         whole = replace(
             schema,
-            dim=schema.dim or found.dim,
-            model=schema.model or found.model,
-            embed=replace(embed, recipe=found.recipe or embed.recipe),
+            dim=schema.dim or embedder.dim,
+            model=schema.model or embedder.model,
+            embed=replace(embed, recipe=embedder.recipe or embed.recipe),
         )
-        found.check_fits(table, whole)
+        embedder.check_fits(table, whole)
         return whole
 
     async def close(self, error: Callable[[], AiovecError]) -> None:
@@ -169,11 +169,11 @@ def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
             f"the TOML file has no embedder {name!r}; it has: {listed}",
             key=f"retrieval.embedders.{name}", accepted="the name of an embedder",
         )  # fmt: skip
-    found = _batcher(name, section)
-    if not found.dim:
+    embedder = _batcher(name, section)
+    if not embedder.dim:
         place = f"retrieval.embedders.{name}.dim"
         raise ConfigError(f"{place} is needed here", key=place, accepted="a length of vectors")
-    return found
+    return embedder
 
 
 def _batcher(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Batcher:
@@ -203,11 +203,11 @@ def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Emb
 
         return HashingEmbedder()
     if ":" in settings.kind:
-        found = load(settings.kind)
+        loaded = load(settings.kind)
         if settings.model or settings.dim:
-            model = settings.model or getattr(found, "model", "")
-            return embedder(found, model=model, dim=settings.dim or getattr(found, "dim", None))
-        return check_embedder(name, found)
+            model = settings.model or getattr(loaded, "model", "")
+            return embedder(loaded, model=model, dim=settings.dim or getattr(loaded, "dim", None))
+        return check_embedder(name, loaded)
     for key in ("model", "dim"):
         if not getattr(settings, key):
             place = f"retrieval.embedders.{name}.{key}"
@@ -235,8 +235,8 @@ def load(path: str) -> Any:
     folder = os.getcwd()  # first, as with python -m: a console script has its own folder there
     sys.path.insert(0, folder)
     try:
-        found = pkgutil.resolve_name(path)
-        return found() if isinstance(found, type) else found
+        named = pkgutil.resolve_name(path)
+        return named() if isinstance(named, type) else named
     except Exception as exc:  # an app's module may raise anything
         raise ConfigError(f"{path} cannot be imported: {exc}", key="kind") from exc
     finally:
@@ -259,24 +259,24 @@ def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | No
         return "which this store does not have", None
     keys = {**embed.recipe, "model": schema.model or "", "dim": schema.dim}
     try:
-        found = embedder_section(embed.using, keys, "the table's own description")
+        section = embedder_section(embed.using, keys, "the table's own description")
     except ConfigError:
         return "which the table does not describe correctly", None
-    if found.kind == "demo":
-        return "", found
-    described = f"which it describes as {found.kind!r}"
-    if found.kind == "openai":
-        if found.base_url.rstrip("/") != OWN_URL:
-            host = redacted(found.base_url)
+    if section.kind == "demo":
+        return "", section
+    described = f"which it describes as {section.kind!r}"
+    if section.kind == "openai":
+        if section.base_url.rstrip("/") != OWN_URL:
+            host = redacted(section.base_url)
             return f"{described} at {host}; no text goes to a host that only a table names", None
-        if key_name_of(found) != OWN_KEY:
-            key = found.api_key_env
+        if key_name_of(section) != OWN_KEY:
+            key = section.api_key_env
             return f"{described}; the key in {key} is not used, as only a table names it", None
-    elif found.kind not in _PACKAGES:
+    elif section.kind not in _PACKAGES:
         return f"{described}; no code is run that only a table names", None
-    elif not _MODEL_NAME.match(found.model) or os.path.exists(found.model):
+    elif not _MODEL_NAME.match(section.model) or os.path.exists(section.model):
         return f"{described}; no model is loaded from a folder that only a table names", None
-    return "", found
+    return "", section
 
 
 def _missing(

@@ -57,29 +57,29 @@ def _listed(column: pa.Array) -> list[str]:
 
 def without(rows: pa.Table, ids: Sequence[str]) -> pa.Table:
     """Return the rows but for those with these ids."""
-    there = pc.is_in(rows.column("id"), value_set=pa.array(ids, pa.utf8()))
-    return rows.filter(pc.invert(there))
+    existing = pc.is_in(rows.column("id"), value_set=pa.array(ids, pa.utf8()))
+    return rows.filter(pc.invert(existing))
 
 
-def filled(rows: pa.Table, schema: Schema, found: Lacking, vectors: Float32Array) -> pa.Table:
+def filled(rows: pa.Table, schema: Schema, missing: Lacking, vectors: Float32Array) -> pa.Table:
     """Return the rows with the vectors that they lacked."""
     matrix = to_matrix(rows.column(schema.vector)).copy()
-    matrix[found.places] = vectors
-    missing = without_vector(matrix)
+    matrix[missing.places] = vectors
+    absent = without_vector(matrix)
     layout = schema.to_arrow()
     at = layout.get_field_index(schema.vector)
     return rows.set_column(
-        at, layout.field(at), from_matrix(matrix, missing if missing.any() else None)
+        at, layout.field(at), from_matrix(matrix, absent if absent.any() else None)
     )
 
 
-def of_row(error: EmbeddingError, found: Lacking, *, numbered: bool) -> EmbeddingError:
+def of_row(error: EmbeddingError, missing: Lacking, *, numbered: bool) -> EmbeddingError:
     """Return the error of a text as that of its row."""
     at = error.row
     if at is None:
         return error
-    row = int(found.places[at]) if numbered else None
-    return _copy(error, row, found.ids[at])
+    row = int(missing.places[at]) if numbered else None
+    return _copy(error, row, missing.ids[at])
 
 
 def check_made(vectors: Float32Array, schema: Schema, embedder: str) -> None:

@@ -72,7 +72,7 @@ def bind(where: object, schema: Schema) -> Expr | None:
     if isinstance(where, Mapping):
         where = [_equal(name, value, schema) for name, value in where.items()]
     if isinstance(where, (list, tuple)):
-        bound = [_bound_item(one, schema) for one in where]
+        bound = [_bound_item(condition, schema) for condition in where]
         terms = [term for term in bound if term is not None]
         return all_of(terms) if terms else None
     if isinstance(where, Combinable):
@@ -105,7 +105,7 @@ def _mongodb(name: str, value: Any, schema: Schema) -> FilterError:
     field = F[name if known or not schema.payload else f"payload.{name}"]
     cure = "text such as \"year >= 2020 AND lang = 'en'\", or an expression of F"
     with suppress(FilterError, TypeError, AttributeError, KeyError):
-        if conditions := [_MONGODB[operator](field, one) for operator, one in value.items()]:
+        if conditions := [_MONGODB[sign](field, operand) for sign, operand in value.items()]:
             cure = f"it as text: {all_of(conditions)}"
     given = words.shown(name if name.startswith("$") else {name: value})
     return FilterError(f"{given} is a filter as MongoDB writes it; write {cure}")
@@ -181,8 +181,8 @@ class _Binder:
     def _like(self, leaf: Like, ref: Ref) -> Expr:
         self._need_text(leaf, ref, "ILIKE" if leaf.ignore_case else "LIKE")
         if leaf.ignore_case and len(leaf.pattern) > _LONGEST_ILIKE:
-            found = f"an ILIKE pattern of {len(leaf.pattern):,} characters is too long"
-            self._fail(leaf, found, f"at most {_LONGEST_ILIKE:,} characters", 0)
+            fault = f"an ILIKE pattern of {len(leaf.pattern):,} characters is too long"
+            self._fail(leaf, fault, f"at most {_LONGEST_ILIKE:,} characters", 0)
         return _simplest_like(ref, leaf.marked, ignore_case=leaf.ignore_case)
 
     def _contains(self, leaf: Expr, ref: Ref, value: Value) -> Expr:
@@ -193,8 +193,8 @@ class _Binder:
     def _equals_list(self, leaf: Expr, ref: Ref, values: tuple[Value, ...]) -> Expr:
         kind = self._list_kind(leaf, ref, "a comparison with a list" if values else "IS EMPTY")
         if len(values) > _MOST_ITEMS:
-            found = f"a list of {len(values):,} items is too long to be compared"
-            self._fail(leaf, found, f"at most {_MOST_ITEMS:,} items", 0)
+            fault = f"a list of {len(values):,} items is too long to be compared"
+            self._fail(leaf, fault, f"at most {_MOST_ITEMS:,} items", 0)
         items = [self._item(leaf, ref, kind, value, index) for index, value in enumerate(values)]
         fitting = [item for item in items if item is not None]
         return EqualsList(ref, tuple(fitting)) if len(fitting) == len(items) else _no_list(ref)
@@ -202,9 +202,9 @@ class _Binder:
     def _list_kind(self, leaf: Expr, ref: Ref, what: str) -> Kind | Literal["payload"]:
         kind = self._kind(leaf, ref)
         if kind != "payload" and not kind.startswith("list["):
-            found = f"{ref} is {kind}; {what} applies to lists"
+            fault = f"{ref} is {kind}; {what} applies to lists"
             other = ", or for text CONTAINS_TEXT or LIKE" if kind == "text" else ""
-            self._fail(leaf, found, f"a field of lists{other}")
+            self._fail(leaf, fault, f"a field of lists{other}")
         return kind
 
     def _item(
@@ -226,8 +226,8 @@ class _Binder:
         self, leaf: Expr, ref: Ref, kind: Kind | Literal["payload"], value: Value, index: int = 0
     ) -> None:
         if kind.startswith("list["):
-            found = f"{ref} is a list, which is compared with lists only"
-            self._fail(leaf, found, f"{ref} = [...], IS EMPTY, CONTAINS or IS NULL")
+            fault = f"{ref} is a list, which is compared with lists only"
+            self._fail(leaf, fault, f"{ref} = [...], IS EMPTY, CONTAINS or IS NULL")
         given = _kind_of(value)
         if given not in _FITTING.get(kind, (kind,)):
             what = "a payload key" if kind == "payload" else kind
@@ -247,8 +247,8 @@ class _Binder:
             if not ref.path:
                 self._fail(leaf, "the payload as a whole cannot be filtered", "payload.<key>")
             if len(ref.path) > MAX_NAMES:
-                found = f"a payload key of {len(ref.path):,} names is deeper than filters go"
-                self._fail(leaf, found, f"at most {MAX_NAMES} names")
+                fault = f"a payload key of {len(ref.path):,} names is deeper than filters go"
+                self._fail(leaf, fault, f"at most {MAX_NAMES} names")
             return "payload"
         if ref.name == schema.vector:
             self._fail(leaf, f"{ref} is the vector", f"{ref} IS NULL, or {self._names()}")

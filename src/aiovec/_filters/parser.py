@@ -156,8 +156,8 @@ class _Parser:
     def _in_parentheses(self, position: int) -> Expr:
         """Parse what follows an open parenthesis, and an IS [NOT] TRUE or FALSE after it."""
         if self.open == MAX_DEPTH:
-            found = f"more than {MAX_DEPTH} parentheses are open"
-            self._refuse(found, position, "fewer parentheses")
+            fault = f"more than {MAX_DEPTH} parentheses are open"
+            self._refuse(fault, position, "fewer parentheses")
         self.open += 1
         expr = self._any_of(position)
         self.open -= 1
@@ -220,23 +220,23 @@ class _Parser:
             operator, position = _OPERATORS[token.text], self.next.position
             if operator in ("=", "!=") and self._take("["):
                 values, positions = self._literals("]")
-                found = self._placed(EqualsList(ref, values), start.position, *positions)
-                return negated(found) if operator == "!=" else found
+                condition = self._placed(EqualsList(ref, values), start.position, *positions)
+                return negated(condition) if operator == "!=" else condition
             value = self._literal()
             return self._placed(Compare(ref, operator, value), start.position, position)
         if token.word == "IS":
             self._advance()
             isnot = self._take_word("NOT")
             if self._take_word("NULL"):
-                found = self._placed(IsNull(ref), start.position)
+                condition = self._placed(IsNull(ref), start.position)
             elif self._take_word("EMPTY"):
-                found = self._placed(EqualsList(ref, ()), start.position)
+                condition = self._placed(EqualsList(ref, ()), start.position)
             elif (truth := self._truth()) is not None:
                 flag = self._placed(Compare(ref, "=", True), start.position, start.position)
-                found = is_true(flag if truth else negated(flag))
+                condition = is_true(flag if truth else negated(flag))
             else:
                 self._fail(f"{'' if isnot else 'NOT, '}NULL, EMPTY, TRUE or FALSE")
-            return negated(found) if isnot else found
+            return negated(condition) if isnot else condition
         if token.word == "NOT":
             self._advance()
             return negated(self._named_predicate(start, ref, _A_PREDICATE_AFTER_NOT))
@@ -265,11 +265,11 @@ class _Parser:
                 continue
             value_at = self.next.position
             if word == "CONTAINS":
-                found: Expr = Contains(ref, self._literal())
+                condition: Expr = Contains(ref, self._literal())
             else:
                 make = contains_text if word == "CONTAINS_TEXT" else StartsWith
-                found = make(ref, self._text())
-            return self._placed(found, at, value_at)
+                condition = make(ref, self._text())
+            return self._placed(condition, at, value_at)
         self._fail(expected)
 
     def _like(self, at: int, ref: Ref, *, ignore_case: bool) -> Expr:
@@ -279,8 +279,8 @@ class _Parser:
         if self._take_word("ESCAPE"):
             escape_at = self.next.position
             escape = self._text()
-            one = "one character in single quotes, such as '\\\\'"
-            self._made(patterns.checked_escape, escape, escape_at, one)
+            expected = "one character in single quotes, such as '\\\\'"
+            self._made(patterns.checked_escape, escape, escape_at, expected)
         like = Like(ref, pattern, escape, ignore_case)
         whole = "a pattern with a character after each escape"
         self._made(attrgetter("marked"), like, value_at, whole)
@@ -392,15 +392,15 @@ class _Parser:
     def _fail(self, expected: str) -> NoReturn:
         """Raise FilterError at ``next``."""
         token = self.next
-        found = (
+        fault = (
             "the filter ends too early"
             if token.kind == _END
             else f"unexpected {words.shown(token.text)}"
         )
-        self._refuse(found, token.position, expected)
+        self._refuse(fault, token.position, expected)
 
-    def _refuse(self, found: str, position: int, expected: str) -> NoReturn:
-        raise FilterError(found, text=self.text, position=position, expected=expected)
+    def _refuse(self, fault: str, position: int, expected: str) -> NoReturn:
+        raise FilterError(fault, text=self.text, position=position, expected=expected)
 
     def _cut(self, start: int) -> _Token:
         text = self.text
@@ -411,24 +411,24 @@ class _Parser:
         match = _TOKEN.match(text, position)
         if match is None:
             self._fail_unknown(position)
-        kind, found = match.lastgroup or "", match.group()
+        kind, written = match.lastgroup or "", match.group()
         if kind == "name":
-            return _Token(kind, position, found, found.upper(), found)
+            return _Token(kind, position, written, written.upper(), written)
         if kind == "timestamp":
-            return _Token(kind, position, found, value=match["moment"])
+            return _Token(kind, position, written, value=match["moment"])
         if kind in ("text", "quoted"):
-            quote = found[0]
-            return _Token(kind, position, found, value=found[1:-1].replace(quote * 2, quote))
+            quote = written[0]
+            return _Token(kind, position, written, value=written[1:-1].replace(quote * 2, quote))
         if kind == "number" and text[match.end() : match.end() + 1].isidentifier():
             expected = "a space or an operator after a number"
             self._refuse("a number ends in a letter", match.end(), expected)
-        return _Token(kind, position, found)
+        return _Token(kind, position, written)
 
     def _fail_unknown(self, position: int) -> NoReturn:
         character = self.text[position]
         if character in "'\"":
-            found = f"this {'text' if character == chr(39) else 'name'} does not end"
-            self._refuse(found, position, f"a closing {character}")
+            fault = f"this {'text' if character == chr(39) else 'name'} does not end"
+            self._refuse(fault, position, f"a closing {character}")
         expected = "a name, a literal, an operator or a parenthesis"
         self._refuse(f"unexpected {character!r}", position, expected)
 

@@ -41,19 +41,19 @@ def marked(pattern: str, escape: str | None = None) -> str:
     """
     if escape is None:
         return pattern.replace("%", ANY_TEXT).replace("_", ANY_CHARACTER)
-    found = []
+    parts = []
     rest = iter(pattern)
     for character in rest:
         if character != escape:
-            found.append(_MARKS.get(ord(character), character))
+            parts.append(_MARKS.get(ord(character), character))
             continue
         literal = next(rest, None)
         if literal is None:
             raise FilterError(
                 f"the pattern ends with its escape {words.shown(escape)}; a character must follow"
             )
-        found.append(literal)
-    return "".join(found)
+        parts.append(literal)
+    return "".join(parts)
 
 
 def written(pattern: str) -> tuple[str, str | None]:
@@ -82,9 +82,9 @@ def _folded() -> Mapping[int, str]:
             character = chr(code)
             # Full folding makes two characters of some, for which Unicode's simple one is lower().
             ways = (character.casefold(), character.lower())
-            one = next((way for way in ways if len(way) == 1), character)
-            if one != character:
-                folded[code] = one
+            simple = next((way for way in ways if len(way) == 1), character)
+            if simple != character:
+                folded[code] = simple
     return folded
 
 

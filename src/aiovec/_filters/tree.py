@@ -280,7 +280,8 @@ class And(Expr):
     literals: int = field()
 
     def _text(self, no: str) -> str:
-        joined = " AND ".join(f"({one})" if isinstance(one, Or) else str(one) for one in self.items)
+        terms = (f"({item})" if isinstance(item, Or) else str(item) for item in self.items)
+        joined = " AND ".join(terms)
         return f"NOT ({joined})" if no else joined
 
 

@@ -308,7 +308,7 @@ class Schema:
         vector_nullable: bool = False,
     ) -> None:
         if dim == 0 and embed is None and type(dim) is int:
-            expected = "a length of vectors, as in Schema(384), or left out with embed=Embed(field)"
+            expected = "given, as in Schema(384), unless embed=Embed(field) makes the vectors"
             raise InvalidArgumentError("dim", None, expected)
         least = 1 if embed is None else 0
         if isinstance(dim, bool) or not isinstance(dim, int) or not least <= dim <= MAX_DIM:
@@ -433,7 +433,7 @@ class Schema:
             except ValueError as exc:
                 raise InvalidArgumentError("a schema", value, f"JSON ({exc})") from exc
             except RecursionError as exc:
-                wanted = "JSON with less nesting"
+                wanted = "JSON that is not nested too deeply"
                 raise InvalidArgumentError("a schema", value, wanted) from exc
         if not isinstance(value, Mapping) or not value.keys() & {"dim", "embed"}:
             raise InvalidArgumentError("a schema", value, "a mapping with 'dim'")

@@ -66,12 +66,12 @@ class Place:
 
     def same_as(self, other: Place) -> bool:
         """Return whether both are the same place. Reads the disk."""
-        here, there = self.path, other.path
-        if self.backend != other.backend or (here is None) != (there is None):
+        path, other_path = self.path, other.path
+        if self.backend != other.backend or (path is None) != (other_path is None):
             return False
-        if here is None or there is None:
+        if path is None or other_path is None:
             return self.address.rstrip("/") == other.address.rstrip("/")
-        return os.path.realpath(here) == os.path.realpath(there)
+        return os.path.realpath(path) == os.path.realpath(other_path)
 
     def exists(self) -> bool:
         """Return whether a store may exist there, so that opening it creates nothing."""
