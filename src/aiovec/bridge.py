@@ -1,8 +1,8 @@
-"""Share what bridges to other frameworks need: ``aiovec_langchain`` and its like build on it.
+"""Shared parts of the bridges to other frameworks, such as ``aiovec_langchain``.
 
 A bridge keeps its rows in one table, which its first write creates, and serves code with and
-without ``await``. Frameworks also bring filters written as MongoDB writes them, metadata of any
-type, and names that no table may have.
+without ``await``. Frameworks also use filters in MongoDB's syntax, metadata of any type, and names
+that are not allowed for tables.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Bridge:
         return await sync.aio(store, lambda inner: call(inner.table(self.table), *args, **kwargs))
 
     async def writing(self, table: Table, dim: int, act: Callable[[], Awaitable[_R]]) -> _R:
-        """Await a write; where the table is missing, create it and write again."""
+        """Await a write; if the table is missing, create it and write again."""
         try:
             return await act()
         except TableNotFoundError:
@@ -113,7 +113,7 @@ class Bridge:
             return await act()
 
     async def reading(self, act: Callable[[], Awaitable[_R]], missing: _M) -> _R | _M:
-        """Await a read, or a delete; return ``missing`` where nothing was written yet."""
+        """Await a read, or a delete; return ``missing`` if there is no table yet."""
         try:
             return await act()
         except TableNotFoundError:
@@ -139,10 +139,10 @@ class Bridge:
 class DocumentBridge(Bridge):
     """A bridge whose rows are documents: a text, metadata, and a vector.
 
-    Metadata lies flat in the row, so that filters, the command line and other programs see it as
-    they see any field. A key that is a column of the row, such as "id", has a "_" appended there.
-    ``schema`` is for tables with indexed fields for keys of the metadata; without it, a new table
-    has the text, which keyword search covers, and everything else in the payload.
+    Metadata is stored flat in the row, so that filters, the command line and other programs see it
+    like any field. A key that is a column of the row, such as "id", is stored with a "_" appended.
+    ``schema`` is for tables with indexed fields for keys of the metadata; by default, a new table
+    has a text field with keyword search, and everything else in the payload.
     """
 
     def __init__(
@@ -186,9 +186,10 @@ class DocumentBridge(Bridge):
         }
 
     def where(self, wanted: Mapping[str, Any] | Where) -> Where:
-        """Return a filter: a mapping as ``metadata_filter`` takes it, or what ``where=`` takes."""
+        """Return a filter from a mapping for ``metadata_filter``, or from any filter for
+        ``where=``."""
         if callable(wanted):
-            raise FilterError("a filter is a mapping, a condition or its text, not a function")
+            raise FilterError("a filter must be a mapping, a condition or its text, not a function")
         if not isinstance(wanted, Mapping):
             return wanted
         return metadata_filter(wanted, self.fields)
@@ -217,8 +218,8 @@ class DocumentBridge(Bridge):
 def table_name(name: str) -> str:
     """Return the name of a collection as the name of a table.
 
-    A name that no table may have is made lower-case, its other characters become "-", and a short
-    hash of the name follows, so that two collections never share a table.
+    A name that is not allowed for tables is made lower-case, its other characters become "-", and a
+    short hash of the name is appended, so that two collections never share a table.
     """
     if not isinstance(name, str) or not name:
         raise InvalidArgumentError("table", name, "a name")
@@ -244,8 +245,8 @@ def best_search(schema: Schema) -> Literal["text", "vector", "hybrid"]:
 def relevance(score: float, metric: Metric) -> float:
     """Return the score of a vector search as a relevance from 0 to 1, in the same order.
 
-    Under "cosine" it is the cosine similarity, with 0 for what points away; under "l2" the score
-    itself, ``1/(1+distance)``; under "dot" the logistic function of the product.
+    Under "cosine" it is the cosine similarity, or 0 if that is negative; under "l2" the score,
+    ``1/(1+distance)``; under "dot" the logistic function of the product.
     """
     if metric == "dot":
         return 0.5 + 0.5 * math.tanh(score / 2)
@@ -253,11 +254,11 @@ def relevance(score: float, metric: Metric) -> float:
 
 
 def storable(value: Any, name: str = "metadata") -> Any:
-    """Return a value of metadata as a row's payload can hold it.
+    """Return a value of metadata in a form that a payload can store.
 
     Naive datetimes, times of a day, paths and integers beyond 64 bits become text, Decimals
     numbers, NaN and infinity None, sets and tuples lists, arrays lists of numbers, and keys of
-    mappings text. InvalidArgumentError names what cannot be stored.
+    mappings text. Raises InvalidArgumentError for a value that cannot be stored.
     """
     match value:
         case None | bool() | str() | UUID() | Enum():
@@ -299,17 +300,17 @@ _Meant: TypeAlias = Callable[[str], FieldRef | Sequence[FieldRef]]
 def metadata_filter(
     wanted: Mapping[str, Any], field: _Meant = lambda key: F[f"payload.{key}"]
 ) -> Expr:
-    """Return a filter from a mapping as MongoDB writes it.
+    """Return a filter from a mapping in MongoDB's syntax.
 
     All entries of ``{"year": {"$gte": 2020}, "lang": "en"}`` must match. A plain value means
     equality. The operators are ``$eq $ne $gt $gte $lt $lte $in $nin $exists $not``, and beyond
     MongoDB's ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
     lists of mappings, ``$not`` one. As in MongoDB, a negation also matches rows without the key,
-    and dots lead into nested objects. ``field`` returns the field of a key, or several of which one
-    has to match; by default it is a key of the payload.
+    and dots lead into nested objects. ``field`` returns the field of a key, or several fields, one
+    of which must match; by default it returns a key of the payload.
     """
     if not isinstance(wanted, Mapping):
-        raise FilterError(f"a filter is a mapping, not {type(wanted).__name__}")
+        raise FilterError(f"a filter must be a mapping, not {type(wanted).__name__}")
     return all_of([_entry(key, value, field) for key, value in wanted.items()])
 
 
@@ -356,7 +357,7 @@ def _operation(fields: Sequence[FieldRef], name: str, value: Any) -> Expr:
 
 
 def _contains(field: FieldRef, value: Any) -> Expr:
-    """Match lists that hold the value, and texts that it is a part of."""
+    """Match lists that contain the value, and texts that contain it as a part."""
     held = field.contains(value)
     return any_of([held, field.contains_text(value)]) if isinstance(value, str) else held
 

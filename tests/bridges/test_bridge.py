@@ -146,7 +146,7 @@ def test_filters_as_mongodb_writes_them(store: sync.VectorStore) -> None:
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
-        ("n = 1", "a filter is a mapping"),
+        ("n = 1", "a filter must be a mapping"),
         ({"n": {"$near": 1}}, r"\$near.*expected one of \$eq"),
         ({"n": {}}, "expected one of"),
         ({"$where": []}, r"expected \$and"),

@@ -1,4 +1,4 @@
-"""The embedders of one store by their names, and how they are made of their settings."""
+"""The embedders of one store by their names, and their creation from settings."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ if TYPE_CHECKING:
     from ..backend.contract import TableHandle
 
 LARGEST_BATCH = 2048
-"""Texts in a request, at most: the event loop puts them together."""
+"""Most texts in a request, since the event loop joins them."""
 
 _PACKAGES = {
     "openai": "aiohttp", "fastembed": "fastembed", "sentence-transformers": "sentence_transformers",
 }  # fmt: skip
-# A model of a public collection, rather than a folder.
+# The name of a public model, not a folder.
 _MODEL_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?\Z")
 
 
 class Embedders:
-    """Finds an embedder: among those that the app gave, in the settings, then in the table."""
+    """Finds an embedder: first the app's, then in the settings, then in the table."""
 
     def __init__(self, given: Mapping[str, Embedder | EmbedderSettings]) -> None:
         self._given = dict(given)
         self._batchers: dict[str, Batcher] = {}
-        self._made: list[Batcher] = []  # of settings, so this store closes them
+        self._made: list[Batcher] = []  # made from settings, so this store closes them
         self._making = asyncio.Lock()
         self._closed: Callable[[], AiovecError] | None = None
 
     def give(self, name: str, given: EmbedderSettings) -> None:
-        """Use this embedder from now on, unless one of its name is already in use."""
+        """Use this embedder from now on, unless one with its name is in use already."""
         self._given[name] = given
 
     async def check(self, settings: RetrievalSettings) -> None:
-        """Make every embedder, so that ConfigError tells early what is wrong with one.
+        """Make every embedder, so that a wrong setting raises ConfigError early.
 
-        None is called, no model is loaded and no connection is opened.
+        No embedder is called, no model is loaded and no connection is opened.
         """
         for name in {**settings.embedders, **self._given}:
             await self._batcher(name, self._given.get(name) or settings.embedders[name])
 
     async def find(self, name: str, settings: RetrievalSettings) -> Batcher | None:
-        """Return the embedder of this name; None where there is none."""
+        """Return the embedder of this name, or None."""
         given = self._given.get(name) or settings.embedders.get(name)
         if given is None:
             return None
@@ -73,10 +73,10 @@ class Embedders:
     async def of_table(
         self, handle: TableHandle, settings: RetrievalSettings, model: str | None
     ) -> Batcher:
-        """Return the embedder of a table, whose vectors fit there.
+        """Return the embedder of a table.
 
-        EmbeddingError where there is none; ModelMismatchError and DimensionMismatchError where it
-        makes other vectors than the table, or the ``model`` that the caller names.
+        Raises EmbeddingError if there is none; ModelMismatchError or DimensionMismatchError if its
+        vectors do not fit the table, or its model is not the caller's ``model``.
         """
         schema = handle.schema
         if schema.embed is None:
@@ -100,7 +100,7 @@ class Embedders:
     async def completed(self, table: str, schema: Schema, settings: RetrievalSettings) -> Schema:
         """Return the schema of a new table with the length, model and recipe of its embedder.
 
-        EmbeddingError where there is no embedder to tell the length.
+        Raises EmbeddingError if the length is unknown and there is no embedder.
         """
         embed = schema.embed
         if embed is None:
@@ -109,7 +109,7 @@ class Embedders:
         if embedder is None and schema.dim:
             return schema
         if embedder is None:
-            why = "to tell the length of its vectors, and this store has none"
+            why = "for the length of its vectors, and this store does not have it"
             raise _missing(table, schema, embed, why, "pass Schema(dim=...), or give it by ")
         whole = replace(
             schema,
@@ -121,7 +121,7 @@ class Embedders:
         return whole
 
     async def close(self, error: Callable[[], AiovecError]) -> None:
-        """End what is under way with an error; later calls raise it too."""
+        """End the running calls with an error; later calls raise it too."""
         self._closed = error
         for batcher in self._batchers.values():
             batcher.close(error)
@@ -129,7 +129,8 @@ class Embedders:
             await batcher.close_service()
 
     async def _of_recipe(self, table: str, schema: Schema, embed: Embed) -> Batcher:
-        """Return the embedder that a table describes; EmbeddingError if it is not used."""
+        """Return the embedder that a table describes; raise EmbeddingError if it may not be
+        used."""
         key = json.dumps([schema.model, schema.dim, embed.to_dict()])
         if key not in self._batchers:
             fault, recipe = await in_thread(_recipe_of, schema, embed)
@@ -141,7 +142,8 @@ class Embedders:
     async def _batcher(
         self, name: str, given: Embedder | EmbedderSettings, of_table: str = ""
     ) -> Batcher:
-        """Return an embedder, made at its first use. One ``of_table`` is kept by this key."""
+        """Return an embedder, made at its first use; ``of_table`` is the key of a table's own
+        embedder."""
         key = of_table or name
         async with self._making:
             if key not in self._batchers:
@@ -151,7 +153,7 @@ class Embedders:
                     make = partial(_batcher, name, given, offline=bool(of_table))
                     self._batchers[key] = await in_thread(make)
                     self._made.append(self._batchers[key])
-            if self._closed is not None:  # perhaps while it was made
+            if self._closed is not None:  # perhaps while the embedder was made
                 raise self._closed()
             return self._batchers[key]
 
@@ -159,7 +161,7 @@ class Embedders:
 def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
     """Return the embedder of ``[retrieval.embedders.<name>]``, for the caller to close.
 
-    ConfigError where there is no such section, or nothing can be made of it. May import the app's
+    Raises ConfigError if there is no such section, or if it is not usable. May import the app's
     code.
     """
     section = settings.embedders.get(name)
@@ -185,7 +187,7 @@ def _batcher(name: str, settings: EmbedderSettings, *, offline: bool = False) ->
 
 
 def _limits_of(embedder: object) -> EmbedderSettings:
-    """Return the bounds for an app's own embedder, which may name a ``batch_size``."""
+    """Return the limits for an app's embedder, which may have a ``batch_size``."""
     size = getattr(embedder, "batch_size", None)
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return EmbedderSettings(batch_size=min(size, LARGEST_BATCH))
@@ -193,10 +195,10 @@ def _limits_of(embedder: object) -> EmbedderSettings:
 
 
 def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Embedder:
-    """Return the embedder that a section describes; ``offline``, it downloads no model.
+    """Make the embedder of a section; if ``offline``, it downloads no model.
 
-    ConfigError where the section does not suit its kind, its package is missing, or its callable
-    cannot be imported. May import the app's code, so it belongs into a thread.
+    Raises ConfigError if the section does not fit its kind, its package is missing, or its callable
+    cannot be imported. May import the app's code, so call it in a thread.
     """
     if settings.kind == "demo":
         from .._demo.embedder import HashingEmbedder
@@ -228,11 +230,11 @@ def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Emb
 
 
 def load(path: str) -> Any:
-    """Return what ``package.module:name`` names, also in the current folder.
+    """Import the object ``package.module:name``, also from the current folder.
 
-    A class is called without arguments. ConfigError where there is no such thing.
+    A class is called without arguments. Raises ConfigError if the import fails.
     """
-    folder = os.getcwd()  # first, as with python -m: a console script has its own folder there
+    folder = os.getcwd()  # first, as with python -m: a console script has its own folder first
     sys.path.insert(0, folder)
     try:
         named = pkgutil.resolve_name(path)
@@ -244,14 +246,14 @@ def load(path: str) -> Any:
             sys.path.remove(folder)
 
 
-# The recipe of a table. Its file or server may be a stranger's, who must not learn a text or a key.
+# The recipe of a table. Its file or server may be untrusted, and must not get a text or a key.
 
 
 def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | None]:
-    """Return the embedder that a table describes, or why it is not used by itself. Reads the disk.
+    """Return the settings that a table describes, or the reason not to use them. Reads the disk.
 
-    It is used if it needs no network and runs nothing that the table brings, or if it is the
-    service that its kind has by default, with the key of that service.
+    They are used if they need no network and run no code of the table, or if they name the default
+    service of their kind, with the key of that service.
     """
     from ..backend.config import embedder_section
 
