@@ -176,10 +176,10 @@ class _Binder:
             return _all(ref, kind, False)
         # IN is the OR of its equalities. On a payload key, an equality with a literal of another
         # type than the value is null, so the literals of each type make one IN.
-        alike: dict[str, list[Value]] = {}
+        by_kind: dict[str, list[Value]] = {}
         for value in kept.values():
-            alike.setdefault(_kind_of(value).replace("float", "int"), []).append(value)
-        return any_of([_one_of(ref, several) for several in alike.values()])
+            by_kind.setdefault(_kind_of(value).replace("float", "int"), []).append(value)
+        return any_of([_one_of(ref, several) for several in by_kind.values()])
 
     def _like(self, leaf: Like, ref: Ref) -> Expr:
         self._need_text(leaf, ref, "ILIKE" if leaf.ignore_case else "LIKE")

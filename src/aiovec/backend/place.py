@@ -13,6 +13,7 @@ from ..errors import (
     ConfigError,
     InvalidArgumentError,
     UnsupportedError,
+    shown,
 )
 from .config import RetrievalSettings, load_settings
 from .contract import Backend
@@ -249,10 +250,12 @@ def path_of_copy(text: str, argument: str) -> str:
         return text
     _, address = _located(text)
     if not os.path.isabs(address):
-        raise InvalidArgumentError(
-            argument, redacted(text),
-            "a path on this machine; copy a backup elsewhere like any other folder or file",
-        )  # fmt: skip
+        reason = (
+            f"{argument} must be a path on this machine, not {shown(redacted(text))}; afterwards, "
+            "copy the backup like any other folder or file"
+        )
+        expected = "a path on this machine"
+        raise InvalidArgumentError(argument, redacted(text), expected, reason=reason)
     return address
 
 
