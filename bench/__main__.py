@@ -12,7 +12,18 @@ from pathlib import Path
 from .data import FOLDER_VARIABLE
 from .measure import RESULTS, Options, Result, machine, write
 
-SUBJECTS = ("search", "writes", "get", "lancedb", "migrate", "text", "server", "load", "start")
+SUBJECTS = (
+    "search",
+    "writes",
+    "get",
+    "lancedb",
+    "migrate",
+    "text",
+    "server",
+    "load",
+    "start",
+    "quality",
+)
 # ``all`` leaves out what takes long, one of them with a cluster, and the README's picture.
 ALONE = ("sizes", "scale", "stalls")
 

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from aiovec import RRF, Decay, Tuning, Weighted
+from aiovec import RRF, Decay, Factor, Tuning, Weighted
 from aiovec.errors import InvalidArgumentError, shown
 
 OLDER_NAMES = {"limit": "topK", "where": "filter"}
@@ -87,12 +87,13 @@ class Model(BaseModel):
 
 
 def _made(default: type, *others: type) -> Any:
-    """Return the type of an object that makes one of these classes; ``type`` tells which."""
-    kinds = {one.__name__.lower(): one for one in (default, *others)}
+    """Return the type of an object that makes one of these classes, by default the first."""
+    usual = default.__name__.lower()
+    kinds = {usual: default, **{kind.__name__.lower(): kind for kind in others}}
 
     def make(value: dict[str, Any]) -> Any:
         options = dict(value)
-        kind = kinds.get(options.pop("type", "") if others else default.__name__.lower())
+        kind = kinds.get(options.pop("type", usual) if others else usual)
         if kind is None:
             raise ValueError(f"an object whose type is {' or '.join(kinds)}")
         known = {to_camel(field.name): field for field in fields(kind)}
@@ -289,6 +290,9 @@ class SetVectors(ById, ByModel):
 # Searches
 
 
+_Boost = _made(Decay, Factor)
+
+
 class _Search(Selected, Filtered):
     limit: Count = _older("limit", 10, "Hits, at most.")
     offset: Whole = Field(0, description="Hits that are passed over first.")
@@ -296,8 +300,10 @@ class _Search(Selected, Filtered):
     group_by: str | None = _maybe("A field: the hits are the best rows of its best values.")
     per_group: Count = Field(1, description="Hits of each group, at most.")
     diversity: float | None = _maybe("From 0 to 1: trade nearness for variety.")
-    boost: _made(Decay) | None = _maybe(  # type: ignore[valid-type]
-        'Prefer newer hits: {"field": "at", "halfLife": "7d", "weight": 0.3}.'
+    boost: _Boost | list[_Boost] | None = _maybe(  # type: ignore[valid-type]
+        'Prefer newer hits, {"field": "at", "halfLife": "7d", "weight": 0.3, "pinned": '
+        '"payload.keep"}, or higher numbers, {"type": "factor", "field": "importance", "weight": '
+        '0.3, "most": 1}.'
     )
     fetch_k: Count | None = _maybe("Hits from which diversity and boost choose.")
 
@@ -325,7 +331,10 @@ class SearchMany(_Near, ByModel):
 
 class _Words(Model):
     query: str = Field(description='Words, "exact phrases", -without and field:word.')
-    match: Literal["all", "any"] | None = _maybe("How many of the words must match.")
+    match: Literal["best", "all", "any"] | None = _maybe(
+        "Rows with all words and then, where these are too few, with some (the default); with all; "
+        "with at least one."
+    )
     highlight: bool | Annotated[list[str], AfterValidator(tuple)] = Field(
         False,
         description="Give a snippet of each field that matched, with matches between <mark> "
@@ -338,9 +347,9 @@ class SearchText(_Words, _Search):
 
 
 class SearchHybrid(_Words, Search):
-    fusion: _made(RRF, Weighted) | None = _maybe(  # type: ignore[valid-type]
-        '{"type": "rrf", "k": 60} (the default), or '
-        '{"type": "weighted", "vector": 0.7, "text": 0.3}.'
+    fusion: _made(Weighted, RRF) | None = _maybe(  # type: ignore[valid-type]
+        '{"type": "weighted", "vector": 0.5, "text": 0.5} (the default), or '
+        '{"type": "rrf", "k": 60}.'
     )
 
 

@@ -1,25 +1,23 @@
-"""Progress of the commands: a bar on a terminal, lines in a pipe, or JSON.
+"""Progress of the commands, as lines or as JSON.
 
-All of it is written by a thread of its own. A terminal that is stopped, or a pipe that nobody
-empties, must never hold up a migration, least of all while writers wait for the cut-over.
+A separate thread writes it: a stopped terminal, or a pipe that nobody reads, must never delay a
+migration, least of all while writers wait for the cut-over.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from aiovec._cli.output import emit, err, one_line
+from aiovec._cli.output import emit, one_line
 
 from .events import Event, Listener
 
@@ -28,14 +26,19 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 @contextmanager
 def shown(*, json: bool) -> Iterator[Listener]:
-    """Give a listener that shows what it hears, until the block ends."""
+    """Return a listener that shows events until the block ends."""
     events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 
     def write() -> None:
-        # When nobody reads any more, the run goes on all the same.
-        with contextlib.suppress(OSError), _display(json=json) as show:
+        last = time.monotonic()
+        # If nobody reads any longer, the run still goes on.
+        with suppress(OSError):
             while (event := events.get()) is not None:
-                show(event)
+                if json:
+                    _write(sys.stdout, json_line(event.to_dict()))
+                elif event.kind != "progress" or time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+                    last = time.monotonic()
+                    _write(sys.stderr, line_of(event) + "\n")
 
     thread = threading.Thread(target=write, name="aiovec-showing", daemon=True)
     thread.start()
@@ -46,57 +49,9 @@ def shown(*, json: bool) -> Iterator[Listener]:
         thread.join()
 
 
-@contextmanager
-def _display(*, json: bool) -> Iterator[Callable[[Event], None]]:
-    console = err()
-    if json:
-        yield lambda event: _write(sys.stdout, json_line(event.to_dict()))
-    elif console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[facts]}"),
-        )
-        with Progress(*columns, console=console, transient=True) as progress:
-            yield _Bar(progress)
-    else:
-        yield _lines()
-
-
-def _write(stream: object, text: str) -> None:
-    stream.write(text)  # type: ignore[attr-defined]
-    stream.flush()  # type: ignore[attr-defined]
-
-
-def _lines() -> Callable[[Event], None]:
-    """Return what writes a line for each phase, and while rows pass one every few seconds."""
-    last = time.monotonic()
-
-    def show(event: Event) -> None:
-        nonlocal last
-        if event.kind == "progress" and time.monotonic() - last < _SECONDS_BETWEEN_LINES:
-            return
-        last = time.monotonic()
-        _write(sys.stderr, line_of(event) + "\n")
-
-    return show
-
-
-class _Bar:
-    """A bar at the bottom, with sentences above it."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("", total=None, facts="")
-
-    def __call__(self, event: Event) -> None:
-        if event.kind != "progress":
-            style = {"warning": "yellow", "phase": "bold"}.get(event.kind, "")
-            self._progress.console.print(Text(line_of(event), style))
-        facts, doing = _facts(event), _doing(event)
-        self._progress.update(
-            self._task, description=doing, total=event.total, completed=event.rows or 0, facts=facts
-        )
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(text)
+    stream.flush()
 
 
 def line_of(event: Event) -> str:
@@ -137,7 +92,7 @@ def duration(seconds: float) -> str:
 
 
 def emit_lines(facts: Any, lines: Iterable[str], json: bool) -> None:
-    """Print a result as JSON, or as lines for people, whose spaces are kept."""
+    """Print a result as JSON, or as lines for people with their spaces kept."""
     emit(facts, map(Text, lines), json)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._input.types import JsonValue, Rows, Vector, Vectors, Where
     from ._model.records import Hit, Record
     from ._model.results import Counts, Results, ResultsList
-    from ._store.rank import RRF, Decay, Weighted
+    from ._store.rank import RRF, Decay, Factor, Weighted
     from ._store.store import Table, VectorStore
     from .backend.contract import IndexInfo, TableStats, Tuning
 else:
@@ -51,6 +51,7 @@ __all__ = [
     "Embed",
     "Embedder",
     "F",
+    "Factor",
     "Field",
     "Hit",
     "IndexInfo",

@@ -62,8 +62,8 @@ search notes --vector [1,0
 search notes --vector {}
 search notes --like a --limit 0
 search notes words --by both
-search notes words --by vector --any
-search notes --vector [1,0,0] --any
+search notes words --by vector --match any
+search notes --vector [1,0,0] --match all
 """.strip().splitlines()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,9 @@ def test_what_it_shows_and_what_it_says_to_try_next(run: Run, backend: str, targ
     with sync.connect(target) as store:
         assert store.backend_name == backend
         schema = store.schema("stdlib")
-        assert (schema.dim, schema.model) == (256, "aiovec-demo-hash-256")
+        local = find_spec("wordllama") and find_spec("tokenizers")
+        model = "wordllama-l2-supercat-256" if local else "aiovec-demo-hash-256"
+        assert (schema.dim, schema.model) == (256, model)
         rows = store.count("stdlib")
         assert rows > 3_000
         (row,) = store.get("stdlib", "json.decoder.JSONDecoder")

@@ -78,8 +78,10 @@ def test_by_words(run: Run, texts: Path) -> None:
     assert by_both == ids(run, "docs", "cold water", "--by", "hybrid", *toml)
     assert (by_both[0], len(by_both)) == ("wool", 3)  # one matches no word
     assert ids(run, "docs", "water -cold", "--by", "text", *toml) == ["snow"]
-    assert ids(run, "docs", "cold door", "--by", "text", *toml) == []
-    assert sorted(ids(run, "docs", "cold door", "--by", "text", "--any", *toml)) == ["door", "wool"]
+    assert ids(run, "docs", "cold door", "--by", "text", "--match", "all", *toml) == []
+    by_words = ("docs", "cold door", "--by", "text", *toml)
+    assert sorted(ids(run, *by_words)) == ["door", "wool"]
+    assert sorted(ids(run, *by_words, "--match", "any")) == ["door", "wool"]
     shown = run("search", "docs", "water", "--by", "text", *toml).lines  # in half of the rows
     assert [float(score) > 0 for score, *_ in shown[1:]] == [True, True]
     assert ids(run, "docs", "opened doors", "--by", "vector", *toml)[0] == "door"

@@ -243,7 +243,7 @@ class ReadingContract(ContractBase):
     async def test_distinct_values_of_a_payload(self, store: VectorStore) -> None:
         values: list[Any] = [
             "1", 1, 1.0, -0.0, 0, 2**53, 2**53 + 1, 2**63 - 1, 1e300, 0.5, "", "a", "a", "\0", "é",
-            None, [], ["a"], {}, {"k": 1}, "null", "[]", "true",
+            None, [], [[]], {}, {"k": 1}, "null", "[]", "true",
         ]  # fmt: skip
         rows: list[dict[str, Any]] = [
             {"id": f"r{n:02}", "embedding": [1.0] * DIM, "k": value, "in": {"o.p": value}}
@@ -277,6 +277,29 @@ class ReadingContract(ContractBase):
         for value, n in both.items():
             assert await store.count("notes", F.payload["k"] == value) == n
         assert await store.distinct("notes", "payload.k", limit=1) == {0: 2}
+
+    async def test_items_of_lists_in_a_payload_are_counted_once_a_row(
+        self, store: VectorStore
+    ) -> None:
+        values: list[Any] = [
+            ["a", "b", "a"], ["b", "é\0", True, None, ["c"], {"d": 1}], "b", [1.0, 1, 2.5], 1.0,
+            [True, False], [], {"a": 1}, None, [{}], "[]",
+        ]  # fmt: skip
+        rows = [
+            {"id": f"r{n:02}", "embedding": [1.0] * DIM, "tags": value, "in": {"o.p": value}}
+            for n, value in enumerate(values)
+        ]
+        await filled(store, SMALL, [*rows, {"id": "x", "embedding": [1.0] * DIM}])
+        expected = [
+            ("b", 3), (1, 2), (True, 2), (2.5, 1), ("[]", 1), ("a", 1), ("é\0", 1), (False, 1),
+        ]  # fmt: skip
+        for name in ("payload.tags", 'payload.in."o.p"'):
+            for limit in (None, 3):
+                found = await store.distinct("notes", name, limit=limit)
+                assert list(found.items()) == expected[:limit]
+                assert [type(value) for value in found] == [type(v) for v, _ in expected[:limit]]
+        found = await store.distinct("notes", "payload.tags", "id <= 'r01'")
+        assert dict(found) == {"b": 2, "a": 1, "é\0": 1, True: 1}
 
     async def test_types_of_fields_and_payload_keys(self, store: VectorStore) -> None:
         rows: list[dict[str, Any]] = [

@@ -22,7 +22,7 @@ from tests.harness.values import (
     vectors,
 )
 
-from aiovec import Decay, F, Field, Hit, Schema, Tuning, VectorStore
+from aiovec import Decay, F, Factor, Field, Hit, Schema, Tuning, VectorStore
 from aiovec.backend import Metric
 from aiovec.errors import (
     InvalidArgumentError,
@@ -395,7 +395,7 @@ class SearchingContract(ContractBase):
         await filled(store, Schema(DIM, fields=fields), rows)
         query = vectors(1, seed=3)[0]
         fresh = {
-            row["id"]: 0.0 if age is None else 2 ** (-max(age, 0) / 7)
+            row["id"]: 1.0 if age is None else 2 ** (-max(age, 0) / 7)
             for row, age in zip(rows, ages, strict=True)
         }
 
@@ -453,6 +453,40 @@ class SearchingContract(ContractBase):
             await store.search("notes", query, boost=wrong)
         with pytest.raises(InvalidArgumentError):
             await store.search("notes", query, boost=Decay("at", "7d"), rerank=lambda hits: hits)
+
+    async def test_importance_and_rows_that_do_not_age(self, store: VectorStore) -> None:
+        fields = {"at": datetime, "worth": float, "keep": bool}
+        await store.create_table("memories", Schema(2, metric="l2", fields=fields))
+        new, old = datetime.now(UTC), datetime.now(UTC) - timedelta(days=3650)
+        rows = (
+            {"id": "new", "at": new, "worth": 0.0, "in": {"worth": 5}},
+            {"id": "old", "at": old, "worth": 0.5, "in": {"worth": "much"}},
+            {"id": "kept", "at": old, "keep": True, "in": {"keep": True}},
+            {"id": "timeless", "worth": 2.0, "in": {"worth": 20}},
+        )
+        await store.insert("memories", [{**row, "embedding": [1, 0]} for row in rows])
+        fresh = {"new": 1, "old": 0, "kept": 0, "timeless": 1}
+        for boost, worth in (
+            (Decay("at", "7d", 1), fresh),
+            (Decay("at", "7d", 1, pinned="keep"), {**fresh, "kept": 1}),
+            (Decay("at", "7d", 1, pinned="payload.in.keep"), {**fresh, "kept": 1}),
+            (Factor("worth", 1), {"new": 0, "old": 0.5, "kept": 0, "timeless": 1}),
+            (Factor("payload.in.worth", 1, 10), {"new": 0.5, "old": 0, "kept": 0, "timeless": 1}),
+            (Factor("keep", 1), {"new": 0, "old": 0, "kept": 1, "timeless": 0}),
+            ([Decay("at", "7d", 0.25), Factor("worth", 0.75)],
+             {"new": 0.25, "old": 0.375, "kept": 0, "timeless": 1}),
+        ):  # fmt: skip
+            with case(boost):
+                hits = await store.search("memories", [1, 0], boost=boost, select=[])
+                assert {hit.id: round(hit.score, 3) for hit in hits} == worth
+        wrong: Any
+        for wrong in (Factor("at"), Factor("absent"), Decay("at", "7d", pinned="worth"), [], ["at"],
+                      [Factor("worth", 0.6), Decay("at", "7d", 0.5)]):  # fmt: skip
+            with case(wrong), pytest.raises(InvalidArgumentError):
+                await store.search("memories", [1, 0], boost=wrong)
+        for wrong in ({"weight": 2}, {"most": 0}, {"most": float("nan")}):
+            with case(wrong), pytest.raises(InvalidArgumentError):
+                Factor("worth", **wrong)
 
     async def test_search_many_is_many_searches(self, store: VectorStore) -> None:
         await filled(store, EVERY_KIND, rows_of_every_kind(80))

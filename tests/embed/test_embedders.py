@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import re
 import sys
 import threading
@@ -210,7 +211,7 @@ async def test_one_that_hangs_is_given_up(toml: Toml, monkeypatch: pytest.Monkey
 
 
 async def test_faults_name_the_key(toml: Toml) -> None:
-    kinds = "must be 'openai', 'fastembed', "
+    kinds = "must be 'openai', 'local', 'fastembed', "
     for text, keys, words in (
         ('kind = "ollama"', {"kind": "ollama"}, f"embedders.default.kind: {kinds}"),
         ("kind = 3", {"kind": 3}, "default.kind: must be text, not 3"),
@@ -272,6 +273,69 @@ async def test_the_demo_is_described_anywhere(
     assert await asyncio.to_thread(search) == ["reading zip files"]
     monkeypatch.setenv("AIOVEC_RETRIEVAL__EMBEDDERS__DEFAULT__KIND", "demo")
     await used(":memory:")
+
+
+def saved_model(folder: Path, name: str = "embeddings", **tensor: Any) -> Path:
+    """A folder as model2vec saves it: three words and their vectors of two numbers."""
+    tokenizers = pytest.importorskip("tokenizers")
+    folder.mkdir()
+    words = tokenizers.models.WordLevel({"[UNK]": 0, "cat": 1, "dog": 2}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    vectors = np.array([[0, 0], [3, 0], [0, 4]], dtype="<f4")
+    described = {"dtype": "F32", "shape": [3, 2], "data_offsets": [0, 24], **tensor}
+    header = json.dumps({"__metadata__": {}, name: described}).encode()
+    parts = (len(header).to_bytes(8, "little"), header, vectors.tobytes())
+    (folder / "model.safetensors").write_bytes(b"".join(parts))
+    return folder
+
+
+async def test_a_static_model_needs_no_service_and_no_download(tmp_path: Path) -> None:
+    pytest.importorskip("wordllama")
+    place = tmp_path / "notes.db"
+    schema = Schema(fields={"body": str}, embed=Embed("body"))
+    bodies = ["a cat sleeps on the sofa", "the stock market fell", " "]
+    async with aiovec.connect(place, embedder="local") as store:
+        await store.create_table("notes", schema)
+        await store.insert("notes", [{"id": body, "body": body} for body in bodies])
+        made = await store.schema("notes")
+        assert (made.dim, made.model) == (256, "wordllama-l2-supercat-256")
+    async with aiovec.connect(place) as store:  # by the table's description
+        for query, id in (("kittens on a couch", bodies[0]), ("shares lost value", bodies[1])):
+            (hit,) = await store.search("notes", query, limit=1, include_vector=True)
+            assert hit.id == id
+            assert np.linalg.norm(np.asarray(hit.vector)) == pytest.approx(1)
+
+
+async def test_a_static_model_in_a_folder(tmp_path: Path) -> None:
+    model = {"kind": "local", "model": str(saved_model(tmp_path / "model"))}
+    async with aiovec.connect(tmp_path / "notes.db", embedder=model) as store:
+        await store.create_table("notes", Schema(fields={"body": str}, embed=Embed("body")))
+        await store.insert("notes", [{"id": "1", "body": "cat"}, {"id": "2", "body": "cat dog"}])
+        rows = await store.get("notes", ["1", "2"], include_vector=True)
+        vectors = np.array([row.vector for row in rows])
+        assert vectors == pytest.approx(np.array([[1, 0], [0.6, 0.8]]))
+    async with aiovec.connect(tmp_path / "notes.db") as store:  # a stranger's file may name it
+        with pytest.raises(EmbeddingError, match="no model is loaded from a folder"):
+            await store.search("notes", "dog")
+
+
+async def test_a_static_model_that_cannot_be_read(tmp_path: Path) -> None:
+    for number, (options, tensor, words) in enumerate((
+        ({"dim": 3}, {}, "dim is 3, but the model .* has 2"),
+        ({}, {"name": "weights"}, "has no tensor 'embeddings'"),
+        ({}, {"shape": [3, 2000]}, "no static model can be read"),
+        ({}, {"dtype": "I64"}, "no static model can be read"),
+        ({"model": str(tmp_path)}, {}, "No such file"),
+    )):  # fmt: skip
+        folder = saved_model(tmp_path / str(number), **tensor)
+        described: Any = {"kind": "local", "model": str(folder), **options}
+        with case((options, tensor)), pytest.raises(ConfigError, match=words):
+            await aiovec.connect(":memory:", embedder=described)
+    (folder / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(ConfigError, match="is no safetensors file"):
+        await aiovec.connect(":memory:", embedder={"kind": "local", "model": str(folder)})
 
 
 async def test_a_class_of_the_app_is_told_queries_from_documents(

@@ -176,7 +176,7 @@ async def test_searches_of_every_kind(client: Client) -> None:
     assert [hit["id"] for hit in away] == ["note-3"]
     boost = {"field": "payload.kind", "halfLife": "7d", "weight": 0.25}
     (hit,) = await hits("search", vector=VECTOR, limit=1, boost=boost)
-    assert (hit["id"], hit["_score"]) == ("note-0", pytest.approx(0.75))
+    assert (hit["id"], hit["_score"]) == ("note-0", pytest.approx(1))
     assert await hits("search", vector=VECTOR, maxDistance=-1) == []
     grouped = await hits("search", vector=VECTOR, groupBy="payload.kind", perGroup=1)
     assert [hit["id"] for hit in grouped] == ["note-0", "note-1"]

@@ -54,7 +54,8 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
 async def search_text(call: Call, options: dict[str, Any]) -> Response:
     """Search by keywords.
 
-    Returns the best rows by BM25. All words must match, or with `"match": "any"` at least one.
+    Returns the best rows by BM25. Rows with all words come first. Where these are fewer than
+    `limit`, rows with some of the words follow; with `"match": "all"` they do not.
     """
     return await _answer(call, options, "search_text")
 

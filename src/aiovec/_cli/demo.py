@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .._embed.static import BUILT_IN
 from .._model.schema import Embed, Field, Schema
 from .._store.connect import connect
 from ..errors import AiovecError, TableNotFoundError
@@ -62,7 +64,9 @@ async def _demo(target: str) -> None:
     from .._demo import stdlib_passages
 
     began = time.perf_counter()
-    async with connect(target, embedder="demo") as store:
+    # Its own model knows meanings; the built-in one needs no installation.
+    installed = all(map(find_spec, ("wordllama", "tokenizers")))
+    async with connect(target, embedder="local" if installed else "demo") as store:
         await _make_table(store)
         with working("reading docstrings"):
             passages = await asyncio.to_thread(lambda: list(stdlib_passages()))
@@ -94,7 +98,7 @@ async def _make_table(store: VectorStore) -> None:
     except TableNotFoundError:
         pass
     else:
-        if existing.model != HashingEmbedder.model:
+        if existing.model not in (HashingEmbedder.model, BUILT_IN):
             raise AiovecError(
                 f"{store.target} has a table {TABLE!r} that is not the demo's; name another --store"
             )

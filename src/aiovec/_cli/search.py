@@ -31,11 +31,12 @@ from .stores import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .. import Decay
     from .._model.records import Hit, Record
+    from .._store.rank import Boost
     from .._store.store import Table
 
 By = Literal["text", "vector", "hybrid"]
+Match = Literal["best", "all", "any"]
 
 
 @failing_clearly
@@ -78,18 +79,22 @@ def search(
     offset: Annotated[int, typer.Option(min=0, help="Number of hits to skip.")] = 0,
     select: Select = None,
     include_vector: IncludeVector = False,
-    any_word: Annotated[
-        bool, typer.Option("--any", help="In a keyword search, one matching word is enough.")
-    ] = False,
+    match: Annotated[
+        Match | None,
+        typer.Option(
+            help="Keywords: best gives rows with all words, then rows with some; all and any give "
+            "rows with all, or with any. Default: best."
+        ),
+    ] = None,
     min_score: Annotated[
         float | None, typer.Option(help="Only hits with at least this score.")
     ] = None,
     boost: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="FIELD:HALF_LIFE",
-            help="Prefer newer rows by the times in a field, as at:7d; with a weight from 0 to 1 "
-            "at:7d:0.5. Default: 0.3.",
+            help="Prefer newer rows by the times in a field, as at:7d (weight 0.3) or at:7d:0.5; "
+            "or rows with a higher number from 0 to 1, as importance:0.2. Can be repeated.",
         ),
     ] = None,
     embedder: Embedder = None,
@@ -108,12 +113,12 @@ def search(
         raise typer.BadParameter("pass WORDS, --vector or --like, and only one of them")
     if not_like and not like:
         raise typer.BadParameter("--not-like needs --like")
-    if (words is None and by is not None) or (any_word and (words is None or by == "vector")):
-        raise typer.BadParameter("--by needs WORDS, and --any a search by keywords")
+    if (words is None and by is not None) or (match and (words is None or by == "vector")):
+        raise typer.BadParameter("--by needs WORDS, and --match a search by keywords")
     options: dict[str, Any] = {
         "where": where, "limit": limit, "select": names_in(select), "min_score": min_score,
         "include_vector": include_vector, "offset": offset,
-        "boost": None if boost is None else _decay_in(boost),
+        "boost": [*map(_boost_in, boost)] if boost else None,
     }  # fmt: skip
     numbers = None if vector is None else _vector_in(vector)
 
@@ -128,11 +133,11 @@ def search(
         elif words is None:
             hits = await table.search(numbers, **options)  # type: ignore[arg-type]
         elif how == "text":
-            match: Literal["any", "all"] = "any" if any_word else "all"
-            hits = await table.search_text(words, match=match, **options)
+            hits = await table.search_text(words, match=match or "best", **options)
+        elif how == "hybrid":
+            hits = await table.search_hybrid(words, match=match or "best", **options)
         else:
-            call = table.search_hybrid if how == "hybrid" else table.search
-            hits = await call(words, **options)
+            hits = await table.search(words, **options)
         return hits, time.perf_counter() - began
 
     hits, seconds = in_table(store, config, table, hits_of, reading=True)
@@ -267,15 +272,20 @@ def _vector_in(text: str) -> list[float]:
     return vector
 
 
-def _decay_in(text: str) -> Decay:
-    from .. import Decay
+def _boost_in(text: str) -> Boost:
+    from .. import Decay, Factor
 
     field, _, rest = text.partition(":")
     half_life, _, weight = rest.partition(":")
     try:
-        return Decay(field, half_life, float(weight)) if weight else Decay(field, half_life)
+        if weight:
+            return Decay(field, half_life, float(weight))
+        if half_life[-1:].isalpha():
+            return Decay(field, half_life)
+        return Factor(field, float(half_life))
     except ValueError as exc:
-        raise typer.BadParameter(f"--boost is FIELD:HALF_LIFE[:WEIGHT]: {exc}") from exc
+        expected = "FIELD:HALF_LIFE[:WEIGHT] or FIELD:WEIGHT"
+        raise typer.BadParameter(f"--boost is {expected}: {exc}") from exc
 
 
 async def _best(table: Table, by: By | None) -> By:

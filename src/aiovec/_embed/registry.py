@@ -24,6 +24,7 @@ from .batcher import Batcher
 from .local import LocalModel
 from .openai import OWN_KEY, OpenAIEmbedder, key_name_of
 from .protocol import Embedder
+from .static import BUILT_IN, StaticModel
 
 if TYPE_CHECKING:
     from ..backend.config import RetrievalSettings
@@ -204,6 +205,8 @@ def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Emb
         from .._demo.embedder import HashingEmbedder
 
         return HashingEmbedder()
+    if settings.kind == "local":
+        return StaticModel(name, settings)
     if ":" in settings.kind:
         loaded = load(settings.kind)
         if settings.model or settings.dim:
@@ -274,9 +277,15 @@ def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | No
         if key_name_of(section) != OWN_KEY:
             key = section.api_key_env
             return f"{described}; the key in {key} is not used, as only a table names it", None
-    elif section.kind not in _PACKAGES:
+    elif section.kind not in (*_PACKAGES, "local"):
         return f"{described}; no code is run that only a table names", None
-    elif not _MODEL_NAME.match(section.model) or os.path.exists(section.model):
+    elif section.kind == "local" and section.model in ("", BUILT_IN):
+        return "", section
+    elif (
+        section.kind == "local"
+        or not _MODEL_NAME.match(section.model)
+        or os.path.exists(section.model)
+    ):
         return f"{described}; no model is loaded from a folder that only a table names", None
     return "", section
 

@@ -12,7 +12,6 @@ import inspect
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -24,7 +23,6 @@ import numpy as np
 from .._filters import Expr, bind
 from .._filters.tree import In, IsNull, Ref, all_of, any_of
 from .._input.arguments import check_flag, check_tuning, check_words, count_of
-from .._input.columns import moment
 from .._input.selection import Selection, select_columns, selected_names, value_ref
 from .._input.types import Where
 from .._input.vectors import query_vector
@@ -50,7 +48,9 @@ from .active_backend import ActiveBackend
 from .expiry import LiveRows
 from .rank import (
     NOTHING,
+    Boost,
     Decay,
+    Factor,
     Fusion,
     Ranking,
     Rerank,
@@ -61,6 +61,7 @@ from .rank import (
     check_diversity,
     check_rerank,
     diversify,
+    filled,
     fuse,
     reranked,
     unit,
@@ -93,7 +94,7 @@ class SearchArguments(TypedDict, total=False):
     include_vector: bool
     diversity: float | None
     rerank: Rerank | None
-    boost: Decay | None
+    boost: Boost | Sequence[Boost] | None
     fetch_k: int | None
     offset: int
     min_score: float | None
@@ -124,10 +125,10 @@ class SearchOptions:
     tuning: Tuning | None = None
     diversity: float | None = None
     rerank: Rerank | None = None
-    boost: Decay | None = None
+    boost: Boost | Sequence[Boost] | None = None
     fetch_k: int | None = None
     offset: int = 0
-    match: str = "all"
+    match: str = "best"
     highlight: bool | Marks = False
     min_score: float | None = None
     max_distance: float | None = None
@@ -230,8 +231,8 @@ def _check_marks(argument: str, given: Any) -> bool | Marks:
 
 
 def _check_match(argument: str, given: object) -> str:
-    if given not in ("all", "any"):
-        raise InvalidArgumentError(argument, given, "'all' or 'any'")
+    if given not in ("all", "any", "best"):
+        raise InvalidArgumentError(argument, given, "'all', 'any' or 'best'")
     return str(given)
 
 
@@ -242,7 +243,7 @@ _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
     ("per_group", 1, count_of),
     ("exact", False, check_flag),
     ("include_vector", False, check_flag),
-    ("match", "all", _check_match),
+    ("match", "best", _check_match),
     ("select", None, lambda _, names: selected_names(names)),
     ("tuning", None, _check_tuning_type),
     ("diversity", None, check_diversity),
@@ -283,7 +284,7 @@ class Plan:
     queries: Sequence[VectorQuery]
     text: TextQuery | None
     group: Ref | None
-    time: Ref | None
+    boosts: Sequence[tuple[Boost, Sequence[Ref]]]
     live: LiveRows
     added: frozenset[str] = frozenset()
     hides_vector: bool = False
@@ -312,14 +313,14 @@ def plan_search(
         options.select,  # type: ignore[arg-type]  # a list by now
         include_vector=options.include_vector,
     )
-    group = time = None
+    group = None
     if options.group_by is not None:
         group = value_ref(schema, options.group_by, "group_by", ids=False)
-    if options.boost is not None:
-        time = _time_ref(schema, options.boost.field)
+    given = cast("tuple[Boost, ...]", options.boost or ())  # a tuple by now
+    boosts = [(boost, _boost_refs(schema, boost)) for boost in given]
     # A rerank function gets all text fields, also those that the caller did not select.
     needed = [] if options.rerank is None else text_fields(schema)
-    refs = [ref for ref in (group, time) if ref is not None]
+    refs = [*([] if group is None else [group]), *(ref for _, read in boosts for ref in read)]
     needed += [ref.name for ref in refs if not ref.path]
     columns = chosen.columns
     added = frozenset(needed).difference(columns.fields)
@@ -350,17 +351,31 @@ def plan_search(
             VectorQuery(array, limit, condition, columns, options.exact, options.tuning)
             for array, condition in zip(arrays, filters, strict=True)
         ]
-    return Plan(options, schema, chosen, queries, text, group, time, live, added, hides, left_out)
+    return Plan(options, schema, chosen, queries, text, group, boosts, live, added, hides, left_out)
 
 
-def _time_ref(schema: Schema, name: str) -> Ref:
-    """Return the field or payload key with times, which may be texts."""
-    able = [key for key, field in schema.fields.items() if field.kind in ("datetime", "text")]
-    if name in able or str(name).startswith("payload."):
+_BOOSTS: Mapping[type, tuple[str, tuple[str, ...]]] = {
+    Decay: ("times", ("datetime", "text")),
+    Factor: ("numbers or booleans", ("int", "float", "bool")),
+}
+
+
+def _boost_refs(schema: Schema, boost: Boost) -> list[Ref]:
+    """Return the fields or payload keys that a boost reads; times may be texts."""
+    values, kinds = _BOOSTS[type(boost)]
+    refs = [_boost_ref(schema, boost.field, values, kinds)]
+    if isinstance(boost, Decay) and boost.pinned is not None:
+        refs.append(_boost_ref(schema, boost.pinned, "booleans", ("bool",)))
+    return refs
+
+
+def _boost_ref(schema: Schema, name: str, values: str, kinds: tuple[str, ...]) -> Ref:
+    able = [known for known, field in schema.fields.items() if field.kind in kinds]
+    if name in able or name.startswith("payload."):
         return value_ref(schema, name, "boost", ids=False)
     payload = ["payload.<key>"] if schema.payload else []
     expected = listed(able, *payload) or "no field of this table"
-    raise InvalidArgumentError("boost", name, f"a field of times: {expected}")
+    raise InvalidArgumentError("boost", name, f"a field of {values}: {expected}")
 
 
 def _check_means_something(tuning: Tuning, backend: Backend) -> None:
@@ -451,18 +466,18 @@ _NULL: Group = ("null", None)
 
 @dataclass(slots=True)
 class Ranked:
-    """The hits of each query of a plan, best first; the group and the time of each, by its id."""
+    """The hits of each query of a plan, best first; the group and the boosts' values of each id."""
 
     plan: Plan
     hits: list[list[Hit]] = field(default_factory=list)
     groups: dict[str, Group] = field(default_factory=dict)
-    times: dict[str, datetime | None] = field(default_factory=dict)
+    boosts: dict[str, list[list[Any]]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.hits))
 
     def ranking(self, result: Found, limit: int, *, by_vector: bool) -> Ranking:
-        """Rank the rows of one result, keep the best within the bounds, note groups and times."""
+        """Rank the rows of a result and keep the best; note what the next steps read."""
         plan, options = self.plan, self.plan.options
         ids, measures = result.rows.ids, result.measures
         metric = plan.schema.metric if by_vector else None
@@ -489,9 +504,10 @@ class Ranked:
         if plan.group is not None:
             for i in order:
                 self.groups[ids[i]] = _group_of(_value_of(result.rows, i, plan.group))
-        if plan.time is not None:
-            for i in order:
-                self.times[ids[i]] = _time_of(_value_of(result.rows, i, plan.time))
+        for i in order if plan.boosts else ():
+            self.boosts[ids[i]] = [
+                [_value_of(result.rows, i, ref) for ref in refs] for _, refs in plan.boosts
+            ]
         return Ranking(result, order, scores, metric)
 
     def hits_of(self, results: Sequence[Found], limit: int, by_vector: bool) -> list[list[Hit]]:
@@ -575,7 +591,7 @@ async def search_words(backend: Backend, handle: TableHandle, plan: Plan) -> Ran
     ranked, text = Ranked(plan), cast("TextQuery", plan.text)
 
     async def fetch(where: Expr | None, count: int) -> _Fetched:
-        result = await _text_result(backend, handle, replace(text, limit=count, where=where))
+        result = await _matching(backend, handle, plan, replace(text, limit=count, where=where))
         (hits,) = await hop(weight(result), ranked.hits_of, [result], count, False)
         return hits, len(hits) < count
 
@@ -601,7 +617,7 @@ async def search_both(backend: Backend, handle: TableHandle, plan: Plan, fusion:
         try:
             async with asyncio.TaskGroup() as both:
                 by_vector = both.create_task(part(plan.live.search(queries)))
-                by_words = both.create_task(part(_text_result(backend, handle, words)))
+                by_words = both.create_task(part(_matching(backend, handle, plan, words)))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         (near,), matching = by_vector.result(), by_words.result()
@@ -620,10 +636,18 @@ async def search_both(backend: Backend, handle: TableHandle, plan: Plan, fusion:
     return ranked
 
 
-async def _text_result(backend: Backend, handle: TableHandle, query: TextQuery) -> Found:
-    if all(clause.excluded for clause in query.clauses):
+async def _matching(backend: Backend, handle: TableHandle, plan: Plan, query: TextQuery) -> Found:
+    """Return the rows that match; for "best", filled up with rows that have some of the words."""
+    words = sum(not clause.excluded for clause in query.clauses)
+    if words == 0:
         return Found(StoredRows([], {}), [])
-    return await backend.search_text(handle, query)
+    whole = await backend.search_text(handle, query)
+    if plan.options.match != "best":
+        return whole
+    if words == 1 or len(whole.rows.ids) >= query.limit:
+        return replace(whole, partial=0)
+    some = await backend.search_text(handle, replace(query, any=True))
+    return await hop(weight(some), filled, whole, some)
 
 
 # Groups: rows of the same value in a field or in a key of the payload
@@ -727,14 +751,6 @@ def _value_of(rows: StoredRows, i: int, ref: Ref) -> Any:
     return value
 
 
-def _time_of(value: Any) -> datetime | None:
-    """Return a time that may be a text; None for anything else, or without a time zone."""
-    if isinstance(value, (str, datetime)):
-        with suppress(ValueError):
-            return moment(value)
-    return None
-
-
 def _group_of(value: Any) -> Group:
     """Return the group of a row's value. Lists and objects of the payload are compared as JSON."""
     if value is None:
@@ -781,7 +797,7 @@ async def finish(ranked: Ranked, rerank_places: asyncio.Semaphore) -> list[Resul
         made = []
         for n, hits in enumerate(lists):
             if options.boost is not None:
-                hits = boosted(hits, options.boost, ranked.times, now)
+                hits = boosted(hits, [boost for boost, _ in plan.boosts], ranked.boosts, now)
             if options.diversity:
                 # After reranking or boosting, use those scores instead of vector distances.
                 scored = options.rerank is not None or options.boost is not None

@@ -121,7 +121,7 @@ from ..errors import (
 )
 from .active_backend import REFUSALS, ActiveBackend, Attempts, Backends, check_same
 from .expiry import LiveRows, sweep
-from .rank import RRF, Fusion, check_fusion
+from .rank import Fusion, Weighted, check_fusion
 from .search import (
     OneForEach,
     Ranked,
@@ -822,8 +822,8 @@ class VectorStore:
         The most frequent come first, equally frequent ones in the order of ``find``. At most
         ``limit`` values are returned. ``field`` is a field, "id" or a key of the payload
         (``payload.kind``). Nulls are not counted. A row counts once for each different item of a
-        list field; lists and objects in the payload count as null. As in filters, 1 and 1.0 are one
-        value, and 1 and True are two.
+        list, in a list field or at a payload key; objects and lists in lists count as null. As in
+        filters, 1 and 1.0 are one value, and 1 and True are two.
         """
         if limit is not None:
             limit = count_of("limit", limit)
@@ -990,7 +990,8 @@ class VectorStore:
           scores, or the hits in a new order (a plain function runs in a thread). Diversity is
           applied afterwards.
         - ``boost=Decay("at", half_life="7d", weight=0.3)`` prefers newer hits, by the times in a
-          field; not with ``rerank``. ``min_score`` applies before it.
+          field, ``Factor("importance", weight=0.2)`` those with a higher number; a list has
+          several. Not with ``rerank``. ``min_score`` applies before it.
         - ``fetch_k``: the number of hits from which diversity, rerank and boost choose, by default
           four times ``offset + limit``.
 
@@ -1128,16 +1129,17 @@ class VectorStore:
         *,
         limit: int = 10,
         where: Where = None,
-        match: Literal["all", "any"] = "all",
+        match: Literal["all", "any", "best"] = "best",
         highlight: bool | tuple[str, str] = False,
         **options: Unpack[SearchArguments],
     ) -> Results[Hit]:
         """Return the best rows by keywords (BM25) in the fields with ``text=True``.
 
         ``query`` may have words, ``"exact phrases"``, ``-excluded`` words, ``field:word`` and
-        ``prefix*``. All words must match, or with ``match="any"`` at least one. Any other input is
-        text; a query without a word finds nothing. A field without ``text=True``, or a misspelt one
-        (``titel:wool``), raises InvalidNameError.
+        ``prefix*``. Rows with all words come first. Where these are fewer than ``limit``, rows with
+        some of the words follow, with lower scores. With ``match="all"`` all words must match, with
+        ``"any"`` at least one. Any other input is text; a query without a word finds nothing. A
+        field without ``text=True``, or a misspelt one (``titel:wool``), raises InvalidNameError.
 
         With ``highlight``, each hit's ``highlights`` has a snippet of every field that matched,
         with each match between ``<mark>`` and ``</mark>``, or between two texts that you pass. The
@@ -1163,20 +1165,19 @@ class VectorStore:
         query: str,
         vector: Vector | str | None = None,
         *,
-        fusion: Fusion = RRF(),  # noqa: B008 - immutable
+        fusion: Fusion = Weighted(),  # noqa: B008 - immutable
         limit: int = 10,
         where: Where = None,
-        match: Literal["all", "any"] = "any",
+        match: Literal["all", "any", "best"] = "best",
         highlight: bool | tuple[str, str] = False,
         **options: Unpack[VectorArguments],
     ) -> Results[Hit]:
         """Search by keywords and by vector, and fuse both lists into one.
 
         Each list has the best ``fetch_k`` hits, by default four times ``offset + limit``; pass the
-        same value for each page. ``fusion`` is ``RRF()``, by ranks, or ``Weighted()``, by scores;
-        both give scores from 0 to 1. Each hit's ``ranks`` has its rank and score in each list. By
-        default one matching word is enough; with ``match="all"`` all must match. The other
-        arguments are as in ``search`` and ``search_text``.
+        same value for each page. ``fusion`` is ``Weighted()``, by scores, or ``RRF()``, by ranks;
+        both give scores from 0 to 1. Each hit's ``ranks`` has its rank and score in each list. The
+        other arguments are as in ``search`` and ``search_text``.
 
         ``-word``, quotes and ``field:`` act on the keyword list only; to exclude rows from both
         lists, use ``where``.

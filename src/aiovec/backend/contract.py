@@ -171,11 +171,14 @@ class Found:
 
     ``measures`` has one number for each row: for a vector search the distance in the table's metric
     (``1 - cos``, Euclidean, ``-dot``), for a text search the BM25 score, higher is better.
+    ``partial`` is the number of rows, the last ones, that lack a word of the query; backends leave
+    it at None.
     """
 
     rows: StoredRows
     measures: Sequence[float]
     highlights: Sequence[Mapping[str, str]] | None = None
+    partial: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -503,8 +506,8 @@ class Backend(ABC):
         """Return the values of a field, "id" or a payload key, each with its number of rows.
 
         The most frequent first, equally frequent ones in the order of ``Order``; at most ``limit``.
-        Nulls are not counted. A row counts once for each different item of a list field. Integers
-        and floats that are equal are one value; booleans are never numbers.
+        Nulls are not counted. A row counts once for each different item of a list, also of one in
+        the payload. Integers and floats that are equal are one value; booleans are never numbers.
         """
 
     @abstractmethod

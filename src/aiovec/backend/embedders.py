@@ -12,9 +12,11 @@ from .._model.schema import EMBEDDER_NAME, MAX_DIM
 from .settings import Section, matching
 
 _KIND = re.compile(
-    r"^(openai|fastembed|sentence-transformers|demo|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
+    r"^(openai|fastembed|sentence-transformers|local|demo|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
 )
-_KINDS = "'openai', 'fastembed', 'sentence-transformers', 'demo' or 'package.module:callable'"
+_KINDS = (
+    "'openai', 'local', 'fastembed', 'sentence-transformers', 'demo' or 'package.module:callable'"
+)
 
 OWN_URL = "https://api.openai.com/v1"
 """The default service of the kind "openai"."""
@@ -28,10 +30,12 @@ class EmbedderSettings(Section):
     kind: Annotated[str, matching(_KIND, _KINDS)] = PydanticField(
         default="openai", json_schema_extra={"pattern": _KIND.pattern}
     )
-    """The kind of embedder: "openai", "fastembed", "sentence-transformers", "demo", or
+    """What makes the vectors: "openai", "local", "fastembed", "sentence-transformers", "demo", or
     "package.module:callable".
 
     "openai": every service with OpenAI's API, such as Ollama, vLLM or LM Studio.
+
+    "local": a small static model for English that pip installs, or a folder that model2vec saved.
 
     "fastembed": a model on this machine.
 
@@ -42,11 +46,11 @@ class EmbedderSettings(Section):
     "package.module:callable": an embedder of the app."""
 
     model: str = ""
-    """The model's name. Every kind except "demo" needs it; a callable may have it as an
-    attribute."""
+    """The model's name. "local" and "demo" have one of their own, and a callable may have it as its
+    attribute. For "local" it may be the path of a folder."""
 
     dim: int = PydanticField(default=0, ge=0, le=MAX_DIM)
-    """Length of the model's vectors. It is needed whenever model is."""
+    """Length of the model's vectors. It is needed wherever model is, except for "local"."""
 
     base_url: str = PydanticField(default=OWN_URL, pattern=r"^https?://.+")
     """For "openai": the address of the service, without /embeddings."""

@@ -31,7 +31,7 @@
 #define EXPORTED __attribute__((visibility("default")))
 #endif
 
-/* Clang for Windows calls itself Microsoft's compiler, but wants to be told of instructions. */
+/* Clang for Windows calls itself Microsoft's compiler, but needs instructions to be enabled. */
 #if defined(_MSC_VER) && !defined(__clang__)
 #define MICROSOFT 1
 #include <intrin.h>
@@ -105,7 +105,7 @@ typedef struct {
     double size;   /* of the codes, as a vector */
     float inverse; /* one by the scale */
     float lowest;  /* the least value in units of the scale that may reach the floor */
-    int32_t sum;   /* 128 times that of the codes */
+    int32_t sum;   /* 128 times the sum of the codes */
     int32_t above; /* the most that lower halves add to a product */
 } Query;
 
@@ -124,7 +124,7 @@ typedef struct {
     int64_t room;
 } Answer;
 
-/* A row of which the lower halves are still to be looked at. */
+/* A row whose lower halves are still to be checked. */
 typedef struct {
     int64_t row;
     int32_t number;  /* of the query */
@@ -328,7 +328,7 @@ INLINE uint32_t allowed(const Scan *scan, int64_t row, int64_t count, int64_t fi
 #define FIRST(byte) ((uint8_t)(byte) & 15)
 #define SECOND(byte) ((uint8_t)(byte) >> 4)
 
-/* The codes of bytes with two halves each: what lies first in them, then what lies second. */
+/* The codes of bytes with two halves each: the first halves, then the second ones. */
 INLINE void put_together(const uint8_t *RESTRICT upper, const uint8_t *RESTRICT lower,
                          uint8_t *RESTRICT first, uint8_t *RESTRICT second, int64_t half) {
     for (int64_t i = 0; i < half; i++) {
@@ -800,7 +800,7 @@ AVX2 INLINE void transpose_8(__m256i *to, const int8_t *rows, int64_t count, int
     }
 }
 
-/* Halves of codes: those that lie first in their bytes, and the others. */
+/* Halves of codes: the first ones in their bytes, and the others. */
 AVX2 static void arrange_avx2(const Scan *scan, const int8_t *rows, int64_t count, int8_t *tile) {
     const __m256i four = _mm256_set1_epi8(15);
     int64_t bytes = scan->half, seconds = scan->seconds;
@@ -1092,8 +1092,8 @@ static void pack_columns(Scan *scan, int64_t half) {
     }
 }
 
-/* Queries for rows in halves: what meets the first of two codes in a byte, then the second; and what
- * is told by their codes. */
+/* Queries for rows in halves: factors of the first code in each byte, then of the second; and facts
+ * of the queries' codes. */
 static void pack_rowwise(Scan *scan) {
     int64_t half = scan->half;
     for (int64_t number = 0; number < scan->count; number++) {

@@ -1,0 +1,112 @@
+"""Static models, which need neither a service nor a download: a vector for each token of a text.
+
+The vector of a text is the mean of its tokens', scaled to length 1. The extra ``local`` installs
+one; a folder that model2vec saved holds another.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..backend.embedders import EmbedderSettings
+
+BUILT_IN = "wordllama-l2-supercat-256"
+"""The model of the package wordllama, by which tables name it."""
+
+_PACKAGE_FILES = (
+    "weights/l2_supercat_256.safetensors",
+    "tokenizers/l2_supercat_tokenizer_config.json",
+)
+_FOLDER_FILES = ("model.safetensors", "tokenizer.json")
+_TYPES = {"F16": "<f2", "F32": "<f4"}
+_LONGEST_HEADER = 1 << 20
+
+
+class StaticModel:
+    """A table of token vectors, mapped at its first use. Called in a thread."""
+
+    def __init__(self, name: str, settings: EmbedderSettings) -> None:
+        self.model = settings.model or BUILT_IN
+        self._key = f"retrieval.embedders.{name}"
+        self._lock = threading.Lock()  # while the tokenizer is loaded
+        self._tokenizer: Any = None
+        folder = self._package("wordllama") if self.model == BUILT_IN else Path(self.model)
+        files = _PACKAGE_FILES if self.model == BUILT_IN else _FOLDER_FILES
+        self._weights, self._tokens = (folder / file for file in files)
+        self._package("tokenizers")
+        try:
+            self._vectors = self._mapped()
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise ConfigError(
+                f"no static model can be read in {folder}: {exc}", key=f"{self._key}.model",
+                accepted="a folder that model2vec saved, with model.safetensors and tokenizer.json",
+            ) from exc  # fmt: skip
+        self.dim = int(self._vectors.shape[1])
+        if settings.dim not in (0, self.dim):
+            place = f"{self._key}.dim"
+            raise ConfigError(
+                f"{place} is {settings.dim}, but the model {self.model!r} has {self.dim}",
+                key=place, accepted=f"{self.dim}, or leave it out",
+            )  # fmt: skip
+
+    def prepare(self) -> None:
+        """Load the tokenizer."""
+        from tokenizers import Tokenizer
+
+        with self._lock:
+            if self._tokenizer is None:
+                tokenizer = Tokenizer.from_file(str(self._tokens))
+                tokenizer.no_truncation()
+                tokenizer.no_padding()
+                self._tokenizer = tokenizer
+
+    def __call__(self, texts: list[str]) -> npt.NDArray[np.float32]:
+        """Return one row for each text, in their order."""
+        self.prepare()
+        result = np.zeros((len(texts), self.dim), dtype=np.float32)
+        encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        for row, tokens in zip(result, encoded, strict=True):
+            ids = [id for id in tokens.ids if id < len(self._vectors)]
+            if ids:
+                row += self._vectors[ids].mean(axis=0, dtype=np.float32)
+        lengths = np.linalg.norm(result, axis=1)
+        result[lengths == 0, 0] = 1  # a text without tokens, such as an empty one
+        result /= np.where(lengths == 0, 1, lengths)[:, None]
+        return result
+
+    def _package(self, package: str) -> Path:
+        """Return the folder of an installed package, which is not imported."""
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise ConfigError(
+                f'the embedder "local" needs {package}; install it with: '
+                'pip install "aiovec[local]"',
+                key=f"{self._key}.kind",
+            )  # fmt: skip
+        return Path(spec.origin).parent
+
+    def _mapped(self) -> npt.NDArray[Any]:
+        """Map the vectors of a safetensors file: a JSON header, then the numbers."""
+        with self._weights.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > _LONGEST_HEADER:
+                raise ValueError(f"{self._weights.name} is no safetensors file")
+            tensors = json.loads(file.read(length))
+        tensors.pop("__metadata__", None)
+        ((name, tensor),) = tensors.items()  # others would give the tokens weights or other ids
+        if name not in ("embeddings", "embedding.weight"):
+            raise ValueError(f"{self._weights.name} has no tensor 'embeddings'")
+        rows, dim = tensor["shape"]
+        start = 8 + length + tensor["data_offsets"][0]
+        dtype = np.dtype(_TYPES[tensor["dtype"]])
+        return np.memmap(self._weights, dtype, mode="r", offset=start, shape=(rows, dim))
