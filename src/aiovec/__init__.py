@@ -32,9 +32,9 @@ else:
         from importlib import import_module
 
         for module in _LATER if name in __all__ else ():
-            found = import_module(f".{module}", __name__)
-            if hasattr(found, name):
-                return getattr(found, name)
+            loaded = import_module(f".{module}", __name__)
+            if hasattr(loaded, name):
+                return getattr(loaded, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__():

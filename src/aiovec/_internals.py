@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class StoreInternals:
-    """The parts of an open store that only this project's own packages use."""
+    """Parts of an open store that only this project's packages use."""
 
     __slots__ = ("_store",)
 

@@ -9,7 +9,7 @@
     async def search(query: Query, store: Annotated[VectorStore, Depends(get_store)]): ...
 
 It works with Starlette, FastAPI and Litestar (``Litestar(lifespan=[lifespan(...)])``), and with
-every framework that passes on the ASGI scope; no framework is imported here.
+every framework that passes the ASGI scope on; no framework is imported here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from ._embed.protocol import EmbedderOption
 from ._http.handlers import add_error_handlers
 from ._store.connect import connect
-from ._store.store import VectorStore  # here at run time too: Litestar resolves the annotations
+from ._store.store import VectorStore  # at run time too: Litestar resolves the annotations
 from .backend.paths import PathText
 from .errors import ConfigError
 
@@ -44,21 +44,21 @@ def lifespan(
 ) -> Lifespan:
     """Return a ``lifespan`` for a framework; the arguments are those of ``aiovec.connect``.
 
-    The store opens when the app starts, which fails if that fails, and closes when the app
-    ends, after the writes that it accepted. An app may start again later.
+    The store opens when the app starts; if that fails, the app does not start. It closes when the
+    app ends, after the accepted writes. An app may start again later.
 
-    In a lifespan of your own: ``async with lifespan(...)(app) as state: yield state``. An app has
-    one store this way; open others by ``aiovec.connect`` in that lifespan.
+    Within your own lifespan: ``async with lifespan(...)(app) as state: yield state``. An app has
+    one such store; open others with ``aiovec.connect`` in that lifespan.
     """
 
     @asynccontextmanager
     async def run(app: Any) -> AsyncIterator[Mapping[str, Any]]:
         state = getattr(app, "state", None)
         other = _in_state(state)
-        if other is not None:  # the handlers would get the last one, whichever they mean
+        if other is not None:  # the handlers would always get the last one
             raise ConfigError(
-                f"this app has a store already ({other.target}): open a second one by "
-                "aiovec.connect, in a lifespan of your own, and hand it to its handlers yourself",
+                f"this app has a store already ({other.target}): open a second one with "
+                "aiovec.connect in your own lifespan, and pass it to its handlers yourself",
                 key="lifespan",
             )
         async with connect(
@@ -69,8 +69,8 @@ def lifespan(
             embedder=embedder,
             embedders=embedders,
         ) as store:
-            # Twice: requests to apps that are mounted in this one see only their scope's state,
-            # and servers and frameworks that know no such state leave the app's.
+            # Set twice: requests to mounted apps see only the state of their scope, and servers and
+            # frameworks without such a state keep the app's.
             if state is not None:
                 setattr(state, KEY, store)
             try:
@@ -83,7 +83,7 @@ def lifespan(
 
 
 class Scoped(Protocol):
-    """A request, a web socket, or any other connection that has its ASGI scope."""
+    """A request, a web socket, or any other connection with an ASGI scope."""
 
     @property
     def scope(self) -> Any: ...
@@ -93,15 +93,15 @@ class _GetStore:
     """Returns the store of a request.
 
     An object rather than a function for FastAPI, which reads a dependency's signature: only a
-    parameter that is annotated with Starlette's class gets the request, and no other would serve
-    web sockets too. So the annotation is there as soon as Starlette is.
+    parameter annotated with Starlette's class gets the request, also for web sockets. So the
+    annotation is added once Starlette is imported.
     """
 
     __name__ = __qualname__ = "get_store"
 
     def __call__(self, request: Scoped | Mapping[str, Any]) -> VectorStore:
         scope = request if isinstance(request, Mapping) else request.scope
-        # The nearest app first: one that is mounted may have a store of its own.
+        # The innermost app first: a mounted app may have its own store.
         for key in ("app", "litestar_app"):
             store: VectorStore | None = _in_state(getattr(scope.get(key), "state", None))
             if store is not None:
@@ -137,7 +137,7 @@ def _in_state(state: Any) -> Any:
 get_store = _GetStore()
 """The store that the app's ``lifespan`` opened: ``get_store(request)``, ``Depends(get_store)``.
 
-It takes a request, a web socket or the ASGI scope itself. Raises ConfigError if no lifespan ran.
+It takes a request, a web socket or the ASGI scope. Raises ConfigError if no lifespan ran.
 """
 
 __all__ = ["add_error_handlers", "get_store", "lifespan"]

@@ -1,8 +1,8 @@
-"""Build a bridge to another framework: ``aiovec_langchain`` and the other bridges use this module.
+"""Shared parts of the bridges to other frameworks, such as ``aiovec_langchain``.
 
 A bridge keeps its rows in one table, which its first write creates, and serves code with and
-without ``await``. The module also translates filters in MongoDB's syntax, metadata of any type,
-and names of collections that no table can have.
+without ``await``. Frameworks also use filters in MongoDB's syntax, metadata of any type, and names
+that are not allowed for tables.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ class Bridge:
         return await sync.aio(store, lambda inner: call(inner.table(self.table), *args, **kwargs))
 
     async def writing(self, table: Table, dim: int | None, act: Callable[[], Awaitable[_R]]) -> _R:
-        """Await a write; where the table is missing, create it and write again.
+        """Await a write; if the table is missing, create it and write again.
 
-        ``dim`` is the length of the vectors, and None or 0 where no row has a vector.
+        ``dim`` is the length of the vectors, or None or 0 if no row has a vector.
         """
         try:
             return await act()
@@ -137,7 +137,7 @@ class Bridge:
             return await act()
 
     async def reading(self, act: Callable[[], Awaitable[_R]], missing: _M) -> _R | _M:
-        """Await a read or a delete; return ``missing`` if the table does not exist yet."""
+        """Await a read, or a delete; return ``missing`` if there is no table yet."""
         try:
             return await act()
         except TableNotFoundError:
@@ -199,12 +199,12 @@ def twins(
 class DocumentBridge(Bridge):
     """A bridge whose rows are documents: a text, metadata, and a vector.
 
-    Each key of the metadata is a key of the row, so that filters, the command line and other
-    programs see it as they see any field. A key that names a column, such as "id", gets a "_".
-    ``schema`` is for tables with indexed fields for keys of the metadata; without it, a new table
-    has the text, which keyword search covers, and everything else in the payload, and its vectors
-    have the length ``dim``, by default that of the first vector. ``zero_as_none`` stores a vector
-    of zeros, which has no direction and which the metric "cosine" refuses, as no vector.
+    Metadata is stored flat in the row, so that filters, the command line and other programs see it
+    like any field. A key that is a column of the row, such as "id", is stored with a "_" appended.
+    ``schema`` is for tables with indexed fields for keys of the metadata; by default, a new table
+    has a text field with keyword search, everything else in the payload, and vectors of the length
+    ``dim``, by default that of the first vector. ``zero_as_none`` stores a vector of zeros, which
+    the metric "cosine" refuses, as no vector.
     """
 
     def __init__(
@@ -242,10 +242,8 @@ class DocumentBridge(Bridge):
     ) -> dict[str, Any]:
         """Return a document as a row."""
         row = {
-            self._stored(key): value
-            if key in self._declared
-            else storable(value, f"metadata.{key}")
-            for key, value in (metadata or {}).items()
+            self._stored(key): item if key in self._declared else storable(item, f"metadata.{key}")
+            for key, item in (metadata or {}).items()
         }
         if self._zero_as_none:
             vector = without_zeros(vector)
@@ -260,9 +258,10 @@ class DocumentBridge(Bridge):
         }
 
     def where(self, wanted: Mapping[str, Any] | Where) -> Where:
-        """Return a filter for ``where=`` from a mapping for ``metadata_filter``, or unchanged."""
+        """Return a filter from a mapping for ``metadata_filter``, or from any filter for
+        ``where=``."""
         if callable(wanted):
-            raise FilterError("a filter is a mapping, a condition or its text, not a function")
+            raise FilterError("a filter must be a mapping, a condition or its text, not a function")
         if not isinstance(wanted, Mapping):
             return wanted
         return metadata_filter(wanted, self.fields)
@@ -291,8 +290,8 @@ class DocumentBridge(Bridge):
 def table_name(name: str) -> str:
     """Return the name of a collection as the name of a table.
 
-    A name that no table may have is made lower-case, its other characters become "-", and a short
-    hash of the name follows, so that two collections never share a table.
+    A name that is not allowed for tables is made lower-case, its other characters become "-", and a
+    short hash of the name is appended, so that two collections never share a table.
     """
     if not isinstance(name, str) or not name:
         raise InvalidArgumentError("table", name, "a name")
@@ -331,8 +330,8 @@ def best_search(schema: Schema) -> Literal["text", "vector", "hybrid"]:
 def relevance(score: float, metric: Metric) -> float:
     """Return the score of a vector search as a relevance from 0 to 1, in the same order.
 
-    Under "cosine" it is the cosine similarity, with 0 for what points away; under "l2" the score
-    itself, ``1/(1+distance)``; under "dot" the logistic function of the product.
+    Under "cosine" it is the cosine similarity, or 0 if that is negative; under "l2" the score,
+    ``1/(1+distance)``; under "dot" the logistic function of the product.
     """
     if metric == "dot":
         return 0.5 + 0.5 * math.tanh(score / 2)
@@ -340,11 +339,11 @@ def relevance(score: float, metric: Metric) -> float:
 
 
 def storable(value: Any, name: str = "metadata") -> Any:
-    """Return a value of metadata as a row's payload can hold it.
+    """Return a value of metadata in a form that a payload can store.
 
     Naive datetimes, times of a day, paths and integers beyond 64 bits become text, Decimals
     numbers, NaN and infinity None, sets and tuples lists, arrays lists of numbers, and keys of
-    mappings text. InvalidArgumentError names what cannot be stored.
+    mappings text. Raises InvalidArgumentError for a value that cannot be stored.
     """
     match value:
         case None | bool() | str() | UUID() | Enum():
@@ -393,20 +392,20 @@ def metadata_filter(
     MongoDB's ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
     lists of mappings, ``$not`` one. As in MongoDB, a negation also matches rows without the key,
     and dots lead into nested objects. NaN equals nothing, and nothing is above or below NaN and
-    None. ``field`` returns the field of a key, or several fields, any of which may match. By
-    default, a key is a key of the payload.
+    None. ``field`` returns the field of a key, or several fields, one of which must match; by
+    default it returns a key of the payload.
     """
     if not isinstance(wanted, Mapping):
-        raise FilterError(f"a filter is a mapping, not {type(wanted).__name__}")
+        raise FilterError(f"a filter must be a mapping, not {type(wanted).__name__}")
     return all_of([_entry(key, value, field) for key, value in wanted.items()])
 
 
 def _entry(key: str, value: Any, field: _Meant) -> Expr:
     match key:
         case "$and":
-            return all_of([metadata_filter(part, field) for part in _listed(key, value)])
+            return all_of([metadata_filter(operand, field) for operand in _listed(key, value)])
         case "$or" | "$nor":
-            either = any_of([metadata_filter(part, field) for part in _listed(key, value)])
+            either = any_of([metadata_filter(operand, field) for operand in _listed(key, value)])
             return either if key == "$or" else either.is_not_true()
         case "$not":
             return metadata_filter(value, field).is_not_true()
@@ -454,7 +453,7 @@ def comparison(fields: Sequence[FieldRef], operator: str, value: Any) -> Expr:
 
 
 def _contains(field: FieldRef, value: Any) -> Expr:
-    """Match lists that hold the value, and texts that it is a part of."""
+    """Match lists that contain the value, and texts that contain it as a part."""
     held = field.contains(value)
     return any_of([held, field.contains_text(value)]) if isinstance(value, str) else held
 

@@ -1,8 +1,8 @@
-"""Collections of points, each an id, a vector and a payload: an older face over the same stores.
+"""Collections of points, each with an id, a vector and a payload: an older interface to stores.
 
-A collection is a table whose vector is named ``vector`` and whose payload holds everything else,
-so the other faces read and filter it as any table. A payload's own keys ``id`` and ``vector``
-are stored with an underscore before them, and those that look so already with one more.
+A collection is a table with a vector named ``vector`` and everything else in the payload, so the
+other interfaces can read and filter it. A payload's keys ``id`` and ``vector`` are stored with an
+underscore before them, and keys that already look like that with one more.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ __all__ = ["FieldCondition", "Filter", "VectorFilter", "VectorStore", "to_uuid"]
 
 @dataclass(frozen=True)
 class FieldCondition:
-    """The payload's ``key`` equals ``value``; dots in the key lead into nested objects.
+    """A condition that the payload's ``key`` equals ``value``; dots in the key lead into objects.
 
-    A value of None selects the points where the key is absent or null.
+    A value of None selects the points in which the key is missing or null.
     """
 
     key: str
@@ -48,7 +48,7 @@ class FieldCondition:
 
 @dataclass(frozen=True)
 class VectorFilter:
-    """All conditions of ``must`` hold."""
+    """A filter that requires all conditions of ``must``."""
 
     must: Sequence[FieldCondition] = field(default_factory=tuple)
 
@@ -57,7 +57,7 @@ Filter = VectorFilter
 
 
 def to_uuid(id: str) -> str:
-    """The same UUID for the same text, always: version 5 in the namespace of URLs."""
+    """Return the UUID of a text, always the same: version 5 in the namespace of URLs."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, id))
 
 
@@ -80,25 +80,25 @@ class VectorStore:
         return f"<compat.VectorStore {self._store.target}>"
 
     def close(self) -> None:
-        """May be called twice."""
+        """Close the store. May be called twice."""
         self._store.close()
 
     def ensure_collection(self, name: str, dim: int, *, model: str | None = None) -> None:
-        """Create the collection where it is missing.
+        """Create the collection if it is missing.
 
-        Where it exists with vectors of another length it raises SchemaMismatchError, and of
-        another model, if one is named, ModelMismatchError.
+        Raises SchemaMismatchError if it exists with vectors of another length, and
+        ModelMismatchError if a named model differs.
         """
         wanted = Schema(dim, model=model, vector=_VECTOR)
         try:
             self._store.create_table(name, wanted, exist_ok=True)
         except (SchemaMismatchError, ModelMismatchError):
-            # A table that was made elsewhere may have fields and options of its own.
-            there = self._store.schema(name)
-            if (there.dim, there.vector, there.payload) != (dim, _VECTOR, True):
+            # A table that was created elsewhere may have other fields and options.
+            existing = self._store.schema(name)
+            if (existing.dim, existing.vector, existing.payload) != (dim, _VECTOR, True):
                 raise
-            if model is not None and there.model != model:
-                raise ModelMismatchError(name, there.model, model) from None
+            if model is not None and existing.model != model:
+                raise ModelMismatchError(name, existing.model, model) from None
 
     def upsert(
         self,
@@ -109,7 +109,7 @@ class VectorStore:
         payload: Mapping[str, JsonValue] | None = None,
         model: str | None = None,
     ) -> None:
-        """Add a point, or replace the one of this id."""
+        """Add a point, or replace the one with this id."""
         self._store.upsert(collection, [_row(id, vector, payload)], model=model)
 
     def upsert_batch(
@@ -119,18 +119,19 @@ class VectorStore:
         *,
         model: str | None = None,
     ) -> int:
-        """Add or replace points, mappings with ``id``, ``vector`` and ``payload``; how many ids.
+        """Add or replace points, mappings with ``id``, ``vector`` and ``payload``; return the
+        number of ids.
 
-        All of them or none. Of points with one id the last counts.
+        Adds all of them or none. The last point of a repeated id counts.
         """
         if not is_iterable(points):
-            raise InvalidRowError(f"points are an iterable of mappings, not {points!r:.60}")
+            raise InvalidRowError(f"points must be an iterable of mappings, not {points!r:.60}")
         rows = []
         for number, point in enumerate(points):
             names = point.keys() if isinstance(point, Mapping) else set()
             if not {"id", _VECTOR} <= names <= {"id", _VECTOR, "payload"}:
                 raise InvalidRowError(
-                    f"a point is a mapping with id, vector and payload, not {point!r:.60}",
+                    f"a point must be a mapping with id, vector and payload, not {point!r:.60}",
                     row=number,
                 )
             rows.append(_row(point["id"], point[_VECTOR], point.get("payload"), number))
@@ -145,17 +146,17 @@ class VectorStore:
         filter_: VectorFilter | None = None,
         model: str | None = None,
     ) -> list[dict[str, Any]]:
-        """The nearest points, best first: dicts of ``id``, ``score`` and ``payload``."""
+        """Return the nearest points, best first: dicts of ``id``, ``score`` and ``payload``."""
         where = None if filter_ is None else _where(filter_, self._store.schema(collection))
         hits = self._store.search(collection, query_vector, limit=limit, where=where, model=model)
-        found = []
+        points = []
         for hit in hits:
             payload = {_as_given(key): value for key, value in hit.fields.items()}
-            found.append({"id": hit.id, "score": hit.score, "payload": payload})
-        return found
+            points.append({"id": hit.id, "score": hit.score, "payload": payload})
+        return points
 
     def delete(self, collection: str, ids: str | Iterable[str]) -> int:
-        """Delete the points with these ids; how many were there."""
+        """Delete the points with these ids, and return how many existed."""
         return self._store.delete(collection, ids)
 
     def count(self, collection: str) -> int:

@@ -1,11 +1,11 @@
-"""Look at a table: its vectors in two dimensions, as a figure.
+"""A map of a table: its vectors in two dimensions, as a figure.
 
     from aiovec import plot
 
     plot.map(store, "notes", color="folder").savefig("notes.png")
 
-Rows whose vectors are alike lie close together. ``map`` needs matplotlib; ``map_points`` gives the
-same points to draw with something else.
+Rows with similar vectors lie close together. ``map`` needs matplotlib; ``map_points`` returns the
+same points, to draw with another library.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
 __all__ = ["MAX_ROWS", "Group", "MapPoints", "label_field", "map", "map_points"]
 
 MAX_ROWS = 2_000
-"""Rows of the largest map."""
-# What a map holds at most, in numbers of its vectors: 2,000 rows of 1,024 dimensions, 8 MB.
+"""Most rows of a map."""
+# Most numbers in the vectors of a map: 2,000 rows of 1,024 dimensions, 8 MB.
 _MAX_NUMBERS = 2_048_000
-# Rows of a table that a sample is spread over; of a larger table, the first ones. SQLite walks
-# 300,000 rows in a second.
+# Most rows over which a sample is spread; in a larger table, the first ones. SQLite walks 300,000
+# rows in a second.
 _WALKED = 1_000_000
 _BATCH = 2_000
-# Values that have a colour of their own; the others share one. The colours are those of Okabe and
-# Ito, which people with colour blindness tell apart.
+# The colours of the most frequent values; the others share one. They are those of Okabe and Ito,
+# which colour-blind people can distinguish.
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 _OTHERS = "#9a9a9a"
-# Numbers and times with more different values than this are drawn along a scale of colours.
+# Numbers and times with more distinct values are drawn on a scale of colours.
 _MOST_GROUPED = 12
 _LABEL = 120
 _LEGEND = 30
@@ -57,9 +57,9 @@ Color = str | Literal[False] | None
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that share a colour: the value, and how many rows of the map have it.
+    """Rows that share a colour: their value, and the number of rows in the map.
 
-    The last group may hold all other values, ``values`` of them. Its ``name`` is None.
+    The last group may stand for all other values, ``values`` of them; its ``name`` is None.
     """
 
     name: str | None
@@ -72,11 +72,11 @@ class MapPoints:
     """A sample of a table's rows as points.
 
     ``x`` and ``y`` lie between -1 and 1. ``explained`` is the share of the variance along each.
-    ``members`` has the number of each point's group in ``groups``. ``values`` has the value of each
-    point if these are numbers or times, and more than a dozen; else it is empty. ``label`` and
-    ``color`` name the fields that ``labels`` and ``groups`` come from. ``total`` counts the rows of
-    the table, ``of`` those that the sample is spread over, and ``without`` those of the sample
-    without a vector.
+    ``members`` has the index of each point's group in ``groups``. ``values`` has the value of each
+    point if these are numbers or times with more than a dozen distinct values; otherwise it is
+    empty. ``label`` and ``color`` name the fields that ``labels`` and ``groups`` come from.
+    ``total`` is the number of rows of the table, ``of`` of the rows over which the sample is
+    spread, and ``without`` of the sample's rows without a vector.
     """
 
     ids: list[str]
@@ -105,7 +105,7 @@ def map(  # noqa: A001
 def map(  # noqa: A001
     store: VectorStore | sync.VectorStore, table: str, *, color: Color = None, rows: int = 1000
 ) -> Figure | Coroutine[Any, Any, Figure]:
-    """Return the map of a table as a figure of matplotlib, which has to be installed.
+    """Return the map of a table as a figure of matplotlib, which must be installed.
 
     Await it for a store of ``aiovec.connect``. A notebook shows the figure, and
     ``figure.savefig(path)`` writes it. The arguments are those of ``map_points``.
@@ -118,7 +118,8 @@ def map(  # noqa: A001
 async def map_points(
     store: VectorStore, table: str, *, color: Color = None, rows: int = 1000
 ) -> MapPoints:
-    """Return the two principal components of a sample's vectors, with what to show of each row.
+    """Return the two principal components of a sample's vectors, with a label and a group for each
+    row.
 
     ``color`` is the field whose most frequent values get a group each, or whose numbers or times
     the figure draws along a scale of colours; False is none. By default it is the first field that
@@ -136,14 +137,14 @@ async def map_points(
     colors = _colors(schema, label) if color is None else [color] if color else []
     select = list(dict.fromkeys([label, *colors] if label else colors))
     size = max(1, min(rows, _MAX_NUMBERS // max(schema.dim, 1)))
-    found = await _sample(store, table, size, total, select)
+    sample = await _sample(store, table, size, total, select)
     if color is None:
-        color = next((name for name in colors if _has_few_values(found, name)), None)
-    return await in_thread(_points, found, schema.metric, label, color or None, total)
+        color = next((name for name in colors if _has_few_values(sample, name)), None)
+    return await in_thread(_points, sample, schema.metric, label, color or None, total)
 
 
 def label_field(schema: Schema) -> str | None:
-    """Return the field that says most of a row: one for keyword search, else the first text."""
+    """Return the field that describes a row best: one with keyword search, or the first text."""
     texts = [name for name, field in schema.fields.items() if field.type is str]
     return next((name for name in texts if schema.fields[name].text), next(iter(texts), None))
 
@@ -157,18 +158,18 @@ def _colors(schema: Schema, label: str | None) -> list[str]:
     ]  # fmt: skip
 
 
-def _has_few_values(found: Results[Record], name: str) -> bool:
-    values = {_group_of(record[name]) for record in found if record[name] is not None}
-    return 1 < len(values) <= min(len(_COLORS), len(found) // 2)
+def _has_few_values(sample: Results[Record], name: str) -> bool:
+    values = {_group_of(record[name]) for record in sample if record[name] is not None}
+    return 1 < len(values) <= min(len(_COLORS), len(sample) // 2)
 
 
 async def _sample(
     store: VectorStore, table: str, size: int, total: int, select: list[str]
 ) -> Results[Record]:
-    """Return rows of chance from all over the table, the same each time.
+    """Return a random sample of the table's rows, the same each time.
 
-    The ids alone are walked: that is fast in either backend, where an offset into a large table is
-    not. Rows that are deleted meanwhile are left out.
+    Only the ids are walked, which is fast on both backends, unlike an offset into a large table.
+    Rows deleted since then are left out.
     """
     among = range(min(total, _WALKED))
     places = np.sort(Random(0).sample(among, min(size, len(among))))
@@ -186,11 +187,11 @@ async def _sample(
 
 
 def _points(
-    found: Results[Record], metric: str, label: str | None, color: str | None, total: int
+    sample: Results[Record], metric: str, label: str | None, color: str | None, total: int
 ) -> MapPoints:
-    placed = [record for record in found if record.vector is not None]
+    placed = [record for record in sample if record.vector is not None]
     places, explained = _principal_components(
-        [one.vector for one in placed], unit=metric == "cosine"
+        [record.vector for record in placed], unit=metric == "cosine"
     )
     groups, members = _groups(placed, color)
     return MapPoints(
@@ -204,57 +205,58 @@ def _points(
         explained=explained.round(4).tolist(),
         label=label,
         color=color,
-        without=len(found) - len(placed),
+        without=len(sample) - len(placed),
         total=total,
         of=min(total, _WALKED),
     )
 
 
 def _principal_components(vectors: Sequence[Any], *, unit: bool) -> tuple[Any, Any]:
-    """Return each vector's place along the two directions in which they differ most, and which
-    share of their variance each direction has.
+    """Return each vector's position along the two directions of the largest variance, and the
+    share of the variance of each direction.
 
-    Places lie between -1 and 1. The same vectors get the same places. With ``unit``, vectors are
-    scaled to length one before, for their lengths do not count.
+    Positions lie between -1 and 1, and are the same for the same vectors. With ``unit``, vectors
+    are first scaled to length one, since their lengths do not matter.
     """
     places, explained = np.zeros((len(vectors), 2)), np.zeros(2)
     if not vectors:
         return places, explained
-    data = np.array(vectors, np.float64)  # the squares of float32 numbers cannot overflow there
+    data = np.array(vectors, np.float64)  # squares of float32 cannot overflow in float64
     if unit:
         data /= np.maximum(np.linalg.norm(data, axis=1, keepdims=True), 1e-300)
     least = 1e-12 * float(np.einsum("ij,ij->", data, data))
     data -= data.mean(axis=0)
     variance = float(np.einsum("ij,ij->", data, data))
     if variance <= least:
-        return places, explained  # they are all the same
-    # Both products of the data with itself have the same largest eigenvalues: the smaller serves.
+        return places, explained  # all vectors are the same
+    # Both products of the data with itself have the same largest eigenvalues; the smaller one is
+    # used.
     of_rows = len(data) <= data.shape[1]
     values, directions = np.linalg.eigh(data @ data.T if of_rows else data.T @ data)
-    found = min(2, len(values))
-    values, axes = np.maximum(values[::-1][:found], 0.0), directions[:, ::-1][:, :found]
+    most = min(2, len(values))
+    values, axes = np.maximum(values[::-1][:most], 0.0), directions[:, ::-1][:, :most]
     axes = axes * np.sqrt(values) if of_rows else data @ axes
-    places[:, :found] = axes / max(float(np.abs(axes).max()), 1e-300)
-    explained[:found] = values / variance
+    places[:, :most] = axes / max(float(np.abs(axes).max()), 1e-300)
+    explained[:most] = values / variance
     return places, explained
 
 
 def _groups(placed: list[Record], color: str | None) -> tuple[list[Group], list[int]]:
-    """Return the groups, the largest first, and for each record the number of its group."""
+    """Return the groups, the largest first, and for each record the index of its group."""
     if color is None:
         return [], []
     texts = [_group_of(record[color]) for record in placed]
-    counts = sorted(Counter(texts).items(), key=lambda one: (-one[1], one[0]))
-    own = len(_COLORS)
-    numbers = {text: min(n, own) for n, (text, _) in enumerate(counts)}
-    groups = [Group(name, rows) for name, rows in counts[:own]]
-    if others := counts[own:]:
+    counts = sorted(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
+    colored = len(_COLORS)
+    numbers = {text: min(n, colored) for n, (text, _) in enumerate(counts)}
+    groups = [Group(name, rows) for name, rows in counts[:colored]]
+    if others := counts[colored:]:
         groups.append(Group(None, sum(rows for _, rows in others), len(others)))
     return groups, [numbers[text] for text in texts]
 
 
 def _scaled(values: list[Any]) -> list[int | float | datetime | None]:
-    """Return the values if they are numbers or times of which a scale shows more than groups."""
+    """Return the values if they are numbers or times that need a scale instead of groups."""
     kinds = {type(value) for value in values if value is not None}
     if len(set(values) - {None} if kinds <= {int, float, datetime} else ()) <= _MOST_GROUPED:
         return []
@@ -265,7 +267,7 @@ def _group_of(value: object) -> str:
     if value is None:
         return "(null)"
     if isinstance(value, list):
-        return ", ".join(str(one) for one in value)[:_LABEL] or "(empty)"
+        return ", ".join(str(item) for item in value)[:_LABEL] or "(empty)"
     return str(value)[:_LABEL]
 
 
@@ -287,7 +289,7 @@ def _draw(points: MapPoints, table: str) -> Figure:
     from matplotlib.figure import Figure
 
     class MapFigure(Figure):  # type: ignore[misc]
-        """A figure that notebooks show, whether or not they have loaded pyplot."""
+        """A figure that notebooks show, even without pyplot."""
 
         def _repr_png_(self) -> bytes:
             out = BytesIO()
@@ -303,11 +305,11 @@ def _draw(points: MapPoints, table: str) -> Figure:
         _draw_scale(figure, axes, points, dots)
     elif points.groups:
         for number, group in enumerate(points.groups):
-            own = members == number
+            in_group = members == number
             name = f"{group.values:,} other values" if group.name is None else group.name
-            # The space: matplotlib leaves labels out of the legend that begin with "_".
+            # The space, because matplotlib leaves labels that begin with "_" out of the legend.
             label = f" {_literal(name, _LEGEND)} ({group.rows:,})"
-            axes.scatter(x[own], y[own], color=colors[number], label=label, **dots)
+            axes.scatter(x[in_group], y[in_group], color=colors[number], label=label, **dots)
         legend = figure.legend(loc="outside right center", frameon=False)
         legend.set_title(_literal(points.color or "", _LEGEND))
     else:
@@ -321,12 +323,13 @@ def _draw(points: MapPoints, table: str) -> Figure:
 
 
 def _draw_scale(figure: Figure, axes: Any, points: MapPoints, dots: dict[str, Any]) -> None:
-    """Draw the points in the colours of a scale, with its bar; those without a number in grey."""
+    """Draw the points in the colours of a scale, with a colour bar; points without a number in
+    grey."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
     times = any(isinstance(value, datetime) for value in points.values)
     number: Callable[[Any], float] = date2num if times else float
-    values = np.array([np.nan if one is None else number(one) for one in points.values])
+    values = np.array([np.nan if value is None else number(value) for value in points.values])
     x, y, known = np.array(points.x), np.array(points.y), np.isfinite(values)
     axes.scatter(x[~known], y[~known], color=_OTHERS, **dots)
     shades = axes.scatter(x[known], y[known], c=values[known], cmap="viridis", **dots)
@@ -340,6 +343,7 @@ def _draw_scale(figure: Figure, axes: Any, points: MapPoints, dots: dict[str, An
 
 
 def _literal(text: str, length: int) -> str:
-    """Return a row's text for matplotlib, which reads what is between two ``$`` as mathematics."""
+    """Return a row's text for matplotlib, which would read text between two ``$`` as
+    mathematics."""
     short = text if len(text) <= length else text[: length - 1] + "…"
     return short.replace("$", r"\$").replace("\n", " ")

@@ -158,7 +158,7 @@ def test_filters_as_mongodb_writes_them(store: sync.VectorStore) -> None:
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
-        ("n = 1", "a filter is a mapping"),
+        ("n = 1", "a filter must be a mapping"),
         ({"n": {"$near": 1}}, r"\$near.*expected one of \$eq"),
         ({"n": {}}, "expected one of"),
         ({"$where": []}, r"expected \$and"),
@@ -167,7 +167,7 @@ def test_filters_as_mongodb_writes_them(store: sync.VectorStore) -> None:
         ({"n": {"$between": [1]}}, "two values"),
         ({3: 1}, "no operator 3"),
         ({"n": {"$eq": {"a": 1}}}, "n"),
-        ({"n": {"$lt": math.inf}}, "numbers are finite"),
+        ({"n": {"$lt": math.inf}}, "numbers must be finite"),
     ],
 )
 def test_bad_filters_say_what_is_expected(wanted: Any, reason: str) -> None:

@@ -426,6 +426,7 @@ class ChangingContract(ContractBase):
                 await store.update("notes", {"body": "short"}, ids="r1", vector=axis[1:])
 
     async def test_a_table_describes_its_embedder_to_other_programs(self, tmp_path: Path) -> None:
+        self.need_persistence()
         bodies = {"zip": "reading zip files", "net": "opening a socket"}
         async with self.connect(tmp_path, embedder="demo") as store:
             await store.create_table("notes", Schema(fields={"body": str}, embed=Embed("body")))

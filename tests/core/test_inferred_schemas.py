@@ -162,7 +162,7 @@ async def test_refused_rows_leave_no_table(store: VectorStore) -> None:
         (pa.table({"embedding": ["[1, 2]"]}), {}, wrong, "'embedding', which holds text .parse"),
         ({"id": [], "embedding": []}, {}, wrong, "'embedding', which holds no value .pass a Sch"),
         ({"id": "a", "embedding": VECTOR}, {}, wrong, "a list of one mapping"),
-        (5, {}, wrong, "rows are"),
+        (5, {}, wrong, "rows must be"),
         (rows, {"vector": "no"}, wrong, "'no'"),
         (rows, {"text": ["x"]}, wrong, "text field"),
         (rows, {"index": ["z"]}, wrong, "name of a field"),

@@ -82,7 +82,7 @@ async def test_a_selected_name_that_is_no_field_is_refused(store: VectorStore) -
     for names, hint in (
         (["titel"], "did you mean 'title'"),
         (["title", "embeding"], "did you mean 'embedding'"),
-        (["color"], "there are id, embedding, title, payload, payload.<key>"),
+        (["color"], "the columns are id, embedding, title, payload, payload.<key>"),
     ):
         for call in (
             store.find("notes", select=names),

@@ -240,7 +240,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "long vector": ({"data": [item(0, GOOD), item(1, [*GOOD, 1.0])]}, "no list of vectors"),
     "all longer": (
         {"data": [item(n, [*GOOD, 1.0]) for n in range(2)]},
-        "the model makes 9 numbers, and dim says 8: set dim = 9",
+        "the model makes vectors of 9 numbers, but dim is 8: set dim = 9",
     ),
     "flags": ({"data": [item(n, [True] * DIM) for n in range(2)]}, "not a vector of 8 numbers"),
     "base64": ({"data": [item(0, GOOD), item(1, "AAA=!")]}, "no list of vectors"),

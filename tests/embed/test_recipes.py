@@ -273,7 +273,7 @@ async def test_what_is_no_embedder_fails_at_connect() -> None:
         ({"embedder": "tests.embed.broken:y"}, "cannot be imported: at import"),
         ({"embedders": {"kind": "demo"}}, r"names to embedders: \{'default': \{'kind': 'demo'\}\}"),
         ({"embedder": "demo", "embedders": {"default": "demo"}}, "not both"),
-        ({"embedders": ["demo"]}, "maps names to embedders"),
+        ({"embedders": ["demo"]}, "must map names to embedders"),
     )
     for options, words in cases:
         with case(options), pytest.raises(ConfigError, match=words):

@@ -119,7 +119,7 @@ MISTAKES: list[tuple[Any, str]] = [
     (lambda: (F.x == 1) & "y = 2", "aiovec.where"),
     (lambda: where("x = 1) OR (y = 2"), "the end"),
     (lambda: where(""), "empty"),
-    (lambda: where(5), "a filter is text"),
+    (lambda: where(5), "a filter must be text"),
     (lambda: 1 < F.x < 3, "between"),
     (lambda: (F.x == 1) and (F.y == 2), "no truth value"),
     (lambda: not F.live, "no truth value"),

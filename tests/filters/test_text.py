@@ -230,7 +230,7 @@ async def test_a_bad_filter_writes_nothing(store: VectorStore) -> None:
         ({"payload.n": {"$ne": "x"}}, "text: payload.n != 'x'"),
         (
             {"$or": [{"n": 1}, {"n": 2}]},
-            "'\\$or' is a filter as MongoDB writes it; write text such",
+            "'\\$or' has the filter syntax of MongoDB; write text such",
         ),
         ({"n": {"$near": 1}}, "write text such as"),
         ({"n": {}}, "write text such as"),

@@ -76,7 +76,7 @@ def test_points_that_are_not_whole(db: Any, path: Path, store: Path) -> None:
     for place, (id, reason) in {
         2: ("b", "its JSON cannot be taken: "),
         3: ("c", "its JSON cannot be taken: it is not an object"),
-        4: ("", "field 'id': an id is text of 1 to 512 bytes"),
+        4: ("", "field 'id': an id must be text of 1 to 512 bytes"),
         7: (None, "field 'id': every row needs an id"),
         8: ("lonely", "the vector is missing"),
     }.items():

@@ -75,7 +75,7 @@ def test_each_bad_line_is_told_and_the_rest_goes_on(folder: Path, store: Path) -
         10: "the vector is zero, so it has no cosine",
         11: "field 'id': every row needs an id",
         13: "the id came before in the same source",
-        15: "field 'id': an id is text of 1 to 512 bytes without NUL",
+        15: "field 'id': an id must be text of 1 to 512 bytes without NUL",
         16: "the vector is str, not a sequence of numbers",
         17: "field 't': the text is not valid Unicode",
         18: "the key 'id' occurs twice in an object",
@@ -105,9 +105,9 @@ def test_bad_rows_of_parquet(folder: Path, store: Path) -> None:
         (2, None, "field 'id': every row needs an id"),
         (3, "d", "the vector has 1 dimensions, not 2"),
         (4, "e", "the vector"),
-        (5, "f", "the vector has inf in it; numbers of vectors are at most 1e+15"),
+        (5, "f", "the vector has inf in it; its numbers must be finite and at most 1e+15"),
         (6, "g", "the vector is zero, so it has no cosine"),
-        (7, "h", "field 'score': NaN is no value; use None"),
+        (7, "h", "field 'score': NaN cannot be stored; use None"),
     ):
         assert found[place][0] == id
         assert found[place][1].startswith(reason)

@@ -1,7 +1,7 @@
-"""The demo's parts: a small embedding model, and text that every machine has.
+"""Parts of the demo: a small embedding model, and text that every machine has.
 
-Neither is meant for real work. ``HashingEmbedder`` finds passages that share words and parts of
-words; it knows nothing of meaning. Its vectors carry the model name "aiovec-demo-hash-256".
+Neither is meant for real use. ``HashingEmbedder`` finds passages that share words and parts of
+words; it does not understand meaning. Its vectors carry the model name "aiovec-demo-hash-256".
 """
 
 from __future__ import annotations

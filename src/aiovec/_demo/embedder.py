@@ -11,12 +11,12 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-# A run of letters and digits; "HTTPServer" and "set_name" are taken apart further.
+# A run of letters and digits; "HTTPServer" and "set_name" are split further.
 _RUN = re.compile(r"[^\W_]+")
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\WA-Za-z\d_]+")
 
-# There is no collection to learn frequencies from, so the words that every English text is full of
-# are named here. They count a little, lest a text of nothing else has no direction.
+# There is no corpus to learn frequencies from, so the most frequent English words are listed here.
+# They have a small weight, so that a text of only such words has a direction too.
 _COMMON = frozenset(
     "a about after all also an and any are as at be been but by can could do does each either "
     "else etc for from given had has have how i if in into is it its itself just like may more "
@@ -28,12 +28,11 @@ _COMMON = frozenset(
 _COMMON_WEIGHT = 0.1
 
 _WORD_WEIGHT = 1.0
-# Together the n-grams of a word weigh half as much again, so that "compressing" is near
-# "compression".
+# The n-grams of a word together add half its weight, so that "compressing" is near "compression".
 _GRAMS_WEIGHT = 1.5
 _GRAM_SIZES = (3, 4, 5)
 
-# A word of a novel's length is no word, and its n-grams would take the time of a whole page.
+# Longest word, in characters: the n-grams of a very long one would be slow.
 _LONGEST_WORD = 40
 
 # Each feature is projected on this many of the dimensions, with signs: enough that two features
@@ -46,7 +45,7 @@ class HashingEmbedder:
 
     The words of a text and their character n-grams are hashed, each hash chooses dimensions and
     signs, and the sums, damped by the logarithm of how often a word occurs, are scaled to length
-    one. Nothing is learnt and nothing is loaded.
+    one. Nothing is trained and nothing is loaded.
     """
 
     model = "aiovec-demo-hash-256"
@@ -63,13 +62,13 @@ class HashingEmbedder:
             damped = [_weight(word) * (1 + math.log(n)) for word, n in count.items()]
             result[row] = np.asarray(damped, dtype=np.float32) @ chosen
         lengths = np.linalg.norm(result, axis=1)
-        result[lengths == 0, 0] = 1  # signs that cancelled each other out to the last bit
+        result[lengths == 0, 0] = 1  # all signs cancelled out exactly
         result /= np.where(lengths == 0, 1, lengths)[:, None]
         return result
 
 
 def _words(text: str) -> Iterable[str]:
-    """The words of a text in lower case; of a name like ``HTTPServer`` its parts as well."""
+    """Yield the words of a text in lower case, and the parts of names such as ``HTTPServer``."""
     any_word = False
     for run in _RUN.findall(text):
         any_word = True
@@ -78,7 +77,7 @@ def _words(text: str) -> Iterable[str]:
         if len(parts) > 1:
             yield from (part.lower() for part in parts)
     if not any_word:
-        yield text  # no word at all, perhaps only signs: the text itself is the feature
+        yield text  # no words, perhaps only punctuation: the text itself is the feature
 
 
 def _weight(word: str) -> float:
@@ -86,7 +85,7 @@ def _weight(word: str) -> float:
 
 
 def _word_vectors(words: Iterable[str]) -> npt.NDArray[np.float32]:
-    """One row for each word: its own direction and those of its n-grams."""
+    """Return one row for each word: its own direction plus those of its n-grams."""
     digests: list[bytes] = []
     weights: list[float] = []
     owners: list[int] = []
@@ -102,7 +101,7 @@ def _word_vectors(words: Iterable[str]) -> npt.NDArray[np.float32]:
         digests += [blake2b(feature, digest_size=_SPREAD + 1).digest() for feature in features]
         weights.append(_WORD_WEIGHT)
         if len(features) > 1:
-            # Directions at right angles add up by squares.
+            # Orthogonal directions add up by squares.
             weights += [_GRAMS_WEIGHT / math.sqrt(len(features) - 1)] * (len(features) - 1)
         owners += [number - 1] * len(features)
 

@@ -9,13 +9,14 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-# Tests, applications, generated tables and what pip put beside the library: no text about it.
+# Folders without documentation of the library: tests, applications, generated tables, pip's
+# packages.
 _SKIPPED = frozenset(
     "__phello__ __pycache__ _bundled dist-packages idlelib lib-dynload lib2to3 pydoc_data "
     "site-packages test tests turtledemo".split()
 )
 
-# Below this a docstring says less than the name does: "Return self.", "Close.".
+# Shortest docstring, in characters: shorter ones say less than the name ("Return self.").
 _SHORTEST = 20
 
 _KINDS = {ast.Module: "module", ast.ClassDef: "class"}
@@ -26,9 +27,8 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 def stdlib_passages() -> Iterator[dict[str, str]]:
     """Yield the docstrings of all public modules, classes and functions as rows, by their names.
 
-    The sources are read, never imported, for some modules do things when they are imported. Of a
-    name that is defined twice the first one counts. Where there are no sources, as in an embedded
-    Python, there are no passages.
+    The sources are read, not imported, since some modules have side effects. The first definition
+    of a name counts. Without sources, as in an embedded Python, there are no passages.
     """
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
@@ -42,7 +42,7 @@ def stdlib_passages() -> Iterator[dict[str, str]]:
 def _passages_of(path: Path, module: str) -> Iterator[dict[str, str]]:
     try:
         with tokenize.open(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old escapes in strings are not our business
+            warnings.simplefilter("ignore")  # invalid escapes in the library's strings
             tree = ast.parse(file.read())
     except (OSError, SyntaxError, UnicodeDecodeError):
         return  # a template, or a file of another Python
@@ -57,7 +57,7 @@ def _passages_of(path: Path, module: str) -> Iterator[dict[str, str]]:
 
 
 def _definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[Definition, str]]:
-    """The public classes and functions inside a module or class, also those behind an ``if``."""
+    """Yield the public classes and functions inside a module or class, also within an ``if``."""
     for node in ast.iter_child_nodes(parent):
         if isinstance(node, Definition):
             if node.name.startswith("_"):

@@ -1,1 +1,1 @@
-"""Embedders: vectors of texts, asked for in batches, retried, checked and cached."""
+"""Embedders: vectors of texts, requested in batches, retried, checked and cached."""

@@ -1,4 +1,4 @@
-"""The embedders that an app gives to ``connect``."""
+"""The embedders that an app passes to ``connect``."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from ..errors import ConfigError, shown
 from .protocol import Embedder
 
 DEFAULT = "default"
-"""The name of the embedder that schemas use where they name none."""
+"""The default name of an embedder in schemas."""
 
 
 def embedder(function: Callable[..., Any], /, *, model: str, dim: int | None = None) -> Embedder:
-    """Make an embedder of a plain or async function that takes a list of texts.
+    """Make an embedder from a plain or async function that takes a list of texts.
 
-    ``model`` is the name that tables keep. ``dim`` is the length of the vectors; without it, a
-    store asks the function once for the vector of a short text, when it first needs the length.
+    ``model`` is the name that tables store. ``dim`` is the length of the vectors; without it, a
+    store calls the function once with a short text when it needs the length.
     """
     if not callable(function):
-        raise ConfigError(f"an embedder is made of a function, not of {shown(function)}")
-    named: Any = partial(function)  # an object of its own, which can have attributes
+        raise ConfigError(f"an embedder must be made from a function, not from {shown(function)}")
+    named: Any = partial(function)  # a separate object, which can have attributes
     named.model, named.dim = model, dim
     return check_embedder(DEFAULT, named)
 
 
-def check_embedders(one: object, several: object) -> dict[str, Embedder | Mapping[str, object]]:
-    """Return the arguments ``embedder`` and ``embedders`` by names, or raise ConfigError.
+def check_embedders(single: object, several: object) -> dict[str, Embedder | Mapping[str, object]]:
+    """Return the embedders of both arguments by their names, or raise ConfigError.
 
-    The keys of an embedder that is described by a mapping are checked when the store opens.
+    The keys of a mapping are checked when the store opens.
     """
     if several is not None and not isinstance(several, Mapping):
-        raise _wrong(f"embedders maps names to embedders, and is not {shown(several)}", "embedders")
+        raise _wrong(f"embedders must map names to embedders, not be {shown(several)}", "embedders")
     given: dict[Any, Any] = dict(several or {})
-    if one is not None and DEFAULT in given:
+    if single is not None and DEFAULT in given:
         raise _wrong("pass embedder= or embedders={'default': ...}, not both", "embedder")
-    if one is not None:
-        given[DEFAULT] = one
+    if single is not None:
+        given[DEFAULT] = single
     if isinstance(given.get("kind"), str):
         raise _wrong(
-            f"embedders maps names to embedders: {{'default': {shown(dict(given))}}}, or pass one "
-            "as embedder=", "embedders",
+            f"embedders must map names to embedders: {{'default': {shown(dict(given))}}}; pass a "
+            "single one as embedder=", "embedders",
         )  # fmt: skip
     checked: dict[str, Embedder | Mapping[str, object]] = {}
     for name, option in given.items():
@@ -55,7 +55,7 @@ def check_embedders(one: object, several: object) -> dict[str, Embedder | Mappin
 
 
 def check_embedder(name: str, given: object) -> Embedder:
-    """Return an embedder that has all it needs, or raise ConfigError."""
+    """Return the embedder if it has the needed attributes, or raise ConfigError."""
     model, dim = getattr(given, "model", None), getattr(given, "dim", None)
     if not callable(given):
         raise _wrong(

@@ -1,8 +1,7 @@
-"""One embedder of a store: requests that calls share, retried, checked and cached.
+"""One embedder of a store: requests are shared by calls, retried, checked and cached.
 
-The texts of a call join the request that gathers for their purpose, if they fit into it. A request
-gathers until one of the places for requests is free, and a few milliseconds more while others are
-under way.
+The texts of a call join the request that collects texts for their purpose, if they fit. A request
+collects until a slot for requests is free, and a few milliseconds more while other requests run.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ from .failures import Failure, failure_of
 from .local import LocalModel
 from .protocol import Embedder, Purpose
 
-# Seconds that a request waits for more texts while another one is under way. Services take 20 ms
-# and more for a request, and 64 tasks that insert at once make a handful instead of 64.
+# Seconds that a request waits for more texts while another one runs. Services take 20 ms or more
+# for a request, and 64 concurrent inserts make a few requests instead of 64.
 _GATHERING = 0.005
-# Seconds between tries: doubled each time, and up to half less at random, so that the clients that
-# a busy service refused do not come back at the same moment.
+# Seconds between retries: doubled each time, and reduced at random by up to half, so that clients
+# of a busy service do not retry at the same moment.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
-# These take as long as one Python value: numbers of a list, numbers of an array, characters.
+# Numbers of a list, numbers of an array, and characters that take as long as one Python value.
 _NUMBERS, _NUMBERS_OF_AN_ARRAY, _CHARACTERS = 16, 256, 512
-# Bytes of an entry of the cache besides its numbers: a key, an array, a place in the dict.
+# Bytes of a cache entry besides its numbers: a key, an array, a slot of the dict.
 _OVERHEAD = 400
 _MIB = 1024 * 1024
 _SHORT_TEXT = "How long is a vector?"
@@ -49,7 +48,7 @@ _Outcomes = dict[bytes, Float32Array | Failure]
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """The texts of one request by their keys, and how many calls wait for it."""
+    """The texts of one request by their keys, and the number of calls that wait for it."""
 
     texts: dict[bytes, str] = field(default_factory=dict)
     calls: int = 0
@@ -57,7 +56,7 @@ class _Request:
 
 
 class Batcher:
-    """An embedder by its name in a store, within the bounds that its settings name.
+    """An embedder of a store, called within the limits of its settings.
 
     It belongs to the event loop of the store.
     """
@@ -72,15 +71,15 @@ class Batcher:
         self.name = name
         self.model = embedder.model
         self.dim = embedder.dim or 0
-        """The length of its vectors; 0 until ``learn_dim``, if it does not tell."""
+        """The length of its vectors; 0 until ``learn_dim`` if the embedder has no ``dim``."""
         self.recipe = recipe
-        """What a table stores of it, if it is made of settings."""
+        """The settings that a table stores, if it is made from settings."""
         self._embedder = embedder
         self._limits = limits
         self._by_kind = takes_kind(embedder)
-        # A plain one runs in a thread.
+        # A plain function runs in a thread.
         self._one_at_a_time = None if is_async(embedder) else asyncio.Semaphore(1)
-        # A local model is loaded outside the time limits, since it may be downloaded first.
+        # A local model is loaded outside the time limits, since it may have to be downloaded.
         self._prepare = embedder.prepare if isinstance(embedder, LocalModel) else None
         self._cache: OrderedDict[bytes, Float32Array] = OrderedDict()
         self._gathering: dict[Purpose, _Request] = {}
@@ -92,39 +91,42 @@ class Batcher:
         return f"<embedder {self.name!r} ({self.model})>"
 
     async def learn_dim(self) -> None:
-        """Ask for the vector of a short text if the embedder does not tell the length of one."""
+        """Embed a short text to learn the length of vectors, if the embedder does not declare
+        it."""
         if not self.dim:
             self.dim = len((await self.embed([_SHORT_TEXT], "document"))[0])
 
     def check_fits(self, table: str, schema: Schema) -> None:
-        """Raise ModelMismatchError or DimensionMismatchError if it makes other vectors."""
+        """Raise ModelMismatchError or DimensionMismatchError if its vectors do not fit the
+        schema."""
         if schema.model is not None and schema.model != self.model:
             raise ModelMismatchError(table, schema.model, self.model)
         if schema.dim != self.dim:
             raise DimensionMismatchError(schema.dim, self.dim)
 
     async def embed(self, texts: Sequence[str], kind: Purpose) -> Float32Array:
-        """Return one row for each text, or raise EmbeddingError with the text's place as ``row``.
+        """Return one row for each text, or raise EmbeddingError with the text's position as
+        ``row``.
 
-        If cancelled, drop its texts; what is under way for other calls goes on.
+        If cancelled, drop its texts; requests for other calls continue.
         """
         weight = len(texts) + sum(map(len, texts)) // _CHARACTERS
-        keys, found, missing = await hop(weight, self._look_up, texts, kind)
+        keys, cached, missing = await hop(weight, self._look_up, texts, kind)
         if self._closed is not None:
             raise self._closed()
         if missing:
-            found |= await self._asked(texts, missing, kind)
+            cached |= await self._asked(texts, missing, kind)
         weight = len(keys) * (1 + self.dim // _NUMBERS_OF_AN_ARRAY)
-        return await hop(weight, lambda: np.stack([found[key] for key in keys]))
+        return await hop(weight, lambda: np.stack([cached[key] for key in keys]))
 
     def close(self, error: Callable[[], AiovecError]) -> None:
-        """End the calls under way with an error; later calls raise it too."""
+        """End the running calls with an error; later calls raise it too."""
         self._closed = error
         for request in self._requests:
             request.task.cancel()
 
     async def close_service(self) -> None:
-        """Close the connections of an embedder that the settings describe."""
+        """Close the connections of an embedder that was made from settings."""
         close = getattr(self._embedder, "close", None)
         if close is not None and is_async(close):
             await close()
@@ -141,9 +143,10 @@ class Batcher:
     def _look_up(
         self, texts: Sequence[str], kind: Purpose
     ) -> tuple[list[bytes], dict[bytes, Float32Array], dict[bytes, int]]:
-        """Return the key of each text, the cached vectors, and the first place of other texts."""
+        """Return the key of each text, the cached vectors, and the first positions of other
+        texts."""
         person = kind.encode()
-        found: dict[bytes, Float32Array] = {}
+        cached: dict[bytes, Float32Array] = {}
         missing: dict[bytes, int] = {}
         keys = []
         for place, text in enumerate(texts):
@@ -154,17 +157,18 @@ class Batcher:
             if vector is None:
                 missing.setdefault(key, place)
                 continue
-            found[key] = vector
+            cached[key] = vector
             with contextlib.suppress(KeyError):  # this may be a thread, and the loop dropped it
                 self._cache.move_to_end(key)
-        return keys, found, missing
+        return keys, cached, missing
 
     def _keep(self, outcomes: _Outcomes) -> None:
         most = self._limits.cache_mb * _MIB // (4 * self.dim + _OVERHEAD)
         for key, vector in outcomes.items():
-            # Tables may refuse a zero vector; then the embedder is asked again.
+            # Zero vectors are not cached: tables may refuse them, and a retry must call the
+            # embedder again.
             if most and not isinstance(vector, Failure) and vector.any():
-                self._cache[key] = vector.copy()  # not the whole answer that it is a row of
+                self._cache[key] = vector.copy()  # a copy, so that the whole batch is not kept
                 if len(self._cache) > most:
                     self._cache.popitem(last=False)
 
@@ -173,12 +177,12 @@ class Batcher:
     async def _asked(
         self, texts: Sequence[str], missing: dict[bytes, int], kind: Purpose
     ) -> dict[bytes, Float32Array]:
-        """Return the vectors of the texts at these places, by their keys."""
+        """Return the vectors of the texts at these positions, by their keys."""
         size = self._limits.batch_size
         items = list(missing.items())
         parts = [dict(items[start : start + size]) for start in range(0, len(items), size)]
         requests = [self._join({key: texts[at] for key, at in p.items()}, kind) for p in parts]
-        found: dict[bytes, Float32Array] = {}
+        vectors_by_key: dict[bytes, Float32Array] = {}
         try:
             for part, request in zip(parts, requests, strict=True):
                 await asyncio.wait([request.task])
@@ -189,17 +193,17 @@ class Batcher:
                     outcome = outcomes[key]
                     if isinstance(outcome, Failure):
                         raise self.error_of(outcome, place)
-                    found[key] = outcome
+                    vectors_by_key[key] = outcome
         finally:
             for request in requests:
                 request.calls -= 1
                 if not request.calls:
                     request.task.cancel()
                     self._leave(request, kind)
-        return found
+        return vectors_by_key
 
     def _join(self, texts: dict[bytes, str], kind: Purpose) -> _Request:
-        """Return the request that will ask for these texts: the one that gathers, or a new one."""
+        """Return the request for these texts: the one that collects, or a new one."""
         request = self._gathering.get(kind)
         if request is None or len(request.texts) + len(texts) > self._limits.batch_size:
             request = self._gathering[kind] = _Request()
@@ -215,11 +219,11 @@ class Batcher:
             del self._gathering[kind]
 
     async def _send(self, request: _Request, kind: Purpose) -> _Outcomes:
-        """Ask for the texts of a request when there is a place for it."""
+        """Embed the texts of a request when a slot is free."""
         texts = request.texts
         try:
             async with self._slots:
-                # It has many texts, or begins at once where no other is under way.
+                # A full request does not wait, nor does one if no other runs.
                 if len(texts) < self._limits.batch_size:
                     await asyncio.sleep(_GATHERING if len(self._requests) > 1 else 0)
                 if self._gathering.get(kind) is request:
@@ -237,7 +241,7 @@ class Batcher:
         return outcomes
 
     async def _outcomes(self, texts: dict[bytes, str], kind: Purpose, until: float) -> _Outcomes:
-        """Return the vector of each text, or its failure; refused texts are tried by halves."""
+        """Return the vector of each text, or its failure; a refused batch is retried in halves."""
         try:
             matrix = await self._tried(list(texts.values()), kind, until)
         except Failure as failure:
@@ -254,7 +258,7 @@ class Batcher:
         return first | await self._outcomes(dict(items[half:]), kind, until)
 
     async def _tried(self, texts: list[str], kind: Purpose, until: float) -> Float32Array:
-        """Return the vectors of texts, tried again where that may help; or raise Failure."""
+        """Return the vectors of texts, with retries if they may help, or raise Failure."""
         clock = asyncio.get_running_loop().time
         pause = _FIRST_PAUSE
         for attempt in count():
@@ -278,13 +282,13 @@ class Batcher:
         failure: Failure
         try:
             async with asyncio.timeout(seconds) as timer:
-                # The list becomes the embedder's own.
+                # A copy, since the embedder may change the list.
                 given = [prefix + text for text in texts]
                 call = partial(self._embedder, given, **({"kind": kind} if self._by_kind else {}))
                 if self._one_at_a_time is not None:
                     return await in_daemon_thread(lambda: finish(call()), self._one_at_a_time)
                 answer = await call()  # type: ignore[misc]
-                if isinstance(answer, Iterator):  # which may compute its vectors when it is read
+                if isinstance(answer, Iterator):  # it may compute its vectors when it is read
                     return await in_thread(finish, answer)
                 return await hop(weight, finish, answer)
         except asyncio.CancelledError:
@@ -299,29 +303,33 @@ class Batcher:
 
 
 def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
-    """Return one row for each of ``count`` texts, or raise Failure with what is wrong.
+    """Return one row for each of ``count`` texts, or raise Failure with the reason.
 
-    ``dim`` is 0 if any length will do. Rows may still hold NaN or infinity, which is the fault of
-    one text alone. An iterator computes its vectors here.
+    With a ``dim`` of 0, any length is accepted. Rows may still contain NaN or infinity, which
+    concerns only one text. An iterator computes its vectors here.
     """
     try:
         if isinstance(answer, (Mapping, Set)):
             raise TypeError(type(answer).__name__)
-        found = np.asarray(
+        array = np.asarray(
             answer if isinstance(answer, np.ndarray) else list(islice(answer, count + 1))
         )
     except (TypeError, ValueError, OverflowError, RuntimeError) as exc:
-        raise Failure(f"it gave no list of vectors: {exc}"[:300]) from exc
+        raise Failure(f"it returned no list of vectors: {exc}"[:300]) from exc
     # None, huge integers and vectors of several lengths make an array of objects.
-    right = found.ndim == 2 and len(found) == count and found.dtype.kind in "fiu"
-    if right and dim and found.shape[1] != dim:
-        length = found.shape[1]
-        raise Failure(f"the model makes {length} numbers, and dim says {dim}: set dim = {length}")
+    right = array.ndim == 2 and len(array) == count and array.dtype.kind in "fiu"
+    if right and dim and array.shape[1] != dim:
+        length = array.shape[1]
+        raise Failure(
+            f"the model makes vectors of {length} numbers, but dim is {dim}: set dim = {length}"
+        )
     if not right:
         raise Failure(
-            f"it gave an array of {found.dtype} and the shape {found.shape} for {count} texts, "
+            f"it returned an array of {array.dtype} and the shape {array.shape} for {count} texts, "
             f"not a vector of {dim or 'some'} numbers for each"
         )
-    with np.errstate(over="ignore"):  # too large for float32 is infinity, found by the caller
-        # A copy of its own: the embedder may use its array again.
-        return np.array(found, dtype=np.float32, order="C")
+    with np.errstate(
+        over="ignore"
+    ):  # too large for float32 becomes infinity, which the caller reports
+        # A copy, since the embedder may reuse its array.
+        return np.array(array, dtype=np.float32, order="C")

@@ -1,4 +1,4 @@
-"""How a callable, such as an embedder, wants to be called."""
+"""Inspects callables, such as embedders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def is_async(embedder: object) -> bool:
-    """Return whether calling it gives a coroutine."""
+    """Return whether calling it returns a coroutine."""
     while isinstance(embedder, partial):
         embedder = embedder.func
     call = getattr(embedder, "__call__", embedder)  # noqa: B004 - an async __call__ counts too
@@ -20,6 +20,6 @@ def takes_kind(embedder: Callable[..., Any]) -> bool:
     """Return whether it has a parameter ``kind``."""
     try:
         inspect.signature(embedder).bind([], kind="document")
-    except (TypeError, ValueError):  # the latter for one that cannot be inspected
+    except (TypeError, ValueError):  # ValueError if it cannot be inspected
         return False
     return True

@@ -1,4 +1,4 @@
-"""Failures of an embedder: worth another try or not, and the fault of one text or of all."""
+"""Failures of an embedder: worth a retry or not, caused by one text or by all."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 from .._model.redaction import MASK, cleaned, without_secrets
 from ..errors import AiovecError
 
-# The same call would fail in the same way: mistakes in code, and values that it refuses.
+# Exceptions after which a retry is useless: programming errors and refused values.
 _LASTING = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError,
     NotImplementedError, SyntaxError, TypeError, ValueError,
 )  # fmt: skip
-# A request that timed out, came too early, or met a lock or a limit.
+# Statuses of a timeout, of a conflict, or of a rate limit.
 _PASSING_STATUS = frozenset({408, 409, 425, 429})
-# A body, a length or a value that the service refuses: perhaps that of a single text.
+# Statuses of a refused body, length or value, perhaps because of a single text.
 _DIVISIBLE_STATUS = frozenset({400, 413, 422})
 _LONGEST_REASON = 300
 _LONGEST_READ = 65_536
-# Shorter ones would hide ordinary words.
+# Shorter secrets would hide ordinary words.
 _SHORTEST_SECRET = 6
 
 
 class Failure(Exception):  # noqa: N818 - never leaves the package
-    """A call that gave no vectors.
+    """A call that returned no vectors.
 
-    ``retryable``: the same call may succeed later, after ``retry_after`` seconds where the service
-    says so. ``divisible``: it may be the fault of one of the texts.
+    ``retryable``: the same call may succeed later, after ``retry_after`` seconds if the service
+    says so. ``divisible``: one of the texts may be the cause.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Failure(Exception):  # noqa: N818 - never leaves the package
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return what an exception of an embedder means."""
+    """Return the failure for an embedder's exception."""
     if isinstance(error, Failure):
         return error
-    with contextlib.suppress(Exception):  # one that keeps its arguments to itself
+    with contextlib.suppress(Exception):  # its str() may raise
         cleaned(error, ())
     said = str(error)
     reason = shortened(f"{type(error).__name__}: {said}" if said else type(error).__name__)
@@ -70,7 +70,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def of_status(status: int, reason: str, headers: Any) -> Failure:
-    """Return the failure that an HTTP status means."""
+    """Return the failure for an HTTP status."""
     return Failure(
         reason,
         retryable=status in _PASSING_STATUS or status >= 500,
@@ -81,7 +81,7 @@ def of_status(status: int, reason: str, headers: Any) -> Failure:
 
 
 def shortened(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return what a service said, on one line, without secrets, cut short."""
+    """Return a service's text on one line, without secrets, shortened."""
     line = " ".join(text[:_LONGEST_READ].split())
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:

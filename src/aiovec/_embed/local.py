@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class LocalModel:
-    """A model that is loaded at its first use, and ``offline`` not downloaded.
+    """A model that is loaded at its first use; if ``offline``, it is not downloaded.
 
-    Called in a thread, by one caller at a time.
+    Called in a thread, one call at a time.
     """
 
     def __init__(self, settings: EmbedderSettings, *, offline: bool = False) -> None:
@@ -30,7 +30,7 @@ class LocalModel:
         self._loaded: Any = None
 
     def prepare(self) -> None:
-        """Load the model, which may be downloaded first."""
+        """Load the model, and download it first if needed."""
         with self._lock:
             if self._loaded is None:
                 self._loaded = self._load()
@@ -43,7 +43,7 @@ class LocalModel:
             if is_query:
                 return np.stack(list(self._loaded.query_embed(texts)))
             return np.stack(list(self._loaded.passage_embed(texts, batch_size=self._batch_size)))
-        # Since version 5 a model may have an instruction of its own for each.
+        # Since version 5, a model may have separate instructions for queries and documents.
         name = "encode_query" if is_query else "encode_document"
         encode = getattr(self._loaded, name, self._loaded.encode)
         return encode(

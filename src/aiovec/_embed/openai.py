@@ -1,6 +1,6 @@
 """Services that speak OpenAI's protocol for embeddings: OpenAI, Ollama, vLLM, LM Studio.
 
-The key is read from the environment for each request and kept nowhere.
+The key is read from the environment for each request and never stored.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 OWN_KEY = "OPENAI_API_KEY"
 
-# Bytes of an answer that is read: of all but the vectors, and of a number in them.
+# Most bytes read of a response: for everything but the vectors, and for each of their numbers.
 _LARGEST, _NUMBER = 2**20, 64
-# Characters that JSON writes, and bytes that it reads, as fast as Python touches one value.
+# Characters that JSON writes, and bytes that it reads, in the time of one Python value.
 _CHARACTERS, _BYTES = 64, 256
 
 
 def key_name_of(settings: EmbedderSettings) -> str:
-    """Return the environment variable with the key of a service; empty where it needs none."""
-    own = urlsplit(settings.base_url).hostname == urlsplit(OWN_URL).hostname
-    return settings.api_key_env or (OWN_KEY if own else "")
+    """Return the environment variable with the key of a service; empty if it needs none."""
+    is_openai = urlsplit(settings.base_url).hostname == urlsplit(OWN_URL).hostname
+    return settings.api_key_env or (OWN_KEY if is_openai else "")
 
 
 class OpenAIEmbedder:
-    """Asks a service by HTTP. Its connections are closed with the store."""
+    """Calls a service by HTTP. Its connections are closed with the store."""
 
     def __init__(self, settings: EmbedderSettings) -> None:
         self.model = settings.model
@@ -60,8 +60,8 @@ class OpenAIEmbedder:
         if self._key_name and not os.environ.get(self._key_name):
             raise Failure(f"the environment variable {self._key_name} holds no key")
         write = partial(json.dumps, {**self._options, "input": texts})
-        asked = await hop(len(texts) + sum(map(len, texts)) // _CHARACTERS, write)
-        status, headers, body = await self._post(asked.encode(), len(texts))
+        request = await hop(len(texts) + sum(map(len, texts)) // _CHARACTERS, write)
+        status, headers, body = await self._post(request.encode(), len(texts))
         if status != 200:
             said = shortened(_message_of(body), self._secrets())
             reason = f"POST {redacted(self._url)} answered {status}: {said}"
@@ -89,7 +89,7 @@ class OpenAIEmbedder:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._connections),
-                timeout=aiohttp.ClientTimeout(total=None),  # the batcher has the time limits
+                timeout=aiohttp.ClientTimeout(total=None),  # the batcher has time limits
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=True,
@@ -120,16 +120,16 @@ class OpenAIEmbedder:
         return headers
 
     def _secrets(self) -> set[str]:
-        found = set(secrets_in(self._url))
+        secrets = set(secrets_in(self._url))
         key = os.environ.get(self._key_name) if self._key_name else None
         if key:
-            # Services repeat a key in part, as in "sk-abcd***wxyz".
-            found |= {key, *key.split(), key.strip()[:8], key.strip()[-8:]}
-        return found
+            # Services repeat parts of a key, as in "sk-abcd***wxyz".
+            secrets |= {key, *key.split(), key.strip()[:8], key.strip()[-8:]}
+        return secrets
 
 
 def _message_of(body: bytes) -> str:
-    """Return what a service says about an error."""
+    """Return the text of a service's error."""
     text = body.decode("utf-8", "replace")
     try:
         document = json.loads(text)
@@ -141,15 +141,15 @@ def _message_of(body: bytes) -> str:
 
 
 def _vectors_of(body: bytes, count: int) -> list[Any]:
-    """Return the vectors of an answer in the order of the texts, or raise Failure."""
+    """Return the vectors of a response in the order of the texts, or raise Failure."""
     try:
         data = json.loads(body)["data"]
-        found = {item.get("index", place): item["embedding"] for place, item in enumerate(data)}
+        by_place = {item.get("index", place): item["embedding"] for place, item in enumerate(data)}
         if len(data) == count:
-            return [found[place] for place in range(count)]
+            return [by_place[place] for place in range(count)]
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         pass
     raise Failure(
-        f"its answer is no JSON with 'data', a list of one 'embedding' and 'index' for each of "
+        f"its answer is not JSON with 'data', a list of one 'embedding' and 'index' for each of "
         f"{count} texts; it begins with {body[:60]!r}"
     )

@@ -9,26 +9,26 @@ if TYPE_CHECKING:
     from .._input.types import Vectors
 
 Purpose = Literal["document", "query"]
-"""A text is embedded to be stored, or to be searched with; some models differ between them."""
+"""The purpose of a text: to be stored, or to search with. Some models treat them differently."""
 
 
 class Embedder(Protocol):
-    """A callable that makes a vector of each text, in their order.
+    """A callable that returns a vector for each text, in order.
 
-    An asynchronous one is awaited on the event loop; a plain one runs in a thread, one call at a
-    time. It gets at most 64 texts in a call, or ``batch_size`` if it has such an attribute. If it
-    has a parameter ``kind``, that is ``"document"`` or ``"query"``. An exception other than
-    TypeError, ValueError and the like counts as passing, and the call is repeated.
+    An asynchronous embedder is awaited on the event loop; a plain one runs in a thread, one call at
+    a time. A call gets at most 64 texts, or ``batch_size`` if it has this attribute. If it has a
+    parameter ``kind``, that is ``"document"`` or ``"query"``. Exceptions other than TypeError,
+    ValueError and similar ones count as temporary, and the call is retried.
     """
 
     @property
     def model(self) -> str:
-        """The name of the model, which a table of its vectors keeps."""
+        """The name of the model, which a table with its vectors stores."""
         ...
 
     @property
     def dim(self) -> int | None:
-        """The length of its vectors; None if the store shall find it by a call with a text."""
+        """The length of its vectors; None lets the store learn it by embedding a short text."""
         ...
 
     def __call__(self, texts: list[str], /) -> Awaitable[Vectors] | Vectors:

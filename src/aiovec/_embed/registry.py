@@ -1,4 +1,4 @@
-"""The embedders of one store by their names, and how they are made of their settings."""
+"""The embedders of one store by their names, and their creation from settings."""
 
 from __future__ import annotations
 
@@ -31,64 +31,64 @@ if TYPE_CHECKING:
     from ..backend.contract import TableHandle
 
 LARGEST_BATCH = 2048
-"""Texts in a request, at most: the event loop puts them together."""
+"""Most texts in a request, since the event loop joins them."""
 
 _PACKAGES = {
     "openai": "aiohttp", "fastembed": "fastembed", "sentence-transformers": "sentence_transformers",
 }  # fmt: skip
-# A model of a public collection, rather than a folder.
+# The name of a public model, not a folder.
 _MODEL_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?\Z")
 
 
 class Embedders:
-    """Finds an embedder: among those that the app gave, in the settings, then in the table."""
+    """Finds an embedder: first the app's, then in the settings, then in the table."""
 
     def __init__(self, given: Mapping[str, Embedder | EmbedderSettings]) -> None:
         self._given = dict(given)
         self._batchers: dict[str, Batcher] = {}
-        self._made: list[Batcher] = []  # of settings, so this store closes them
+        self._made: list[Batcher] = []  # made from settings, so this store closes them
         self._making = asyncio.Lock()
         self._closed: Callable[[], AiovecError] | None = None
 
     def give(self, name: str, given: EmbedderSettings) -> None:
-        """Use this embedder from now on, unless one of its name is already in use."""
+        """Use this embedder from now on, unless one with its name is in use already."""
         self._given[name] = given
 
     async def check(self, settings: RetrievalSettings) -> None:
-        """Make every embedder, so that ConfigError tells early what is wrong with one.
+        """Make every embedder, so that a wrong setting raises ConfigError early.
 
-        None is called, no model is loaded and no connection is opened.
+        No embedder is called, no model is loaded and no connection is opened.
         """
         for name in {**settings.embedders, **self._given}:
             await self._batcher(name, self._given.get(name) or settings.embedders[name])
 
     async def find(self, name: str, settings: RetrievalSettings) -> Batcher | None:
-        """Return the embedder of this name; None where there is none."""
+        """Return the embedder of this name, or None."""
         given = self._given.get(name) or settings.embedders.get(name)
         if given is None:
             return None
-        found = await self._batcher(name, given)
-        await found.learn_dim()
-        return found
+        embedder = await self._batcher(name, given)
+        await embedder.learn_dim()
+        return embedder
 
     async def of_table(
         self, handle: TableHandle, settings: RetrievalSettings, model: str | None
     ) -> Batcher:
-        """Return the embedder of a table, whose vectors fit there.
+        """Return the embedder of a table.
 
-        EmbeddingError where there is none; ModelMismatchError and DimensionMismatchError where it
-        makes other vectors than the table, or the ``model`` that the caller names.
+        Raises EmbeddingError if there is none; ModelMismatchError or DimensionMismatchError if its
+        vectors do not fit the table, or its model is not the caller's ``model``.
         """
         schema = handle.schema
         if schema.embed is None:
             raise ValueError(f"the table {handle.name!r} makes no vectors of texts")
-        found = await self.find(schema.embed.using, settings)
-        if found is None:
-            found = await self._of_recipe(handle.name, schema, schema.embed)
-        found.check_fits(handle.name, schema)
-        if model is not None and model != found.model:
-            raise ModelMismatchError(handle.name, found.model, model)
-        return found
+        embedder = await self.find(schema.embed.using, settings)
+        if embedder is None:
+            embedder = await self._of_recipe(handle.name, schema, schema.embed)
+        embedder.check_fits(handle.name, schema)
+        if model is not None and model != embedder.model:
+            raise ModelMismatchError(handle.name, embedder.model, model)
+        return embedder
 
     async def can_embed(self, schema: Schema, settings: RetrievalSettings) -> bool:
         """Return whether the store can make vectors of texts for a table."""
@@ -101,28 +101,28 @@ class Embedders:
     async def completed(self, table: str, schema: Schema, settings: RetrievalSettings) -> Schema:
         """Return the schema of a new table with the length, model and recipe of its embedder.
 
-        EmbeddingError where there is no embedder to tell the length.
+        Raises EmbeddingError if the length is unknown and there is no embedder.
         """
         embed = schema.embed
         if embed is None:
             return schema
-        found = await self.find(embed.using, settings)
-        if found is None and schema.dim:
+        embedder = await self.find(embed.using, settings)
+        if embedder is None and schema.dim:
             return schema
-        if found is None:
-            why = "to tell the length of its vectors, and this store has none"
+        if embedder is None:
+            why = "for the length of its vectors, and this store does not have it"
             raise _missing(table, schema, embed, why, "pass Schema(dim=...), or give it by ")
         whole = replace(
             schema,
-            dim=schema.dim or found.dim,
-            model=schema.model or found.model,
-            embed=replace(embed, recipe=found.recipe or embed.recipe),
+            dim=schema.dim or embedder.dim,
+            model=schema.model or embedder.model,
+            embed=replace(embed, recipe=embedder.recipe or embed.recipe),
         )
-        found.check_fits(table, whole)
+        embedder.check_fits(table, whole)
         return whole
 
     async def close(self, error: Callable[[], AiovecError]) -> None:
-        """End what is under way with an error; later calls raise it too."""
+        """End the running calls with an error; later calls raise it too."""
         self._closed = error
         for batcher in self._batchers.values():
             batcher.close(error)
@@ -130,7 +130,8 @@ class Embedders:
             await batcher.close_service()
 
     async def _of_recipe(self, table: str, schema: Schema, embed: Embed) -> Batcher:
-        """Return the embedder that a table describes; EmbeddingError if it is not used."""
+        """Return the embedder that a table describes; raise EmbeddingError if it may not be
+        used."""
         key = json.dumps([schema.model, schema.dim, embed.to_dict()])
         if key not in self._batchers:
             fault, recipe = await in_thread(_recipe_of, schema, embed)
@@ -142,7 +143,8 @@ class Embedders:
     async def _batcher(
         self, name: str, given: Embedder | EmbedderSettings, of_table: str = ""
     ) -> Batcher:
-        """Return an embedder, made at its first use. One ``of_table`` is kept by this key."""
+        """Return an embedder, made at its first use; ``of_table`` is the key of a table's own
+        embedder."""
         key = of_table or name
         async with self._making:
             if key not in self._batchers:
@@ -152,7 +154,7 @@ class Embedders:
                     make = partial(_batcher, name, given, offline=bool(of_table))
                     self._batchers[key] = await in_thread(make)
                     self._made.append(self._batchers[key])
-            if self._closed is not None:  # perhaps while it was made
+            if self._closed is not None:  # perhaps while the embedder was made
                 raise self._closed()
             return self._batchers[key]
 
@@ -160,7 +162,7 @@ class Embedders:
 def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
     """Return the embedder of ``[retrieval.embedders.<name>]``, for the caller to close.
 
-    ConfigError where there is no such section, or nothing can be made of it. May import the app's
+    Raises ConfigError if there is no such section, or if it is not usable. May import the app's
     code.
     """
     section = settings.embedders.get(name)
@@ -170,11 +172,11 @@ def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
             f"the TOML file has no embedder {name!r}; it has: {listed}",
             key=f"retrieval.embedders.{name}", accepted="the name of an embedder",
         )  # fmt: skip
-    found = _batcher(name, section)
-    if not found.dim:
+    embedder = _batcher(name, section)
+    if not embedder.dim:
         place = f"retrieval.embedders.{name}.dim"
         raise ConfigError(f"{place} is needed here", key=place, accepted="a length of vectors")
-    return found
+    return embedder
 
 
 def _batcher(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Batcher:
@@ -186,7 +188,7 @@ def _batcher(name: str, settings: EmbedderSettings, *, offline: bool = False) ->
 
 
 def _limits_of(embedder: object) -> EmbedderSettings:
-    """Return the bounds for an app's own embedder, which may name a ``batch_size``."""
+    """Return the limits for an app's embedder, which may have a ``batch_size``."""
     size = getattr(embedder, "batch_size", None)
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return EmbedderSettings(batch_size=min(size, LARGEST_BATCH))
@@ -194,10 +196,10 @@ def _limits_of(embedder: object) -> EmbedderSettings:
 
 
 def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Embedder:
-    """Return the embedder that a section describes; ``offline``, it downloads no model.
+    """Make the embedder of a section; if ``offline``, it downloads no model.
 
-    ConfigError where the section does not suit its kind, its package is missing, or its callable
-    cannot be imported. May import the app's code, so it belongs into a thread.
+    Raises ConfigError if the section does not fit its kind, its package is missing, or its callable
+    cannot be imported. May import the app's code, so call it in a thread.
     """
     if settings.kind == "demo":
         from .._demo.embedder import HashingEmbedder
@@ -206,11 +208,11 @@ def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Emb
     if settings.kind == "local":
         return StaticModel(name, settings)
     if ":" in settings.kind:
-        found = load(settings.kind)
+        loaded = load(settings.kind)
         if settings.model or settings.dim:
-            model = settings.model or getattr(found, "model", "")
-            return embedder(found, model=model, dim=settings.dim or getattr(found, "dim", None))
-        return check_embedder(name, found)
+            model = settings.model or getattr(loaded, "model", "")
+            return embedder(loaded, model=model, dim=settings.dim or getattr(loaded, "dim", None))
+        return check_embedder(name, loaded)
     for key in ("model", "dim"):
         if not getattr(settings, key):
             place = f"retrieval.embedders.{name}.{key}"
@@ -231,15 +233,15 @@ def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Emb
 
 
 def load(path: str) -> Any:
-    """Return what ``package.module:name`` names, also in the current folder.
+    """Import the object ``package.module:name``, also from the current folder.
 
-    A class is called without arguments. ConfigError where there is no such thing.
+    A class is called without arguments. Raises ConfigError if the import fails.
     """
-    folder = os.getcwd()  # first, as with python -m: a console script has its own folder there
+    folder = os.getcwd()  # first, as with python -m: a console script has its own folder first
     sys.path.insert(0, folder)
     try:
-        found = pkgutil.resolve_name(path)
-        return found() if isinstance(found, type) else found
+        named = pkgutil.resolve_name(path)
+        return named() if isinstance(named, type) else named
     except Exception as exc:  # an app's module may raise anything
         raise ConfigError(f"{path} cannot be imported: {exc}", key="kind") from exc
     finally:
@@ -247,14 +249,14 @@ def load(path: str) -> Any:
             sys.path.remove(folder)
 
 
-# The recipe of a table. Its file or server may be a stranger's, who must not learn a text or a key.
+# The recipe of a table. Its file or server may be untrusted, and must not get a text or a key.
 
 
 def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | None]:
-    """Return the embedder that a table describes, or why it is not used by itself. Reads the disk.
+    """Return the settings that a table describes, or the reason not to use them. Reads the disk.
 
-    It is used if it needs no network and runs nothing that the table brings, or if it is the
-    service that its kind has by default, with the key of that service.
+    They are used if they need no network and run no code of the table, or if they name the default
+    service of their kind, with the key of that service.
     """
     from ..backend.config import embedder_section
 
@@ -262,26 +264,30 @@ def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | No
         return "which this store does not have", None
     keys = {**embed.recipe, "model": schema.model or "", "dim": schema.dim}
     try:
-        found = embedder_section(embed.using, keys, "the table's own description")
+        section = embedder_section(embed.using, keys, "the table's own description")
     except ConfigError:
         return "which the table does not describe correctly", None
-    if found.kind == "demo":
-        return "", found
-    described = f"which it describes as {found.kind!r}"
-    if found.kind == "openai":
-        if found.base_url.rstrip("/") != OWN_URL:
-            host = redacted(found.base_url)
+    if section.kind == "demo":
+        return "", section
+    described = f"which it describes as {section.kind!r}"
+    if section.kind == "openai":
+        if section.base_url.rstrip("/") != OWN_URL:
+            host = redacted(section.base_url)
             return f"{described} at {host}; no text goes to a host that only a table names", None
-        if key_name_of(found) != OWN_KEY:
-            key = found.api_key_env
+        if key_name_of(section) != OWN_KEY:
+            key = section.api_key_env
             return f"{described}; the key in {key} is not used, as only a table names it", None
-    elif found.kind not in (*_PACKAGES, "local"):
+    elif section.kind not in (*_PACKAGES, "local"):
         return f"{described}; no code is run that only a table names", None
-    elif found.kind == "local" and found.model in ("", BUILT_IN):
-        return "", found
-    elif found.kind == "local" or not _MODEL_NAME.match(found.model) or os.path.exists(found.model):
+    elif section.kind == "local" and section.model in ("", BUILT_IN):
+        return "", section
+    elif (
+        section.kind == "local"
+        or not _MODEL_NAME.match(section.model)
+        or os.path.exists(section.model)
+    ):
         return f"{described}; no model is loaded from a folder that only a table names", None
-    return "", found
+    return "", section
 
 
 def _missing(

@@ -1,4 +1,4 @@
-"""A filter against a schema: every name known, every literal of its field's type."""
+"""Checks a filter against a schema: every name is known, every literal has its field's type."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ _EXPECTED: dict[str, str] = {
     "payload": "text, a number, TRUE or FALSE",
 }
 _NUMBERS = ("int", "float")
-# The kinds of literals that fit a field, where it is not its own kind alone.
+# The kinds of literals that fit a field, if not only its own kind.
 _FITTING = {"int": _NUMBERS, "float": _NUMBERS, "payload": ("text", "bool", *_NUMBERS)}
-# Characters of an ILIKE pattern, and items of a list that is compared as a whole: on LanceDB each
-# becomes a regular expression, which has to be compiled.
+# Most characters of an ILIKE pattern, and most items of a list that is compared as a whole: on
+# LanceDB both become regular expressions, which must be compiled.
 _LONGEST_ILIKE = 1_000
 _MOST_ITEMS = 1_000
 
@@ -72,7 +72,7 @@ def bind(where: object, schema: Schema) -> Expr | None:
     if isinstance(where, Mapping):
         where = [_equal(name, value, schema) for name, value in where.items()]
     if isinstance(where, (list, tuple)):
-        bound = [_bound_item(one, schema) for one in where]
+        bound = [_bound_item(condition, schema) for condition in where]
         terms = [term for term in bound if term is not None]
         return all_of(terms) if terms else None
     if isinstance(where, Combinable):
@@ -82,7 +82,9 @@ def bind(where: object, schema: Schema) -> Expr | None:
 
 def _bound_item(where: object, schema: Schema) -> Expr | None:
     if isinstance(where, (list, tuple)):
-        raise FilterError(f"a list of filters holds no list, as {words.shown(where)} is one")
+        raise FilterError(
+            f"a list of filters must not contain another list, such as {words.shown(where)}"
+        )
     return bind(where, schema)
 
 
@@ -100,15 +102,16 @@ _MONGODB: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _mongodb(name: str, value: Any, schema: Schema) -> FilterError:
-    """Return the error for an entry as MongoDB and Chroma write it, with the text to write."""
+    """Return the error for an entry in the syntax of MongoDB and Chroma, with the text to write
+    instead."""
     known = name.split(".")[0] in ("id", "payload", *schema.fields)
     field = F[name if known or not schema.payload else f"payload.{name}"]
     cure = "text such as \"year >= 2020 AND lang = 'en'\", or an expression of F"
     with suppress(FilterError, TypeError, AttributeError, KeyError):
-        if conditions := [_MONGODB[operator](field, one) for operator, one in value.items()]:
+        if conditions := [_MONGODB[sign](field, operand) for sign, operand in value.items()]:
             cure = f"it as text: {all_of(conditions)}"
     given = words.shown(name if name.startswith("$") else {name: value})
-    return FilterError(f"{given} is a filter as MongoDB writes it; write {cure}")
+    return FilterError(f"{given} has the filter syntax of MongoDB; write {cure}")
 
 
 class _Binder:
@@ -171,18 +174,18 @@ class _Binder:
                 kept.setdefault((type(fitting), fitting), fitting)
         if not kept:
             return _all(ref, kind, False)
-        # IN is the OR of its equalities. On a payload key, those with a literal of another type
-        # than the value are null, so the literals of each type make one IN.
-        alike: dict[str, list[Value]] = {}
+        # IN is the OR of its equalities. On a payload key, an equality with a literal of another
+        # type than the value is null, so the literals of each type make one IN.
+        by_kind: dict[str, list[Value]] = {}
         for value in kept.values():
-            alike.setdefault(_kind_of(value).replace("float", "int"), []).append(value)
-        return any_of([_one_of(ref, several) for several in alike.values()])
+            by_kind.setdefault(_kind_of(value).replace("float", "int"), []).append(value)
+        return any_of([_one_of(ref, several) for several in by_kind.values()])
 
     def _like(self, leaf: Like, ref: Ref) -> Expr:
         self._need_text(leaf, ref, "ILIKE" if leaf.ignore_case else "LIKE")
         if leaf.ignore_case and len(leaf.pattern) > _LONGEST_ILIKE:
-            found = f"an ILIKE pattern of {len(leaf.pattern):,} characters is too long"
-            self._fail(leaf, found, f"at most {_LONGEST_ILIKE:,} characters", 0)
+            fault = f"an ILIKE pattern of {len(leaf.pattern):,} characters is too long"
+            self._fail(leaf, fault, f"at most {_LONGEST_ILIKE:,} characters", 0)
         return _simplest_like(ref, leaf.marked, ignore_case=leaf.ignore_case)
 
     def _contains(self, leaf: Expr, ref: Ref, value: Value) -> Expr:
@@ -193,8 +196,8 @@ class _Binder:
     def _equals_list(self, leaf: Expr, ref: Ref, values: tuple[Value, ...]) -> Expr:
         kind = self._list_kind(leaf, ref, "a comparison with a list" if values else "IS EMPTY")
         if len(values) > _MOST_ITEMS:
-            found = f"a list of {len(values):,} items is too long to be compared"
-            self._fail(leaf, found, f"at most {_MOST_ITEMS:,} items", 0)
+            fault = f"a list of {len(values):,} items is too long to be compared"
+            self._fail(leaf, fault, f"at most {_MOST_ITEMS:,} items", 0)
         items = [self._item(leaf, ref, kind, value, index) for index, value in enumerate(values)]
         fitting = [item for item in items if item is not None]
         return EqualsList(ref, tuple(fitting)) if len(fitting) == len(items) else _no_list(ref)
@@ -202,9 +205,9 @@ class _Binder:
     def _list_kind(self, leaf: Expr, ref: Ref, what: str) -> Kind | Literal["payload"]:
         kind = self._kind(leaf, ref)
         if kind != "payload" and not kind.startswith("list["):
-            found = f"{ref} is {kind}; {what} applies to lists"
+            fault = f"{ref} is {kind}; {what} applies to lists"
             other = ", or for text CONTAINS_TEXT or LIKE" if kind == "text" else ""
-            self._fail(leaf, found, f"a field of lists{other}")
+            self._fail(leaf, fault, f"a field of lists{other}")
         return kind
 
     def _item(
@@ -226,14 +229,17 @@ class _Binder:
         self, leaf: Expr, ref: Ref, kind: Kind | Literal["payload"], value: Value, index: int = 0
     ) -> None:
         if kind.startswith("list["):
-            found = f"{ref} is a list, which is compared with lists only"
-            self._fail(leaf, found, f"{ref} = [...], IS EMPTY, CONTAINS or IS NULL")
+            fault = f"{ref} is a list, which can be compared with lists only"
+            self._fail(leaf, fault, f"{ref} = [...], IS EMPTY, CONTAINS or IS NULL")
         given = _kind_of(value)
         if given not in _FITTING.get(kind, (kind,)):
             what = "a payload key" if kind == "payload" else kind
             shown = words.shown(value.isoformat() if isinstance(value, datetime) else value)
             self._fail(
-                leaf, f"{ref} is {what}, which is not compared with {shown}", _EXPECTED[kind], index
+                leaf,
+                f"{ref} is {what}, which cannot be compared with {shown}",
+                _EXPECTED[kind],
+                index,
             )
 
     def _need_text(self, leaf: Expr, ref: Ref, what: str) -> None:
@@ -247,8 +253,8 @@ class _Binder:
             if not ref.path:
                 self._fail(leaf, "the payload as a whole cannot be filtered", "payload.<key>")
             if len(ref.path) > MAX_NAMES:
-                found = f"a payload key of {len(ref.path):,} names is deeper than filters go"
-                self._fail(leaf, found, f"at most {MAX_NAMES} names")
+                fault = f"a payload key of {len(ref.path):,} names is too deep for a filter"
+                self._fail(leaf, fault, f"at most {MAX_NAMES} names")
             return "payload"
         if ref.name == schema.vector:
             self._fail(leaf, f"{ref} is the vector", f"{ref} IS NULL, or {self._names()}")
@@ -290,7 +296,7 @@ def _kind_of(value: Value) -> str:
 
 
 def _no_list(ref: Ref) -> Expr:
-    """False for every list, null for null."""
+    """Return a condition that is FALSE for every list, and null for null."""
     empty = EqualsList(ref, ())
     return all_of((empty, negated(empty)))
 
@@ -309,7 +315,7 @@ def _fits(number: int) -> bool:
 
 
 def _all(ref: Ref, kind: str, truth: bool) -> Expr:
-    """The same truth for every number, null for null."""
+    """Return a condition with the same truth for every number, and null for null."""
     if kind == "int":
         return Compare(ref, ">=" if truth else "<", words.MIN_INT)
     halves = (Compare(ref, "<", 0.0), Compare(ref, ">=", 0.0))
@@ -317,7 +323,7 @@ def _all(ref: Ref, kind: str, truth: bool) -> Expr:
 
 
 def _compare_int(ref: Ref, op: Operator, value: float) -> Expr:
-    """Compare an int field with a fraction by an int that has the same answers."""
+    """Replace the fraction in a comparison with an int field by an int with the same result."""
     bound = math.ceil(value) if op in ("<", ">=") else math.floor(value)
     if op in ("=", "!="):
         if bound == value and _fits(bound):
@@ -329,9 +335,9 @@ def _compare_int(ref: Ref, op: Operator, value: float) -> Expr:
 
 
 def _compare_float(ref: Ref, op: Operator, value: int) -> Expr:
-    """Compare a float field with an int by a float that has the same answers.
+    """Replace the int in a comparison with a float field by a float with the same result.
 
-    Above 2**53 not every int is a float; then the nearest floats below and above decide.
+    Above 2**53 not every int is a float; then the nearest floats below and above are used.
     """
     near = float(value)
     if near == value:
@@ -348,7 +354,7 @@ def _one_of(ref: Ref, values: list[Value]) -> Expr:
 
 
 def _simplest_like(ref: Ref, pattern: str, *, ignore_case: bool) -> Expr:
-    """LIKE with a marked pattern."""
+    """Return LIKE with a marked pattern."""
     ignore_case = ignore_case and any(len(patterns.same_letter(c)) > 1 for c in pattern)
     body = pattern.rstrip(patterns.ANY_TEXT)
     if ignore_case or patterns.ANY_TEXT in body or patterns.ANY_CHARACTER in body:

@@ -1,4 +1,4 @@
-"""The terms of AND and OR with NOT moved down to the conditions, for compilers of filters.
+"""The terms of AND and OR, with NOT moved down to the conditions, for compilers of filters.
 
 ``NOT (a AND b)`` is ``NOT a OR NOT b``, also if one of them is null, so each term comes with a
 flag that says if it is negated.
@@ -42,8 +42,8 @@ def merged(
 ) -> list[tuple[Expr, bool]]:
     """Merge comparisons of one field with several values into one IN or NOT IN.
 
-    ``a = 1 OR a = 2`` is one IN. Values of one kind go together: those for which the IN is null
-    exactly if each comparison is.
+    ``a = 1 OR a = 2`` is one IN. Values are merged if the IN is null exactly when each comparison
+    is.
     """
     groups: dict[Hashable, list[tuple[Expr, bool]]] = {}
     for n, (term, negated) in enumerate(terms):

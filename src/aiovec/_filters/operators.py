@@ -32,20 +32,20 @@ from .tree import (
 
 _PANDAS = {"isin": "in_", "isna": "is_null", "notna": "is_not_null"}
 
-# The types that a literal can be given as.
+# The Python types of literals.
 Given = Value | date | UUID | Enum
 
 
 class FieldRef(Combinable):
-    """A field in a filter. Comparing it gives a condition.
+    """A field in a filter. A comparison with it is a condition.
 
     A bool field is a condition itself: ``F.live & (F.year > 2000)``. ``F.payload["a.b"]`` is the
     payload's key ``a.b``, and a second pair of brackets goes one level deeper.
     """
 
     __slots__ = ("_ref",)
-    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # == gives a condition
-    # Without this, iterating would call __getitem__ with 0, 1, 2 and blame the numbers.
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # == returns a condition
+    # Without this, iterating would call __getitem__ with 0, 1, 2 and report the numbers.
     __iter__: ClassVar[None] = None
 
     def __init__(self, ref: Ref) -> None:
@@ -84,7 +84,7 @@ class FieldRef(Combinable):
         return self._compare(">=", other)
 
     def in_(self, values: Iterable[Given]) -> Expr:
-        """Equal to one of ``values``; FALSE without any."""
+        """Match rows equal to one of ``values``; none if it is empty."""
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
             raise FilterError(f"in_ takes a list of values, not {text.shown(values)}")
         checked = text.checked_values(values)
@@ -92,52 +92,52 @@ class FieldRef(Combinable):
         return In(self._ref, checked) if checked else Const(False)
 
     def not_in(self, values: Iterable[Given]) -> Expr:
-        """Equal to none of ``values``; a null field matches neither this nor ``in_``."""
+        """Match rows equal to none of ``values``; a null field matches neither this nor ``in_``."""
         return negated(self.in_(values))
 
     def between(
         self, low: str | int | float | datetime, high: str | int | float | datetime
     ) -> Expr:
-        """From ``low`` to ``high``, both included."""
+        """Match values from ``low`` to ``high``, both included."""
         return all_of((self >= low, self <= high))
 
     def is_null(self) -> Expr:
-        """The row has no value here."""
+        """Match rows without a value."""
         return IsNull(self._ref)
 
     def is_not_null(self) -> Expr:
-        """The row has a value here."""
+        """Match rows with a value."""
         return negated(IsNull(self._ref))
 
     def is_empty(self) -> Expr:
-        """The list has no items. A field that is null is neither empty nor not."""
+        """Match lists without items. A null field is neither empty nor not empty."""
         return EqualsList(self._ref, ())
 
     def is_not_empty(self) -> Expr:
-        """The list has items."""
+        """Match lists with items."""
         return negated(self.is_empty())
 
     def like(self, pattern: str, *, escape: str | None = None) -> Expr:
-        """``%`` matches any text, ``_`` one character; case counts.
+        """Match a pattern: ``%`` is any text, ``_`` one character. Case-sensitive.
 
         After ``escape``, a single character, every character is literal.
         """
         return self._like(pattern, escape, ignore_case=False)
 
     def ilike(self, pattern: str, *, escape: str | None = None) -> Expr:
-        """``like`` without regard to case, by Unicode's simple case folding."""
+        """Match like ``like``, ignoring case by Unicode's simple case folding."""
         return self._like(pattern, escape, ignore_case=True)
 
     def contains_text(self, part: str) -> Expr:
-        """The text has ``part`` in it, in which no character is special; case counts."""
+        """Match texts that contain ``part``, in which no character is special. Case-sensitive."""
         return contains_text(self._ref, text.checked_text(part))
 
     def startswith(self, prefix: str) -> Expr:
-        """The text begins with ``prefix``, in which no character is special."""
+        """Match texts that begin with ``prefix``, in which no character is special."""
         return StartsWith(self._ref, text.checked_text(prefix))
 
     def contains(self, value: Value) -> Expr:
-        """The list has ``value`` as an item."""
+        """Match lists that have ``value`` as an item."""
         return Contains(self._ref, text.checked_value(value))
 
     def _like(self, pattern: str, escape: str | None, *, ignore_case: bool) -> Expr:
@@ -173,7 +173,7 @@ class FieldRef(Combinable):
     def __reduce__(self) -> tuple[Any, ...]:
         return FieldRef, (self._ref,)
 
-    if not TYPE_CHECKING:  # so that mypy keeps refusing names that do not exist
+    if not TYPE_CHECKING:  # so that mypy still reports unknown names
 
         def __getattr__(self, attribute: str) -> NoReturn:
             if attribute.startswith("_"):
@@ -194,14 +194,14 @@ class FieldNames:
     __iter__: ClassVar[None] = None
 
     def __getattr__(self, name: str) -> FieldRef:
-        # No field begins with an underscore, but copy, pickle, inspect and notebooks all ask for
-        # attributes that do, and take an answer for a yes.
+        # No field begins with an underscore, but copy, pickle, inspect and notebooks probe for such
+        # attributes.
         if name.startswith("_"):
             raise AttributeError(name)
         return FieldRef(Ref(name))
 
     def __getitem__(self, name: str) -> FieldRef:
-        """The field ``name``; after dots, the keys within the payload."""
+        """Return the field ``name``; after dots, keys of the payload."""
         first, *path = text.checked_text(name).split(".")
         return FieldRef(Ref(first, tuple(path)))
 

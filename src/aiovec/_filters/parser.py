@@ -56,21 +56,21 @@ _R = TypeVar("_R")
 def where(text: str) -> Expr:
     """Return a filter text as one closed condition, to combine with those of ``F``.
 
-    The text is parsed by itself: an OR or a parenthesis in it cannot reach beyond it, so
-    ``(F.tenant == tenant) & aiovec.where(text)`` holds whatever a user types. FilterError has the
-    position of the fault and what is accepted there.
+    The text is parsed alone: an OR or a parenthesis in it cannot affect the rest, so ``(F.tenant ==
+    tenant) & aiovec.where(text)`` is safe with any user input. A FilterError has the position of
+    the error and the input that is valid there.
     """
     if not isinstance(text, str):
         raise FilterError(
-            "a filter is text, an expression of F such as F.year == 2024, a mapping of fields to "
-            f"values, or a list of these, not {words.shown(text)}"
+            "a filter must be text, an expression of F such as F.year == 2024, a mapping of fields "
+            f"to values, or a list of these, not {words.shown(text)}"
         )
     if not text.strip():
         raise FilterError("the filter is empty", text=text, position=0, expected=_A_CONDITION)
     return _Parser(text).whole()
 
 
-# Possessive quantifiers (*+) never go back, so an unclosed quote costs one pass.
+# Possessive quantifiers (*+) never backtrack, so an unclosed quote costs one pass.
 _TOKEN = re.compile(
     r"""
       (?P<timestamp> timestamp \s*+ ' (?P<moment> [^']*+ ) ' )
@@ -91,8 +91,8 @@ class _Token:
     """A piece of the text.
 
     ``kind`` is number, text, timestamp, quoted, name, symbol or end. ``word`` is a name in upper
-    case, for comparing with keywords; it is empty for the others. ``value`` is what the quotes
-    hold, or the name itself.
+    case, for comparing with keywords, and empty for other kinds. ``value`` is the text within the
+    quotes, or the name.
     """
 
     kind: str
@@ -110,7 +110,7 @@ class _Token:
         return self.kind in ("number", "text", "timestamp") or self.word in ("TRUE", "FALSE")
 
     def literal(self) -> str | int | float | bool | datetime | None:
-        """Return the literal's value; None if this is no literal."""
+        """Return the literal's value; None if this is not a literal."""
         if self.kind == "text":
             return words.checked_text(self.value)
         if self.kind == "number":
@@ -134,7 +134,8 @@ class _Parser:
         return expr
 
     def _any_of(self, position: int) -> Expr:
-        """Parse conditions with AND and OR; ``position`` is that of the parenthesis around them."""
+        """Parse conditions with AND and OR; ``position`` is the one of the parenthesis around
+        them."""
         terms = []
         while True:
             factors = [self._term(position)]
@@ -145,7 +146,7 @@ class _Parser:
                 return self._made(any_of, terms, position)
 
     def _term(self, position: int) -> Expr:
-        """Parse a condition, or one in parentheses, with any number of NOT before it."""
+        """Parse a condition, perhaps in parentheses, with any number of NOT before it."""
         negate = False
         while self._take_word("NOT"):
             negate = not negate
@@ -154,10 +155,10 @@ class _Parser:
         return self._made(negated, expr, position) if negate else expr
 
     def _in_parentheses(self, position: int) -> Expr:
-        """Parse what follows an open parenthesis, and an IS [NOT] TRUE or FALSE after it."""
+        """Parse the rest of a parenthesis, and an IS [NOT] TRUE or FALSE after it."""
         if self.open == MAX_DEPTH:
-            found = f"more than {MAX_DEPTH} parentheses are open"
-            self._refuse(found, position, "fewer parentheses")
+            fault = f"more than {MAX_DEPTH} parentheses are open"
+            self._refuse(fault, position, "fewer parentheses")
         self.open += 1
         expr = self._any_of(position)
         self.open -= 1
@@ -182,7 +183,7 @@ class _Parser:
     def _made(
         self, make: Callable[[_T], _R], of: _T, position: int, expected: str = "a smaller filter"
     ) -> _R:
-        """Return ``make(of)``; its FilterError gets the position and what was expected."""
+        """Return ``make(of)``; add the position and the expected input to its FilterError."""
         try:
             return make(of)
         except FilterError as exc:
@@ -213,30 +214,30 @@ class _Parser:
         )
 
     def _predicate(self, start: _Token, ref: Ref) -> Expr:
-        """Parse the condition on ``ref``; a bool field alone means that it is TRUE."""
+        """Parse the condition on ``ref``; a bool field without an operator means ``= TRUE``."""
         token = self.next
         if token.kind == "symbol" and token.text in _OPERATORS:
             self._advance()
             operator, position = _OPERATORS[token.text], self.next.position
             if operator in ("=", "!=") and self._take("["):
                 values, positions = self._literals("]")
-                found = self._placed(EqualsList(ref, values), start.position, *positions)
-                return negated(found) if operator == "!=" else found
+                condition = self._placed(EqualsList(ref, values), start.position, *positions)
+                return negated(condition) if operator == "!=" else condition
             value = self._literal()
             return self._placed(Compare(ref, operator, value), start.position, position)
         if token.word == "IS":
             self._advance()
             isnot = self._take_word("NOT")
             if self._take_word("NULL"):
-                found = self._placed(IsNull(ref), start.position)
+                condition = self._placed(IsNull(ref), start.position)
             elif self._take_word("EMPTY"):
-                found = self._placed(EqualsList(ref, ()), start.position)
+                condition = self._placed(EqualsList(ref, ()), start.position)
             elif (truth := self._truth()) is not None:
                 flag = self._placed(Compare(ref, "=", True), start.position, start.position)
-                found = is_true(flag if truth else negated(flag))
+                condition = is_true(flag if truth else negated(flag))
             else:
                 self._fail(f"{'' if isnot else 'NOT, '}NULL, EMPTY, TRUE or FALSE")
-            return negated(found) if isnot else found
+            return negated(condition) if isnot else condition
         if token.word == "NOT":
             self._advance()
             return negated(self._named_predicate(start, ref, _A_PREDICATE_AFTER_NOT))
@@ -265,11 +266,11 @@ class _Parser:
                 continue
             value_at = self.next.position
             if word == "CONTAINS":
-                found: Expr = Contains(ref, self._literal())
+                condition: Expr = Contains(ref, self._literal())
             else:
                 make = contains_text if word == "CONTAINS_TEXT" else StartsWith
-                found = make(ref, self._text())
-            return self._placed(found, at, value_at)
+                condition = make(ref, self._text())
+            return self._placed(condition, at, value_at)
         self._fail(expected)
 
     def _like(self, at: int, ref: Ref, *, ignore_case: bool) -> Expr:
@@ -279,8 +280,8 @@ class _Parser:
         if self._take_word("ESCAPE"):
             escape_at = self.next.position
             escape = self._text()
-            one = "one character in single quotes, such as '\\\\'"
-            self._made(patterns.checked_escape, escape, escape_at, one)
+            expected = "one character in single quotes, such as '\\\\'"
+            self._made(patterns.checked_escape, escape, escape_at, expected)
         like = Like(ref, pattern, escape, ignore_case)
         whole = "a pattern with a character after each escape"
         self._made(attrgetter("marked"), like, value_at, whole)
@@ -364,7 +365,7 @@ class _Parser:
     # Tokens: ``next`` is the current one
 
     def _advance(self) -> _Token:
-        """Move on to the token after ``next``; return the one left."""
+        """Move on to the token after ``next``; return the previous one."""
         token = self.next
         self.next = self._cut(token.position + len(token.text))
         return token
@@ -392,15 +393,15 @@ class _Parser:
     def _fail(self, expected: str) -> NoReturn:
         """Raise FilterError at ``next``."""
         token = self.next
-        found = (
+        fault = (
             "the filter ends too early"
             if token.kind == _END
             else f"unexpected {words.shown(token.text)}"
         )
-        self._refuse(found, token.position, expected)
+        self._refuse(fault, token.position, expected)
 
-    def _refuse(self, found: str, position: int, expected: str) -> NoReturn:
-        raise FilterError(found, text=self.text, position=position, expected=expected)
+    def _refuse(self, fault: str, position: int, expected: str) -> NoReturn:
+        raise FilterError(fault, text=self.text, position=position, expected=expected)
 
     def _cut(self, start: int) -> _Token:
         text = self.text
@@ -411,37 +412,37 @@ class _Parser:
         match = _TOKEN.match(text, position)
         if match is None:
             self._fail_unknown(position)
-        kind, found = match.lastgroup or "", match.group()
+        kind, written = match.lastgroup or "", match.group()
         if kind == "name":
-            return _Token(kind, position, found, found.upper(), found)
+            return _Token(kind, position, written, written.upper(), written)
         if kind == "timestamp":
-            return _Token(kind, position, found, value=match["moment"])
+            return _Token(kind, position, written, value=match["moment"])
         if kind in ("text", "quoted"):
-            quote = found[0]
-            return _Token(kind, position, found, value=found[1:-1].replace(quote * 2, quote))
+            quote = written[0]
+            return _Token(kind, position, written, value=written[1:-1].replace(quote * 2, quote))
         if kind == "number" and text[match.end() : match.end() + 1].isidentifier():
             expected = "a space or an operator after a number"
             self._refuse("a number ends in a letter", match.end(), expected)
-        return _Token(kind, position, found)
+        return _Token(kind, position, written)
 
     def _fail_unknown(self, position: int) -> NoReturn:
         character = self.text[position]
         if character in "'\"":
-            found = f"this {'text' if character == chr(39) else 'name'} does not end"
-            self._refuse(found, position, f"a closing {character}")
+            fault = f"this {'text' if character == chr(39) else 'name'} does not end"
+            self._refuse(fault, position, f"a closing {character}")
         expected = "a name, a literal, an operator or a parenthesis"
         self._refuse(f"unexpected {character!r}", position, expected)
 
 
 def _number(text: str) -> int | float:
     if text.lstrip("+-").isdecimal():
-        # Zeros in front do not count for the size, but int() would still read them all.
+        # Leading zeros do not matter for the size, but int() would read them all.
         digits = text.lstrip("+-").lstrip("0") or "0"
         if len(digits) > _MOST_INT_DIGITS:
             digits = digits[:_MOST_INT_DIGITS]
         number = words.checked_value(int(digits) * (-1 if text.startswith("-") else 1))
     else:
         number = words.checked_value(float(text))
-    if not isinstance(number, (int, float)):  # only for the types; a number stays one
+    if not isinstance(number, (int, float)):  # for the type checker only
         raise FilterError(f"{words.shown(text)} is not a number")
     return number

@@ -1,9 +1,9 @@
 """LIKE patterns with their wildcards marked, and case folding for ILIKE.
 
-The case rule is Unicode's simple case folding: two characters are the same letter where it maps
-them to one. So a character matches one character, whatever the language and the text around it: a
-sigma matches a final one, ß matches ẞ but not ss, and İ matches itself alone. The table is that of
-Python, since each engine comes with one of its own.
+The case rule is Unicode's simple case folding: two characters are the same letter if it maps them
+to the same one. So a character matches one character, independent of language and context: a sigma
+matches a final sigma, ß matches ẞ but not ss, and İ matches only itself. The table comes from
+Python, since each engine has a different one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from ..errors import FilterError
 from . import text as words
 
-# Lone surrogates, which no stored text and no pattern can hold.
+# Lone surrogates, which neither stored texts nor patterns can contain.
 ANY_TEXT, ANY_CHARACTER = "\ud825", "\ud85f"
 """The wildcards of a marked pattern; every other character in it is literal."""
 
@@ -41,19 +41,19 @@ def marked(pattern: str, escape: str | None = None) -> str:
     """
     if escape is None:
         return pattern.replace("%", ANY_TEXT).replace("_", ANY_CHARACTER)
-    found = []
+    parts = []
     rest = iter(pattern)
     for character in rest:
         if character != escape:
-            found.append(_MARKS.get(ord(character), character))
+            parts.append(_MARKS.get(ord(character), character))
             continue
         literal = next(rest, None)
         if literal is None:
             raise FilterError(
                 f"the pattern ends with its escape {words.shown(escape)}; a character must follow"
             )
-        found.append(literal)
-    return "".join(found)
+        parts.append(literal)
+    return "".join(parts)
 
 
 def written(pattern: str) -> tuple[str, str | None]:
@@ -65,7 +65,7 @@ def written(pattern: str) -> tuple[str, str | None]:
 
 
 def fold_case(text: str) -> str:
-    """Return the text with one character for all that are the same letter."""
+    """Return the text with one character for each letter, whatever its case."""
     return text.lower() if text.isascii() else text.translate(_folded())
 
 
@@ -80,11 +80,11 @@ def _folded() -> Mapping[int, str]:
     for first, end in _CASED:
         for code in range(first, end):
             character = chr(code)
-            # Full folding makes two characters of some, for which Unicode's simple one is lower().
+            # Full folding turns some characters into two; their simple folding is lower().
             ways = (character.casefold(), character.lower())
-            one = next((way for way in ways if len(way) == 1), character)
-            if one != character:
-                folded[code] = one
+            simple = next((way for way in ways if len(way) == 1), character)
+            if simple != character:
+                folded[code] = simple
     return folded
 
 
@@ -96,7 +96,7 @@ def _letters() -> Mapping[str, str]:
     return {to: "".join(sorted(all_of)) for to, all_of in letters.items()}
 
 
-# Where the scripts lie whose letters have two cases.
+# Ranges of the scripts with upper and lower case.
 _CASED = (
     (0x41, 0x600), (0x10A0, 0x1400), (0x1C80, 0x2D30), (0xA640, 0xABC0), (0xFF21, 0xFF3B),
     (0x10400, 0x10E00), (0x118A0, 0x118C0), (0x16E40, 0x16F00), (0x1E900, 0x1E922),

@@ -1,4 +1,4 @@
-"""The words of filter text: what is a name, what is a literal, and how both are written."""
+"""Names and literals of filter text."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
 _MOST_CHARACTERS = 2**20  # of a text in a filter: a longer one would block the event loop
 
-# CONTAINS, STARTSWITH and TIMESTAMP are keywords only where no name can be, so a field can have
-# such a name.
+# CONTAINS, STARTSWITH and TIMESTAMP are keywords only in places where no name can be, so fields can
+# have these names.
 RESERVED = frozenset(("AND", "OR", "NOT", "IN", "BETWEEN", "IS", "NULL", "LIKE", "TRUE", "FALSE"))
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -40,7 +40,7 @@ def quoted(value: str) -> str:
 
 
 def reference(field: str, path: Sequence[str]) -> str:
-    # A word after a dot is always a key, but quoting the reserved ones reads better.
+    # A word after a dot is always a key, but reserved words read better in quotes.
     return ".".join(map(name, (field, *path)))
 
 
@@ -56,19 +56,19 @@ def literal(value: str | int | float | bool | datetime) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value for an error message, cut short."""
+    """Return a value for an error message, shortened."""
     return errors.shown(value, 80)
 
 
 def checked_value(value: object) -> str | int | float | bool | datetime:
-    """Return a Python value as a literal of exactly one of our types, or raise FilterError.
+    """Return a Python value as a literal of exactly one type of filters, or raise FilterError.
 
-    Subclasses and NumPy scalars become the plain types, and a datetime one in UTC.
+    Subclasses and NumPy scalars become plain types, and datetimes are converted to UTC.
     """
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
         kind = getattr(getattr(value, "dtype", None), "kind", "")
         plain = value.item()  # type: ignore[attr-defined]  # NumPy's scalars have it
-        if kind in ("m", "M") and isinstance(plain, int):  # a count of nanoseconds, say
+        if kind in ("m", "M") and isinstance(plain, int):  # such as a count of nanoseconds
             raise _no_literal(value)
         value = plain
     if isinstance(value, Enum):
@@ -87,7 +87,7 @@ def checked_value(value: object) -> str | int | float | bool | datetime:
     if isinstance(value, Real):
         fraction = float(value)
         if not math.isfinite(fraction):
-            raise FilterError(f"{fraction!r} cannot be a literal; numbers are finite")
+            raise FilterError(f"{fraction!r} cannot be a literal; numbers must be finite")
         return fraction
     if isinstance(value, datetime):
         return in_utc(value)
@@ -127,8 +127,8 @@ def checked_text(value: object) -> str:
     plain = str.__str__(value)
     if len(plain) > _MOST_CHARACTERS:
         raise FilterError(
-            f"a text of {len(plain):,} characters is too long; in a filter it has at most "
-            f"{_MOST_CHARACTERS:,}"
+            f"a text of {len(plain):,} characters is too long for a filter (at most "
+            f"{_MOST_CHARACTERS:,})"
         )
     if not plain.isascii() and _LONE_SURROGATE.search(plain):
         raise FilterError(f"{shown(plain)} holds a lone surrogate, which no stored text can")
@@ -154,10 +154,10 @@ def in_utc(value: datetime) -> datetime:
     """Return a moment in UTC, or raise FilterError, which is a ValueError."""
     try:
         offset = value.utcoffset()
-    except ValueError as exc:  # of pandas' NaT
-        raise FilterError(f"{shown(value)} is no moment") from exc
+    except ValueError as exc:  # NaT of pandas
+        raise FilterError(f"{shown(value)} is not a time") from exc
     if offset is None:
-        raise FilterError(f"{shown(value)} has no time zone; give it one, for instance UTC")
+        raise FilterError(f"{shown(value)} has no time zone; add one, for instance UTC")
     try:
         moment = value.astimezone(UTC)
     except OverflowError as exc:

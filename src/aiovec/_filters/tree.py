@@ -1,7 +1,7 @@
 """The filter tree: the meaning of ``where``, independent of its form and of the backend.
 
-A tree is immutable and shallow: AND and OR hold any number of terms, and a tree deeper than
-``MAX_DEPTH`` cannot be built. So every walk over one may recurse. ``str(tree)`` is filter text
+A tree is immutable and shallow: AND and OR have any number of terms, and a tree deeper than
+``MAX_DEPTH`` cannot be built. So every walk over a tree may recurse. ``str(tree)`` is filter text
 that parses to an equal tree.
 """
 
@@ -19,7 +19,7 @@ from . import patterns, text
 Value = str | int | float | bool | datetime
 Operator = Literal["=", "!=", "<", "<=", ">", ">="]
 
-# SQLite refuses expressions deeper than 1,000; each level here may cost it ten or so.
+# SQLite refuses expressions deeper than 1,000; each level here may become about ten.
 MAX_DEPTH = 64
 # Every literal is a bound parameter; SQLite allows 32,766 of them. A condition without a literal
 # counts as one, so that this bounds the size of the whole tree.
@@ -35,7 +35,7 @@ def _listed(values: Iterable[Value]) -> str:
 
 
 class Combinable(ABC):
-    """Something that is a condition, or can be taken as one: combine with ``&``, ``|``, ``~``."""
+    """An object that is a condition, or can be used as one: combine with ``&``, ``|``, ``~``."""
 
     __slots__ = ()
 
@@ -89,8 +89,8 @@ class Expr(Combinable):
     __match_args__: ClassVar[tuple[str, ...]]
 
     place: tuple[str, tuple[int, ...]]
-    """Of a condition that was parsed: the whole text, and the positions in it of the field and of
-    the literals. It stays with the condition wherever that is joined, for errors."""
+    """For a parsed condition: the whole text, and the positions of the field and the literals in
+    it, for errors. It stays with the condition in larger filters."""
 
     @property
     def depth(self) -> int:
@@ -199,7 +199,7 @@ class Like(Expr):
 
     @property
     def marked(self) -> str:
-        """The pattern with ``ANY_TEXT`` and ``ANY_CHARACTER`` for its wildcards."""
+        """The pattern with ``ANY_TEXT`` and ``ANY_CHARACTER`` as its wildcards."""
         return patterns.marked(self.pattern, self.escape)
 
     def _text(self, no: str) -> str:
@@ -280,7 +280,8 @@ class And(Expr):
     literals: int = field()
 
     def _text(self, no: str) -> str:
-        joined = " AND ".join(f"({one})" if isinstance(one, Or) else str(one) for one in self.items)
+        terms = (f"({item})" if isinstance(item, Or) else str(item) for item in self.items)
+        joined = " AND ".join(terms)
         return f"NOT ({joined})" if no else joined
 
 
@@ -318,7 +319,7 @@ def any_of(items: Iterable[Expr]) -> Expr:
 
 
 def negated(expr: Expr) -> Expr:
-    """Return NOT ``expr``; of a negation, what it negates."""
+    """Return NOT ``expr``; for a negation, its inner condition."""
     if isinstance(expr, Not):
         return expr.item
     if isinstance(expr, Const):
@@ -343,8 +344,7 @@ def is_true(expr: Expr) -> Expr:
 def _joined(kind: type[And] | type[Or], items: Iterable[Expr], *, empty: bool) -> Expr:
     flat: list[Expr] = []
     depth = literals = 0
-    # The sizes of an inner AND are taken as it knows them, so that adding one term to many does
-    # not count the many again.
+    # An inner AND knows its own size, so adding a term to many does not count them all again.
     for item in items:
         if isinstance(item, kind):
             flat.extend(item.items)

@@ -1,1 +1,1 @@
-"""HTTP as the server, its clients and the apps of users share it: errors and bodies."""
+"""The parts of HTTP that the server, its clients and users' apps share: errors and bodies."""

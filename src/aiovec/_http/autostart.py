@@ -1,13 +1,13 @@
-"""The folder by which the processes of a user share one server for a TOML file.
+"""The folder through which a user's processes share one server for a TOML file.
 
-It is this user's alone, in the folder for files of running programs, and holds
+Only this user can open it. It lies in the folder for runtime files, and has
 
-``lock``    locked by the server as long as it lives
-``socket``  where it listens; on Windows, ``state`` with a port of loopback and a key
-``log``     what the server says; ``log.1`` is the log before
+``lock``    locked by the server while it runs
+``socket``  the socket; on Windows, ``state`` with a loopback port and a key
+``log``     the server's log; ``log.1`` is the previous log
 
-Its name is a digest of the TOML file, its path, and the settings of the environment. So a server
-serves the settings that it was started with; others start another one, and it ends when idle.
+Its name is a digest of the TOML file, its path, and the settings of the environment. So processes
+with other settings start another server, and the old one ends when idle.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..backend.files import try_lock
 from ..errors import ConfigError
 
 KEY_VARIABLE = "AIOVEC_AUTOSTART_KEY"
-"""Environment variable in which the server finds its key; without one, its socket needs none."""
+"""Environment variable with the server's key; a socket needs none."""
 
 _OVERRIDES = "AIOVEC_RETRIEVAL__"
 _OF_CLIENTS = "AIOVEC_RETRIEVAL__REMOTE__"
@@ -37,7 +37,7 @@ _CONNECTING = 5.0
 
 @dataclass(frozen=True, slots=True)
 class SharedAddress:
-    """Where a shared server listens: a socket in the folder, or a port with a key."""
+    """The address of a shared server: a socket in the folder, or a port with a key."""
 
     socket: str | None
     port: int = 0
@@ -49,7 +49,7 @@ class SharedAddress:
 
 
 class SharedFolder:
-    """The folder of the server of one TOML file. ConfigError where it cannot be used."""
+    """The folder of the server of one TOML file. Raises ConfigError if it cannot be used."""
 
     def __init__(self, config: Path) -> None:
         self.config = Path(os.path.abspath(config))
@@ -60,7 +60,7 @@ class SharedFolder:
             if name.startswith(_OVERRIDES) and not name.startswith(_OF_CLIENTS)
         }
         digest = hashlib.sha256(json.dumps([str(self.config), overrides]).encode())
-        with contextlib.suppress(OSError):  # whoever loads the settings says what is wrong
+        with contextlib.suppress(OSError):  # loading the settings reports the error
             digest.update(self.config.read_bytes())
         user = os.geteuid() if sys.platform != "win32" else os.environ.get("USERNAME", "")
         parent = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
@@ -72,19 +72,19 @@ class SharedFolder:
         self._lock: int | None = None
 
     def prepare(self) -> None:
-        """Make the folder, and check that it is this user's alone."""
+        """Create the folder, and check that only this user can open it."""
         try:
             for path in (self._parent, self.path):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                found = os.lstat(path)
+                status = os.lstat(path)
                 ours = sys.platform == "win32" or (
-                    found.st_uid == os.geteuid() and not found.st_mode & 0o077
+                    status.st_uid == os.geteuid() and not status.st_mode & 0o077
                 )
-                if not stat.S_ISDIR(found.st_mode) or not ours:
+                if not stat.S_ISDIR(status.st_mode) or not ours:
                     raise PermissionError(0, "another user can open it")
         except OSError as exc:
             raise ConfigError(
-                f"a server cannot be started by means of the folder {self.path}: {exc.strerror}; "
+                f"a server cannot be started with the folder {self.path}: {exc.strerror}; "
                 "start `aiovec serve` yourself, and leave autostart out",
                 key="retrieval.server.autostart",
             ) from exc
@@ -92,7 +92,7 @@ class SharedFolder:
     # For clients
 
     def address(self) -> SharedAddress | None:
-        """Return where the server listens; None if none answers there."""
+        """Return the address of the server; None if no server answers."""
         if os.name != "nt":
             with socket.socket(socket.AF_UNIX) as tried, contextlib.suppress(OSError):
                 tried.settimeout(_CONNECTING)
@@ -109,7 +109,8 @@ class SharedFolder:
     # For the server
 
     def claim(self) -> bool:
-        """Become the server of the folder until the process ends. False where another one is."""
+        """Become the folder's server until the process ends; return False if there is another
+        one."""
         self.prepare()
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         if not try_lock(self._lock):
@@ -119,18 +120,18 @@ class SharedFolder:
 
     @property
     def socket(self) -> str | None:
-        """The path of the socket to listen at; None where a port of loopback is needed."""
+        """The path of the socket to listen on; None if a loopback port is needed."""
         return None if os.name == "nt" else str(self._socket)
 
     def new_key(self) -> str:
-        """Return the key of a server that listens at a port."""
+        """Return the key of a server that listens on a port."""
         return secrets.token_urlsafe(32)
 
     def publish(self, port: int, key: str) -> None:
-        """Tell clients of the port and the key."""
+        """Write the port and the key for clients."""
         self._state.write_text(json.dumps([port, key]))
 
     def withdraw(self) -> None:
-        """Take away what tells clients where the server is."""
+        """Remove the socket or state, so that clients no longer use the server."""
         self._socket.unlink(missing_ok=True)
         self._state.unlink(missing_ok=True)

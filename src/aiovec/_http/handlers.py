@@ -1,4 +1,4 @@
-"""Answers to errors in apps of FastAPI, Starlette and Litestar, without importing these."""
+"""Error responses for apps of FastAPI, Starlette and Litestar, without importing these."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INTERNAL_ERROR = 1011  # of web sockets, by RFC 6455
 
 
 class ProblemResponse:
-    """A problem as a response: the ASGI app that Starlette wants, and that Litestar asks it for."""
+    """A problem as a response: an ASGI app for Starlette, and an object that gives Litestar one."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -34,7 +34,7 @@ class ProblemResponse:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: object, send: Send) -> None:
         if self.status_code >= _SERVER_ERROR:
-            await _log(self.error, self.status_code)  # the answer hides what a developer needs
+            await _log(self.error, self.status_code)  # a developer needs the hidden details
         body = self.problem.body()
         headers = {**self.problem.headers(), "content-length": str(len(body))}
         await send(
@@ -56,7 +56,7 @@ async def _response_later(connection: Any, error: Exception) -> ProblemResponse 
     if connection.scope["type"] != "websocket":
         return ProblemResponse(error)
     await _log(error, _INTERNAL_ERROR)
-    with contextlib.suppress(Exception):  # the handler has closed it already, or the client has
+    with contextlib.suppress(Exception):  # already closed by the handler or the client
         await connection.close(code=_INTERNAL_ERROR, reason=problem_of(error).title)
     return None
 
@@ -68,15 +68,15 @@ async def _log(error: Exception, status: int) -> None:
 
 
 def add_error_handlers(app: object) -> None:
-    """Give a FastAPI, Starlette or Litestar app the server's answers to aiovec's errors.
+    """Make a FastAPI, Starlette or Litestar app respond to aiovec's errors as the server does.
 
-    Each is an ``application/problem+json`` by RFC 9457 with the error's name and facts, and the
-    status that fits: 404 for a missing table, 409 for an id that exists, 422 for a wrong vector,
-    row or filter, 503 with Retry-After for a busy store. No path, target or traceback is in it;
-    errors of the server are logged by ``aiovec.asgi``. A web socket of FastAPI or Starlette is
-    closed with code 1011; Litestar asks no handler about those, and closes them itself.
+    Each response is an ``application/problem+json`` document by RFC 9457 with the error's name and
+    facts, and a fitting status: 404 for a missing table, 409 for an existing id, 422 for a wrong
+    vector, row or filter, 503 with Retry-After for a busy store. It has no path, target or
+    traceback; ``aiovec.asgi`` logs server errors. A web socket of FastAPI or Starlette is closed
+    with code 1011; Litestar closes them itself, without handlers.
 
-    Call it once, before the app serves. A handler of your own for one of the classes goes first.
+    Call it once, before the app serves. Your own handlers for these classes take precedence.
     """
     add = getattr(app, "add_exception_handler", None)
     if callable(add):  # Starlette and FastAPI

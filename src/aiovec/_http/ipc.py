@@ -1,8 +1,8 @@
-"""Arrow IPC streams from outside: the one place where they are read, and validated in full.
+"""Arrow IPC streams from outside, read and fully validated only here.
 
-They are read only where a few bytes cannot become gigabytes. Compressed buffers say themselves how
-large they become, and Arrow allocates what they say. Dictionaries repeat a value any number of
-times. A body of a call needs neither.
+Streams in which a few bytes could become gigabytes are refused. Compressed buffers declare their
+own size, and Arrow allocates it. Dictionaries repeat a value any number of times. The body of a
+call needs neither.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 BODY = b"aiovec.body"
 """The key of a schema's metadata with the JSON body of a request."""
 CURSOR = b"aiovec.cursor"
-"""The key of a batch's metadata with the cursor behind it."""
+"""The key of a batch's metadata with the cursor after it."""
 
 _DENSE = {
     kind.id
@@ -30,19 +30,19 @@ _DENSE = {
         pa.sparse_union([]), pa.dense_union([]),
     )
 }  # fmt: skip
-# The places of fields in Arrow's flatbuffers: Message.header and .bodyLength, and
+# Positions of fields in Arrow's flatbuffers: Message.header and .bodyLength, and
 # RecordBatch.compression.
 _HEADER, _BODY_LENGTH, _COMPRESSION = 2, 3, 3
 
 
-# So few bytes of a body stand for one value of short rows, and a list takes as long as two values.
+# Bytes of a body for one value of short rows; a list takes as long as two values.
 _BYTES, _LIST = 32, 2
 
 
 def weight_of_body(data: bytes | bytearray | memoryview) -> int:
-    """Return about how many values are read from a body in JSON or Arrow, as ``hop`` takes it.
+    """Return about how many values a body in JSON or Arrow has, as the weight for ``hop``.
 
-    A body from outside may be made to take long: one that weighs little takes under 10 ms.
+    A malicious body may take longer: up to 10 ms for a light one.
     """
     if (weight := len(data) // _BYTES) > INLINE_LIMIT:
         return weight
@@ -51,13 +51,13 @@ def weight_of_body(data: bytes | bytearray | memoryview) -> int:
 
 
 class DamagedStreamError(Exception):
-    """Bytes that are no Arrow IPC stream, or one that is refused. Never reaches a user."""
+    """Not an Arrow IPC stream, or one that is refused. Never reaches a user."""
 
 
 def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:
     """Return the rows of an uncompressed Arrow IPC stream, validated in full. Copies nothing.
 
-    Raises InvalidRowError where the values of a column are damaged.
+    Raises InvalidRowError if the values of a column are damaged.
     """
     try:
         stream = pa.BufferReader(pa.py_buffer(data))
@@ -70,7 +70,7 @@ def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:
             for message in messages
         ]
         if stream.tell() != len(data):
-            raise DamagedStreamError("there is more behind the end of the Arrow stream")
+            raise DamagedStreamError("there is data after the end of the Arrow stream")
         table = pa.Table.from_batches(batches, schema)
     except (pa.ArrowException, OSError, ValueError, IndexError, struct.error) as exc:
         raise DamagedStreamError(f"the Arrow stream cannot be read: {exc}"[:200]) from exc
@@ -79,9 +79,9 @@ def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:
 
 
 def _check_field(field: pa.Field) -> None:
-    """Raise UnicodeDecodeError where a name or a time zone is no text: Arrow looks at none.
+    """Raise UnicodeDecodeError if a name or a time zone is not text, which Arrow does not check.
 
-    Also refuse types of which a few bytes can stand for gigabytes.
+    Also refuse types in which a few bytes can become gigabytes.
     """
     kind, _ = field.type, (field.name, getattr(field.type, "tz", None))
     if isinstance(kind, pa.BaseExtensionType):
@@ -94,13 +94,13 @@ def _check_field(field: pa.Field) -> None:
 
 
 def _checked(message: Any, expected: str) -> Any:
-    """Return a message of the expected kind. Arrow verifies none whose kind it does not know."""
+    """Return a message of the expected kind. Arrow does not verify messages of unknown kinds."""
     if message is None:
         raise DamagedStreamError("the Arrow stream is empty")
     if message.type == "dictionary":
         raise DamagedStreamError("the Arrow stream has dictionaries; write plain columns")
     if message.type != expected:
-        raise DamagedStreamError(f"the Arrow stream has no {expected} where one has to be")
+        raise DamagedStreamError(f"the Arrow stream lacks a {expected}")
     if expected == "record batch":
         metadata = bytes(message.metadata)
         (table,) = struct.unpack_from("<I", metadata, 0)
@@ -112,7 +112,7 @@ def _checked(message: Any, expected: str) -> Any:
 
 
 def _field(data: bytes, table: int, number: int) -> int:
-    """Return where a field of a flatbuffer's table lies; 0 where it is absent."""
+    """Return the position of a field in a flatbuffer's table; 0 if it is absent."""
     (back,) = struct.unpack_from("<i", data, table)
     vtable = table - back
     (size,) = struct.unpack_from("<H", data, vtable)
@@ -124,7 +124,7 @@ def _field(data: bytes, table: int, number: int) -> int:
 
 
 def body_length(metadata: bytes) -> int:
-    """Return the length of a message's body, by the metadata in front of it."""
+    """Return the length of a message's body from the metadata before it."""
     (table,) = struct.unpack_from("<I", metadata, 0)
     place = _field(metadata, table, _BODY_LENGTH)
     return int(struct.unpack_from("<q", metadata, place)[0]) if place else 0

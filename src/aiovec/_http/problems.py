@@ -1,11 +1,11 @@
 """Errors as HTTP problems by RFC 9457, and back.
 
-``problem_of`` makes the answer to an error, ``error_of`` gives a client the same error again. Each
+``problem_of`` makes the response to an error, ``error_of`` restores the error in a client. Each
 class of ``aiovec.errors`` says how, as its ``http``.
 
-No path of this machine leaves, no target, traceback or cause: only the facts that the class names,
-and the texts that this machine writes (a driver's message, an operating system's) have their places
-taken out. A message made of the caller's own values goes as it is.
+No path of this machine, target, traceback or cause is sent: only the facts that the class names.
+Paths are removed from texts that this machine writes, such as a driver's message. A message made
+only of the caller's values is sent unchanged.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 MEDIA_TYPE = "application/problem+json"
 
 LONGEST_TEXT = 2000
-"""Characters of a message or of a fact; the rest is cut off."""
+"""Most characters of a message or of a fact; the rest is cut off."""
 MOST_ITEMS = 100
-"""Items of a fact that is a list, such as the ids of a DuplicateIdError."""
+"""Most items of a fact that is a list, such as the ids of a DuplicateIdError."""
 
 _TYPE = "urn:aiovec:error:"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An answer of a server that is an error, as RFC 9457 lays it out.
+    """An error response of a server, by RFC 9457.
 
     ``error`` is the name of a class of ``aiovec.errors`` and ``facts`` are its attributes; both are
-    empty where the problem is one of HTTP alone, such as a body that is too large.
+    empty for a problem of HTTP alone, such as a body that is too large.
     """
 
     status: int
@@ -51,11 +51,11 @@ class Problem:
     retry_after: int | None = None
     """Seconds after which the same request may succeed."""
     begun: bool = False
-    """True if the call was ended within, so that a write may have been done."""
+    """True if the call was interrupted, so that a write may have been done."""
 
     @classmethod
     def plain(cls, status: int, detail: str, *, retry_after: int | None = None) -> Problem:
-        """Return a problem of HTTP alone; its title is the status's own."""
+        """Return a problem of HTTP alone; its title is the phrase of the status."""
         return cls(status, HTTPStatus(status).phrase, detail, retry_after=retry_after)
 
     def to_dict(self) -> dict[str, Json]:
@@ -78,14 +78,14 @@ class Problem:
 
     def headers(self) -> dict[str, str]:
         """Return the headers that belong to the document."""
-        found = {"content-type": MEDIA_TYPE}
+        headers = {"content-type": MEDIA_TYPE}
         if self.retry_after is not None:
-            found["retry-after"] = str(self.retry_after)
-        return found
+            headers["retry-after"] = str(self.retry_after)
+        return headers
 
 
 def _json(value: object) -> Json:
-    """Return any value as JSON, cut to a length: as it is if JSON has it, else as text."""
+    """Return any value as JSON, shortened: unchanged if JSON has its type, otherwise as text."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -93,38 +93,39 @@ def _json(value: object) -> Json:
     if isinstance(value, (int, float)) and -(2**63) <= value < 2**63:  # which NaN is not
         return value
     if isinstance(value, (list, tuple)):
-        return [_short(one if isinstance(one, str) else shown(one)) for one in value[:MOST_ITEMS]]
+        items = value[:MOST_ITEMS]
+        return [_short(item if isinstance(item, str) else shown(item)) for item in items]
     return _short(shown(value))
 
 
 def _facts_of(cls: type[AiovecError]) -> dict[str, Any]:
-    """Return the facts of a class that leave, each with its value for a client that gets none."""
-    facts = {one.name: _EMPTY.get(str(one.type)) for one in fields(cls)}
+    """Return the facts of a class that are sent, each with its default for clients."""
+    facts = {fact.name: _EMPTY.get(str(fact.type)) for fact in fields(cls)}
     return {name: value for name, value in facts.items() if name not in cls.http.places}
 
 
 _BY_NAME: dict[str, type[AiovecError]] = {name: getattr(errors, name) for name in errors.__all__}
-# The words for the attributes that stay with the server.
+# Replacements for the attributes that are not sent.
 _PLACES = {
     "target": "the store",
     "moved_to": "another place",
     "config": "",
     "file": "the settings",
 }
-# By the annotation of a fact; one of another type is None.
+# Defaults by the annotation of a fact; None for other types.
 _EMPTY = {"str": "", "int": 0, "float": 0.0, "bool": False, "Sequence[str]": []}
 _EMBEDDER_RETRY = 5
 
 
 def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
-    """Return the answer of a server to an error.
+    """Return a server's response to an error.
 
-    ``places`` are further texts that must not leave, such as the target of the store; the error's
-    own target, paths, addresses and secrets never do. An error that is none of ours says nothing.
+    ``places`` are further texts that must not be sent, such as the target of the store; the error's
+    target, paths, addresses and secrets never are. Nothing is sent about other exceptions.
     """
     if not isinstance(error, AiovecError):
         return Problem.plain(500, "the server failed; its log has the reason")
-    # A subclass of somebody else is answered as ours.
+    # A subclass from another package is treated like its base class.
     cls = next(base for base in type(error).__mro__ if _BY_NAME.get(base.__name__) is base)
     answer = error.http
     hidden: list[tuple[object, str]] = [(place, "the store") for place in places]
@@ -132,7 +133,7 @@ def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
     facts: dict[str, Json] = {}
     for name in _facts_of(cls):
         value = getattr(error, name, None)
-        if answer.machine and isinstance(value, str) and name != "id":  # a caller's own
+        if answer.machine and isinstance(value, str) and name != "id":  # a caller's value
             value = _without_places(value, hidden)
         facts[name] = _json(value)
     detail = str(error)
@@ -144,10 +145,10 @@ def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
 
 
 def error_of(document: object, *, target: str = "the server's store") -> AiovecError:
-    """Return the error that a server's problem names: its class, its message and its facts.
+    """Return the error of a server's problem, with its class, message and facts.
 
-    An unknown class gives ``AiovecError``, and a fact that is not there its default. ``target`` is
-    the store that the error names, since the server keeps its own place to itself.
+    An unknown class becomes ``AiovecError``, and a missing fact gets its default. ``target`` is the
+    store that the error names, since the server does not send its own.
     """
     members = document if isinstance(document, Mapping) else {}
     name, detail, given = (members.get(key) for key in ("error", "detail", "facts"))
@@ -166,13 +167,13 @@ def error_of(document: object, *, target: str = "the server's store") -> AiovecE
 
 
 def _short(text: str) -> str:
-    """Return a text that JSON of every language reads, cut to a length."""
+    """Return a text that every JSON parser reads, shortened."""
     if len(text) > LONGEST_TEXT:
         text = text[: LONGEST_TEXT - 1] + "…"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-# A path or an address in a text that this machine wrote. In quotes it may have spaces.
+# A path or an address in a text of this machine. In quotes it may have spaces.
 _PLACE = re.compile(
     r"""(?P<quote>['"`])(?:file:|~|[A-Za-z]:|\\)?[/\\](?:(?!(?P=quote)).){0,2000}(?P=quote)"""
     r"""|(?<![\w.+-])[A-Za-z][\w.+-]{0,30}:/[^\s'"<>`,;)]*"""
@@ -182,8 +183,8 @@ _PLACE = re.compile(
 
 
 def _without_places(text: str, hidden: Iterable[tuple[object, str]]) -> str:
-    """Return a text of this machine without the places and the secrets that it names."""
-    # Cut first: no later step shall take long.
+    """Return a text of this machine without its paths, addresses and secrets."""
+    # Shortened first, so that the later steps are fast.
     text = text[: 10 * LONGEST_TEXT]
     known: dict[str, str] = {}
     for place, words in hidden:

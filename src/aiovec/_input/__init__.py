@@ -1,1 +1,1 @@
-"""Rows, vectors and arguments as they come in, checked once."""
+"""Rows, vectors and arguments of users, checked once."""

@@ -14,22 +14,23 @@ from .._model.schema import Field, Schema
 from ..backend.contract import TableHandle, Tuning
 from ..errors import InvalidArgumentError, ModelMismatchError, listed
 
-# More rows than any table has. Backends count them in 64 bits.
+# More rows than any table has; backends count in 64 bits.
 _MOST_ROWS = 2**53
-# Seconds between the pauses of a reading.
+# Seconds between two pauses while a user's iterable is read.
 _LONGEST_READ = 0.002
 
 
 def count_of(argument: str, value: object, *, least: int = 1) -> int:
-    """Return a number of rows, NumPy's too, or raise InvalidArgumentError.
+    """Return a number of rows, also of NumPy's types, or raise InvalidArgumentError.
 
-    A number above that of any table's rows means the same as a smaller one, which is returned.
+    A number above any table's rows is replaced by a smaller one with the same meaning.
     """
     return min(whole_number(argument, value, least=least), _MOST_ROWS)
 
 
 def whole_number(argument: str, value: object, *, least: int) -> int:
-    """Return a whole number of at least ``least``, NumPy's too, or raise InvalidArgumentError."""
+    """Return a whole number of at least ``least``, also of NumPy's types, or raise
+    InvalidArgumentError."""
     count = int(value) if isinstance(value, np.integer) else value
     if isinstance(count, bool) or not isinstance(count, int) or count < least:
         raise InvalidArgumentError(argument, count, f"a whole number of at least {least}")
@@ -37,16 +38,16 @@ def whole_number(argument: str, value: object, *, least: int) -> int:
 
 
 def check_words(argument: str, value: object) -> None:
-    """Refuse a text that cannot be stored or sent, with half of a character in it."""
+    """Raise InvalidArgumentError for text with a lone surrogate, which cannot be stored or sent."""
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as exc:
-            raise InvalidArgumentError(argument, value, "valid Unicode") from exc
+            raise InvalidArgumentError(argument, value, "text in valid Unicode") from exc
 
 
 def check_flag(argument: str, value: object) -> bool:
-    """Return the value as a bool, or raise InvalidArgumentError where it is none, as an array."""
+    """Return the value as a bool, or raise InvalidArgumentError if it has no truth value."""
     try:
         return bool(value)
     except (TypeError, ValueError) as exc:
@@ -54,23 +55,23 @@ def check_flag(argument: str, value: object) -> bool:
 
 
 def is_iterable(value: object) -> bool:
-    """Return whether it can be read item by item; an array without a length only looks so."""
+    """Return whether an object can be iterated; a zero-dimensional array only seems so."""
     return isinstance(value, Iterable) and getattr(value, "shape", None) != ()
 
 
 async def read_all(items: Iterable[Any] | AsyncIterable[Any]) -> list[Any]:
     """Read a user's iterable once, to its end.
 
-    On the event loop, where its maker expects it to run, with pauses for other tasks.
+    It runs on the event loop, as its author expects, with pauses for other tasks.
     """
-    found = []
+    collected = []
     until = time.monotonic() + _LONGEST_READ
     async for item in items if isinstance(items, AsyncIterable) else _each(items):
-        found.append(item)
+        collected.append(item)
         if time.monotonic() > until:
             await asyncio.sleep(0)
             until = time.monotonic() + _LONGEST_READ
-    return found
+    return collected
 
 
 async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
@@ -96,14 +97,15 @@ def _is_number(value: object) -> bool:
 
 
 def check_model(handle: TableHandle, model: str | None) -> None:
-    """No vectors of one model for a table of another; a table without a model takes any."""
+    """Raise ModelMismatchError if a table has another model; a table without a model accepts
+    any."""
     expected = handle.schema.model
     if model is not None and expected is not None and model != expected:
         raise ModelMismatchError(handle.name, expected, model)
 
 
 def check_field_index(schema: Schema, name: object, kind: object) -> None:
-    """A field of the schema that can have an index of this kind, or InvalidArgumentError."""
+    """Return a field that can have an index of this kind, or raise InvalidArgumentError."""
     if not isinstance(kind, str) or kind not in ("btree", "bitmap", "text"):
         raise InvalidArgumentError("kind", kind, "'btree', 'bitmap' or 'text'")
     field = existing_field(schema, name)
@@ -115,7 +117,7 @@ def check_field_index(schema: Schema, name: object, kind: object) -> None:
 
 
 def existing_field(schema: Schema, name: object) -> Field:
-    """The field of this name, or InvalidArgumentError."""
+    """Return the field of this name, or raise InvalidArgumentError."""
     if not isinstance(name, str) or name not in schema.fields:
         names = listed([*schema.fields]) or "the table has none"
         raise InvalidArgumentError("field", name, f"the name of a field ({names})")

@@ -1,4 +1,4 @@
-"""One field's values, whatever they came as, checked and turned into an Arrow array."""
+"""One field's values, in any form, checked and converted to an Arrow array."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from ..errors import InvalidRowError, shown
 
 
 class RowPlace(TypedDict, total=False):
-    """The number and the id of a row, for an error."""
+    """The number and the id of a row, for errors."""
 
     row: int
     id: str | None
 
 
 RowLocator = Callable[[int], RowPlace]
-"""Gives the place of the row at a position in a column."""
+"""Returns the place of the row at a position in a column."""
 
-# What a conversion raises for a value that it does not take.
+# Exceptions of conversions that refuse a value.
 FAULTS = (ValueError, TypeError, OverflowError, pa.ArrowException)
 _NOT_UNICODE = "the text is not valid Unicode (a lone surrogate)"
 
 
 def nowhere(_: int) -> RowPlace:
-    """Locate the values of something that is no row."""
+    """Locate values that do not belong to a row."""
     return {}
 
 
 def first_fault(values: Any, convert: Callable[[Any], object]) -> tuple[int, Exception]:
     """Find the first value that a conversion refuses, and its error, by halving.
 
-    ``values`` is a sequence or an array that as a whole was refused.
+    ``values`` is a sequence or an array that was refused as a whole.
     """
     low, high = 0, len(values)
     while high - low > 1:
@@ -64,13 +64,13 @@ def first_fault(values: Any, convert: Callable[[Any], object]) -> tuple[int, Exc
 
 
 def id_texts(ids: Any, first_row: int = 0) -> list[str]:
-    """Ids of rows as text: a column of Arrow, or a sequence of texts, whole numbers and UUIDs."""
+    """Return ids as text, from an Arrow column or a sequence of texts, whole numbers and UUIDs."""
     if isinstance(ids, pa.Array):
         if pa.types.is_integer(ids.type):
             ids = ids.cast(pa.utf8())
         if not pa.types.is_string(ids.type) and len(ids):
             raise InvalidRowError(
-                f"ids are text or whole numbers, not {ids.type}", row=first_row, field="id"
+                f"ids must be text or whole numbers, not {ids.type}", row=first_row, field="id"
             )
         ids = ids.to_pylist()
     if not set(map(type, ids)) <= {str}:
@@ -80,7 +80,7 @@ def id_texts(ids: Any, first_row: int = 0) -> list[str]:
     if ids and (min(lengths) < 1 or max(lengths) > MAX_ID_BYTES // 4 or "\0" in "".join(ids)):
         for row, id in enumerate(ids):
             if not 1 <= len(id.encode(errors="replace")) <= MAX_ID_BYTES or "\0" in id:
-                reason = f"an id is text of 1 to {MAX_ID_BYTES} bytes without NUL"
+                reason = f"an id must be text of 1 to {MAX_ID_BYTES} bytes without NUL"
                 raise InvalidRowError(reason, row=first_row + row, id=id, field="id")
     return cast("list[str]", ids)
 
@@ -88,14 +88,14 @@ def id_texts(ids: Any, first_row: int = 0) -> list[str]:
 def _id_of(row: int, value: object) -> str:
     text = id_text(value)
     if text is None:
-        reason = f"an id is text, a whole number or a UUID, not {type(value).__name__}"
+        reason = f"an id must be text, a whole number or a UUID, not {type(value).__name__}"
         if value is None:
             reason = "every row needs an id"
         raise InvalidRowError(reason, row=row, field="id")
     return text
 
 
-# NumPy's durations are "integers" too, and no numbers.
+# NumPy registers its durations as integers, but they are not numbers.
 _WHOLE: tuple[type[int | np.integer[Any]], ...] = (
     int, *{np.dtype(code).type for code in np.typecodes["AllInteger"]},
 )  # fmt: skip
@@ -111,21 +111,21 @@ _ACCEPTED: dict[Kind, tuple[tuple[type, ...], str]] = {
     "list[float]": (_LISTS, "a list of numbers"),
 }
 _FLAGS = (bool, np.bool_)
-# What each kind's values become, and are nearly always.
+# The Python type stored for each kind; values nearly always have it already.
 _PLAIN: dict[Kind, tuple[type, Callable[[Any], Any]]] = {
     "text": (str, str.__str__), "int": (int, int), "float": (float, float), "bool": (bool, bool),
 }  # fmt: skip
 _LIST_KINDS: dict[Kind, Kind] = {"list[text]": "text", "list[int]": "int", "list[float]": "float"}
 _INT64 = range(-(2**63), 2**63)
-# Every whole number up to here is a float too.
+# Every whole number up to here is exact as a float.
 _MOST_IN_A_FLOAT = 2**53
 
 
 def field_column(name: str, field: Field, values: Any, locate: RowLocator) -> Any:
-    """One field's values, of exactly the field's type.
+    """Return one field's values in exactly the field's type.
 
-    A sequence of Python values gives a list of Python's own types; an array that ``plain`` gave
-    stays one if it has the field's type.
+    A sequence of Python values becomes a list of Python's types; an array from ``plain`` stays an
+    array if it has the field's type.
     """
     if isinstance(values, pa.Array):
         convert = partial(_from_arrow, field)
@@ -153,7 +153,7 @@ def _first_null(column: list[Any] | pa.Array) -> int | None:
 
 
 def _lists(kind: Kind, values: Sequence[Any]) -> list[Any]:
-    """Lists as Python's own, or ValueError."""
+    """Return lists as Python's, or raise ValueError."""
     _check_types(values, kind)
     item_kind = _LIST_KINDS[kind]
     return [
@@ -163,7 +163,8 @@ def _lists(kind: Kind, values: Sequence[Any]) -> list[Any]:
 
 
 def _plain_values(kind: Kind, values: Sequence[Any], within: Kind | None = None) -> list[Any]:
-    """Values as Python's own, or ValueError; ``within`` is the kind of the list that holds them."""
+    """Return values in Python's types, or raise ValueError; ``within`` is the kind of their list,
+    if any."""
     kinds = _check_types(values, kind, within)
     if kind == "datetime":
         return [None if value is None else moment(value) for value in values]
@@ -188,7 +189,7 @@ def _plain_values(kind: Kind, values: Sequence[Any], within: Kind | None = None)
 
 
 def _check_exact(values: Sequence[Any]) -> None:
-    """Refuse whole numbers that a float may not hold exactly."""
+    """Raise ValueError for whole numbers that a float cannot hold exactly."""
     for value in values:
         if isinstance(value, _WHOLE) and not -_MOST_IN_A_FLOAT <= value <= _MOST_IN_A_FLOAT:
             raise ValueError(f"must be {_ACCEPTED['float'][1]}; {value} is beyond 2**53")
@@ -197,17 +198,17 @@ def _check_exact(values: Sequence[Any]) -> None:
 def _check_types(
     values: Sequence[Any], kind: Kind, within: Kind | None = None
 ) -> set[type[object]]:
-    """Return the types of values; ValueError for one that the kind has not, or None in a list."""
+    """Return the types of values; raise ValueError for a wrong type, or for None in a list."""
     accepted, words = _ACCEPTED[kind]
     kinds = set(map(type, values))
-    for one in kinds.difference(accepted):
-        if one is type(None) and within is None:
+    for type_ in kinds.difference(accepted):
+        if type_ is type(None) and within is None:
             continue
-        if issubclass(one, accepted) and (kind == "bool" or not issubclass(one, _FLAGS)):
+        if issubclass(type_, accepted) and (kind == "bool" or not issubclass(type_, _FLAGS)):
             continue
-        value = next(value for value in values if type(value) is one)
-        found = f"must be {words}, not {shown(value, 60)} ({one.__name__})"
-        raise ValueError(found if within is None else f"must be {_ACCEPTED[within][1]}: {found}")
+        value = next(value for value in values if type(value) is type_)
+        fault = f"must be {words}, not {shown(value, 60)} ({type_.__name__})"
+        raise ValueError(fault if within is None else f"must be {_ACCEPTED[within][1]}: {fault}")
     return kinds
 
 
@@ -219,15 +220,15 @@ def _listed(kind: Kind, items: Any) -> Any:
     return items.tolist()
 
 
-_NAN = "NaN is no value; use None"
+_NAN = "NaN cannot be stored; use None"
 _NO_ZONE = (
-    "a datetime needs a time zone: datetime.now(UTC) has one, .replace(tzinfo=UTC) gives it one, "
+    "a datetime needs a time zone: datetime.now(UTC) has one, .replace(tzinfo=UTC) adds one, "
     "and text ends with it, as in 2026-01-31T12:00:00Z"
 )
 
 
 def moment(value: Any) -> datetime:
-    """Return a datetime, or RFC 3339 text, in UTC, or raise ValueError."""
+    """Return a datetime or RFC 3339 text as a datetime in UTC, or raise ValueError."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value.upper())
@@ -235,8 +236,8 @@ def moment(value: Any) -> datetime:
             raise ValueError(
                 f"must be a datetime or RFC 3339 text, not {shown(value, 60)}"
             ) from exc
-    if value != value:  # what pandas calls NaT
-        raise ValueError("not a time is no value; use None")
+    if value != value:  # NaT of pandas
+        raise ValueError("NaT cannot be stored; use None")
     if value.utcoffset() is None:
         raise ValueError(_NO_ZONE)
     return in_utc(value)
@@ -253,7 +254,7 @@ def _from_arrow(field: Field, values: pa.Array) -> list[Any] | pa.Array:
     if field.is_list and items.null_count:
         raise ValueError(f"must be {_ACCEPTED[kind][1]}, without null")
     if field.item_kind == "float":
-        numbers = items.to_numpy(zero_copy_only=False)  # a null becomes NaN, too
+        numbers = items.to_numpy(zero_copy_only=False)  # a null becomes NaN
         if np.count_nonzero(np.isnan(numbers)) > items.null_count:
             raise ValueError(_NAN)
     return values
@@ -262,14 +263,14 @@ def _from_arrow(field: Field, values: pa.Array) -> list[Any] | pa.Array:
 # The payload
 
 MAX_DEPTH = 100
-# Of the path to a value in the deepest object that a payload may hold.
+# Length of the path to the deepest value in a payload.
 MOST_KEYS = MAX_DEPTH + 2
 
 
 def payload_column(
     extra: Sequence[Mapping[str, Any] | None], schema: Schema, locate: RowLocator
 ) -> list[str | None]:
-    """The rows' undeclared keys as JSON text; None for a row without any."""
+    """Return the rows' undeclared keys as JSON text; None for a row without any."""
     if not any(extra):
         return [None] * len(extra)
     return [
@@ -281,32 +282,32 @@ def _payload_text(keys: Mapping[str, Any], schema: Schema, locate: RowLocator, r
     def refuse(key: object, reason: str) -> InvalidRowError:
         return InvalidRowError(reason, field=str(key), **locate(row))
 
-    found = {}
+    payload = {}
     for key, value in keys.items():
         if not schema.payload:
             raise refuse(key, "the table keeps only declared fields (payload=False)")
         try:
-            found[_json_key(key)] = _json_value(value)
+            payload[_json_key(key)] = _json_value(value)
         except UnicodeEncodeError as exc:
             raise refuse(key, _NOT_UNICODE) from exc
         except ValueError as exc:
             raise refuse(key, str(exc)) from exc
-    return json_text(found)
+    return json_text(payload)
 
 
 def json_text(value: Mapping[str, Any]) -> str:
-    """JSON as it is stored: compact, in Unicode as it is, keys in their order."""
+    """Return JSON as it is stored: compact, Unicode unescaped, keys in order."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _json_key(key: object) -> str:
     if not isinstance(key, str):
-        raise ValueError(f"a key is text, not {type(key).__name__}")
+        raise ValueError(f"a key must be text, not {type(key).__name__}")
     return cast("str", _json_value(key))
 
 
 def _json_value(value: Any, depth: int = 0) -> Any:
-    """Return a value as plain JSON, or raise ValueError if JSON cannot carry it."""
+    """Return a value as plain JSON, or raise ValueError if JSON cannot express it."""
     kind = type(value)
     if kind is str:
         if not value.isascii():
@@ -331,7 +332,7 @@ def _json_value(value: Any, depth: int = 0) -> Any:
 
 
 def _plainer(value: Any) -> Any:
-    """Return the plain value that stands for another one, or raise ValueError."""
+    """Return the JSON value for an object of another type, or raise ValueError."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, str):
@@ -350,7 +351,7 @@ def _plainer(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, UUID):
         return str(value)
-    if isinstance(value, np.ndarray) and value.dtype.kind not in "mM":  # of which some become ints
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "mM":  # times would become ints
         return value.tolist()
     raise ValueError(
         f"{type(value).__name__} is not JSON (text, numbers, booleans, None, lists, dicts, "
@@ -359,30 +360,30 @@ def _plainer(value: Any) -> Any:
 
 
 def payloads_of(column: pa.Array, schema: Schema, locate: RowLocator) -> list[dict[str, Any]]:
-    """The objects of a column of JSON text that ``plain`` gave, empty for null."""
+    """Return the objects in a column of JSON text from ``plain``, empty for null."""
 
     def refuse(row: int, reason: str) -> InvalidRowError:
         return InvalidRowError(reason, field="payload", **locate(row))
 
     if not (pa.types.is_string(column.type) or pa.types.is_null(column.type)):
-        raise refuse(0, f"the payload column is JSON text, not {column.type}")
-    found = []
+        raise refuse(0, f"the payload column must be JSON text, not {column.type}")
+    objects = []
     for row, text in enumerate(column.to_pylist()):
         try:
             value = {} if text is None else read_json(text)
         except (ValueError, RecursionError) as exc:
             raise refuse(row, f"is not valid JSON: {exc}") from exc
         if not isinstance(value, dict):
-            raise refuse(row, "the payload is a JSON object")
+            raise refuse(row, "the payload must be a JSON object")
         for key in ("id", schema.vector):
             if key in value:
-                raise refuse(row, f"the key {key!r} is the row's own")
-        found.append(value)
-    return found
+                raise refuse(row, f"the key {key!r} is reserved for the row")
+        objects.append(value)
+    return objects
 
 
 def foreign_values(column: pa.Array, name: str) -> list[Any]:
-    """The values of a column that ``plain`` gave as Python's own, or InvalidRowError."""
+    """Return the values of a column from ``plain`` in Python's types, or raise InvalidRowError."""
     try:
         return python_values(column)
     except (pa.ArrowException, ValueError, OverflowError, LookupError, ImportError) as exc:

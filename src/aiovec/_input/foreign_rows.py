@@ -1,6 +1,6 @@
 """Rows and columns in other libraries' types: models, dataclasses, pandas, Polars.
 
-None of these libraries is imported here: who passes such an object has done that.
+None of these libraries is imported here: an app that passes such an object has imported it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .arguments import is_iterable
 
 
 def as_row(item: Any, vector: str = "", row: int | None = None) -> Mapping[str, Any] | None:
-    """One row as a flat mapping, or None where it is none.
+    """Return a row as a flat mapping; None if the object is not a row.
 
-    A pydantic model gives its fields by their names in Python, whatever their aliases.
+    A pydantic model's fields are read by their Python names, not by their aliases.
     """
     if isinstance(item, (Record, Hit)):
         return {**item.fields, "id": item.id, vector: item.vector}
@@ -32,7 +32,7 @@ def as_row(item: Any, vector: str = "", row: int | None = None) -> Mapping[str, 
     if hasattr(kind, "model_fields") and callable(getattr(kind, "model_dump", None)):
         try:
             dumped = item.model_dump(by_alias=False)
-        except ValueError as exc:  # what pydantic raises
+        except ValueError as exc:  # pydantic's errors are ValueErrors
             raise InvalidRowError(f"the model cannot be dumped: {exc}", row=row) from exc
         return dumped if isinstance(dumped, Mapping) else None
     if is_dataclass(kind):
@@ -43,7 +43,7 @@ def as_row(item: Any, vector: str = "", row: int | None = None) -> Mapping[str, 
 
 
 def _dumped(value: Any) -> Any:
-    """A value of a dataclass with the dataclasses in it as dicts, and arrays left alone."""
+    """Return a dataclass's value with nested dataclasses as dicts, and arrays unchanged."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if type(value) is list and any(map(is_dataclass, value)):
@@ -54,7 +54,7 @@ def _dumped(value: Any) -> Any:
 
 
 def _is_of(value: object, library: str, name: str) -> bool:
-    """Return whether a value is of a class of a library, which need not be installed."""
+    """Return whether a value's class belongs to a library, which need not be installed."""
     kind = getattr(sys.modules.get(library), name, None)
     return isinstance(kind, type) and isinstance(value, kind)
 
@@ -63,7 +63,7 @@ def check_column(name: str, column: object) -> None:
     """Raise InvalidRowError unless this is a column of several values."""
     if isinstance(column, (str, bytes, Mapping)) or not is_iterable(column):
         raise InvalidRowError(
-            "a mapping is taken as columns, each a list of the rows' values; pass a single row "
+            "a mapping must have columns, each a list of the rows' values; pass a single row "
             "as a list of one mapping",
             field=name,
         )
@@ -75,7 +75,7 @@ def is_frame(rows: object) -> bool:
 
 
 def columns_of_frame(frame: Any) -> dict[str, Any]:
-    """A pandas frame's columns by name. Levels of its index that have a name are columns too."""
+    """Return a pandas frame's columns by name. Named levels of its index are columns too."""
     named = [name for name in frame.index.names if name is not None]
     columns: dict[str, Any] = {
         name: frame.index.get_level_values(name) for name in named if name not in frame.columns
@@ -83,17 +83,17 @@ def columns_of_frame(frame: Any) -> dict[str, Any]:
     for position, name in enumerate(frame.columns):
         if name in columns:
             raise InvalidRowError(
-                f"a column's name stands twice in {shown(list(frame.columns), 200)}"
+                f"a column's name occurs twice in {shown(list(frame.columns), 200)}"
             )
         columns[name] = frame.iloc[:, position]
     for name in columns:
         if not isinstance(name, str):
-            raise InvalidRowError(f"the name of a column is text, not {shown(name, 60)}")
+            raise InvalidRowError(f"the name of a column must be text, not {shown(name, 60)}")
     return columns
 
 
 def columns_of_whole(rows: Any) -> dict[str, Any]:
-    """The columns by name of a frame, of a mapping of columns, or of Arrow data."""
+    """Return the columns of a frame, a mapping of columns, or Arrow data by name."""
     if is_frame(rows):
         return columns_of_frame(rows)
     if isinstance(rows, Mapping):
@@ -106,7 +106,7 @@ def columns_of_whole(rows: Any) -> dict[str, Any]:
 
 
 def is_typed(column: object) -> bool:
-    """Return whether a column is another library's array, which knows the type of its values."""
+    """Return whether a column is another library's array with a type."""
     return _is_series(column) or (
         not isinstance(column, (pa.Array, pa.ChunkedArray, np.ndarray))
         and (hasattr(column, "__arrow_c_stream__") or hasattr(column, "__arrow_c_array__"))
@@ -118,9 +118,9 @@ def _is_series(column: object) -> bool:
 
 
 def array_of_typed(column: Any, name: str) -> Any:
-    """Such a column as an Arrow array or, where pandas keeps any objects, as a list.
+    """Return such a column as an Arrow array or, for pandas' object columns, as a list.
 
-    What pandas counts as missing is null.
+    Values that pandas counts as missing become null.
     """
     if not _is_series(column):
         return array_of(column, name)

@@ -1,9 +1,9 @@
-"""Schemas of data: the column of the vectors, and the type of each other column.
+"""Infers schemas from data: the column of the vectors, and the types of the other columns.
 
 A column becomes a field if all its values are of one type: text, whole numbers, numbers, booleans,
-datetimes, or lists of texts or numbers. Nulls do not count, and whole numbers beside others are
-numbers. What is mixed or nested, has no value at all or a name that no field may have stays in the
-payload.
+datetimes, or lists of texts or numbers. Nulls do not count, and whole numbers mixed with other
+numbers are numbers. Columns that are mixed, nested or empty, or have a name that is not allowed for
+fields, stay in the payload.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ from .foreign_rows import (
 )
 
 USUAL_VECTORS = ("embedding", "vector")
-"""The names under which vectors are looked for first."""
+"""The names of columns that are checked first for vectors."""
 
-# Further keys stay in the payload: rows whose keys are data have a new one each.
+# Most keys that become fields; others stay in the payload. Rows whose keys are data have new keys
+# each.
 _MOST_FIELDS = 200
 
 _KINDS: dict[type, str] = {
@@ -53,7 +54,7 @@ _ARRAYS = {
 _SUBCLASSES = (
     (np.bool_, "bool"), (np.integer, "int"), (np.floating, "float"), (datetime, "datetime"),
 )  # fmt: skip
-# The first that has all kinds of a column is its type.
+# A column's type is the first one that covers all kinds of its values.
 _TYPES: Sequence[tuple[Kind, set[str]]] = (
     ("bool", {"bool"}),
     ("int", {"int"}),
@@ -76,7 +77,7 @@ _ARROW: dict[str, Callable[[pa.DataType], object]] = {
 
 @dataclass(frozen=True, slots=True)
 class TableOptions:
-    """A user's words on the schema that rows suggest."""
+    """A user's options for the schema that is inferred from rows."""
 
     vector: str | None = None
     metric: Metric | None = None
@@ -88,14 +89,14 @@ class TableOptions:
 
 def kinds_in(values: Sequence[Any]) -> set[str]:
     """Return the kinds of values."""
-    found = set()
+    seen = set()
     for kind in set(map(type, values)) - {type(None)}:
         if issubclass(kind, (list, tuple, np.ndarray)):
-            found |= {_kind_of_list(value) for value in values if type(value) is kind}
+            seen |= {_kind_of_list(value) for value in values if type(value) is kind}
         else:
             known = (name for parent, name in _SUBCLASSES if issubclass(kind, parent))
-            found.add(_KINDS.get(kind) or next(known, "other"))
-    return found
+            seen.add(_KINDS.get(kind) or next(known, "other"))
+    return seen
 
 
 def _kind_of_list(value: Any) -> str:
@@ -112,20 +113,20 @@ def _kind_of_list(value: Any) -> str:
 
 
 def field_of_kinds(kinds: set[str]) -> Field | None:
-    """Return the field of a column with values of these kinds; None for one of the payload."""
-    if kinds <= {"list[]"}:  # nothing tells of what
+    """Return the field for a column with values of these kinds; None if it stays in the payload."""
+    if kinds <= {"list[]"}:  # only empty lists
         return None
     return next((Field(kind) for kind, able in _TYPES if kinds <= able), None)
 
 
 def field_of_arrow(column: pa.Field) -> Field | None:
-    """Return the field of an Arrow column; None if its type suits no field."""
+    """Return the field for an Arrow column; None if no field has its type."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     item = kind.value_type if is_list(kind) else kind
     name = next((name for name, is_one in _ARROW.items() if is_one(item)), None)
     name = f"list[{name}]" if is_list(kind) else name
-    found = next((known for known, _ in _TYPES if known == name), None)
-    return None if found is None else Field(found, nullable=column.nullable)
+    known_kind = next((known for known, _ in _TYPES if known == name), None)
+    return None if known_kind is None else Field(known_kind, nullable=column.nullable)
 
 
 def fields_of(
@@ -153,7 +154,7 @@ def _may_name(name: object) -> bool:
 
 
 def with_indexes(schema: Schema, text: Sequence[str], index: Sequence[str]) -> Schema:
-    """Return the schema with keyword search in some fields, and indexes for filters of some."""
+    """Return the schema with keyword search and filter indexes for these fields."""
     wanted: Sequence[tuple[FieldIndex, Sequence[str]]] = (("text", text), ("btree", index))
     for kind, names in wanted:
         for name in names:
@@ -163,12 +164,12 @@ def with_indexes(schema: Schema, text: Sequence[str], index: Sequence[str]) -> S
 
 
 def inferred(rows: Any, options: TableOptions) -> Schema:
-    """Return the schema that rows suggest, as ``collect`` gives them.
+    """Infer the schema of rows, which come from ``collect``.
 
-    InvalidRowError where no vectors are found, and the options name no field to make them of.
+    Raises InvalidRowError if there are no vectors, and the options name no field to embed.
     """
     said = {name: getattr(options, name) for name in ("metric", "model", "embed")}
-    said = {name: one for name, one in said.items() if one is not None}
+    said = {name: value for name, value in said.items() if value is not None}
     schema = _carried(rows) if options.vector is None else None
     if schema is None:
         columns = _columns_of(rows)
@@ -177,14 +178,14 @@ def inferred(rows: Any, options: TableOptions) -> Schema:
         dim = 0 if vector is None else _length(vector, column, first=True)
         if not dim and options.embed is None:
             if vector is not None:
-                found = f"in the column {vector!r}, which holds {_instead_of_vectors(column)}"
+                where = f"in the column {vector!r}, which holds {_instead_of_vectors(column)}"
             elif columns:
-                found = f"among the columns {shown(list(columns), 200)}"
+                where = f"among the columns {shown(list(columns), 200)}"
             else:
-                found = "since there are no columns"
+                where = "since there are no columns"
             raise InvalidRowError(
-                f"no vectors were found {found}; name their column with vector=, or pass "
-                "embed=Embed('field') to have them made from a text"
+                f"no vectors were found {where}; name their column with vector=, or pass "
+                "embed=Embed('field') to make them from a text"
             )
         for name in ("id", "payload"):
             columns.pop(name, None)
@@ -195,7 +196,7 @@ def inferred(rows: Any, options: TableOptions) -> Schema:
 
 
 def _carried(rows: Any) -> Schema | None:
-    """Return the schema in the metadata of Arrow rows, as exports have it."""
+    """Return the schema in the metadata of Arrow rows, as exports write it."""
     first = rows[0] if isinstance(rows, list) and rows else rows
     columns = getattr(first, "schema", None)
     if not isinstance(columns, pa.Schema) or b"aiovec.schema" not in (columns.metadata or {}):
@@ -208,12 +209,12 @@ def _columns_of(rows: Any) -> dict[str, Any]:
     if isinstance(rows, NewRows):
         rows = rows.table
     if isinstance(rows, (list, tuple)) and not (rows and is_arrow(rows[0])):
-        found: dict[str, list[Any]] = {}
+        values_by_name: dict[str, list[Any]] = {}
         for row, item in enumerate(rows):
             mapping = as_row(item, getattr(item, "vector_name", ""), row)
             for name, value in {} if mapping is None else mapping.items():
-                found.setdefault(name, []).append(value)
-        return found
+                values_by_name.setdefault(name, []).append(value)
+        return values_by_name
     if isinstance(rows, (list, tuple)):
         try:
             rows = pa.concat_tables([table_of(item) for item in rows])
@@ -228,7 +229,7 @@ def _columns_of(rows: Any) -> dict[str, Any]:
 
 
 def _vector_of(columns: Mapping[str, Any], options: TableOptions) -> str | None:
-    """Return the column of the vectors, if one is named or found."""
+    """Return the column of the vectors, as named or detected, if any."""
     if options.vector is not None and options.vector in columns:
         return options.vector
     if options.vector is not None and options.embed is None:
@@ -243,9 +244,9 @@ def _vector_of(columns: Mapping[str, Any], options: TableOptions) -> str | None:
 
 
 def _length(name: str, column: Any, *, first: bool = False) -> int | None:
-    """Return the length of the vectors in a column; None if it holds none.
+    """Return the length of the vectors in a column; None if it has no vectors.
 
-    They must be of one length, unless only the ``first`` counts.
+    They must all have one length, unless only the ``first`` is checked.
     """
     if isinstance(column, np.ndarray) and column.dtype != object:
         return column.shape[1] if column.ndim == 2 and column.dtype.kind in "fiu" else None
@@ -258,13 +259,13 @@ def _length(name: str, column: Any, *, first: bool = False) -> int | None:
         check_array(column, name)
         lengths = pc.list_value_length(column).drop_null().unique().to_pylist()
     else:
-        found = (vector_length(value) for value in column if value is not None)
-        lengths = [next(found, None)] if first else list(set(found))
+        known = (vector_length(value) for value in column if value is not None)
+        lengths = [next(known, None)] if first else list(set(known))
     return lengths[0] if len(lengths) == 1 or (first and lengths) else None
 
 
 def _instead_of_vectors(column: Any) -> str:
-    """Return what a column holds that holds no vectors."""
+    """Describe the contents of a column without vectors."""
     if not len(column):
         return "no value (pass a Schema to create a table without rows)"
     first = column[0].as_py() if isinstance(column[0], pa.Scalar) else column[0]
@@ -279,7 +280,7 @@ def vector_length(value: Any) -> int | None:
 
 
 def _field(name: str, column: Any) -> Field | None:
-    """Return the field of a column; None for one of the payload."""
+    """Return the field for a column; None if it stays in the payload."""
     if isinstance(column, np.ndarray) and column.dtype != object and column.ndim == 1:
         column = pa.array(column[:0])
     if isinstance(column, (pa.Array, pa.ChunkedArray)):

@@ -1,4 +1,4 @@
-"""Rows in any form that a user passes, checked once and turned into one Arrow table.
+"""Rows in any form, checked once and converted to one batch.
 
 Imported when a store opens, off the event loop: it brings pyarrow.
 """
@@ -62,36 +62,36 @@ from .foreign_rows import (
 from .selection import path_of
 from .vectors import arrow_matrix, given_matrix, matrix_of
 
-# Columns that can be read again, and what is no column.
+# Columns that can be read again, and types that are not columns.
 _READABLE = (list, tuple, np.ndarray, pa.Array, pa.ChunkedArray, str, bytes, Mapping)
 _ID = Field(str)
-# A filter without any of these is a lone name, which may well be an id.
+# A text without any of these is a single name, which may well be an id.
 _FILTER_SIGNS = frozenset(" =<>")
-# What a value that is no vector takes, as far as that can be told before it is looked at.
+# Estimated bytes of a value that is not a vector.
 _BYTES_A_VALUE = 32
 
 
 async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
-    """Read rows of any form to their end, once, into one that can be read again and again.
+    """Read rows of any form once, to their end, into a form that can be read repeatedly.
 
-    That is an Arrow table or batch, a list or tuple of rows or of tables, or a mapping of columns.
-    An Arrow reader may wait for a disk, so it is read in a thread.
+    The result is an Arrow table or batch, a list or tuple of rows or of tables, or a mapping of
+    columns. An Arrow reader may wait for a disk, so it is read in a thread.
     """
     if type(rows) is list:
-        items = list(rows)  # its owner may change it while the call waits
+        items = list(rows)  # the app may change it while the call waits
     elif isinstance(rows, (pa.RecordBatch, pa.Table, NewRows)) or is_frame(rows):
         return rows
     elif is_arrow(rows):
         return await in_thread(table_of, rows)
     elif isinstance(rows, Record):
-        raise InvalidRowError("pass a list of records, not a single one")
+        raise InvalidRowError("rows must be a list of records, not a single record")
     elif isinstance(rows, Mapping):
         return await _collect_columns(rows)
     elif isinstance(rows, AsyncIterable):
         items = await read_all(rows)
     elif isinstance(rows, (str, bytes)) or not is_iterable(rows) or as_row(rows):
         raise InvalidRowError(
-            "rows are an Arrow batch or table, a frame, an iterable of those, of mappings or of "
+            "rows must be an Arrow batch or table, a frame, an iterable of these, mappings or "
             f"records, or a mapping of columns, not {type(rows).__name__}"
         )
     else:
@@ -107,21 +107,22 @@ def _is_stream(item: Any) -> bool:
 
 
 async def _collect_columns(rows: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns that can be read again. What is no column is refused later, by its name."""
-    found = {}
-    for name, column in dict(rows).items():  # its owner may change it while one is read
+    """Return the columns in a form that can be read again. Invalid ones are refused later, by
+    name."""
+    held = {}
+    for name, column in dict(rows).items():  # the app may change it during the reading
         stays = isinstance(column, _READABLE) or not is_iterable(column) or is_typed(column)
-        found[name] = column if stays else await read_all(column)
-    return found
+        held[name] = column if stays else await read_all(column)
+    return held
 
 
 async def collect_ids(ids: Any) -> Any:
-    """Ids that can be read again; what they are is not checked yet."""
+    """Return ids in a form that can be read again; they are not checked yet."""
     return await read_all(ids) if isinstance(ids, Iterator) else ids
 
 
 def bytes_to_write(rows: Any, schema: Schema) -> int:
-    """About what ``to_batch`` will take for the rows; too little where they hold long texts."""
+    """Estimate the bytes that ``to_batch`` needs for the rows; too low for long texts."""
     if isinstance(rows, NewRows):
         return int(rows.table.nbytes)
     if isinstance(rows, Mapping):
@@ -137,11 +138,11 @@ def bytes_to_write(rows: Any, schema: Schema) -> int:
 
 
 def to_batch(rows: Any, schema: Schema, *, make_ids: bool = False) -> NewRows:
-    """The rows, as ``collect`` gives them, all checked.
+    """Check the rows, which come from ``collect``, and return them as a batch.
 
-    Raises InvalidRowError, InvalidVectorError or DimensionMismatchError with the row's number.
-    Ids may still stand twice. With ``make_ids`` rows without an id get new ones, in rising order.
-    A batch is not checked again, unless it was made for another schema.
+    Raises InvalidRowError, InvalidVectorError or DimensionMismatchError with the row's number. Ids
+    may still be repeated. With ``make_ids``, rows without an id get new ids, in rising order. A
+    batch is checked again only if it was made for another schema.
     """
     if isinstance(rows, NewRows):
         return rows if rows.schema == schema else _from_whole(rows.table, schema)
@@ -162,14 +163,14 @@ def to_batch(rows: Any, schema: Schema, *, make_ids: bool = False) -> NewRows:
 def _from_whole(
     rows: Any, schema: Schema, first_row: int = 0, *, make_ids: bool = False
 ) -> NewRows:
-    """Rows that came as columns: a frame, a mapping, or Arrow data."""
+    """Check rows that came as columns: a frame, a mapping, or Arrow data."""
     columns = columns_of_whole(rows)
     stored = "payload" in columns and is_arrow(rows) and not is_frame(rows)
     return _from_columns(columns, schema, first_row, make_ids=make_ids, stored_payload=stored)
 
 
 def one_of_each_id(batch: NewRows, *, last: bool) -> NewRows:
-    """Keep one row of each id: the last one, or the first."""
+    """Return one row of each id: the last one, or the first."""
     ids = batch.ids
     places = range(len(ids)) if last else range(len(ids) - 1, -1, -1)
     kept = {ids[place]: place for place in places}
@@ -177,14 +178,14 @@ def one_of_each_id(batch: NewRows, *, last: bool) -> NewRows:
 
 
 def repeated_ids(ids: Sequence[str]) -> list[str]:
-    """The ids that occur more than once."""
+    """Return the ids that occur more than once."""
     if len(set(ids)) == len(ids):
         return []
     return [id for id, count in Counter(ids).items() if count > 1]
 
 
 def check_ids(ids: Any) -> list[str]:
-    """Ids to look for: one or an iterable of them, in the order given, as texts."""
+    """Return the requested ids, one or several, as texts in their order."""
     if id_text(ids) is not None:
         ids = [ids]
     if isinstance(ids, (pa.Array, pa.ChunkedArray)):
@@ -197,7 +198,7 @@ def check_ids(ids: Any) -> list[str]:
         for n, value in enumerate(listed):
             text = id_text(value)
             if text is None:
-                raise InvalidArgumentError("ids", value, "texts, whole numbers or UUIDs")
+                raise InvalidArgumentError("ids", value, "text, a whole number or a UUID")
             listed[n] = text
     for text in listed:
         check_words("ids", text)
@@ -205,15 +206,16 @@ def check_ids(ids: Any) -> list[str]:
 
 
 def distinct_ids(ids: Any) -> list[str]:
-    """The same, each id once."""
+    """Return the requested ids, each once."""
     return list(dict.fromkeys(check_ids(ids)))
 
 
 def ids_to_delete(ids: Any) -> list[str]:
-    """The same; InvalidArgumentError for a lone text that reads as a filter."""
+    """Return the ids to delete; raise InvalidArgumentError for a single text that looks like a
+    filter."""
     if isinstance(ids, str) and reads_as_filter(ids):
         raise InvalidArgumentError(
-            "ids", ids, "ids of rows (pass a filter as where=, and an id like this in a list)"
+            "ids", ids, "ids of rows (pass a filter as where=, and such an id in a list)"
         )
     return distinct_ids(ids)
 
@@ -229,7 +231,7 @@ def reads_as_filter(text: str) -> bool:
 
 
 def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str], Float32Array]:
-    """The ids, each once, and their vectors; of an id that comes again the last vector counts."""
+    """Return the distinct ids and their vectors; the last vector of a repeated id counts."""
     listed = check_ids(ids)
     if len(vectors) != len(listed):
         raise InvalidArgumentError(
@@ -243,9 +245,9 @@ def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str]
 
 
 def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, Any], PayloadPatch]:
-    """The declared fields that an update sets, and what it does to the payload, all checked.
+    """Check an update; return its declared fields and its changes of the payload.
 
-    A key ``payload.<key>.<key>`` leads into the payload as in filters.
+    A key ``payload.<key>.<key>`` is a path into the payload, as in filters.
     """
     if not isinstance(fields, Mapping) or not fields:
         raise InvalidArgumentError("fields", fields, "a mapping with at least one field")
@@ -253,9 +255,12 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
     changes: dict[tuple[str, ...], Any] = {}
     for name, value in fields.items():
         if name == "id":
-            raise InvalidRowError("update sets fields, and the id of a row stays", field=name)
+            raise InvalidRowError("update cannot change the id of a row", field=name)
         if name == schema.vector:
-            raise InvalidRowError("update sets fields; set_vectors sets vectors", field=name)
+            raise InvalidRowError(
+                "update cannot set the vector as a field; pass vector=, or use set_vectors()",
+                field=name,
+            )
         if name in schema.fields:
             if isinstance(value, Remove):
                 raise InvalidRowError(
@@ -266,20 +271,21 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
         path: tuple[str, ...] = (name,)
         if isinstance(name, str) and name.startswith("payload."):
             path = tuple(path_of(name, "field", MOST_KEYS))
-            own = path[0] in ("id", schema.vector) or path[0] in schema.fields
-            if own and not isinstance(value, Remove):
+            is_field = path[0] in ("id", schema.vector) or path[0] in schema.fields
+            if is_field and not isinstance(value, Remove):
                 raise InvalidRowError(
-                    f"{path[0]!r} is no key of the payload but the row's own; set it by its name",
+                    f"{path[0]!r} is a field of the row, not a key of the payload; set it by its "
+                    "name",
                     field=name,
                 )
         if path in changes:
             raise InvalidRowError("is given twice", field=name)
         changes[path] = _checked_change(path, value, schema)
     paths = sorted(changes) if len(changes) > 1 else []
-    for one, other in pairwise(paths):
-        if other[: len(one)] == one:
+    for path, other in pairwise(paths):
+        if other[: len(path)] == path:
             raise InvalidRowError(
-                f"{path_text(one):.120} and {path_text(other):.120} change the same part of the "
+                f"{path_text(path):.120} and {path_text(other):.120} change the same part of the "
                 "payload",
                 field=path_text(other),
             )
@@ -287,7 +293,7 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
 
 
 def _checked_change(path: tuple[str, ...], value: Any, schema: Schema) -> Any:
-    """A value for a place in the payload as it is stored, or REMOVE."""
+    """Return a value for the payload in its stored form, or REMOVE."""
     removed = isinstance(value, Remove)
     nested: Any = None if removed else value
     for key in reversed(path[1:]):
@@ -295,13 +301,13 @@ def _checked_change(path: tuple[str, ...], value: Any, schema: Schema) -> Any:
     (text,) = payload_column([{path[0]: nested}], schema, nowhere)
     if removed:
         return value
-    found = json.loads(text or "{}")
+    nested = json.loads(text or "{}")
     for key in path:
-        found = found[key]
-    return found
+        nested = nested[key]
+    return nested
 
 
-# The forms that rows come in
+# The forms of rows
 
 
 def _located(ids: Sequence[str], first_row: int, row: int) -> RowPlace:
@@ -309,7 +315,7 @@ def _located(ids: Sequence[str], first_row: int, row: int) -> RowPlace:
 
 
 def _texts_as_rows(item: object, schema: Schema) -> str:
-    """Return how texts are given to a table that makes their vectors."""
+    """Return the end of a message that shows how to insert texts into a table with an embedder."""
     if not isinstance(item, str) or schema.embed is None:
         return ""
     return f"; write {{{schema.embed.field!r}: [{shown(item, 40)}, ...]}}"
@@ -318,14 +324,14 @@ def _texts_as_rows(item: object, schema: Schema) -> str:
 def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> NewRows:
     mappings: list[Mapping[str, Any]] = []
     for row, item in enumerate(items):
-        found = item if type(item) is dict else as_row(item, schema.vector, row)
-        if found is None:
+        mapping = item if type(item) is dict else as_row(item, schema.vector, row)
+        if mapping is None:
             raise InvalidRowError(
-                "a row is a mapping, a record, a pydantic model, a dataclass or a named tuple, "
-                f"not {type(item).__name__}{_texts_as_rows(item, schema)}", row=row,
+                "a row must be a mapping, a record, a pydantic model, a dataclass or a named "
+                f"tuple, not {type(item).__name__}{_texts_as_rows(item, schema)}", row=row,
             )  # fmt: skip
-        mappings.append(found)
-    # One loop, not one for each column: most calls have a single row.
+        mappings.append(mapping)
+    # One loop instead of one for each column, since most calls have a single row.
     columns: dict[str, list[Any]] = {"id": [], schema.vector: []}
     for name in schema.fields:
         columns[name] = []
@@ -355,7 +361,7 @@ def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> N
 def _with_other_name(
     error: InvalidVectorError, rows: Sequence[Mapping[str, Any]], schema: Schema
 ) -> InvalidVectorError:
-    """Name the key that may hold the vector which a row lacks."""
+    """Add to the error the key that may hold the missing vector."""
     row = {} if error.row is None else rows[error.row]
     if row.get(schema.vector) is None:
         for key, value in row.items():
@@ -375,13 +381,13 @@ def _from_columns(
     make_ids: bool = False,
     stored_payload: bool = False,
 ) -> NewRows:
-    """``stored_payload``: the column "payload" has JSON text with keys of the payload."""
-    # An embedder makes the vectors that are missing.
+    """With ``stored_payload``, the column "payload" has JSON texts."""
+    # An embedder makes missing vectors.
     needed = [] if make_ids else ["id"]
     for name in needed if may_lack_vectors(schema) else [*needed, schema.vector]:
         if name not in given:
             raise InvalidRowError(
-                f"the columns have no {name!r}; they are: {', '.join(map(shown, given))}"
+                f"the column {name!r} is missing; the columns are: {', '.join(map(shown, given))}"
             )
     columns = {name: _column(name, column, schema) for name, column in given.items()}
     if "id" in columns:
@@ -402,17 +408,18 @@ def _from_columns(
         extra = payloads_of(columns.pop("payload"), schema, locate)
     if columns:
         values = zip(*(_values(*column) for column in columns.items()), strict=True)
-        for row, found in enumerate(values):
+        for row, cells in enumerate(values):
             kept = extra[row] or {}
             if twice := kept.keys() & columns.keys():
                 reason = "is both a key in the payload column and a column"
                 raise InvalidRowError(reason, field=min(twice), **locate(row))
-            extra[row] = {**kept, **dict(zip(columns, found, strict=True))}
+            extra[row] = {**kept, **dict(zip(columns, cells, strict=True))}
     return _assemble(ids, vectors, fields, extra, schema, locate)
 
 
 def _column(name: str, column: Any, schema: Schema) -> Any:
-    """A column as a list of Python values, as a plain Arrow array, or for vectors an ndarray."""
+    """Return a column as a list of Python values, a plain Arrow array, or for vectors an
+    ndarray."""
     if is_typed(column):
         column = array_of_typed(column, name)
     if isinstance(column, np.ndarray) and column.ndim:
@@ -427,13 +434,14 @@ def _column(name: str, column: Any, schema: Schema) -> Any:
 
 
 def _check_zones(columns: Mapping[str, Any], locate: RowLocator) -> None:
-    """Refuse columns of times without a zone, with the cure for a whole column."""
+    """Raise InvalidRowError for a column of times without a zone, with a hint for the whole
+    column."""
     for name, column in columns.items():
         if not isinstance(column, pa.Array) or not pa.types.is_timestamp(column.type):
             continue
         if column.type.tz is None and column.null_count < len(column):
             raise InvalidRowError(
-                f"its times have no time zone; give them one: df[{name!r}].dt.tz_localize('UTC') "
+                f"its times have no time zone; add one: df[{name!r}].dt.tz_localize('UTC') "
                 f"in pandas, pl.col({name!r}).dt.replace_time_zone('UTC') in Polars",
                 field=name,
                 **locate(column.is_valid().index(True).as_py()),
@@ -445,7 +453,7 @@ def _values(name: str, column: Any) -> list[Any]:
 
 
 def _vectors(given: Any, count: int, schema: Schema, locate: RowLocator) -> Float32Array:
-    """The vectors of rows; NaN where there is none, or an embedder has to make one."""
+    """Return the vectors of rows, with NaN for missing ones, which an embedder may make."""
     convert = arrow_matrix if isinstance(given, pa.Array) else matrix_of
     if not may_lack_vectors(schema):
         return convert(given, schema, locate)
@@ -461,9 +469,9 @@ def _vectors(given: Any, count: int, schema: Schema, locate: RowLocator) -> Floa
     if given is not None and not missing.any():
         return convert(given, schema, locate)
     whole = np.full((count, schema.dim), np.nan, dtype=np.float32)
-    there = np.flatnonzero(~missing)
-    if len(there):
-        whole[there] = convert(given, schema, lambda row: locate(int(there[row])))
+    present = np.flatnonzero(~missing)
+    if len(present):
+        whole[present] = convert(given, schema, lambda row: locate(int(present[row])))
     return whole
 
 
@@ -475,7 +483,7 @@ def _assemble(
     schema: Schema,
     locate: RowLocator,
 ) -> NewRows:
-    """``columns`` has None for a field without any value."""
+    """Build a batch; ``columns`` has None for a field without any value."""
     ids = field_column("id", _ID, ids, locate)
     matrix = _vectors(vectors, len(ids), schema, locate)
     fields = {}

@@ -1,4 +1,4 @@
-"""Selections: the parts of a row that a call returns, and the record made of them."""
+"""Selections: the parts of a row that a call returns, and the records made from them."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PAYLOAD = "payload"
-# Names in a selection, and keys of an order: LanceDB's parser goes some forty levels deep.
+# Most names in a selection, and keys of an order: LanceDB's parser allows about forty levels.
 _MOST_NAMES, _MOST_KEYS = 2_000, 32
-# Characters of a key, and keys on a path into the payload.
+# Most characters of a key, and keys on a path into the payload.
 _LONGEST_KEY, _MOST_LEVELS = 4_096, 32
 
-# Fields and payload keys whose types are counted.
+# Most fields and payload keys whose types are counted.
 _MOST_COUNTED = 10_000
 
 _Keys = dict[str, "_Keys | None"]
@@ -45,11 +45,11 @@ _Keys = dict[str, "_Keys | None"]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The columns that the backend reads, and the part of them that the user gets.
+    """The columns that the backend reads, and the parts that the user gets.
 
-    ``keys`` are the payload's keys that are wanted, each with those wanted within it or None for
-    its whole value; None for all of the payload but the ``hidden`` keys: those that have the name
-    of a field which was not selected.
+    ``keys`` are the selected keys of the payload, each with the selected keys within it, or None
+    for its whole value. None selects all of the payload except the ``hidden`` keys, which have the
+    name of a field that was not selected.
     """
 
     columns: Columns
@@ -59,7 +59,7 @@ class Selection:
     hidden: frozenset[str] = frozenset()
 
     def fields_of(self, rows: StoredRows, i: int) -> dict[str, Any]:
-        """One row's fields, flat. A declared field wins over a payload's key of the same name."""
+        """Return one row's fields, flat. A declared field hides a payload key of the same name."""
         fields = {name: values[i] for name, values in rows.fields.items()}
         text = rows.payloads[i] if rows.payloads is not None else None
         if text is None:
@@ -79,7 +79,7 @@ class Selection:
         return {**fields, **payload, **fields}
 
     def fields_of_each(self, rows: StoredRows, places: Sequence[int]) -> list[dict[str, Any]]:
-        """The fields of the rows at these places."""
+        """Return the fields of the rows at these positions."""
         if rows.payloads is not None and rows.payloads.count(None) < len(rows.payloads):
             return [self.fields_of(rows, i) for i in places]
         columns = list(rows.fields.items())
@@ -89,10 +89,10 @@ class Selection:
         if not self.shows_vector or rows.vectors is None:
             return None
         vector = rows.vectors[i]
-        return None if vector[0] != vector[0] else vector  # NaN: the row has none
+        return None if vector[0] != vector[0] else vector  # NaN: no vector
 
     def first_columns(self, schema: Schema) -> dict[str, Field | None]:
-        """The columns of a table of such records, but for keys of the payload."""
+        """Return the columns of a table of these records, without keys of the payload."""
         return columns_of(schema, self.columns.fields, hits=False, vector=self.shows_vector)
 
     def records(self, rows: StoredRows) -> list[Record]:
@@ -103,17 +103,17 @@ class Selection:
 
 
 def selected_names(select: Iterable[str] | None) -> list[str] | None:
-    """The names in ``select``, read once: a call may begin again when a table was altered."""
+    """Read the names in ``select`` once, since a call may be repeated when a table was altered."""
     return None if select is None else read_names("select", select)
 
 
 def order_keys(order_by: str | Iterable[str] | None) -> list[str]:
-    """The keys in ``order_by``, read once likewise."""
+    """Read the keys in ``order_by`` once, for the same reason."""
     return [] if order_by is None else read_names("order_by", order_by, _MOST_KEYS)
 
 
 def read_names(argument: str, given: str | Iterable[str], most: int = _MOST_NAMES) -> list[str]:
-    """The names that an argument gives: one, or several."""
+    """Return the names in an argument: one or several."""
     if isinstance(given, str):
         return [given]
     if not is_iterable(given):
@@ -131,11 +131,11 @@ def select_columns(
     include_vector: bool = False,
     whole_payload: bool = False,
 ) -> Selection:
-    """The selection for ``select``: fields, the vector's name, "payload" or "payload.<key>".
+    """Return the selection for ``select``: fields, the vector's name, "payload" or "payload.<key>".
 
     Dots lead into nested objects, as in filters, and ``payload."a.b"`` is the key ``a.b``. None
-    selects every field and the payload. A row without a selected key of the payload does not get
-    one. ``whole_payload`` allows no single keys.
+    selects every field and the payload. Rows without a selected payload key leave it out.
+    ``whole_payload`` refuses single keys.
     """
     if select is None:
         columns = Columns(tuple(schema.fields), schema.payload, include_vector)
@@ -164,9 +164,9 @@ def select_columns(
 
 
 def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tuple[Order, ...]:
-    """The order that ``order_keys`` name, by id at its end or where there are none.
+    """Return the order for ``order_keys``, which ends with the id.
 
-    A leading minus makes one key descending, and ``descending`` turns the direction of every key.
+    A leading minus sorts a key descending, and ``descending`` reverses every key.
     """
     orders: dict[Ref, Order] = {}
     for key in keys:
@@ -182,9 +182,9 @@ def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tupl
 def value_ref(
     schema: Schema, name: object, argument: str, *, lists: bool = False, ids: bool = True
 ) -> Ref:
-    """The field, "id" or payload key of this name, or InvalidArgumentError.
+    """Return the field, "id" or payload key of this name, or raise InvalidArgumentError.
 
-    Fields of lists are among them only with ``lists``, "id" only with ``ids``.
+    List fields are accepted only with ``lists``, "id" only with ``ids``.
     """
     ref = _ref_of(schema, name, lists=lists)
     if ref is not None and (ids or ref.name != "id"):
@@ -209,27 +209,27 @@ def _ref_of(schema: Schema, name: object, *, lists: bool) -> Ref | None:
     return None
 
 
-# A piece of a path: what stands in double quotes, or anything up to the next dot.
+# A piece of a path: text in double quotes, or everything up to the next dot.
 _PIECE = re.compile(r'"(?P<quoted>(?:[^"]|"")*)"(?=\.|\Z)|(?P<plain>[^".]+)(?=\.|\Z)')
 
 
 def path_of(name: str, kind: str = "selected column", most: int = _MOST_LEVELS) -> list[str]:
-    """The payload's key and those within it that ``payload.<key>.<key>`` names."""
+    """Return the keys of the path ``payload.<key>.<key>``."""
     path: list[str] = []
     place = len(_PAYLOAD)
     while place < len(name):
         if len(path) == most:
-            raise InvalidNameError(name, kind, f"it leads deeper than {most} keys")
-        found = _PIECE.match(name, place + 1)
-        if found is None:
+            raise InvalidNameError(name, kind, f"a path may have at most {most} keys")
+        match = _PIECE.match(name, place + 1)
+        if match is None:
             raise InvalidNameError(
                 name, kind,
                 "each key of the payload stands behind a dot, in double quotes if it is empty or "
                 "has a dot or a quote in it",
             )  # fmt: skip
-        quoted = found["quoted"]
-        path.append(found["plain"] if quoted is None else quoted.replace('""', '"'))
-        place = found.end()
+        quoted = match["quoted"]
+        path.append(match["plain"] if quoted is None else quoted.replace('""', '"'))
+        place = match.end()
     try:
         name.encode()
     except UnicodeEncodeError as exc:
@@ -269,24 +269,24 @@ def _add_path(keys: _Keys, path: list[str]) -> None:
     *outer, last = path
     for key in outer:
         within = keys.setdefault(key, {})
-        if within is None:  # all of it is wanted already
+        if within is None:  # all of it is selected already
             return
         keys = within
     keys[last] = None
 
 
 def _part(value: Mapping[str, Any], keys: _Keys) -> dict[str, Any]:
-    """The wanted keys of an object; one within something that is no object is absent."""
-    found: dict[str, Any] = {}
+    """Return the selected keys of an object; a key within another value is missing."""
+    selected: dict[str, Any] = {}
     for key, item in value.items():
         if key not in keys:
             continue
         within = keys[key]
         if within is None:
-            found[key] = item
+            selected[key] = item
         elif isinstance(item, dict) and (part := _part(item, within)):
-            found[key] = part
-    return found
+            selected[key] = part
+    return selected
 
 
 def _unknown(name: object, schema: Schema, whole_payload: bool) -> InvalidNameError:
@@ -294,4 +294,4 @@ def _unknown(name: object, schema: Schema, whole_payload: bool) -> InvalidNameEr
     hint = did_you_mean(name, able)
     payload = [_PAYLOAD] if whole_payload else [_PAYLOAD, "payload.<key>"]
     names = listed(able, *(payload if schema.payload else ()))
-    return InvalidNameError(name, "selected column", f"there are {names}{hint}")
+    return InvalidNameError(name, "selected column", f"the columns are {names}{hint}")

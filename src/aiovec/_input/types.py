@@ -1,8 +1,8 @@
-"""The types of what users pass in: rows, vectors, values and filters.
+"""The types of arguments: rows, vectors, values and filters.
 
-Other libraries' objects are described by what is read of them, so none of these libraries is
-imported, and any object that offers the same is taken. A mapping's values are ``object`` in rows:
-mypy gives a dict of mixed values no narrower type, and every value is checked when it is written.
+Objects of other libraries are described by protocols, so none of these libraries is imported, and
+any object with the same methods is accepted. The values of a row's mapping are ``object``: mypy
+infers nothing narrower for a dict of mixed values, and every value is checked when it is written.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from .._filters.tree import Combinable
 
 
 class ArrowStream(Protocol):
-    """Tables of pyarrow and Polars, readers, and whatever else streams Arrow data."""
+    """Tables of pyarrow and Polars, readers, and other objects that stream Arrow data."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None, /) -> Any: ...
 
 
 class ArrowArray(Protocol):
-    """Record batches and arrays of pyarrow, and whatever else hands out one piece of Arrow data."""
+    """Record batches and arrays of pyarrow, and other objects that export one piece of Arrow
+    data."""
 
     def __arrow_c_array__(self, requested_schema: Any = None, /) -> Any: ...
 
 
 class DataFrame(Protocol):
-    """A pandas frame. Its columns are the rows' fields, and so are named levels of its index."""
+    """A pandas frame. Its columns and the named levels of its index are the rows' fields."""
 
     @property
     def columns(self) -> Any: ...
@@ -44,7 +45,7 @@ class DataFrame(Protocol):
 
 
 class Model(Protocol):
-    """A pydantic model. Its fields are taken by their names in Python, whatever their aliases."""
+    """A pydantic model. Its fields are read by their Python names, not by their aliases."""
 
     def model_dump(self, *, by_alias: bool = ...) -> Mapping[str, Any]: ...
 
@@ -95,13 +96,13 @@ Rows: TypeAlias = Iterable[Row | Frame] | AsyncIterable[Row | Frame] | Frame | M
 """Rows for ``insert`` and ``upsert``: an iterable of rows or frames, a frame, or columns."""
 
 Id: TypeAlias = str | int | UUID | np.integer[Any]
-"""An id: text, or what stands for text: a whole number (its digits) or a UUID."""
+"""An id: text, a whole number (which stands for its digits) or a UUID."""
 
 Ids: TypeAlias = Id | Iterable[Id]
 """One id or several."""
 
 OnConflict = Literal["fail", "skip", "replace"]
-"""The answers of an insert to a row whose id exists, or stands twice in the call."""
+"""How an insert treats a row whose id exists, or occurs twice in the call."""
 
 ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
 
@@ -122,14 +123,14 @@ Vectors: TypeAlias = (
 )
 """Many vectors: an iterable of them, a matrix, or a column of Arrow data.
 
-A text may stand for a vector where the table's schema has ``embed``.
+A text may replace a vector if the table's schema has ``embed``.
 """
 
 _Condition: TypeAlias = Combinable | str | Mapping[str, Any] | None
 
 Where: TypeAlias = _Condition | Sequence[_Condition]
-"""The rows to take: a condition made with ``F``, its text, or None for every row.
+"""A filter: a condition made with ``F``, its text, or None for every row.
 
-A mapping such as ``{"year": 2024}`` means equality; a list as its value means one of several, and
-None means null. A list of conditions means all of them.
+A mapping such as ``{"year": 2024}`` means equality; a list as its value means any of the values,
+and None means null. A list of conditions means all of them.
 """

@@ -1,4 +1,4 @@
-"""Vectors, whatever they came as, checked and turned into one float32 matrix."""
+"""Vectors in any form, checked and converted to one float32 matrix."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from .arguments import check_words, is_iterable, read_all
 from .columns import RowLocator, first_fault, nowhere
 from .foreign_rows import array_of_typed, is_typed
 
-# Components beyond these have squares that float32 cannot hold.
+# Bounds of components whose squares float32 can hold.
 _LARGEST, _SMALLEST = 1e15, 1e-15
-# A vector whose length's square lies between these has only components in that range, or zeros.
+# A vector with a squared length between these has only components in that range, or zeros.
 _SHORT, _LONG = 1e-23, 1e28
 _FLOATS = {float}
-# Of a column whose fault is looked for, since it may hold millions.
+# Rows checked in one step when the bad row of a column is searched.
 _ROWS_AT_ONCE = 1_000
 
 
 def query_vector(vector: Any, schema: Schema) -> Float32Array:
-    """One query as a contiguous float32 array, checked like a row's vector."""
-    if (found := _usual(vector, schema.dim)) is not None:
-        return found
+    """Return a query as a contiguous float32 array, checked like a row's vector."""
+    if (array := _usual(vector, schema.dim)) is not None:
+        return array
     if schema.embed is None and (vector is None or isinstance(vector, str)):
         reason = "is missing" if vector is None else "is text"
         field = next((name for name, each in schema.fields.items() if each.kind == "text"), "body")
         raise InvalidVectorError(
-            f"{reason}, and the table has no embedder to make one of a text; pass a vector, use "
+            f"{reason}, and the table has no embedder for texts; pass a vector, use "
             f"search_text(), or create the table with Schema(embed=Embed({field!r}))"
         )
     try:
         length = len(vector)
     except Exception:  # noqa: BLE001 - any class may be a vector; its conversion names the fault
         length = 0
-    if length > max(INLINE_LIMIT, schema.dim):  # before anything of it is read
+    if length > max(INLINE_LIMIT, schema.dim):  # before it is read
         raise DimensionMismatchError(schema.dim, length)
     return cast("Float32Array", matrix_of([vector], schema, nowhere)[0])
 
 
 def one_query(vector: Any, schema: Schema, made: Mapping[int, Any]) -> list[Float32Array]:
-    """A single query, or what was ``made`` of its text."""
+    """Return a single query, or the vector that was ``made`` from its text."""
     return [query_vector(made.get(0, vector), schema)]
 
 
 async def collect_vectors(vectors: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
-    """Many queries, read once, in a form that can be read again."""
+    """Read many queries once, into a form that can be read again."""
     if isinstance(vectors, np.ndarray) and vectors.ndim:
         return vectors
     if isinstance(vectors, (str, bytes, Mapping)) or not is_iterable(vectors):
@@ -68,14 +68,15 @@ async def collect_vectors(vectors: Any, in_thread: Callable[..., Awaitable[Any]]
 
 
 def texts_among(vectors: Any) -> dict[int, str]:
-    """The texts among queries that ``collect_vectors`` gave, by their places."""
+    """Return the texts among queries from ``collect_vectors``, by their positions."""
     if not isinstance(vectors, list):
         return {}
     return {place: text for place, text in enumerate(vectors) if isinstance(text, str)}
 
 
 def check_query_texts(texts: Mapping[int, str]) -> list[str]:
-    """Texts to search for, or InvalidArgumentError for one that is empty or no valid Unicode."""
+    """Return texts to search for; raise InvalidArgumentError for an empty text or invalid
+    Unicode."""
     for text in texts.values():
         if not text:
             raise InvalidArgumentError(
@@ -86,14 +87,15 @@ def check_query_texts(texts: Mapping[int, str]) -> list[str]:
 
 
 def many_queries(vectors: Any, schema: Schema, made: Mapping[int, Any]) -> list[Float32Array]:
-    """Many queries, as ``collect_vectors`` gives them; ``made`` of texts, by their places."""
+    """Return many queries from ``collect_vectors``; ``made`` has vectors of texts by their
+    positions."""
     if made:
         vectors = [made.get(place, vector) for place, vector in enumerate(vectors)]
     return list(given_matrix(vectors, schema, lambda row: {"row": row}))
 
 
 def given_matrix(vectors: Any, schema: Schema, locate: RowLocator) -> Float32Array:
-    """The matrix of vectors that an argument gives: a sequence, a matrix or a column of Arrow."""
+    """Return an argument's vectors as a matrix: a sequence, a matrix or an Arrow column."""
     if isinstance(vectors, (pa.Array, pa.ChunkedArray)):
         check_array(vectors, "vectors")
         return arrow_matrix(plain(vectors, "vectors"), schema, locate)
@@ -104,10 +106,10 @@ def given_matrix(vectors: Any, schema: Schema, locate: RowLocator) -> Float32Arr
 
 
 def arrow_matrix(column: pa.Array, schema: Schema, locate: RowLocator) -> Float32Array:
-    """A column that ``plain`` gave as one matrix."""
+    """Return a column from ``plain`` as one matrix."""
     kind, dim = column.type, schema.dim
     if is_list(kind) and is_number(kind.value_type) and not column.null_count:
-        if pa.types.is_fixed_size_list(kind):  # at a fifth of the time of ``flatten``
+        if pa.types.is_fixed_size_list(kind):  # a fifth of the time of ``flatten``
             fits = kind.list_size == dim
             flat = column.values.slice(column.offset * dim, len(column) * dim)
         else:
@@ -116,7 +118,7 @@ def arrow_matrix(column: pa.Array, schema: Schema, locate: RowLocator) -> Float3
         if fits and not flat.null_count:
             rows = flat.to_numpy(zero_copy_only=False).reshape(-1, dim)
             return matrix_of(rows, schema, locate)
-    for start in range(0, len(column), _ROWS_AT_ONCE):  # one of them has the fault
+    for start in range(0, len(column), _ROWS_AT_ONCE):  # to find the bad row
         rows = column.slice(start, _ROWS_AT_ONCE).to_pylist()
         matrix_of(rows, schema, lambda row, start=start: locate(start + row))  # type: ignore[misc]
     if len(column):
@@ -125,9 +127,9 @@ def arrow_matrix(column: pa.Array, schema: Schema, locate: RowLocator) -> Float3
 
 
 def matrix_of(vectors: Any, schema: Schema, locate: RowLocator) -> Float32Array:
-    """Vectors as one contiguous float32 matrix, each of the right length and in range."""
-    if len(vectors) == 1 and (found := _usual(vectors[0], schema.dim)) is not None:
-        return found[None, :]
+    """Return vectors as one contiguous float32 matrix, each of the right length and in range."""
+    if len(vectors) == 1 and (array := _usual(vectors[0], schema.dim)) is not None:
+        return array[None, :]
     convert = partial(_matrix, schema)
     try:
         return convert(vectors)
@@ -139,17 +141,17 @@ def matrix_of(vectors: Any, schema: Schema, locate: RowLocator) -> Float32Array:
 
 
 def _usual(vector: Any, dim: int) -> Float32Array | None:
-    """Return a copy of a vector of the form that nearly all have; None for one to be looked at."""
+    """Return a copy of a vector in the usual form; None if it needs the full check."""
     numbers = vector
     if type(vector) is list:
         if len(vector) != dim or set(map(type, vector)) != _FLOATS:
             return None
-        numbers = np.frombuffer(pack(f"{dim}d", *vector))  # at half the time of ``np.array``
+        numbers = np.frombuffer(pack(f"{dim}d", *vector))  # half the time of ``np.array``
     elif not (type(vector) is np.ndarray and vector.dtype == np.float32 and vector.shape == (dim,)):
         return None
     with np.errstate(over="ignore", invalid="ignore"):
-        found = np.array(numbers, dtype=np.float32, order="C")
-        return found if _SHORT < float(np.dot(found, found)) < _LONG else None
+        array = np.array(numbers, dtype=np.float32, order="C")
+        return array if _SHORT < float(np.dot(array, array)) < _LONG else None
 
 
 def _matrix(schema: Schema, vectors: Any) -> Float32Array:
@@ -161,10 +163,10 @@ def _matrix(schema: Schema, vectors: Any) -> Float32Array:
         numbers = [_numbers(vector, schema.vector) for vector in vectors]
         try:
             array = np.asarray(numbers)
-        except Exception as exc:  # any class may be among the numbers
+        except Exception as exc:  # objects among the numbers may raise anything
             raise ValueError(f"is not a flat sequence of numbers: {exc!s:.300}") from exc
     elif _is_masked(vectors):
-        raise ValueError("has a masked value in it")
+        raise ValueError("has a masked value")
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise ValueError("is not a flat sequence of numbers")
     if array.shape[1] != schema.dim:
@@ -176,30 +178,30 @@ def _matrix(schema: Schema, vectors: Any) -> Float32Array:
     # NaN compares as false.
     if not (matrix.min() >= -_LARGEST and matrix.max() <= _LARGEST):
         value = array[~(np.abs(matrix) <= _LARGEST)][0]
-        raise ValueError(f"has {value} in it; numbers of vectors are at most {_LARGEST:g}")
-    # Only a row that begins so small can be so small everywhere.
+        raise ValueError(f"has {value} in it; its numbers must be finite and at most {_LARGEST:g}")
+    # Only a row whose first number is so small can be so small everywhere.
     small = np.abs(matrix[:, 0]) < _SMALLEST
     if small.any():
         largest = np.abs(array[small]).max(axis=1)
         if schema.metric == "cosine" and not largest.all():
             raise ValueError("is zero, so it has no cosine")
         if ((largest > 0) & (largest < _SMALLEST)).any():
-            raise ValueError(f"is too short: no number in it reaches {_SMALLEST:g}")
+            raise ValueError(f"is too short: none of its numbers reaches {_SMALLEST:g}")
     return matrix
 
 
 def _is_masked(vector: object) -> bool:
-    """Return whether values are masked, that is missing; NumPy gives what lies below."""
+    """Return whether values are masked; NumPy would return the hidden numbers."""
     return isinstance(vector, np.ma.MaskedArray) and np.ma.is_masked(vector)
 
 
 def _numbers(vector: Any, name: str) -> Any:
-    """Return a vector as something that NumPy reads as numbers, or raise ValueError."""
+    """Return a vector in a form that NumPy reads as numbers, or raise ValueError."""
     if isinstance(vector, (list, tuple, np.ndarray)) and is_iterable(vector):
         if _is_masked(vector):
-            raise ValueError("has a masked value in it")
+            raise ValueError("has a masked value")
         if len(vector) and isinstance(vector[0], (bool, np.bool_)):
-            raise ValueError("has True or False in it, not numbers")
+            raise ValueError("has True or False among its numbers")
         return vector
     if vector is None:
         raise ValueError(f"is missing (key {name!r})")

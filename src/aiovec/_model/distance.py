@@ -70,16 +70,16 @@ def _cosine(rows: Float64Array, points: Float64Array) -> Float64Array:
     of_rows, of_points = _squares(rows), _squares(points)
     cosines = products / (np.sqrt(of_rows) * np.sqrt(of_points))
     # Rounding may give a cosine just above 1.
-    found: Float64Array = 1.0 - np.clip(cosines, -1.0, 1.0)
-    near = found < _NEAR
+    distances: Float64Array = 1.0 - np.clip(cosines, -1.0, 1.0)
+    near = distances < _NEAR
     if near.any():
         shares = products / of_points
         if not near.all():
             rows, shares, of_rows = rows[near], shares[near], of_rows[near]
             if len(points) > 1:
                 points, of_points = points[near], of_points[near]
-        found[near] = _cosine_of_near(rows, points, shares, of_rows, of_points)
-    return found
+        distances[near] = _cosine_of_near(rows, points, shares, of_rows, of_points)
+    return distances
 
 
 def _cosine_of_near(
@@ -108,8 +108,8 @@ def _cosine_of_near(
         squares[off] = _squares(rest[off] - (along[off] / lengths)[:, None] * mine)
     sines = squares / of_rows
     sines[sines < _NO_ANGLE] = 0.0
-    found: Float64Array = sines / (1.0 + np.sqrt(1.0 - sines))
-    return found
+    distances: Float64Array = sines / (1.0 + np.sqrt(1.0 - sines))
+    return distances
 
 
 def _squares(rows: Float64Array) -> Float64Array:

@@ -31,14 +31,14 @@ def _has_infinity(value: object) -> bool:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
                 raise LossyJsonError(f"the key {key!r:.60} occurs twice in an object")
             seen.add(key)
-    return found
+    return members
 
 
 def _in_range(text: str) -> float:

@@ -57,8 +57,8 @@ def redacted(text: str) -> str:
     if "@" in searched:
         rest = MASK + rest[searched.rindex("@") :]
     for mark in "?#":
-        head, found, _ = rest.partition(mark)
-        rest = f"{head}{mark}{MASK}" if found else rest
+        head, at_sign, _ = rest.partition(mark)
+        rest = f"{head}{mark}{MASK}" if at_sign else rest
     return f"{url[1]}://{rest}"
 
 
@@ -69,12 +69,12 @@ def names_secret(name: str) -> bool:
 
 def secrets_in(target: str, options: Mapping[str, str] | None = None) -> frozenset[str]:
     """Return the secrets of a URL and its options, in the forms that a message may repeat."""
-    found = _secrets_of_url(target)
+    secrets = _secrets_of_url(target)
     for name, value in (options or {}).items():
-        found |= _secrets_of_url(value)
+        secrets |= _secrets_of_url(value)
         if names_secret(name) or not _HARMLESS.search(name.lower()):
-            found.add(value)
-    return frozenset(found)
+            secrets.add(value)
+    return frozenset(secrets)
 
 
 def _secrets_of_url(text: str) -> set[str]:
@@ -98,7 +98,7 @@ def without_secrets(text: str, known: Iterable[str] = ()) -> str:
     for secret in sorted((v for v in values if len(v) >= _SHORTEST), key=len, reverse=True):
         text = text.replace(secret, MASK)
     scheme = "any"
-    text = _URL_IN_TEXT.sub(lambda found: redacted(scheme + found[0])[len(scheme) :], text)
+    text = _URL_IN_TEXT.sub(lambda match: redacted(scheme + match[0])[len(scheme) :], text)
     return _ECHO.sub(rf"<\1>{MASK}", _without_pairs(text))
 
 
@@ -123,18 +123,18 @@ def cleaned(error: BaseException, known: Iterable[str] = ()) -> None:
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
+        exception = waiting.pop()
+        if exception is None or id(exception) in seen:
             continue
-        seen.add(id(one))
-        waiting += [one.__cause__, one.__context__]
-        one.args = tuple(_cleaned_value(arg, secrets) for arg in one.args)
+        seen.add(id(exception))
+        waiting += [exception.__cause__, exception.__context__]
+        exception.args = tuple(_cleaned_value(arg, secrets) for arg in exception.args)
         for name in ("strerror", "filename", "filename2"):
-            if isinstance(one, OSError) and isinstance(getattr(one, name), str):
-                setattr(one, name, without_secrets(getattr(one, name), secrets))
-        notes = getattr(one, "__notes__", None)
+            if isinstance(exception, OSError) and isinstance(getattr(exception, name), str):
+                setattr(exception, name, without_secrets(getattr(exception, name), secrets))
+        notes = getattr(exception, "__notes__", None)
         if notes:
-            one.__notes__ = [without_secrets(str(note), secrets) for note in notes]
+            exception.__notes__ = [without_secrets(str(note), secrets) for note in notes]
 
 
 def _cleaned_value(value: Any, known: Iterable[str]) -> Any:

@@ -150,12 +150,12 @@ class Results(list[_R], _AsFrames):
     def _with_rows(self, like: Results[Record], rows: Mapping[str, Record]) -> Results[_R]:
         """Return the hits with the fields and vectors of these rows; hits without a row are left
         out."""
-        found = [
+        hits = [
             cast("_R", hit.__replace__(fields=row.fields, vector=row.vector))
             for hit in self
             if (row := rows.get(hit.id)) is not None
         ]
-        return Results(found, columns={**self._columns, **like._columns})
+        return Results(hits, columns={**self._columns, **like._columns})
 
     def _flat(self) -> dict[str, list[Any]]:
         rows = [row.to_dict() for row in self]
@@ -203,12 +203,12 @@ def columns_of(
     schema: Schema, names: Iterable[str], *, hits: bool, vector: bool
 ) -> dict[str, Field | None]:
     """Return the first columns of a result with these fields."""
-    found: dict[str, Field | None] = {"id": None}
+    columns: dict[str, Field | None] = {"id": None}
     if hits:
-        found.update(dict.fromkeys(_OF_HITS))
+        columns.update(dict.fromkeys(_OF_HITS))
     if vector:
-        found[schema.vector] = None
-    return found | {name: schema.fields[name] for name in names}
+        columns[schema.vector] = None
+    return columns | {name: schema.fields[name] for name in names}
 
 
 def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:

@@ -308,8 +308,8 @@ class Schema:
         vector_nullable: bool = False,
     ) -> None:
         if dim == 0 and embed is None and type(dim) is int:
-            expected = "a length of vectors, as in Schema(384), or left out with embed=Embed(field)"
-            raise InvalidArgumentError("dim", None, expected)
+            reason = "dim is missing: pass the length of the vectors, as in Schema(384), or embed"
+            raise InvalidArgumentError("dim", None, "the length of the vectors", reason=reason)
         least = 1 if embed is None else 0
         if isinstance(dim, bool) or not isinstance(dim, int) or not least <= dim <= MAX_DIM:
             raise InvalidArgumentError("dim", dim, f"a whole number from 1 to {MAX_DIM}")
@@ -431,7 +431,8 @@ class Schema:
             try:
                 value = json.loads(value)
             except ValueError as exc:
-                raise InvalidArgumentError("a schema", value, f"JSON ({exc})") from exc
+                reason = f"the schema is not valid JSON: {exc}"
+                raise InvalidArgumentError("a schema", value, "JSON", reason=reason) from exc
             except RecursionError as exc:
                 reason = "the schema is nested too deeply"
                 raise InvalidArgumentError("a schema", None, "JSON", reason=reason) from exc
@@ -515,12 +516,13 @@ def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Map
         checked[name] = field if isinstance(field, Field) else Field(field)
     partitions = [name for name, field in checked.items() if field.partition]
     if len(partitions) > MAX_PARTITIONS:
-        raise InvalidArgumentError(
-            "partition", partitions, f"True for at most {MAX_PARTITIONS} fields"
-        )
+        reason = f"{len(partitions)} fields have partition=True; at most {MAX_PARTITIONS} may"
+        expected = f"True for at most {MAX_PARTITIONS} fields"
+        raise InvalidArgumentError("partition", partitions, expected, reason=reason)
     expiring = [name for name, field in checked.items() if field.expires]
     if len(expiring) > 1:
-        raise InvalidArgumentError("expires", expiring, "True for one field")
+        reason = f"the fields {listed(expiring)} have expires=True; only one may"
+        raise InvalidArgumentError("expires", expiring, "True for one field", reason=reason)
     return MappingProxyType(checked)
 
 

@@ -353,7 +353,7 @@ def diversify(
         relevance = vectors @ unit(query[np.newaxis])[0]
     # One matrix product costs a fraction of one product per pick. It is float64: in float32,
     # rounding would change the pick between two nearly equal hits.
-    alike = vectors @ vectors.T if len(hits) <= _MOST_ALIKE else None
+    cosines = vectors @ vectors.T if len(hits) <= _MOST_COSINES else None
     likeness = np.full(len(hits), -np.inf)
     open_ = np.ones(len(hits), dtype=bool)
     picked = [int(np.argmax(relevance))]
@@ -362,13 +362,15 @@ def diversify(
         if len(picked) == min(limit, len(hits)):
             return [hits[i] for i in picked]
         last = picked[-1]
-        likeness = np.maximum(likeness, vectors @ vectors[last] if alike is None else alike[last])
+        likeness = np.maximum(
+            likeness, vectors @ vectors[last] if cosines is None else cosines[last]
+        )
         worth = (1.0 - diversity) * relevance - diversity * likeness
         picked.append(int(np.argmax(np.where(open_, worth, -np.inf))))
 
 
-# Hits whose cosines with each other are kept at once, in 64 MiB.
-_MOST_ALIKE = 2896
+# Most hits whose cosines with each other are computed together, in 64 MiB.
+_MOST_COSINES = 2896
 
 
 def _matrix(hits: Sequence[Hit]) -> npt.NDArray[Any]:

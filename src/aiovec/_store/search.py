@@ -446,8 +446,8 @@ def vector_like(
         return cast("Float32Array", rows.vectors)[[places[id] for id in ids]]
 
     def mean(vectors: Float32Array) -> Float64Array:
-        alike = unit(vectors) if schema.metric == "cosine" else vectors.astype(np.float64)
-        return cast("Float64Array", alike.mean(axis=0))
+        scaled = unit(vectors) if schema.metric == "cosine" else vectors.astype(np.float64)
+        return cast("Float64Array", scaled.mean(axis=0))
 
     liked, unlike = vectors_of("ids", ids), vectors_of("not_like", not_like)
     if not not_like:

@@ -669,8 +669,8 @@ def index_behind_change(target: str, table: str) -> Iterator[None]:
         raise
     except AiovecError as exc:
         # These errors would say that nothing was kept, or that the outcome is unknown.
-        told = (OutcomeUnknownError, StoreBusyError, StoreFullError)
-        why = exc.reason if isinstance(exc, told) else exc
+        translated = (OutcomeUnknownError, StoreBusyError, StoreFullError)
+        why = exc.reason if isinstance(exc, translated) else exc
         reason = f"an index could not be completed: {why}; optimize({table!r}) completes it"
         raise OutcomeUnknownError(target, reason) from exc
 

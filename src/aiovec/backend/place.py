@@ -13,6 +13,7 @@ from ..errors import (
     ConfigError,
     InvalidArgumentError,
     UnsupportedError,
+    shown,
 )
 from .config import RetrievalSettings, load_settings
 from .contract import Backend
@@ -66,12 +67,12 @@ class Place:
 
     def same_as(self, other: Place) -> bool:
         """Return whether both are the same place. Reads the disk."""
-        here, there = self.path, other.path
-        if self.backend != other.backend or (here is None) != (there is None):
+        path, other_path = self.path, other.path
+        if self.backend != other.backend or (path is None) != (other_path is None):
             return False
-        if here is None or there is None:
+        if path is None or other_path is None:
             return self.address.rstrip("/") == other.address.rstrip("/")
-        return os.path.realpath(here) == os.path.realpath(there)
+        return os.path.realpath(path) == os.path.realpath(other_path)
 
     def exists(self) -> bool:
         """Return whether a store may exist there, so that opening it creates nothing."""
@@ -249,10 +250,12 @@ def path_of_copy(text: str, argument: str) -> str:
         return text
     _, address = _located(text)
     if not os.path.isabs(address):
-        raise InvalidArgumentError(
-            argument, redacted(text),
-            "a path on this machine; copy a backup elsewhere like any other folder or file",
-        )  # fmt: skip
+        reason = (
+            f"{argument} must be a path on this machine, not {shown(redacted(text))}; afterwards, "
+            "copy the backup like any other folder or file"
+        )
+        expected = "a path on this machine"
+        raise InvalidArgumentError(argument, redacted(text), expected, reason=reason)
     return address
 
 

@@ -146,10 +146,10 @@ def installed(group: str) -> Mapping[str, metadata.EntryPoint]:
 def _entry_points(group: str, _path: tuple[str, ...]) -> Mapping[str, metadata.EntryPoint]:
     from importlib import metadata  # a slow import, so not when aiovec is imported
 
-    found: dict[str, metadata.EntryPoint] = {}
+    first: dict[str, metadata.EntryPoint] = {}
     for entry_point in metadata.entry_points(group=group):
-        found.setdefault(entry_point.name, entry_point)
-    return MappingProxyType(dict(sorted(found.items())))
+        first.setdefault(entry_point.name, entry_point)
+    return MappingProxyType(dict(sorted(first.items())))
 
 
 def unusable(name: str, reason: object) -> ConfigError:

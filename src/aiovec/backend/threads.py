@@ -166,11 +166,11 @@ async def in_daemon_thread(work: Callable[[], _T], places: asyncio.Semaphore | N
 
 def thread_limiter() -> anyio.CapacityLimiter:
     """Return the limit on the running event loop."""
-    there = _limiter.get(None)
-    if there is None:
-        there = anyio.CapacityLimiter(_THREADS)
-        _limiter.set(there)
-    return there
+    limiter = _limiter.get(None)
+    if limiter is None:
+        limiter = anyio.CapacityLimiter(_THREADS)
+        _limiter.set(limiter)
+    return limiter
 
 
 async def in_thread(

@@ -1,7 +1,6 @@
-"""An event loop in a thread of its own, and calls into it from other threads.
+"""An event loop in its own thread, and calls into it from other threads.
 
-Each store has its own, as it has its own connections: what blocks one loop harms no other store,
-and ``close`` ends the thread.
+Each store has its own: a blocked loop affects no other store, and ``close`` ends the thread.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ..errors import StoreClosedError
 
 _T = TypeVar("_T")
 
-# On Windows a wait without an end cannot be interrupted by Ctrl-C.
+# On Windows, Ctrl-C cannot interrupt a wait without a timeout.
 _TICK = 0.5
 
 
@@ -31,9 +30,9 @@ class Portal:
         self.target = target
         self._process = os.getpid()
         self._stop = asyncio.Event()
-        self._over = False  # not is_alive(): an interrupt there marks a thread that runs as ended
+        self._over = False  # not is_alive(): an interrupt in it marks a running thread as ended
         started: Future[asyncio.AbstractEventLoop] = Future()
-        # A daemon: a store that nobody closed never keeps the process from ending.
+        # A daemon, so that an unclosed store does not keep the process alive.
         self._thread = threading.Thread(
             target=self._run_loop, args=(started,), name="aiovec-sync", daemon=True
         )
@@ -48,7 +47,7 @@ class Portal:
 
     async def _serve(self, started: Future[asyncio.AbstractEventLoop]) -> None:
         started.set_result(asyncio.get_running_loop())
-        await self._stop.wait()  # then asyncio.run cancels what is left
+        await self._stop.wait()  # then asyncio.run cancels the remaining tasks
 
     @property
     def stopped(self) -> bool:
@@ -57,15 +56,15 @@ class Portal:
 
     @property
     def gone(self) -> str | None:
-        """The reason why the thread cannot be asked any more, without ``stop``; None if it can."""
+        """The reason why the thread can no longer be used, other than ``stop``; None if it can."""
         if os.getpid() != self._process:
             return FORKED
         return "the interpreter is ending" if sys.is_finalizing() else None
 
     def run(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Return the result of what ``call``, which runs on the loop, gives to await.
+        """Return the result of the awaitable that ``call`` returns; both run on the loop.
 
-        An interrupt, such as KeyboardInterrupt, cancels it, and is raised when that has ended.
+        An interrupt, such as KeyboardInterrupt, cancels it, and is raised when it has ended.
         """
         if threading.current_thread() is self._thread:
             raise RuntimeError(
@@ -79,12 +78,12 @@ class Portal:
             self._wait(begun)
         except BaseException:
             self._soon(begun.cancel)
-            self._wait(begun)  # a second interrupt interrupts this as well
+            self._wait(begun)  # a second interrupt ends this wait too
             raise
         return self._result(begun)
 
     async def run_for_task(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """As ``run``, awaited on another event loop, which goes on in the meantime.
+        """Do the same as ``run``, awaited on another event loop without blocking it.
 
         A cancelled caller waits until the call has ended.
         """
@@ -102,25 +101,25 @@ class Portal:
             raise
         finally:
             if ended.done():
-                ended.exception()  # which ``_result`` raises
+                ended.exception()  # ``_result`` raises it
         return self._result(begun)
 
     def begin(self, call: Callable[[], Awaitable[object]]) -> None:
-        """Have something run whose end nobody waits for.
+        """Run a call without waiting for its end.
 
-        StoreClosedError where nothing can run any more.
+        StoreClosedError if the loop no longer runs.
         """
         self._check()
         self._soon(_Call(call).start)
 
     def _check(self) -> None:
-        """Raise StoreClosedError where nothing can run any more."""
+        """Raise StoreClosedError if the loop no longer runs."""
         gone = self.gone
         if gone or self.stopped:
             raise StoreClosedError(self.target, gone)
 
     def stop(self) -> None:
-        """Cancel what still runs and end the thread. May be called twice."""
+        """Cancel the running calls and end the thread. May be called twice."""
         self._soon(self._stop.set)
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -145,8 +144,8 @@ class Portal:
 class _Call(Generic[_T]):
     """One call on a portal's loop, where its methods run.
 
-    An interrupt may arrive at any line of the thread that waits, also while it schedules the call:
-    what cancels the call exists before that. And the thread waits for a lock, not for the future,
+    An interrupt may arrive at any line of the waiting thread, also while it schedules the call, so
+    the means to cancel the call exist before that. The thread waits for a lock, not for the future,
     whose condition an interrupt may leave locked.
     """
 
@@ -170,7 +169,7 @@ class _Call(Generic[_T]):
             self._end()
 
     async def _drive(self) -> None:
-        # Whatever comes out is for the caller; an exit would end the loop's thread here.
+        # Every exception goes to the caller; SystemExit would end the loop's thread.
         try:
             self.result.set_result(await self._act())
         except BaseException as exc:  # noqa: BLE001 - raised again by the caller

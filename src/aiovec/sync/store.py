@@ -30,7 +30,7 @@ from ..backend.paths import PathText
 from ..errors import AiovecError, StoreClosedError
 from .portal import Portal
 
-# Their cells run on an event loop.
+# Notebooks, whose cells run on an event loop.
 _NOTEBOOKS = ("ipykernel", "marimo")
 
 _A = TypeVar("_A")
@@ -39,7 +39,7 @@ _R = TypeVar("_R")
 
 
 class _Blocking(Generic[_A]):
-    """Holds what is awaited inside and the portal to where that runs."""
+    """Holds an asynchronous object and the portal to its event loop."""
 
     def __init__(self, awaited: _A, portal: Portal) -> None:
         self._awaited: Final = awaited
@@ -49,11 +49,11 @@ class _Blocking(Generic[_A]):
 def _blocking(
     method: Callable[Concatenate[_A, _P], Awaitable[_R]],
 ) -> Callable[Concatenate[_Blocking[_A], _P], _R]:
-    """The method without ``await``."""
+    """Return the method without ``await``."""
 
     @wraps(method)
     def call(self: _Blocking[_A], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        # What is lazy is read here, in the thread of its maker, who may use this very store in it.
+        # Lazy arguments are read here, in the caller's thread, since they may use this very store.
         positional: Any = [_read(argument) for argument in args]
         named: Any = {name: _read(argument) for name, argument in kwargs.items()}
         return self._portal.run(lambda: method(self._awaited, *positional, **named))
@@ -64,7 +64,7 @@ def _blocking(
 def _iterating(
     method: Callable[Concatenate[_A, _P], AsyncGenerator[_R, None]],
 ) -> Callable[Concatenate[_Blocking[_A], _P], Generator[_R, None, None]]:
-    """The method as a plain iterator. Leave it early by its ``close()``."""
+    """Return the method as a plain iterator, which its ``close()`` ends early."""
 
     @wraps(method)
     def call(
@@ -76,18 +76,18 @@ def _iterating(
 
 
 def _iterated(face: _Blocking[Any], items: AsyncGenerator[_R, None]) -> Generator[_R, None, None]:
-    portal = face._portal  # the store itself is not collected, and closed, before its iterator
+    portal = face._portal  # keeps the store from being collected before its iterator
     ended = object()
     try:
         while (item := portal.run(lambda: anext(items, ended))) is not ended:
             yield cast("_R", item)
     finally:
-        # Perhaps from the garbage collector, which runs in any thread, also in the portal's own.
+        # Perhaps called by the garbage collector, which runs in any thread, also in the portal's.
         with suppress(StoreClosedError):
             portal.begin(items.aclose)
 
 
-# Iterables that hold what they give, or have a form that is read as a whole.
+# Iterables that are not lazy, and attributes of objects that are read as a whole.
 _HELD = (Sequence, Mapping, Set, bytearray)
 _FORMS = (
     "__array__", "__array_interface__", "__arrow_c_array__", "__arrow_c_stream__", "__dataframe__",
@@ -164,13 +164,13 @@ class VectorStore(_Blocking[AsyncStore]):
     def __init__(self, awaited: AsyncStore, portal: Portal) -> None:
         super().__init__(awaited, portal)
         self._finalizer = weakref.finalize(self, _abandoned, awaited, portal)
-        # When the process ends, the thread ends with it. To wake it up then would only have it
-        # run in a half dismantled interpreter.
+        # When the process ends, the thread ends with it. Waking it would let it run in a half
+        # dismantled interpreter.
         self._finalizer.atexit = False
 
     @property
     def target(self) -> str:
-        """The place of the store."""
+        """The path or URL of the store."""
         return self._awaited.target
 
     @property
@@ -193,9 +193,9 @@ class VectorStore(_Blocking[AsyncStore]):
         self._end(lambda: self._awaited.__aexit__(kind))
 
     def close(self) -> None:
-        """Wait for the writes that were accepted, then let go of everything.
+        """Wait for the accepted writes, then close the store.
 
-        May be called twice, and from any thread. In a forked child it does nothing: the store
+        May be called twice, and from any thread. Does nothing in a forked child, since the store
         belongs to the parent.
         """
         self._end(self._awaited.close)
@@ -206,16 +206,16 @@ class VectorStore(_Blocking[AsyncStore]):
             return
         try:
             self._portal.run(close)
-        except StoreClosedError:  # by another thread, at the same time
+        except StoreClosedError:  # another thread has closed it at the same time
             return
         self._portal.stop()
 
     def supports(self, ability: str) -> bool:
-        """As ``aiovec.VectorStore.supports``."""
+        """Return whether the backend has an ability, as ``aiovec.VectorStore.supports``."""
         return self._awaited.supports(ability)
 
     def table(self, name: str) -> Table:
-        """A light handle: ``store.table("docs").search(vector)``. Reads nothing."""
+        """Return a handle on a table: ``store.table("docs").search(vector)``. Reads nothing."""
         return Table(self, self._awaited.table(name))
 
     ping = _blocking(AsyncStore.ping)
@@ -266,16 +266,15 @@ def wait_for(store: VectorStore, call: Callable[[AsyncStore], Awaitable[_R]]) ->
 async def aio(store: VectorStore, call: Callable[[AsyncStore], Awaitable[_R]]) -> _R:
     """Await a call of the store's asynchronous methods: ``await aio(store, lambda s: s.tables())``.
 
-    So one store, also one in memory, serves plain and asynchronous code, on any event loop and on
-    several at once. ``call`` runs on the store's own loop, in another thread, so it must use
-    nothing that belongs to the caller's loop. Cancelling it cancels the call, and waits until that
-    has ended.
+    So one store, also one in memory, serves plain and asynchronous code, on any number of event
+    loops. ``call`` runs on the store's own loop, in another thread, so it must not use objects of
+    the caller's loop. A cancellation cancels the call, and waits until it has ended.
     """
     return await store._portal.run_for_task(lambda: call(store._awaited))
 
 
 def _abandoned(store: AsyncStore, portal: Portal) -> None:
-    """Close a store that was collected without that. Waits for nothing."""
+    """Close a store that was garbage collected without ``close``. Does not wait."""
     if portal.gone or portal.stopped:
         return
 
@@ -300,8 +299,8 @@ def connect(
 ) -> VectorStore:
     """Open a store; the arguments are those of ``aiovec.connect``. Close it, or use ``with``.
 
-    AiovecError in async code, where each call would hold the event loop up; not in a notebook,
-    where nothing else runs beside a cell.
+    Raises AiovecError in async code, since each call would block the event loop, but not in a
+    notebook, where nothing else runs during a cell.
     """
     with suppress(RuntimeError):  # no loop runs
         asyncio.get_running_loop()
@@ -321,7 +320,7 @@ def connect(
 
 
 def open_store(target: PathText | None, **options: Any) -> VectorStore:
-    """Open a store, wherever this is called."""
+    """Open a store, also in async code."""
     portal = Portal(redacted(str(target if target is not None else options.get("config") or "")))
 
     async def opened() -> AsyncStore:
